@@ -1,0 +1,224 @@
+//! Everything that can happen, as one closed enum. What a user reads, the event stream and later
+//! the counters are views of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{Epoch, Generation, MachineName, Name},
+    session::Phase,
+    time::Timestamp,
+};
+
+/// A fact with its place in this host's sequence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts the facts of this host, from 1, also over restarts.
+    pub seq: u64,
+    /// When it was seen, RFC 3339 UTC.
+    pub time: String,
+    /// The host that saw it, by name.
+    pub host: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+impl Event {
+    /// Joins a fact with its place.
+    pub fn new(seq: u64, now: Timestamp, host: &Name, fact: Fact) -> Event {
+        Event { seq, time: now.to_string(), host: host.to_string(), fact }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Fact {
+    /// The agent serves its API.
+    AgentStarted {
+        /// Its version.
+        version: String,
+    },
+    /// The agent ends in order.
+    AgentStopped,
+    /// A host became a member, as seen here.
+    MemberJoined {
+        /// Its name.
+        member: Name,
+    },
+    /// A member is seen again.
+    MemberUp {
+        /// Its name.
+        member: Name,
+    },
+    /// Gossip has not heard a member for too long.
+    MemberDown {
+        /// Its name.
+        member: Name,
+    },
+    /// The path to a member changed.
+    PathChanged {
+        /// Its name.
+        member: Name,
+        /// `direct` or `relayed`.
+        path: String,
+        /// Round trip in milliseconds.
+        rtt_ms: Option<f64>,
+        /// The host whose relay is used.
+        via: Option<String>,
+    },
+    /// A join was refused here.
+    JoinRefused {
+        /// Why; never the token.
+        because: String,
+    },
+    /// A gossip message was dropped by the firewall or a record's signature was wrong.
+    GossipRefused {
+        /// Who sent it.
+        member: String,
+        /// Why.
+        because: String,
+    },
+    /// A relay's address discovery shows another certificate than its host signed.
+    RelayCertificateDiffers {
+        /// Hash of the certificate that was shown.
+        shown: String,
+    },
+    /// This host serves a relay.
+    RelayServed {
+        /// Its URL.
+        url: String,
+    },
+    /// An image is complete here.
+    ImageReady {
+        /// Its name or hash.
+        image: String,
+        /// Size in bytes.
+        bytes: u64,
+        /// Where it came from: `import`, a URL, or host names.
+        from: String,
+    },
+    /// A provider of an image was given up.
+    ImageProviderDropped {
+        /// The image.
+        image: String,
+        /// The host.
+        provider: String,
+        /// Why.
+        because: String,
+    },
+    /// A plan was committed.
+    PlanCommitted {
+        /// The session.
+        session: Name,
+        /// The plan.
+        generation: Generation,
+    },
+    /// Another host coordinates a session now.
+    CoordinatorChanged {
+        /// The session.
+        session: Name,
+        /// The coordinator.
+        coordinator: Name,
+    },
+    /// The voters of a session changed.
+    VotersChanged {
+        /// The session.
+        session: Name,
+        /// Their names.
+        voters: Vec<Name>,
+    },
+    /// A session has ended and nothing of it is left here.
+    SessionGone {
+        /// The session.
+        session: Name,
+    },
+    /// A machine of this host entered another phase of its life.
+    MachinePhase {
+        /// The session.
+        session: Name,
+        /// The machine.
+        machine: MachineName,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// The phase.
+        phase: Phase,
+        /// Why, when the phase does not say it.
+        because: Option<String>,
+    },
+    /// A machine's process was found running by a new agent.
+    MachineAdopted {
+        /// The session.
+        session: Name,
+        /// The machine.
+        machine: MachineName,
+    },
+    /// QEMU ended and is started again.
+    MachineRestarted {
+        /// The session.
+        session: Name,
+        /// The machine.
+        machine: MachineName,
+        /// Why it ended.
+        because: String,
+    },
+    /// An accelerator that exists was not good enough.
+    AcceleratorRefused {
+        /// What was measured.
+        because: String,
+    },
+}
+
+impl fmt::Display for Fact {
+    /// Writes one line for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::AgentStarted { version } => write!(f, "agent {version} started"),
+            Fact::AgentStopped => write!(f, "agent stopped; machines run on"),
+            Fact::MemberJoined { member } => write!(f, "{member} joined the mesh"),
+            Fact::MemberUp { member } => write!(f, "{member} is up"),
+            Fact::MemberDown { member } => write!(f, "{member} is down: not heard for too long"),
+            Fact::PathChanged { member, path, rtt_ms, via } => {
+                write!(f, "path to {member}: {path}")?;
+                via.iter().try_for_each(|via| write!(f, " via {via}"))?;
+                rtt_ms.iter().try_for_each(|rtt| write!(f, ", {rtt:.1} ms"))
+            }
+            Fact::JoinRefused { because } => write!(f, "a join was refused: {because}"),
+            Fact::GossipRefused { member, because } => write!(f, "gossip from {member} refused: {because}"),
+            Fact::RelayCertificateDiffers { shown } => {
+                write!(f, "a relay's address discovery showed an unknown certificate {shown}")
+            }
+            Fact::RelayServed { url } => write!(f, "serving a relay at {url}"),
+            Fact::ImageReady { image, bytes, from } => {
+                write!(f, "image {image} is here, {bytes} bytes from {from}")
+            }
+            Fact::ImageProviderDropped { image, provider, because } => {
+                write!(f, "image {image}: gave up on {provider}: {because}")
+            }
+            Fact::PlanCommitted { session, generation } => {
+                write!(f, "{session}: plan {generation} committed")
+            }
+            Fact::CoordinatorChanged { session, coordinator } => {
+                write!(f, "{session}: coordinated by {coordinator}")
+            }
+            Fact::VotersChanged { session, voters } => {
+                let names: Vec<&str> = voters.iter().map(Name::as_str).collect();
+                write!(f, "{session}: voters are {}", names.join(", "))
+            }
+            Fact::SessionGone { session } => write!(f, "{session}: gone from this host"),
+            Fact::MachinePhase { session, machine, phase, because, .. } => {
+                write!(f, "{session}/{machine}: {}", format!("{phase:?}").to_lowercase())?;
+                because.iter().try_for_each(|because| write!(f, ": {because}"))
+            }
+            Fact::MachineAdopted { session, machine } => {
+                write!(f, "{session}/{machine}: found running, adopted")
+            }
+            Fact::MachineRestarted { session, machine, because } => {
+                write!(f, "{session}/{machine}: starting again: {because}")
+            }
+            Fact::AcceleratorRefused { because } => write!(f, "hardware acceleration is not used: {because}"),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Every bound of the system, each with its reason. A queue, retry, size or wait that is not here
+//! is local to one function and says its reason there.
+
+/// Machines in one session. A share with all of them must stay far below [`MAX_RPC_BYTES`].
+pub const MAX_MACHINES: usize = 500;
+/// Groups in one topology: one address of the session's /24 at least for each, with room to grow.
+pub const MAX_GROUPS: usize = 100;
+/// Machines of one group.
+pub const MAX_COUNT: u32 = 200;
+/// Bytes of a topology file. Ten times the largest a person would write by hand.
+pub const MAX_TOPOLOGY_BYTES: usize = 256 * 1024;
+/// Bytes of one file that a topology injects (DESIGN section 13).
+pub const MAX_FILE_BYTES: usize = 256 * 1024;
+/// Bytes of all injected files of one topology together: it is stored on every voter and in memory.
+pub const MAX_FILES_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one RPC request or answer: an intent with all its files, and some room.
+pub const MAX_RPC_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of one Raft message. A snapshot holds the whole state of a session.
+pub const MAX_RAFT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of one gossip frame before decompression: the UDP ceiling that the codec was made for.
+pub const MAX_GOSSIP_BYTES: usize = 65_507;
+/// Bytes of one signed gossip record, encoded. Records above 1 KiB starve their neighbours in a
+/// delta, so anything larger is fetched by RPC instead.
+pub const MAX_RECORD_BYTES: usize = 4096;
+/// Records of one host in gossip.
+pub const MAX_RECORDS_PER_HOST: usize = 256;
+/// Bytes of one message on the join protocol, which strangers may speak.
+pub const MAX_JOIN_BYTES: usize = 64 * 1024;
+/// Bytes of one sealed statement.
+pub const MAX_STATEMENT_BYTES: usize = 4096;
+/// Statements one host keeps.
+pub const MAX_STATEMENTS: usize = 10_000;
+/// Bytes of a request body on the local API: an intent with its files, as JSON.
+pub const MAX_API_BYTES: usize = 16 * 1024 * 1024;
+/// Facts kept in memory for `agent events --since`.
+pub const MAX_FACTS: usize = 10_000;
+/// Bytes of one Ethernet frame on QEMU's socket: a jumbo frame and its header.
+pub const MAX_FRAME_BYTES: usize = 9_216;
+/// Bytes of a guest's packet: the MTU that the session network gives (DESIGN section 9).
+pub const GUEST_MTU: usize = 1280;
+/// Bytes of console output that a shim keeps.
+pub const CONSOLE_BYTES: usize = 1024 * 1024;
+/// Hosts in one mesh that this version is built for; gossip digests grow with it.
+pub const MAX_MEMBERS: usize = 500;

@@ -1,0 +1,164 @@
+//! The user's file as values. `parse` reads `topology.toml` and reports every mistake at once;
+//! `check` holds the rules that span several keys. What a key means is said at its field.
+//! A value of these types is already checked: nothing behind it asks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Digest, Name};
+
+/// A checked topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The session's label; its identity is a random id.
+    pub session: Name,
+    /// The groups by name, at least one.
+    pub groups: BTreeMap<Name, Group>,
+}
+
+/// One group of equal machines: `[machines.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The disk's content.
+    pub image: ImageRef,
+    /// Virtual CPUs, at least 1.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the disk in MiB; `None` = the image's own size.
+    pub disk_mib: Option<u64>,
+    /// How many machines, at least 1.
+    pub count: u32,
+    /// A label for selectors.
+    pub role: Option<String>,
+    /// Groups that must be ready before a machine of this one starts. Free of cycles.
+    pub needs: BTreeSet<Name>,
+    /// What happens when the host of a machine dies. In this version every machine behaves as `hold`.
+    pub failover: Failover,
+    /// What happens when QEMU ends by itself.
+    pub restart: Restart,
+    /// Wishes about the host.
+    pub place: Place,
+    /// Shell commands, run in order at the first boot, before the services count as ready.
+    pub setup: Vec<String>,
+    /// Files written into the machine before `setup`, by absolute path.
+    pub files: BTreeMap<String, FileSpec>,
+    /// Environment of `setup` and of login shells.
+    pub env: BTreeMap<String, String>,
+    /// Paths of public keys on the user's computer (`~` allowed) or keys themselves (`ssh-...`).
+    pub ssh_keys: Vec<String>,
+    /// The login user; `None` = the image's own default (`root` in the tiny guest).
+    pub user: Option<Name>,
+    /// Named ports.
+    pub services: BTreeMap<Name, Service>,
+}
+
+/// How a topology names an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageRef {
+    /// A name that members gave it by `image import` or `image pull`, such as `tiny` or `debian:12`.
+    Named(String),
+    /// `blake3:HASH`.
+    Pinned(Digest),
+}
+
+/// What happens when the host of a machine dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Failover {
+    /// The machine may start again on another host, with an empty disk.
+    Restart,
+    /// The machine waits for its host: its disk matters.
+    Hold,
+}
+
+/// What happens when QEMU ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Started again, also after a shutdown from inside.
+    Always,
+    /// Started again after a crash only.
+    OnFailure,
+    /// Left as it is.
+    Never,
+}
+
+/// Wishes about the host of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// `spread = "host"`: no two machines of the group on one host while others fit.
+    pub spread_host: bool,
+    /// Tags that the host must carry.
+    pub tags: BTreeMap<String, String>,
+    /// The only hosts allowed; empty = all.
+    pub hosts: BTreeSet<Name>,
+    /// Groups whose hosts are preferred.
+    pub near: BTreeSet<Name>,
+    /// Groups whose hosts are avoided while others fit.
+    pub apart: BTreeSet<Name>,
+}
+
+/// A file to write into a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSpec {
+    /// Path on the user's computer, relative to the topology file.
+    pub source: String,
+    /// Permission bits, such as 0o644.
+    pub mode: u32,
+    /// Owner in the machine, `user` or `user:group`; `None` = root.
+    pub owner: Option<String>,
+}
+
+/// A named port of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// TCP port in the machine.
+    pub port: u16,
+    /// How readiness is found out; `None` = ready when the machine has booted.
+    pub ready: Option<Ready>,
+}
+
+/// A readiness check of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// What is asked.
+    pub probe: Probe,
+    /// Milliseconds between two checks.
+    pub interval_ms: u64,
+    /// Milliseconds after the start during which a failed check is no news.
+    pub grace_ms: u64,
+}
+
+/// What a readiness check asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET` of this path answers with a status below 400.
+    Http(String),
+}
+
+/// One mistake in a topology file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// Line from 1; `None` when the mistake is something that is missing.
+    pub line: Option<usize>,
+    /// What is wrong, naming the key or value.
+    pub what: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// What the user asked for, complete: the topology and the content of every file it names. This is
+/// what travels to the coordinator and is committed; nothing is read from the user's disk later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The checked topology.
+    pub topology: Topology,
+    /// Content of each `files` source, by source path as written.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Public keys that log in to every machine of a group, by group: one `ssh-...` line each.
+    pub ssh_keys: BTreeMap<Name, Vec<String>>,
+}

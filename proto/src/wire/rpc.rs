@@ -1,0 +1,149 @@
+//! Requests between members on `/mesh/rpc/1`: one request, one answer, one substream each.
+//! Postcard, length-prefixed, at most `limits::MAX_RPC_BYTES`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
+    session::{MachineReport, Proposal, Share, State},
+    topology::Intent,
+};
+
+/// A question to another member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Are you there? The answer proves that data goes both ways.
+    Ping,
+    /// The asker's statements, sealed; the answer has those that the asker lacks.
+    Statements(Vec<Vec<u8>>),
+    /// A new share for the receiver. Pushed by the coordinator, and pulled by `GetShare`.
+    PutShare(Box<Share>),
+    /// The asker's share of a session.
+    GetShare(SessionId),
+    /// Do you know this name with this content? (`image import` waits for it.)
+    KnowsImage {
+        /// The name.
+        name: String,
+        /// The content.
+        digest: Digest,
+    },
+    /// What the receiver's `session status` would say about its own view: version and reports.
+    View(SessionId),
+    /// For the coordinator: the hard state, read through a quorum round.
+    State(SessionId),
+    /// For the coordinator: what would `up` do?
+    Plan {
+        /// The session.
+        session: SessionId,
+        /// The topology with its files.
+        intent: Box<Intent>,
+    },
+    /// For the coordinator: make it so. Refused when `index` is given and no longer current.
+    Up {
+        /// The session.
+        session: SessionId,
+        /// The topology with its files.
+        intent: Box<Intent>,
+        /// The generation that the user saw.
+        index: Option<u64>,
+    },
+    /// For the coordinator: end the session.
+    Down(SessionId),
+    /// For the coordinator: `machine start` and `machine stop`.
+    Wish {
+        /// The session.
+        session: SessionId,
+        /// The machine.
+        machine: MachineName,
+        /// Whether it shall run.
+        run: bool,
+    },
+    /// For the coordinator: may the asker start this incarnation for the first time? Answered
+    /// after a quorum round that lists it.
+    MayStart {
+        /// The session.
+        session: SessionId,
+        /// The machine.
+        machine: MachineName,
+        /// The incarnation.
+        epoch: Epoch,
+    },
+    /// For the coordinator: the asker removed this incarnation.
+    Dropped {
+        /// The session.
+        session: SessionId,
+        /// The machine.
+        machine: MachineName,
+        /// This incarnation and all before it.
+        epoch: Epoch,
+    },
+    /// For a host that shall become a voter: open a log for this session and answer with its
+    /// Raft node id.
+    OpenVoter {
+        /// The session.
+        session: SessionId,
+        /// Its label, for messages.
+        name: Name,
+    },
+}
+
+/// What a member answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
+    Done,
+    /// To `Statements`.
+    Statements(Vec<Vec<u8>>),
+    /// To `GetShare`.
+    Share(Box<Share>),
+    /// To `KnowsImage`.
+    Knows(bool),
+    /// To `View`.
+    View {
+        /// The version of the share that the host has; 0 = none.
+        version: u64,
+        /// What it knows of every machine, its own and others'.
+        machines: Vec<MachineReport>,
+    },
+    /// To `State`.
+    State(Box<State>),
+    /// To `Plan`.
+    Proposal(Box<Proposal>),
+    /// To `Up`: the proposal that was committed, or that has obstacles.
+    Applied(Box<Proposal>),
+    /// To `MayStart`.
+    MayStart(bool),
+    /// To `OpenVoter`.
+    Voter {
+        /// The Raft node id of that host's log for this session.
+        node: u64,
+    },
+    /// The request cannot be done, and why.
+    Refused(Refusal),
+}
+
+/// Why a member does not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The receiver does not lead this session; it names who does, if it knows.
+    #[error("this host does not coordinate the session")]
+    NotCoordinator {
+        /// The coordinator, if known.
+        leader: Option<HostId>,
+    },
+    /// The receiver knows nothing of this session.
+    #[error("unknown session")]
+    UnknownSession,
+    /// The hard state said no.
+    #[error("{0}")]
+    State(#[from] crate::session::Refused),
+    /// There is no quorum, or it did not answer in time; whether the write happened is unknown.
+    #[error("no quorum of voters answered in time")]
+    NoQuorum,
+    /// The receiver has a newer share than the one it was sent.
+    #[error("the share is older than the one this host has")]
+    Older,
+    /// Something failed on the receiver; its words.
+    #[error("{0}")]
+    Failed(String),
+}
