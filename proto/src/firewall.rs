@@ -21,14 +21,15 @@ use read::{Delta, Digest, Frame, Op};
 
 /// The port of every gossip address. Addresses are names here, nothing is ever bound to them.
 pub const GOSSIP_PORT: u16 = 7;
-/// Versions that a host's state may gain between two frames: far above 20 updates a second for a
-/// day, far below what would overflow.
+/// Versions that a host's state may gain between two frames: 12 days of an update a second.
 const MAX_VERSION_STEP: u64 = 1 << 20;
+/// The first version that is believed of a host: never reached, and far below what overflows.
+const MAX_FIRST_VERSION: u64 = 1 << 40;
 /// Heartbeats in one gossip interval: one a tick and one for each message that is handled.
 const BEATS_PER_INTERVAL: u64 = 64;
-/// Heartbeats that may come at once, after a pause of ours.
-const BEATS_AT_ONCE: u64 = 1_000;
-/// The first heartbeat that is believed of a host: three years at the highest rate.
+/// Heartbeats that may come beyond that: hosts whose interval is shorter, or pauses of our clock.
+const BEATS_IN_HAND: u64 = 1 << 16;
+/// The first heartbeat that is believed of a host: a year at the highest rate.
 const MAX_FIRST_BEAT: u64 = 1 << 32;
 /// Starts of one host that are known at a time. Chitchat forgets a dead one after ten minutes.
 const MAX_GENERATIONS: usize = 8;
@@ -82,25 +83,41 @@ pub enum DropBecause {
     Record(String),
 }
 
+/// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
+pub type Unpack = dyn Fn(&[u8], usize) -> Option<Vec<u8>>;
+
 /// What the receiver knows when a frame arrives.
 pub struct Known<'a> {
     /// The members, this host included.
     pub members: &'a BTreeMap<String, HostId>,
     /// The member whose connection brought the frame.
     pub from: HostId,
-    /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
-    pub unpack: &'a dyn Fn(&[u8], usize) -> Option<Vec<u8>>,
-    /// A clock that only goes forward, in milliseconds.
+    /// Zstd, which is no business of this crate.
+    pub unpack: &'a Unpack,
+    /// A clock that only goes forward, through a suspend as well, in milliseconds.
     pub now_ms: u64,
 }
 
 /// What was let through about one id.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    beat: u64,
-    version: u64,
-    beat_at_ms: u64,
+    /// The first heartbeat and when it came: what is believed later grows from here.
+    beat: Option<(u64, u64)>,
+    /// The version that chitchat has.
+    version: Option<u64>,
     mentioned_ms: u64,
+}
+
+impl Seen {
+    fn most_beats(&self, now_ms: u64, interval_ms: u64) -> u64 {
+        let Some((first, at_ms)) = self.beat else { return MAX_FIRST_BEAT };
+        let gained = (now_ms.saturating_sub(at_ms) / interval_ms).saturating_mul(BEATS_PER_INTERVAL);
+        first.saturating_add(gained).saturating_add(BEATS_IN_HAND)
+    }
+
+    fn most_version(&self) -> u64 {
+        self.version.map_or(MAX_FIRST_VERSION, |version| version.saturating_add(MAX_VERSION_STEP))
+    }
 }
 
 /// The gate in front of chitchat.
@@ -165,7 +182,7 @@ impl Firewall {
             Frame::Ack { delta } => self.check_delta(&delta, known, &mut heard)?,
             Frame::BadCluster => {}
         }
-        self.check_generations(&heard, known)?;
+        self.check_generations(&heard, known.from)?;
         self.seen.extend(heard);
         Ok(())
     }
@@ -188,28 +205,13 @@ impl Firewall {
                 }
                 continue;
             }
-            let seen = self.seen.get(id).copied();
-            let mut next = seen.unwrap_or(Seen { beat_at_ms: known.now_ms, ..Seen::default() });
-            let most = match seen {
-                None => MAX_FIRST_BEAT,
-                Some(seen) => {
-                    let intervals = known.now_ms.saturating_sub(seen.beat_at_ms) / self.interval_ms;
-                    let gained = intervals.saturating_mul(BEATS_PER_INTERVAL);
-                    seen.beat.saturating_add(gained).saturating_add(BEATS_AT_ONCE)
-                }
-            };
-            if entry.heartbeat > most {
+            let seen = self.seen.get(id).copied().unwrap_or_default();
+            if entry.heartbeat > seen.most_beats(known.now_ms, self.interval_ms) {
                 return Err(DropBecause::Heartbeat(id.node.clone()));
             }
-            let step = next.version.saturating_add(MAX_VERSION_STEP);
-            if entry.max_version > step || entry.last_gc_version > entry.max_version {
-                return Err(DropBecause::Versions(id.node.clone()));
-            }
-            if entry.heartbeat > next.beat {
-                (next.beat, next.beat_at_ms) = (entry.heartbeat, known.now_ms);
-            }
-            next.mentioned_ms = known.now_ms;
-            heard.insert(id.clone(), next);
+            let beat = seen.beat.or(Some((entry.heartbeat, known.now_ms)));
+            // Versions of a digest shape our answer only; chitchat does not keep them.
+            heard.insert(id.clone(), Seen { beat, mentioned_ms: known.now_ms, ..seen });
         }
         Ok(())
     }
@@ -231,16 +233,13 @@ impl Firewall {
             if !told.insert(id) {
                 return Err(DropBecause::Malformed("an id twice"));
             }
-            let before = heard.get(id).or_else(|| self.seen.get(id)).copied();
-            let mut next = before.unwrap_or(Seen { beat_at_ms: known.now_ms, ..Seen::default() });
-            let step = next.version.saturating_add(MAX_VERSION_STEP);
-            let version = delta_version(part)?;
-            if version > step || part.last_gc_version > step || part.from_version > step {
+            let before = heard.get(id).or_else(|| self.seen.get(id)).copied().unwrap_or_default();
+            let (version, most) = (delta_version(part)?, before.most_version());
+            if version > most || part.last_gc_version > most || part.from_version > most {
                 return Err(DropBecause::Versions(id.node.clone()));
             }
-            next.version = next.version.max(version);
-            next.mentioned_ms = known.now_ms;
-            heard.insert(id.clone(), next);
+            let version = Some(version.max(before.version.unwrap_or(0)));
+            heard.insert(id.clone(), Seen { version, mentioned_ms: known.now_ms, ..before });
         }
         Ok(())
     }
@@ -258,22 +257,26 @@ impl Firewall {
     fn check_generations(
         &mut self,
         heard: &BTreeMap<GossipId, Seen>,
-        known: &Known<'_>,
+        from: HostId,
     ) -> Result<(), DropBecause> {
-        let from = node_name(known.from);
-        for id in heard.keys().filter(|id| !self.seen.contains_key(*id)) {
-            let starts = |other: &&GossipId| other.node == id.node;
-            let fresh = heard.keys().filter(|other| !self.seen.contains_key(*other));
-            let count = self.seen.keys().filter(starts).count() + fresh.filter(starts).count();
-            if count > MAX_GENERATIONS && id.node == from {
-                let oldest = self.seen.keys().find(|other| starts(other)).cloned();
-                oldest.and_then(|oldest| self.seen.remove(&oldest));
-            } else if count > MAX_GENERATIONS {
-                return Err(DropBecause::TooManyIds);
-            }
+        let from = node_name(from);
+        let mut starts: BTreeMap<&str, usize> = BTreeMap::new();
+        for id in self.seen.keys().chain(heard.keys().filter(|id| !self.seen.contains_key(*id))) {
+            *starts.entry(&id.node).or_default() += 1;
         }
-        let new = heard.keys().filter(|id| !self.seen.contains_key(*id)).count();
-        if self.seen.len() + new > MAX_IDS { Err(DropBecause::TooManyIds) } else { Ok(()) }
+        if starts.iter().any(|(node, count)| *count > MAX_GENERATIONS && *node != from) {
+            return Err(DropBecause::TooManyIds);
+        }
+        let total: usize = starts.values().sum();
+        let over = starts.get(from.as_str()).map_or(0, |count| count.saturating_sub(MAX_GENERATIONS));
+        if total - over > MAX_IDS || over > 1 {
+            return Err(DropBecause::TooManyIds);
+        }
+        if over == 1 {
+            let oldest = self.seen.keys().find(|id| id.node == from).cloned();
+            oldest.and_then(|oldest| self.seen.remove(&oldest));
+        }
+        Ok(())
     }
 
     fn forget(&mut self, now_ms: u64) {
