@@ -137,7 +137,7 @@ where
         let (slots, handle) = (slots.clone(), handle.clone());
         tokio::spawn(async move {
             let Ok(_slot) = slots.acquire().await else { return };
-            let served = serve_one(stream, exchange.limit, |request| handle(from, request));
+            let served = serve_one(stream, exchange.limit, move |request| handle(from, request));
             match tokio::time::timeout(SERVE_TIMEOUT, served).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(?from, %error, "a request ended early"),

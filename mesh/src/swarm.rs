@@ -3,12 +3,12 @@
 //! The word *peer* lives only here and in `wire`; everywhere else it is a host.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     fmt,
     future::Future,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -55,7 +55,6 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 enum Command {
     Dial(PeerId),
-    Drop(PeerId),
 }
 
 /// Why no stream came up.
@@ -98,14 +97,6 @@ impl Streams {
         if let Some(peer) = identity::peer_of(&to) {
             // A full queue means that many dials wait already; the dialer asks again.
             self.commands.try_send(Command::Dial(peer)).ok();
-        }
-    }
-
-    /// Ends all connections to a host.
-    pub(crate) async fn disconnect(&self, host: HostId) {
-        if let Some(peer) = identity::peer_of(&host) {
-            // The swarm is gone only at shutdown, when nothing is connected.
-            self.commands.send(Command::Drop(peer)).await.ok();
         }
     }
 
@@ -171,10 +162,16 @@ async fn run(
     mut inbox: mpsc::Receiver<Command>,
     connected: watch::Sender<BTreeSet<HostId>>,
 ) {
+    let mut open = Open::default();
     loop {
         // Both arms are cancel-safe: a stream's next item and a channel's receive.
         tokio::select! {
-            event = swarm.select_next_some() => note(event, &connected),
+            event = swarm.select_next_some() => {
+                for stale in open.note(&event) {
+                    swarm.close_connection(stale);
+                }
+                note(event, &connected);
+            }
             command = inbox.recv() => match command {
                 Some(Command::Dial(peer)) => {
                     let condition = PeerCondition::DisconnectedAndNotDialing;
@@ -182,10 +179,6 @@ async fn run(
                     if let Err(error) = swarm.dial(opts) {
                         tracing::trace!(%error, "not dialled");
                     }
-                }
-                Some(Command::Drop(peer)) => {
-                    // Err means that there was no connection.
-                    swarm.disconnect_peer_id(peer).ok();
                 }
                 None => return,
             },
@@ -213,6 +206,39 @@ fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<Ho
             tracing::debug!(?peer_id, %error, "inbound connection refused");
         }
         _ => {}
+    }
+}
+
+/// Two hosts that dial each other at the same time do so within this time.
+const SAME_TIME: Duration = Duration::from_secs(3);
+
+/// The open connections of each peer. A peer dials only when it has no connection; so when one
+/// comes in although there is one, the old one is what a crash left behind, and streams must not
+/// be opened on it until it times out.
+#[derive(Default)]
+struct Open(HashMap<PeerId, Vec<(ConnectionId, Instant)>>);
+
+impl Open {
+    /// Gives the connections that an event shows to be stale.
+    fn note(&mut self, event: &SwarmEvent<BehaviourEvent>) -> Vec<ConnectionId> {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                let open = self.0.entry(*peer_id).or_default();
+                let old =
+                    open.iter().filter(|(_, since)| endpoint.is_listener() && since.elapsed() > SAME_TIME);
+                let stale = old.map(|(id, _)| *id).collect();
+                open.push((*connection_id, Instant::now()));
+                stale
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                match num_established {
+                    0 => drop(self.0.remove(peer_id)),
+                    _ => self.0.entry(*peer_id).or_default().retain(|(id, _)| id != connection_id),
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
