@@ -25,13 +25,16 @@ use libp2p::{
         dummy,
     },
 };
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use proto::{id::HostId, limits::MAX_MEMBERS};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     gate::Gate,
+    gossip,
     identity::{self, Identity},
+    inbound::{Inbound, Inlet},
+    rpc,
     wire::{self, Wire},
 };
 
@@ -41,6 +44,8 @@ const COMMAND_QUEUE: usize = 256;
 const MAX_CONNECTIONS_PER_HOST: u32 = 4;
 /// Handshakes of strangers that wait at once.
 const MAX_PENDING: u32 = 64;
+/// Streams of one host whose protocol is being agreed on; QUIC lets it open a hundred at a time.
+const MAX_NEGOTIATING: usize = 256;
 /// Long: gossip keeps its substream open anyway, and a mesh of this size stays fully connected.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -87,11 +92,6 @@ impl Streams {
         }
     }
 
-    /// Takes the inbound streams of a protocol. Once for each protocol.
-    pub(crate) fn accept(&self, protocol: StreamProtocol) -> Option<IncomingStreams> {
-        self.control.clone().accept(protocol).ok()
-    }
-
     /// Asks for a connection. Nothing happens when there is one, or a dial is under way.
     pub(crate) fn dial(&self, to: HostId) {
         if let Some(peer) = identity::peer_of(&to) {
@@ -113,7 +113,22 @@ struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    stream: libp2p_stream::Behaviour,
+    inbound: Inbound,
+    outbound: libp2p_stream::Behaviour,
+}
+
+/// What [`build`] makes beside the future.
+pub(crate) struct Built {
+    /// The handle.
+    pub(crate) streams: Streams,
+    /// For iroh's router.
+    pub(crate) accept: wire::Accept,
+    /// Inbound streams.
+    pub(crate) gossip: Inlet,
+    /// Inbound streams.
+    pub(crate) rpc: Inlet,
+    /// Inbound streams.
+    pub(crate) raft: Inlet,
 }
 
 /// Builds the swarm; the future runs it until its handles are gone.
@@ -121,7 +136,7 @@ pub(crate) fn build(
     endpoint: Endpoint,
     identity: &Identity,
     gate: Gate,
-) -> (Streams, wire::Accept, impl Future<Output = ()> + use<>) {
+) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
     let (transport, accept) = Wire::new(endpoint);
@@ -129,6 +144,7 @@ pub(crate) fn build(
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))
         .with_max_established(Some(2 * MAX_MEMBERS as u32));
+    let (inbound, [gossip, rpc, raft]) = Inbound::new([gossip::PROTOCOL, rpc::RPC, rpc::RAFT]);
     let behaviour = Behaviour {
         admission: Admission(gate),
         limits: connection_limits::Behaviour::new(limits),
@@ -137,12 +153,14 @@ pub(crate) fn build(
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(Duration::from_secs(15)).with_timeout(Duration::from_secs(10)),
         ),
-        stream: libp2p_stream::Behaviour::new(),
+        inbound,
+        outbound: libp2p_stream::Behaviour::new(),
     };
-    let control = behaviour.stream.new_control();
+    let control = behaviour.outbound.new_control();
     // Lazy: one round trip less for each request, because every stream offers one protocol only.
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let mut swarm = Swarm::new(transport.boxed(), behaviour, me, config);
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
@@ -154,7 +172,8 @@ pub(crate) fn build(
         }
         run(swarm, inbox, connected_tx).await;
     };
-    (Streams { control, commands, connected }, accept, run)
+    let streams = Streams { control, commands, connected };
+    (Built { streams, accept, gossip, rpc, raft }, run)
 }
 
 async fn run(

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Founding, Handlers, Identity, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
+    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
     Wanted, build, identity, join,
 };
 
@@ -78,6 +78,8 @@ async fn echo(mut raft: mpsc::Receiver<crate::RaftInbound>) {
 
 impl Host {
     pub(super) async fn founder(label: &str, serve: Serve) -> Host {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
         let dir = tempfile::tempdir().unwrap();
         let founding =
             Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new(), recovery: None };
@@ -157,8 +159,4 @@ pub(super) async fn eventually<T: std::fmt::Debug>(
 
 pub(super) fn session() -> SessionId {
     SessionId([9; 16])
-}
-
-pub(super) fn load(dir: &Path) -> Identity {
-    identity::load(dir).unwrap()
 }
