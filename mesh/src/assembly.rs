@@ -1,7 +1,12 @@
 //! Puts the mesh together and hands out its handle. Builds in order, runs every part, and ends them
 //! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use iroh::{
     Endpoint,
@@ -27,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
-    endpoint::{self, BindError, Pair, Ports},
+    endpoint::{self, BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
@@ -258,6 +263,11 @@ impl Mesh {
         self.inner.reach.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> Streams {
+        self.inner.streams.clone()
+    }
+
     /// Gives the mesh's time.
     pub fn now(&self) -> Timestamp {
         self.inner.roster.now()
@@ -349,8 +359,9 @@ pub async fn build(
             () = inner_stop.cancelled() => Ok(()),
             Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
         };
-        close(router, &ending, relay).await;
+        // First those that dial: a dial under way would keep the endpoint from closing.
         parts.shutdown().await;
+        close(router, &ending, relay).await;
         stopped_tx.send_replace(true);
         ended
     };
@@ -394,50 +405,53 @@ async fn bind(
     pins: &Pins,
     lookup: &MemoryLookup,
 ) -> Result<Bound, MeshError> {
-    let pairs: Vec<Option<Pair>> = match config.ports {
-        Ports::Loopback => vec![None],
-        Ports::Fixed => endpoint::pairs(&identity.data).into_iter().map(Some).collect(),
-    };
-    let address = match (config.serve, config.ports) {
-        (Serve::Off, _) => None,
-        (Serve::On, Ports::Loopback) => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-        (Serve::Auto, Ports::Loopback) => None,
-        (Serve::Auto, Ports::Fixed) => reach::relay_address(&reach::interfaces().await.addresses),
-        (Serve::On, Ports::Fixed) => {
-            let addresses = reach::interfaces().await.addresses;
-            reach::relay_address(&addresses).or(addresses.first().copied())
-        }
-    };
-    for pair in pairs {
-        let bound = endpoint::bind(identity, pair, gate.clone(), pins, lookup).await;
-        let endpoint = match (bound, pair) {
-            (Ok(endpoint), _) => endpoint,
-            (Err(error), None) => return Err(error.into()),
-            (Err(error), Some(pair)) => {
+    let address = relay_address(config).await;
+    let mut last = BindError::NoPorts;
+    for pair in endpoint::pairs(&identity.data, config.ports) {
+        let at = (config.ports, pair);
+        let endpoint = match endpoint::bind(identity, at, gate.clone(), pins, lookup).await {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
                 tracing::debug!(port = pair.0, %error, "ports not free");
+                last = error;
                 continue;
             }
         };
         let relay = match address {
-            None => None,
+            None => Ok(None),
             Some(address) => {
                 let doorkeeper = Doorkeeper::new(gate.clone(), roster.clone());
-                match Relay::serve(&identity.data, pair, address, doorkeeper).await {
-                    Ok(relay) => Some(relay),
-                    Err(error) => {
-                        tracing::debug!(?pair, %error, "relay not served");
-                        endpoint.close().await;
-                        continue;
-                    }
-                }
+                Relay::serve(&identity.data, at, address, doorkeeper).await.map(Some)
             }
         };
-        if let Some(Err(error)) = pair.map(|pair| endpoint::remember(&identity.data, pair)) {
-            tracing::warn!(%error, "cannot remember the ports");
+        match relay {
+            Ok(relay) => {
+                if let Err(error) = endpoint::remember(&identity.data, &endpoint) {
+                    tracing::warn!(%error, "cannot remember the ports");
+                }
+                return Ok(Bound { endpoint, relay });
+            }
+            Err(error) => {
+                tracing::debug!(port = pair.0, %error, "relay not served");
+                last = BindError::Iroh(error.to_string());
+                endpoint.close().await;
+            }
         }
-        return Ok(Bound { endpoint, relay });
     }
-    Err(BindError::NoPorts.into())
+    Err(last.into())
+}
+
+/// Chooses the address under which a relay is offered; `None` = serve none.
+async fn relay_address(config: &Config) -> Option<IpAddr> {
+    match (config.serve, config.ports) {
+        (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
+        (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
+        (serve, Ports::Fixed) => {
+            let addresses = reach::interfaces().await.addresses;
+            let any = addresses.first().copied().filter(|_| serve == Serve::On);
+            reach::relay_address(&addresses).or(any)
+        }
+    }
 }
 
 #[derive(Clone)]

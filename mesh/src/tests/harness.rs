@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
-    Wanted, build, identity, join,
+    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve, Wanted,
+    build, identity, join,
 };
 
 /// The longest that anything in these tests may take.
@@ -107,12 +107,21 @@ impl Host {
 
     /// Joins by a token and starts.
     pub(super) async fn joiner(label: &str, token: &str) -> Host {
+        Host::join_and_start(label, token, Serve::Off).await
+    }
+
+    /// Joins and starts with a relay.
+    pub(super) async fn joiner_serving(label: &str, token: &str) -> Host {
+        Host::join_and_start(label, token, Serve::On).await
+    }
+
+    async fn join_and_start(label: &str, token: &str, serve: Serve) -> Host {
         let dir = tempfile::tempdir().unwrap();
         match try_join(dir.path(), label, token).await.unwrap() {
             Joined::Member { .. } => {}
             Joined::Pending { issuers } => panic!("pending on {issuers:?}"),
         }
-        Host::start(dir, label, Serve::Off).await
+        Host::start(dir, label, serve).await
     }
 
     /// Ends without a goodbye, as a killed process does.

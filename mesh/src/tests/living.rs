@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use iroh::{Endpoint, EndpointAddr, endpoint::presets};
 use proto::{
+    facts::Fact,
     id::Digest,
+    trust::{Genesis, Statement},
     wire::{
         record::{Body, ImageRecord, RecordKey},
         rpc::{Answer, Refusal, Request},
@@ -12,7 +14,7 @@ use proto::{
 };
 
 use super::harness::*;
-use crate::{MemberState, PathKind, RpcError, Serve, wire};
+use crate::{MemberState, RpcError, Serve, wire};
 
 async fn three() -> [Host; 3] {
     let attic = Host::founder("attic", Serve::Off).await;
@@ -78,14 +80,9 @@ async fn all_hosts_restart_without_token_and_find_each_other() {
     for host in hosts {
         stopped.push(host.stop().await);
     }
-    // Loopback ports change at each start, so the caches tell the first host's new address only
-    // through the others' dials: the harness writes where it is now.
     let mut started = Vec::new();
     for (dir, name) in stopped {
         started.push(Host::start(dir, name.as_str(), Serve::Off).await);
-    }
-    for host in &started[1..] {
-        tell_address(host, &started[0]).await;
     }
     for host in &started {
         host.sees("three up again", |members| members.up().count() == 3).await;
@@ -93,17 +90,6 @@ async fn all_hosts_restart_without_token_and_find_each_other() {
     for host in started {
         host.stop().await;
     }
-}
-
-/// Dials once by hand, as a remembered fixed port would make it possible.
-async fn tell_address(from: &Host, to: &Host) {
-    let lookup = iroh::address_lookup::memory::MemoryLookup::new();
-    let reach = to.mesh.reach();
-    let mut reach_seen = reach.clone();
-    reach_seen.wait_for(|reach| !reach.addresses.is_empty()).await.unwrap();
-    let id = crate::identity::endpoint_id(&to.id()).unwrap();
-    lookup.set_endpoint_info(crate::reach::endpoint_addr(id, &reach.borrow()));
-    from.mesh.endpoint().address_lookup().unwrap().add(lookup);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +103,6 @@ async fn a_killed_host_is_noticed_and_comes_back() {
     }
     assert!(killed.elapsed() < Duration::from_secs(10), "noticed after {:?}", killed.elapsed());
     let garden = Host::start(dir, name.as_str(), Serve::Off).await;
-    tell_address(&garden, &attic).await;
     for host in [&attic, &cellar, &garden] {
         host.sees("three up", |members| members.up().count() == 3).await;
     }
@@ -147,18 +132,73 @@ async fn strangers_speak_no_protocol_of_members() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_without_common_address_talk_through_a_relay() {
+async fn another_home_relay_is_taken_soon_after_the_first_is_gone() {
     let attic = Host::founder("attic", Serve::On).await;
-    eventually(attic.mesh.reach(), "attic uses its own relay", |reach| !reach.relays.is_empty()).await;
-    let cellar = Host::joiner("cellar", &attic.token().await).await;
-    eventually(cellar.mesh.reach(), "cellar uses the relay", |reach| !reach.relays.is_empty()).await;
-    attic
-        .sees("a path", |members| {
-            members.hosts.values().any(|member| {
-                member.path.as_ref().is_some_and(|path| path.kind == PathKind::Direct && path.rtt_ms < 1000.0)
-            })
-        })
-        .await;
-    attic.stop().await;
+    let token = attic.token().await;
+    let shed = Host::joiner_serving("shed", &token).await;
+    let cellar = Host::joiner("cellar", &token).await;
+    for host in [&attic, &shed, &cellar] {
+        host.sees("three up", |members| members.up().count() == 3).await;
+    }
+    eventually(cellar.mesh.reach(), "cellar has a home relay", |reach| !reach.relays.is_empty()).await;
+    let home = cellar.mesh.reach().borrow().relays[0].clone();
+    let at_attic = home.starts_with(&attic.mesh.relay().unwrap().url);
+    let (gone, stays) = if at_attic { (attic, shed) } else { (shed, attic) };
+    let url = stays.mesh.relay().unwrap().url;
+    let left = Instant::now();
+    gone.stop().await;
+    eventually(cellar.mesh.reach(), "the other relay", |reach| {
+        reach.relays.iter().any(|relay| relay.starts_with(&url))
+    })
+    .await;
+    assert!(left.elapsed() < Duration::from_secs(15), "took {:?}", left.elapsed());
+    stays.stop().await;
     cellar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_of_a_hostile_member_are_dropped_and_told() {
+    let [attic, cellar, mut garden] = three().await;
+    let streams = attic.mesh.streams();
+    let mut stream = streams.open(garden.id(), crate::gossip::PROTOCOL, WITHIN).await.unwrap();
+    for frame in [&b""[..], b"hello", &[0x53, 0xb0, 0, 0, 1, 2, 3], &[0xff; 65_507]] {
+        crate::rpc::write_frame(&mut stream, frame).await.unwrap();
+    }
+    let told = async {
+        loop {
+            if let Fact::GossipRefused { member, .. } = garden.facts.recv().await.unwrap() {
+                return member;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(WITHIN, told).await.unwrap(), attic.id().short());
+    // A length without bytes ends one stream and nothing else.
+    let mut stream = streams.open(garden.id(), crate::rpc::RPC, WITHIN).await.unwrap();
+    futures::AsyncWriteExt::write_all(&mut stream, &[0xff; 4]).await.unwrap();
+    let place = (cellar.id(), RecordKey::Image(Digest([7; 32])));
+    cellar.mesh.publish(place.1.clone(), Some(image())).await;
+    eventually(garden.mesh.records(), "the record", |records| records.contains_key(&place)).await;
+    assert_eq!(attic.mesh.call(garden.id(), Request::Ping, WITHIN).await.unwrap(), Answer::Done);
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_said_by_one_member_is_known_to_all() {
+    let hosts = three().await;
+    let genesis = Genesis {
+        session: session(),
+        name: name("shop"),
+        stamp: hosts[1].mesh.now(),
+        voters: vec![hosts[1].id()],
+    };
+    hosts[1].mesh.say(&Statement::Genesis(genesis.clone())).unwrap();
+    for host in &hosts {
+        eventually(host.mesh.roll(), "the genesis", |roll| roll.set.geneses().any(|known| *known == genesis))
+            .await;
+    }
+    for host in hosts {
+        host.stop().await;
+    }
 }
