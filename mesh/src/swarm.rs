@@ -207,7 +207,8 @@ async fn run(
 
 fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<HostId>>) {
     match event {
-        SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+        SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            tracing::debug!(%peer_id, dialled = endpoint.is_dialer(), "connected");
             if let Some(host) = identity::host_of(&peer_id) {
                 connected.send_if_modified(|hosts| hosts.insert(host));
             }

@@ -183,6 +183,10 @@ impl Socket for Post {
     }
 
     async fn recv(&mut self) -> anyhow::Result<Mail> {
-        self.inbox.recv().await.ok_or_else(|| anyhow::anyhow!("the gossip carrier was closed"))
+        match self.inbox.recv().await {
+            Some(mail) => Ok(mail),
+            // The entrance closes only before this chitchat is aborted.
+            None => std::future::pending().await,
+        }
     }
 }

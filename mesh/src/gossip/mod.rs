@@ -161,15 +161,14 @@ impl Task {
         let mut roll = self.roster.watch();
         let interval = interval(roll.borrow().members.len());
         let handle = match self.start(generation, interval).await {
-            Ok(handle) => handle,
+            Ok(handle) => Running(handle),
             Err(error) => return Ended::Died(error.to_string()),
         };
         let mut voice = Voice { generation, seq: 0 };
         for (key, body) in &self.own {
-            self.speak(&handle, &mut voice, key, body).await;
+            self.speak(&handle.0, &mut voice, key, body).await;
         }
-        let ended = self.attend(&handle, &mut voice, &mut roll).await;
-        handle.abort();
+        let ended = self.attend(&handle.0, &mut voice, &mut roll).await;
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = None;
         ended
     }
@@ -280,6 +279,15 @@ impl Task {
             *old = live;
             changed
         });
+    }
+}
+
+/// Ends chitchat's task with the one that attends to it.
+struct Running(ChitchatHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -157,8 +157,7 @@ async fn a_host_joins_through_a_relay_alone() {
     cellar.sees("attic up", |members| members.up().count() == 2).await;
     let mut wrong = token.clone();
     wrong.seed = Seed([3; 32]);
-    let dir = tempfile::tempdir().unwrap();
-    let error = try_join(dir.path(), "garden", &wrong.to_string()).await.err().unwrap();
+    let (error, _) = refused(&wrong.to_string()).await;
     assert!(matches!(error, JoinError::RefusedByRelay(_)), "{error:?}");
     attic.stop().await;
     cellar.stop().await;
