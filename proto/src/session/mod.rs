@@ -9,6 +9,9 @@
 //! - `reconcile`: (share, observed) -> actions;
 //! - `voters`: how many voters, and which hosts.
 
+pub mod overlay;
+pub mod state;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, Name};
+use crate::id::{Digest, MachineName, Name};
 pub use parse::parse;
 
 /// A checked topology.
@@ -22,6 +22,17 @@ pub struct Topology {
     pub session: Name,
     /// The groups by name, at least one.
     pub groups: BTreeMap<Name, Group>,
+}
+
+impl Topology {
+    /// Lists every machine, sorted by name.
+    pub fn machines(&self) -> impl Iterator<Item = MachineName> + '_ {
+        let of = |(name, group): (&Name, &Group)| {
+            let name = name.clone();
+            (1..=group.count).map(move |index| MachineName { group: name.clone(), index })
+        };
+        self.groups.iter().flat_map(of)
+    }
 }
 
 /// One group of equal machines: `[machines.NAME]`.
