@@ -29,6 +29,7 @@
 pub mod facts;
 pub mod id;
 pub mod limits;
+pub mod names;
 pub mod session;
 pub mod time;
 pub mod topology;
