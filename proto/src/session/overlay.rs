@@ -53,6 +53,9 @@ fn candidate(session: SessionId, i: u32, len: u8) -> Prefix {
 }
 
 impl Prefix {
+    /// Stands for "no network yet": it holds no machine.
+    pub const NONE: Prefix = Prefix { base: Ipv4Addr::UNSPECIFIED, len: 32 };
+
     /// Tells whether the address is inside.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (u32::from(address) ^ u32::from(self.base)) & self.mask() == 0

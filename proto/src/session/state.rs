@@ -166,6 +166,9 @@ fn safe(state: &State, new: &Placement) -> Result<(), String> {
         Some(old) if old.host != new.host => {
             return Err(format!("{machine} would change its host without being removed there first"));
         }
+        Some(old) if old.address != new.address => {
+            return Err(format!("{machine}: its address {} would change", old.address));
+        }
         Some(old)
             if old.epoch == new.epoch && (&old.image, &old.fingerprint) != (&new.image, &new.fingerprint) =>
         {

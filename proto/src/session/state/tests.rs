@@ -176,11 +176,23 @@ fn addresses_belong_to_machines_until_they_are_dropped() {
     assert!(refused(running(), inside(10)).contains("10.64.7.10 is given twice"));
     assert!(refused(running(), inside(1)).contains("10.64.7.1 is no address of 10.64.7.0/24"));
     let (state, _) = commit(running(), plan(1, &[("web-1", NAS, 1, 10)]));
-    let mut takes = plan(2, &[("web-1", NAS, 1, 11)]);
-    assert!(refused(state.clone(), takes.clone()).contains("10.64.7.11 still belongs to web-2"));
-    takes.placements[0].epoch = Epoch(1);
-    let (state, outcome) = commit(dropped(state, "web-2", ATTIC, 1), takes);
+    assert!(
+        refused(state.clone(), plan(2, &[("web-1", NAS, 1, 11)]))
+            .contains("its address 10.64.7.10 would change")
+    );
+    let takes = |state: State, parent: u64| {
+        // The topology knows another group instead of web-2, which takes the address of web-2.
+        let plan = plan(parent, &[("app-1", ATTIC, 1, 11), ("web-1", NAS, 1, 10)]);
+        let mut intent = intent(1);
+        let group = intent.topology.groups.values().next().unwrap().clone();
+        intent.topology.groups.insert("app".parse().unwrap(), group);
+        apply(Some(state), Command::Apply { intent, plan })
+    };
+    let text = takes(state.clone(), 2).1.unwrap_err().to_string();
+    assert_eq!(text, "the plan is not safe: app-1: 10.64.7.11 still belongs to web-2");
+    let (state, outcome) = takes(dropped(state, "web-2", ATTIC, 1), 2);
     assert_eq!(outcome, Ok(()));
+    let state = state.unwrap();
     assert!(!state.addresses.contains_key(&"web-2".parse().unwrap()));
 }
 
