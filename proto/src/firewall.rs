@@ -83,34 +83,36 @@ pub enum DropBecause {
     Record(String),
 }
 
+/// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
+pub type Unpack = dyn Fn(&[u8], usize) -> Option<Vec<u8>>;
+
 /// What the receiver knows when a frame arrives.
 pub struct Known<'a> {
     /// The members, this host included.
     pub members: &'a BTreeMap<String, HostId>,
     /// The member whose connection brought the frame.
     pub from: HostId,
-    /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
-    pub unpack: &'a dyn Fn(&[u8], usize) -> Option<Vec<u8>>,
+    /// Zstd, which is no business of this crate.
+    pub unpack: &'a Unpack,
     /// A clock that only goes forward, through a suspend as well, in milliseconds.
     pub now_ms: u64,
 }
 
 /// What was let through about one id.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     /// The first heartbeat and when it came: what is believed later grows from here.
-    first_beat: u64,
-    first_ms: u64,
+    beat: Option<(u64, u64)>,
     /// The version that chitchat has.
     version: Option<u64>,
     mentioned_ms: u64,
 }
 
 impl Seen {
-    fn beats_until(&self, now_ms: u64, interval_ms: u64) -> u64 {
-        let intervals = now_ms.saturating_sub(self.first_ms) / interval_ms;
-        let gained = intervals.saturating_mul(BEATS_PER_INTERVAL);
-        self.first_beat.saturating_add(gained).saturating_add(BEATS_IN_HAND)
+    fn most_beats(&self, now_ms: u64, interval_ms: u64) -> u64 {
+        let Some((first, at_ms)) = self.beat else { return MAX_FIRST_BEAT };
+        let gained = (now_ms.saturating_sub(at_ms) / interval_ms).saturating_mul(BEATS_PER_INTERVAL);
+        first.saturating_add(gained).saturating_add(BEATS_IN_HAND)
     }
 
     fn most_version(&self) -> u64 {
@@ -203,19 +205,13 @@ impl Firewall {
                 }
                 continue;
             }
-            let first = Seen {
-                first_beat: entry.heartbeat,
-                first_ms: known.now_ms,
-                version: None,
-                mentioned_ms: known.now_ms,
-            };
-            let seen = self.seen.get(id).copied();
-            let most = seen.map_or(MAX_FIRST_BEAT, |seen| seen.beats_until(known.now_ms, self.interval_ms));
-            if entry.heartbeat > most {
+            let seen = self.seen.get(id).copied().unwrap_or_default();
+            if entry.heartbeat > seen.most_beats(known.now_ms, self.interval_ms) {
                 return Err(DropBecause::Heartbeat(id.node.clone()));
             }
+            let beat = seen.beat.or(Some((entry.heartbeat, known.now_ms)));
             // Versions of a digest shape our answer only; chitchat does not keep them.
-            heard.insert(id.clone(), Seen { mentioned_ms: known.now_ms, ..seen.unwrap_or(first) });
+            heard.insert(id.clone(), Seen { beat, mentioned_ms: known.now_ms, ..seen });
         }
         Ok(())
     }
@@ -237,16 +233,13 @@ impl Firewall {
             if !told.insert(id) {
                 return Err(DropBecause::Malformed("an id twice"));
             }
-            let before = heard.get(id).or_else(|| self.seen.get(id)).copied();
-            let now_ms = known.now_ms;
-            let first = Seen { first_beat: 0, first_ms: now_ms, version: None, mentioned_ms: now_ms };
-            let before = before.unwrap_or(first);
+            let before = heard.get(id).or_else(|| self.seen.get(id)).copied().unwrap_or_default();
             let (version, most) = (delta_version(part)?, before.most_version());
             if version > most || part.last_gc_version > most || part.from_version > most {
                 return Err(DropBecause::Versions(id.node.clone()));
             }
             let version = Some(version.max(before.version.unwrap_or(0)));
-            heard.insert(id.clone(), Seen { version, mentioned_ms: now_ms, ..before });
+            heard.insert(id.clone(), Seen { version, mentioned_ms: known.now_ms, ..before });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{DropBecause, GossipId};
+use super::{DropBecause, GossipId, Unpack};
 
 /// A chitchat message.
 pub(super) enum Frame<'a> {
@@ -19,10 +19,9 @@ pub(super) type Digest = Vec<(GossipId, Entry)>;
 /// News, one part for each id.
 pub(super) type Delta = Vec<Part>;
 
+/// Its versions are left out: they shape what chitchat answers and are not kept by it.
 pub(super) struct Entry {
     pub heartbeat: u64,
-    pub last_gc_version: u64,
-    pub max_version: u64,
 }
 
 pub(super) struct Part {
@@ -42,11 +41,7 @@ const MAGIC: u16 = 45_139;
 const MAX_BLOCK_BYTES: usize = u16::MAX as usize;
 
 /// Reads one whole frame.
-pub(super) fn frame<'a>(
-    bytes: &'a [u8],
-    unpack: &dyn Fn(&[u8], usize) -> Option<Vec<u8>>,
-    limit: usize,
-) -> Result<Frame<'a>, DropBecause> {
+pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Result<Frame<'a>, DropBecause> {
     let mut reader = Reader(bytes);
     if reader.u16()? != MAGIC || reader.u8()? != 0 {
         return Err(DropBecause::Malformed("magic or version"));
@@ -117,17 +112,13 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             let id = self.id()?;
             let heartbeat = self.u64()?;
-            let last_gc_version = self.u64()?;
-            digest.push((id, Entry { heartbeat, last_gc_version, max_version: self.u64()? }));
+            let (_last_gc_version, _max_version) = (self.u64()?, self.u64()?);
+            digest.push((id, Entry { heartbeat }));
         }
         Ok(digest)
     }
 
-    fn delta(
-        &mut self,
-        unpack: &dyn Fn(&[u8], usize) -> Option<Vec<u8>>,
-        limit: usize,
-    ) -> Result<Delta, DropBecause> {
+    fn delta(&mut self, unpack: &Unpack, limit: usize) -> Result<Delta, DropBecause> {
         let mut bytes = Vec::new();
         loop {
             let packed = match self.u8()? {
