@@ -1,3 +1,4 @@
 //! mesh
 
 pub mod link;
+pub mod net;
