@@ -134,17 +134,17 @@ fn gather(hub: &Hub, forwards: &Forwards) -> Zone {
     let members = mesh.members().borrow().clone();
     let records = mesh.records().borrow().clone();
     let mut zone = Zone { zone: hub.deps().zone.clone(), ..Zone::default() };
-    for member in members.iter() {
-        let addresses = match records.get(member.id, &RecordKey::Host) {
+    for member in members.hosts.values() {
+        let addresses = match records.get(&(member.id, RecordKey::Host)) {
             Some(Body::Host(record)) => record.reach.addresses.iter().map(|address| address.ip()).collect(),
             _ => Vec::new(),
         };
         let entry = HostEntry { name: member.name.clone(), up: member.is_up(), addresses };
         zone.hosts.insert(member.id, entry);
     }
-    for (host, key, body) in records.iter() {
+    for ((host, key), body) in records.iter() {
         if let (RecordKey::Session(session), Body::Session(record)) = (key, body) {
-            zone.reports.insert((host, *session), record.machines.clone());
+            zone.reports.insert((*host, *session), record.machines.clone());
         }
     }
     for (session, reports) in hub.own_reports().borrow().iter() {

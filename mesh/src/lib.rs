@@ -1,7 +1,3 @@
-//! mesh
-
-pub mod link;
-pub mod net;
 //! The mesh: one iroh endpoint, the libp2p swarm on it, chitchat on that; joining and membership;
 //! requests between members; the state machines of the session network.
 //!
@@ -26,8 +22,9 @@ mod gossip;
 pub mod identity;
 mod join;
 mod keeper;
+pub mod link;
 mod members;
-
+pub mod net;
 mod path;
 mod pins;
 mod reach;

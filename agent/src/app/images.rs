@@ -95,7 +95,7 @@ impl App {
         let mut waiting: Vec<HostId>;
         loop {
             let members = self.deps().mesh.members().borrow().clone();
-            let others = members.iter().filter(|member| member.is_up() && member.id != self.hub().me());
+            let others = members.up().filter(|member| member.id != self.hub().me());
             let asked = others.map(|member| {
                 let request = Request::KnowsImage { name: name.to_owned(), digest };
                 let (mesh, host) = (self.deps().mesh.clone(), member.id);

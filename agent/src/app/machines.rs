@@ -62,7 +62,7 @@ impl App {
     /// Connects to a TCP port of a machine, wherever it runs.
     pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> Answer<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let dialled = self.deps().net.dial(session, machine.clone(), port).await;
+        let dialled = self.deps().net.dial(session, &machine, port).await;
         let stream = dialled.map_err(|error| {
             Error::new(Kind::Failed, format!("{}/{machine} was not reached on port {port}", share.name))
                 .because(format!("on {}: {error}", self.name(entry.host)))

@@ -1,7 +1,8 @@
 //! The mesh as people see it: status, hosts, tokens.
 
 use proto::{
-    id::HostId,
+    id::{HostId, Name},
+    trust::GrantState,
     wire::{
         api::{self, Error, Kind, MemberState, PathKind},
         record::{Body, HostRecord, RecordKey},
@@ -24,20 +25,24 @@ impl App {
             path: row.path.clone(),
         };
         Ok(api::Status {
-            mesh: api::MeshRef { id: mesh.mesh_id(), name: mesh.mesh_name() },
+            mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
             host: api::ThisHost {
                 id: mesh.me(),
                 name: mesh.name().to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 accelerator,
                 up_s: self.inner.started.elapsed().as_secs(),
-                relay: mesh.relay(),
+                relay: mesh.relay().map(|offer| offer.url),
             },
             dns: self.inner.dns.map(|address| address.to_string()),
             members: hosts.iter().map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
         })
+    }
+
+    fn mesh_name(&self) -> String {
+        self.deps().mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string())
     }
 
     fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
@@ -68,19 +73,22 @@ impl App {
         let records = self.deps().mesh.records().borrow().clone();
         let me = self.hub().me();
         let mut rows = Vec::new();
-        for member in members.iter() {
-            let record = match records.get(member.id, &RecordKey::Host) {
+        for member in members.hosts.values() {
+            let record = match records.get(&(member.id, RecordKey::Host)) {
                 Some(Body::Host(record)) => Some(record),
                 _ => None,
             };
             let path = member.path.as_ref().map(|path| api::Path {
-                kind: path.kind,
-                rtt_ms: path.rtt_ms,
-                via: path.via.map(|host| self.name(host)),
+                kind: match path.kind {
+                    mesh::PathKind::Direct => PathKind::Direct,
+                    mesh::PathKind::Relayed => PathKind::Relayed,
+                },
+                rtt_ms: Some(path.rtt_ms),
+                via: member.via.as_ref().map(Name::to_string),
             });
             let own = || api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
             let path = if member.id == me { Some(own()) } else { path };
-            rows.push(host_row(member.id, member.name.to_string(), member.state, path, record, member.issuer));
+            rows.push(host_row(member.id, member.name.to_string(), state(member.state), path, record, member.issuer));
         }
         rows.sort_by(|a, b| (a.id != me, &a.name).cmp(&(b.id != me, &b.name)));
         rows
@@ -91,31 +99,39 @@ impl App {
         let mesh = &self.deps().mesh;
         let named = request.name.map_or(String::new(), |name| format!(" as {name}"));
         Err(Error::new(Kind::Refused, format!("this host did not join{named}"))
-            .because(format!("it is {} in the mesh {} already", mesh.name(), mesh.mesh_name()))
+            .because(format!("it is {} in the mesh {} already", mesh.name(), self.mesh_name()))
             .next("use another data directory: agent join TOKEN --data-dir DIR"))
     }
 
     /// Tells every grant.
     pub async fn tokens(&self) -> Answer<api::Tokens> {
-        let row = |token: mesh::TokenRow| api::TokenRow {
+        let row = |token: mesh::TokenView| api::TokenRow {
             id: token.id,
-            issuer: token.issuer.map(|host| self.name(host)),
+            issuer: None,
             expires: token.expires.to_string(),
             uses: u64::from(token.max_uses),
-            used: token.used as u64,
+            used: u64::from(token.uses),
             admin: token.admin,
-            state: token.state.to_owned(),
+            state: match token.state {
+                GrantState::Live { .. } => "live",
+                GrantState::Expired => "expired",
+                GrantState::Revoked => "revoked",
+                GrantState::UsedUp => "used-up",
+                GrantState::Unknown => "unknown",
+            }
+            .to_owned(),
         };
         Ok(api::Tokens { tokens: self.deps().mesh.tokens().into_iter().map(row).collect() })
     }
 
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
     pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
-        let expires = std::time::Duration::from_secs(create.expires_s);
-        let made = self.deps().mesh.token_create(expires, create.uses, create.admin).await;
+        let expires_ms = create.expires_s.saturating_mul(1000);
+        let wanted = mesh::Wanted { expires_ms, uses: create.uses, admin: create.admin };
+        let made = self.deps().mesh.token_create(wanted).await;
         let made = made.map_err(|error| {
             let members = self.deps().mesh.members().borrow().clone();
-            let issuers: Vec<String> = members.iter().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+            let issuers: Vec<String> = members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
             Error::new(Kind::Refused, "no token was made")
                 .because(words(&error))
                 .next(format!("on {}: agent token create", issuers.join(" or ")))
@@ -125,7 +141,7 @@ impl App {
             token: made.text,
             expires: made.expires.to_string(),
             uses: u64::from(create.uses),
-            addresses: made.addresses,
+            addresses: made.kinds.into_iter().map(str::to_owned).collect(),
         })
     }
 
@@ -138,7 +154,7 @@ impl App {
             return Err(Error::new(kind, format!("{} tokens have the id {}", found.len(), token.id))
                 .next("agent token list"));
         };
-        let revoked = self.deps().mesh.token_revoke(&row.id).await;
+        let revoked = self.deps().mesh.token_revoke(&row.id);
         revoked.map_err(|error| {
             Error::new(Kind::Refused, "the token was not revoked").because(words(&error)).next("agent token list")
         })?;
@@ -148,6 +164,15 @@ impl App {
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
     pub async fn doctor(&self) -> Answer<api::Checks> {
         Ok(api::Checks { checks: crate::doctor::running(self.deps(), self.inner.dns) })
+    }
+}
+
+fn state(state: mesh::MemberState) -> MemberState {
+    match state {
+        mesh::MemberState::Up => MemberState::Up,
+        mesh::MemberState::Suspect => MemberState::Suspect,
+        mesh::MemberState::Down => MemberState::Down,
+        mesh::MemberState::Left => MemberState::Left,
     }
 }
 

@@ -11,6 +11,7 @@ use proto::{
     id::{HostId, MachineName, SessionId},
     session::{ChangeAction, Command, Guard, MachineReport, Phase, Proposal, Share, State},
     topology::Intent,
+    trust::{Genesis, Statement},
     wire::{
         api::{self, Error, Kind, SessionState},
         record::{Body, RecordKey},
@@ -130,7 +131,10 @@ impl App {
             self.hub().forget(session).await;
             return Err(error);
         }
-        self.deps().mesh.announce(session, name.clone(), stamp).await;
+        let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
+        if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
+            tracing::warn!(%name, %error, "the session's birth cannot be stated");
+        }
         Ok(self.applied(name.as_str(), session, &proposal))
     }
 
@@ -266,7 +270,7 @@ impl App {
         let share = self.share(session)?;
         let status = self.status_of(&share);
         let members = self.deps().mesh.members().borrow().clone();
-        let others = members.iter().filter(|member| member.is_up() && member.id != self.hub().me());
+        let others = members.up().filter(|member| member.id != self.hub().me());
         let asked = others.map(|member| {
             let (share, mesh, host) = (share.clone(), self.deps().mesh.clone(), member.id);
             let mine = self.hub().known(&share);
@@ -300,7 +304,7 @@ impl App {
                 continue;
             }
             for image in &images {
-                let there = records.get(entry.host, &RecordKey::Image(image.facts.digest));
+                let there = records.get(&(entry.host, RecordKey::Image(image.facts.digest)));
                 if let Some(Body::Image(record)) = there
                     && !record.complete
                 {
@@ -354,7 +358,7 @@ impl App {
             return false;
         }
         let members = self.deps().mesh.members().borrow().clone();
-        let others = members.iter().filter(|member| member.is_up() && member.id != self.hub().me());
+        let others = members.up().filter(|member| member.id != self.hub().me());
         let asked = others.map(|member| self.deps().mesh.call(member.id, Request::View(session), VIEW));
         let answers = futures::future::join_all(asked).await;
         // One that went away meanwhile hears of the end when it returns.

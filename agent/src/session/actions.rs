@@ -4,13 +4,12 @@
 use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use proto::{
-    facts::Fact,
-    id::{Digest, Epoch, HostId, MachineName, Name},
+    id::{Digest, Epoch, MachineName, Name},
     session::{MachineSpec, Share, reconcile::Action},
     topology::Ready,
     wire::rpc::{Answer, Request},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     host::{self, News},
@@ -123,42 +122,43 @@ async fn report_dropped(order: &Order, epoch: Epoch) -> Result<Outcome, String> 
     }
 }
 
-/// Fetches an image from the members that hold it, telling per cent and the end.
+/// Fetches an image from the members that hold it, and tells how it ended. Goes on for as long as it
+/// takes: holders come and go.
 pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>) {
     let known = inventory::images(&hub).into_iter().find(|image| image.facts.digest == digest);
-    let members = hub.deps().mesh.members().borrow().clone();
-    let away = |host: &HostId| members.is_up(*host) && *host != hub.me();
-    let holders: Vec<HostId> =
-        known.iter().flat_map(|image| &image.holders).copied().filter(|host| away(host)).collect();
-    let name = known.and_then(|image| image.names.first().cloned()).unwrap_or_else(|| digest.short());
-    if holders.is_empty() {
-        let because = format!("no member that is up holds the image {name}");
-        let _heard = news.send(News::Fetched(digest, Err(because))).await;
-        return;
-    }
+    let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
+    let wanted = images::Wanted { digest, size, arch, names: inventory::names(&hub, digest) };
+    let (holders, watched) = watch::channel(inventory::holders(&hub, digest));
     let endpoint = hub.deps().mesh.endpoint();
-    let (progress, mut seen) = tokio::sync::watch::channel(images::Progress::default());
-    let fetching = hub.deps().images.ensure(digest, size, &endpoint, &holders, progress);
-    tokio::pin!(fetching);
-    let fetched = loop {
-        // Both arms are cancel-safe: a watch keeps its value, the fetch is only polled.
-        tokio::select! {
-            done = &mut fetching => break done,
-            Ok(()) = seen.changed() => {
-                let done = seen.borrow_and_update().done;
-                let percent = u8::try_from(done.saturating_mul(100) / size.max(1)).unwrap_or(100).min(99);
-                let _heard = news.send(News::Fetching(digest, percent)).await;
-            }
-        }
+    let fetching = hub.deps().images.ensure(&wanted, watched, &endpoint);
+    let ended = tokio::select! {
+        ended = fetching => ended.map(|_| ()).map_err(|error| words(&error)),
+        () = keep_holders(&hub, digest, holders) => Err("the mesh ended".to_owned()),
+        // Dropping the fetch keeps what came; the next agent goes on.
+        () = hub.deps().stop.cancelled() => return,
     };
-    let ended = fetched.map_err(|error| words(&error)).map(|fetched| {
-        let from = |host: &HostId| members.name(*host).map_or(host.short(), |name| name.to_string());
-        let from: Vec<String> = fetched.from.iter().map(from).collect();
-        let fact = Fact::ImageReady { image: name, bytes: fetched.bytes, from: from.join(", ") };
-        // Nobody listening is no error.
-        let _heard = hub.deps().facts.send(fact);
-    });
+    // The loop has ended with the session.
     let _heard = news.send(News::Fetched(digest, ended)).await;
+}
+
+/// Tells a fetch who has the image, whenever that changes.
+async fn keep_holders(hub: &Hub, digest: Digest, holders: watch::Sender<Vec<images::Holder>>) {
+    let (mut records, mut members) = (hub.deps().mesh.records(), hub.deps().mesh.members());
+    loop {
+        let changed = tokio::select! {
+            changed = records.changed() => changed,
+            changed = members.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        let now = inventory::holders(hub, digest);
+        holders.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
 }
 
 /// Wakes the loop whenever the shim says something new.

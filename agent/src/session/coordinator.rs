@@ -6,14 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use mesh::quorum::Group;
+use mesh::{MemberView, quorum::Group};
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
     session::{State, slice, voters},
+    trust::{Statement, Tombstone},
     wire::{
         record::{Body, HeadRecord, RecordKey},
         rpc::{Answer, Request},
@@ -38,6 +39,9 @@ struct Coordinator {
     acknowledged: BTreeMap<HostId, u64>,
     deliveries: JoinSet<(HostId, Option<u64>)>,
     delivering: BTreeSet<HostId>,
+    /// When each member was last seen up; one never seen counts from this task's start.
+    heard: BTreeMap<HostId, Instant>,
+    since: Instant,
     leader: Option<HostId>,
     voters: BTreeSet<HostId>,
 }
@@ -51,6 +55,8 @@ pub async fn run(hub: Hub, session: SessionId, group: Group) {
         acknowledged: BTreeMap::new(),
         deliveries: JoinSet::new(),
         delivering: BTreeSet::new(),
+        heard: BTreeMap::new(),
+        since: Instant::now(),
         leader: None,
         voters: BTreeSet::new(),
     };
@@ -73,7 +79,7 @@ impl Coordinator {
                 _ = tick.tick() => {}
                 Some(delivered) = self.deliveries.join_next() => self.delivered(delivered),
             }
-            if self.hub.deps().mesh.tombstone(self.session) {
+            if self.hub.buried(self.session) {
                 return;
             }
             let now = lead.borrow_and_update().clone();
@@ -81,7 +87,7 @@ impl Coordinator {
             let current = state.borrow_and_update().clone();
             match current {
                 Some(state) if now.leading => self.lead(&state, now.term).await,
-                _ => self.rest(),
+                _ => self.rest().await,
             }
         }
     }
@@ -97,21 +103,21 @@ impl Coordinator {
             voters: self.voters.iter().copied().collect(),
             ended: state.ended,
         };
-        self.hub.deps().mesh.publish(RecordKey::Head(self.session), Some(Body::Head(head)));
+        self.hub.deps().mesh.publish(RecordKey::Head(self.session), Some(Body::Head(head))).await;
         self.deliver(state);
         self.keep_voters(state).await;
         self.bury(state).await;
     }
 
-    fn rest(&mut self) {
-        self.hub.deps().mesh.publish(RecordKey::Head(self.session), None);
+    async fn rest(&mut self) {
+        self.hub.deps().mesh.publish(RecordKey::Head(self.session), None).await;
         self.acknowledged.clear();
     }
 
     /// Sends every member that is up the newest share, unless it has it or one is on the way.
     fn deliver(&mut self, state: &Arc<State>) {
         let members = self.hub.deps().mesh.members().borrow().clone();
-        for member in members.iter().filter(|member| member.is_up()) {
+        for member in members.up() {
             let has = self.acknowledged.get(&member.id).copied().unwrap_or(0);
             if has >= state.version || !self.delivering.insert(member.id) {
                 continue;
@@ -150,11 +156,16 @@ impl Coordinator {
             return;
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
-        let candidate = |member: &mesh::members::Member| {
-            let silent_ms = member.silent_ms();
-            (member.id, voters::Candidate { up: member.is_up(), steady: member.steady(), silent_ms })
+        let now = Instant::now();
+        for member in members.up() {
+            self.heard.insert(member.id, now);
+        }
+        let candidate = |member: &MemberView| {
+            let silent = now.saturating_duration_since(*self.heard.get(&member.id).unwrap_or(&self.since));
+            let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+            (member.id, voters::Candidate { up: member.is_up(), steady: member.steady, silent_ms })
         };
-        let candidates = members.iter().map(candidate).collect();
+        let candidates = members.hosts.values().map(candidate).collect();
         let wanted = voters::choose(&candidates, &self.voters, self.hub.me());
         if wanted == self.voters || self.voters.is_empty() {
             return;
@@ -190,8 +201,11 @@ impl Coordinator {
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
         let heard = |host: HostId| self.acknowledged.get(&host).is_some_and(|version| *version >= state.version);
-        if members.iter().filter(|member| member.is_up()).all(|member| heard(member.id)) {
-            self.hub.deps().mesh.bury(self.session).await;
+        if members.up().all(|member| heard(member.id)) {
+            let tombstone = Tombstone { session: self.session, made: self.hub.deps().mesh.now() };
+            if let Err(error) = self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
+                tracing::warn!(session = %state.name, %error, "the session's end cannot be stated");
+            }
         }
     }
 

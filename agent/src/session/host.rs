@@ -43,8 +43,6 @@ pub enum News {
     Shim,
     /// A readiness check answered.
     Probed(MachineName, Name, bool),
-    /// An image is on its way: per cent that are here.
-    Fetching(Digest, u8),
     /// A fetch has ended.
     Fetched(Digest, Result<(), String>),
 }
@@ -71,7 +69,8 @@ struct HostLoop {
     session: SessionId,
     host: machine::Host,
     machines: BTreeMap<MachineName, Machine>,
-    images: BTreeMap<Digest, Image>,
+    /// Fetches that this session asked for.
+    fetches: BTreeSet<Digest>,
     news: mpsc::Sender<News>,
     heard: mpsc::Receiver<News>,
 }
@@ -81,7 +80,7 @@ pub async fn run(hub: Hub, session: SessionId) {
     let host = machine::Host::new(hub.deps().run.clone());
     let (news, heard) = mpsc::channel(NEWS);
     let mut this =
-        HostLoop { hub, session, host, machines: BTreeMap::new(), images: BTreeMap::new(), news, heard };
+        HostLoop { hub, session, host, machines: BTreeMap::new(), fetches: BTreeSet::new(), news, heard };
     this.adopt_all().await;
     this.run().await;
     this.machines.values_mut().for_each(Machine::release);
@@ -188,10 +187,12 @@ impl HostLoop {
         let mut shares = self.hub.shares();
         let mut records = self.hub.deps().mesh.records();
         let mut members = self.hub.deps().mesh.members();
-        let mut images = self.hub.deps().images.changes();
+        let mut images = self.hub.deps().images.watch();
+        let mut transfers = self.hub.deps().images.transfers();
+        let mut roll = self.hub.deps().mesh.roll();
         loop {
             let Some(share) = self.hub.share(self.session) else { return };
-            if self.hub.deps().mesh.tombstone(self.session) {
+            if self.hub.buried(self.session) {
                 self.clear_away().await;
                 self.hub.forget(self.session).await;
                 return;
@@ -205,6 +206,8 @@ impl HostLoop {
                 changed = records.changed() => if changed.is_err() { return },
                 changed = members.changed() => if changed.is_err() { return },
                 changed = images.changed() => if changed.is_err() { return },
+                changed = transfers.changed() => if changed.is_err() { return },
+                changed = roll.changed() => if changed.is_err() { return },
                 Some(news) = self.heard.recv() => self.hear(news),
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -223,7 +226,6 @@ impl HostLoop {
                 machine.note_end(&status, now);
             }
         }
-        self.look_at_images(share).await;
         let observed = self.observe(share);
         let mut sleep = LONGEST;
         for (name, action) in reconcile::reconcile(share, &observed, now) {
@@ -236,7 +238,7 @@ impl HostLoop {
             }
         }
         let observed = self.observe(share);
-        self.report(share, &observed, now);
+        self.report(share, &observed, now).await;
         sleep
     }
 
@@ -245,7 +247,7 @@ impl HostLoop {
         let ready = known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
         let image = |name: &MachineName| {
             let spec = share.machines.iter().find(|spec| spec.machine == *name);
-            spec.and_then(|spec| self.images.get(&spec.image)).copied().unwrap_or_default()
+            spec.map(|spec| self.image(spec)).unwrap_or_default()
         };
         let nothing = Machine::default();
         let mut machines = BTreeMap::new();
@@ -259,16 +261,18 @@ impl HostLoop {
         Observed { machines, ready: ready.collect() }
     }
 
-    async fn look_at_images(&mut self, share: &Share) {
-        let needed: BTreeSet<Digest> = share.machines.iter().map(|spec| spec.image).collect();
-        self.images.retain(|digest, _| needed.contains(digest));
-        for digest in needed {
-            let fetching = matches!(self.images.get(&digest), Some(Image::Fetching { .. }));
-            if !fetching {
-                let here = self.hub.deps().images.path(digest).is_some();
-                self.images.insert(digest, if here { Image::Complete } else { Image::Absent });
-            }
+    /// Tells how much of a machine's image is here.
+    fn image(&self, spec: &MachineSpec) -> Image {
+        let images = &self.hub.deps().images;
+        if images.path(spec.image).is_some() {
+            return Image::Complete;
         }
+        if !self.fetches.contains(&spec.image) {
+            return Image::Absent;
+        }
+        let done = images.transfers().borrow().get(&spec.image).map_or(0, |progress| progress.done);
+        let percent = done.saturating_mul(100) / spec.image_size.max(1);
+        Image::Fetching { percent: u8::try_from(percent).unwrap_or(99).min(99) }
     }
 
     fn hear(&mut self, news: News) {
@@ -284,12 +288,8 @@ impl HostLoop {
                     }
                 }
             }
-            News::Fetching(digest, percent) => {
-                self.images.insert(digest, Image::Fetching { percent });
-            }
             News::Fetched(digest, ended) => {
-                // What is here now is asked of the store at the next look.
-                self.images.remove(&digest);
+                self.fetches.remove(&digest);
                 self.fetched(digest, ended, now);
             }
             News::Done(name, outcome) => self.done(&name, outcome, now),
@@ -356,8 +356,7 @@ impl HostLoop {
                 let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
                 machine.tasks.push(tokio::spawn(check).abort_handle());
             }
-            let nic = nic::run(self.hub.clone(), self.session, spec, shim.clone());
-            machine.tasks.push(tokio::spawn(nic).abort_handle());
+            nic::attach(&self.hub, self.session, &spec, &shim);
         }
         machine.shim = Some(shim);
     }
@@ -392,14 +391,12 @@ impl HostLoop {
     }
 
     fn fetch(&mut self, spec: &MachineSpec) {
-        if matches!(self.images.get(&spec.image), Some(Image::Fetching { .. })) {
-            return;
+        if self.fetches.insert(spec.image) {
+            tokio::spawn(actions::fetch(self.hub.clone(), spec.image, spec.image_size, self.news.clone()));
         }
-        self.images.insert(spec.image, Image::Fetching { percent: 0 });
-        tokio::spawn(actions::fetch(self.hub.clone(), spec.image, spec.image_size, self.news.clone()));
     }
 
-    fn report(&mut self, share: &Share, observed: &Observed, now: Timestamp) {
+    async fn report(&mut self, share: &Share, observed: &Observed, now: Timestamp) {
         let mut reports = Vec::new();
         for spec in &share.machines {
             let Some(seen) = observed.machines.get(&spec.machine) else { continue };
@@ -418,7 +415,7 @@ impl HostLoop {
             }
             reports.push(MachineReport { machine: spec.machine.clone(), epoch: spec.epoch, phase, reason });
         }
-        self.hub.report(share.session, share.version, reports);
+        self.hub.report(share.session, share.version, reports).await;
     }
 
     /// The session is buried: whatever is still here goes.

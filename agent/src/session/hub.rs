@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use proto::{
     id::{HostId, MachineName, SessionId},
     session::{MachineReport, Share},
     wire::{
-        record::{Body, HeadRecord, RecordKey},
+        record::{Body, HeadRecord, RecordKey, SessionRecord},
         rpc::{Answer, Refusal, Request},
     },
 };
@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{coordinator, host, store::Store};
-use crate::machine::qemu::QemuFacts;
+use crate::{dns::Resolve, machine::QemuFacts};
 
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
 pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
@@ -49,6 +49,8 @@ pub struct Deps {
     pub run: PathBuf,
     /// The zone's name.
     pub zone: String,
+    /// Answers names; set once the zone is gathered.
+    pub resolve: Arc<OnceLock<Resolve>>,
     /// Ends every task; machines run on.
     pub stop: CancellationToken,
 }
@@ -132,7 +134,7 @@ impl Hub {
     }
 
     /// Replaces this host's reports of a session, and gossips them when they changed.
-    pub fn report(&self, session: SessionId, version: u64, machines: Vec<MachineReport>) {
+    pub async fn report(&self, session: SessionId, version: u64, machines: Vec<MachineReport>) {
         let changed = self.inner.reports.send_if_modified(|all| {
             if all.get(&session) == Some(&machines) {
                 return false;
@@ -140,9 +142,9 @@ impl Hub {
             Arc::make_mut(all).insert(session, machines.clone());
             true
         });
-        if changed || machines.is_empty() {
-            let body = (!machines.is_empty()).then(|| inventory_record(version, machines));
-            self.inner.deps.mesh.publish(RecordKey::Session(session), body);
+        if changed {
+            let body = (!machines.is_empty()).then(|| session_record(version, &machines));
+            self.inner.deps.mesh.publish(RecordKey::Session(session), body).await;
         }
     }
 
@@ -180,7 +182,7 @@ impl Hub {
                 std::cmp::Ordering::Greater => {}
             }
         }
-        if self.inner.deps.mesh.tombstone(share.session) {
+        if self.buried(share.session) {
             return Err(Refusal::UnknownSession);
         }
         let (store, written) = (self.inner.deps.store.clone(), share.clone());
@@ -211,8 +213,8 @@ impl Hub {
             group.shutdown().await;
         }
         let name = self.share(session).map(|share| share.name.clone());
-        self.inner.deps.mesh.publish(RecordKey::Session(session), None);
-        self.inner.deps.mesh.publish(RecordKey::Head(session), None);
+        self.inner.deps.mesh.publish(RecordKey::Session(session), None).await;
+        self.inner.deps.mesh.publish(RecordKey::Head(session), None).await;
         self.inner.deps.net.forget(session);
         let store = self.inner.deps.store.clone();
         let removed = tokio::task::spawn_blocking(move || store.remove(session)).await;
@@ -245,7 +247,7 @@ impl Hub {
             let report = if entry.host == self.me() {
                 theirs(&own)
             } else if members.is_up(entry.host) {
-                match records.get(entry.host, &RecordKey::Session(share.session)) {
+                match records.get(&(entry.host, RecordKey::Session(share.session))) {
                     Some(Body::Session(record)) => theirs(&record.machines),
                     _ => None,
                 }
@@ -266,16 +268,21 @@ impl Hub {
     pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
         let records = self.inner.deps.mesh.records().borrow().clone();
         let mut heads: BTreeMap<SessionId, (HostId, HeadRecord)> = BTreeMap::new();
-        for (host, key, body) in records.iter() {
+        for ((host, key), body) in records.iter() {
             let (RecordKey::Head(session), Body::Head(head)) = (key, body) else { continue };
             let newer = heads.get(session).is_none_or(|(_, known)| {
                 (known.recovery, known.term, known.version) < (head.recovery, head.term, head.version)
             });
             if newer {
-                heads.insert(*session, (host, head.clone()));
+                heads.insert(*session, (*host, head.clone()));
             }
         }
         heads
+    }
+
+    /// Tells whether a statement says that the session has ended and nothing of it is left.
+    pub fn buried(&self, session: SessionId) -> bool {
+        self.inner.deps.mesh.roll().borrow().set.tombstones().any(|tombstone| tombstone.session == session)
     }
 
     /// Names the coordinator of a session as far as this host can tell.
@@ -333,20 +340,19 @@ impl Hub {
 }
 
 /// Fits reports into one gossip record: reasons are shortened first, then left out.
-fn inventory_record(version: u64, machines: Vec<MachineReport>) -> Body {
-    let longest = [200, 80, 30, 0];
-    for limit in longest {
-        let mut machines = machines.clone();
-        for report in &mut machines {
-            report.reason = report.reason.take().filter(|_| limit > 0).map(|reason| reason.chars().take(limit).collect());
-        }
-        let body = Body::Session(proto::wire::record::SessionRecord { version, machines });
-        let size = postcard::to_stdvec(&body).map_or(usize::MAX, |bytes| bytes.len());
-        if size < proto::limits::MAX_RECORD_BYTES / 2 || limit == 0 {
-            return body;
-        }
-    }
-    unreachable!("the last limit always fits the loop's condition")
+fn session_record(version: u64, machines: &[MachineReport]) -> Body {
+    let shortened = |limit: usize| {
+        let cut = |reason: &String| reason.chars().take(limit).collect();
+        let short = |report: &MachineReport| MachineReport {
+            reason: report.reason.as_ref().filter(|_| limit > 0).map(cut),
+            ..report.clone()
+        };
+        Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
+    };
+    let fits = |body: &Body| {
+        postcard::to_stdvec(body).is_ok_and(|bytes| bytes.len() < proto::limits::MAX_RECORD_BYTES / 2)
+    };
+    [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

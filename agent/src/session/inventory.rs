@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use images::Holder;
+use mesh::{MemberView, PathKind};
 use proto::{
     id::{Digest, HostId, SessionId},
     session::{HostFacts, ImageFacts, Inventory},
@@ -17,8 +19,8 @@ pub fn gather(hub: &Hub, session: SessionId) -> Inventory {
     let members = hub.deps().mesh.members().borrow().clone();
     let records = hub.deps().mesh.records().borrow().clone();
     let mut hosts = BTreeMap::new();
-    for member in members.iter() {
-        let Some(Body::Host(record)) = records.get(member.id, &RecordKey::Host) else { continue };
+    for member in members.hosts.values() {
+        let Some(Body::Host(record)) = records.get(&(member.id, RecordKey::Host)) else { continue };
         let others = record.memory_used_mib.iter().filter(|(of, _)| **of != session).map(|(_, mib)| mib);
         let facts = HostFacts {
             name: member.name.clone(),
@@ -68,7 +70,7 @@ pub fn images(hub: &Hub) -> Vec<KnownImage> {
     let records = hub.deps().mesh.records().borrow().clone();
     let mut known: BTreeMap<Digest, KnownImage> = BTreeMap::new();
     let mut given: BTreeMap<String, (Timestamp, Digest)> = BTreeMap::new();
-    for (host, key, body) in records.iter() {
+    for ((host, key), body) in records.iter() {
         let (RecordKey::Image(digest), Body::Image(record)) = (key, body) else { continue };
         let entry = known.entry(*digest).or_insert_with(|| KnownImage {
             facts: ImageFacts { digest: *digest, size: record.size, arch: record.arch.clone() },
@@ -77,7 +79,7 @@ pub fn images(hub: &Hub) -> Vec<KnownImage> {
             holders: Vec::new(),
         });
         if record.complete {
-            entry.holders.push(host);
+            entry.holders.push(*host);
         }
         for (name, when) in &record.names {
             let newest = given.entry(name.clone()).or_insert((*when, *digest));
@@ -92,4 +94,38 @@ pub fn images(hub: &Hub) -> Vec<KnownImage> {
     let mut images: Vec<KnownImage> = known.into_values().collect();
     images.sort_by(|a, b| (a.names.first(), a.facts.digest).cmp(&(b.names.first(), b.facts.digest)));
     images
+}
+
+/// Gives every name of an image with the moment it was given, from whoever has it.
+pub fn names(hub: &Hub, digest: Digest) -> BTreeMap<String, Timestamp> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let mut names = BTreeMap::new();
+    for ((_, key), body) in records.iter() {
+        if let (RecordKey::Image(of), Body::Image(record)) = (key, body)
+            && *of == digest
+        {
+            names.extend(record.names.clone());
+        }
+    }
+    names
+}
+
+/// Lists the other members that are up and have an image or part of it.
+pub fn holders(hub: &Hub, digest: Digest) -> Vec<Holder> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let members = hub.deps().mesh.members().borrow().clone();
+    let holder = |member: &MemberView| {
+        let record = match records.get(&(member.id, RecordKey::Image(digest))) {
+            Some(Body::Image(record)) if member.id != hub.me() => record,
+            _ => return None,
+        };
+        Some(Holder {
+            id: mesh::identity::endpoint_id(&member.id)?,
+            name: member.name.to_string(),
+            complete: record.complete,
+            direct: member.path.as_ref().is_some_and(|path| path.kind == PathKind::Direct),
+            rtt_ms: member.rtt_ms(),
+        })
+    };
+    members.up().filter_map(holder).collect()
 }
