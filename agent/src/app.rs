@@ -1,9 +1,11 @@
 //! What the local API can ask of the daemon, as one cheap handle. Routes call these methods and
 //! nothing else, so that this list is all the power a user of the socket has.
 
+use std::{collections::BTreeMap, path::Path};
+
 use proto::{
-    id::{MachineName, SessionId},
-    topology::Intent,
+    id::{MachineName, Name, SessionId},
+    topology::{Diagnostic, Intent, Topology},
     wire::api::{self, Error, Kind},
 };
 use tokio::{
@@ -11,7 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::facts;
+use crate::{config::Config, data::DataDir, facts};
 
 /// Bytes both ways: a console, or a connection into a machine.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -182,18 +184,57 @@ impl App {
     }
 }
 
+/// Makes a mesh of one host in `data`, without a daemon.
+pub fn init(
+    _data: &DataDir,
+    _name: Name,
+    _mesh: Name,
+    _tags: BTreeMap<String, String>,
+) -> Answer<api::Initialised> {
+    not_built()
+}
+
+/// Joins a mesh without a daemon.
+pub async fn join(_data: &DataDir, _request: api::JoinRequest) -> Answer<api::Joined> {
+    not_built()
+}
+
+/// Reads a topology, with every mistake it has.
+pub fn parse_topology(_text: &str) -> (Option<Topology>, Vec<Diagnostic>) {
+    (None, Vec::new())
+}
+
+/// Is the parent of one machine until that ends.
+pub fn shim(_dir: &Path) -> Answer<()> {
+    not_built()
+}
+
 /// What `agent run` was asked for.
 #[derive(Debug)]
 pub struct Run {
     /// Where everything is kept.
-    pub data: crate::data::DataDir,
+    pub data: DataDir,
     /// The settings.
-    pub config: crate::config::Config,
+    pub config: Config,
     /// A token to join with first, and the name to take.
     pub join: Option<api::JoinRequest>,
 }
 
 /// Runs the daemon until it is told to stop; machines go on running.
-pub async fn run(_run: Run) -> Answer<()> {
-    not_built()
+pub async fn run(run: Run) -> Answer<()> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::new(Kind::Failed, "the agent cannot run").because(error).next("agent doctor")
+    };
+    tracing::debug!(config = ?run.config, joins = run.join.is_some(), "starting");
+    let host = cli_name();
+    let (log, recorder) = facts::open(&run.data.facts(), &host).map_err(|error| failed(&error))?;
+    let (_facts, heard) = tokio::sync::broadcast::channel(1024);
+    tokio::spawn(recorder.run(heard, || proto::time::Timestamp(0)));
+    let listener = crate::api::listen(&run.data.socket()).map_err(|error| failed(&error))?;
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    crate::api::serve(listener, App::new(log), stop).await.map_err(|error| failed(&error))
+}
+
+fn cli_name() -> Name {
+    "this".parse().expect("it is a name")
 }
