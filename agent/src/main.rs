@@ -9,6 +9,7 @@ mod config;
 mod data;
 mod doctor;
 mod facts;
+mod openssh;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -81,7 +81,11 @@ fn list(rows: &[&MachineRow]) -> String {
 /// Writes `SESSION/MACHINE`, with the id where another session has the same name.
 fn full_name(row: &MachineRow, among: &[&MachineRow]) -> String {
     let twin = among.iter().any(|other| other.session == row.session && other.session_id != row.session_id);
-    if twin { format!("{}/{}", row.session_id, row.name) } else { format!("{}/{}", row.session, row.name) }
+    if twin {
+        format!("{}/{}", row.session_id.short(), row.name)
+    } else {
+        format!("{}/{}", row.session, row.name)
+    }
 }
 
 /// Names a machine in full, for a request.

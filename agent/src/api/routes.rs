@@ -23,7 +23,10 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{RAW, find_machine, find_session, resolve};
+use super::{
+    RAW,
+    resolve::{self, find_machine, find_session},
+};
 use crate::{
     app::{App, Pipe, Telling},
     facts::Log,
@@ -229,7 +232,7 @@ async fn console(State(app): App_, Query(of): OfMachine, request: Request) -> Re
 }
 
 /// Answers 101 and joins the connection with `pipe`, byte for byte.
-fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
+pub(super) fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
     let mut pipe = match pipe {
         Ok(pipe) => pipe,
         Err(error) => return refusal(error),

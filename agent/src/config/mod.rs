@@ -8,7 +8,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use merge::{Layers, Origin, Setting};
+pub use merge::{DEFAULT, Layers, Setting};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

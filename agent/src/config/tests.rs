@@ -40,6 +40,7 @@ fn the_later_layer_wins_and_says_so() {
             &["policy.cpus=4", "dns.port = 5353"],
         ),
         expect![[r#"
+            steady = auto (default)
             policy.machines = true (default)
             policy.cpus = 4 (--set)
             policy.memory = 4GiB (config.toml:4)
@@ -49,7 +50,6 @@ fn the_later_layer_wins_and_says_so() {
             listen.port = 7440 (default)
             dns.port = 5353 (--set)
             dns.zone = mesh.internal (default)
-            steady = auto (default)
             tags.room = cellar (environment AGENT_TAGS)
             tags.floor = 2 (environment AGENT_TAGS)
         "#]],
