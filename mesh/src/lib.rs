@@ -1,1 +1,3 @@
 //! mesh
+
+pub mod link;
