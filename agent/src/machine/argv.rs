@@ -21,10 +21,13 @@ pub fn argv(launch: &Launch, facts: &QemuFacts, paths: &Paths) -> Vec<OsString> 
     args.pair("-uuid", launch.uuid());
     // Without graphics the firmware talks on the serial console.
     args.pair("-machine", format!("{},graphics=off", facts.machine));
-    args.pair("-accel", match facts.accelerator {
-        Accelerator::Kvm => "kvm",
-        Accelerator::Tcg => "tcg,thread=multi",
-    });
+    args.pair(
+        "-accel",
+        match facts.accelerator {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg,thread=multi",
+        },
+    );
     args.pair("-cpu", facts.cpu.as_str());
     args.pair("-smp", spec.cpus.to_string());
     args.pair("-m", format!("size={}M", spec.memory_mib));

@@ -1,7 +1,7 @@
 //! A machine's own disk: an empty qcow2 layer over the read-only image. Made once, kept until the
 //! machine is removed: it may hold what the user cannot get back.
 
-use std::{fs, io, path::Path, process::Stdio, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
@@ -43,6 +43,7 @@ pub async fn create(facts: &QemuFacts, base: &Path, overlay: &Path, size: u64) -
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(DiskError::Refused(words));
     }
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
     fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, overlay)?;
     Ok(())

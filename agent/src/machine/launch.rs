@@ -92,7 +92,9 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     private(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
     let lock = try_lock(&paths).map_err(|error| LaunchError::Io("lock the machine's directory", error))?;
-    drop(lock.ok_or(LaunchError::Running)?);
+    let lock = lock.ok_or(LaunchError::Running)?;
+    bury(&paths).await?;
+    drop(lock);
     if !intent.base.is_file() {
         return Err(LaunchError::NoImage(intent.base.clone()));
     }
@@ -142,7 +144,7 @@ async fn started(paths: Paths, intent: &Launch, mut child: Child) -> Result<Shim
             break shim;
         }
         if let Ok(Some(_)) = child.try_wait() {
-            return Err(LaunchError::Ended(why_ended(&paths, child.id())));
+            return Err(LaunchError::Ended(why_ended(&paths)));
         }
         if Instant::now() >= deadline {
             return Err(silent());
@@ -166,7 +168,7 @@ async fn started(paths: Paths, intent: &Launch, mut child: Child) -> Result<Shim
     Ok(shim)
 }
 
-fn why_ended(paths: &Paths, _pid: Option<u32>) -> String {
+fn why_ended(paths: &Paths) -> String {
     let status: Option<ShimStatus> = record::load(&paths.status()).ok().flatten();
     if let Some(ending) = status.and_then(|status| status.ended) {
         return ending.reason;
@@ -184,10 +186,7 @@ pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError>
     let deadline = Instant::now() + FIND;
     loop {
         if let Some(_lock) = try_lock(&paths).map_err(read)? {
-            // Nobody lives here. What is written tells whom to look for.
-            if let Some(last) = record::load::<ShimStatus>(&paths.status()).map_err(read)? {
-                handle::last_words(&paths, last).await.map_err(read)?;
-            }
+            bury(&paths).await?;
             return Ok(None);
         }
         if let Ok(shim) = Shim::connect(paths.clone()).await {
@@ -199,6 +198,16 @@ pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError>
         }
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Makes sure that what the last shim left behind is dead, and writes its ending down. The caller has
+/// the lock, so no shim lives here; what is written tells whom to look for.
+async fn bury(paths: &Paths) -> Result<(), LaunchError> {
+    let wrong = |error| LaunchError::Io("end what is left of the machine's last start", error);
+    if let Some(last) = record::load::<ShimStatus>(&paths.status()).map_err(wrong)? {
+        handle::last_words(paths, last).await.map_err(wrong)?;
+    }
+    Ok(())
 }
 
 /// Ends the machine in `dir`, if it runs, and deletes everything it had.

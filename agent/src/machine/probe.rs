@@ -31,7 +31,8 @@ pub async fn ready(shim: &Shim, port: u16, probe: &Probe) -> bool {
 async fn http(mut stream: UnixStream, path: &str) -> io::Result<bool> {
     // A name of the topology's file must not become a second header.
     let path: String = path.chars().filter(|c| !c.is_control() && *c != ' ').collect();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mesh\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mesh\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut line = [0; STATUS_LINE_BYTES];
     stream.read_exact(&mut line).await?;

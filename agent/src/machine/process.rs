@@ -54,7 +54,10 @@ impl Process {
         // Only now: the pidfd holds on to one process, and this tells which.
         match u32::try_from(self.pid).map(Process::of) {
             Ok(Ok(seen)) if seen.start == self.start => {
-                Ok(Some(Living { pidfd: AsyncFd::with_interest(pidfd, Interest::READABLE)? }))
+                // Owned here until it is dropped, which is all that the newer, `unsafe` form asks for.
+                #[allow(deprecated)]
+                let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+                Ok(Some(Living { pidfd }))
             }
             _ => Ok(None),
         }

@@ -58,7 +58,9 @@ pub struct QemuFacts {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// A program is not installed.
-    #[error("{program} is not installed (Debian, Ubuntu: apt install {package}; Fedora: dnf install {program})")]
+    #[error(
+        "{program} is not installed (Debian, Ubuntu: apt install {package}; Fedora: dnf install {program})"
+    )]
     Missing {
         /// The program.
         program: String,
@@ -115,9 +117,8 @@ pub async fn probe(cache: &Path) -> Result<QemuFacts, ProbeError> {
         return Ok(cached.facts);
     }
     let facts = tokio::time::timeout(WITHIN * 2, ask(&program, &disk_tool)).await;
-    let facts = facts.unwrap_or_else(|_| {
-        Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into())))
-    })?;
+    let facts = facts
+        .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
     let cached = Cached { boot, kernel, program: program_id, facts };
     record::store(cache, &cached)?;
     Ok(cached.facts)
@@ -177,9 +178,7 @@ async fn ask(program: &Path, disk_tool: &Path) -> Result<QemuFacts, ProbeError> 
     let (tried, machine) = (program.to_owned(), facts.machine.clone());
     let verdict = tokio::task::spawn_blocking(move || prove_kvm(&tried, &machine, NATIVE_CPU)).await;
     match verdict.map_err(io::Error::other)?? {
-        Verdict::Fast => {
-            Ok(QemuFacts { accelerator: Accelerator::Kvm, cpu: NATIVE_CPU.into(), ..facts })
-        }
+        Verdict::Fast => Ok(QemuFacts { accelerator: Accelerator::Kvm, cpu: NATIVE_CPU.into(), ..facts }),
         Verdict::Refused(because) => Ok(QemuFacts { refused: Some(because), ..facts }),
     }
 }
@@ -203,8 +202,7 @@ struct Answers {
 fn conclude(program: &Path, disk_tool: &Path, answers: &Answers) -> Result<(QemuFacts, bool), ProbeError> {
     let number = |part: &str| answers.version["qemu"][part].as_u64().unwrap_or(0);
     let version = format!("{}.{}.{}", number("major"), number("minor"), number("micro"));
-    let lacks =
-        |lacks| ProbeError::Lacks { program: program.to_owned(), version: version.clone(), lacks };
+    let lacks = |lacks| ProbeError::Lacks { program: program.to_owned(), version: version.clone(), lacks };
     let named = |list: &Value, name: &str| items(list).iter().any(|item| item["name"] == name);
 
     // Enum values are the only names that the schema does not hide.
@@ -220,7 +218,8 @@ fn conclude(program: &Path, disk_tool: &Path, answers: &Answers) -> Result<(Qemu
         return Err(lacks("its translator (TCG)"));
     }
     let q35 = items(&answers.machines).iter().find(|machine| machine["alias"] == "q35");
-    let machine = q35.and_then(|machine| machine["name"].as_str()).ok_or_else(|| lacks("machine type q35"))?;
+    let machine =
+        q35.and_then(|machine| machine["name"].as_str()).ok_or_else(|| lacks("machine type q35"))?;
     let facts = QemuFacts {
         program: program.to_owned(),
         disk_tool: disk_tool.to_owned(),

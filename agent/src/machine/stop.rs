@@ -48,7 +48,12 @@ mod tests {
         }
         use Step::*;
         let wanted = [
-            (s(0), PowerDown), (s(3), PowerDown), (s(6), PowerDown), (s(9), PowerDown), (s(10), Quit), (s(15), Kill),
+            (s(0), PowerDown),
+            (s(3), PowerDown),
+            (s(6), PowerDown),
+            (s(9), PowerDown),
+            (s(10), Quit),
+            (s(15), Kill),
         ];
         assert_eq!(steps, wanted);
     }
