@@ -15,7 +15,6 @@ mod doctor;
 mod facts;
 mod forward;
 mod machine;
-mod openssh;
 mod session;
 mod zone;
 
