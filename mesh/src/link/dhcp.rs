@@ -24,6 +24,8 @@ pub(super) struct Answer {
     pub message: Vec<u8>,
     /// Whether the guest has its address already, so that the answer can be sent to it.
     pub unicast: bool,
+    /// Whether the guest has its address from now on.
+    pub leased: bool,
 }
 
 /// What a guest says that matters for the answer. Read lazily and raw: dhcproto's full decoder
@@ -103,7 +105,8 @@ pub(super) fn answer(config: &EdgeConfig, message: &[u8]) -> Option<Answer> {
     let unicast = kind == MessageType::Ack && message.ciaddr() == config.guest_address;
     let mut bytes = reply.to_vec().ok()?;
     bytes.resize(bytes.len().max(BOOTP_BYTES), 0);
-    Some(Answer { message: bytes, unicast })
+    let leased = lease && kind == MessageType::Ack;
+    Some(Answer { message: bytes, unicast, leased })
 }
 
 /// What a guest should know, besides its address.

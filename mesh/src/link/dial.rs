@@ -28,8 +28,11 @@ use super::{EdgeConfig, Effect, frame};
 pub const WINDOW: usize = 128 * 1024;
 /// Connections into one guest at once: 32 MiB of buffers at worst.
 const MAX_DIALS: usize = 128;
-/// A guest on this wire answers a SYN in milliseconds; a booting one gets a few repeats.
+/// A guest on this wire answers in milliseconds; one that boots meanwhile is worth a moment.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A SYN that a booting guest did not hear is said again after this, then twice as long, and so on:
+/// sooner than smoltcp's second, because readiness waits for it, but patient with a slow guest.
+const REPEAT: Duration = Duration::from_millis(200);
 /// A silent guest is asked whether it still lives...
 const KEEP_ALIVE: SmolDuration = SmolDuration::from_secs(30);
 /// ...and given up after this long, which outlasts a pause for a live move or a loaded host.
@@ -66,7 +69,10 @@ pub(super) struct Dials {
 struct Flow {
     socket: SocketHandle,
     port: u16,
+    target: u16,
     since: Instant,
+    /// When the attempt is made again, and how long it is waited for then.
+    repeat: (Instant, Duration),
     open: bool,
     /// Bytes that the caller can still take.
     credit: usize,
@@ -110,7 +116,6 @@ impl Dials {
         let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
-        socket.set_timeout(Some(SmolDuration::from_micros(CONNECT_WITHIN.as_micros() as u64)));
         let local = (self.gateway, self.free_port());
         if socket.connect(self.interface.context(), (self.guest, port), local).is_err() {
             return effects.push(unavailable);
@@ -118,7 +123,9 @@ impl Dials {
         let flow = Flow {
             socket: self.sockets.add(socket),
             port: local.1,
+            target: port,
             since: now,
+            repeat: (now + REPEAT, REPEAT * 2),
             open: false,
             credit: WINDOW,
             queued: 0,
@@ -126,6 +133,12 @@ impl Dials {
             we_ended: false,
         };
         self.flows.insert(id, flow);
+        self.poll(now, effects);
+    }
+
+    /// Tries all that is unanswered again, because the guest's network has just come up.
+    pub fn wake(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.flows.values_mut().for_each(|flow| flow.repeat = (now, REPEAT));
         self.poll(now, effects);
     }
 
@@ -174,13 +187,17 @@ impl Dials {
         if self.flows.is_empty() {
             return None;
         }
-        let delay = self.interface.poll_delay(self.smol(now), &self.sockets)?;
-        Some(now + Duration::from_micros(delay.total_micros()))
+        let delay = self.interface.poll_delay(self.smol(now), &self.sockets);
+        let delay = delay.map(|delay| now + Duration::from_micros(delay.total_micros()));
+        let unanswered = self.flows.values().filter(|flow| !flow.open);
+        let repeat = unanswered.map(|flow| flow.repeat.0.min(flow.since + CONNECT_WITHIN)).min();
+        [delay, repeat].into_iter().flatten().min()
     }
 
     /// Lets time pass, sends what is due, and reports what changed.
     pub fn poll(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let at = self.smol(now);
+        self.repeat(now);
         self.interface.poll(at, &mut self.wire, &mut self.sockets);
         let mut gone = Vec::new();
         let mut read = false;
@@ -201,6 +218,26 @@ impl Dials {
             self.interface.poll(at, &mut self.wire, &mut self.sockets);
         }
         effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
+    }
+
+    /// Makes unanswered attempts anew. The port is a new one too: the guest may have heard the old
+    /// attempt, and a second SYN of other numbers on the same port would confuse it.
+    fn repeat(&mut self, now: Instant) {
+        let due = |flow: &Flow| !flow.open && flow.repeat.0 <= now;
+        let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| due(flow)).map(|(&id, _)| id).collect();
+        for id in ids {
+            let local = (self.gateway, self.free_port());
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            let socket = self.sockets.get_mut::<tcp::Socket>(flow.socket);
+            if socket.state() != State::SynSent {
+                continue;
+            }
+            flow.port = local.1;
+            flow.repeat = (now + flow.repeat.1, flow.repeat.1 * 2);
+            socket.abort();
+            // The same addresses were accepted before; if not, the closed socket is reported.
+            let _ = socket.connect(self.interface.context(), (self.guest, flow.target), local);
+        }
     }
 
     fn free_port(&mut self) -> u16 {
@@ -225,12 +262,15 @@ impl Flow {
     fn observe(&mut self, id: u64, socket: &mut tcp::Socket, now: Instant, to: &mut Vec<Effect>) -> bool {
         let state = socket.state();
         if !self.open {
+            let late = now.saturating_duration_since(self.since) >= CONNECT_WITHIN;
             match state {
-                State::SynSent | State::SynReceived => return true,
+                State::SynSent | State::SynReceived if !late => return true,
+                State::SynSent | State::SynReceived => {
+                    to.push(Effect::DialFailed { id, because: DialError::TimedOut });
+                    return false;
+                }
                 State::Closed => {
-                    let late = now.saturating_duration_since(self.since) >= CONNECT_WITHIN;
-                    let because = if late { DialError::TimedOut } else { DialError::Refused };
-                    to.push(Effect::DialFailed { id, because });
+                    to.push(Effect::DialFailed { id, because: DialError::Refused });
                     return false;
                 }
                 _ => {

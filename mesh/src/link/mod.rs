@@ -230,6 +230,7 @@ impl Edge {
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let to = &mut effects;
+        let heard = self.heard;
         match event {
             Event::Frame(frame) => self.frame(frame, now, to),
             Event::Packet(packet) => self.packet(&packet, to),
@@ -241,6 +242,9 @@ impl Edge {
             Event::DialReset { id } => self.dials.reset(id, now, to),
             Event::Tick => self.dials.poll(now, to),
         }
+        if self.heard && !heard {
+            self.dials.wake(now, to);
+        }
         effects
     }
 
@@ -249,7 +253,7 @@ impl Edge {
         self.dials.deadline(now)
     }
 
-    /// Says whether the guest has ever used its address: its network is up.
+    /// Says whether the guest has ever taken or used its address: its network is up.
     pub fn heard(&self) -> bool {
         self.heard
     }
@@ -394,6 +398,7 @@ impl Edge {
         let towards = if answer.unicast { self.towards } else { self.towards.broadcast() };
         let frame = towards.udp((dhcp::SERVER_PORT, dhcp::CLIENT_PORT), &answer.message);
         to.extend(frame.map(Effect::ToGuest));
+        self.heard |= answer.leased;
     }
 
     fn dns_query(&mut self, port: u16, message: &[u8], now: Instant, to: &mut Vec<Effect>) {

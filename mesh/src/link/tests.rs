@@ -341,6 +341,20 @@ fn dhcp_acknowledges_only_the_planned_address() {
     assert!(dhcp(MessageType::Release, ME, vec![]).starts_with("nothing"));
 }
 
+#[test]
+fn a_granted_lease_means_that_the_network_is_up() {
+    let (mut edge, now) = edge();
+    for (kind, up) in [(MessageType::Discover, false), (MessageType::Request, true)] {
+        let zero = Ipv4Addr::UNSPECIFIED;
+        let mut question = Message::new_with_id(42, zero, zero, zero, zero, &GUEST);
+        question.opts_mut().insert(DhcpOption::MessageType(kind));
+        question.opts_mut().insert(DhcpOption::RequestedIpAddress(ME.into()));
+        let frame = udp([0; 4], [255; 4], (68, 67), 64, &question.to_vec().unwrap());
+        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        assert_eq!(edge.heard(), up);
+    }
+}
+
 proptest! {
     #[test]
     fn hostile_frames_do_no_harm(

@@ -199,6 +199,52 @@ fn a_silent_guest_is_given_up_in_time() {
 }
 
 #[test]
+fn a_guest_that_comes_up_during_a_dial_is_reached_within_a_moment() {
+    for silent_ms in [10, 300, 1_500, 3_000] {
+        let mut lab = Lab::new();
+        lab.wire.unplugged = true;
+        lab.on(Event::Dial { id: 5, port: 80 });
+        while lab.now - lab.start < Duration::from_millis(silent_ms) {
+            lab.wait();
+        }
+        assert_eq!(lab.seen(), []);
+        lab.wire.unplugged = false;
+        let asks = etherparse::ArpEthIpv4Packet {
+            operation: etherparse::ArpOperation::REQUEST,
+            sender_mac: GUEST,
+            sender_ipv4: ME,
+            target_mac: [0; 6],
+            target_ipv4: ME,
+        };
+        let mut announcement = Vec::new();
+        etherparse::PacketBuilder::ethernet2(GUEST, [0xff; 6])
+            .arp(asks.to_arp_packet())
+            .write_to_vec(&mut announcement)
+            .unwrap();
+        lab.on(Event::Frame(BytesMut::from(&announcement[..])));
+        assert_eq!(lab.seen(), [Effect::Dialed { id: 5 }], "after {silent_ms} ms of silence");
+        lab.on(data("hello"));
+        assert_eq!(lab.guest().recv_queue(), 5);
+    }
+}
+
+#[test]
+fn a_silent_guest_is_asked_again_and_again_but_rarer() {
+    let mut lab = Lab::new();
+    lab.wire.unplugged = true;
+    lab.on(Event::Dial { id: 5, port: 80 });
+    let mut at = Vec::new();
+    while lab.seen.is_empty() {
+        let before = lab.edge.deadline(lab.now).unwrap();
+        lab.wait();
+        if lab.now >= before {
+            at.push((lab.now - lab.start).as_millis());
+        }
+    }
+    assert!(at.starts_with(&[200, 600, 1400]) && at.len() < 10, "{at:?}");
+}
+
+#[test]
 fn a_guest_that_vanishes_is_noticed() {
     let mut lab = Lab::connected();
     lab.wire.unplugged = true;
