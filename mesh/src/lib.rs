@@ -1,1 +1,2 @@
 //! mesh
+pub mod quorum;
