@@ -27,6 +27,7 @@ mod members;
 pub mod net;
 mod path;
 mod pins;
+pub mod quorum;
 mod reach;
 mod relay;
 mod relays;
