@@ -259,12 +259,8 @@ impl Found<'_> {
     }
 
     fn machine(&self, label: &str, kind: Kind) -> Answer {
-        let machines = self.directory.groups.values().flat_map(|group| &group.machines);
-        let Some(entry) = label
-            .parse::<MachineName>()
-            .ok()
-            .and_then(|machine| machines.clone().find(|entry| entry.machine == machine))
-        else {
+        let machine = label.parse::<MachineName>().ok();
+        let Some(entry) = machine.and_then(|machine| self.directory.find(&machine)) else {
             return Answer::NoName;
         };
         match self.view {
@@ -340,8 +336,7 @@ fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Answer {
         }
         View::Guest(own) => match zone.sessions.get(&own).filter(|session| !session.ended) {
             Some(session) if session.directory.subnet.contains(address) => {
-                let mut machines = session.directory.groups.values().flat_map(|group| &group.machines);
-                let entry = machines.find(|entry| entry.address == address);
+                let entry = session.directory.machines().find(|entry| entry.address == address);
                 entry.map(|entry| format!("{}.{}", entry.machine, session.name))
             }
             _ => return Answer::Refused,
