@@ -195,3 +195,6 @@ fn unreachable(socket: &Path, error: &io::Error) -> Error {
     };
     Error::new(Kind::Unreachable, "the agent does not run here").because(because).next(next)
 }
+
+#[cfg(test)]
+mod tests;

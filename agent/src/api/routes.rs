@@ -232,7 +232,7 @@ async fn console(State(app): App_, Query(of): OfMachine, request: Request) -> Re
 }
 
 /// Answers 101 and joins the connection with `pipe`, byte for byte.
-pub(super) fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
+pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
     let mut pipe = match pipe {
         Ok(pipe) => pipe,
         Err(error) => return refusal(error),
@@ -264,7 +264,7 @@ async fn image_pull(State(app): App_, Body_(pull): Body_<api::ImagePull>) -> Res
 
 /// Answers one JSON line per step, the last one with the result. A client that goes away ends the
 /// work: its future is dropped with the body.
-fn steps<T, F>(work: impl FnOnce(Telling) -> F) -> Response
+pub fn steps<T, F>(work: impl FnOnce(Telling) -> F) -> Response
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -286,6 +286,10 @@ where
                 done = &mut work => break done,
             }
         };
+        // What was told in the same breath as the end.
+        while let Ok(progress) = told.try_recv() {
+            drop(lines.send(line(&Step::<T>::Progress(progress))).await);
+        }
         let last = last.map_or_else(Step::Error, Step::Done);
         drop(lines.send(line(&last)).await);
     };
@@ -294,13 +298,14 @@ where
 
 /// Answers the facts after `since`, one JSON line each; goes on with `follow`.
 async fn events(State(app): App_, Query(wanted): Query<Since>) -> Response {
-    let log = app.facts().clone();
-    let since = wanted.since.unwrap_or(0);
-    let kept = stream::iter(log.after(since));
-    if !wanted.follow {
-        return json_lines(kept.map(|event| line(&event)));
+    events_body(app.facts().clone(), wanted.since.unwrap_or(0), wanted.follow)
+}
+
+pub fn events_body(log: Log, since: u64, follows: bool) -> Response {
+    if follows {
+        return json_lines(follow(log, since).map(|event| line(&event)));
     }
-    json_lines(follow(log, since).map(|event| line(&event)))
+    json_lines(stream::iter(log.after(since)).map(|event| line(&event)))
 }
 
 fn follow(log: Log, since: u64) -> impl futures::Stream<Item = Event> {

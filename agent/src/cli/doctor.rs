@@ -56,7 +56,7 @@ pub fn in_words(checks: &Checks, width: Option<u16>) -> String {
     let mut text = table(&["", "CHECK", "SEEN"], checks.checks.iter().map(row), width);
     for check in &checks.checks {
         if let Some(mend) = &check.mend {
-            text.push_str(&format!("\n{}: {mend}", check.name));
+            text.push_str(&format!("\nmend {}: {mend}", check.name));
         }
     }
     text

@@ -51,7 +51,8 @@ pub fn unreadable(path: &Path, error: &io::Error) -> Error {
 /// Tells a command line that clap refused, in our three lines.
 pub fn usage(error: &clap::Error) -> Error {
     let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told = |line: &&str| !line.is_empty() && !line.starts_with("For more information");
+    let mut lines = text.lines().map(str::trim).filter(told);
     let what = lines.next().unwrap_or("the command line is wrong").trim_start_matches("error: ").to_owned();
     let rest: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
     let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("agent");

@@ -20,7 +20,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
         Verb::List => {
             let hosts: Hosts = cx.client.get("/v1/hosts").await?;
-            cx.ui.show(&hosts, |hosts, width| in_words(hosts, width));
+            cx.ui.show(&hosts, in_words);
             Ok(Exit::WELL)
         }
     }

@@ -81,7 +81,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         }
         Verb::List => {
             let images: Images = cx.client.get("/v1/images").await?;
-            cx.ui.show(&images, |images, width| in_words(images, width));
+            cx.ui.show(&images, in_words);
         }
         Verb::Remove { image } => {
             let removed: Named = cx.client.post("/v1/image/remove", &Named { id: image }).await?;

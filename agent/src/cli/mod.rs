@@ -47,18 +47,20 @@ use ui::Ui;
 /// router it sits behind. `agent session up topology.toml` then runs virtual machines spread over
 /// them, with a private network and a name for each, such as web.shop.mesh.internal.
 #[derive(Debug, Parser)]
-#[command(name = "agent", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLE)]
+#[command(name = "agent", version,  arg_required_else_help = true, disable_help_subcommand = true, after_help = EXAMPLE)]
 pub struct Cli {
     /// Print one JSON object on stdout; an error is one JSON line on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// Where this host keeps everything [default: AGENT_DATA_DIR, else /var/lib/agent as root, else
     /// ~/.local/share/agent]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     data_dir: Option<PathBuf>,
     #[command(subcommand)]
     noun: Noun,
 }
+
+const EVERYWHERE: &str = "Everywhere";
 
 const EXAMPLE: &str = "\
 Example, two computers and one topology:

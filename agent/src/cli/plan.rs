@@ -89,8 +89,16 @@ pub fn in_words(report: &PlanReport, width: Option<u16>) -> String {
     for fetch in &report.fetch {
         let _ = writeln!(text, "fetch: {} of {} to {}", bytes(fetch.bytes), fetch.image, fetch.host);
     }
+    if !report.obstacles.is_empty() {
+        return text;
+    }
     let all: u64 = report.fetch.iter().map(|fetch| fetch.bytes).sum();
-    let _ = writeln!(text, "in all {} inside the mesh     index {}", bytes(all), report.index);
+    let _ = writeln!(
+        text,
+        "fetch: {} inside the mesh, nothing from outside     index {}",
+        bytes(all),
+        report.index
+    );
     let notes = report.notes.iter().map(String::as_str).filter(|note| *note != HOLD);
     for note in [HOLD].into_iter().chain(notes) {
         let _ = writeln!(text, "note: {note}");

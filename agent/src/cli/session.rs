@@ -17,11 +17,11 @@ use crate::client::quoted;
 pub enum Verb {
     /// Show what `up` would do, and change nothing
     ///
-    /// + is created, ~ changed, - removed, = kept; then the hosts that were not chosen and why, and
-    /// what travels. Ends with 4 when something stands in the way, with 2 when the file is wrong.
+    /// The marks: + created, ~ changed, - removed, = kept. Below are the hosts that were not chosen
+    /// and why, and what travels. Ends with 4 when something stands in the way, with 2 when the file
+    /// is wrong.
     #[command(
-        after_help = "Example:\n  agent session plan topology.toml\n  agent session plan topology.toml --json | jq .obstacles",
-        verbatim_doc_comment
+        after_help = "Example:\n  agent session plan topology.toml\n  agent session plan topology.toml --json | jq .obstacles"
     )]
     Plan {
         /// The topology file

@@ -67,7 +67,7 @@ async fn enter(cx: &Cx, args: &Args) -> Result<ExitStatus, Error> {
     let program = std::env::current_exe().map_err(stay)?;
     let way = way(&program, cx.data.path(), &access);
     let mut ssh = Command::new("ssh");
-    ssh.args(options(&place.0, &way, &access)).arg(&alias(&access)).args(&args.command);
+    ssh.args(options(&place.0, &way, &access)).arg(alias(&access)).args(&args.command);
     let missing = |error: io::Error| {
         Error::new(Kind::Failed, "ssh cannot be started")
             .because(error)

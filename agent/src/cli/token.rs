@@ -52,7 +52,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         }
         Verb::List => {
             let tokens: Tokens = cx.client.get("/v1/tokens").await?;
-            cx.ui.show(&tokens, |tokens, width| in_words(tokens, width));
+            cx.ui.show(&tokens, in_words);
         }
         Verb::Revoke { id } => {
             let revoked: Named = cx.client.post("/v1/token/revoke", &Named { id }).await?;
