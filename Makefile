@@ -67,6 +67,7 @@ lint: rust deny
 	$(CARGO) deny --all-features check bans licenses sources
 
 test: packages nextest build
+	@images/guests/tiny/test/run
 	@$(MAKE) --no-print-directory -s tiny >/dev/null
 	AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) $(CARGO) nextest run --workspace
 
