@@ -1,13 +1,28 @@
-//! The one program. Here only what must come before everything else: the shim's own subcommand.
+//! The program `agent`: one binary that is daemon, command line and the parent of a machine.
+//! Nothing is decided here; `cli` reads the command line and hands on. The shim comes before it: it
+//! must own its main thread and start no runtime of the CLI's.
 
-use std::process::ExitCode;
+mod api;
+mod app;
+mod cli;
+mod client;
+mod config;
+mod daemon;
+mod data;
+mod disk;
+mod dns;
+mod doctor;
+mod facts;
+mod forward;
+mod machine;
+mod openssh;
+mod session;
+mod zone;
 
-pub mod machine;
-
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.split_first() {
         Some((verb, rest)) if verb == "shim" => machine::shim::main(rest),
-        _ => ExitCode::FAILURE,
+        _ => cli::main(),
     }
 }

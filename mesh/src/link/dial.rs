@@ -320,3 +320,6 @@ impl phy::TxToken for Transmit<'_> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,7 @@ mod dhcp;
 mod dial;
 mod frame;
 mod port;
+pub mod split;
 #[cfg(test)]
 mod tests;
 

@@ -9,6 +9,18 @@
 //! - `reconcile`: (share, observed) -> actions;
 //! - `voters`: how many voters, and which hosts.
 
+pub mod difference;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod order;
+pub mod overlay;
+pub mod plan;
+pub mod reconcile;
+pub mod schedule;
+pub mod slice;
+pub mod state;
+pub mod voters;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
