@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 // The program's own module: a binary has no library that a test could link.
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/machine/mod.rs"]
 mod machine;
 
@@ -28,6 +28,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
+
+/// A line of a file that is larger than what one connection has under way.
+const PAGE: &[u8] = b"from the topology, so many times that it does not fit into a window\n";
+const BIG: usize = 3800;
 
 /// What one test has: its own directories and the QEMU of this host.
 struct Bench {
@@ -82,7 +86,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["echo \"$GREETING\" > /srv/www/greeting".into()],
-        files: vec![("/srv/www/file".into(), 0o644, None, b"from the topology\n".to_vec())],
+        files: vec![("/srv/www/file".into(), 0o644, None, PAGE.repeat(BIG))],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,
@@ -191,6 +195,17 @@ async fn a_guest_that_does_not_shut_down_is_quit_and_its_ending_is_on_disk() {
     assert!(shim.status().borrow().ended.is_some() || !alive(&shim.status().borrow().shim));
     assert!(!bench.machine().exists());
     assert_eq!(std::fs::read_dir(&bench.host.run).unwrap().count(), 0, "sockets are left");
+}
+
+#[tokio::test]
+async fn a_qemu_that_hears_nothing_is_killed_in_the_end() {
+    let Some(bench) = bench(None).await else { return };
+    let shim = bench.launch().await;
+    let qemu = shim.status().borrow().qemu.clone().unwrap();
+    assert!(Command::new("kill").args(["-STOP", &qemu.pid.to_string()]).status().unwrap().success());
+    let ending = within(30, shim.stop(Duration::ZERO)).await.unwrap();
+    assert_eq!(ending.reason, "killed; neither the guest nor QEMU ended in time");
+    assert!(!ending.clean && !alive(&qemu));
 }
 
 #[tokio::test]
@@ -303,7 +318,8 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
     assert!(!machine::probe::ready(&shim, 8080, &Probe::Http("/nowhere".into())).await);
     assert!(machine::probe::ready(&shim, 22, &Probe::Tcp).await);
     assert_eq!(shim.dial(9).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-    assert_eq!(page(&shim, "/file").await, "from the topology\n");
+    let (one, two) = tokio::join!(page(&shim, "/file"), page(&shim, "/file"));
+    assert!(one.as_bytes() == PAGE.repeat(BIG) && two == one, "{} and {} bytes", one.len(), two.len());
     assert_eq!(page(&shim, "/greeting").await, "it's \"here\"\n");
 
     // A packet from a neighbour comes back through the packet port, also when the agent is another one.
@@ -312,6 +328,14 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
         let answer = within(30, ping(&mut port)).await;
         assert_eq!(answer[20], 0, "an echo reply");
     }
+    // Typed on the console: a reboot is the guest's own affair, QEMU and shim run on.
+    let before = status.borrow_and_update().clone();
+    let mut console = shim.console().await.unwrap();
+    console.write_all(b"\nreboot -f\n").await.unwrap();
+    within(30, status.wait_for(|status| !status.booted)).await.unwrap();
+    within(120, status.wait_for(|status| status.booted)).await.unwrap();
+    assert_eq!(status.borrow().clone(), before);
+
     let ending = within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
     assert_eq!((ending.reason.as_str(), ending.clean), ("stopped", true));
 }

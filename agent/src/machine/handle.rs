@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::codec::Framed;
 
 use super::{
-    process::Process,
+    process::{self, Process},
     record::{self, Ending, Paths, ShimStatus},
     wire::{self, Wish},
 };
@@ -162,12 +162,9 @@ pub(super) async fn last_words(paths: &Paths, last: ShimStatus) -> io::Result<Op
     }
     // Its parent's death has killed it already, unless the kernel was not asked in time.
     bury(status.qemu.as_ref()).await?;
-    let ending = Ending {
-        reason: "its shim was killed".into(),
-        clean: false,
-        asked: false,
-        accelerator_doubted: false,
-    };
+    let rebooted = status.shim.boot != process::boot()?;
+    let reason = if rebooted { "the host was started again" } else { "its shim was killed" };
+    let ending = Ending { reason: reason.into(), clean: false, asked: false, accelerator_doubted: false };
     let status = ShimStatus { ended: Some(ending), ..status };
     record::store(&paths.status(), &status)?;
     clean(paths);

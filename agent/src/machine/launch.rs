@@ -94,6 +94,8 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     let lock = try_lock(&paths).map_err(|error| LaunchError::Io("lock the machine's directory", error))?;
     let lock = lock.ok_or(LaunchError::Running)?;
     bury(&paths).await?;
+    // From here on the file speaks of this start only.
+    forget(&paths.status()).map_err(|error| LaunchError::Io("forget the last start", error))?;
     drop(lock);
     if !intent.base.is_file() {
         return Err(LaunchError::NoImage(intent.base.clone()));
@@ -200,6 +202,12 @@ pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError>
     }
 }
 
+/// Tells what became of the last start of the machine in `dir`; `None` when there was none.
+pub fn last(host: &Host, dir: &Path) -> Result<Option<ShimStatus>, LaunchError> {
+    record::load(&Paths::new(dir, &host.run).status())
+        .map_err(|error| LaunchError::Io("read what became of the machine", error))
+}
+
 /// Makes sure that what the last shim left behind is dead, and writes its ending down. The caller has
 /// the lock, so no shim lives here; what is written tells whom to look for.
 async fn bury(paths: &Paths) -> Result<(), LaunchError> {
@@ -264,6 +272,13 @@ pub(super) fn try_lock(paths: &Paths) -> io::Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

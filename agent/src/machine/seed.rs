@@ -4,8 +4,6 @@
 //! The instance id is the machine's, not the incarnation's: cloud-init runs its first-boot steps once
 //! a disk, and a machine that starts again on its old disk is not set up twice.
 
-use std::fmt::Write;
-
 use data_encoding::BASE64;
 
 use super::{openssh, record::Launch};
@@ -53,49 +51,53 @@ fn network_config(launch: &Launch) -> String {
 
 fn user_data(launch: &Launch) -> String {
     let spec = &launch.spec;
-    let machine = &spec.machine;
-    let mut text = String::from("#cloud-config\n");
-    // Writing to a String cannot fail.
-    let mut line = |line: std::fmt::Arguments<'_>| drop(writeln!(text, "{line}"));
-    line(format_args!("hostname: {machine}"));
-    line(format_args!("fqdn: {machine}.{}", launch.domain()));
-    line(format_args!("prefer_fqdn_over_hostname: false"));
-    line(format_args!("ssh_pwauth: false"));
-    // `machine ssh` logs in as root when the topology names no user.
-    line(format_args!("disable_root: {}", spec.user.is_some()));
+    let machine = spec.machine.to_string();
+    let mut lines = vec![
+        "#cloud-config".to_owned(),
+        format!("hostname: {machine}"),
+        format!("fqdn: {machine}.{}", launch.domain()),
+        "prefer_fqdn_over_hostname: false".into(),
+        "ssh_pwauth: false".into(),
+        // `machine ssh` logs in as root when the topology names no user.
+        format!("disable_root: {}", spec.user.is_some()),
+    ];
     if let Some(user) = &spec.user {
-        line(format_args!("user:\n  name: {user}"));
+        lines.extend(["user:".into(), format!("  name: {user}")]);
     }
     if !spec.ssh_keys.is_empty() {
-        line(format_args!("ssh_authorized_keys:"));
-        spec.ssh_keys.iter().for_each(|key| line(format_args!("  - {}", plain(key))));
+        lines.push("ssh_authorized_keys:".into());
+        lines.extend(spec.ssh_keys.iter().map(|key| format!("  - {}", plain(key))));
     }
-    line(format_args!("ssh_deletekeys: true\nssh_genkeytypes: [ed25519]\nssh_keys:"));
-    line(format_args!("  ed25519_private: |"));
-    let name = machine.to_string();
-    let private = openssh::private_file(&spec.host_key_seed, &name);
-    private.lines().for_each(|part| line(format_args!("    {part}")));
-    line(format_args!("  ed25519_public: {}", openssh::public_line(&spec.host_key_seed, &name)));
-
+    lines.extend(["ssh_deletekeys: true", "ssh_genkeytypes: [ed25519]", "ssh_keys:"].map(str::to_owned));
+    lines.push("  ed25519_private: |".into());
+    let private = openssh::private_file(&spec.host_key_seed, &machine);
+    lines.extend(private.lines().map(|line| format!("    {line}")));
+    lines.push(format!("  ed25519_public: {}", openssh::public_line(&spec.host_key_seed, &machine)));
     let files = files(launch);
     if !files.is_empty() {
-        line(format_args!("write_files:"));
+        lines.push("write_files:".into());
     }
-    for (path, mode, owner, bytes) in files {
-        line(format_args!("  - path: {}", quoted(&path)));
-        line(format_args!("    permissions: \"{mode:04o}\""));
-        if let Some(owner) = owner {
-            // Users exist only after the first pass over the files.
-            line(format_args!("    owner: {}\n    defer: true", quoted(&owner)));
-        }
-        line(format_args!("    encoding: b64\n    content: {}", BASE64.encode(&bytes)));
-    }
+    files.iter().for_each(|file| write_file(&mut lines, file));
     if !spec.setup.is_empty() {
-        line(format_args!("runcmd:\n  - [sh, {SETUP}]"));
+        lines.extend(["runcmd:".into(), format!("  - [sh, {SETUP}]")]);
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
 }
 
+fn write_file(lines: &mut Vec<String>, (path, mode, owner, bytes): &GuestFile) {
+    lines.push(format!("  - path: {}", quoted(path)));
+    lines.push(format!("    permissions: \"{mode:04o}\""));
+    if let Some(owner) = owner {
+        lines.push(format!("    owner: {}", quoted(owner)));
+        // Users exist only after the first pass over the files.
+        lines.push("    defer: true".into());
+    }
+    lines.push("    encoding: b64".into());
+    lines.push(format!("    content: {}", BASE64.encode(bytes)));
+}
+
+/// Path, mode, owner, content.
 type GuestFile = (String, u32, Option<String>, Vec<u8>);
 
 /// Gives the topology's files, and those that carry its environment and commands.

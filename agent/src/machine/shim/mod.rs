@@ -39,6 +39,7 @@ mod ending;
 mod guard;
 mod network;
 mod serve;
+mod streams;
 
 /// How long QEMU may take to open its sockets on a loaded host.
 const ATTACH: Duration = Duration::from_secs(30);
@@ -161,9 +162,12 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
                 Supervised { qmp: links.qmp, events: links.events, stops, signs, happen, doubts };
             supervise(&mut child, supervised, &status, &mut seen).await?;
         }
+        // Its sockets break some moments before it is seen to end; then its exit says more than they do.
         Some(Err(error)) => {
-            seen.failure = Some(error.to_string());
-            child.start_kill()?;
+            if timeout(LAST_WORD, child.wait()).await.is_err() {
+                seen.failure = Some(error.to_string());
+                child.start_kill()?;
+            }
         }
         None => {}
     }

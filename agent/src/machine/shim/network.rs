@@ -3,41 +3,34 @@
 //! waits for anybody: a queue that is full loses frames, as a wire does. Streams never lose bytes: their
 //! edge gives no more than their window.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
-use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, PortCodec, PortMessage, WINDOW, codec};
+use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, PortMessage, WINDOW};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::UnixStream,
     sync::{Semaphore, mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
-use tokio_util::codec::{Encoder, FramedRead, FramedWrite};
 
-use super::super::{
-    record::{Launch, Paths},
-    wire::{Answer, write_line},
+use super::{
+    super::{
+        record::{Launch, Paths},
+        wire::{Answer, write_line},
+    },
+    streams,
 };
 
 /// Happenings that wait for the edge. Senders wait when it is full, so a guest is slowed down.
 const MAX_HAPPENINGS: usize = 512;
 /// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
 const MAX_QUEUED: usize = 512;
-/// Between two attempts to reach QEMU's network card.
-const AGAIN: Duration = Duration::from_millis(200);
 /// How long one attempt to get an answer out of a guest that is booting lasts. The next begins at once.
 const KNOCK: Duration = Duration::from_secs(1);
 /// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
 const KNOCK_PORT: u16 = 7;
 /// A guest that uses its address for so long and answers no knock drops them: it has a firewall.
 const FIREWALLED: Duration = Duration::from_secs(10);
-/// Bytes of one read from a dialled connection.
-const PIECE_BYTES: usize = 16 * 1024;
 
 /// What the network shows of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +103,7 @@ impl Wires {
 /// Carries the network for as long as the shim lives.
 pub async fn carry(wires: Wires, mut happenings: Happenings) {
     let (to_nic, frames) = mpsc::channel(MAX_QUEUED);
-    tokio::spawn(carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
+    tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
     let now = std::time::Instant::now();
     let mut hub = Hub {
         edge: Edge::new(wires.config.clone(), now),
@@ -219,8 +212,8 @@ impl Hub {
                 let (queue, queued) = mpsc::channel(MAX_QUEUED);
                 self.agent = Some(queue);
                 let (read, write) = stream.into_split();
-                let writing = tokio::spawn(write_all(FramedWrite::new(write, PortCodec), queued));
-                tokio::spawn(hear_agent(read, self.happen.clone(), writing));
+                let writing = tokio::spawn(streams::write_agent(write, queued));
+                tokio::spawn(streams::hear_agent(read, self.happen.clone(), writing));
             }
             Happening::FromAgent(PortMessage::Packet(packet)) => self.event(Event::Packet(packet)).await,
             Happening::FromAgent(PortMessage::Dns { id, message }) => {
@@ -251,8 +244,8 @@ impl Hub {
         match effect {
             // A full queue loses it, as a wire would; TCP of both sides copes.
             Effect::ToGuest(frame) => drop(self.to_nic.try_send(frame)),
-            Effect::Packet(packet) => self.to_agent(PortMessage::Packet(packet)),
-            Effect::DnsQuery { id, message } => self.to_agent(PortMessage::Dns { id, message }),
+            Effect::Packet(packet) => self.tell_agent(PortMessage::Packet(packet)),
+            Effect::DnsQuery { id, message } => self.tell_agent(PortMessage::Dns { id, message }),
             Effect::Dialed { id } => self.dialled(id).await,
             Effect::DialFailed { id, because } => self.failed(id, because).await,
             Effect::DialData { id, bytes } => self.output(id, Some(bytes)),
@@ -266,7 +259,7 @@ impl Hub {
         }
     }
 
-    fn to_agent(&mut self, message: PortMessage) {
+    fn tell_agent(&mut self, message: PortMessage) {
         // An agent that is away or too slow loses packets.
         if let Some(agent) = &self.agent
             && let Err(mpsc::error::TrySendError::Closed(_)) = agent.try_send(message)
@@ -298,8 +291,8 @@ impl Hub {
         let (read, write) = stream.into_split();
         let room = Arc::new(Semaphore::new(WINDOW));
         let (output, outputs) = mpsc::unbounded_channel();
-        tokio::spawn(read_dial(id, read, room.clone(), self.happen.clone()));
-        tokio::spawn(write_dial(id, write, outputs, self.happen.clone()));
+        tokio::spawn(streams::read_dial(id, read, room.clone(), self.happen.clone()));
+        tokio::spawn(streams::write_dial(id, write, outputs, self.happen.clone()));
         self.dials.insert(id, Dial::Open(Open { output, room }));
     }
 
@@ -372,126 +365,5 @@ impl Hub {
             change(signs);
             before != *signs
         });
-    }
-}
-
-/// Keeps the wire to QEMU's network card; connects again whenever it breaks.
-async fn carry_nic(
-    mut nic: UnixStream,
-    path: PathBuf,
-    mut frames: mpsc::Receiver<Bytes>,
-    happen: mpsc::Sender<Happening>,
-) {
-    loop {
-        let (read, write) = nic.into_split();
-        let mut incoming = FramedRead::new(read, codec());
-        let mut outgoing = FramedWrite::new(write, codec());
-        // Both may be dropped half-way: the wire is broken then, and a frame with it.
-        tokio::select! {
-            () = write_queued(&mut outgoing, &mut frames) => {}
-            () = async {
-                while let Some(Ok(frame)) = incoming.next().await {
-                    if happen.send(Happening::Frame(frame)).await.is_err() {
-                        return;
-                    }
-                }
-            } => {}
-        }
-        if frames.is_closed() || happen.is_closed() {
-            return;
-        }
-        nic = loop {
-            sleep(AGAIN).await;
-            if let Ok(nic) = UnixStream::connect(&path).await {
-                break nic;
-            }
-        };
-    }
-}
-
-/// Writes what is queued, as much as there is at a time, until the wire breaks or the queue is closed.
-async fn write_queued<T, C>(wire: &mut FramedWrite<OwnedWriteHalf, C>, queue: &mut mpsc::Receiver<T>)
-where
-    C: Encoder<T, Error = io::Error>,
-{
-    while let Some(first) = queue.recv().await {
-        let mut next = Some(first);
-        while let Some(item) = next {
-            if wire.feed(item).await.is_err() {
-                return;
-            }
-            next = queue.try_recv().ok();
-        }
-        if SinkExt::<T>::flush(wire).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn write_all(mut wire: FramedWrite<OwnedWriteHalf, PortCodec>, mut queue: mpsc::Receiver<PortMessage>) {
-    write_queued(&mut wire, &mut queue).await;
-}
-
-/// Passes the agent's messages on. `writing` ends with it, so that a gone agent is noticed at once.
-async fn hear_agent(
-    read: OwnedReadHalf,
-    happen: mpsc::Sender<Happening>,
-    writing: tokio::task::JoinHandle<()>,
-) {
-    let mut messages = FramedRead::new(read, PortCodec);
-    while let Some(Ok(message)) = messages.next().await {
-        // An agent that was replaced is no longer listened to.
-        if writing.is_finished() || happen.send(Happening::FromAgent(message)).await.is_err() {
-            break;
-        }
-    }
-    writing.abort();
-}
-
-/// Reads from a caller as much as the guest takes.
-async fn read_dial(id: u64, mut read: OwnedReadHalf, room: Arc<Semaphore>, happen: mpsc::Sender<Happening>) {
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let Ok(permit) = room.acquire().await else { return };
-        let most = (1 + room.available_permits()).min(PIECE_BYTES);
-        let event = match read.read(&mut piece[..most]).await {
-            Ok(0) => Event::DialEnd { id },
-            Err(_) => Event::DialReset { id },
-            Ok(count) => {
-                // Only this task takes permits, so those that were counted are there.
-                permit.forget();
-                room.forget_permits(count - 1);
-                Event::DialData { id, bytes: Bytes::copy_from_slice(&piece[..count]) }
-            }
-        };
-        let last = !matches!(event, Event::DialData { .. });
-        if happen.send(Happening::Dialled(event)).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Writes to a caller what the guest sends, and makes room for more.
-async fn write_dial(
-    id: u64,
-    mut write: OwnedWriteHalf,
-    mut outputs: mpsc::UnboundedReceiver<Option<Bytes>>,
-    happen: mpsc::Sender<Happening>,
-) {
-    while let Some(output) = outputs.recv().await {
-        let done = match output {
-            Some(bytes) => match write.write_all(&bytes).await {
-                Ok(()) => Event::DialRoom { id, bytes: bytes.len() },
-                Err(_) => Event::DialReset { id },
-            },
-            None => match write.shutdown().await {
-                Ok(()) => continue,
-                Err(_) => Event::DialReset { id },
-            },
-        };
-        let last = matches!(done, Event::DialReset { .. });
-        if happen.send(Happening::Dialled(done)).await.is_err() || last {
-            return;
-        }
     }
 }
