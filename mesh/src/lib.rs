@@ -24,10 +24,12 @@ pub mod identity;
 mod inbound;
 mod join;
 mod keeper;
+pub mod link;
 mod members;
-
+pub mod net;
 mod path;
 mod pins;
+pub mod quorum;
 mod reach;
 mod relay;
 mod relays;

@@ -63,6 +63,18 @@ pub struct MemberView {
     pub record: Option<HostRecord>,
 }
 
+impl MemberView {
+    /// Tells whether it is there.
+    pub fn is_up(&self) -> bool {
+        self.state == MemberState::Up
+    }
+
+    /// Gives the round trip to it in milliseconds, when there is a path.
+    pub fn rtt_ms(&self) -> Option<f64> {
+        self.path.as_ref().map(|path| path.rtt_ms)
+    }
+}
+
 /// All members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Members {
@@ -76,6 +88,21 @@ impl Members {
     /// Finds a member by its label.
     pub fn by_name(&self, name: &Name) -> Option<&MemberView> {
         self.hosts.values().find(|member| member.name == *name)
+    }
+
+    /// Finds a member by its id.
+    pub fn get(&self, host: HostId) -> Option<&MemberView> {
+        self.hosts.get(&host)
+    }
+
+    /// Gives a member's label.
+    pub fn name(&self, host: HostId) -> Option<Name> {
+        self.get(host).map(|member| member.name.clone())
+    }
+
+    /// Tells whether a host is a member that is there.
+    pub fn is_up(&self, host: HostId) -> bool {
+        self.get(host).is_some_and(MemberView::is_up)
     }
 
     /// Lists the members that are there.
