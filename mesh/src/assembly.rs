@@ -16,7 +16,6 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
-    limits::{MAX_RAFT_BYTES, MAX_RPC_BYTES},
     time::Timestamp,
     trust::{RefusedBecause, Statement},
     wire::{
@@ -25,18 +24,18 @@ use proto::{
     },
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    answer::{self, Answering, Inbound, RaftInbound},
     cache::Cache,
     endpoint::{self, BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
-    inbound::Inlet,
     join::{self, door::Door},
     keeper::Keeper,
     members::Members,
@@ -44,7 +43,7 @@ use crate::{
     reach,
     relay::{Doorkeeper, Relay, Serve},
     relays::Relays,
-    roster::{self, Roll, Roster},
+    roster::{Roll, Roster},
     rpc::{self, Exchange, RpcError},
     swarm::{self, Streams},
     tokens::{self, Made, TokenView, TokensError, Wanted},
@@ -60,30 +59,6 @@ pub struct Config {
     pub serve: Serve,
     /// What this host says about itself; name, tags, reach and issuer are filled in here.
     pub about: HostRecord,
-}
-
-/// A request of another member.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Who asks.
-    pub from: HostId,
-    /// What.
-    pub request: Request,
-    /// Where the answer goes; dropped = none.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// A Raft message of another member.
-#[derive(Debug)]
-pub struct RaftInbound {
-    /// Who sends it.
-    pub from: HostId,
-    /// Of which session.
-    pub session: SessionId,
-    /// The message.
-    pub frame: Vec<u8>,
-    /// Where the answer goes; dropped = none.
-    pub answer: oneshot::Sender<Vec<u8>>,
 }
 
 /// Who handles what comes in.
@@ -200,7 +175,7 @@ impl Mesh {
     /// Asks another member.
     pub async fn call(&self, to: HostId, request: Request, within: Duration) -> Result<Answer, RpcError> {
         let bytes = proto::seal::encode(&request);
-        let answer = self.ask(rpc_exchange(), to, bytes, within).await?;
+        let answer = self.ask(answer::rpc_exchange(), to, bytes, within).await?;
         postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
     }
 
@@ -213,7 +188,7 @@ impl Mesh {
         within: Duration,
     ) -> Result<Vec<u8>, RpcError> {
         let bytes = [&session.0[..], &frame].concat();
-        self.ask(raft_exchange(), to, bytes, within).await
+        self.ask(answer::raft_exchange(), to, bytes, within).await
     }
 
     async fn ask(
@@ -282,14 +257,6 @@ impl Mesh {
     }
 }
 
-fn rpc_exchange() -> Exchange {
-    Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES }
-}
-
-fn raft_exchange() -> Exchange {
-    Exchange { protocol: rpc::RAFT, limit: MAX_RAFT_BYTES }
-}
-
 /// Binds and puts everything together. Nothing runs until the future is polled.
 pub async fn build(
     config: Config,
@@ -353,8 +320,8 @@ pub async fn build(
         parts.spawn(part("swarm", run_swarm));
         parts.spawn(part("gossip", run_gossip));
         parts.spawn(part("keeper", keeper.run()));
-        parts.spawn(part("requests", serve_requests(rpc_inlet, answering)));
-        parts.spawn(part("raft messages", serve_raft(raft_inlet, raft)));
+        parts.spawn(part("requests", answer::serve_requests(rpc_inlet, answering)));
+        parts.spawn(part("raft messages", answer::serve_raft(raft_inlet, raft)));
         let ended = tokio::select! { // cancel-safe: a token and a join set
             () = inner_stop.cancelled() => Ok(()),
             Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
@@ -452,55 +419,4 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
             reach::relay_address(&addresses).or(any)
         }
     }
-}
-
-#[derive(Clone)]
-struct Answering {
-    roster: Arc<Roster>,
-    door: Door,
-    requests: mpsc::Sender<Inbound>,
-}
-
-impl Answering {
-    async fn answer(self, from: HostId, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let answer = match postcard::from_bytes(&bytes).ok()? {
-            Request::Ping => Answer::Done,
-            Request::Statements(packed) => {
-                let theirs = roster::unpack(&packed);
-                // Taken after the answer is made: what they sent is not sent back.
-                let lacking = self.roster.beyond(&theirs);
-                self.roster.take(theirs);
-                Answer::Statements(roster::pack(&lacking))
-            }
-            Request::Join { transcript, proof } => {
-                let at_their_door = transcript.member == from;
-                let decide = || self.door.decide(&transcript, &proof);
-                Answer::Join(Box::new(at_their_door.then(decide)?))
-            }
-            request => {
-                let (answer, answered) = oneshot::channel();
-                self.requests.send(Inbound { from, request, answer }).await.ok()?;
-                answered.await.ok()?
-            }
-        };
-        Some(proto::seal::encode(&answer))
-    }
-}
-
-async fn serve_requests(inlet: Inlet, answering: Answering) {
-    rpc::serve(inlet, MAX_RPC_BYTES, move |from, bytes| answering.clone().answer(from, bytes)).await;
-}
-
-async fn serve_raft(inlet: Inlet, raft: mpsc::Sender<RaftInbound>) {
-    rpc::serve(inlet, MAX_RAFT_BYTES, move |from, bytes| {
-        let raft = raft.clone();
-        async move {
-            let (session, frame) = bytes.split_first_chunk::<16>()?;
-            let (answer, answered) = oneshot::channel();
-            let inbound = RaftInbound { from, session: SessionId(*session), frame: frame.to_vec(), answer };
-            raft.send(inbound).await.ok()?;
-            answered.await.ok()
-        }
-    })
-    .await;
 }

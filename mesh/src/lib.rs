@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer;
 mod assembly;
 mod cache;
 mod dialer;
@@ -39,7 +40,8 @@ mod swarm;
 mod tokens;
 mod wire;
 
-pub use assembly::{Config, Handlers, Inbound, Mesh, MeshError, RaftInbound, build};
+pub use answer::{Inbound, RaftInbound};
+pub use assembly::{Config, Handlers, Mesh, MeshError, build};
 pub use endpoint::Ports;
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
