@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use iroh::{
     Endpoint,
     address_lookup::memory::MemoryLookup,
-    protocol::{DynProtocolHandler, Router},
+    protocol::{DynProtocolHandler, Router, RouterBuilder},
 };
 use proto::{
     facts::Fact,
@@ -303,7 +304,7 @@ pub async fn build(
         members: members_tx,
         facts,
         ways: ways_tx,
-        silent: Default::default(),
+        heard: Default::default(),
     };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
@@ -315,34 +316,51 @@ pub async fn build(
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
-    let (rpc_inlet, raft_inlet, raft) = (built.rpc, built.raft, handlers.raft);
-    let (ending, inner_stop) = (endpoint.clone(), stop.clone());
-    let run = async move {
-        let router = router.spawn();
-        let mut parts = JoinSet::new();
-        parts.spawn(part("swarm", run_swarm));
-        parts.spawn(part("gossip", run_gossip));
-        parts.spawn(part("keeper", keeper.run()));
-        parts.spawn(part("requests", answer::serve_requests(rpc_inlet, answering)));
-        parts.spawn(part("raft messages", answer::serve_raft(raft_inlet, raft)));
-        let ended = tokio::select! { // cancel-safe: a token and a join set
-            () = inner_stop.cancelled() => Ok(()),
-            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
-        };
-        // First those that dial: a dial under way would keep the endpoint from closing.
-        parts.shutdown().await;
-        close(router, &ending, relay).await;
-        stopped_tx.send_replace(true);
-        ended
-    };
+    let parts = vec![
+        part("swarm", run_swarm),
+        part("gossip", run_gossip),
+        part("keeper", keeper.run()),
+        part("requests", answer::serve_requests(built.rpc, answering)),
+        part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
+    ];
+    let running =
+        Running { router, endpoint: endpoint.clone(), relay, stop: stop.clone(), stopped: stopped_tx };
+    let run = running.run(parts);
     let inner =
         Inner { identity, endpoint, roster, streams, gossip, about, reach, members, serves, stop, stopped };
     Ok((Mesh { inner: Arc::new(inner) }, run))
 }
 
-async fn part(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
-    run.await;
-    name
+type Part = BoxFuture<'static, &'static str>;
+
+fn part(name: &'static str, run: impl Future<Output = ()> + Send + 'static) -> Part {
+    run.map(move |()| name).boxed()
+}
+
+/// What runs, and what ends with it.
+struct Running {
+    router: RouterBuilder,
+    endpoint: Endpoint,
+    relay: Option<Relay>,
+    stop: CancellationToken,
+    stopped: watch::Sender<bool>,
+}
+
+impl Running {
+    async fn run(self, all: Vec<Part>) -> Result<(), MeshError> {
+        let router = self.router.spawn();
+        let mut parts: JoinSet<&'static str> = all.into_iter().collect();
+        // Cancel-safe: a token and a join set.
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
+        };
+        // First those that dial: a dial under way would keep the endpoint from closing.
+        parts.shutdown().await;
+        close(router, &self.endpoint, self.relay).await;
+        self.stopped.send_replace(true);
+        ended
+    }
 }
 
 /// Connections first, so that everybody hears the goodbye; then the relay, which carries some of them.
