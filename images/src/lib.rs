@@ -34,6 +34,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use catalogue::Giving;
 pub use error::ImageError;
+pub use iroh_blobs::ALPN;
 pub use fetch::Wanted;
 pub use holders::Holder;
 pub use import::Imported;

@@ -20,6 +20,7 @@ mod endpoint;
 mod gate;
 mod gossip;
 pub mod identity;
+mod inbound;
 mod join;
 mod keeper;
 pub mod link;

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{Cx, Done, error::Exit};
-use crate::{client::quoted, openssh};
+use crate::{client::quoted, machine::openssh};
 
 /// Enter a machine, or run a command in it
 ///
@@ -148,7 +148,7 @@ impl Place {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place.0.join(name));
             file.and_then(|mut file| file.write_all(text.as_bytes()))
         };
-        write("key", openssh::private(seed, &access.session))?;
+        write("key", openssh::private_file(seed, &access.session))?;
         write("known_hosts", format!("{} {}\n", alias(access), access.host_key))?;
         Ok(place)
     }

@@ -90,7 +90,12 @@ fn directory(hosts: &[HostId]) -> Directory {
         user: None,
     });
     let group =
-        GroupEntry { services: BTreeMap::new(), needs: BTreeSet::new(), machines: machines.collect() };
+        GroupEntry {
+            services: BTreeMap::new(),
+            http: BTreeSet::new(),
+            needs: BTreeSet::new(),
+            machines: machines.collect(),
+        };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     Directory { subnet, groups: BTreeMap::from([("web".parse().unwrap(), group)]) }
 }

@@ -19,6 +19,7 @@ fn routes() -> Routes {
     };
     let group = GroupEntry {
         services: BTreeMap::new(),
+        http: BTreeSet::new(),
         needs: BTreeSet::new(),
         machines: vec![entry(1, HERE, 2), entry(2, THERE, 5), entry(3, HERE, 1)],
     };
