@@ -871,6 +871,19 @@ fn services_are_named_by_group_session_and_service() {
 }
 
 #[test]
+fn secrets_are_not_in_debug_text() {
+    let join = JoinRequest { token: "hush".into(), name: None };
+    let made = TokenCreated {
+        id: "3f".into(),
+        token: "hush".into(),
+        expires: String::new(),
+        uses: 1,
+        addresses: Vec::new(),
+    };
+    assert!(!format!("{join:?} {made:?}").contains("hush"));
+}
+
+#[test]
 fn verbs_are_what_they_say() {
     let Noun::Machine(machine::Verb::Dial { machine, port }) =
         parse("machine dial shop/web-1 22").unwrap().noun
