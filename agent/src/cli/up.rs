@@ -249,3 +249,6 @@ pub(super) fn what_lacks(progress: &UpProgress) -> String {
     }
     lacks.join(", ")
 }
+
+#[cfg(test)]
+mod tests;
