@@ -1,7 +1,7 @@
 //! What the local API can ask of the daemon, as one cheap handle. Routes call these methods and
 //! nothing else, so that this list is all the power a user of the socket has.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use proto::{
     id::{MachineName, Name, SessionId},
@@ -202,11 +202,6 @@ pub async fn join(_data: &DataDir, _request: api::JoinRequest) -> Answer<api::Jo
 /// Reads a topology, with every mistake it has.
 pub fn parse_topology(_text: &str) -> (Option<Topology>, Vec<Diagnostic>) {
     (None, Vec::new())
-}
-
-/// Is the parent of one machine until that ends.
-pub fn shim(_dir: &Path) -> Answer<()> {
-    not_built()
 }
 
 /// What `agent run` was asked for.

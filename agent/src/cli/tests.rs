@@ -191,7 +191,6 @@ fn the_contract_s_lines_are_understood() {
         "config show",
         "events --json-lines --since 5 --follow",
         "doctor",
-        "shim /data/sessions/x/web-1",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
