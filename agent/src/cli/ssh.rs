@@ -123,6 +123,8 @@ fn options(place: &Path, way: &str, access: &SshAccess) -> Vec<OsString> {
         set("PasswordAuthentication", &"no").into(),
         set("KbdInteractiveAuthentication", &"no").into(),
         set("LogLevel", &"ERROR").into(),
+        // A host that went away is noticed within a minute.
+        set("ServerAliveInterval", &"15").into(),
         set("User", &access.user).into(),
     ]
     .concat()
