@@ -27,9 +27,13 @@
 #![warn(missing_docs)]
 
 pub mod facts;
+pub mod firewall;
 pub mod id;
 pub mod limits;
+pub mod names;
+pub mod seal;
 pub mod session;
 pub mod time;
 pub mod topology;
+pub mod trust;
 pub mod wire;

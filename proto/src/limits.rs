@@ -42,3 +42,16 @@ pub const GUEST_MTU: usize = 1280;
 pub const CONSOLE_BYTES: usize = 1024 * 1024;
 /// Hosts in one mesh that this version is built for; gossip digests grow with it.
 pub const MAX_MEMBERS: usize = 500;
+/// How long a voter may be silent before another host takes its place: longer than a reboot or an
+/// upgrade, because each change of voters copies the log.
+pub const VOTER_SILENT_MS: u64 = 10 * 60 * 1000;
+/// Pause before a machine's next try after its first failure; it doubles with each.
+pub const BACK_OFF_FIRST_MS: u64 = 1000;
+/// Longest pause between two tries: a user who repaired something waits no longer than this.
+pub const BACK_OFF_LAST_MS: u64 = 60_000;
+/// A run of this length forgets the failures before it.
+pub const STEADY_AFTER_MS: u64 = 10 * 60 * 1000;
+/// Failures in a row after which a machine is shown as failed, although tries go on.
+pub const FAILING_AFTER: u32 = 5;
+/// How long a shim may take to bring QEMU up; a cold disk under load takes half of it.
+pub const START_WITHIN_MS: u64 = 120_000;

@@ -9,6 +9,18 @@
 //! - `reconcile`: (share, observed) -> actions;
 //! - `voters`: how many voters, and which hosts.
 
+pub mod difference;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod order;
+pub mod overlay;
+pub mod plan;
+pub mod reconcile;
+pub mod schedule;
+pub mod slice;
+pub mod state;
+pub mod voters;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -347,6 +359,18 @@ pub struct Directory {
     pub groups: BTreeMap<Name, GroupEntry>,
 }
 
+impl Directory {
+    /// Lists every machine of every group.
+    pub fn machines(&self) -> impl Iterator<Item = &MachineEntry> {
+        self.groups.values().flat_map(|group| &group.machines)
+    }
+
+    /// Finds a machine.
+    pub fn find(&self, machine: &MachineName) -> Option<&MachineEntry> {
+        self.groups.get(&machine.group)?.machines.iter().find(|entry| entry.machine == *machine)
+    }
+}
+
 /// One group in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupEntry {
@@ -373,6 +397,8 @@ pub struct MachineEntry {
     pub guard: Guard,
     /// Login user for `machine ssh`; `None` = root.
     pub user: Option<Name>,
+    /// Whether the user wants it to run now.
+    pub run: bool,
 }
 
 /// Everything a host needs to make one machine.

@@ -2,11 +2,18 @@
 //! `check` holds the rules that span several keys. What a key means is said at its field.
 //! A value of these types is already checked: nothing behind it asks again.
 
+mod check;
+mod parse;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, Name};
+use crate::id::{Digest, MachineName, Name};
+pub use parse::parse;
 
 /// A checked topology.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +22,17 @@ pub struct Topology {
     pub session: Name,
     /// The groups by name, at least one.
     pub groups: BTreeMap<Name, Group>,
+}
+
+impl Topology {
+    /// Lists every machine, sorted by name.
+    pub fn machines(&self) -> impl Iterator<Item = MachineName> + '_ {
+        let of = |(name, group): (&Name, &Group)| {
+            let name = name.clone();
+            (1..=group.count).map(move |index| MachineName { group: name.clone(), index })
+        };
+        self.groups.iter().flat_map(of)
+    }
 }
 
 /// One group of equal machines: `[machines.NAME]`.

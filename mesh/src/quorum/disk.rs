@@ -1,0 +1,265 @@
+//! One session's Raft store on disk: one redb file with the log, the vote, the snapshot and the
+//! node id. Owns the file and its format; knows nothing of tasks. Every value carries a checksum,
+//! because redb looks at its own only after a crash. A damaged file is never repaired or emptied:
+//! a voter that forgot its vote may not come back under its id (it re-enters as a learner with a
+//! new store).
+
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use openraft::{LogId, SnapshotMeta, Vote};
+use proto::id::{HostId, SessionId};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Record, Voter};
+
+const FILE: &str = "store.redb";
+const FORMAT: u32 = 1;
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const CHECKSUM_BYTES: usize = 8;
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process, or another group of this one, has it.
+    #[error("the session's store {} is in use", .0.display())]
+    InUse(PathBuf),
+    /// The file system said no.
+    #[error("cannot open the session's store {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// What is in the file is not what was written.
+    #[error(
+        "the session's store {} is damaged ({what}); remove its directory, and this host rejoins \
+         the session's voters as a new one",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file was copied from somewhere else: two voters with one id would break the quorum.
+    #[error("the session's store {} belongs to another session or host; it was copied", .0.display())]
+    Foreign(PathBuf),
+}
+
+/// Who a store belongs to, fixed when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    format: u32,
+    session: SessionId,
+    host: HostId,
+    /// The Raft node id, minted with the store and never used again.
+    node: u64,
+}
+
+/// What was in a store when it was opened.
+pub(super) struct Loaded {
+    pub node: u64,
+    pub vote: Option<Vote<u64>>,
+    pub committed: Option<LogId<u64>>,
+    pub purged: Option<LogId<u64>>,
+    pub log: BTreeMap<u64, Record>,
+    pub snapshot: Option<(SnapshotMeta<u64, Voter>, Vec<u8>)>,
+}
+
+/// One change of a store.
+pub(super) enum Change {
+    Append(Vec<(u64, Vec<u8>)>),
+    Vote(Vote<u64>),
+    /// This entry and all after it go.
+    Truncate(u64),
+    /// This entry and all before it go.
+    Purge(LogId<u64>),
+    Snapshot(SnapshotMeta<u64, Voter>, Vec<u8>),
+}
+
+/// An open store.
+pub(super) struct Disk {
+    db: redb::Database,
+}
+
+impl Disk {
+    /// Opens the store in `dir`, or makes it with the node id `mint`.
+    pub(super) fn open(
+        dir: &Path,
+        session: SessionId,
+        host: HostId,
+        mint: u64,
+    ) -> Result<(Disk, Loaded), StoreError> {
+        let path = dir.join(FILE);
+        // redb asserts on some damaged pages; that is an answer about the file, not about us.
+        let opened = catch_unwind(AssertUnwindSafe(|| Disk::open_checked(&path, session, host, mint)));
+        opened.unwrap_or_else(|_| Err(StoreError::Corrupt { path, what: "redb cannot read it".into() }))
+    }
+
+    fn open_checked(
+        path: &Path,
+        session: SessionId,
+        host: HostId,
+        mint: u64,
+    ) -> Result<(Disk, Loaded), StoreError> {
+        let db = redb::Database::create(path).map_err(|error| refusal(path, error.into()))?;
+        let disk = Disk { db };
+        let owner = Owner { format: FORMAT, session, host, node: mint };
+        disk.claim(&owner).map_err(|error| refusal(path, error))?;
+        let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
+        let (meta, log) = disk.raw().map_err(|error| refusal(path, error))?;
+        let found: Owner = value(&meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
+        if (Owner { node: mint, ..found.clone() }) != owner {
+            return Err(StoreError::Foreign(path.to_owned()));
+        }
+        let loaded = load(found.node, &meta, &log).map_err(corrupt)?;
+        Ok((disk, loaded))
+    }
+
+    /// Writes the owner into a new store.
+    fn claim(&self, owner: &Owner) -> Result<(), redb::Error> {
+        let write = self.db.begin_write()?;
+        {
+            write.open_table(LOG)?;
+            let mut meta = write.open_table(META)?;
+            if meta.is_empty()? {
+                meta.insert("owner", sealed(&encode(owner)).as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn raw(&self) -> Result<(BTreeMap<String, Vec<u8>>, BTreeMap<u64, Vec<u8>>), redb::Error> {
+        let read = self.db.begin_read()?;
+        let (mut meta, mut log) = (BTreeMap::new(), BTreeMap::new());
+        for row in read.open_table(META)?.iter()? {
+            let (key, value) = row?;
+            meta.insert(key.value().to_owned(), value.value().to_vec());
+        }
+        for row in read.open_table(LOG)?.iter()? {
+            let (key, value) = row?;
+            log.insert(key.value(), value.value().to_vec());
+        }
+        Ok((meta, log))
+    }
+
+    /// Writes all changes in one transaction and waits for the disk. `committed` rides along: it
+    /// only saves work after a restart, so it costs no sync of its own.
+    pub(super) fn write(
+        &self,
+        changes: &[Change],
+        committed: Option<LogId<u64>>,
+    ) -> Result<(), redb::Error> {
+        let mut write = self.db.begin_write()?;
+        write.set_durability(redb::Durability::Immediate).map_err(redb::Error::from)?;
+        {
+            let mut log = write.open_table(LOG)?;
+            let mut meta = write.open_table(META)?;
+            for change in changes {
+                match change {
+                    Change::Append(entries) => {
+                        for (index, bytes) in entries {
+                            log.insert(index, sealed(bytes).as_slice())?;
+                        }
+                    }
+                    Change::Vote(vote) => {
+                        meta.insert("vote", sealed(&encode(vote)).as_slice())?;
+                    }
+                    Change::Truncate(from) => log.retain_in(*from.., |_, _| false)?,
+                    Change::Purge(upto) => {
+                        log.retain_in(..=upto.index, |_, _| false)?;
+                        meta.insert("purged", sealed(&encode(upto)).as_slice())?;
+                    }
+                    Change::Snapshot(about, data) => {
+                        meta.insert("snapshot", sealed(&encode(&(about, data))).as_slice())?;
+                    }
+                }
+            }
+            // Never beyond what this file has: openraft would look for those entries.
+            let last = log.last()?.map(|(index, _)| index.value());
+            if let Some(committed) = committed.filter(|committed| Some(committed.index) <= last) {
+                meta.insert("committed", sealed(&encode(&committed)).as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
+
+/// Encodes a value for the store.
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("openraft's and our types have known lengths")
+}
+
+fn refusal(path: &Path, error: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+    match error {
+        redb::Error::Io(error) if damaged.contains(&error.kind()) => {
+            StoreError::Corrupt { path, what: error.to_string() }
+        }
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse(path),
+        redb::Error::Io(_) | redb::Error::PreviousIo => StoreError::Open { path, source: Box::new(error) },
+        error => StoreError::Corrupt { path, what: error.to_string() },
+    }
+}
+
+fn load(
+    node: u64,
+    meta: &BTreeMap<String, Vec<u8>>,
+    rows: &BTreeMap<u64, Vec<u8>>,
+) -> Result<Loaded, String> {
+    let mut log = BTreeMap::new();
+    for (index, row) in rows {
+        let record: Record = unsealed(row).map_err(|what| format!("log entry {index}: {what}"))?;
+        if record.log_id.index != *index {
+            return Err(format!("log entry {index} says that it is {}", record.log_id.index));
+        }
+        log.insert(*index, record);
+    }
+    let purged: Option<LogId<u64>> = value(meta, "purged")?;
+    let vote: Option<Vote<u64>> = value(meta, "vote")?;
+    let snapshot: Option<(SnapshotMeta<u64, Voter>, Vec<u8>)> = value(meta, "snapshot")?;
+    if let (Some(first), Some(last)) = (log.keys().next(), log.keys().last()) {
+        let expected = purged.map_or(*first, |purged| purged.index + 1);
+        if *first != expected || last - first + 1 != log.len() as u64 {
+            return Err("the log has a gap".to_owned());
+        }
+    }
+    let covered = snapshot.as_ref().and_then(|(about, _)| about.last_log_id);
+    if purged.is_some_and(|purged| covered.is_none_or(|covered| covered < purged)) {
+        return Err("the log was purged beyond the snapshot".to_owned());
+    }
+    Ok(Loaded { node, vote, committed: value(meta, "committed")?, purged, log, snapshot })
+}
+
+fn value<T: DeserializeOwned>(meta: &BTreeMap<String, Vec<u8>>, key: &str) -> Result<Option<T>, String> {
+    let Some(row) = meta.get(key) else { return Ok(None) };
+    unsealed(row).map(Some).map_err(|what| format!("{key}: {what}"))
+}
+
+fn sealed(bytes: &[u8]) -> Vec<u8> {
+    let mut row = blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES].to_vec();
+    row.extend_from_slice(bytes);
+    row
+}
+
+fn unsealed<T: DeserializeOwned>(row: &[u8]) -> Result<T, &'static str> {
+    let (sum, bytes) = row.split_at_checked(CHECKSUM_BYTES).ok_or("too short")?;
+    if blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES] != *sum {
+        return Err("the checksum differs");
+    }
+    postcard::from_bytes(bytes).map_err(|_| "the encoding is wrong")
+}

@@ -1,0 +1,331 @@
+//! One Raft group per session: the hard state that its voters store. [`Group`] is a handle on one
+//! voter; everything that it needs to reach the others is the [`Wire`] it is given.
+//!
+//! - `disk`: the file; `store`: openraft's log on it, with group commit;
+//! - `machine`: the state, by `proto::session::state::apply`;
+//! - `net`: frames; `elect`: when to try to lead; `merge`: many writes in one entry;
+//! - `voters`: changing who votes.
+//!
+//! Nothing here forwards a request: who is not the leader says who is.
+
+mod disk;
+mod elect;
+mod machine;
+mod merge;
+mod net;
+mod store;
+mod voters;
+
+use std::{
+    collections::BTreeMap,
+    io::Cursor,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use openraft::{
+    Config, ServerState, SnapshotPolicy,
+    error::{CheckIsLeaderError, ForwardToLeader, InitializeError, RaftError},
+};
+use proto::{
+    id::{HostId, SessionId},
+    session::{Command, Refused, State},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+
+pub use self::{disk::StoreError, net::Wire, voters::VotersError};
+
+/// The longest that one message of Raft may take, and openraft's beat (it beats every 1.5 of it):
+/// above the round trip of a relayed path with some load.
+const HEARTBEAT: Duration = Duration::from_millis(400);
+/// A voter that heard the leader within this time votes for nobody else: two and a half beats.
+const LEASE: Duration = Duration::from_millis(1500);
+/// Entries after which a snapshot replaces the log.
+const ENTRIES_PER_SNAPSHOT: u64 = 256;
+/// Entries kept behind a snapshot, for voters that are a little late.
+const ENTRIES_KEPT: u64 = 16;
+/// Writes that wait to be merged. A coordinator has one user and a few machines at a time.
+const MAX_WRITES: usize = 256;
+
+openraft::declare_raft_types!(
+    /// How openraft is used here.
+    pub Types: D = Batch, R = Vec<Result<(), Refused>>, Node = Voter
+);
+
+type Raft = openraft::Raft<Types>;
+type Record = openraft::Entry<Types>;
+
+/// Commands that share one log entry; their answers keep the order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Batch(Vec<Command>);
+
+/// The host behind a Raft node id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voter {
+    host: HostId,
+}
+
+impl Default for Voter {
+    fn default() -> Voter {
+        Voter { host: HostId([0; 32]) }
+    }
+}
+
+/// Who leads, as far as this voter knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lead {
+    /// The leader's host.
+    pub leader: Option<HostId>,
+    /// Whether this voter leads. It may have been deposed already: only [`Group::read`] is sure.
+    pub leading: bool,
+    /// The Raft term.
+    pub term: u64,
+    /// The voters' hosts by node id.
+    pub voters: BTreeMap<u64, HostId>,
+    /// Why this voter stopped for good, such as a failed disk.
+    pub stopped: Option<String>,
+}
+
+/// Why a group cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Its store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// openraft refuses what it was given.
+    #[error("cannot start the session's voter: {0}")]
+    Start(String),
+}
+
+/// Why a write has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Another voter leads, or none does.
+    #[error("this host does not lead the session")]
+    NotLeader {
+        /// The leader's host, if known.
+        leader: Option<HostId>,
+    },
+    /// No quorum answered in time. Whether the write happens is not known.
+    #[error("no quorum of voters answered in time")]
+    TimedOut,
+    /// The command does not fit a Raft message.
+    #[error("the command of {0} bytes is too large")]
+    TooLarge(usize),
+    /// The voter has stopped.
+    #[error("the session's voter has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a read has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Another voter leads, or none does.
+    #[error("this host does not lead the session")]
+    NotLeader {
+        /// The leader's host, if known.
+        leader: Option<HostId>,
+    },
+    /// No quorum answered in time.
+    #[error("no quorum of voters answered in time")]
+    NoQuorum,
+    /// The session has no first entry yet.
+    #[error("the session has no state yet")]
+    Empty,
+    /// The voter has stopped.
+    #[error("the session's voter has stopped: {0}")]
+    Stopped(String),
+}
+
+/// One voter of one session. Cheap to clone; [`Group::shutdown`] ends it for all clones.
+#[derive(Clone)]
+pub struct Group {
+    raft: Raft,
+    link: net::Link,
+    ballot: elect::Ballot,
+    store: store::Store,
+    me: HostId,
+    applied: watch::Receiver<machine::Applied>,
+    shown: watch::Receiver<Option<Arc<State>>>,
+    lead: watch::Receiver<Lead>,
+    writes: mpsc::Sender<merge::Write>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Group {
+    /// Opens this host's store of a session in `dir`, or makes one, and starts its voter. It votes
+    /// and leads only once [`Group::init`] or a leader's [`Group::set_voters`] made it a voter.
+    pub async fn open(dir: &Path, session: SessionId, me: HostId, wire: Wire) -> Result<Group, GroupError> {
+        let at = dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || store::Store::open(&at, session, me)).await;
+        let (store, node, snapshot) = opened.map_err(|error| GroupError::Start(error.to_string()))??;
+        let (show, shown) = watch::channel(None);
+        let (machine, applied) = machine::Machine::new(store.clone(), snapshot, show)
+            .map_err(|_| StoreError::Corrupt { path: dir.to_owned(), what: "the snapshot".into() })?;
+        let link = net::Link { node, wire };
+        let config = config(session).map_err(GroupError::Start)?;
+        let raft = Raft::new(node, config, net::Factory(link.clone()), store.clone(), machine)
+            .await
+            .map_err(|error| GroupError::Start(error.to_string()))?;
+        let ballot = elect::Ballot::new(node, store.clone());
+        let (writes, waiting) = mpsc::channel(MAX_WRITES);
+        let (tell, lead) = watch::channel(Lead::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(elect::run(raft.clone(), link.clone(), ballot.clone()));
+        tasks.spawn(merge::run(raft.clone(), store.clone(), waiting));
+        tasks.spawn(tell_lead(raft.clone(), tell));
+        let tasks = Arc::new(Mutex::new(tasks));
+        Ok(Group { raft, link, ballot, store, me, applied, shown, lead, writes, tasks })
+    }
+
+    /// Gives this store's Raft node id: random, and never that of an earlier store.
+    pub fn node_id(&self) -> u64 {
+        self.link.node
+    }
+
+    /// Makes this voter the only one of a new session. Repeating it does nothing.
+    pub async fn init(&self) -> Result<(), GroupError> {
+        let first = BTreeMap::from([(self.node_id(), Voter { host: self.me })]);
+        match self.raft.initialize(first).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(GroupError::Start(error.to_string())),
+        }
+    }
+
+    /// Commits a command. The inner result is the state's own answer.
+    pub async fn write(
+        &self,
+        command: Command,
+        within: Duration,
+    ) -> Result<Result<(), Refused>, WriteError> {
+        let bytes = disk::encode(&command).len();
+        if bytes > merge::MAX_COMMAND_BYTES {
+            return Err(WriteError::TooLarge(bytes));
+        }
+        if !self.lead.borrow().leading {
+            return Err(self.not_leader());
+        }
+        let (answer, answered) = oneshot::channel();
+        let write = merge::Write { command, bytes, answer };
+        let both = async {
+            let stopped = || WriteError::Stopped("it was shut down".into());
+            self.writes.send(write).await.map_err(|_| stopped())?;
+            answered.await.map_err(|_| stopped())?
+        };
+        tokio::time::timeout(within, both).await.map_err(|_| WriteError::TimedOut)?
+    }
+
+    /// Reads the state as it is after a round in which a quorum said, later than this call, that
+    /// this voter still leads. Gives the term of that round.
+    pub async fn read(&self, within: Duration) -> Result<(Arc<State>, u64), ReadError> {
+        tokio::time::timeout(within, self.read_round()).await.map_err(|_| ReadError::NoQuorum)?
+    }
+
+    async fn read_round(&self) -> Result<(Arc<State>, u64), ReadError> {
+        let (read, _) = self.raft.get_read_log_id().await.map_err(|error| match error {
+            RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)) => {
+                ReadError::NotLeader { leader: host(&forward) }
+            }
+            RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)) => ReadError::NoQuorum,
+            RaftError::Fatal(fatal) => ReadError::Stopped(fatal.to_string()),
+        })?;
+        let read = read.ok_or(ReadError::NoQuorum)?;
+        let mut applied = self.applied.clone();
+        let there = |applied: &machine::Applied| applied.log.is_some_and(|log| log.index >= read.index);
+        let applied = applied.wait_for(there).await;
+        let applied = applied.map_err(|_| ReadError::Stopped("it was shut down".into()))?;
+        let state = applied.state.clone().ok_or(ReadError::Empty)?;
+        Ok((state, read.leader_id.term))
+    }
+
+    /// Shows the state as far as this voter has applied it. It may be old: see [`Group::read`].
+    pub fn state(&self) -> watch::Receiver<Option<Arc<State>>> {
+        self.shown.clone()
+    }
+
+    /// Shows who leads.
+    pub fn lead(&self) -> watch::Receiver<Lead> {
+        self.lead.clone()
+    }
+
+    /// Answers a frame that another host's [`Wire`] sent here.
+    pub async fn handle(&self, from: HostId, frame: &[u8]) -> Vec<u8> {
+        net::answer(&self.raft, &self.ballot, self.node_id(), from, frame).await
+    }
+
+    /// Ends this voter and closes its store. The store can be opened again afterwards.
+    pub async fn shutdown(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(tasks);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the session's voter did not end in order");
+        }
+        self.store.close().await;
+    }
+
+    fn not_leader(&self) -> WriteError {
+        let lead = self.lead.borrow();
+        match &lead.stopped {
+            Some(because) => WriteError::Stopped(because.clone()),
+            None => WriteError::NotLeader { leader: lead.leader },
+        }
+    }
+}
+
+fn config(session: SessionId) -> Result<Arc<Config>, String> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: session.to_string(),
+        heartbeat_interval: millis(HEARTBEAT),
+        // Only the time-out of a vote and the lease: our own elector decides when to try.
+        election_timeout_min: millis(LEASE) - 1,
+        election_timeout_max: millis(LEASE),
+        enable_elect: false,
+        install_snapshot_timeout: millis(net::TRANSFER),
+        max_payload_entries: 64,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        ..Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// Gives the host of the leader that openraft names.
+fn host(forward: &ForwardToLeader<u64, Voter>) -> Option<HostId> {
+    forward.leader_node.as_ref().map(|voter| voter.host)
+}
+
+/// Turns openraft's metrics into [`Lead`], as long as the group lives.
+async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let lead = {
+            let seen = metrics.borrow_and_update();
+            let members = seen.membership_config.membership();
+            let host_of = |node: &u64| members.get_node(node).map(|voter| voter.host);
+            Lead {
+                leader: seen.current_leader.as_ref().and_then(host_of),
+                leading: seen.state == ServerState::Leader && seen.running_state.is_ok(),
+                term: seen.current_term,
+                voters: members.voter_ids().filter_map(|node| Some((node, host_of(&node)?))).collect(),
+                stopped: seen.running_state.as_ref().err().map(ToString::to_string),
+            }
+        };
+        tell.send_if_modified(|told| {
+            let changed = *told != lead;
+            *told = lead;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

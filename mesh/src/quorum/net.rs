@@ -1,0 +1,321 @@
+//! Raft messages between voters: one frame to a host, one frame back, carried by a [`Wire`] that
+//! the caller gives. Frames name the Raft node they are for, so a host whose store was made anew
+//! never answers for the old one.
+//!
+//! openraft gives up on an append after one heartbeat interval. An entry may hold a topology with
+//! all its files and take many seconds on a home's uplink, so a large append goes on in the
+//! background while empty ones keep the lease.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use openraft::{
+    LogId, RaftNetwork, RaftNetworkFactory, Snapshot, SnapshotMeta, Vote,
+    error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+        SnapshotResponse, VoteRequest, VoteResponse,
+    },
+};
+use proto::{id::HostId, limits::MAX_RAFT_BYTES};
+use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Raft, Types, Voter, disk::encode, elect::Ballot};
+
+/// Frames up to this size are sent in one go: 400 ms at 1.3 Mbit/s.
+const SMALL_FRAME_BYTES: usize = 64 * 1024;
+/// The longest that a large frame may take: the largest one at 2 Mbit/s.
+pub(super) const TRANSFER: Duration = Duration::from_secs(60);
+/// Room for a frame's fields beside its entries or data.
+const FRAME_MARGIN: usize = 4096;
+/// Pause before the next try to reach a voter that did not answer.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// How frames reach other hosts: (host, frame, within) to the answer's frame.
+#[derive(Clone)]
+pub struct Wire(Arc<Send>);
+
+type Send =
+    dyn Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>> + std::marker::Send + Sync;
+
+impl Wire {
+    /// Makes a wire of a function.
+    pub fn new(
+        send: impl Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>>
+        + std::marker::Send
+        + Sync
+        + 'static,
+    ) -> Wire {
+        Wire(Arc::new(send))
+    }
+}
+
+/// A message and the Raft nodes at both ends.
+#[derive(Serialize, Deserialize)]
+struct Frame {
+    to: u64,
+    from: u64,
+    call: Call,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Call {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<u64>),
+    Snapshot { vote: Vote<u64>, about: SnapshotMeta<u64, Voter>, data: Vec<u8> },
+    /// Would you vote for me? Changes nothing but a promise in memory.
+    Ask { last: Option<LogId<u64>> },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Answer {
+    Append(AppendEntriesResponse<u64>),
+    Vote(VoteResponse<u64>),
+    Snapshot(Vote<u64>),
+    Ask(bool),
+    Refused(String),
+}
+
+/// This voter's end of all its connections. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub node: u64,
+    pub wire: Wire,
+}
+
+impl Link {
+    /// Sends one call and waits for its answer.
+    pub(super) async fn call(
+        &self,
+        to: (u64, HostId),
+        call: Call,
+        within: Duration,
+    ) -> Result<Answer, String> {
+        self.send(to, encode(&Frame { to: to.0, from: self.node, call }), within).await
+    }
+
+    async fn send(&self, to: (u64, HostId), frame: Vec<u8>, within: Duration) -> Result<Answer, String> {
+        if frame.len() > MAX_RAFT_BYTES {
+            return Err(format!("a Raft message of {} bytes is too large", frame.len()));
+        }
+        let sent = (self.wire.0)(to.1, frame, within);
+        let bytes = tokio::time::timeout(within, sent).await.map_err(|_| "no answer in time".to_owned())??;
+        postcard::from_bytes(&bytes).map_err(|_| "the answer is malformed".to_owned())
+    }
+}
+
+/// Answers one frame from another host.
+pub(super) async fn answer(raft: &Raft, ballot: &Ballot, node: u64, from: HostId, frame: &[u8]) -> Vec<u8> {
+    encode(&respond(raft, ballot, node, from, frame).await.unwrap_or_else(Answer::Refused))
+}
+
+async fn respond(
+    raft: &Raft,
+    ballot: &Ballot,
+    node: u64,
+    from: HostId,
+    frame: &[u8],
+) -> Result<Answer, String> {
+    if frame.len() > MAX_RAFT_BYTES {
+        return Err("the message is too large".into());
+    }
+    let frame: Frame = postcard::from_bytes(frame).map_err(|_| "the message is malformed".to_owned())?;
+    if frame.to != node {
+        return Err(format!("this host is node {node} of the session, not {}", frame.to));
+    }
+    let membership = raft.metrics().borrow().membership_config.clone();
+    let known = membership.membership().get_node(&frame.from);
+    if known.is_some_and(|voter| voter.host != from) {
+        return Err(format!("node {} is another host", frame.from));
+    }
+    let failed = |error: String| error;
+    match frame.call {
+        Call::Append(request) => {
+            let response = raft.append_entries(request).await.map_err(|e| failed(e.to_string()))?;
+            if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                ballot.heard();
+            }
+            Ok(Answer::Append(response))
+        }
+        Call::Vote(request) => {
+            Ok(Answer::Vote(raft.vote(request).await.map_err(|e| failed(e.to_string()))?))
+        }
+        Call::Snapshot { vote, about, data } => {
+            ballot.heard();
+            let snapshot = Snapshot { meta: about, snapshot: Box::new(io::Cursor::new(data)) };
+            let response = raft.install_full_snapshot(vote, snapshot).await;
+            Ok(Answer::Snapshot(response.map_err(|e| failed(e.to_string()))?.vote))
+        }
+        Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
+    }
+}
+
+/// Makes a connection for each other voter.
+pub(super) struct Factory(pub Link);
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, voter: &Voter) -> Connection {
+        Connection { link: self.0.clone(), to: (target, voter.host), transfer: None }
+    }
+}
+
+/// One voter's way to another.
+pub(super) struct Connection {
+    link: Link,
+    to: (u64, HostId),
+    transfer: Option<Transfer>,
+}
+
+/// A large append on its way.
+struct Transfer {
+    vote: Vote<u64>,
+    prev: Option<LogId<u64>>,
+    last: LogId<u64>,
+    task: AbortOnDropHandle<Result<Answer, String>>,
+}
+
+type AppendResult = Result<AppendEntriesResponse<u64>, RPCError<u64, Voter, RaftError<u64>>>;
+
+impl Connection {
+    /// Sends what fits one small frame at once, and more than that as a transfer.
+    async fn send(&mut self, mut request: AppendEntriesRequest<Types>, within: Duration) -> AppendResult {
+        let (whole, prev, vote) = (request.entries.len(), request.prev_log_id, request.vote);
+        let keep_alive = AppendEntriesRequest { entries: Vec::new(), ..request.clone() };
+        let (frame, last) = loop {
+            let last = request.entries.last().map(|entry| entry.log_id);
+            let frame = Frame { to: self.to.0, from: self.link.node, call: Call::Append(request.clone()) };
+            let frame = encode(&frame);
+            if frame.len() <= SMALL_FRAME_BYTES || request.entries.len() <= 1 {
+                break (frame, last);
+            }
+            let half = request.entries.len() / 2;
+            request.entries.truncate(half);
+        };
+        if frame.len() <= SMALL_FRAME_BYTES {
+            let answer = self.link.send(self.to, frame, within).await;
+            let part = if request.entries.len() < whole { last } else { None };
+            return appended(answer, part);
+        }
+        let last = last.unwrap_or_default();
+        let (link, to) = (self.link.clone(), self.to);
+        let task = tokio::spawn(async move { link.send(to, frame, TRANSFER).await });
+        let task = AbortOnDropHandle::new(task);
+        self.transfer = Some(Transfer { vote, prev, last, task });
+        self.watch(keep_alive, within).await
+    }
+
+    /// Waits for the transfer a little; if it goes on, keeps the lease and says "nothing yet".
+    async fn watch(&mut self, keep_alive: AppendEntriesRequest<Types>, within: Duration) -> AppendResult {
+        let Some(transfer) = &mut self.transfer else {
+            return Err(unreachable("no transfer is under way"));
+        };
+        let (prev, last) = (transfer.prev, transfer.last);
+        if let Ok(ended) = tokio::time::timeout(within / 2, &mut transfer.task).await {
+            self.transfer = None;
+            return appended(ended.unwrap_or_else(|error| Err(error.to_string())), Some(last));
+        }
+        let answer = self.link.call(self.to, Call::Append(keep_alive), within / 2).await;
+        match appended(answer, None)? {
+            AppendEntriesResponse::Success => Ok(AppendEntriesResponse::PartialSuccess(prev)),
+            other => Ok(other),
+        }
+    }
+}
+
+impl RaftNetwork<Types> for Connection {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> AppendResult {
+        let within = option.hard_ttl();
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let same = |transfer: &Transfer| {
+            transfer.vote == request.vote && transfer.prev == request.prev_log_id && Some(transfer.last) <= last
+        };
+        if self.transfer.as_ref().is_some_and(same) {
+            return self.watch(AppendEntriesRequest { entries: Vec::new(), ..request }, within).await;
+        }
+        if !request.entries.is_empty() {
+            self.transfer = None;
+        }
+        self.send(request, within).await
+    }
+
+    /// Never called: [`Connection::full_snapshot`] sends snapshots whole.
+    async fn install_snapshot(
+        &mut self,
+        _: InstallSnapshotRequest<Types>,
+        _: RPCOption,
+    ) -> Result<
+        InstallSnapshotResponse<u64>,
+        RPCError<u64, Voter, RaftError<u64, openraft::error::InstallSnapshotError>>,
+    > {
+        Err(unreachable("snapshots are sent whole"))
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, Voter, RaftError<u64>>> {
+        match self.link.call(self.to, Call::Vote(request), option.hard_ttl()).await {
+            Ok(Answer::Vote(response)) => Ok(response),
+            answer => Err(unreachable(&trouble(answer))),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + openraft::OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+        let data = snapshot.snapshot.into_inner();
+        if data.len() > MAX_RAFT_BYTES - FRAME_MARGIN {
+            let what = format!("a snapshot of {} bytes is too large", data.len());
+            return Err(Unreachable::new(&io::Error::other(what)).into());
+        }
+        let call = Call::Snapshot { vote, about: snapshot.meta, data };
+        let answer = tokio::select! {
+            // Either side may be dropped: a snapshot that arrives twice is installed once.
+            closed = cancel => return Err(closed.into()),
+            answer = self.link.call(self.to, call, TRANSFER) => answer,
+        };
+        match answer {
+            Ok(Answer::Snapshot(vote)) => Ok(SnapshotResponse::new(vote)),
+            answer => Err(Unreachable::new(&io::Error::other(trouble(answer))).into()),
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(BACKOFF))
+    }
+}
+
+/// Reads the answer to an append of which only the entries up to `part` were sent.
+fn appended(answer: Result<Answer, String>, part: Option<LogId<u64>>) -> AppendResult {
+    match (answer, part) {
+        (Ok(Answer::Append(AppendEntriesResponse::Success)), Some(last)) => {
+            Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
+        }
+        (Ok(Answer::Append(response)), _) => Ok(response),
+        (answer, _) => Err(unreachable(&trouble(answer))),
+    }
+}
+
+fn trouble(answer: Result<Answer, String>) -> String {
+    match answer {
+        Err(what) | Ok(Answer::Refused(what)) => what,
+        Ok(_) => "the answer is of another kind".to_owned(),
+    }
+}
+
+fn unreachable<E: std::error::Error>(what: &str) -> RPCError<u64, Voter, E> {
+    RPCError::Unreachable(Unreachable::new(&io::Error::other(what.to_owned())))
+}

@@ -1,0 +1,315 @@
+//! May this gossip message reach chitchat? One well-formed packet can panic chitchat 0.11, freeze a
+//! host's state for ever or make it look dead for ever, so every frame is read here first, down
+//! to its last byte, and dropped whole when anything in it is not plausible.
+//! A machine without IO: it remembers what it let through, which is what chitchat knows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use crate::{
+    id::{HostId, MeshId},
+    limits::{MAX_GOSSIP_BYTES, MAX_RECORD_BYTES, MAX_RECORDS_PER_HOST},
+    seal::SealError,
+    wire::record::RecordKey,
+};
+
+mod read;
+
+use read::{Delta, Digest, Frame, Op};
+
+/// The port of every gossip address. Addresses are names here, nothing is ever bound to them.
+pub const GOSSIP_PORT: u16 = 7;
+/// Versions that a host's state may gain between two frames: 12 days of an update a second.
+const MAX_VERSION_STEP: u64 = 1 << 20;
+/// The first version that is believed of a host: never reached, and far below what overflows.
+const MAX_FIRST_VERSION: u64 = 1 << 40;
+/// Heartbeats in one gossip interval: one a tick and one for each message that is handled.
+const BEATS_PER_INTERVAL: u64 = 64;
+/// Heartbeats that may come beyond that: hosts whose interval is shorter, or pauses of our clock.
+const BEATS_IN_HAND: u64 = 1 << 16;
+/// The first heartbeat that is believed of a host: a year at the highest rate.
+const MAX_FIRST_BEAT: u64 = 1 << 32;
+/// Starts of one host that are known at a time. Chitchat forgets a dead one after ten minutes.
+const MAX_GENERATIONS: usize = 8;
+/// An id that no frame mentioned for so long is forgotten, well after chitchat forgot it.
+const FORGET_MS: u64 = 30 * 60 * 1000;
+/// Ids in one digest. With more, chitchat's own answer would not fit its frame, and it panics.
+const MAX_IDS: usize = 900;
+/// Bytes of one message after decompression: a full frame of records that compress ten times.
+const MAX_UNPACKED_BYTES: usize = 10 * MAX_GOSSIP_BYTES;
+
+/// How chitchat names one start of one host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GossipId {
+    /// [`node_name`] of the host.
+    pub node: String,
+    /// Grows with every start.
+    pub generation: u64,
+    /// [`address`] of the host.
+    pub address: SocketAddr,
+}
+
+/// Why a frame was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DropBecause {
+    /// It is no chitchat message, or not all of it is.
+    #[error("the frame is malformed: {0}")]
+    Malformed(&'static str),
+    /// Larger than chitchat's own frames, packed or unpacked.
+    #[error("the frame is too large")]
+    TooLarge,
+    /// It is for another mesh.
+    #[error("the frame is for another cluster")]
+    Cluster,
+    /// It speaks of a host that is no member, or under a false address.
+    #[error("{0} is no member")]
+    Stranger(String),
+    /// It speaks of more starts of one host, or of more hosts, than there can be.
+    #[error("too many ids")]
+    TooManyIds,
+    /// It tells us about ourselves what only we say.
+    #[error("somebody else speaks in our name")]
+    AboutMe,
+    /// A version is not after the one before it, or beyond what can have happened.
+    #[error("versions of {0} do not follow")]
+    Versions(String),
+    /// A heartbeat is beyond what can have happened.
+    #[error("the heartbeat of {0} is too far ahead")]
+    Heartbeat(String),
+    /// A key is none of ours, or a value is too large.
+    #[error("a key or value of {0} is not allowed")]
+    Record(String),
+}
+
+/// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
+pub type Unpack = dyn Fn(&[u8], usize) -> Option<Vec<u8>>;
+
+/// What the receiver knows when a frame arrives.
+pub struct Known<'a> {
+    /// The members, this host included.
+    pub members: &'a BTreeMap<String, HostId>,
+    /// The member whose connection brought the frame.
+    pub from: HostId,
+    /// Zstd, which is no business of this crate.
+    pub unpack: &'a Unpack,
+    /// A clock that only goes forward, through a suspend as well, in milliseconds.
+    pub now_ms: u64,
+}
+
+/// What was let through about one id.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The first heartbeat and when it came: what is believed later grows from here.
+    beat: Option<(u64, u64)>,
+    /// The version that chitchat has.
+    version: Option<u64>,
+    mentioned_ms: u64,
+}
+
+impl Seen {
+    fn most_beats(&self, now_ms: u64, interval_ms: u64) -> u64 {
+        let Some((first, at_ms)) = self.beat else { return MAX_FIRST_BEAT };
+        let gained = (now_ms.saturating_sub(at_ms) / interval_ms).saturating_mul(BEATS_PER_INTERVAL);
+        first.saturating_add(gained).saturating_add(BEATS_IN_HAND)
+    }
+
+    fn most_version(&self) -> u64 {
+        self.version.map_or(MAX_FIRST_VERSION, |version| version.saturating_add(MAX_VERSION_STEP))
+    }
+}
+
+/// The gate in front of chitchat.
+pub struct Firewall {
+    me: GossipId,
+    mesh: MeshId,
+    interval_ms: u64,
+    seen: BTreeMap<GossipId, Seen>,
+}
+
+impl GossipId {
+    /// Names one start of a host.
+    pub fn new(mesh: MeshId, host: HostId, generation: u64) -> GossipId {
+        GossipId { node: node_name(host), generation, address: address(mesh, host) }
+    }
+}
+
+/// Gives the text by which chitchat knows a host: 16 hex digits of its key.
+pub fn node_name(host: HostId) -> String {
+    host.to_string()[..16].to_owned()
+}
+
+/// Gives a host's gossip address: a /64 of the mesh, the rest from the host's key. Nothing is sent
+/// to it; a carrier looks up the host behind it.
+pub fn address(mesh: MeshId, host: HostId) -> SocketAddr {
+    let mut bytes = [0; 16];
+    bytes[0] = 0xfd;
+    bytes[1..8].copy_from_slice(&mesh.0[..7]);
+    bytes[8..].copy_from_slice(&host.0[..8]);
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bytes)), GOSSIP_PORT)
+}
+
+/// Gives chitchat's cluster id for a mesh.
+pub fn cluster(mesh: MeshId) -> String {
+    mesh.to_string()
+}
+
+impl Firewall {
+    /// Makes the gate of one start of this host.
+    pub fn new(mesh: MeshId, me: GossipId, interval_ms: u64) -> Firewall {
+        Firewall { me, mesh, interval_ms: interval_ms.max(1), seen: BTreeMap::new() }
+    }
+
+    /// Reads a frame. `Ok` means that chitchat may have it; what it says is remembered.
+    pub fn check(&mut self, frame: &[u8], known: &Known<'_>) -> Result<(), DropBecause> {
+        if frame.len() > MAX_GOSSIP_BYTES {
+            return Err(DropBecause::TooLarge);
+        }
+        self.forget(known.now_ms);
+        let mut heard: BTreeMap<GossipId, Seen> = BTreeMap::new();
+        match read::frame(frame, known.unpack, MAX_UNPACKED_BYTES)? {
+            Frame::Syn { cluster: theirs, digest } => {
+                if theirs != cluster(self.mesh) {
+                    return Err(DropBecause::Cluster);
+                }
+                self.check_digest(&digest, known, &mut heard)?;
+            }
+            Frame::SynAck { digest, delta } => {
+                self.check_digest(&digest, known, &mut heard)?;
+                self.check_delta(&delta, known, &mut heard)?;
+            }
+            Frame::Ack { delta } => self.check_delta(&delta, known, &mut heard)?,
+            Frame::BadCluster => {}
+        }
+        self.check_generations(&heard, known.from)?;
+        self.seen.extend(heard);
+        Ok(())
+    }
+
+    fn check_digest(
+        &self,
+        digest: &Digest,
+        known: &Known<'_>,
+        heard: &mut BTreeMap<GossipId, Seen>,
+    ) -> Result<(), DropBecause> {
+        for (id, entry) in digest {
+            self.check_id(id, known)?;
+            if heard.contains_key(id) {
+                return Err(DropBecause::Malformed("an id twice"));
+            }
+            // Chitchat ignores heartbeats about itself; versions about us only shape answers.
+            if id.node == self.me.node {
+                if id.generation > self.me.generation {
+                    return Err(DropBecause::AboutMe);
+                }
+                continue;
+            }
+            let seen = self.seen.get(id).copied().unwrap_or_default();
+            if entry.heartbeat > seen.most_beats(known.now_ms, self.interval_ms) {
+                return Err(DropBecause::Heartbeat(id.node.clone()));
+            }
+            let beat = seen.beat.or(Some((entry.heartbeat, known.now_ms)));
+            // Versions of a digest shape our answer only; chitchat does not keep them.
+            heard.insert(id.clone(), Seen { beat, mentioned_ms: known.now_ms, ..seen });
+        }
+        Ok(())
+    }
+
+    fn check_delta(
+        &self,
+        delta: &Delta,
+        known: &Known<'_>,
+        heard: &mut BTreeMap<GossipId, Seen>,
+    ) -> Result<(), DropBecause> {
+        let mut told = BTreeSet::new();
+        for part in delta {
+            let id = &part.id;
+            self.check_id(id, known)?;
+            // Others may hand back what an earlier start of ours said, nothing of this one.
+            if id.node == self.me.node && id.generation >= self.me.generation {
+                return Err(DropBecause::AboutMe);
+            }
+            if !told.insert(id) {
+                return Err(DropBecause::Malformed("an id twice"));
+            }
+            let before = heard.get(id).or_else(|| self.seen.get(id)).copied().unwrap_or_default();
+            let (version, most) = (delta_version(part)?, before.most_version());
+            if version > most || part.last_gc_version > most || part.from_version > most {
+                return Err(DropBecause::Versions(id.node.clone()));
+            }
+            let version = Some(version.max(before.version.unwrap_or(0)));
+            heard.insert(id.clone(), Seen { version, mentioned_ms: known.now_ms, ..before });
+        }
+        Ok(())
+    }
+
+    fn check_id(&self, id: &GossipId, known: &Known<'_>) -> Result<(), DropBecause> {
+        let member = known.members.get(&id.node);
+        if member.is_none_or(|host| address(self.mesh, *host) != id.address) {
+            return Err(DropBecause::Stranger(id.node.clone()));
+        }
+        Ok(())
+    }
+
+    /// Bounds the ids that chitchat learns. A host itself may always bring its newest start: the
+    /// oldest known one gives way, so that nobody can lock it out with invented starts.
+    fn check_generations(
+        &mut self,
+        heard: &BTreeMap<GossipId, Seen>,
+        from: HostId,
+    ) -> Result<(), DropBecause> {
+        let from = node_name(from);
+        let mut starts: BTreeMap<&str, usize> = BTreeMap::new();
+        for id in self.seen.keys().chain(heard.keys().filter(|id| !self.seen.contains_key(*id))) {
+            *starts.entry(&id.node).or_default() += 1;
+        }
+        if starts.iter().any(|(node, count)| *count > MAX_GENERATIONS && *node != from) {
+            return Err(DropBecause::TooManyIds);
+        }
+        let total: usize = starts.values().sum();
+        let over = starts.get(from.as_str()).map_or(0, |count| count.saturating_sub(MAX_GENERATIONS));
+        if total - over > MAX_IDS || over > 1 {
+            return Err(DropBecause::TooManyIds);
+        }
+        if over == 1 {
+            let oldest = self.seen.keys().find(|id| id.node == from).cloned();
+            oldest.and_then(|oldest| self.seen.remove(&oldest));
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, now_ms: u64) {
+        self.seen.retain(|_, seen| now_ms.saturating_sub(seen.mentioned_ms) <= FORGET_MS);
+    }
+}
+
+/// Gives the version that a part of a delta leads to, if its steps are ones that chitchat makes:
+/// keys in rising order, or a bare version and no key.
+fn delta_version(part: &read::Part) -> Result<u64, DropBecause> {
+    let wrong = || DropBecause::Versions(part.id.node.clone());
+    let mut version = 0;
+    if part.ops.len() > MAX_RECORDS_PER_HOST * 2 {
+        return Err(DropBecause::Record(part.id.node.clone()));
+    }
+    for (at, op) in part.ops.iter().enumerate() {
+        match op {
+            Op::KeyValue { key, value_bytes, version: next } => {
+                let ours: Result<RecordKey, SealError> = key.parse();
+                if ours.is_err() || *value_bytes > MAX_RECORD_BYTES {
+                    return Err(DropBecause::Record(part.id.node.clone()));
+                }
+                if *next <= version {
+                    return Err(wrong());
+                }
+                version = *next;
+            }
+            Op::MaxVersion(next) if at == 0 && part.ops.len() == 1 => version = *next,
+            Op::MaxVersion(_) => return Err(wrong()),
+        }
+    }
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Bytes that carry a signature: keys, strict decoding, and the signed gossip record.
+//! Every signature names its purpose (a [`Domain`]), so none can be replayed as another kind of
+//! message. What arrives is decoded strictly: one value has exactly one encoding. Nothing here
+//! makes randomness: seeds are arguments.
+
+use std::{fmt, str::FromStr};
+
+use data_encoding::BASE64URL_NOPAD as BASE64;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    id::{HostId, MeshId, hex},
+    limits::MAX_RECORD_BYTES,
+    wire::record::{Body, RecordKey},
+};
+
+/// What a signature is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// A statement about membership or sessions.
+    Statement,
+    /// A gossip record.
+    Record,
+    /// A join, signed by the token.
+    JoinToken,
+    /// A join, signed by the joining host.
+    JoinHost,
+    /// A stranger's first minute on a relay, signed by the token.
+    RelayAdmission,
+}
+
+/// The public half of an ed25519 key, 32 bytes.
+pub type PublicKey = [u8; 32];
+
+/// The secret half of an ed25519 key. It is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed(pub [u8; 32]);
+
+/// An ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Sig(#[serde(with = "hex")] pub [u8; 64]);
+
+/// Why bytes were not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// More bytes than allowed.
+    #[error("{have} bytes are more than the {limit} allowed")]
+    TooLarge {
+        /// The bytes.
+        have: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Not an encoding of what was expected, or not its only one.
+    #[error("the bytes are not a canonical {0}")]
+    Encoding(&'static str),
+    /// The signature does not match.
+    #[error("the signature does not match")]
+    Signature,
+    /// The record is for another mesh, host or key than it was found under.
+    #[error("the record belongs elsewhere")]
+    Misplaced,
+    /// The body is of another kind than its key.
+    #[error("the body does not fit its key")]
+    Kind,
+}
+
+impl Seed {
+    /// Gives the public half.
+    pub fn public(&self) -> PublicKey {
+        SigningKey::from_bytes(&self.0).verifying_key().to_bytes()
+    }
+
+    /// Signs `parts` for one purpose. Each part is length-prefixed, so no two lists look alike.
+    pub fn sign(&self, domain: Domain, parts: &[&[u8]]) -> Sig {
+        Sig(SigningKey::from_bytes(&self.0).sign(&message(domain, parts)).to_bytes())
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(secret)")
+    }
+}
+
+impl fmt::Debug for Sig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sig({:02x}{:02x}..)", self.0[0], self.0[1])
+    }
+}
+
+/// Tells whether `key` signed `parts` for this purpose. Weak keys and malleable signatures fail.
+pub fn verify(key: &PublicKey, domain: Domain, parts: &[&[u8]], sig: &Sig) -> bool {
+    VerifyingKey::from_bytes(key)
+        .is_ok_and(|key| key.verify_strict(&message(domain, parts), &Signature::from_bytes(&sig.0)).is_ok())
+}
+
+/// Encodes a value of ours.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("our types have known lengths and no failing serialisers")
+}
+
+/// Decodes `bytes` if they are the one encoding of a `T`: nothing left over, no padded numbers,
+/// no unsorted or repeated map keys. `what` names it in the error.
+pub fn decode<T: Serialize + DeserializeOwned>(
+    bytes: &[u8],
+    limit: usize,
+    what: &'static str,
+) -> Result<T, SealError> {
+    if bytes.len() > limit {
+        return Err(SealError::TooLarge { have: bytes.len(), limit });
+    }
+    let value: T = postcard::from_bytes(bytes).map_err(|_| SealError::Encoding(what))?;
+    let again = postcard::to_stdvec(&value).map_err(|_| SealError::Encoding(what))?;
+    if again == bytes { Ok(value) } else { Err(SealError::Encoding(what)) }
+}
+
+fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
+    let name = match domain {
+        Domain::Statement => "mesh/statement/1",
+        Domain::Record => "mesh/record/1",
+        Domain::JoinToken => "mesh/join/1 token",
+        Domain::JoinHost => "mesh/join/1 host",
+        Domain::RelayAdmission => "mesh/relay/1 admission",
+    };
+    let mut bytes = Vec::with_capacity(64 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
+    for part in std::iter::once(&name.as_bytes()).chain(parts) {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+/// A gossip record with its owner's signature. Readers keep the highest (generation, seq) of each
+/// key; a record without body withdraws the key, so that no third party can.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRecord {
+    /// The mesh it is for.
+    pub mesh: MeshId,
+    /// Who says it.
+    pub host: HostId,
+    /// The owner's start: grows with every start of its agent.
+    pub generation: u64,
+    /// Counts the owner's records within one generation.
+    pub seq: u64,
+    /// What it is about.
+    pub key: RecordKey,
+    /// What it says; `None` = nothing any more.
+    pub body: Option<Body>,
+}
+
+impl SignedRecord {
+    /// Signs the record with its host's seed and gives the text for a gossip value.
+    pub fn seal(&self, seed: &Seed) -> Result<String, SealError> {
+        let bytes = encode(self);
+        let mut sealed = seed.sign(Domain::Record, &[&bytes]).0.to_vec();
+        sealed.extend_from_slice(&bytes);
+        let text = BASE64.encode(&sealed);
+        if text.len() > MAX_RECORD_BYTES {
+            return Err(SealError::TooLarge { have: text.len(), limit: MAX_RECORD_BYTES });
+        }
+        Ok(text)
+    }
+
+    /// Reads the text that was found under `key` of `host` in `mesh`, and checks all of it.
+    pub fn open(text: &str, mesh: MeshId, host: HostId, key: &RecordKey) -> Result<SignedRecord, SealError> {
+        if text.len() > MAX_RECORD_BYTES {
+            return Err(SealError::TooLarge { have: text.len(), limit: MAX_RECORD_BYTES });
+        }
+        let sealed = BASE64.decode(text.as_bytes()).map_err(|_| SealError::Encoding("record"))?;
+        let (sig, bytes) = sealed.split_first_chunk::<64>().ok_or(SealError::Encoding("record"))?;
+        if !verify(&host.0, Domain::Record, &[bytes], &Sig(*sig)) {
+            return Err(SealError::Signature);
+        }
+        let record: SignedRecord = decode(bytes, MAX_RECORD_BYTES, "record")?;
+        if record.mesh != mesh || record.host != host || record.key != *key {
+            return Err(SealError::Misplaced);
+        }
+        if !record.fits() {
+            return Err(SealError::Kind);
+        }
+        Ok(record)
+    }
+
+    /// Orders the records of one key: the greater one is newer.
+    pub fn age(&self) -> (u64, u64) {
+        (self.generation, self.seq)
+    }
+
+    fn fits(&self) -> bool {
+        match (&self.key, &self.body) {
+            (_, None) => true,
+            (RecordKey::Host, Some(body)) => matches!(body, Body::Host(_)),
+            (RecordKey::Image(_), Some(body)) => matches!(body, Body::Image(_)),
+            (RecordKey::Session(_), Some(body)) => matches!(body, Body::Session(_)),
+            (RecordKey::Head(_), Some(body)) => matches!(body, Body::Head(_)),
+        }
+    }
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordKey::Host => f.write_str("host"),
+            RecordKey::Image(digest) => write!(f, "image/{digest}"),
+            RecordKey::Session(session) => write!(f, "session/{session}"),
+            RecordKey::Head(session) => write!(f, "head/{session}"),
+        }
+    }
+}
+
+impl FromStr for RecordKey {
+    type Err = SealError;
+    fn from_str(text: &str) -> Result<Self, SealError> {
+        let wrong = || SealError::Encoding("record key");
+        let key = match text.split_once('/') {
+            None if text == "host" => RecordKey::Host,
+            Some(("image", id)) => RecordKey::Image(id.parse().map_err(|_| wrong())?),
+            Some(("session", id)) => RecordKey::Session(id.parse().map_err(|_| wrong())?),
+            Some(("head", id)) => RecordKey::Head(id.parse().map_err(|_| wrong())?),
+            _ => return Err(wrong()),
+        };
+        // One spelling: upper case digits or a `blake3:` prefix would be a second key.
+        if key.to_string() == text { Ok(key) } else { Err(wrong()) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

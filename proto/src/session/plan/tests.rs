@@ -1,0 +1,361 @@
+use std::fmt::Write;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::{
+    id::Epoch,
+    session::{
+        Command,
+        fixture::{SESSION, command, created, host_id, host_name, intent, inventory, up},
+    },
+};
+
+fn check(state: &State, hosts: &str, topology: &str, expected: Expect) {
+    let proposal = propose(SESSION, Some(state), &intent(topology), &inventory(hosts));
+    expected.assert_eq(&text(&proposal));
+}
+
+fn text(proposal: &Proposal) -> String {
+    let mut out = String::new();
+    for o in &proposal.obstacles {
+        writeln!(out, "obstacle {}: {}", o.machine, o.because).unwrap();
+    }
+    for c in &proposal.changes {
+        let action = format!("{:?}", c.action).to_lowercase();
+        writeln!(out, "{action} {} on {}: {}", c.machine, host_name(c.host), c.because).unwrap();
+    }
+    for r in &proposal.rejected {
+        writeln!(out, "  {} not on {}: {}", r.machine, host_name(r.host), r.because).unwrap();
+    }
+    for (host, _, bytes) in &proposal.fetch {
+        writeln!(out, "fetch {bytes} bytes to {}", host_name(*host)).unwrap();
+    }
+    for p in proposal.plan.iter().flat_map(|plan| &plan.placements) {
+        let guard = format!("{:?}", p.guard).to_lowercase();
+        writeln!(out, "plan {} {} epoch {} {guard}", p.machine, host_name(p.host), p.epoch).unwrap();
+    }
+    out
+}
+
+#[test]
+fn every_host_that_is_not_chosen_has_a_reason() {
+    let hosts = "
+        nas 9000 image
+        attic 300
+        laptop 8000 down
+        vps 2000 no-qemu
+        pi 2000 arch=aarch64
+        tv 9000 no-machines
+        old 9000 tcg";
+    check(
+        &created(),
+        hosts,
+        "db 1 512",
+        expect![[r#"
+        create db-1 on nas: runs guests at full speed (kvm)
+          db-1 not on attic: 300 of 512 MiB free
+          db-1 not on laptop: down
+          db-1 not on old: runs guests slowly (tcg), nas does not
+          db-1 not on pi: its CPU is aarch64, the image is for x86_64
+          db-1 not on tv: its owner lets it run no machines
+          db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
+        plan db-1 nas epoch 1 hold
+    "#]],
+    );
+}
+
+#[test]
+fn all_obstacles_are_told_at_once_and_name_each_host() {
+    let hosts = "
+        nas 1500
+        laptop 8000 down
+        vps 9000 no-qemu";
+    let topology = "
+        db 1 4096
+        web 1 256 image=debain:12
+        app 1 256 hosts=cellar
+        job 1 256 tag:room=attic";
+    check(
+        &created(),
+        hosts,
+        topology,
+        expect![[r#"
+        obstacle app-1: no host fits: laptop: not among place.hosts; nas: not among place.hosts; vps: not among place.hosts; cellar: no member has this name
+        obstacle db-1: no host fits: laptop: down; nas: 1500 of 4096 MiB free; vps: no QEMU (apt-get install qemu-system-x86)
+        obstacle job-1: no host fits: laptop: it has no tag room=attic; nas: it has no tag room=attic; vps: it has no tag room=attic
+        obstacle web-1: no member has an image named debain:12 (agent image import PATH --name debain:12)
+          app-1 not on laptop: not among place.hosts
+          app-1 not on nas: not among place.hosts
+          app-1 not on vps: not among place.hosts
+          db-1 not on laptop: down
+          db-1 not on nas: 1500 of 4096 MiB free
+          db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
+          job-1 not on laptop: it has no tag room=attic
+          job-1 not on nas: it has no tag room=attic
+          job-1 not on vps: it has no tag room=attic
+    "#]],
+    );
+}
+
+#[test]
+fn machines_of_a_group_are_on_different_hosts_while_there_is_room() {
+    let hosts = "
+        attic 2000
+        cellar 1000 image
+        nas 9000";
+    check(
+        &created(),
+        hosts,
+        "web 4 400",
+        expect![[r#"
+            create web-1 on nas: most free memory (9000 MiB)
+            create web-2 on attic: most free memory (2000 MiB)
+            create web-3 on cellar: fewest machines of web
+            create web-4 on nas: most free memory (8600 MiB)
+              web-1 not on attic: less free memory (2000 MiB) than nas
+              web-1 not on cellar: less free memory (1000 MiB) than nas
+              web-2 not on cellar: less free memory (1000 MiB) than attic
+              web-2 not on nas: has more machines of web than attic
+              web-3 not on attic: has more machines of web than cellar
+              web-3 not on nas: has more machines of web than cellar
+              web-4 not on attic: less free memory (1600 MiB) than nas
+              web-4 not on cellar: less free memory (600 MiB) than nas
+            fetch 67108864 bytes to nas
+            fetch 67108864 bytes to attic
+            plan web-1 nas epoch 1 hold
+            plan web-2 attic epoch 1 hold
+            plan web-3 cellar epoch 1 hold
+            plan web-4 nas epoch 1 hold
+        "#]],
+    );
+}
+
+#[test]
+fn wishes_come_before_room() {
+    let hosts = "
+        attic 2000 tag:room=attic
+        nas 9000 tag:room=cellar
+        vps 3000";
+    let topology = "
+        app 1 256 near=web
+        db 1 256 tag:room=attic
+        log 1 256 apart=app,web
+        web 1 256 hosts=vps failover";
+    check(
+        &created(),
+        hosts,
+        topology,
+        expect![[r#"
+        create app-1 on vps: near web
+        create db-1 on attic: the only host that fits
+        create log-1 on nas: most free memory (9000 MiB)
+        create web-1 on vps: the only host that fits; waits for this host when it dies (guard hold)
+          app-1 not on attic: not as near to web as vps
+          app-1 not on nas: not as near to web as vps
+          db-1 not on nas: its tag room is cellar, not attic
+          db-1 not on vps: it has no tag room=attic
+          log-1 not on attic: less free memory (1744 MiB) than nas
+          log-1 not on vps: has machines that this one is kept apart from
+          web-1 not on attic: not among place.hosts
+          web-1 not on nas: not among place.hosts
+        fetch 67108864 bytes to attic
+        fetch 67108864 bytes to vps
+        fetch 67108864 bytes to nas
+        plan app-1 vps epoch 1 hold
+        plan db-1 attic epoch 1 hold
+        plan log-1 nas epoch 1 hold
+        plan web-1 vps epoch 1 hold
+    "#]],
+    );
+}
+
+#[test]
+fn of_equal_hosts_the_image_then_the_distance_then_the_name_decides() {
+    let cases = [
+        ("a 900\nb 900 image", "has the image already"),
+        ("a 900 rtt=9\nb 900 rtt=2", "nearest (2 ms)"),
+        ("b 900\nc 900", "first by name of equal hosts"),
+    ];
+    for (hosts, because) in cases {
+        let proposal = propose(SESSION, None, &intent("db 1 256"), &inventory(hosts));
+        assert_eq!((proposal.changes[0].host, proposal.changes[0].because.as_str()), (host_id("b"), because));
+    }
+}
+
+#[test]
+fn a_host_is_filled_no_further_than_its_memory() {
+    check(
+        &created(),
+        "nas 1000 image used=400",
+        "web 3 256",
+        expect![[r#"
+        obstacle web-3: no host fits: nas: 88 of 256 MiB free
+        create web-1 on nas: the only host that fits
+        create web-2 on nas: the only host that fits
+          web-3 not on nas: 88 of 256 MiB free
+    "#]],
+    );
+}
+
+#[test]
+fn the_same_topology_again_changes_nothing_even_when_a_host_is_down() {
+    let state = up(created(), "web 2 256", "nas 900 image\nattic 900 image");
+    check(
+        &state,
+        "nas 900 image\nattic 900 image down\nbig 90000 image",
+        "web 2 256",
+        expect![[r#"
+        keep web-1 on attic: unchanged; attic is down and the machine waits for it
+        keep web-2 on nas: unchanged
+        plan web-1 attic epoch 1 hold
+        plan web-2 nas epoch 1 hold
+    "#]],
+    );
+}
+
+#[test]
+fn scaling_touches_only_what_is_added_or_removed() {
+    let state = up(created(), "web 2 256\ndb 1 256", "nas 9000 image");
+    check(
+        &state,
+        "nas 9000 image\nattic 9000 image",
+        "web 1 256\napp 1 256",
+        expect![[r#"
+        create app-1 on attic: most free memory (9000 MiB)
+        remove db-1 on nas: db is not in the topology any more
+        keep web-1 on nas: unchanged
+        remove web-2 on nas: count is 1 now
+          app-1 not on nas: less free memory (8744 MiB) than attic
+        plan app-1 attic epoch 1 hold
+        plan web-1 nas epoch 1 hold
+    "#]],
+    );
+}
+
+#[test]
+fn hardware_changes_in_place_and_content_by_replacing() {
+    let state = up(created(), "web 1 256\ndb 1 256", "nas 9000 image");
+    check(
+        &state,
+        "nas 9000 image",
+        "web 1 512 cpus=2\ndb 1 256 setup=true disk=900",
+        expect![[r#"
+        change db-1 on nas: replace: disk, setup changed; its disk starts empty
+        change web-1 on nas: in place: cpus 1 -> 2, memory 256 -> 512 MiB; it restarts
+        plan db-1 nas epoch 2 hold
+        plan web-1 nas epoch 1 hold
+    "#]],
+    );
+}
+
+#[test]
+fn a_new_place_that_forbids_the_machines_host_is_an_obstacle() {
+    let state = up(created(), "web 1 256", "nas 9000 image");
+    check(
+        &state,
+        "nas 9000 image\nattic 9000 image",
+        "web 1 256 hosts=attic",
+        expect![[r#"
+        obstacle web-1: nas: not among place.hosts, but web-1 is there and this version moves no machine (allow nas, or remove the machine first and add it again)
+    "#]],
+    );
+}
+
+#[test]
+fn growing_beyond_the_host_is_an_obstacle_but_staying_there_is_not() {
+    let state = up(created(), "web 1 256", "nas 900 image");
+    check(
+        &state,
+        "nas 900 image used=700",
+        "web 1 256",
+        expect![[r#"
+        keep web-1 on nas: unchanged
+        plan web-1 nas epoch 1 hold
+    "#]],
+    );
+    check(
+        &state,
+        "nas 900 image used=700",
+        "web 1 512",
+        expect![[r#"
+        obstacle web-1: nas: 200 of 512 MiB free, and web-1 cannot move from it
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_not_removed_yet_comes_back_only_where_it_was() {
+    let state = up(created(), "web 1 256\ndb 1 256", "nas 900 image");
+    let state = up(state, "db 1 256", "nas 900 image");
+    let back = "web 1 256\ndb 1 256";
+    let again = "nas 900 image\nbig 90000 image";
+    check(
+        &state,
+        again,
+        back,
+        expect![[r#"
+        keep db-1 on nas: unchanged
+        create web-1 on nas: an older incarnation is not removed there yet
+        plan db-1 nas epoch 1 hold
+        plan web-1 nas epoch 2 hold
+    "#]],
+    );
+    check(
+        &state,
+        "nas 900 image down\nbig 90000 image",
+        back,
+        expect![[r#"
+        obstacle web-1: nas: an older incarnation is not removed there yet, and now: down
+        keep db-1 on nas: unchanged; nas is down and the machine waits for it
+    "#]],
+    );
+    let machine: MachineName = "web-1".parse().unwrap();
+    let address = state.addresses[&machine];
+    let dropped = Command::Dropped { machine: machine.clone(), host: host_id("nas"), epoch: Epoch(1) };
+    let state = up(command(state, dropped), back, again);
+    let placement = state.placement(&machine).unwrap();
+    assert_eq!((placement.host, placement.epoch.0, placement.address), (host_id("big"), 2, address));
+}
+
+#[test]
+fn a_name_that_is_unknown_for_a_moment_does_not_unplan_its_machines() {
+    let state = up(created(), "web 1 256", "nas 900 image");
+    let mut inventory = inventory("nas 900 image");
+    inventory.images.clear();
+    let proposal = propose(SESSION, Some(&state), &intent("web 1 256"), &inventory);
+    expect![[r#"
+        keep web-1 on nas: unchanged
+        plan web-1 nas epoch 1 hold
+    "#]]
+    .assert_eq(&text(&proposal));
+}
+
+#[test]
+fn the_network_avoids_what_hosts_use_and_is_kept_afterwards() {
+    let free = propose(SESSION, None, &intent("web 1 256"), &inventory("nas 900 image")).plan.unwrap().subnet;
+    let hosts = format!("nas 900 image net={free}");
+    let other = propose(SESSION, None, &intent("web 1 256"), &inventory(&hosts)).plan.unwrap().subnet;
+    assert!(!other.overlaps(&free) && overlay::RANGE.contains(other.base));
+    let state = up(created(), "web 1 256", "nas 900 image");
+    let later = propose(SESSION, Some(&state), &intent("web 2 256"), &inventory(&hosts)).plan.unwrap();
+    assert_eq!(later.subnet, free, "addresses belong to machines");
+    check(
+        &created(),
+        "nas 900 image net=10.0.0.0/8",
+        "web 1 256",
+        expect![[r#"
+        obstacle web-1: the hosts' own networks leave no free network in 10.64.0.0/10
+    "#]],
+    );
+}
+
+#[test]
+fn addresses_start_at_ten_and_many_machines_get_a_larger_network() {
+    let plan = propose(SESSION, None, &intent("web 2 1"), &inventory("nas 900 image")).plan.unwrap();
+    let last: Vec<u8> = plan.placements.iter().map(|p| p.address.octets()[3]).collect();
+    assert_eq!((plan.subnet.len, last), (24, vec![10, 11]));
+    let many = propose(SESSION, None, &intent("web 300 1"), &inventory("nas 900 image")).plan.unwrap();
+    assert_eq!(many.subnet.len, 22);
+    assert!(many.placements.iter().all(|p| many.subnet.holds_machine(p.address)));
+}

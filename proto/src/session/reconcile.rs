@@ -1,0 +1,293 @@
+//! What one host does next so that its machines match its share of the plan, and what it says of
+//! them. Pure: no clock, no disk, no QEMU. `agent::session::host` gathers `observed`, carries out the
+//! actions and calls again; every action may be repeated.
+//! At most one action per machine per call, so a crash between calls loses nothing but time.
+//!
+//! ```text
+//! (nothing) -Fetch-> image here -Ask-> granted -Launch-> Starting -> Running -> Ended -Launch (back-off)-> ..
+//!           in a drop: any of these -Remove-> (nothing) -ReportDropped-> forgotten
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    id::{Epoch, MachineName, Name},
+    limits::{BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, START_WITHIN_MS, STEADY_AFTER_MS},
+    session::{MachineSpec, Share, order},
+    time::Timestamp,
+    topology::Restart,
+};
+
+mod phase;
+pub use phase::phase;
+
+/// What a host sees of one session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Its own machines: those of the share and whatever lies on its disk.
+    pub machines: BTreeMap<MachineName, Seen>,
+    /// Every machine of the session that is ready now, by the word of the host that owns it.
+    pub ready: BTreeSet<MachineName>,
+}
+
+/// What a host sees of one machine of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether an action for it is being carried out now: nothing else is begun meanwhile.
+    pub busy: bool,
+    /// Its image.
+    pub image: Image,
+    /// What its `launch.json` says; `None` = nothing of it is on the disk.
+    pub launched: Option<Settings>,
+    /// Its shim.
+    pub shim: Shim,
+    /// How often in a row QEMU ended without being asked; see [`ends`].
+    pub ends: u32,
+    /// The incarnation that the coordinator allowed to start, until it was launched.
+    pub granted: Option<Epoch>,
+    /// The action that failed last, until one succeeds.
+    pub failed: Option<Failed>,
+}
+
+/// How much of an image is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Image {
+    /// Nothing, and nobody fetches it.
+    #[default]
+    Absent,
+    /// On its way.
+    Fetching {
+        /// Per cent that are here.
+        percent: u8,
+    },
+    /// All of it.
+    Complete,
+}
+
+/// What an incarnation was launched with. A difference that a running QEMU cannot adopt is a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The incarnation.
+    pub epoch: Epoch,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+}
+
+/// The process that is the parent of QEMU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shim {
+    /// There is none, and no news of an earlier one.
+    #[default]
+    None,
+    /// It prepares QEMU.
+    Starting {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// QEMU runs.
+    Running {
+        /// Since when.
+        since: Timestamp,
+        /// Whether the guest answers.
+        booted: bool,
+        /// Services whose checks pass.
+        ready: BTreeSet<Name>,
+    },
+    /// QEMU ended.
+    Ended {
+        /// When.
+        at: Timestamp,
+        /// Whether [`Action::Stop`] asked for it.
+        asked: bool,
+        /// Whether the guest shut down in order.
+        clean: bool,
+        /// Why, in words.
+        because: String,
+    },
+}
+
+/// An action that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// When.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+    /// Why, in words.
+    pub because: String,
+}
+
+/// What a host does for one machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Get the image of `spec.image` here.
+    Fetch,
+    /// Ask the coordinator for the first start of this incarnation (`MayStart`).
+    Ask(Epoch),
+    /// Make the disks that are missing and start the shim. With `after`: QEMU ended, and why.
+    Launch {
+        /// The incarnation.
+        epoch: Epoch,
+        /// Why the run before it ended.
+        after: Option<String>,
+    },
+    /// End QEMU in order, keep the disk, and mark the end as asked for (also one that has happened).
+    Stop {
+        /// Why, in words.
+        because: String,
+    },
+    /// Kill what runs of the incarnations up to this one, and delete their files.
+    Remove(Epoch),
+    /// Nothing is left of the incarnations up to this one: tell the coordinator (`Dropped`).
+    ReportDropped(Epoch),
+    /// Nothing to do before something else happens, or this moment comes.
+    Wait {
+        /// When to look again, if time alone may change the answer.
+        until: Option<Timestamp>,
+    },
+}
+
+/// Gives the next action of every machine that is not as it should be.
+pub fn reconcile(share: &Share, observed: &Observed, now: Timestamp) -> Vec<(MachineName, Action)> {
+    let unseen = Seen::default();
+    let mut actions = BTreeMap::new();
+    let seen = |machine: &MachineName| observed.machines.get(machine).unwrap_or(&unseen);
+    for spec in &share.machines {
+        let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
+        if let Some(action) = run(spec, seen(&spec.machine), &waits, now) {
+            actions.insert(spec.machine.clone(), action);
+        }
+    }
+    // What must go comes before what shall run.
+    for (machine, epoch) in &share.drops {
+        actions.insert(machine.clone(), remove(*epoch, seen(machine), now));
+    }
+    actions.retain(|machine, _| !seen(machine).busy);
+    actions.into_iter().collect()
+}
+
+/// Counts the ends in a row: one after a long run is the first again.
+pub fn ends(before: u32, ran_ms: u64) -> u32 {
+    if ran_ms >= STEADY_AFTER_MS { 1 } else { before.saturating_add(1) }
+}
+
+/// Gives the pause before the next try: one second after the first failure, then doubling.
+pub fn back_off_ms(times: u32) -> u64 {
+    match times {
+        0 => 0,
+        _ => BACK_OFF_FIRST_MS.saturating_mul(1 << (times - 1).min(16)).min(BACK_OFF_LAST_MS),
+    }
+}
+
+impl Settings {
+    /// Gives what a machine is to be launched with.
+    pub fn of(spec: &MachineSpec) -> Settings {
+        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib }
+    }
+}
+
+fn remove(epoch: Epoch, seen: &Seen, now: Timestamp) -> Action {
+    if let Some(wait) = retry(seen, now) {
+        return wait;
+    }
+    match seen.launched {
+        Some(settings) if settings.epoch <= epoch => Action::Remove(epoch),
+        _ => Action::ReportDropped(epoch),
+    }
+}
+
+fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Option<Action> {
+    match seen.launched {
+        // A newer incarnation lies here than the share knows: an old share must not touch it.
+        Some(settings) if settings.epoch > spec.epoch => return None,
+        Some(settings) if settings.epoch < spec.epoch => {
+            return Some(retry(seen, now).unwrap_or(Action::Remove(settings.epoch)));
+        }
+        _ => {}
+    }
+    match &seen.shim {
+        Shim::Starting { since } if now.since_ms(*since) >= START_WITHIN_MS => {
+            let because = format!("it did not start within {} s", START_WITHIN_MS / 1000);
+            Some(retry(seen, now).unwrap_or(Action::Stop { because }))
+        }
+        Shim::Starting { since } if spec.run => {
+            Some(Action::Wait { until: Some(since.plus_ms(START_WITHIN_MS)) })
+        }
+        Shim::Starting { .. } | Shim::Running { .. } => {
+            let because = unwanted(spec, seen)?;
+            Some(retry(seen, now).unwrap_or(Action::Stop { because }))
+        }
+        // Marks the end as asked for, so that `machine start` starts it again.
+        Shim::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
+        _ if !spec.run => None,
+        Shim::Ended { at, asked: false, clean, because } => {
+            let due = at.plus_ms(back_off_ms(seen.ends));
+            match spec.restart {
+                Restart::Never => None,
+                Restart::OnFailure if *clean => None,
+                _ if now < due => Some(Action::Wait { until: Some(due) }),
+                _ => Some(start(spec, seen, now, Some(because.clone()))),
+            }
+        }
+        Shim::Ended { .. } => Some(start(spec, seen, now, None)),
+        Shim::None if seen.launched.is_some() => Some(start(spec, seen, now, None)),
+        Shim::None => Some(first_start(spec, seen, waits, now)),
+    }
+}
+
+/// Says why a running machine must stop, if it must.
+fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
+    if !spec.run {
+        return Some("stopped".into());
+    }
+    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
+    changed.then(|| "its settings changed".into())
+}
+
+/// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
+/// asked and nothing is waited for.
+fn start(spec: &MachineSpec, seen: &Seen, now: Timestamp, after: Option<String>) -> Action {
+    if let Some(wait) = retry(seen, now) {
+        return wait;
+    }
+    fetch(seen).unwrap_or(Action::Launch { epoch: spec.epoch, after })
+}
+
+/// Starts an incarnation for the first time: image, then order, then the coordinator's word.
+fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Action {
+    if let Some(wait) = retry(seen, now).or_else(|| fetch(seen)) {
+        return wait;
+    }
+    if !waits.is_empty() {
+        return Action::Wait { until: None };
+    }
+    if seen.granted == Some(spec.epoch) {
+        return Action::Launch { epoch: spec.epoch, after: None };
+    }
+    Action::Ask(spec.epoch)
+}
+
+fn fetch(seen: &Seen) -> Option<Action> {
+    match seen.image {
+        Image::Absent => Some(Action::Fetch),
+        Image::Fetching { .. } => Some(Action::Wait { until: None }),
+        Image::Complete => None,
+    }
+}
+
+/// Holds the next try back after a failed one.
+fn retry(seen: &Seen, now: Timestamp) -> Option<Action> {
+    let failed = seen.failed.as_ref()?;
+    let due = failed.at.plus_ms(back_off_ms(failed.times));
+    (now < due).then_some(Action::Wait { until: Some(due) })
+}
+
+/// Tells whether so many failures in a row are a failure for people too.
+fn failing(times: u32) -> bool {
+    times >= FAILING_AFTER
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What a host says of one machine: a phase of its life and, when that is not enough, why. Reasons
+//! hold no ticking numbers, so that a report changes only when something happened.
+
+use super::{Failed, Image, Seen, Shim, back_off_ms, failing};
+use crate::{
+    id::Name,
+    session::{MachineSpec, Phase},
+    time::Timestamp,
+    topology::Restart,
+};
+
+/// Gives the phase of a machine. `waits` is what `order::waits_for` says, `now` only matters for the
+/// grace of a service's check.
+pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> (Phase, Option<String>) {
+    let stale = seen.launched.is_some_and(|launched| launched.epoch < spec.epoch);
+    if stale {
+        return (Phase::Waiting, Some("its older incarnation is being removed".into()));
+    }
+    match &seen.shim {
+        Shim::Running { since, booted, ready } => running(spec, now.since_ms(*since), *booted, ready),
+        Shim::Starting { .. } => (Phase::Starting, None),
+        _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
+        Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, *clean, because),
+        _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
+        Shim::None if seen.launched.is_none() && !waits.is_empty() => {
+            let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
+            (Phase::Waiting, Some(format!("needs {}, not ready yet", names.join(", "))))
+        }
+        Shim::None if seen.launched.is_none() && seen.granted != Some(spec.epoch) => {
+            (Phase::Waiting, Some("asks the coordinator for its first start".into()))
+        }
+        _ => (Phase::Starting, None),
+    }
+}
+
+fn running(
+    spec: &MachineSpec,
+    ran_ms: u64,
+    booted: bool,
+    ready: &std::collections::BTreeSet<Name>,
+) -> (Phase, Option<String>) {
+    if !spec.run {
+        return (Phase::Running, Some("stopping".into()));
+    }
+    if !booted {
+        return (Phase::Running, None);
+    }
+    // A service without a check is ready with its machine.
+    let missing = |(name, (_, check)): &(&Name, &(u16, Option<crate::topology::Ready>))| {
+        check.is_some() && !ready.contains(*name)
+    };
+    let Some((name, (port, check))) = spec.services.iter().find(missing) else {
+        return (Phase::Ready, None);
+    };
+    let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
+    let late = (ran_ms >= grace_ms)
+        .then(|| format!("{name} does not answer on port {port}, {} s after the start", grace_ms / 1000));
+    (Phase::Booted, Some(late.unwrap_or(format!("{name} is not ready yet"))))
+}
+
+fn ended(spec: &MachineSpec, seen: &Seen, clean: bool, because: &str) -> (Phase, Option<String>) {
+    match (spec.restart, clean) {
+        (Restart::Never | Restart::OnFailure, true) => {
+            (Phase::Stopped, Some(format!("{because}; not started again (restart policy)")))
+        }
+        (Restart::Never, false) => {
+            (Phase::Failed, Some(format!("{because}; not started again (restart policy)")))
+        }
+        _ if seen.failed.is_some() => unstarted(seen),
+        _ => (again(seen.ends), Some(format!("{because}; {}", next(seen.ends)))),
+    }
+}
+
+/// An action failed, or the image is not here.
+fn unstarted(seen: &Seen) -> (Phase, Option<String>) {
+    let reason =
+        seen.failed.as_ref().map(|Failed { times, because, .. }| format!("{because}; {}", next(*times)));
+    let phase = match (&seen.failed, seen.image) {
+        (Some(failed), _) if failing(failed.times) => Phase::Failed,
+        (_, Image::Complete) => Phase::Starting,
+        _ => Phase::Fetching,
+    };
+    // Tens are enough for people, and each change is a gossip record.
+    let progress = match seen.image {
+        Image::Fetching { percent } => Some(format!("{} % of the image is here", percent / 10 * 10)),
+        _ => None,
+    };
+    (phase, reason.or(progress))
+}
+
+fn again(times: u32) -> Phase {
+    if failing(times) { Phase::Failed } else { Phase::Starting }
+}
+
+fn next(times: u32) -> String {
+    format!("try {} follows after {} s", times.saturating_add(1), back_off_ms(times) / 1000)
+}

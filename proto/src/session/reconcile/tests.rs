@@ -1,0 +1,370 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::session::{
+    Command, State,
+    fixture::{command, created, host_id, up},
+    slice,
+};
+
+const HOSTS: &str = "nas 9000 image";
+
+fn shop() -> State {
+    up(created(), "web 1 256 needs=db checked=http:80\ndb 1 256", HOSTS)
+}
+
+fn machine(name: &str) -> MachineName {
+    name.parse().unwrap()
+}
+
+/// Prints what `nas` does and says at second 100, given what it sees of `web-1`.
+fn act(state: &State, ready: &[&str], seen: Seen) -> String {
+    let share = slice::share(state, host_id("nas"));
+    let now = Timestamp(100_000);
+    let web = machine("web-1");
+    let observed = Observed {
+        machines: [(web.clone(), seen.clone())].into(),
+        ready: ready.iter().map(|name| machine(name)).collect(),
+    };
+    let actions = reconcile(&share, &observed, now);
+    let action = actions.iter().find(|(machine, _)| *machine == web).map(|(_, action)| action);
+    let action = action.map_or("nothing".to_owned(), |action| format!("{action:?}"));
+    let Some(spec) = share.machines.iter().find(|spec| spec.machine == web) else { return action };
+    let waits = order::waits_for(&share.directory, &web, |m| observed.ready.contains(m));
+    let (phase, reason) = phase(spec, &seen, &waits, now);
+    format!("{action}\n{phase:?} {}", reason.unwrap_or_default()).trim_end().to_owned()
+}
+
+fn check(ready: &[&str], seen: Seen, expected: Expect) {
+    expected.assert_eq(&act(&shop(), ready, seen));
+}
+
+fn settings(epoch: u64) -> Option<Settings> {
+    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256 })
+}
+
+fn here() -> Seen {
+    Seen { image: Image::Complete, ..Seen::default() }
+}
+
+fn launched(shim: Shim) -> Seen {
+    Seen { launched: settings(1), shim, ..here() }
+}
+
+fn running(booted: bool, ready: &[&str]) -> Shim {
+    let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
+    Shim::Running { since: Timestamp(90_000), booted, ready }
+}
+
+fn ended(asked: bool, clean: bool) -> Shim {
+    Shim::Ended { at: Timestamp(99_500), asked, clean, because: "QEMU got signal 9".into() }
+}
+
+#[test]
+fn the_image_comes_first_even_while_others_are_waited_for() {
+    check(
+        &[],
+        Seen::default(),
+        expect![[r#"
+        Fetch
+        Fetching"#]],
+    );
+    check(
+        &[],
+        Seen { image: Image::Fetching { percent: 47 }, ..Seen::default() },
+        expect![[r#"
+        Wait { until: None }
+        Fetching 40 % of the image is here"#]],
+    );
+}
+
+#[test]
+fn a_first_start_waits_for_its_needs_then_for_the_coordinators_word() {
+    check(
+        &[],
+        here(),
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
+    check(
+        &["db-1"],
+        here(),
+        expect![[r#"
+        Ask(Epoch(1))
+        Waiting asks the coordinator for its first start"#]],
+    );
+    check(
+        &["db-1"],
+        Seen { granted: Some(Epoch(1)), ..here() },
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: None }
+        Starting"#]],
+    );
+}
+
+#[test]
+fn the_word_for_another_incarnation_does_not_count() {
+    check(
+        &["db-1"],
+        Seen { granted: Some(Epoch(2)), ..here() },
+        expect![[r#"
+            Ask(Epoch(1))
+            Waiting asks the coordinator for its first start"#]],
+    );
+}
+
+#[test]
+fn running_booted_and_ready_are_three_facts() {
+    check(
+        &[],
+        launched(Shim::Starting { since: Timestamp(95_000) }),
+        expect![[r#"
+        Wait { until: Some(Timestamp(215000)) }
+        Starting"#]],
+    );
+    check(
+        &[],
+        launched(running(false, &[])),
+        expect![[r#"
+        nothing
+        Running"#]],
+    );
+    check(
+        &[],
+        launched(running(true, &[])),
+        expect![[r#"
+        nothing
+        Booted http is not ready yet"#]],
+    );
+    check(
+        &[],
+        launched(running(true, &["http"])),
+        expect![[r#"
+        nothing
+        Ready"#]],
+    );
+}
+
+#[test]
+fn a_check_that_fails_after_the_grace_is_told() {
+    let since = Timestamp(30_000);
+    check(
+        &[],
+        launched(Shim::Running { since, booted: true, ready: BTreeSet::new() }),
+        expect![[r#"
+        nothing
+        Booted http does not answer on port 80, 60 s after the start"#]],
+    );
+}
+
+#[test]
+fn a_start_that_hangs_is_stopped() {
+    let shim = Shim::Starting { since: Timestamp(0) };
+    let seen = launched(shim);
+    let share = slice::share(&shop(), host_id("nas"));
+    let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
+    let actions = reconcile(&share, &observed, Timestamp(START_WITHIN_MS));
+    let stop = Action::Stop { because: "it did not start within 120 s".into() };
+    assert!(actions.contains(&(machine("web-1"), stop)));
+}
+
+#[test]
+fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
+    check(
+        &[],
+        Seen { ends: 1, ..launched(ended(false, false)) },
+        expect![[r#"
+        Wait { until: Some(Timestamp(100500)) }
+        Starting QEMU got signal 9; try 2 follows after 1 s"#]],
+    );
+    check(
+        &[],
+        Seen { ends: 3, ..launched(ended(false, false)) },
+        expect![[r#"
+        Wait { until: Some(Timestamp(103500)) }
+        Starting QEMU got signal 9; try 4 follows after 4 s"#]],
+    );
+    check(
+        &[],
+        Seen { ends: 7, ..launched(ended(false, false)) },
+        expect![[r#"
+        Wait { until: Some(Timestamp(159500)) }
+        Failed QEMU got signal 9; try 8 follows after 60 s"#]],
+    );
+    let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
+    check(
+        &[],
+        Seen { ends: 7, ..launched(long_ago) },
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: Some("crash") }
+        Failed crash; try 8 follows after 60 s"#]],
+    );
+    assert_eq!([0, 1, 2, 6, 7, 99].map(back_off_ms), [0, 1000, 2000, 32_000, 60_000, 60_000]);
+    assert_eq!((ends(6, 599_999), ends(6, 600_000)), (7, 1));
+}
+
+#[test]
+fn the_restart_policy_tells_a_shutdown_from_a_crash() {
+    let state = |policy: &str| up(created(), &format!("web 1 256 {policy}"), HOSTS);
+    let check = |policy, clean, expected: Expect| {
+        let at = Timestamp(0);
+        let because = if clean { "shut down from inside" } else { "QEMU got signal 9" }.to_owned();
+        let seen = launched(Shim::Ended { at, asked: false, clean, because });
+        expected.assert_eq(&act(&state(policy), &[], Seen { ends: 1, ..seen }));
+    };
+    check(
+        "on-failure",
+        true,
+        expect![[r#"
+        nothing
+        Stopped shut down from inside; not started again (restart policy)"#]],
+    );
+    check(
+        "on-failure",
+        false,
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: Some("QEMU got signal 9") }
+        Starting QEMU got signal 9; try 2 follows after 1 s"#]],
+    );
+    check(
+        "never",
+        true,
+        expect![[r#"
+        nothing
+        Stopped shut down from inside; not started again (restart policy)"#]],
+    );
+    check(
+        "never",
+        false,
+        expect![[r#"
+        nothing
+        Failed QEMU got signal 9; not started again (restart policy)"#]],
+    );
+}
+
+#[test]
+fn a_machine_that_its_user_stopped_starts_again_only_when_wished() {
+    let stop = Command::Wish { machine: machine("web-1"), run: false };
+    let stopped = command(shop(), stop);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&stopped, &["db-1"], seen));
+    check(
+        launched(running(true, &["http"])),
+        expect![[r#"
+        Stop { because: "stopped" }
+        Running stopping"#]],
+    );
+    check(
+        launched(ended(false, false)),
+        expect![[r#"
+        Stop { because: "stopped" }
+        Stopped stopped by the user"#]],
+    );
+    check(
+        launched(ended(true, true)),
+        expect![[r#"
+        nothing
+        Stopped stopped by the user"#]],
+    );
+    check(
+        here(),
+        expect![[r#"
+        nothing
+        Stopped stopped by the user"#]],
+    );
+    // And again with the wish taken back: at once, whatever the restart policy.
+    let started = command(stopped.clone(), Command::Wish { machine: machine("web-1"), run: true });
+    expect![[r#"
+        Launch { epoch: Epoch(1), after: None }
+        Starting"#]]
+    .assert_eq(&act(&started, &["db-1"], launched(ended(true, true))));
+}
+
+#[test]
+fn other_settings_restart_a_machine_on_its_disk() {
+    let state = up(shop(), "web 1 512 needs=db checked=http:80\ndb 1 256", HOSTS);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &[], seen));
+    check(
+        launched(running(true, &["http"])),
+        expect![[r#"
+        Stop { because: "its settings changed" }
+        Ready"#]],
+    );
+    check(
+        launched(ended(true, true)),
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: None }
+        Starting"#]],
+    );
+}
+
+#[test]
+fn a_replaced_machine_is_removed_before_the_new_one_starts() {
+    let state = up(shop(), "web 1 256 setup=true\ndb 1 256", HOSTS);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &["db-1"], seen));
+    check(
+        launched(running(true, &["http"])),
+        expect![[r#"
+        Remove(Epoch(1))
+        Waiting its older incarnation is being removed"#]],
+    );
+    check(
+        here(),
+        expect![[r#"
+        ReportDropped(Epoch(1))
+        Waiting asks the coordinator for its first start"#]],
+    );
+    let dropped = Command::Dropped { machine: machine("web-1"), host: host_id("nas"), epoch: Epoch(1) };
+    let state = command(state, dropped);
+    expect![[r#"
+        Ask(Epoch(2))
+        Waiting asks the coordinator for its first start"#]]
+    .assert_eq(&act(&state, &["db-1"], here()));
+}
+
+#[test]
+fn an_old_share_does_not_touch_a_newer_incarnation() {
+    let seen = Seen { launched: settings(2), shim: running(true, &["http"]), ..here() };
+    let share = slice::share(&shop(), host_id("nas"));
+    let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
+    assert!(reconcile(&share, &observed, Timestamp(0)).iter().all(|(m, _)| *m != machine("web-1")));
+}
+
+#[test]
+fn an_ended_session_removes_everything_and_reports_it() {
+    let state = command(shop(), Command::End);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &[], seen));
+    check(launched(running(true, &["http"])), expect!["Remove(Epoch(1))"]);
+    check(here(), expect!["ReportDropped(Epoch(1))"]);
+}
+
+#[test]
+fn a_failed_action_is_tried_again_later_and_said() {
+    let failed = |times| Failed { at: Timestamp(99_500), times, because: "no space left on the disk".into() };
+    let granted = Seen { granted: Some(Epoch(1)), ..here() };
+    check(
+        &["db-1"],
+        Seen { failed: Some(failed(1)), ..granted.clone() },
+        expect![[r#"
+        Wait { until: Some(Timestamp(100500)) }
+        Starting no space left on the disk; try 2 follows after 1 s"#]],
+    );
+    check(
+        &["db-1"],
+        Seen { failed: Some(failed(5)), ..granted },
+        expect![[r#"
+        Wait { until: Some(Timestamp(115500)) }
+        Failed no space left on the disk; try 6 follows after 16 s"#]],
+    );
+}
+
+#[test]
+fn nothing_is_begun_while_an_action_is_carried_out() {
+    check(
+        &["db-1"],
+        Seen { busy: true, ..here() },
+        expect![[r#"
+        nothing
+        Waiting asks the coordinator for its first start"#]],
+    );
+}

@@ -1,0 +1,127 @@
+//! Cuts the share of one host out of the hard state: its machines with everything needed to make
+//! them, what it must remove, and the directory that every member has. Always whole, never a patch.
+
+use std::collections::BTreeMap;
+
+use data_encoding::BASE64;
+
+use crate::{
+    id::{HostId, MachineName, Name},
+    session::{Directory, Drop, GroupEntry, MachineEntry, MachineSpec, Placement, Prefix, Share, State},
+    topology::{Group, Intent},
+};
+
+/// Gives what `host` must make true and must know.
+pub fn share(state: &State, host: HostId) -> Share {
+    let mine = |p: &&Placement| p.host == host && !state.ended;
+    let placements = state.plan.iter().flat_map(|plan| &plan.placements);
+    let here = |drop: &&Drop| drop.host == host;
+    let drops = state.drops.iter().flat_map(|(machine, drops)| {
+        drops.iter().filter(here).map(move |drop| (machine.clone(), drop.epoch))
+    });
+    Share {
+        session: state.id,
+        name: state.name.clone(),
+        stamp: state.stamp,
+        recovery: state.recovery,
+        version: state.version,
+        generation: state.generation(),
+        ended: state.ended,
+        directory: directory(state),
+        machines: placements.filter(mine).filter_map(|p| machine(state, p)).collect(),
+        drops: drops.collect(),
+        ssh_seed: state.ssh_seed,
+    }
+}
+
+/// Tells whether `new` may take the place of `old`: shares are ordered by (recovery, version).
+pub fn supersedes(new: &Share, old: &Share) -> bool {
+    (new.recovery, new.version) > (old.recovery, old.version)
+}
+
+fn directory(state: &State) -> Directory {
+    let Some((plan, intent)) = state.plan.as_ref().zip(state.intent.as_ref()) else {
+        return Directory { subnet: Prefix::NONE, groups: BTreeMap::new() };
+    };
+    let entry = |(name, group): (&Name, &Group)| {
+        let machines = plan.placements.iter().filter(|p| p.machine.group == *name);
+        let machine = |p: &Placement| MachineEntry {
+            machine: p.machine.clone(),
+            host: p.host,
+            epoch: p.epoch,
+            address: p.address,
+            guard: p.guard,
+            user: group.user.clone(),
+            run: !state.stopped.contains(&p.machine),
+        };
+        let services = group.services.iter().map(|(name, service)| (name.clone(), service.port)).collect();
+        let entry =
+            GroupEntry { services, needs: group.needs.clone(), machines: machines.map(machine).collect() };
+        (name.clone(), entry)
+    };
+    Directory { subnet: plan.subnet, groups: intent.topology.groups.iter().map(entry).collect() }
+}
+
+fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
+    let intent = state.intent.as_ref()?;
+    let name = &placement.machine.group;
+    let group = intent.topology.groups.get(name)?;
+    let mut ssh_keys = intent.ssh_keys.get(name).cloned().unwrap_or_default();
+    ssh_keys.push(public_key(&state.ssh_seed, state.name.as_str()));
+    let services = group.services.iter();
+    Some(MachineSpec {
+        machine: placement.machine.clone(),
+        epoch: placement.epoch,
+        run: !state.stopped.contains(&placement.machine),
+        image: placement.image,
+        image_size: placement.image_size,
+        cpus: group.cpus,
+        memory_mib: group.memory_mib,
+        disk_mib: group.disk_mib,
+        address: placement.address,
+        mac: placement.mac,
+        needs: group.needs.clone(),
+        guard: placement.guard,
+        restart: group.restart,
+        failover: group.failover,
+        services: services.map(|(name, s)| (name.clone(), (s.port, s.ready.clone()))).collect(),
+        setup: group.setup.clone(),
+        files: files(intent, group),
+        env: group.env.clone(),
+        ssh_keys,
+        user: group.user.clone(),
+        host_key_seed: host_key_seed(&state.ssh_seed, &placement.machine),
+    })
+}
+
+fn files(intent: &Intent, group: &Group) -> Vec<(String, u32, Option<String>, Vec<u8>)> {
+    let file = |(path, file): (&String, &crate::topology::FileSpec)| {
+        let content = intent.files.get(&file.source)?.clone();
+        Some((path.clone(), file.mode, file.owner.clone(), content))
+    };
+    group.files.iter().filter_map(file).collect()
+}
+
+/// Derives a machine's SSH host key, so that `machine ssh` knows it before the first connection. It
+/// belongs to the machine and outlives its incarnations.
+pub fn host_key_seed(ssh_seed: &[u8; 32], machine: &MachineName) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("mesh machine ssh host key 1");
+    hasher.update(ssh_seed).update(machine.to_string().as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// Writes the public half of an ed25519 seed as OpenSSH does: `ssh-ed25519 BASE64 COMMENT`.
+pub fn public_key(seed: &[u8; 32], comment: &str) -> String {
+    const KIND: &[u8] = b"ssh-ed25519";
+    let key = ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes();
+    let mut blob = Vec::with_capacity(51);
+    for part in [KIND, &key] {
+        // Both parts are far shorter than 2^32.
+        blob.extend_from_slice(&(part.len() as u32).to_be_bytes());
+        blob.extend_from_slice(part);
+    }
+    format!("ssh-ed25519 {} {comment}", BASE64.encode(&blob))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! The hard state of one session: one command in, the next state or a refusal out. Every voter runs
+//! this on the same log, so it depends on nothing but its arguments.
+//! It keeps what must never break: epochs and generations only grow, a machine that exists never
+//! changes its host, an address belongs to one machine. It never plans: that is `plan`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    id::{Epoch, Generation, HostId, MachineName},
+    limits::MAX_MACHINES,
+    session::{Command, Drop, Placement, Plan, Refused, State},
+    topology::Intent,
+};
+
+/// Applies one command. A refused command leaves the state as it was.
+pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result<(), Refused>) {
+    match (current, command) {
+        (None, Command::Create { id, name, stamp, ssh_seed }) => {
+            let state = State {
+                id,
+                name,
+                stamp,
+                version: 1,
+                recovery: 0,
+                intent: None,
+                plan: None,
+                epochs: BTreeMap::new(),
+                addresses: BTreeMap::new(),
+                stopped: BTreeSet::new(),
+                drops: BTreeMap::new(),
+                ended: false,
+                ssh_seed,
+            };
+            (Some(state), Ok(()))
+        }
+        (None, _) => (None, Err(Refused::Existence)),
+        (Some(mut state), command) => {
+            let outcome = change(&mut state, command);
+            (Some(state), outcome)
+        }
+    }
+}
+
+/// Tells whether `host` may start this incarnation for the first time. Asked on a state that a
+/// quorum round has just confirmed.
+pub fn may_start(state: &State, host: HostId, machine: &MachineName, epoch: Epoch) -> bool {
+    let listed = state.placement(machine).is_some_and(|p| p.host == host && p.epoch == epoch);
+    listed && !state.ended && !state.stopped.contains(machine) && !state.drops.contains_key(machine)
+}
+
+impl State {
+    /// Gives the current plan's generation, 0 before the first plan.
+    pub fn generation(&self) -> Generation {
+        self.plan.as_ref().map_or(Generation(0), |plan| plan.generation)
+    }
+
+    /// Finds a machine in the current plan.
+    pub fn placement(&self, machine: &MachineName) -> Option<&Placement> {
+        self.plan.as_ref()?.placement(machine)
+    }
+
+    /// Gives the highest epoch that the machine ever had, 0 if it never existed.
+    pub fn highest_epoch(&self, machine: &MachineName) -> Epoch {
+        self.epochs.get(machine).copied().unwrap_or_default()
+    }
+
+    /// Tells whether nothing of an ended session is left on any host.
+    pub fn gone(&self) -> bool {
+        self.ended && self.drops.is_empty()
+    }
+}
+
+impl Plan {
+    /// Finds a machine.
+    pub fn placement(&self, machine: &MachineName) -> Option<&Placement> {
+        let at = self.placements.binary_search_by(|p| p.machine.cmp(machine)).ok()?;
+        self.placements.get(at)
+    }
+}
+
+fn change(state: &mut State, command: Command) -> Result<(), Refused> {
+    match command {
+        Command::Create { .. } => Err(Refused::Existence),
+        Command::Apply { intent, plan } => {
+            alive(state)?;
+            current(state, &plan)?;
+            shape(&intent, &plan).map_err(Refused::Unsafe)?;
+            plan.placements.iter().try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
+            if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
+                return Err(Refused::Unsafe("the session's network would change under its machines".into()));
+            }
+            replace_plan(state, intent, plan);
+            Ok(())
+        }
+        Command::Wish { machine, run } => {
+            alive(state)?;
+            state.placement(&machine).ok_or_else(|| Refused::NoMachine(machine.clone()))?;
+            let changed = if run { state.stopped.remove(&machine) } else { state.stopped.insert(machine) };
+            state.version += u64::from(changed);
+            Ok(())
+        }
+        Command::Dropped { machine, host, epoch } => {
+            forget_drop(state, &machine, host, epoch);
+            Ok(())
+        }
+        Command::End => {
+            alive(state)?;
+            state.ended = true;
+            state.version += 1;
+            let placements = state.plan.iter().flat_map(|plan| &plan.placements);
+            let all: Vec<_> = placements.map(|p| (p.machine.clone(), p.host, p.epoch)).collect();
+            all.into_iter().for_each(|(machine, host, epoch)| must_drop(state, machine, host, epoch));
+            Ok(())
+        }
+    }
+}
+
+fn alive(state: &State) -> Result<(), Refused> {
+    if state.ended { Err(Refused::Ended) } else { Ok(()) }
+}
+
+fn current(state: &State, plan: &Plan) -> Result<(), Refused> {
+    let current = state.generation();
+    if plan.parent != current {
+        return Err(Refused::NotCurrent { current, parent: plan.parent });
+    }
+    if plan.generation != current.next() {
+        return Err(Refused::Unsafe(format!("generation {} does not follow {current}", plan.generation)));
+    }
+    Ok(())
+}
+
+/// Checks what can be seen without the old state: exactly the topology's machines, each once, each
+/// with an address of its own.
+fn shape(intent: &Intent, plan: &Plan) -> Result<(), String> {
+    let placements = &plan.placements;
+    if placements.len() > MAX_MACHINES {
+        return Err(format!("{} machines, at most {MAX_MACHINES}", placements.len()));
+    }
+    if !placements.windows(2).all(|pair| pair[0].machine < pair[1].machine) {
+        return Err("the machines are not sorted, or one is there twice".into());
+    }
+    let planned: BTreeSet<_> = placements.iter().map(|p| p.machine.clone()).collect();
+    if planned != intent.topology.machines().collect() {
+        return Err("the plan's machines are not those of the topology".into());
+    }
+    let mut taken = BTreeSet::new();
+    for p in placements {
+        if !plan.subnet.holds_machine(p.address) {
+            return Err(format!("{}: {} is no address of {}", p.machine, p.address, plan.subnet));
+        }
+        if !taken.insert(p.address) {
+            return Err(format!("{}: {} is given twice", p.machine, p.address));
+        }
+    }
+    Ok(())
+}
+
+/// Checks one placement against the past: an incarnation never changes, a new one has the next
+/// epoch, stays where undropped ones are, and takes nobody's address.
+fn safe(state: &State, new: &Placement) -> Result<(), String> {
+    let machine = &new.machine;
+    let highest = state.highest_epoch(machine);
+    let old = state.placement(machine);
+    match old {
+        Some(old) if old.host != new.host => {
+            return Err(format!("{machine} would change its host without being removed there first"));
+        }
+        Some(old) if old.address != new.address => {
+            return Err(format!("{machine}: its address {} would change", old.address));
+        }
+        Some(old)
+            if old.epoch == new.epoch && (&old.image, &old.fingerprint) != (&new.image, &new.fingerprint) =>
+        {
+            return Err(format!("{machine}: epoch {} exists with other content", old.epoch));
+        }
+        Some(old) if old.epoch == new.epoch => {}
+        _ if new.epoch != highest.next() => {
+            return Err(format!("{machine}: epoch {} does not follow {highest}", new.epoch));
+        }
+        _ => {}
+    }
+    let elsewhere = |drop: &&Drop| drop.host != new.host;
+    if state.drops.get(machine).into_iter().flatten().find(elsewhere).is_some() {
+        return Err(format!("{machine}: an older incarnation is not removed yet from another host"));
+    }
+    let owner = state.addresses.iter().find(|(owner, address)| **address == new.address && *owner != machine);
+    match owner {
+        Some((owner, _)) if state.placement(owner).is_some() || state.drops.contains_key(owner) => {
+            Err(format!("{machine}: {} still belongs to {owner}", new.address))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the plan current: what it leaves out or replaces must be dropped by its host.
+fn replace_plan(state: &mut State, intent: Intent, plan: Plan) {
+    let old = state.plan.take().map(|old| old.placements).unwrap_or_default();
+    for was in old {
+        if plan.placement(&was.machine).is_none_or(|now| now.epoch != was.epoch) {
+            must_drop(state, was.machine, was.host, was.epoch);
+        }
+    }
+    let taken: BTreeSet<_> = plan.placements.iter().map(|p| p.address).collect();
+    state.addresses.retain(|machine, address| plan.placement(machine).is_some() || !taken.contains(address));
+    for p in &plan.placements {
+        state.epochs.insert(p.machine.clone(), p.epoch);
+        state.addresses.insert(p.machine.clone(), p.address);
+    }
+    state.stopped.retain(|machine| plan.placement(machine).is_some());
+    state.intent = Some(intent);
+    state.plan = Some(plan);
+    state.version += 1;
+}
+
+fn must_drop(state: &mut State, machine: MachineName, host: HostId, epoch: Epoch) {
+    let drops = state.drops.entry(machine).or_default();
+    match drops.iter_mut().find(|drop| drop.host == host) {
+        Some(drop) => drop.epoch = drop.epoch.max(epoch),
+        None => drops.push(Drop { host, epoch }),
+    }
+}
+
+fn forget_drop(state: &mut State, machine: &MachineName, host: HostId, epoch: Epoch) {
+    let Some(drops) = state.drops.get_mut(machine) else { return };
+    let before = drops.len();
+    drops.retain(|drop| drop.host != host || drop.epoch > epoch);
+    state.version += u64::from(drops.len() != before);
+    if drops.is_empty() {
+        state.drops.remove(machine);
+    }
+}
+
+#[cfg(test)]
+mod tests;

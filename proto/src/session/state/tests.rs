@@ -1,0 +1,236 @@
+use super::*;
+use crate::{
+    id::{Digest, Name, SessionId},
+    session::{Guard, Prefix, overlay},
+    time::Timestamp,
+    topology::{Failover, Group, ImageRef, Place, Restart, Topology},
+};
+
+const NAS: HostId = HostId([1; 32]);
+const ATTIC: HostId = HostId([2; 32]);
+const SUBNET: Prefix = Prefix { base: std::net::Ipv4Addr::new(10, 64, 7, 0), len: 24 };
+
+fn created() -> State {
+    let create = Command::Create {
+        id: SessionId([9; 16]),
+        name: "shop".parse().unwrap(),
+        stamp: Timestamp(1),
+        ssh_seed: [0; 32],
+    };
+    apply(None, create).0.unwrap()
+}
+
+fn intent(count: u32) -> Intent {
+    let group = Group {
+        image: ImageRef::Named("tiny".into()),
+        cpus: 1,
+        memory_mib: 256,
+        disk_mib: None,
+        count,
+        role: None,
+        needs: BTreeSet::new(),
+        failover: Failover::Hold,
+        restart: Restart::Always,
+        place: Place::default(),
+        setup: vec![],
+        files: BTreeMap::new(),
+        env: BTreeMap::new(),
+        ssh_keys: vec![],
+        user: None,
+        services: BTreeMap::new(),
+    };
+    let name: Name = "web".parse().unwrap();
+    Intent {
+        topology: Topology { session: "shop".parse().unwrap(), groups: [(name, group)].into() },
+        files: BTreeMap::new(),
+        ssh_keys: BTreeMap::new(),
+    }
+}
+
+/// A plan from lines such as `web-1 nas 1 10.64.7.10`.
+fn plan(parent: u64, machines: &[(&str, HostId, u64, u8)]) -> Plan {
+    let placement = |&(machine, host, epoch, last): &(&str, HostId, u64, u8)| {
+        let machine: MachineName = machine.parse().unwrap();
+        Placement {
+            mac: overlay::mac(SessionId([9; 16]), &machine),
+            machine,
+            host,
+            epoch: Epoch(epoch),
+            address: std::net::Ipv4Addr::new(10, 64, 7, last),
+            image: Digest([3; 32]),
+            image_size: 1,
+            image_name: ImageRef::Named("tiny".into()),
+            guard: Guard::Hold,
+            because: String::new(),
+            fingerprint: Digest([epoch as u8; 32]),
+        }
+    };
+    Plan {
+        generation: Generation(parent + 1),
+        parent: Generation(parent),
+        subnet: SUBNET,
+        placements: machines.iter().map(placement).collect(),
+    }
+}
+
+fn commit(state: State, plan: Plan) -> (State, Result<(), Refused>) {
+    let count = plan.placements.len() as u32;
+    let (state, outcome) = apply(Some(state), Command::Apply { intent: intent(count), plan });
+    (state.unwrap(), outcome)
+}
+
+fn running() -> State {
+    let (state, outcome) = commit(created(), plan(0, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, 11)]));
+    assert_eq!(outcome, Ok(()));
+    state
+}
+
+fn dropped(state: State, machine: &str, host: HostId, epoch: u64) -> State {
+    let command = Command::Dropped { machine: machine.parse().unwrap(), host, epoch: Epoch(epoch) };
+    apply(Some(state), command).0.unwrap()
+}
+
+fn refused(state: State, plan: Plan) -> String {
+    let (after, outcome) = commit(state.clone(), plan);
+    assert_eq!(after, state, "a refused command changes nothing");
+    outcome.unwrap_err().to_string()
+}
+
+#[test]
+fn a_session_is_created_once_and_first() {
+    let (none, outcome) = apply(None, Command::End);
+    assert_eq!((none, outcome), (None, Err(Refused::Existence)));
+    let again = Command::Create {
+        id: SessionId([8; 16]),
+        name: "shop".parse().unwrap(),
+        stamp: Timestamp(2),
+        ssh_seed: [1; 32],
+    };
+    assert_eq!(apply(Some(created()), again), (Some(created()), Err(Refused::Existence)));
+}
+
+#[test]
+fn of_two_plans_for_one_parent_the_second_is_refused() {
+    let text = refused(running(), plan(0, &[("web-1", NAS, 1, 10)]));
+    assert_eq!(text, "the plan changed meanwhile: it is generation 1, this one was made for 0");
+}
+
+#[test]
+fn generations_follow_each_other() {
+    let mut skips = plan(1, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, 11)]);
+    skips.generation = Generation(7);
+    assert_eq!(refused(running(), skips), "the plan is not safe: generation 7 does not follow 1");
+}
+
+#[test]
+fn a_machine_that_exists_keeps_its_host() {
+    let text = refused(running(), plan(1, &[("web-1", ATTIC, 2, 10), ("web-2", ATTIC, 1, 11)]));
+    assert_eq!(text, "the plan is not safe: web-1 would change its host without being removed there first");
+}
+
+#[test]
+fn epochs_only_grow_by_one() {
+    for epoch in [0, 3] {
+        let text = refused(running(), plan(1, &[("web-1", NAS, epoch, 10), ("web-2", ATTIC, 1, 11)]));
+        assert_eq!(text, format!("the plan is not safe: web-1: epoch {epoch} does not follow 1"));
+    }
+}
+
+#[test]
+fn an_incarnation_keeps_its_content() {
+    let mut changed = plan(1, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, 11)]);
+    changed.placements[0].image = Digest([4; 32]);
+    assert_eq!(refused(running(), changed), "the plan is not safe: web-1: epoch 1 exists with other content");
+}
+
+#[test]
+fn a_replaced_machine_starts_after_the_old_one_is_dropped() {
+    let (state, outcome) = commit(running(), plan(1, &[("web-1", NAS, 2, 10), ("web-2", ATTIC, 1, 11)]));
+    assert_eq!(outcome, Ok(()));
+    let web: MachineName = "web-1".parse().unwrap();
+    assert_eq!(state.drops[&web], [Drop { host: NAS, epoch: Epoch(1) }]);
+    assert!(!may_start(&state, NAS, &web, Epoch(2)));
+    let state = dropped(state, "web-1", ATTIC, 1);
+    assert!(!may_start(&state, NAS, &web, Epoch(2)), "only the host that had it can say so");
+    let state = dropped(state, "web-1", NAS, 1);
+    assert!(may_start(&state, NAS, &web, Epoch(2)));
+    assert!(!may_start(&state, NAS, &web, Epoch(1)), "the old incarnation never again");
+    assert!(!may_start(&state, ATTIC, &web, Epoch(2)), "nowhere else");
+}
+
+#[test]
+fn a_removed_machine_comes_back_elsewhere_only_after_it_was_dropped() {
+    let (state, _) = commit(running(), plan(1, &[("web-1", NAS, 1, 10)]));
+    let back = plan(2, &[("web-1", NAS, 1, 10), ("web-2", NAS, 2, 11)]);
+    assert_eq!(
+        refused(state.clone(), back.clone()),
+        "the plan is not safe: web-2: an older incarnation is not removed yet from another host"
+    );
+    let state = dropped(state, "web-2", ATTIC, 1);
+    assert_eq!(commit(state, back).1, Ok(()));
+}
+
+#[test]
+fn addresses_belong_to_machines_until_they_are_dropped() {
+    let inside = |last| plan(1, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, last)]);
+    assert!(refused(running(), inside(10)).contains("10.64.7.10 is given twice"));
+    assert!(refused(running(), inside(1)).contains("10.64.7.1 is no address of 10.64.7.0/24"));
+    let (state, _) = commit(running(), plan(1, &[("web-1", NAS, 1, 10)]));
+    assert!(
+        refused(state.clone(), plan(2, &[("web-1", NAS, 1, 11)]))
+            .contains("its address 10.64.7.10 would change")
+    );
+    let takes = |state: State, parent: u64| {
+        // The topology knows another group instead of web-2, which takes the address of web-2.
+        let plan = plan(parent, &[("app-1", ATTIC, 1, 11), ("web-1", NAS, 1, 10)]);
+        let mut intent = intent(1);
+        let group = intent.topology.groups.values().next().unwrap().clone();
+        intent.topology.groups.insert("app".parse().unwrap(), group);
+        apply(Some(state), Command::Apply { intent, plan })
+    };
+    let text = takes(state.clone(), 2).1.unwrap_err().to_string();
+    assert_eq!(text, "the plan is not safe: app-1: 10.64.7.11 still belongs to web-2");
+    let (state, outcome) = takes(dropped(state, "web-2", ATTIC, 1), 2);
+    assert_eq!(outcome, Ok(()));
+    let state = state.unwrap();
+    assert!(!state.addresses.contains_key(&"web-2".parse().unwrap()));
+}
+
+#[test]
+fn the_plan_holds_exactly_the_topologys_machines() {
+    let (after, outcome) =
+        apply(Some(created()), Command::Apply { intent: intent(2), plan: plan(0, &[("web-1", NAS, 1, 10)]) });
+    assert_eq!(after.unwrap(), created());
+    assert_eq!(
+        outcome.unwrap_err().to_string(),
+        "the plan is not safe: the plan's machines are not those of the topology"
+    );
+}
+
+#[test]
+fn an_ended_session_drops_everything_and_starts_nothing() {
+    let (state, outcome) = apply(Some(running()), Command::End);
+    assert_eq!(outcome, Ok(()));
+    let state = state.unwrap();
+    let web: MachineName = "web-1".parse().unwrap();
+    assert!(!may_start(&state, NAS, &web, Epoch(1)));
+    assert!(!state.gone());
+    assert_eq!(refused(state.clone(), plan(1, &[])), "the session has ended");
+    let state = dropped(dropped(state, "web-1", NAS, 1), "web-2", ATTIC, 1);
+    assert!(state.gone());
+}
+
+#[test]
+fn the_version_grows_only_when_something_changed() {
+    let wish =
+        |state, run| apply(Some(state), Command::Wish { machine: "web-1".parse().unwrap(), run }).0.unwrap();
+    let state = running();
+    let before = state.version;
+    assert_eq!(wish(state.clone(), true).version, before);
+    let stopped = wish(state, false);
+    assert_eq!(stopped.version, before + 1);
+    assert!(!may_start(&stopped, NAS, &"web-1".parse().unwrap(), Epoch(1)));
+    assert_eq!(dropped(stopped.clone(), "web-1", NAS, 1).version, before + 1, "nothing was to be dropped");
+    let unknown = Command::Wish { machine: "db-1".parse().unwrap(), run: true };
+    assert_eq!(apply(Some(stopped), unknown).1.unwrap_err().to_string(), "the session has no machine db-1");
+}

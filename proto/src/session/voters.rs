@@ -1,0 +1,120 @@
+//! How many hosts store a session's hard state and vote, and which. An even number is never asked
+//! for: it tolerates no more deaths than the odd one below it, and freezes sooner.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{id::HostId, limits::VOTER_SILENT_MS};
+
+/// A member as a possible voter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Whether gossip sees it.
+    pub up: bool,
+    /// Whether it has no battery, has been up for a day, or its owner says so.
+    pub steady: bool,
+    /// Milliseconds since it was last seen; 0 while up.
+    pub silent_ms: u64,
+}
+
+/// Chooses the voters that a session should have. `me` is the coordinator, who asks and so stays.
+/// Current voters are kept: each change costs a copy of the log and is a moment of weakness.
+/// A voter is replaced once it was silent for long, and only if someone can take its place; the
+/// dead alone never shrink the set, because each removal lowers what the living may lose.
+pub fn choose(
+    candidates: &BTreeMap<HostId, Candidate>,
+    current: &BTreeSet<HostId>,
+    me: HostId,
+) -> BTreeSet<HostId> {
+    let fit = |id: &HostId| candidates.get(id).is_some_and(|c| c.up && c.steady);
+    let fresh = |id: &HostId| candidates.get(id).is_some_and(|c| c.up || c.silent_ms < VOTER_SILENT_MS);
+    let present: BTreeSet<HostId> =
+        current.iter().copied().filter(|id| *id == me || candidates.contains_key(id)).collect();
+    let wanted = size(candidates.keys().filter(|id| fit(id)).count()).max(odd(present.len()));
+    // Myself, the living voters, new ones, and silent voters only while nobody replaces them.
+    let living = current.iter().filter(|id| fresh(id));
+    let new = candidates.keys().filter(|id| fit(id) && !current.contains(id));
+    let silent = current.iter().filter(|id| candidates.contains_key(id) && !fresh(id));
+    let mut chosen = Vec::new();
+    for id in std::iter::once(&me).chain(living).chain(new).chain(silent) {
+        if !chosen.contains(id) {
+            chosen.push(*id);
+        }
+    }
+    chosen.truncate(odd(chosen.len().min(wanted)));
+    chosen.into_iter().collect()
+}
+
+/// Gives the number of voters for so many members that are up and steady.
+fn size(steady: usize) -> usize {
+    match steady {
+        0..=2 => 1,
+        3..=6 => 3,
+        _ => 5,
+    }
+}
+
+fn odd(count: usize) -> usize {
+    if count.is_multiple_of(2) { count.saturating_sub(1).max(1) } else { count }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Candidates by letter: `U` up and steady, `u` up with a battery, `d` down for a minute, `D`
+    /// down for an hour, `-` no member. The host's number is its place from 0.
+    fn check(members: &str, current: &[u8], chosen: &[u8]) {
+        let host = |n: u8| HostId([n; 32]);
+        let candidate = |c| match c {
+            'U' => Some(Candidate { up: true, steady: true, silent_ms: 0 }),
+            'u' => Some(Candidate { up: true, steady: false, silent_ms: 0 }),
+            'd' => Some(Candidate { up: false, steady: true, silent_ms: 60_000 }),
+            'D' => Some(Candidate { up: false, steady: true, silent_ms: 3_600_000 }),
+            _ => None,
+        };
+        let candidates =
+            (0..).zip(members.chars()).filter_map(|(n, c)| Some((host(n), candidate(c)?))).collect();
+        let current = current.iter().map(|n| host(*n)).collect();
+        let expected: BTreeSet<HostId> = chosen.iter().map(|n| host(*n)).collect();
+        assert_eq!(super::choose(&candidates, &current, host(0)), expected, "{members}");
+    }
+
+    #[test]
+    fn one_voter_up_to_two_members_three_up_to_six_then_five() {
+        check("U", &[0], &[0]);
+        check("UU", &[0], &[0]);
+        check("UUU", &[0], &[0, 1, 2]);
+        check("UUUUUU", &[0], &[0, 1, 2]);
+        check("UUUUUUU", &[0], &[0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn laptops_on_battery_do_not_count() {
+        check("UuU", &[0], &[0]);
+        check("UuUU", &[0], &[0, 2, 3]);
+    }
+
+    #[test]
+    fn voters_are_kept_while_they_live() {
+        check("UUUUU", &[0, 3, 4], &[0, 3, 4]);
+        check("UuUUu", &[0, 1, 4], &[0, 1, 4]);
+    }
+
+    #[test]
+    fn a_silent_voter_is_replaced_after_ten_minutes() {
+        check("UdUU", &[0, 1, 2], &[0, 1, 2]);
+        check("UDUU", &[0, 1, 2], &[0, 2, 3]);
+    }
+
+    #[test]
+    fn the_dead_alone_do_not_shrink_the_set() {
+        check("UDU", &[0, 1, 2], &[0, 1, 2]);
+        check("UDD", &[0, 1, 2], &[0, 1, 2]);
+    }
+
+    #[test]
+    fn leaving_the_mesh_shrinks_it_to_an_odd_number() {
+        check("U-U", &[0, 1, 2], &[0]);
+        check("UUUU-", &[0, 1, 4], &[0, 1, 2]);
+    }
+}

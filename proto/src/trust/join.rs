@@ -1,0 +1,230 @@
+//! How a stranger becomes a member: four messages on `mesh/join/1`, an encrypted stream on which
+//! each side already knows the other's host key.
+//!
+//! ```text
+//! joiner -> JoinHello   a nonce, nothing else
+//! member -> JoinOffer   a nonce and the chain that proves it a member of the mesh of the token
+//! joiner -> JoinProof   a name, and the transcript signed by the token and by the host key
+//! member -> JoinAnswer  admitted, pending or refused
+//! ```
+//!
+//! The token's secret never travels, and the joiner says nothing about it before the chain holds.
+//! The transcript has both keys, both nonces and the channel's exported keying material, so a
+//! proof is good on one connection only.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{HostId, MeshId, Name},
+    seal::{Domain, PublicKey, Seed, Sig, verify},
+    time::Timestamp,
+    trust::{
+        members::{CERTIFICATE_MS, GrantState, MemberSet},
+        statement::{Capabilities, Certificate, Sealed},
+    },
+};
+
+/// The version of the join protocol.
+pub const JOIN_VERSION: u16 = 1;
+/// The label under which both sides export keying material from the connection's TLS.
+pub const EXPORT_LABEL: &[u8] = b"mesh/join/1";
+
+/// The joiner's first word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinHello {
+    /// [`JOIN_VERSION`].
+    pub version: u16,
+    /// Random.
+    pub nonce: [u8; 32],
+}
+
+/// The member's proof of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinOffer {
+    /// [`JOIN_VERSION`].
+    pub version: u16,
+    /// Random.
+    pub nonce: [u8; 32],
+    /// [`MemberSet::chain`] of the member.
+    pub chain: Vec<Sealed>,
+    /// The member's clock.
+    pub time: Timestamp,
+}
+
+/// The joiner's proof of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinProof {
+    /// The label it wishes.
+    pub name: Name,
+    /// The token's public key.
+    pub token: PublicKey,
+    /// The transcript signed by the token.
+    pub token_sig: Sig,
+    /// The transcript signed by the joiner's host key.
+    pub host_sig: Sig,
+}
+
+/// How it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinAnswer {
+    /// The joiner is a member: its chain. The rest of the statements comes by RPC.
+    Admitted(Vec<Sealed>),
+    /// No issuer can be reached now; the joiner asks again later.
+    Pending {
+        /// The issuers' labels.
+        issuers: Vec<Name>,
+    },
+    /// No.
+    Refused(JoinRefusal),
+}
+
+/// Everything that both sides of one join know. An issuer that is asked by another member gets it
+/// whole and trusts that member for the nonces and the channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transcript {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// The joiner, as the connection proved.
+    pub joiner: HostId,
+    /// The member, as the connection proved.
+    pub member: HostId,
+    /// From [`JoinHello`].
+    pub hello: [u8; 32],
+    /// From [`JoinOffer`].
+    pub offer: [u8; 32],
+    /// Exported from the connection under [`EXPORT_LABEL`].
+    pub channel: [u8; 32],
+}
+
+/// Why a join failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum JoinRefusal {
+    /// The other side speaks another version.
+    #[error("the other side speaks version {0} of the join protocol, this one speaks {JOIN_VERSION}")]
+    Version(u16),
+    /// Seen by the joiner: this is not the mesh of the token.
+    #[error("the host that answered is no member of the token's mesh")]
+    NotMember,
+    /// The proof does not fit the connection.
+    #[error("the proof of the token does not hold")]
+    Proof,
+    /// No issuer has made this token.
+    #[error("the mesh does not know this token")]
+    UnknownToken,
+    /// The token's time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// An issuer ended the token.
+    #[error("the token was revoked")]
+    Revoked,
+    /// The token let in as many hosts as it may.
+    #[error("the token has no uses left")]
+    UsedUp,
+    /// Another member has this label.
+    #[error("another host is called {0}")]
+    NameTaken(Name),
+    /// Too many strangers at once.
+    #[error("the member is busy; try again in a moment")]
+    Busy,
+    /// The member could not do its part.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What an issuer does about a valid proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Signs this with its host key.
+    ByHost(Certificate),
+    /// Signs this with the root key: it makes an issuer.
+    ByRoot(Certificate),
+    /// Nothing: the joiner is an issuer already, and only the root may change that.
+    Known,
+}
+
+impl JoinOffer {
+    /// For the joiner, before it reveals anything: checks that `member`, which the connection
+    /// proved, belongs to the mesh of the token. Gives what the chain says.
+    pub fn check(&self, mesh: MeshId, member: HostId, now: Timestamp) -> Result<MemberSet, JoinRefusal> {
+        if self.version != JOIN_VERSION {
+            return Err(JoinRefusal::Version(self.version));
+        }
+        let mut set = MemberSet::new(mesh);
+        set.apply_all(self.chain.clone(), now);
+        if set.contains(member) { Ok(set) } else { Err(JoinRefusal::NotMember) }
+    }
+}
+
+impl Transcript {
+    /// For the joiner: signs.
+    pub fn prove(&self, name: Name, token: &Seed, host: &Seed) -> JoinProof {
+        let token_key = token.public();
+        let parts = self.parts(&name, &token_key);
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let token_sig = token.sign(Domain::JoinToken, &parts);
+        let host_sig = host.sign(Domain::JoinHost, &parts);
+        JoinProof { name, token: token_key, token_sig, host_sig }
+    }
+
+    /// For the member and the issuer: checks both signatures.
+    pub fn check(&self, proof: &JoinProof) -> Result<(), JoinRefusal> {
+        let parts = self.parts(&proof.name, &proof.token);
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let token = verify(&proof.token, Domain::JoinToken, &parts, &proof.token_sig);
+        let host = verify(&self.joiner.0, Domain::JoinHost, &parts, &proof.host_sig);
+        if token && host { Ok(()) } else { Err(JoinRefusal::Proof) }
+    }
+
+    fn parts(&self, name: &Name, token: &PublicKey) -> [Vec<u8>; 8] {
+        [
+            self.mesh.0.to_vec(),
+            self.joiner.0.to_vec(),
+            self.member.0.to_vec(),
+            self.hello.to_vec(),
+            self.offer.to_vec(),
+            self.channel.to_vec(),
+            name.as_str().as_bytes().to_vec(),
+            token.to_vec(),
+        ]
+    }
+}
+
+/// For an issuer, after [`Transcript::check`]: decides whether the joiner becomes a member. A host
+/// that joins again keeps its place and uses nothing up.
+pub fn admit(
+    set: &MemberSet,
+    joiner: HostId,
+    proof: &JoinProof,
+    holds_root: bool,
+    now: Timestamp,
+) -> Result<Admission, JoinRefusal> {
+    let current = set.certificate(joiner);
+    match set.grant_state(&proof.token, now) {
+        GrantState::Unknown => return Err(JoinRefusal::UnknownToken),
+        GrantState::Expired => return Err(JoinRefusal::Expired),
+        GrantState::Revoked => return Err(JoinRefusal::Revoked),
+        GrantState::UsedUp if current.is_none() => return Err(JoinRefusal::UsedUp),
+        GrantState::UsedUp | GrantState::Live { .. } => {}
+    }
+    let grant = set.grant(&proof.token).ok_or(JoinRefusal::UnknownToken)?;
+    let taken = |member: &crate::trust::Member| member.host != joiner && member.name == proof.name;
+    if set.members().values().any(taken) {
+        return Err(JoinRefusal::NameTaken(proof.name.clone()));
+    }
+    if set.is_issuer(joiner) && !holds_root {
+        return Ok(Admission::Known);
+    }
+    let issues = (grant.capabilities.may_issue() && holds_root) || set.is_issuer(joiner);
+    let certificate = Certificate {
+        host: joiner,
+        name: proof.name.clone(),
+        tags: grant.tags.clone(),
+        capabilities: if issues { Capabilities::ISSUE } else { Capabilities::NONE },
+        serial: current.map_or(1, |current| current.serial.saturating_add(1)),
+        grant: current.map_or(Some(proof.token), |current| current.grant),
+        since: current.map_or(now, |current| current.since),
+        not_before: now,
+        not_after: (!issues).then(|| now.plus_ms(CERTIFICATE_MS)),
+    };
+    Ok(if issues { Admission::ByRoot(certificate) } else { Admission::ByHost(certificate) })
+}

@@ -1,0 +1,341 @@
+//! The set of statements that members exchange, and who is a member by it. The set only grows
+//! better: whatever order statements arrive in, two hosts with the same ones agree. Nobody's word
+//! counts before its signer is the root or a member, so strangers cannot fill the set.
+//!
+//! Authority: the root may say everything; an issuer may admit, grant and revoke, but neither make
+//! nor unmake issuers; a member may announce sessions. The root's word about a host beats an
+//! issuer's, whatever the serial.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    id::{Digest, HostId, MeshId, Name, SessionId},
+    limits::{MAX_STATEMENT_BYTES, MAX_STATEMENTS},
+    seal::{PublicKey, SealError},
+    time::Timestamp,
+    trust::statement::{Capabilities, Sealed, Statement},
+};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a member's certificate lasts. Renewed daily, so a month offline is no problem.
+pub const CERTIFICATE_MS: u64 = 30 * DAY_MS;
+/// Home clocks are wrong; a day is more than summer time and a missing clock battery's drift.
+pub const CLOCK_TOLERANCE_MS: u64 = DAY_MS;
+/// How long an expired grant is kept, so that `token list` can still explain it.
+const GRANT_KEPT_MS: u64 = 30 * DAY_MS;
+/// Statements of one signer other than the root: an issuer of the largest mesh, four times over.
+const MAX_PER_SIGNER: usize = MAX_STATEMENTS / 5;
+/// Certificates of one host with one serial: two issuers at both sides of a partition, twice.
+const MAX_SAME_SERIAL: usize = 4;
+
+/// A host that belongs to the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its identity.
+    pub host: HostId,
+    /// Its label, unique in the mesh: of two hosts with one label, the later is NAME-xxxx.
+    pub name: Name,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// What it may do.
+    pub capabilities: Capabilities,
+    /// The key that signed its certificate: the root or an issuer.
+    pub signer: PublicKey,
+    /// The token it joined by.
+    pub grant: Option<PublicKey>,
+    /// When it became a member.
+    pub since: Timestamp,
+    /// When its certificate was signed.
+    pub not_before: Timestamp,
+    /// When its certificate ends; it stays a member, but a stale one.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Member {
+    /// Tells whether it may admit others.
+    pub fn is_issuer(&self) -> bool {
+        self.capabilities.may_issue()
+    }
+
+    /// Tells whether its certificate ended so long ago that no clock error explains it. A stale
+    /// member is shown as such and goes on; only an eviction cuts it off.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        self.not_after.is_some_and(|end| now.since_ms(end) > CLOCK_TOLERANCE_MS)
+    }
+}
+
+/// Whether a token lets anyone in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantState {
+    /// It does, this many more hosts.
+    Live {
+        /// Hosts that may still join by it.
+        left: u32,
+    },
+    /// Its time is over.
+    Expired,
+    /// An issuer ended it.
+    Revoked,
+    /// As many hosts as allowed have joined by it.
+    UsedUp,
+    /// No grant for it is known here.
+    Unknown,
+}
+
+/// Why a statement was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedBecause {
+    /// Its bytes or its signature are wrong.
+    #[error("the statement is invalid")]
+    Invalid(#[from] SealError),
+    /// The signer is neither the root nor a member.
+    #[error("the signer is no member")]
+    UnknownSigner,
+    /// The signer is a member but may not say this.
+    #[error("the signer may not say this")]
+    NotIssuer,
+    /// Only the root may say this.
+    #[error("only the root key may say this")]
+    OnlyRoot,
+    /// A certificate of a plain member that lasts longer than allowed.
+    #[error("the certificate lasts longer than a member's may")]
+    TooLong,
+    /// The set, or the signer's part of it, is full.
+    #[error("there are too many statements")]
+    Full,
+}
+
+mod view;
+
+/// What a set holds one of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Charter,
+    Host(HostId),
+    Grant(PublicKey),
+    Revocation(PublicKey),
+    Genesis(SessionId),
+    Tombstone(SessionId),
+    Unknown(Digest),
+}
+
+/// Orders the statements of one slot: the root before others, then the statement's own count.
+type Rank = (bool, u64);
+
+#[derive(Clone, Debug)]
+struct Kept {
+    rank: Rank,
+    digest: Digest,
+    sealed: Sealed,
+    statement: Statement,
+}
+
+/// Everything that is known of a mesh.
+#[derive(Clone, Debug)]
+pub struct MemberSet {
+    mesh: MeshId,
+    slots: BTreeMap<Slot, Vec<Kept>>,
+    known: BTreeSet<Digest>,
+    floor: Timestamp,
+}
+
+impl MemberSet {
+    /// Makes the empty set of a mesh.
+    pub fn new(mesh: MeshId) -> MemberSet {
+        MemberSet { mesh, slots: BTreeMap::new(), known: BTreeSet::new(), floor: Timestamp(0) }
+    }
+
+    /// Gives the mesh.
+    pub fn mesh(&self) -> MeshId {
+        self.mesh
+    }
+
+    /// Takes a statement. Returns whether it changed the set; known and outdated ones do not.
+    pub fn apply(&mut self, sealed: Sealed, now: Timestamp) -> Result<bool, RefusedBecause> {
+        let bytes = sealed.encode();
+        if bytes.len() > MAX_STATEMENT_BYTES {
+            let limit = MAX_STATEMENT_BYTES;
+            return Err(SealError::TooLarge { have: bytes.len(), limit }.into());
+        }
+        let digest = Digest::of(&bytes);
+        if self.known.contains(&digest) {
+            return Ok(false);
+        }
+        // Cheap before dear: nobody unknown makes us check a signature.
+        let by_root = self.is_root(&sealed.signer);
+        if !by_root && self.certificates(HostId(sealed.signer)).is_empty() {
+            return Err(RefusedBecause::UnknownSigner);
+        }
+        let statement = sealed.open(self.mesh)?;
+        self.authorise(&statement, &sealed.signer)?;
+        if outlived(&statement, now) {
+            return Ok(false);
+        }
+        let made = made(&statement);
+        let may_raise_floor = by_root || made <= now.plus_ms(CLOCK_TOLERANCE_MS);
+        let kept = Kept { rank: rank(&statement, by_root), digest, sealed, statement };
+        let changed = self.keep(kept)?;
+        if changed && may_raise_floor {
+            self.floor = self.floor.max(made);
+        }
+        Ok(changed)
+    }
+
+    /// Takes many statements in any order. Returns how many changed the set, and the refusals.
+    pub fn apply_all(&mut self, mut many: Vec<Sealed>, now: Timestamp) -> (usize, Vec<RefusedBecause>) {
+        // Issuers are made by the root alone, and members by issuers or the root: after this
+        // order every signer is known before its word is needed.
+        many.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        let (mut changed, mut refused) = (0, Vec::new());
+        for sealed in many {
+            match self.apply(sealed, now) {
+                Ok(new) => changed += usize::from(new),
+                Err(because) => refused.push(because),
+            }
+        }
+        (changed, refused)
+    }
+
+    /// Forgets grants that ended long ago.
+    pub fn prune(&mut self, now: Timestamp) {
+        self.slots.retain(|_, kept| kept.iter().all(|kept| !outlived(&kept.statement, now)));
+        self.known = self.kept().map(|kept| kept.digest).collect();
+    }
+
+    /// Gives every statement, in an order in which [`MemberSet::apply`] takes them all.
+    pub fn all(&self) -> Vec<Sealed> {
+        let mut all: Vec<Sealed> = self.kept().map(|kept| kept.sealed.clone()).collect();
+        all.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        all
+    }
+
+    /// Gives the statements that a host with `theirs` lacks.
+    pub fn beyond(&self, theirs: &BTreeSet<Digest>) -> Vec<Sealed> {
+        self.all().into_iter().filter(|sealed| !theirs.contains(&sealed.digest())).collect()
+    }
+
+    /// Gives a hash over the set: two hosts with equal ones have nothing to exchange.
+    pub fn summary(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for digest in &self.known {
+            hasher.update(&digest.0);
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// Gives the latest time that the root or an issuer signed: it is not earlier than that now.
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.slots.values().flatten()
+    }
+
+    fn certificates(&self, host: HostId) -> &[Kept] {
+        self.slots.get(&Slot::Host(host)).map_or(&[], Vec::as_slice)
+    }
+
+    fn authorise(&self, statement: &Statement, signer: &PublicKey) -> Result<(), RefusedBecause> {
+        if self.is_root(signer) {
+            return Ok(());
+        }
+        let issuer = self.is_issuer(HostId(*signer));
+        match statement {
+            Statement::Charter(_) => Err(RefusedBecause::OnlyRoot),
+            Statement::Certificate(_) | Statement::Grant(_) | Statement::Revocation(_) if !issuer => {
+                Err(RefusedBecause::NotIssuer)
+            }
+            Statement::Certificate(c) if c.capabilities.may_issue() => Err(RefusedBecause::OnlyRoot),
+            Statement::Grant(grant) if grant.capabilities.may_issue() => Err(RefusedBecause::OnlyRoot),
+            Statement::Certificate(c) => {
+                let longest = c.not_before.plus_ms(CERTIFICATE_MS);
+                if c.not_after.is_some_and(|end| end <= longest) {
+                    Ok(())
+                } else {
+                    Err(RefusedBecause::TooLong)
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a statement into its slot if it ranks there, best first.
+    fn keep(&mut self, new: Kept) -> Result<bool, RefusedBecause> {
+        let slot = slot(&new.statement, new.digest);
+        let most = if matches!(slot, Slot::Host(_)) { MAX_SAME_SERIAL } else { 1 };
+        let best = self.slots.get(&slot).and_then(|kept| kept.first()).map(|kept| kept.rank);
+        if best.is_some_and(|best| best > new.rank) {
+            return Ok(false);
+        }
+        if best.is_none() {
+            self.check_quota(&new.sealed.signer)?;
+        }
+        let digest = new.digest;
+        let kept = self.slots.entry(slot).or_default();
+        for old in kept.iter() {
+            self.known.remove(&old.digest);
+        }
+        kept.retain(|old| old.rank == new.rank);
+        kept.push(new);
+        kept.sort_by_key(|kept| std::cmp::Reverse(kept.digest));
+        kept.truncate(most);
+        self.known.extend(kept.iter().map(|kept| kept.digest));
+        Ok(self.known.contains(&digest))
+    }
+
+    fn check_quota(&self, signer: &PublicKey) -> Result<(), RefusedBecause> {
+        let own = self.kept().filter(|kept| kept.sealed.signer == *signer).count();
+        let full = self.slots.len() >= MAX_STATEMENTS;
+        if full || (own >= MAX_PER_SIGNER && !self.is_root(signer)) {
+            return Err(RefusedBecause::Full);
+        }
+        Ok(())
+    }
+}
+
+/// Gives the mesh's time: the median of the own clock and what members signed just now, but never
+/// before `floor`. One wrong clock changes nothing; a host without a clock follows the others.
+pub fn mesh_time(own: Timestamp, heard: &[Timestamp], floor: Timestamp) -> Timestamp {
+    let mut clocks: Vec<Timestamp> = heard.iter().copied().chain([own]).collect();
+    clocks.sort();
+    clocks[clocks.len() / 2].max(floor)
+}
+
+fn slot(statement: &Statement, digest: Digest) -> Slot {
+    match statement {
+        Statement::Charter(_) => Slot::Charter,
+        Statement::Certificate(certificate) => Slot::Host(certificate.host),
+        Statement::Grant(grant) => Slot::Grant(grant.token),
+        Statement::Revocation(revocation) => Slot::Revocation(revocation.token),
+        Statement::Genesis(genesis) => Slot::Genesis(genesis.session),
+        Statement::Tombstone(tombstone) => Slot::Tombstone(tombstone.session),
+        Statement::Unknown { .. } => Slot::Unknown(digest),
+    }
+}
+
+fn rank(statement: &Statement, by_root: bool) -> Rank {
+    let count = match statement {
+        Statement::Charter(charter) => charter.made.0,
+        Statement::Certificate(certificate) => certificate.serial,
+        Statement::Grant(grant) => grant.made.0,
+        // Of two births of one session the earlier is the true one.
+        Statement::Genesis(genesis) => u64::MAX - genesis.stamp.0,
+        Statement::Revocation(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => 0,
+    };
+    (by_root, count)
+}
+
+fn made(statement: &Statement) -> Timestamp {
+    match statement {
+        Statement::Charter(charter) => charter.made,
+        Statement::Certificate(certificate) => certificate.not_before,
+        Statement::Grant(grant) => grant.made,
+        Statement::Revocation(revocation) => revocation.made,
+        Statement::Genesis(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => Timestamp(0),
+    }
+}
+
+fn outlived(statement: &Statement, now: Timestamp) -> bool {
+    matches!(statement, Statement::Grant(grant) if now > grant.expires.plus_ms(GRANT_KEPT_MS))
+}

@@ -1,0 +1,122 @@
+//! The join token: `mesh1` and base32, short enough to paste. It names the mesh by its root hash,
+//! holds a secret key that never travels, and a few ways to reach a member.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use data_encoding::{BASE32_NOPAD, DecodeError};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{HostId, MeshId},
+    seal::{Seed, decode, encode},
+    wire::record::RelayOffer,
+};
+
+/// Everything a new host needs to find the mesh, to know it, and to be let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The mesh: the hash of its root key.
+    pub mesh: MeshId,
+    /// Its secret. The mesh knows the public half from a grant.
+    pub seed: Seed,
+    /// Ways in, best first; [`MAX_BOOTSTRAP`] at most.
+    pub bootstrap: Vec<Bootstrap>,
+}
+
+/// A member that a joiner can try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The member.
+    pub host: HostId,
+    /// Direct addresses; [`MAX_ADDRESSES`] at most.
+    pub addresses: Vec<SocketAddr>,
+    /// A relay through which it can be reached, its own or another member's.
+    pub relay: Option<RelayOffer>,
+}
+
+/// Members in one token: more would not fit a line that people paste.
+pub const MAX_BOOTSTRAP: usize = 3;
+/// Direct addresses of one member in a token, for the same reason.
+pub const MAX_ADDRESSES: usize = 3;
+/// Bytes of a relay URL in a token.
+const MAX_URL_BYTES: usize = 256;
+/// Characters of a token: three members with everything, twice over.
+const MAX_TOKEN_CHARS: usize = 4096;
+const PREFIX: &str = "mesh1";
+const CHECKSUM_BYTES: usize = 4;
+
+/// Why a text is no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It does not start like one.
+    #[error("this is no token: a token starts with \"mesh1\"")]
+    Prefix,
+    /// It is of a later version.
+    #[error("this token is of version {0}, which this program does not know; update it")]
+    Version(char),
+    /// A part is missing or a character is wrong.
+    #[error("the token is damaged: copy all of it, in one line")]
+    Damaged,
+    /// Too long, or with more entries than a token may have.
+    #[error("the token holds more than a token may")]
+    TooLarge,
+}
+
+impl Token {
+    /// Checks the bounds that `Display` relies on.
+    pub fn new(mesh: MeshId, seed: Seed, bootstrap: Vec<Bootstrap>) -> Result<Token, TokenError> {
+        let token = Token { mesh, seed, bootstrap };
+        if token.is_within_bounds() { Ok(token) } else { Err(TokenError::TooLarge) }
+    }
+
+    fn is_within_bounds(&self) -> bool {
+        self.bootstrap.len() <= MAX_BOOTSTRAP
+            && self.bootstrap.iter().all(|entry| {
+                entry.addresses.len() <= MAX_ADDRESSES
+                    && entry.relay.as_ref().is_none_or(|relay| relay.url.len() <= MAX_URL_BYTES)
+            })
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = encode(self);
+        let checksum = checksum(&bytes);
+        bytes.extend_from_slice(&checksum);
+        write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Token, TokenError> {
+        let text = text.trim();
+        if text.len() > MAX_TOKEN_CHARS {
+            return Err(TokenError::TooLarge);
+        }
+        let text = text.to_ascii_lowercase();
+        let rest = text.strip_prefix("mesh").ok_or(TokenError::Prefix)?;
+        let body = match rest.chars().next() {
+            Some('1') => &rest[1..],
+            Some(version) if version.is_ascii_digit() => return Err(TokenError::Version(version)),
+            _ => return Err(TokenError::Prefix),
+        };
+        let damaged = |_: DecodeError| TokenError::Damaged;
+        let bytes = BASE32_NOPAD.decode(body.to_ascii_uppercase().as_bytes()).map_err(damaged)?;
+        let (bytes, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(TokenError::Damaged)?;
+        if checksum(bytes) != *sum {
+            return Err(TokenError::Damaged);
+        }
+        let token: Token = decode(bytes, MAX_TOKEN_CHARS, "token").map_err(|_| TokenError::Damaged)?;
+        if token.is_within_bounds() { Ok(token) } else { Err(TokenError::TooLarge) }
+    }
+}
+
+/// Finds typing and pasting mistakes; it is no protection against people.
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let hash = blake3::hash(bytes);
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&hash.as_bytes()[..CHECKSUM_BYTES]);
+    sum
+}
