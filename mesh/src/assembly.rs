@@ -31,6 +31,7 @@ use crate::{
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
+    inbound::Inlet,
     join::{self, door::Door},
     keeper::Keeper,
     members::Members,
@@ -299,9 +300,10 @@ pub async fn build(
     if let Some(offer) = &serves {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
-    let (streams, accept, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let streams = built.streams;
     let (gossip, run_gossip) =
-        gossip::build(identity.clone(), roster.clone(), streams.clone(), facts.clone());
+        gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
@@ -328,12 +330,12 @@ pub async fn build(
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
-        .accept(wire::ALPN, accept)
+        .accept(wire::ALPN, built.accept)
         .accept(join::ALPN, door);
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
-    let (served, raft) = (streams.clone(), handlers.raft);
+    let (rpc_inlet, raft_inlet, raft) = (built.rpc, built.raft, handlers.raft);
     let (ending, inner_stop) = (endpoint.clone(), stop.clone());
     let run = async move {
         let router = router.spawn();
@@ -341,8 +343,8 @@ pub async fn build(
         parts.spawn(part("swarm", run_swarm));
         parts.spawn(part("gossip", run_gossip));
         parts.spawn(part("keeper", keeper.run()));
-        parts.spawn(part("requests", serve_requests(served.clone(), answering)));
-        parts.spawn(part("raft messages", serve_raft(served, raft)));
+        parts.spawn(part("requests", serve_requests(rpc_inlet, answering)));
+        parts.spawn(part("raft messages", serve_raft(raft_inlet, raft)));
         let ended = tokio::select! { // cancel-safe: a token and a join set
             () = inner_stop.cancelled() => Ok(()),
             Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
@@ -471,12 +473,12 @@ impl Answering {
     }
 }
 
-async fn serve_requests(streams: Streams, answering: Answering) {
-    rpc::serve(streams, rpc_exchange(), move |from, bytes| answering.clone().answer(from, bytes)).await;
+async fn serve_requests(inlet: Inlet, answering: Answering) {
+    rpc::serve(inlet, MAX_RPC_BYTES, move |from, bytes| answering.clone().answer(from, bytes)).await;
 }
 
-async fn serve_raft(streams: Streams, raft: mpsc::Sender<RaftInbound>) {
-    rpc::serve(streams, raft_exchange(), move |from, bytes| {
+async fn serve_raft(inlet: Inlet, raft: mpsc::Sender<RaftInbound>) {
+    rpc::serve(inlet, MAX_RAFT_BYTES, move |from, bytes| {
         let raft = raft.clone();
         async move {
             let (session, frame) = bytes.split_first_chunk::<16>()?;

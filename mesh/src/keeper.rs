@@ -10,7 +10,6 @@ use std::{
 
 use futures::{StreamExt, stream};
 use iroh::{Endpoint, Watcher, address_lookup::memory::MemoryLookup};
-use n0_future::StreamExt as _;
 use proto::{
     facts::Fact,
     id::HostId,

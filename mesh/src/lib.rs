@@ -6,6 +6,7 @@
 //! endpoint  one socket, one key           gate     members only, strangers only to join
 //! wire      libp2p over iroh              swarm    who is connected, streams by name
 //! relay     the embedded relay            relays   the relays in use, pinned; the watchdog
+//! inbound   streams that others open    dialer   whom to dial now
 //! gossip    signed records, liveness      rpc      request, answer, deadline
 //! keeper    the loop that keeps this host connected and known
 //! join      token -> member               tokens   make, list, end
@@ -20,6 +21,7 @@ mod endpoint;
 mod gate;
 mod gossip;
 pub mod identity;
+mod inbound;
 mod join;
 mod keeper;
 pub mod link;

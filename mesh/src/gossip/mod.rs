@@ -14,6 +14,7 @@ use std::{
 };
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use libp2p::StreamProtocol;
 use proto::{
     facts::Fact,
     firewall::{self, Firewall, GossipId},
@@ -27,11 +28,15 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::{
     disk,
     identity::Identity,
+    inbound::Inlet,
     roster::{self, Roll, Roster},
     swarm::Streams,
 };
 use carrier::{Carrier, Door, Entrance, Posts};
 use ledger::Ledger;
+
+/// The protocol name of gossip streams.
+pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/mesh/gossip/1");
 
 /// Verified records of all members, by owner and key.
 pub type Records = BTreeMap<(HostId, RecordKey), Body>;
@@ -99,13 +104,14 @@ pub(crate) fn build(
     identity: Identity,
     roster: Arc<Roster>,
     streams: Streams,
+    inlet: Inlet,
     facts: broadcast::Sender<Fact>,
 ) -> (Gossip, impl Future<Output = ()>) {
     let (publish, inbox) = mpsc::channel(PUBLISH_QUEUE);
     let (live_tx, live) = watch::channel(BTreeSet::new());
     let (records_tx, records) = watch::channel(Arc::default());
     let door = Door::default();
-    let receive = carrier::receive(streams.clone(), identity.mesh, door.clone(), facts.clone());
+    let receive = carrier::receive(inlet, identity.mesh, door.clone(), facts.clone());
     let task = Task {
         posts: Posts::new(streams.clone()),
         ledger: Ledger::new(identity.mesh),
