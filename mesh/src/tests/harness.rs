@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve, Wanted,
-    build, identity, join,
+    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
+    Wanted, build, identity, join,
 };
 
 /// The longest that anything in these tests may take.
