@@ -1,3 +1,5 @@
+//! Which packets may leave and arrive, by the directory alone.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::session::{GroupEntry, Guard, MachineEntry, Prefix};
