@@ -12,7 +12,7 @@
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -307,7 +307,8 @@ impl Found<'_> {
 fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Answer {
     // Of two hosts with one name the lower id keeps it; certificates make that rare.
     match zone.hosts.values().find(|host| host.name.as_str() == label) {
-        Some(host) => of_kind(host.addresses.iter().copied(), kind),
+        // One address is often there with several ports.
+        Some(host) => of_kind(host.addresses.iter().copied().collect::<BTreeSet<_>>(), kind),
         None => Answer::NoName,
     }
 }
