@@ -362,9 +362,13 @@ fn a_failed_action_is_tried_again_later_and_said() {
 fn a_coordinator_that_does_not_answer_is_asked_again_soon() {
     let at = Timestamp(90_000);
     let failed = Some(Failed { at, times: 9, because: "no coordinator is known".into() });
-    check(&["db-1"], Seen { failed, ..here() }, expect![[r#"
+    check(
+        &["db-1"],
+        Seen { failed, ..here() },
+        expect![[r#"
         Ask(Epoch(1))
-        Waiting asks the coordinator for its first start: no coordinator is known"#]]);
+        Waiting asks the coordinator for its first start: no coordinator is known"#]],
+    );
 }
 
 #[test]
