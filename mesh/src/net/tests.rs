@@ -88,6 +88,7 @@ fn directory(hosts: &[HostId]) -> Directory {
         address: address(index),
         guard: Guard::Hold,
         user: None,
+        run: true,
     });
     let group =
         GroupEntry {

@@ -18,6 +18,7 @@ fn routes() -> Routes {
         address: Ipv4Addr::new(10, 64, 7, 1 + index),
         guard: Guard::Hold,
         user: None,
+        run: true,
     };
     let group = GroupEntry {
         services: BTreeMap::new(),
