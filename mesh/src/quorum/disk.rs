@@ -118,7 +118,8 @@ impl Disk {
         disk.claim(&owner).map_err(|error| refusal(path, error))?;
         let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
         let (meta, log) = disk.raw().map_err(|error| refusal(path, error))?;
-        let found: Owner = value(&meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
+        let found: Owner =
+            value(&meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
         if (Owner { node: mint, ..found.clone() }) != owner {
             return Err(StoreError::Foreign(path.to_owned()));
         }
@@ -157,11 +158,7 @@ impl Disk {
 
     /// Writes all changes in one transaction and waits for the disk. `committed` rides along: it
     /// only saves work after a restart, so it costs no sync of its own.
-    pub(super) fn write(
-        &self,
-        changes: &[Change],
-        committed: Option<LogId<u64>>,
-    ) -> Result<(), redb::Error> {
+    pub(super) fn write(&self, changes: &[Change], committed: Option<LogId<u64>>) -> Result<(), redb::Error> {
         let mut write = self.db.begin_write()?;
         write.set_durability(redb::Durability::Immediate).map_err(redb::Error::from)?;
         {

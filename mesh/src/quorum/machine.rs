@@ -173,8 +173,7 @@ impl RaftStateMachine<Types> for Machine {
     ) -> Result<(), StorageError<u64>> {
         let data = snapshot.into_inner();
         self.store.save_snapshot(about.clone(), data.clone()).await?;
-        self.take(&data)
-            .map_err(|error| StorageIOError::read_snapshot(Some(about.signature()), &error))?;
+        self.take(&data).map_err(|error| StorageIOError::read_snapshot(Some(about.signature()), &error))?;
         *lock(&self.latest) = Some((about.clone(), data));
         Ok(())
     }

@@ -198,11 +198,7 @@ impl Group {
     }
 
     /// Commits a command. The inner result is the state's own answer.
-    pub async fn write(
-        &self,
-        command: Command,
-        within: Duration,
-    ) -> Result<Result<(), Refused>, WriteError> {
+    pub async fn write(&self, command: Command, within: Duration) -> Result<Result<(), Refused>, WriteError> {
         let bytes = disk::encode(&command).len();
         if bytes > merge::MAX_COMMAND_BYTES {
             return Err(WriteError::TooLarge(bytes));

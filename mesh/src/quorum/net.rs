@@ -37,8 +37,9 @@ const BACKOFF: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Wire(Arc<Send>);
 
-type Send =
-    dyn Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>> + std::marker::Send + Sync;
+type Send = dyn Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>>
+    + std::marker::Send
+    + Sync;
 
 impl Wire {
     /// Makes a wire of a function.
@@ -64,9 +65,15 @@ struct Frame {
 pub(super) enum Call {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u64>),
-    Snapshot { vote: Vote<u64>, about: SnapshotMeta<u64, Voter>, data: Vec<u8> },
+    Snapshot {
+        vote: Vote<u64>,
+        about: SnapshotMeta<u64, Voter>,
+        data: Vec<u8>,
+    },
     /// Would you vote for me? Changes nothing but a promise in memory.
-    Ask { last: Option<LogId<u64>> },
+    Ask {
+        last: Option<LogId<u64>>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,7 +108,8 @@ impl Link {
             return Err(format!("a Raft message of {} bytes is too large", frame.len()));
         }
         let sent = (self.wire.0)(to.1, frame, within);
-        let bytes = tokio::time::timeout(within, sent).await.map_err(|_| "no answer in time".to_owned())??;
+        let bytes =
+            tokio::time::timeout(within, sent).await.map_err(|_| "no answer in time".to_owned())??;
         postcard::from_bytes(&bytes).map_err(|_| "the answer is malformed".to_owned())
     }
 }
@@ -139,9 +147,7 @@ async fn respond(
             }
             Ok(Answer::Append(response))
         }
-        Call::Vote(request) => {
-            Ok(Answer::Vote(raft.vote(request).await.map_err(|e| failed(e.to_string()))?))
-        }
+        Call::Vote(request) => Ok(Answer::Vote(raft.vote(request).await.map_err(|e| failed(e.to_string()))?)),
         Call::Snapshot { vote, about, data } => {
             ballot.heard();
             let snapshot = Snapshot { meta: about, snapshot: Box::new(io::Cursor::new(data)) };
@@ -235,7 +241,9 @@ impl RaftNetwork<Types> for Connection {
         let within = option.hard_ttl();
         let last = request.entries.last().map(|entry| entry.log_id);
         let same = |transfer: &Transfer| {
-            transfer.vote == request.vote && transfer.prev == request.prev_log_id && Some(transfer.last) <= last
+            transfer.vote == request.vote
+                && transfer.prev == request.prev_log_id
+                && Some(transfer.last) <= last
         };
         if self.transfer.as_ref().is_some_and(same) {
             return self.watch(AppendEntriesRequest { entries: Vec::new(), ..request }, within).await;
