@@ -62,7 +62,7 @@ async fn a_large_topology_crosses_a_slow_link_without_a_change_of_leader() {
     let term = hosts.group(1).lead().borrow().term;
     // Far longer than openraft waits for an append, and than the others wait for a leader.
     hosts.slow(LEASE * 2);
-    let large = apply(0, 4 * 1024 * 1024);
+    let large = apply(0, 512 * 1024);
     assert_eq!(hosts.group(1).write(large, PATIENCE).await, Ok(Ok(())));
     sees_generation(&hosts.group(2), 1).await;
     sees_generation(&hosts.group(3), 1).await;
