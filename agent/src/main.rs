@@ -1,1 +1,27 @@
-fn main() {}
+//! The program `agent`: one binary that is daemon, command line and the parent of a machine.
+//! Nothing is decided here; `cli` reads the command line and hands on. The shim comes before it: it
+//! must own its main thread and start no runtime of the CLI's.
+
+mod api;
+mod app;
+mod cli;
+mod client;
+mod config;
+mod daemon;
+mod data;
+mod disk;
+mod dns;
+mod doctor;
+mod facts;
+mod forward;
+mod machine;
+mod session;
+mod zone;
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.split_first() {
+        Some((verb, rest)) if verb == "shim" => machine::shim::main(rest),
+        _ => cli::main(),
+    }
+}

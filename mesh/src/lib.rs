@@ -1,2 +1,54 @@
-//! mesh
+//! The mesh: one iroh endpoint, the libp2p swarm on it, chitchat on that; joining and membership;
+//! requests between members; the state machines of the session network.
+//!
+//! ```text
+//! identity  who this host is              roster   statements -> member list
+//! endpoint  one socket, one key           gate     members only, strangers only to join
+//! wire      libp2p over iroh              swarm    who is connected, streams by name
+//! relay     the embedded relay            relays   the relays in use, pinned; the watchdog
+//! gossip    signed records, liveness      rpc      request, answer, deadline
+//! keeper    the loop that keeps this host connected and known
+//! join      token -> member               tokens   make, list, end
+//! ```
+#![forbid(unsafe_code)]
+
+mod assembly;
+mod cache;
+mod dialer;
+mod disk;
+mod endpoint;
+mod gate;
+mod gossip;
+pub mod identity;
+mod join;
+mod keeper;
+pub mod link;
+mod members;
+pub mod net;
+mod path;
+mod pins;
 pub mod quorum;
+mod reach;
+mod relay;
+mod relays;
+mod roster;
+mod rpc;
+mod swarm;
+mod tokens;
+mod wire;
+
+pub use assembly::{Config, Handlers, Inbound, Mesh, MeshError, RaftInbound, build};
+pub use endpoint::Ports;
+pub use gossip::Records;
+pub use identity::{Founding, Identity, IdentityError};
+pub use join::{JoinError, Joined, Joining, join};
+pub use members::{MemberState, MemberView, Members};
+pub use path::{Path, PathKind};
+pub use reach::{Interfaces, interfaces, is_public};
+pub use relay::Serve;
+pub use roster::Roll;
+pub use rpc::RpcError;
+pub use tokens::{Made, TokenView, TokensError, Wanted};
+
+#[cfg(test)]
+mod tests;

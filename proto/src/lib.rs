@@ -30,6 +30,7 @@ pub mod facts;
 pub mod firewall;
 pub mod id;
 pub mod limits;
+pub mod names;
 pub mod seal;
 pub mod session;
 pub mod time;

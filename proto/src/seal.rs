@@ -26,6 +26,8 @@ pub enum Domain {
     JoinToken,
     /// A join, signed by the joining host.
     JoinHost,
+    /// A stranger's first minute on a relay, signed by the token.
+    RelayAdmission,
 }
 
 /// The public half of an ed25519 key, 32 bytes.
@@ -120,6 +122,7 @@ fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
         Domain::Record => "mesh/record/1",
         Domain::JoinToken => "mesh/join/1 token",
         Domain::JoinHost => "mesh/join/1 host",
+        Domain::RelayAdmission => "mesh/relay/1 admission",
     };
     let mut bytes = Vec::with_capacity(64 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
     for part in std::iter::once(&name.as_bytes()).chain(parts) {

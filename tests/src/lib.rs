@@ -1,1 +1,60 @@
-//! tests
+//! What the end-to-end stories need: hosts with a real agent each, the tiny guest, bounded waits.
+//! The binary under test is named by `AGENT_BIN`, the guest's disk by `TINY_IMAGE`; `make test` sets both.
+
+mod host;
+mod wait;
+
+pub use host::{Answer, Host, Place};
+pub use wait::{eventually, http_get};
+
+use std::{env, path::PathBuf};
+
+/// Names the agent under test.
+pub fn agent_bin() -> PathBuf {
+    named("AGENT_BIN", "the agent under test")
+}
+
+/// Names the tiny guest's disk.
+pub fn tiny_image() -> PathBuf {
+    named("TINY_IMAGE", "the tiny guest's disk")
+}
+
+fn named(variable: &str, what: &str) -> PathBuf {
+    let path =
+        env::var_os(variable).unwrap_or_else(|| panic!("{variable} does not name {what}; run `make test`"));
+    let path = PathBuf::from(path);
+    assert!(path.is_file(), "{variable} = {} is no file", path.display());
+    path
+}
+
+/// Tells whether stories that need a lab can run here. Without root, namespaces or QEMU they are
+/// skipped with a line that says so, unless `REQUIRE_LAB=1`, which makes that a failure.
+pub fn lab_or_skip(story: &str) -> bool {
+    let missing = lab_missing();
+    match missing {
+        None => true,
+        Some(missing) if env::var_os("REQUIRE_LAB").is_some_and(|value| value == "1") => {
+            panic!("REQUIRE_LAB=1, but {missing}")
+        }
+        Some(missing) => {
+            eprintln!("SKIPPED {story}: {missing}");
+            false
+        }
+    }
+}
+
+fn lab_missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("network namespaces need root".into());
+    }
+    if !PathBuf::from("/dev/net/tun").exists() {
+        return Some("/dev/net/tun is missing".into());
+    }
+    let on_path = |program: &str| {
+        env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    };
+    ["ip", "nft"]
+        .into_iter()
+        .find(|program| !on_path(program))
+        .map(|program| format!("{program} is not installed"))
+}

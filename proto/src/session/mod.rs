@@ -359,6 +359,18 @@ pub struct Directory {
     pub groups: BTreeMap<Name, GroupEntry>,
 }
 
+impl Directory {
+    /// Lists every machine of every group.
+    pub fn machines(&self) -> impl Iterator<Item = &MachineEntry> {
+        self.groups.values().flat_map(|group| &group.machines)
+    }
+
+    /// Finds a machine.
+    pub fn find(&self, machine: &MachineName) -> Option<&MachineEntry> {
+        self.groups.get(&machine.group)?.machines.iter().find(|entry| entry.machine == *machine)
+    }
+}
+
 /// One group in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupEntry {
@@ -385,6 +397,8 @@ pub struct MachineEntry {
     pub guard: Guard,
     /// Login user for `machine ssh`; `None` = root.
     pub user: Option<Name>,
+    /// Whether the user wants it to run now.
+    pub run: bool,
 }
 
 /// Everything a host needs to make one machine.

@@ -52,6 +52,7 @@ fn directory(state: &State) -> Directory {
             address: p.address,
             guard: p.guard,
             user: group.user.clone(),
+            run: !state.stopped.contains(&p.machine),
         };
         let services = group.services.iter().map(|(name, service)| (name.clone(), service.port)).collect();
         let entry =

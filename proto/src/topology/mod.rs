@@ -2,11 +2,18 @@
 //! `check` holds the rules that span several keys. What a key means is said at its field.
 //! A value of these types is already checked: nothing behind it asks again.
 
+mod check;
+mod parse;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, MachineName, Name};
+pub use parse::parse;
 
 /// A checked topology.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     session::{MachineReport, Proposal, Share, State},
     topology::Intent,
+    trust::{JoinAnswer, JoinProof, Transcript},
 };
 
 /// A question to another member.
@@ -85,6 +86,13 @@ pub enum Request {
         /// Its label, for messages.
         name: Name,
     },
+    /// For an issuer: the asker has a stranger at its door with this proof.
+    Join {
+        /// What both sides of the join know.
+        transcript: Box<Transcript>,
+        /// What the stranger signed.
+        proof: Box<JoinProof>,
+    },
 }
 
 /// What a member answers.
@@ -120,6 +128,8 @@ pub enum Answer {
     },
     /// The request cannot be done, and why.
     Refused(Refusal),
+    /// To `Join`.
+    Join(Box<JoinAnswer>),
 }
 
 /// Why a member does not do what was asked.

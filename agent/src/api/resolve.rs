@@ -1,0 +1,94 @@
+//! Finds what a person means by the name of a session or machine. Pure: a list and a text in, one
+//! id or a refusal that names the candidates out.
+
+use proto::{
+    id::{MachineName, SessionId},
+    wire::api::{Error, Kind, MachineRow, SessionRow},
+};
+
+/// Finds a session by its label, its id, or a beginning of its id (4 digits and more).
+pub fn find_session<'a>(sessions: &'a [SessionRow], text: &str) -> Result<&'a SessionRow, Error> {
+    let named: Vec<_> = sessions.iter().filter(|session| session.name == text).collect();
+    let found = if named.is_empty() && text.len() >= 4 {
+        sessions.iter().filter(|session| session.id.to_string().starts_with(text)).collect()
+    } else {
+        named
+    };
+    match found[..] {
+        [session] => Ok(session),
+        [] => {
+            let names: Vec<&str> = sessions.iter().map(|session| session.name.as_str()).collect();
+            let error = Error::new(Kind::NotFound, format!("there is no session {text:?}"));
+            Err(match names[..] {
+                [] => error.because("this host knows no session").next("agent session up topology.toml"),
+                _ => {
+                    error.because(format!("this host knows {}", names.join(", "))).next("agent session list")
+                }
+            })
+        }
+        _ => {
+            let ids: Vec<String> = found.iter().map(|session| session.id.to_string()).collect();
+            Err(Error::new(Kind::Ambiguous, format!("{} sessions are called {text:?}", ids.len()))
+                .because(format!("their ids are {}", ids.join(" and ")))
+                .next("use the id in place of the name"))
+        }
+    }
+}
+
+/// Finds a machine by `MACHINE`, `SESSION/MACHINE` or `ID/MACHINE`. A group's name stands for its
+/// only machine.
+pub fn find_machine<'a>(machines: &'a [MachineRow], text: &str) -> Result<&'a MachineRow, Error> {
+    let (session, name) = match text.split_once('/') {
+        Some((session, name)) => (Some(session), name),
+        None => (None, text),
+    };
+    let in_session = |row: &&MachineRow| {
+        session.is_none_or(|session| {
+            row.session == session || session.len() >= 4 && row.session_id.to_string().starts_with(session)
+        })
+    };
+    let rows: Vec<&MachineRow> = machines.iter().filter(in_session).collect();
+    let exact = |row: &&&MachineRow| row.name.to_string() == name;
+    let mut found: Vec<&MachineRow> = rows.iter().filter(exact).copied().collect();
+    if found.is_empty() {
+        found = rows.iter().filter(|row| row.group == name).copied().collect();
+    }
+    match found[..] {
+        [machine] => Ok(machine),
+        [] => Err(Error::new(Kind::NotFound, format!("there is no machine {text:?}"))
+            .because(match rows.len() {
+                0 => "no session here has machines by that name".to_owned(),
+                _ => format!("there are {}", list(&rows)),
+            })
+            .next("agent machine list")),
+        _ => Err(Error::new(Kind::Ambiguous, format!("{text:?} fits {} machines", found.len()))
+            .because(format!("it may be {}", list(&found)))
+            .next(format!("name one of them, such as {}", full_name(found[0], &found)))),
+    }
+}
+
+/// Bounds the list in a message.
+const SHOWN: usize = 12;
+
+fn list(rows: &[&MachineRow]) -> String {
+    let mut names: Vec<String> = rows.iter().take(SHOWN).map(|row| full_name(row, rows)).collect();
+    if rows.len() > SHOWN {
+        names.push(format!("{} more", rows.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+/// Writes `SESSION/MACHINE`, with the id where another session has the same name.
+fn full_name(row: &MachineRow, among: &[&MachineRow]) -> String {
+    let twin = among.iter().any(|other| other.session == row.session && other.session_id != row.session_id);
+    if twin {
+        format!("{}/{}", row.session_id.short(), row.name)
+    } else {
+        format!("{}/{}", row.session, row.name)
+    }
+}
+
+/// Names a machine in full, for a request.
+pub fn key(row: &MachineRow) -> (SessionId, MachineName) {
+    (row.session_id, row.name.clone())
+}

@@ -1,0 +1,345 @@
+//! Which request calls which method of [`App`]. One line of the table a method; the handlers only
+//! take requests apart and put answers together.
+
+use std::{convert::Infallible, future::Future};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, FromRequest, Query, Request, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures::{StreamExt, stream};
+use hyper_util::rt::TokioIo;
+use proto::{
+    facts::Event,
+    id::{MachineName, SessionId},
+    limits::MAX_API_BYTES,
+    topology::Intent,
+    wire::api::{self, Error, ErrorBody, Kind, Step},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{
+    RAW,
+    resolve::{self, find_machine, find_session},
+};
+use crate::{
+    app::{App, Pipe, Telling},
+    facts::Log,
+};
+
+/// Progress lines that wait for a slow reader; more are dropped, the newest counts.
+const TELLING: usize = 16;
+
+/// Builds the routes of the local API.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/status", get(|State(app): App_| answer(async move { app.status().await })))
+        .route("/v1/join", post(|State(app): App_, Body_(join)| answer(async move { app.join(join).await })))
+        .route("/v1/hosts", get(|State(app): App_| answer(async move { app.hosts().await })))
+        .route("/v1/sessions", get(|State(app): App_| answer(async move { app.sessions().await })))
+        .route("/v1/sessions/plan", post(|app: App_, body: Body_<api::Wanted>| answer(plan(app, body))))
+        .route("/v1/sessions/up", post(|app: App_, body: Body_<api::Wanted>| answer(up(app, body))))
+        .route("/v1/session", get(|app: App_, of: OfSession| answer(session_status(app, of))))
+        .route("/v1/session/up", get(|app: App_, of: OfSession| answer(up_progress(app, of))))
+        .route(
+            "/v1/session/down",
+            get(|app: App_, of: OfId| answer(down_progress(app, of)))
+                .post(|app: App_, of: OfSession| answer(down(app, of))),
+        )
+        .route("/v1/machines", get(|State(app): App_| answer(async move { app.machines().await })))
+        .route("/v1/machine/start", post(|app: App_, of: OfMachine| answer(wish(app, of, true))))
+        .route("/v1/machine/stop", post(|app: App_, of: OfMachine| answer(wish(app, of, false))))
+        .route("/v1/machine/ssh", get(|app: App_, of: OfMachine| answer(ssh_access(app, of))))
+        .route("/v1/machine/dial", get(dial))
+        .route("/v1/machine/console", get(console))
+        .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
+        .route("/v1/service/open", post(|app: App_, body: Body_<_>| answer(service_open(app, body))))
+        .route("/v1/images", get(|State(app): App_| answer(async move { app.images().await })))
+        .route("/v1/image/import", post(image_import))
+        .route("/v1/image/pull", post(image_pull))
+        .route(
+            "/v1/image/remove",
+            post(|State(app): App_, Body_(image)| answer(async move { app.image_remove(image).await })),
+        )
+        .route("/v1/tokens", get(|State(app): App_| answer(async move { app.tokens().await })))
+        .route(
+            "/v1/token/create",
+            post(|State(app): App_, Body_(create)| answer(async move { app.token_create(create).await })),
+        )
+        .route(
+            "/v1/token/revoke",
+            post(|State(app): App_, Body_(token)| answer(async move { app.token_revoke(token).await })),
+        )
+        .route("/v1/doctor", get(|State(app): App_| answer(async move { app.doctor().await })))
+        .route("/v1/events", get(events))
+        .fallback(|request: Request| async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            refusal(
+                Error::new(Kind::NotFound, format!("the API has no {method} {path}"))
+                    .because("the program and the daemon may be of different versions")
+                    .next("agent status"),
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_API_BYTES))
+        .with_state(app)
+}
+
+type App_ = State<App>;
+type OfSession = Query<BySession>;
+type OfId = Query<BySessionId>;
+type OfMachine = Query<ByMachine>;
+
+#[derive(Deserialize)]
+struct BySession {
+    session: String,
+}
+
+#[derive(Deserialize)]
+struct BySessionId {
+    session: SessionId,
+}
+
+#[derive(Deserialize)]
+struct ByMachine {
+    machine: String,
+}
+
+#[derive(Deserialize)]
+struct Since {
+    since: Option<u64>,
+    #[serde(default)]
+    follow: bool,
+}
+
+#[derive(Deserialize)]
+struct Dialled {
+    machine: String,
+    port: u16,
+}
+
+/// A JSON body whose mistakes are answered in our words.
+struct Body_<T>(T);
+
+impl<S: Send + Sync, T> FromRequest<S> for Body_<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+{
+    type Rejection = Response;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Body_(body)),
+            Err(rejection) => Err(refusal(
+                Error::new(Kind::Usage, "the request cannot be read").because(rejection.body_text()),
+            )),
+        }
+    }
+}
+
+/// Turns a method's answer into a response.
+async fn answer<T: Serialize>(done: impl Future<Output = Result<T, Error>>) -> Response {
+    match done.await {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => refusal(error),
+    }
+}
+
+fn refusal(error: Error) -> Response {
+    let status = match error.kind {
+        Kind::Usage | Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Refused | Kind::Ambiguous => StatusCode::CONFLICT,
+        Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Failed | Kind::Partly => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(ErrorBody { error })).into_response()
+}
+
+async fn plan(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::PlanReport, Error> {
+    app.plan(Intent::try_from(wanted)?).await
+}
+
+async fn up(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::UpAnswer, Error> {
+    let index = wanted.index;
+    app.up(Intent::try_from(wanted)?, index).await
+}
+
+async fn session(app: &App, Query(of): &OfSession) -> Result<SessionId, Error> {
+    let list = app.sessions().await?;
+    Ok(find_session(&list.sessions, &of.session)?.id)
+}
+
+async fn session_status(State(app): App_, of: OfSession) -> Result<api::SessionStatus, Error> {
+    app.session_status(session(&app, &of).await?).await
+}
+
+async fn up_progress(State(app): App_, of: OfSession) -> Result<api::UpProgress, Error> {
+    app.up_progress(session(&app, &of).await?).await
+}
+
+async fn down(State(app): App_, of: OfSession) -> Result<api::DownProgress, Error> {
+    app.down(session(&app, &of).await?).await
+}
+
+/// Asks by id: by now the session's name may be forgotten.
+async fn down_progress(State(app): App_, Query(of): OfId) -> Result<api::DownProgress, Error> {
+    app.down_progress(of.session).await
+}
+
+async fn machine(app: &App, text: &str) -> Result<(SessionId, MachineName), Error> {
+    let list = app.machines().await?;
+    find_machine(&list.machines, text).map(resolve::key)
+}
+
+async fn wish(State(app): App_, Query(of): OfMachine, run: bool) -> Result<api::MachineRow, Error> {
+    let (session, machine) = machine(&app, &of.machine).await?;
+    app.wish(session, machine, run).await
+}
+
+async fn ssh_access(State(app): App_, Query(of): OfMachine) -> Result<api::SshAccess, Error> {
+    let (session, machine) = machine(&app, &of.machine).await?;
+    app.ssh_access(session, machine).await
+}
+
+async fn service_open(
+    State(app): App_,
+    Body_(open): Body_<api::ServiceOpen>,
+) -> Result<api::ServiceOpened, Error> {
+    let list = app.sessions().await?;
+    let session = find_session(&list.sessions, &open.session)?.id;
+    app.service_open(session, open).await
+}
+
+async fn dial(State(app): App_, Query(to): Query<Dialled>, request: Request) -> Response {
+    let pipe = async {
+        let (session, machine) = machine(&app, &to.machine).await?;
+        app.dial(session, machine, to.port).await
+    };
+    upgrade(pipe.await, request)
+}
+
+async fn console(State(app): App_, Query(of): OfMachine, request: Request) -> Response {
+    let pipe = async {
+        let (session, machine) = machine(&app, &of.machine).await?;
+        app.console(session, machine).await
+    };
+    upgrade(pipe.await, request)
+}
+
+/// Answers 101 and joins the connection with `pipe`, byte for byte.
+pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
+    let mut pipe = match pipe {
+        Ok(pipe) => pipe,
+        Err(error) => return refusal(error),
+    };
+    let raw = request.headers().get(header::UPGRADE).is_some_and(|name| name.as_bytes() == RAW.as_bytes());
+    if !raw {
+        return refusal(Error::new(Kind::Usage, format!("this request needs \"Upgrade: {RAW}\"")));
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    // The task ends with either side of the connection.
+    tokio::spawn(async move {
+        let ended = match upgraded.await {
+            Ok(client) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut pipe).await.err(),
+            Err(error) => return tracing::debug!(%error, "a client went before its connection was raw"),
+        };
+        tracing::debug!(?ended, "a raw connection ended");
+    });
+    let head = [(header::UPGRADE, RAW), (header::CONNECTION, "upgrade")];
+    (StatusCode::SWITCHING_PROTOCOLS, head).into_response()
+}
+
+async fn image_import(State(app): App_, Body_(import): Body_<api::ImageImport>) -> Response {
+    steps(|telling| async move { app.image_import(import, telling).await })
+}
+
+async fn image_pull(State(app): App_, Body_(pull): Body_<api::ImagePull>) -> Response {
+    steps(|telling| async move { app.image_pull(pull, telling).await })
+}
+
+/// Answers one JSON line per step, the last one with the result. A client that goes away ends the
+/// work: its future is dropped with the body.
+pub fn steps<T, F>(work: impl FnOnce(Telling) -> F) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    let (telling, mut told) = mpsc::channel(TELLING);
+    let work = work(telling);
+    let (lines, body) = mpsc::channel(1);
+    let drive = async move {
+        tokio::pin!(work);
+        let last = loop {
+            // Both arms are cancel-safe: `recv` keeps what it has not given, `work` is only polled.
+            tokio::select! {
+                biased;
+                Some(progress) = told.recv() => {
+                    if lines.send(line(&Step::<T>::Progress(progress))).await.is_err() {
+                        return;
+                    }
+                }
+                done = &mut work => break done,
+            }
+        };
+        // What was told in the same breath as the end.
+        while let Ok(progress) = told.try_recv() {
+            drop(lines.send(line(&Step::<T>::Progress(progress))).await);
+        }
+        let last = last.map_or_else(Step::Error, Step::Done);
+        drop(lines.send(line(&last)).await);
+    };
+    json_lines(stream::select(from_channel(body), stream::once(drive).filter_map(async |()| None)))
+}
+
+/// Answers the facts after `since`, one JSON line each; goes on with `follow`.
+async fn events(State(app): App_, Query(wanted): Query<Since>) -> Response {
+    events_body(app.facts().clone(), wanted.since.unwrap_or(0), wanted.follow)
+}
+
+pub fn events_body(log: Log, since: u64, follows: bool) -> Response {
+    if follows {
+        return json_lines(follow(log, since).map(|event| line(&event)));
+    }
+    json_lines(stream::iter(log.after(since)).map(|event| line(&event)))
+}
+
+fn follow(log: Log, since: u64) -> impl futures::Stream<Item = Event> {
+    let batches = stream::unfold((log.changed(), since), move |(mut changed, seen)| {
+        let log = log.clone();
+        async move {
+            // Waits until there is something newer; ends with the recorder.
+            let newest = *changed.wait_for(|newest| *newest > seen).await.ok()?;
+            Some((stream::iter(log.after(seen)), (changed, newest.max(seen))))
+        }
+    });
+    batches
+        .flatten()
+        .scan(since, |seen, event| {
+            // A batch may already hold what the next one begins with.
+            let new = (event.seq > *seen).then(|| event.clone());
+            *seen = event.seq.max(*seen);
+            futures::future::ready(Some(new))
+        })
+        .filter_map(futures::future::ready)
+}
+
+fn from_channel(mut lines: mpsc::Receiver<Vec<u8>>) -> impl futures::Stream<Item = Vec<u8>> {
+    stream::poll_fn(move |context| lines.poll_recv(context))
+}
+
+fn line<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our own types with text keys always become JSON.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn json_lines(lines: impl futures::Stream<Item = Vec<u8>> + Send + 'static) -> Response {
+    let body = Body::from_stream(lines.map(Ok::<_, Infallible>));
+    ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+}

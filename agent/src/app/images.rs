@@ -1,0 +1,161 @@
+//! Images as people name them. Import and pull end when every member that is up knows the name, so
+//! that a session can be planned on any of them.
+
+use std::time::{Duration, Instant};
+
+use proto::{
+    id::{Digest, HostId},
+    wire::{
+        api::{self, Error, Kind},
+        rpc::{Answer as Rpc, Request},
+    },
+};
+use tokio::sync::watch;
+
+use super::{Answer, App, Telling};
+use crate::session::{actions::words, inventory};
+
+/// How long every member that is up may take to learn a name (DESIGN section 12).
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
+/// One question to one member.
+const ASK: Duration = Duration::from_secs(2);
+
+impl App {
+    /// Tells every image the mesh knows.
+    pub async fn images(&self) -> Answer<api::Images> {
+        Ok(api::Images { images: self.image_rows() })
+    }
+
+    fn image_rows(&self) -> Vec<api::ImageRow> {
+        let me = self.hub().me();
+        let mut rows = Vec::new();
+        for image in inventory::images(self.hub()) {
+            let mut hosts: Vec<String> = image.holders.iter().map(|host| self.name(*host)).collect();
+            hosts.sort();
+            let row = api::ImageRow {
+                name: None,
+                digest: image.facts.digest,
+                size: image.facts.size,
+                allocated: Some(image.allocated),
+                arch: image.facts.arch.clone(),
+                hosts,
+                here: image.holders.contains(&me),
+            };
+            if image.names.is_empty() {
+                rows.push(row);
+                continue;
+            }
+            rows.extend(image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }));
+        }
+        rows
+    }
+
+    /// Refuses a name that other content has, wherever in the mesh that content is.
+    fn check_name(&self, name: &str, replace: bool) -> Answer<()> {
+        let taken = inventory::images(self.hub()).into_iter().find(|image| image.names.iter().any(|n| n == name));
+        match taken {
+            Some(image) if !replace && !image.holders.contains(&self.hub().me()) => {
+                let holders: Vec<String> = image.holders.iter().map(|host| self.name(*host)).collect();
+                Err(Error::new(Kind::Refused, format!("the name {name} is taken"))
+                    .because(format!("{} has it for {}", holders.join(", "), image.facts.digest.short()))
+                    .next("choose another name, or add --replace"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a file of this host as an image; done when every up member knows its name.
+    pub async fn image_import(&self, import: api::ImageImport, telling: Telling) -> Answer<api::ImageRow> {
+        let what = format!("{} was not imported", import.path);
+        let (progress, seen) = watch::channel(images::Progress::default());
+        let relay = tokio::spawn(tell(seen, telling));
+        let name = import.name.clone();
+        let path = std::path::PathBuf::from(&import.path);
+        let done = self.deps().images.import(&path, &name, import.replace, progress).await;
+        relay.abort();
+        let image = done.map_err(|error| image_error(what, &error))?;
+        self.announce(&name, image.digest).await
+    }
+
+    /// Downloads an image; done when every up member knows its name.
+    pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> Answer<api::ImageRow> {
+        let what = format!("{} was not pulled", pull.url);
+        self.check_name(&pull.name, pull.replace)?;
+        let (progress, seen) = watch::channel(images::Progress::default());
+        let relay = tokio::spawn(tell(seen, telling));
+        let done = self.deps().images.pull(&pull.url, &pull.sha256, &pull.name, pull.replace, progress).await;
+        relay.abort();
+        let image = done.map_err(|error| image_error(what, &error))?;
+        self.announce(&pull.name, image.digest).await
+    }
+
+    /// Waits until every member that is up knows the name.
+    async fn announce(&self, name: &str, digest: Digest) -> Answer<api::ImageRow> {
+        let start = Instant::now();
+        let mut waiting: Vec<HostId>;
+        loop {
+            let members = self.deps().mesh.members().borrow().clone();
+            let others = members.up().filter(|member| member.id != self.hub().me());
+            let asked = others.map(|member| {
+                let request = Request::KnowsImage { name: name.to_owned(), digest };
+                let (mesh, host) = (self.deps().mesh.clone(), member.id);
+                async move {
+                    let answer = mesh.call(host, request, ASK).await;
+                    (!matches!(answer, Ok(Rpc::Knows(true)))).then_some(host)
+                }
+            });
+            waiting = futures::future::join_all(asked).await.into_iter().flatten().collect();
+            let row = self.image_rows().into_iter().find(|row| row.digest == digest && row.name.as_deref() == Some(name));
+            match row {
+                Some(row) if waiting.is_empty() => return Ok(row),
+                _ if start.elapsed() >= KNOWN_WITHIN => break,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        let names: Vec<String> = waiting.into_iter().map(|host| self.name(host)).collect();
+        Err(Error::new(Kind::TimedOut, format!("{name} is here, but not every host knows it yet"))
+            .because(format!("no word from {} within {} s", names.join(", "), KNOWN_WITHIN.as_secs()))
+            .next("agent image list"))
+    }
+
+    /// Removes an image from this host; refused while a machine uses it.
+    pub async fn image_remove(&self, image: api::Named) -> Answer<api::Named> {
+        let what = format!("{} was not removed", image.id);
+        let rows = self.image_rows();
+        let by_digest: Option<Digest> = image.id.parse().ok();
+        let found = rows.iter().find(|row| row.name.as_deref() == Some(image.id.as_str()) || by_digest == Some(row.digest));
+        let found = found.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no image {}", image.id)).next("agent image list")
+        })?;
+        let shares = self.hub().shares().borrow().clone();
+        for share in shares.values() {
+            if let Some(spec) = share.machines.iter().find(|spec| spec.image == found.digest) {
+                return Err(Error::new(Kind::Refused, what)
+                    .because(format!("{}/{} on this host runs on it", share.name, spec.machine))
+                    .next(format!("agent session down {}", share.name)));
+            }
+        }
+        let removed = self.deps().images.remove(found.digest).await;
+        removed.map_err(|error| image_error(what, &error))?;
+        Ok(image)
+    }
+}
+
+/// Passes progress on until the work ends. A slow reader misses steps, not the end.
+async fn tell(mut seen: watch::Receiver<images::Progress>, telling: Telling) {
+    while seen.changed().await.is_ok() {
+        let now = seen.borrow_and_update().clone();
+        let step = api::Progress { stage: now.stage.to_string(), done: now.done, total: now.total };
+        if telling.try_send(step).is_err() && telling.is_closed() {
+            return;
+        }
+    }
+}
+
+fn image_error(what: String, error: &images::ImageError) -> Error {
+    let (kind, next) = match error {
+        images::ImageError::NameTaken { .. } => (Kind::Refused, "choose another name, or add --replace"),
+        _ => (Kind::Failed, "agent image list"),
+    };
+    Error::new(kind, what).because(words(error)).next(next)
+}

@@ -1,0 +1,140 @@
+//! Machines and services as people use them: lists, wishes, ssh, consoles, forwards.
+
+use proto::{
+    id::{MachineName, Name, SessionId},
+    session::{MachineEntry, Share, slice},
+    topology::Probe,
+    wire::{
+        api::{self, Error, Kind},
+        rpc::{Answer as Rpc, Request},
+    },
+};
+
+use super::{Answer, App, Pipe, refused, sessions::unexpected};
+use crate::machine::openssh;
+
+impl App {
+    /// Tells every machine of every session.
+    pub async fn machines(&self) -> Answer<api::Machines> {
+        let shares = self.hub().shares().borrow().clone();
+        let rows = shares.values().flat_map(|share| self.machine_rows(share, &self.hub().known(share)));
+        Ok(api::Machines { machines: rows.collect() })
+    }
+
+    fn find(&self, session: SessionId, machine: &MachineName) -> Answer<(std::sync::Arc<Share>, MachineEntry)> {
+        let missing = || Error::new(Kind::NotFound, format!("there is no machine {machine}")).next("agent machine list");
+        let share = self.hub().share(session).ok_or_else(missing)?;
+        let group = share.directory.groups.get(&machine.group).ok_or_else(missing)?;
+        let entry = group.machines.iter().find(|entry| entry.machine == *machine).cloned().ok_or_else(missing)?;
+        Ok((share, entry))
+    }
+
+    /// Commits whether a machine shall run: `machine start` and `machine stop`.
+    pub async fn wish(&self, session: SessionId, machine: MachineName, run: bool) -> Answer<api::MachineRow> {
+        let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
+        let request = Request::Wish { session, machine: machine.clone(), run };
+        match self.hub().ask(session, request).await {
+            Ok(Rpc::Done) => {}
+            Ok(answer) => return Err(unexpected(&what, &answer)),
+            Err(refusal) => return Err(refused(what, refusal)),
+        }
+        let (share, _) = self.find(session, &machine)?;
+        let rows = self.machine_rows(&share, &self.hub().known(&share));
+        let row = rows.into_iter().find(|row| row.name == machine);
+        row.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no machine {machine}")))
+    }
+
+    /// Gives what ssh needs to enter a machine.
+    pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> Answer<api::SshAccess> {
+        let (share, entry) = self.find(session, &machine)?;
+        let host_key = slice::host_key_seed(&share.ssh_seed, &machine);
+        Ok(api::SshAccess {
+            session: share.name.to_string(),
+            session_id: session,
+            machine,
+            user: entry.user.as_ref().map_or_else(|| "root".to_owned(), Name::to_string),
+            port: 22,
+            seed: data_encoding::HEXLOWER.encode(&share.ssh_seed),
+            host_key: openssh::public_line(&host_key),
+        })
+    }
+
+    /// Connects to a TCP port of a machine, wherever it runs.
+    pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> Answer<Pipe> {
+        let (share, entry) = self.find(session, &machine)?;
+        let dialled = self.deps().net.dial(session, &machine, port).await;
+        let stream = dialled.map_err(|error| {
+            Error::new(Kind::Failed, format!("{}/{machine} was not reached on port {port}", share.name))
+                .because(format!("on {}: {error}", self.name(entry.host)))
+                .next("agent machine list")
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    /// Opens a machine's serial console: what it said, then live.
+    pub async fn console(&self, session: SessionId, machine: MachineName) -> Answer<Pipe> {
+        let (share, entry) = self.find(session, &machine)?;
+        let what = format!("the console of {}/{machine} was not opened", share.name);
+        if entry.host != self.hub().me() {
+            let host = self.name(entry.host);
+            return Err(Error::new(Kind::Refused, what)
+                .because(format!("it runs on {host}, and consoles do not cross hosts in this version"))
+                .next(format!("on {host}: agent machine console {}/{machine}", share.name)));
+        }
+        let host = crate::machine::Host::new(self.deps().run.clone());
+        let dir = self.deps().store.machine(session, &machine);
+        let failed = |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent machine list");
+        let shim = crate::machine::adopt(&host, &dir).await.map_err(|error| failed(error.to_string()))?;
+        let shim = shim.ok_or_else(|| failed("it does not run".into()))?;
+        let console = shim.console().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Box::new(console))
+    }
+
+    /// Tells every service of every session.
+    pub async fn services(&self) -> Answer<api::Services> {
+        let shares = self.hub().shares().borrow().clone();
+        Ok(api::Services { services: shares.values().flat_map(|share| self.service_rows(share)).collect() })
+    }
+
+    pub(super) fn service_rows(&self, share: &Share) -> Vec<api::ServiceRow> {
+        let mut rows = Vec::new();
+        for (group, entry) in &share.directory.groups {
+            let address = self.inner.forwards.address(share.session, group.as_str());
+            for (service, port) in &entry.services {
+                rows.push(api::ServiceRow {
+                    name: service.to_string(),
+                    group: group.to_string(),
+                    session: share.name.to_string(),
+                    port: *port,
+                    fqdn: format!("{group}.{}.{}", share.name, self.deps().zone),
+                    address_here: address.map(|address| address.to_string()),
+                    port_here: Some(self.inner.forwards.port_here(share.session, group.as_str(), *port)),
+                });
+            }
+        }
+        rows
+    }
+
+    /// Listens for a service on this host now.
+    pub async fn service_open(&self, session: SessionId, open: api::ServiceOpen) -> Answer<api::ServiceOpened> {
+        let what = format!("{}.{} was not opened", open.group, open.session);
+        let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
+        let share = self.hub().share(session).ok_or_else(|| missing(format!("there is no session {}", open.session)))?;
+        let group = share.directory.groups.get(&open.group);
+        let group = group.ok_or_else(|| missing(format!("{} has no group {}", share.name, open.group)))?;
+        let names: Vec<&str> = group.services.keys().map(Name::as_str).collect();
+        let (service, port) = match &open.service {
+            Some(service) => group.services.get_key_value(service),
+            None if group.services.len() == 1 => group.services.first_key_value(),
+            None => None,
+        }
+        .ok_or_else(|| missing(what.clone()).because(format!("its services are: {}", names.join(", "))))?;
+        let opened = self.inner.forwards.open(session, open.group.as_str(), [*port]).await;
+        let opened = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
+        let here = opened[port];
+        let spoken = group.checks.get(service);
+        let scheme = if matches!(spoken, Some(Probe::Http(_))) { "http" } else { "tcp" };
+        let url = format!("{scheme}://{here}");
+        Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
+    }
+}

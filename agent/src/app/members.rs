@@ -1,0 +1,204 @@
+//! The mesh as people see it: status, hosts, tokens.
+
+use proto::{
+    id::{HostId, Name},
+    trust::GrantState,
+    wire::{
+        api::{self, Error, Kind, MemberState, PathKind},
+        record::{Body, HostRecord, RecordKey},
+    },
+};
+
+use super::{Answer, App};
+use crate::session::actions::words;
+
+impl App {
+    /// Tells who this host is, who else is there, and which sessions it knows.
+    pub async fn status(&self) -> Answer<api::Status> {
+        let mesh = &self.deps().mesh;
+        let hosts = self.host_rows();
+        let accelerator = self.deps().qemu.borrow().as_ref().map(|facts| facts.accelerator);
+        let member = |row: &api::HostRow| api::Member {
+            id: row.id,
+            name: row.name.clone(),
+            state: row.state,
+            path: row.path.clone(),
+        };
+        Ok(api::Status {
+            mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
+            host: api::ThisHost {
+                id: mesh.me(),
+                name: mesh.name().to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                accelerator,
+                up_s: self.inner.started.elapsed().as_secs(),
+                relay: mesh.relay().map(|offer| offer.url),
+            },
+            dns: self.inner.dns.map(|address| address.to_string()),
+            members: hosts.iter().map(member).collect(),
+            sessions: self.session_rows(),
+            warnings: self.warnings(&hosts),
+        })
+    }
+
+    fn mesh_name(&self) -> String {
+        self.deps().mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string())
+    }
+
+    fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
+        let mut warnings = Vec::new();
+        if self.deps().qemu.borrow().is_none() {
+            let what = "this host runs no machines: no usable QEMU".to_owned();
+            warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
+        }
+        if hosts.len() >= 3 && hosts.iter().filter(|host| host.issuer).count() == 1 {
+            let issuer = hosts.iter().find(|host| host.issuer).map_or("?", |host| host.name.as_str());
+            let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
+            warnings.push(api::Warning { what, next: None });
+        }
+        for host in hosts.iter().filter(|host| host.state == MemberState::Down) {
+            let what = format!("{} is down: not heard for too long", host.name);
+            warnings.push(api::Warning { what, next: Some(format!("on {}: agent run", host.name)) });
+        }
+        warnings
+    }
+
+    /// Tells every member with what it offers.
+    pub async fn hosts(&self) -> Answer<api::Hosts> {
+        Ok(api::Hosts { hosts: self.host_rows() })
+    }
+
+    fn host_rows(&self) -> Vec<api::HostRow> {
+        let members = self.deps().mesh.members().borrow().clone();
+        let records = self.deps().mesh.records().borrow().clone();
+        let me = self.hub().me();
+        let mut rows = Vec::new();
+        for member in members.hosts.values() {
+            let record = match records.get(&(member.id, RecordKey::Host)) {
+                Some(Body::Host(record)) => Some(record),
+                _ => None,
+            };
+            let path = member.path.as_ref().map(|path| api::Path {
+                kind: match path.kind {
+                    mesh::PathKind::Direct => PathKind::Direct,
+                    mesh::PathKind::Relayed => PathKind::Relayed,
+                },
+                rtt_ms: Some(path.rtt_ms),
+                via: member.via.as_ref().map(Name::to_string),
+            });
+            let own = || api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
+            let path = if member.id == me { Some(own()) } else { path };
+            rows.push(host_row(member.id, member.name.to_string(), state(member.state), path, record, member.issuer));
+        }
+        rows.sort_by(|a, b| (a.id != me, &a.name).cmp(&(b.id != me, &b.name)));
+        rows
+    }
+
+    /// Joins the mesh of a token: refused, because a running agent is in a mesh already.
+    pub async fn join(&self, request: api::JoinRequest) -> Answer<api::Joined> {
+        let mesh = &self.deps().mesh;
+        let named = request.name.map_or(String::new(), |name| format!(" as {name}"));
+        Err(Error::new(Kind::Refused, format!("this host did not join{named}"))
+            .because(format!("it is {} in the mesh {} already", mesh.name(), self.mesh_name()))
+            .next("use another data directory: agent join TOKEN --data-dir DIR"))
+    }
+
+    /// Tells every grant.
+    pub async fn tokens(&self) -> Answer<api::Tokens> {
+        let row = |token: mesh::TokenView| api::TokenRow {
+            id: token.id,
+            issuer: None,
+            expires: token.expires.to_string(),
+            uses: u64::from(token.max_uses),
+            used: u64::from(token.uses),
+            admin: token.admin,
+            state: match token.state {
+                GrantState::Live { .. } => "live",
+                GrantState::Expired => "expired",
+                GrantState::Revoked => "revoked",
+                GrantState::UsedUp => "used-up",
+                GrantState::Unknown => "unknown",
+            }
+            .to_owned(),
+        };
+        Ok(api::Tokens { tokens: self.deps().mesh.tokens().into_iter().map(row).collect() })
+    }
+
+    /// Makes a token; refused on a host that is no issuer, naming the issuers.
+    pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
+        let expires_ms = create.expires_s.saturating_mul(1000);
+        let wanted = mesh::Wanted { expires_ms, uses: create.uses, admin: create.admin };
+        let made = self.deps().mesh.token_create(wanted).await;
+        let made = made.map_err(|error| {
+            let members = self.deps().mesh.members().borrow().clone();
+            let issuers: Vec<String> = members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+            Error::new(Kind::Refused, "no token was made")
+                .because(words(&error))
+                .next(format!("on {}: agent token create", issuers.join(" or ")))
+        })?;
+        Ok(api::TokenCreated {
+            id: made.id,
+            token: made.text,
+            expires: made.expires.to_string(),
+            uses: u64::from(create.uses),
+            addresses: made.kinds.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Revokes a grant, by id or a unique beginning of it.
+    pub async fn token_revoke(&self, token: api::Named) -> Answer<api::Named> {
+        let rows = self.deps().mesh.tokens();
+        let found: Vec<_> = rows.iter().filter(|row| row.id.starts_with(&token.id)).collect();
+        let [row] = found[..] else {
+            let kind = if found.is_empty() { Kind::NotFound } else { Kind::Ambiguous };
+            return Err(Error::new(kind, format!("{} tokens have the id {}", found.len(), token.id))
+                .next("agent token list"));
+        };
+        let revoked = self.deps().mesh.token_revoke(&row.id);
+        revoked.map_err(|error| {
+            Error::new(Kind::Refused, "the token was not revoked").because(words(&error)).next("agent token list")
+        })?;
+        Ok(api::Named { id: row.id.clone() })
+    }
+
+    /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
+    pub async fn doctor(&self) -> Answer<api::Checks> {
+        Ok(api::Checks { checks: crate::doctor::running(self.deps(), self.inner.dns) })
+    }
+}
+
+fn state(state: mesh::MemberState) -> MemberState {
+    match state {
+        mesh::MemberState::Up => MemberState::Up,
+        mesh::MemberState::Suspect => MemberState::Suspect,
+        mesh::MemberState::Down => MemberState::Down,
+        mesh::MemberState::Left => MemberState::Left,
+    }
+}
+
+fn host_row(
+    id: HostId,
+    name: String,
+    state: MemberState,
+    path: Option<api::Path>,
+    record: Option<&HostRecord>,
+    issuer: bool,
+) -> api::HostRow {
+    api::HostRow {
+        id,
+        name,
+        state,
+        path,
+        version: record.map(|record| record.version.clone()),
+        arch: record.map(|record| record.arch.clone()),
+        accelerator: record.and_then(|record| record.accelerator),
+        cpus: record.map(|record| record.cpus),
+        memory_mib: record.map(|record| record.memory_mib),
+        memory_used_mib: record.map(|record| record.memory_used_mib.values().sum()),
+        disk_mib: record.map(|record| record.disk_mib),
+        runs_machines: record.map(|record| record.runs_machines),
+        issuer,
+        relay: record.and_then(|record| record.reach.serves.as_ref()).map(|offer| offer.url.clone()),
+        tags: record.map(|record| record.tags.clone()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,107 @@
+//! What the local API can ask of the daemon, as one cheap handle. Routes call these methods and
+//! nothing else, so that this list is all the power a user of the socket has. Each method gathers
+//! from the watches of the subsystems and puts an answer together; nothing here keeps state.
+//!
+//! - `members`: the mesh, its hosts and its tokens;
+//! - `sessions`: plan, up, down, status;
+//! - `machines`: machines and services from the inside;
+//! - `images`: import, pull, list, remove.
+
+mod images;
+mod machines;
+mod members;
+mod sessions;
+
+use std::{sync::Arc, time::Instant};
+
+use proto::{
+    id::HostId,
+    wire::{
+        api::{Error, Kind},
+        rpc::Refusal,
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+
+use crate::{
+    facts,
+    forward::Forwards,
+    session::hub::{Deps, Hub},
+};
+
+/// Bytes both ways: a console, or a connection into a machine.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A boxed [`Duplex`].
+pub type Pipe = Box<dyn Duplex>;
+
+/// Where a long request tells how far it is. Bounded; a full channel means the reader is slow, so
+/// senders use `try_send`.
+pub type Telling = mpsc::Sender<proto::wire::api::Progress>;
+
+/// What every method answers.
+type Answer<T> = Result<T, Error>;
+
+/// The daemon as its API sees it.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Parts>,
+}
+
+/// What the handle is made of.
+pub struct Parts {
+    /// The recorded facts.
+    pub facts: facts::Log,
+    /// Sessions and everything that their tasks share.
+    pub hub: Hub,
+    /// How this host's programs reach groups.
+    pub forwards: Forwards,
+    /// Where the DNS server answers.
+    pub dns: Option<std::net::SocketAddr>,
+    /// When the agent started.
+    pub started: Instant,
+}
+
+impl App {
+    /// Makes the handle.
+    pub fn new(parts: Parts) -> App {
+        App { inner: Arc::new(parts) }
+    }
+
+    /// Gives the facts of this host.
+    pub fn facts(&self) -> &facts::Log {
+        &self.inner.facts
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.inner.hub
+    }
+
+    fn deps(&self) -> &Deps {
+        self.inner.hub.deps()
+    }
+
+    /// Names a host for people.
+    fn name(&self, host: HostId) -> String {
+        let members = self.deps().mesh.members().borrow().clone();
+        members.name(host).map_or_else(|| host.short(), |name| name.to_string())
+    }
+}
+
+/// Puts a member's refusal into words with the next thing to type.
+fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
+    let because = refusal.to_string();
+    let (kind, next) = match refusal {
+        Refusal::UnknownSession => (Kind::NotFound, "agent session list"),
+        Refusal::NoQuorum => (Kind::Unreachable, "agent status, to see which hosts are away"),
+        Refusal::NotCoordinator { .. } => (Kind::Unreachable, "agent status, then try again"),
+        Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
+        Refusal::Older => (Kind::Refused, "try again"),
+        Refusal::Failed(_) => (Kind::Failed, "agent events"),
+    };
+    Error::new(kind, what).because(because).next(next)
+}

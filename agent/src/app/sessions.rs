@@ -1,0 +1,401 @@
+//! Sessions as people ask for them. A new session is born on the host that is asked; everything
+//! after that goes to its coordinator.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::{
+    id::{HostId, MachineName, SessionId},
+    session::{ChangeAction, Command, Guard, MachineReport, Phase, Proposal, Share, State},
+    topology::Intent,
+    trust::{Genesis, Statement},
+    wire::{
+        api::{self, Error, Kind, SessionState},
+        record::{Body, RecordKey},
+        rpc::{Answer as Rpc, Refusal, Request},
+    },
+};
+
+use super::{Answer, App, refused};
+use crate::session::requests;
+
+/// How long a host may take to say what its own `session status` shows.
+const VIEW: Duration = Duration::from_secs(3);
+
+impl App {
+    /// Tells every session this host knows.
+    pub async fn sessions(&self) -> Answer<api::Sessions> {
+        Ok(api::Sessions { sessions: self.session_rows() })
+    }
+
+    pub(super) fn session_rows(&self) -> Vec<api::SessionRow> {
+        let shares = self.hub().shares().borrow().clone();
+        let mut rows: Vec<api::SessionRow> = shares.values().map(|share| self.session_row(share)).collect();
+        rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        rows
+    }
+
+    fn session_row(&self, share: &Share) -> api::SessionRow {
+        let known = self.hub().known(share);
+        let ready = known.values().filter(|report| report.phase == Phase::Ready).count();
+        let machines: usize = share.directory.groups.values().map(|group| group.machines.len()).sum();
+        api::SessionRow {
+            id: share.session,
+            name: share.name.to_string(),
+            state: self.state(share, &known),
+            ready: ready as u64,
+            machines: machines as u64,
+            coordinator: self.hub().coordinator(share.session).map(|host| self.name(host)),
+        }
+    }
+
+    /// Finds what a session is called `name` here, if exactly one is.
+    fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
+        let name = &intent.topology.session;
+        let shares = self.hub().shares().borrow().clone();
+        let mut ids: BTreeSet<SessionId> =
+            shares.values().filter(|share| share.name == *name && !share.ended).map(|share| share.session).collect();
+        let heads = self.hub().heads();
+        ids.extend(heads.iter().filter(|(_, (_, head))| head.name == *name && !head.ended).map(|(id, _)| *id));
+        if ids.len() > 1 {
+            let listed: Vec<String> = ids.iter().map(SessionId::to_string).collect();
+            return Err(Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
+                .because(format!("their ids are {}", listed.join(" and ")))
+                .next("end one of them: agent session down ID"));
+        }
+        Ok(ids.pop_first())
+    }
+
+    /// Tells what `up` would do. Obstacles are part of an `Ok` report.
+    pub async fn plan(&self, intent: Intent) -> Answer<api::PlanReport> {
+        let name = intent.topology.session.to_string();
+        let Some(session) = self.named(&intent)? else {
+            let proposal = requests::propose(self.hub(), fresh_id(), None, &intent);
+            return Ok(self.report(&name, &proposal, 0));
+        };
+        let what = format!("{name} was not planned");
+        let index = self.hard_state(session, &what).await?.generation().0;
+        let request = Request::Plan { session, intent: Box::new(intent) };
+        match self.hub().ask(session, request).await {
+            Ok(Rpc::Proposal(proposal)) => Ok(self.report(&name, &proposal, index)),
+            Ok(answer) => Err(unexpected(&what, &answer)),
+            Err(refusal) => Err(refused(what, refusal)),
+        }
+    }
+
+    /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
+    pub async fn up(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let name = intent.topology.session.to_string();
+        let Some(session) = self.named(&intent)? else {
+            return self.create(intent, index).await;
+        };
+        let what = format!("{name} was not changed");
+        let request = Request::Up { session, intent: Box::new(intent), index };
+        match self.hub().ask(session, request).await {
+            Ok(Rpc::Applied(proposal)) => Ok(self.applied(&name, session, &proposal)),
+            Ok(answer) => Err(unexpected(&what, &answer)),
+            Err(refusal) => Err(refused(what, refusal)),
+        }
+    }
+
+    /// Makes a new session, with this host as its first voter. Nothing is left behind when the plan
+    /// has obstacles or the first write fails.
+    async fn create(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let name = intent.topology.session.clone();
+        let what = format!("{name} was not started");
+        if index.is_some_and(|index| index != 0) {
+            return Err(Error::new(Kind::Refused, what)
+                .because("the plan was made for a session that does not exist any more")
+                .next("agent session plan FILE"));
+        }
+        let session = fresh_id();
+        let proposal = requests::propose(self.hub(), session, None, &intent);
+        let Some(plan) = proposal.plan.clone() else {
+            return Ok(self.applied(name.as_str(), session, &proposal));
+        };
+        let failed = |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
+        let group = self.hub().open_group(session).await.map_err(|error| failed(error.to_string()))?;
+        let stamp = self.deps().mesh.now();
+        let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
+        let written = async {
+            group.init().await.map_err(|error| failed(error.to_string()))?;
+            for command in [create, Command::Apply { intent, plan }] {
+                requests::write(self.hub(), session, command).await.map_err(|refusal| refused(what.clone(), refusal))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = written.await {
+            self.hub().forget(session).await;
+            return Err(error);
+        }
+        let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
+        if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
+            tracing::warn!(%name, %error, "the session's birth cannot be stated");
+        }
+        Ok(self.applied(name.as_str(), session, &proposal))
+    }
+
+    fn applied(&self, name: &str, session: SessionId, proposal: &Proposal) -> api::UpAnswer {
+        let generation = proposal.plan.as_ref().map(|plan| plan.generation.0);
+        let plan = self.report(name, proposal, generation.unwrap_or(0));
+        api::UpAnswer { id: generation.is_some().then_some(session), generation, plan }
+    }
+
+    fn report(&self, session: &str, proposal: &Proposal, index: u64) -> api::PlanReport {
+        let images = crate::session::inventory::images(self.hub());
+        let change = |change: &proto::session::Change| api::PlanChange {
+            machine: change.machine.clone(),
+            action: change.action,
+            host: self.name(change.host),
+            because: change.because.clone(),
+        };
+        let rejection = |rejection: &proto::session::Rejection| api::PlanRejection {
+            machine: rejection.machine.clone(),
+            host: self.name(rejection.host),
+            because: rejection.because.clone(),
+        };
+        let obstacle = |obstacle: &proto::session::Obstacle| api::PlanObstacle {
+            machine: obstacle.machine.clone(),
+            because: obstacle.because.clone(),
+        };
+        let fetch = |(host, digest, bytes): &(HostId, proto::id::Digest, u64)| {
+            let image = images.iter().find(|image| image.facts.digest == *digest);
+            let named = image.and_then(|image| image.names.first().cloned());
+            api::PlanFetch { host: self.name(*host), image: named.unwrap_or_else(|| digest.short()), bytes: *bytes }
+        };
+        api::PlanReport {
+            session: session.to_owned(),
+            changes: proposal.changes.iter().map(change).collect(),
+            rejected: proposal.rejected.iter().map(rejection).collect(),
+            obstacles: proposal.obstacles.iter().map(obstacle).collect(),
+            fetch: proposal.fetch.iter().map(fetch).collect(),
+            index,
+            notes: notes(proposal),
+        }
+    }
+
+    fn share(&self, session: SessionId) -> Answer<Arc<Share>> {
+        self.hub().share(session).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no session {session}")).next("agent session list")
+        })
+    }
+
+    /// Tells how a session is, as this host sees it.
+    pub async fn session_status(&self, session: SessionId) -> Answer<api::SessionStatus> {
+        Ok(self.status_of(&*self.share(session)?))
+    }
+
+    pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {
+        let known = self.hub().known(share);
+        let voters = match self.hub().group(share.session) {
+            Some(group) => group.lead().borrow().voters.values().copied().collect(),
+            None => self.hub().head(share.session).map(|(_, head)| head.voters).unwrap_or_default(),
+        };
+        let mut voters: Vec<String> = voters.into_iter().map(|host| self.name(host)).collect();
+        voters.sort();
+        api::SessionStatus {
+            id: share.session,
+            name: share.name.to_string(),
+            state: self.state(share, &known),
+            generation: share.generation.0,
+            coordinator: self.hub().coordinator(share.session).map(|host| self.name(host)),
+            voters,
+            subnet: Some(share.directory.subnet.to_string()),
+            machines: self.machine_rows(share, &known),
+            services: self.service_rows(share),
+        }
+    }
+
+    pub(super) fn machine_rows(
+        &self,
+        share: &Share,
+        known: &BTreeMap<MachineName, MachineReport>,
+    ) -> Vec<api::MachineRow> {
+        let members = self.deps().mesh.members().borrow().clone();
+        let mut rows = Vec::new();
+        for (group, entry) in &share.directory.groups {
+            for machine in &entry.machines {
+                let (state, reason) = match known.get(&machine.machine) {
+                    Some(report) => (report.phase, report.reason.clone()),
+                    None if members.is_up(machine.host) => (Phase::Waiting, Some("its host has not reported yet".into())),
+                    None => {
+                        let host = self.name(machine.host);
+                        (Phase::Failed, Some(format!("{host} is not heard; the machine waits for it (guard: hold)")))
+                    }
+                };
+                rows.push(api::MachineRow {
+                    name: machine.machine.clone(),
+                    group: group.to_string(),
+                    session: share.name.to_string(),
+                    session_id: share.session,
+                    host: Some(self.name(machine.host)),
+                    state,
+                    guard: machine.guard,
+                    epoch: machine.epoch.0,
+                    address: Some(machine.address.to_string()),
+                    reason,
+                });
+            }
+        }
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows
+    }
+
+    /// Sums a session up in one word.
+    fn state(&self, share: &Share, known: &BTreeMap<MachineName, MachineReport>) -> SessionState {
+        if share.ended {
+            return SessionState::Stopping;
+        }
+        let machines = share.directory.groups.values().flat_map(|group| &group.machines);
+        let phases: Vec<Option<Phase>> =
+            machines.map(|entry| known.get(&entry.machine).map(|report| report.phase)).collect();
+        let all = |wanted: &[Phase]| phases.iter().all(|phase| phase.is_some_and(|phase| wanted.contains(&phase)));
+        let members = self.deps().mesh.members().borrow().clone();
+        let host_away =
+            share.directory.groups.values().flat_map(|group| &group.machines).any(|entry| !members.is_up(entry.host));
+        if phases.is_empty() || all(&[Phase::Ready, Phase::Stopped]) {
+            SessionState::Healthy
+        } else if host_away || phases.contains(&Some(Phase::Failed)) || phases.contains(&Some(Phase::Paused)) {
+            SessionState::Degraded
+        } else {
+            SessionState::Starting
+        }
+    }
+
+    /// Tells how a session is and whether every up host says the same.
+    pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
+        let share = self.share(session)?;
+        let status = self.status_of(&share);
+        let members = self.deps().mesh.members().borrow().clone();
+        let others = members.up().filter(|member| member.id != self.hub().me());
+        let asked = others.map(|member| {
+            let (share, mesh, host) = (share.clone(), self.deps().mesh.clone(), member.id);
+            let mine = self.hub().known(&share);
+            async move {
+                let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
+                    Ok(Rpc::View { version, machines }) => {
+                        let theirs = machines.into_iter().map(|report| (report.machine, report.phase));
+                        let theirs: BTreeMap<_, _> = theirs.collect();
+                        version >= share.version
+                            && mine.values().all(|report| theirs.get(&report.machine) == Some(&report.phase))
+                    }
+                    _ => false,
+                };
+                (!agrees).then_some(host)
+            }
+        });
+        let behind: Vec<String> =
+            futures::future::join_all(asked).await.into_iter().flatten().map(|host| self.name(host)).collect();
+        let fetching = self.fetching(&share);
+        Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching })
+    }
+
+    /// Lists the images that machines of a session wait for, by what their hosts report.
+    fn fetching(&self, share: &Share) -> Vec<api::Fetching> {
+        let known = self.hub().known(share);
+        let images = crate::session::inventory::images(self.hub());
+        let records = self.deps().mesh.records().borrow().clone();
+        let mut rows = BTreeMap::new();
+        for entry in share.directory.groups.values().flat_map(|group| &group.machines) {
+            if known.get(&entry.machine).is_none_or(|report| report.phase != Phase::Fetching) {
+                continue;
+            }
+            for image in &images {
+                let there = records.get(&(entry.host, RecordKey::Image(image.facts.digest)));
+                if let Some(Body::Image(record)) = there
+                    && !record.complete
+                {
+                    let named = image.names.first().cloned().unwrap_or_else(|| image.facts.digest.short());
+                    rows.insert((self.name(entry.host), named), record.size);
+                }
+            }
+        }
+        let row = |((host, image), bytes)| api::Fetching { host, image, done: None, bytes };
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Commits the end of a session.
+    pub async fn down(&self, session: SessionId) -> Answer<api::DownProgress> {
+        let what = "the session was not ended";
+        match self.hub().ask(session, Request::Down(session)).await {
+            Ok(Rpc::Done) => self.down_progress(session).await,
+            Ok(answer) => Err(unexpected(what, &answer)),
+            Err(refusal) => Err(refused(what, refusal)),
+        }
+    }
+
+    /// Tells what is left of an ended session. A session that nobody knows any more is gone.
+    pub async fn down_progress(&self, session: SessionId) -> Answer<api::DownProgress> {
+        let name = self.hub().share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
+        let mut remaining = Vec::new();
+        let mut away = BTreeSet::new();
+        let members = self.deps().mesh.members().borrow().clone();
+        match self.hub().ask(session, Request::State(session)).await {
+            Ok(Rpc::State(state)) => {
+                for (machine, drops) in &state.drops {
+                    for drop in drops {
+                        remaining.push(api::Remaining { machine: machine.clone(), host: self.name(drop.host) });
+                        if !members.is_up(drop.host) {
+                            away.insert(self.name(drop.host));
+                        }
+                    }
+                }
+            }
+            Ok(answer) => return Err(unexpected("the session's end cannot be followed", &answer)),
+            // Its voters have forgotten it, or are forgetting it just now.
+            Err(Refusal::UnknownSession | Refusal::NoQuorum | Refusal::NotCoordinator { .. }) => {}
+            Err(refusal) => return Err(refused("the session's end cannot be followed", refusal)),
+        }
+        let gone = remaining.is_empty() && self.forgotten_everywhere(session).await;
+        Ok(api::DownProgress { id: session, name, gone, remaining, away: away.into_iter().collect() })
+    }
+
+    async fn forgotten_everywhere(&self, session: SessionId) -> bool {
+        if self.hub().share(session).is_some() || self.hub().group(session).is_some() {
+            return false;
+        }
+        let members = self.deps().mesh.members().borrow().clone();
+        let others = members.up().filter(|member| member.id != self.hub().me());
+        let asked = others.map(|member| self.deps().mesh.call(member.id, Request::View(session), VIEW));
+        let answers = futures::future::join_all(asked).await;
+        // One that went away meanwhile hears of the end when it returns.
+        answers.into_iter().all(|answer| !matches!(answer, Ok(Rpc::View { version, .. }) if version > 0))
+    }
+
+    /// Reads the hard state from the coordinator.
+    pub(super) async fn hard_state(&self, session: SessionId, what: &str) -> Answer<Box<State>> {
+        match self.hub().ask(session, Request::State(session)).await {
+            Ok(Rpc::State(state)) => Ok(state),
+            Ok(answer) => Err(unexpected(what, &answer)),
+            Err(refusal) => Err(refused(what, refusal)),
+        }
+    }
+}
+
+/// What a person should know before saying yes.
+fn notes(proposal: &Proposal) -> Vec<String> {
+    let mut notes = Vec::new();
+    let placements = proposal.plan.iter().flat_map(|plan| &plan.placements);
+    if placements.clone().any(|placement| placement.guard == Guard::Hold) {
+        notes.push(
+            "every machine behaves as failover = \"hold\" in this version: when its host dies it waits for that host"
+                .to_owned(),
+        );
+    }
+    if proposal.changes.iter().any(|change| change.action == ChangeAction::Create) {
+        notes.push("machines reach their own session only (egress: none in this version)".to_owned());
+    }
+    notes
+}
+
+fn fresh_id() -> SessionId {
+    SessionId(rand::random())
+}
+
+pub(super) fn unexpected(what: &str, answer: &Rpc) -> Error {
+    tracing::warn!(?answer, "an answer of another kind");
+    Error::new(Kind::Failed, what).because("the coordinator answered something else").next("agent events")
+}

@@ -1,0 +1,148 @@
+//! `agent dns`: asks this host's own name server, over UDP as any program would.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, RecordType},
+};
+use proto::wire::api::{Error, Kind, Status};
+use serde::Serialize;
+use tokio::{net::UdpSocket, time};
+
+use super::{Cx, Done, error::Exit};
+
+/// The server is on loopback and answers from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// One lost datagram (a full socket buffer) is asked again.
+const TRIES: u32 = 3;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// Ask this host's name server; prints one address a line
+    ///
+    /// Groups are GROUP.SESSION.mesh.internal, machines MACHINE.SESSION.mesh.internal, hosts
+    /// HOST.host.mesh.internal. Ends with 3 when there is no address.
+    #[command(
+        after_help = "Example:\n  curl http://$(agent dns query web.shop.mesh.internal | head -1):8080/\n  agent dns query _http._tcp.web.shop.mesh.internal --type srv"
+    )]
+    Query {
+        /// The whole name
+        name: String,
+        /// What to ask for
+        #[arg(long = "type", value_enum, default_value = "address")]
+        wanted: Wanted,
+    },
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wanted {
+    /// IPv4 and IPv6 addresses
+    Address,
+    /// Ports and the names they are on: one `PORT NAME` a line
+    Srv,
+    /// The name of an address
+    Ptr,
+}
+
+#[derive(Serialize)]
+struct Found {
+    name: String,
+    server: String,
+    code: String,
+    addresses: Vec<String>,
+}
+
+pub async fn run(cx: &Cx, verb: Verb) -> Done {
+    let Verb::Query { name, wanted } = verb;
+    let status: Status = cx.client.get("/v1/status").await?;
+    let server: SocketAddr = status.dns.as_deref().and_then(|dns| dns.parse().ok()).ok_or_else(|| {
+        Error::new(Kind::Unreachable, "this agent serves no names")
+            .because("its name server has no port")
+            .next("agent doctor")
+    })?;
+    let (asked, kinds) = question(&name, wanted)?;
+    let mut found = Found { name, server: server.to_string(), code: String::new(), addresses: Vec::new() };
+    for kind in kinds {
+        let answer = ask(server, &asked, *kind).await?;
+        found.code = answer.metadata.response_code.to_string();
+        found.addresses.extend(answer.answers.iter().filter_map(|record| in_words(&record.data)));
+        if answer.metadata.response_code != ResponseCode::NoError {
+            break;
+        }
+    }
+    if !found.addresses.is_empty() || cx.ui.json() {
+        cx.ui.show(&found, |found, _| found.addresses.join("\n"));
+    }
+    if found.addresses.is_empty() {
+        return Err(Error::new(Kind::NotFound, format!("{} has no answer", found.name))
+            .because(format!("{server} says {}", found.code))
+            .next("agent service list"));
+    }
+    Ok(Exit::WELL)
+}
+
+fn question(name: &str, wanted: Wanted) -> Result<(Name, &'static [RecordType]), Error> {
+    let wrong =
+        |because: String| Error::new(Kind::Usage, format!("{name:?} cannot be asked for")).because(because);
+    let parse = |text: &str| Name::from_str(text).map_err(|error| wrong(error.to_string()));
+    let (mut asked, kinds): (Name, &[RecordType]) = match wanted {
+        Wanted::Address => (parse(name)?, &[RecordType::A, RecordType::AAAA]),
+        Wanted::Srv => (parse(name)?, &[RecordType::SRV]),
+        Wanted::Ptr => match name.parse::<IpAddr>() {
+            Ok(address) => (Name::from(address), &[RecordType::PTR]),
+            Err(_) => (parse(name)?, &[RecordType::PTR]),
+        },
+    };
+    asked.set_fqdn(true);
+    Ok((asked, kinds))
+}
+
+async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, Error> {
+    let lost = |error: &dyn std::fmt::Display| {
+        Error::new(Kind::Unreachable, format!("the name server {server} does not answer"))
+            .because(error)
+            .next("agent doctor")
+    };
+    let any: SocketAddr = match server.ip() {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await.map_err(|error| lost(&error))?;
+    socket.connect(server).await.map_err(|error| lost(&error))?;
+    let mut query = Message::query();
+    query.add_query(Query::query(name.clone(), kind));
+    let bytes = query.to_vec().map_err(|error| lost(&error))?;
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    for _ in 0..TRIES {
+        socket.send(&bytes).await.map_err(|error| lost(&error))?;
+        match time::timeout(ANSWER_WITHIN, socket.recv(&mut buffer)).await {
+            Ok(Ok(length)) => {
+                let answer = Message::from_vec(&buffer[..length]).map_err(|error| lost(&error))?;
+                if answer.metadata.id == query.metadata.id {
+                    return Ok(answer);
+                }
+            }
+            Ok(Err(error)) => return Err(lost(&error)),
+            Err(_) => {}
+        }
+    }
+    Err(lost(&format!("asked {TRIES} times")))
+}
+
+fn in_words(data: &RData) -> Option<String> {
+    match data {
+        RData::A(address) => Some(address.to_string()),
+        RData::AAAA(address) => Some(address.to_string()),
+        RData::SRV(service) => {
+            Some(format!("{} {}", service.port, service.target.to_string().trim_end_matches('.')))
+        }
+        RData::PTR(name) => Some(name.to_string().trim_end_matches('.').to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,47 @@
+//! `agent init`: makes a mesh of one host, without a daemon.
+
+use proto::{
+    id::Name,
+    wire::api::{Error, Initialised, Kind},
+};
+
+use super::{Cx, Done, error::Exit, value};
+use crate::app;
+
+/// Make a new mesh with this computer as its first host
+///
+/// Makes the mesh's root key and this host's key in the data directory. Needs no network and no
+/// running agent. Do this once per mesh; every other computer uses `agent join`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  agent init --name nas --tag room=attic\n  agent run")]
+pub struct Args {
+    /// This host's name in the mesh [default: the hostname]
+    #[arg(long)]
+    name: Option<Name>,
+    /// The mesh's name
+    #[arg(long, default_value = "home")]
+    mesh: Name,
+    /// A tag that placement wishes can ask for; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = value::tag)]
+    tags: Vec<(String, String)>,
+}
+
+pub fn run(cx: &Cx, args: Args) -> Done {
+    let name = args.name.or_else(value::hostname).ok_or_else(|| {
+        Error::new(Kind::Usage, "this host needs a name")
+            .because("the hostname cannot be used as one")
+            .next("agent init --name nas")
+    })?;
+    let made = app::init(&cx.data, name, args.mesh, args.tags.into_iter().collect())?;
+    cx.ui.show(&made, |made, _| in_words(made));
+    cx.ui.say("hint: agent run    then, on each other computer, what `agent token create` prints");
+    Ok(Exit::WELL)
+}
+
+fn in_words(made: &Initialised) -> String {
+    format!(
+        "mesh {} has its first host, {}\n\n\
+         Recovery phrase of the mesh's root key, shown only now. Write it down:\n\n    {}\n",
+        made.mesh.name, made.host.name, made.recovery
+    )
+}

@@ -1,0 +1,32 @@
+//! `agent run`: the daemon, in the foreground.
+
+use proto::id::Name;
+
+use super::{Cx, Done, config, error::Exit, join};
+use crate::app;
+
+/// Run the agent of this host in the foreground
+///
+/// Ctrl-C or SIGTERM ends the agent; machines run on and are found again at the next start.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  agent run\n  agent run --join mesh1abc... --name attic\n  \
+    agent run --set policy.memory=4GiB --set relay.serve=off\n\n\
+    `agent config show` lists every setting. AGENT_LOG=debug says more on stderr.")]
+pub struct Args {
+    /// Join with this token first, unless this host is in that mesh already; `-` reads it from stdin
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<String>,
+    /// This host's name in the mesh, with --join [default: the hostname]
+    #[arg(long, requires = "join")]
+    name: Option<Name>,
+    /// Overrule a setting; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    let (config, _) = config::load(&cx.data, args.set)?;
+    let join = args.join.map(|token| join::request(&token, args.name)).transpose()?;
+    app::run(app::Run { data: cx.data.clone(), config, join }).await?;
+    Ok(Exit::WELL)
+}

@@ -1,0 +1,71 @@
+//! `agent service`: where this host reaches what machines serve.
+
+use proto::{
+    id::Name,
+    wire::api::{Error, Kind, ServiceOpen, ServiceOpened, ServiceRow, Services},
+};
+
+use super::{Cx, Done, error::Exit, ui::table};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// List the services of all sessions and where this host reaches them
+    #[command(after_help = "Example:\n  agent service list")]
+    List,
+    /// Listen for a service on this host now, and print its address
+    ///
+    /// Services listen on this host when somebody asks for their name; this does it without a name
+    /// query, for programs that cannot use this host's name server.
+    #[command(
+        after_help = "Example:\n  curl $(agent service open web.shop)\n  agent service open db.shop/postgres --json"
+    )]
+    Open {
+        /// GROUP.SESSION, and the service if the group has several
+        #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
+        service: String,
+    },
+}
+
+pub async fn run(cx: &Cx, verb: Verb) -> Done {
+    match verb {
+        Verb::List => {
+            let services: Services = cx.client.get("/v1/services").await?;
+            cx.ui.show(&services, |list, width| in_words(&list.services, width));
+        }
+        Verb::Open { service } => {
+            let opened: ServiceOpened = cx.client.post("/v1/service/open", &parse(&service)?).await?;
+            cx.ui.show(&opened, |opened, _| opened.url.clone());
+        }
+    }
+    Ok(Exit::WELL)
+}
+
+/// Lays services out.
+pub fn in_words(services: &[ServiceRow], width: Option<u16>) -> String {
+    let row = |service: &ServiceRow| {
+        let here = service.address_here.as_ref().zip(service.port_here);
+        let here = here.map_or("on demand".to_owned(), |(address, port)| format!("{address}:{port}"));
+        vec![service.fqdn.clone(), service.name.clone(), service.port.to_string(), here]
+    };
+    table(&["NAME", "SERVICE", "PORT", "HERE"], services.iter().map(row), width)
+}
+
+/// Reads `GROUP.SESSION[/SERVICE]`.
+pub(super) fn parse(text: &str) -> Result<ServiceOpen, Error> {
+    let wrong = |because: String| {
+        Error::new(Kind::Usage, format!("{text:?} names no service"))
+            .because(because)
+            .next("agent service open web.shop/http")
+    };
+    let name = |label: &str| label.parse::<Name>().map_err(|error| wrong(error.to_string()));
+    let (place, service) = match text.split_once('/') {
+        Some((place, service)) => (place, Some(name(service)?)),
+        None => (text, None),
+    };
+    let (group, session) =
+        place.split_once('.').ok_or_else(|| wrong("it has no dot: write GROUP.SESSION".to_owned()))?;
+    if session.is_empty() {
+        return Err(wrong("the session is missing".to_owned()));
+    }
+    Ok(ServiceOpen { group: name(group)?, session: session.to_owned(), service })
+}

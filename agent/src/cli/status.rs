@@ -1,0 +1,74 @@
+//! `agent status`: the one screen.
+
+use proto::wire::api::{Member, Path, PathKind, SessionRow, Status};
+
+use super::{
+    Cx, Done,
+    error::Exit,
+    ui::{or_dash, table, word},
+    value::span,
+};
+
+/// See this host, the mesh and its sessions on one screen
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  agent status\n  agent status --json | jq '.members[] | {name, state, path}'"
+)]
+pub struct Args {}
+
+pub async fn run(cx: &Cx, Args {}: Args) -> Done {
+    let status: Status = cx.client.get("/v1/status").await?;
+    cx.ui.show(&status, in_words);
+    Ok(Exit::WELL)
+}
+
+/// Lays the screen out.
+pub fn in_words(status: &Status, width: Option<u16>) -> String {
+    let host = &status.host;
+    let mut parts = vec![
+        format!(
+            "host  {} ({})   mesh {}   agent {}   accelerator {}   up {}",
+            host.name,
+            host.id.short(),
+            status.mesh.name,
+            host.version,
+            host.accelerator.map_or_else(|| "none: no usable QEMU".to_owned(), |found| word(&found)),
+            span(host.up_s),
+        ),
+        format!("dns   {}   relay {}", or_dash(status.dns.as_ref()), or_dash(host.relay.as_ref())),
+        String::new(),
+        table(&["MEMBER", "STATE", "PATH", "RTT"], status.members.iter().map(member), width),
+    ];
+    if !status.sessions.is_empty() {
+        parts.extend([String::new(), sessions(&status.sessions, width)]);
+    }
+    for warning in &status.warnings {
+        parts.extend([String::new(), format!("warning: {}", warning.what)]);
+        parts.extend(warning.next.iter().map(|next| format!("hint: {next}")));
+    }
+    parts.join("\n")
+}
+
+/// Lays a list of sessions out.
+pub fn sessions(rows: &[SessionRow], width: Option<u16>) -> String {
+    let rows = rows.iter().map(|row| {
+        let ready = format!("{}/{}", row.ready, row.machines);
+        vec![row.name.clone(), word(&row.state), ready, or_dash(row.coordinator.as_ref()), row.id.short()]
+    });
+    table(&["SESSION", "STATE", "READY", "COORDINATOR", "ID"], rows, width)
+}
+
+fn member(member: &Member) -> Vec<String> {
+    let (path, rtt) = path(member.path.as_ref());
+    vec![member.name.clone(), word(&member.state), path, rtt]
+}
+
+/// Writes a path and its round trip.
+pub fn path(path: Option<&Path>) -> (String, String) {
+    let Some(path) = path else { return ("-".to_owned(), "-".to_owned()) };
+    let kind = match (path.kind, &path.via) {
+        (PathKind::Relayed, Some(via)) => format!("relayed via {via}"),
+        (kind, _) => word(&kind),
+    };
+    (kind, or_dash(path.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))))
+}

@@ -1,0 +1,58 @@
+//! Reads the values that people write on the command line. Pure.
+
+use std::time::Duration;
+
+use proto::id::Name;
+
+/// Reads `90s`, `5m`, `2h`, `7d`, `250ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: write 90s, 5m, 2h or 7d");
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..unit].parse().map_err(|_| wrong())?;
+    let millis: u64 = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Reads `KEY=VALUE` of a tag.
+pub fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or(format!("{text:?} is no tag: write KEY=VALUE"))?;
+    let word =
+        |word: &str| !word.is_empty() && word.len() <= 63 && word.bytes().all(|b| b.is_ascii_graphic());
+    if word(key) && word(value) {
+        Ok((key.to_owned(), value.to_owned()))
+    } else {
+        Err(format!("{text:?} is no tag: KEY and VALUE are 1 to 63 letters, digits or marks"))
+    }
+}
+
+/// Makes a host's name of its hostname, as far as one can.
+pub fn name_of(hostname: &str) -> Option<Name> {
+    let first = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let plain: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain = plain.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+    let cut: String = plain.chars().take(31).collect();
+    cut.trim_end_matches('-').parse().ok()
+}
+
+/// Writes a duration in its two largest units.
+pub fn span(seconds: u64) -> String {
+    let (d, h, m, s) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    match (d, h, m) {
+        (0, 0, 0) => format!("{s}s"),
+        (0, 0, _) => format!("{m}m{s}s"),
+        (0, ..) => format!("{h}h{m}m"),
+        _ => format!("{d}d{h}h"),
+    }
+}
+
+/// Names this computer.
+pub fn hostname() -> Option<Name> {
+    name_of(&rustix::system::uname().nodename().to_string_lossy())
+}

@@ -1,0 +1,104 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn layers(file: &str, environment: &[(&str, &str)], flags: &[&str]) -> Layers {
+    Layers {
+        file: (!file.is_empty()).then(|| ("config.toml".to_owned(), file.to_owned())),
+        environment: environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        flags: flags.iter().map(|flag| flag.to_string()).collect(),
+    }
+}
+
+fn check(layers: &Layers, expect: Expect) {
+    let text = match load(layers) {
+        Ok((_, settings)) => settings
+            .iter()
+            .map(|Setting { key, value, origin }| format!("{key} = {value} ({origin})\n"))
+            .collect(),
+        Err(mistakes) => mistakes.iter().map(|mistake| format!("{mistake}\n")).collect::<String>(),
+    };
+    expect.assert_eq(&text);
+}
+
+#[test]
+fn the_defaults_are_a_valid_configuration() {
+    let (config, _) = load(&Layers::default()).unwrap();
+    let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None };
+    let dns = Dns { port: None, zone: "mesh.internal".into() };
+    let relay = Relay { serve: None, public: true };
+    let tags = BTreeMap::new();
+    assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, steady: None, tags });
+}
+
+#[test]
+fn the_later_layer_wins_and_says_so() {
+    check(
+        &layers(
+            "tags = { room = \"attic\" }\n[policy]\ncpus = 2\nmemory = \"4GiB\"\n[relay]\nserve = \"off\"\n",
+            &[("AGENT_POLICY_CPUS", "3"), ("AGENT_DATA_DIR", "/x"), ("AGENT_TAGS", "floor=2,room=cellar")],
+            &["policy.cpus=4", "dns.port = 5353"],
+        ),
+        expect![[r#"
+            steady = auto (default)
+            policy.machines = true (default)
+            policy.cpus = 4 (--set)
+            policy.memory = 4GiB (config.toml:4)
+            policy.disk = auto (default)
+            relay.serve = off (config.toml:6)
+            relay.public = true (default)
+            listen.port = 7440 (default)
+            dns.port = 5353 (--set)
+            dns.zone = mesh.internal (default)
+            tags.room = cellar (environment AGENT_TAGS)
+            tags.floor = 2 (environment AGENT_TAGS)
+        "#]],
+    );
+}
+
+#[test]
+fn every_unknown_key_is_told_with_its_line_and_the_nearest_one() {
+    check(
+        &layers(
+            "[policy]\ncpu = 2\n\nmachines = true\n[quantum]\nentangled = 1\n",
+            &[],
+            &["cpus=1", "novalue"],
+        ),
+        expect![[r#"
+            config.toml:2: there is no setting policy.cpu; did you mean policy.cpus?
+            config.toml:6: there is no setting quantum.entangled
+            --set: there is no setting cpus; did you mean policy.cpus?
+            --set: "novalue" is not KEY=VALUE
+        "#]],
+    );
+}
+
+#[test]
+fn every_wrong_value_is_told() {
+    check(
+        &layers(
+            "[policy]\ncpus = 0\nmemory = \"4GB\"\nmachines = \"maybe\"\n[listen]\nport = 65535\n",
+            &[("AGENT_RELAY_SERVE", "perhaps"), ("AGENT_STEADY", "1")],
+            &["dns.zone=a..b"],
+        ),
+        expect![[r#"
+            config.toml:4: policy.machines is "maybe", it must be true or false
+            config.toml:2: policy.cpus is "0", it must be "all" or a number from 1
+            config.toml:3: policy.memory is "4GB", it must be "auto" or a size such as "4GiB"
+            environment AGENT_RELAY_SERVE: relay.serve is "perhaps", it must be "auto", "on" or "off"
+            --set: dns.zone is "a..b", it must be a domain such as mesh.internal
+            config.toml:6: listen.port is "65535", it must be a port from 1 to 65534
+            environment AGENT_STEADY: steady is "1", it must be "auto", "yes" or "no"
+        "#]],
+    );
+}
+
+#[test]
+fn a_broken_file_is_told_with_its_line() {
+    check(
+        &layers("[policy]\ncpus = = 2\n", &[], &[]),
+        expect![[r#"
+            config.toml:2: extra `=`, expected nothing
+        "#]],
+    );
+}

@@ -1,0 +1,375 @@
+//! The daemon: builds every subsystem in order, runs their tasks, and ends them in reverse when it is
+//! told to. Machines run on; the next daemon finds them. Nothing is decided here.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use images::Images;
+use mesh::{Handlers, Inbound, Joined, Joining, Mesh, Ports, RaftInbound, net::Net};
+use proto::{
+    facts::Fact,
+    id::Name,
+    time::Timestamp,
+    wire::api::{self, Error, Kind},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, broadcast, mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app::{App, Parts},
+    config::Config,
+    data::DataDir,
+    disk, dns, facts,
+    forward::{self, Forwards},
+    session::{
+        actions::words,
+        hub::{Deps, Hub},
+        requests,
+        store::Store,
+    },
+    zone::{self, Zones},
+};
+
+mod about;
+mod follow;
+
+/// Requests of members that wait for a free hand; the mesh holds further ones back.
+const INBOX: usize = 64;
+/// Requests that are answered at once.
+const HANDS: usize = 64;
+/// Facts that a slow recorder may lag behind.
+const FACTS: usize = 1024;
+/// Between two tries of a join that found no issuer.
+const JOIN_AGAIN: Duration = Duration::from_secs(5);
+/// What an orderly end may take in all; afterwards the process ends anyway.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often idle forwards are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// What `agent run` was asked for.
+#[derive(Debug)]
+pub struct Run {
+    /// Where everything is kept.
+    pub data: DataDir,
+    /// The settings.
+    pub config: Config,
+    /// A token to join with first, and the name to take.
+    pub join: Option<api::JoinRequest>,
+}
+
+type Answer<T> = Result<T, Error>;
+
+fn failed(error: &dyn std::error::Error) -> Error {
+    Error::new(Kind::Failed, "the agent cannot run").because(words(error)).next("agent doctor")
+}
+
+/// Takes the data directory for this process, or says who has it.
+fn take(data: &DataDir) -> Answer<disk::Lock> {
+    let taken = disk::open(data).and_then(|()| disk::Lock::take(data));
+    taken.map_err(|error| {
+        let next = match &error {
+            disk::DiskError::Taken { .. } => "agent status, to ask the one that runs",
+            disk::DiskError::Newer { .. } => "install the newer program, or use another --data-dir",
+            _ => "agent doctor",
+        };
+        Error::new(Kind::Failed, "the data directory cannot be used").because(words(&error)).next(next)
+    })
+}
+
+/// Makes a mesh of one host in `data`, without a daemon.
+pub fn init(data: &DataDir, name: Name, mesh: Name, tags: BTreeMap<String, String>) -> Answer<api::Initialised> {
+    let what = "no mesh was made";
+    if mesh::identity::exists(data.path()) {
+        return Err(Error::new(Kind::Refused, what)
+            .because(format!("{} belongs to a mesh already", data.path().display()))
+            .next("agent status, or use another --data-dir"));
+    }
+    let _lock = take(data)?;
+    let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags, recovery: None };
+    let made = mesh::identity::create(data.path(), founding, wall_clock());
+    let (identity, recovery) =
+        made.map_err(|error| Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor"))?;
+    Ok(api::Initialised {
+        mesh: api::MeshRef { id: identity.mesh, name: mesh.to_string() },
+        host: api::HostRef { id: identity.host(), name: name.to_string() },
+        recovery,
+    })
+}
+
+/// Joins a mesh without a daemon.
+pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
+    let _lock = take(data)?;
+    join_locked(data, &request).await
+}
+
+async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+    let what = "this host did not join";
+    let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
+        Error::new(Kind::Usage, "this host needs a name")
+            .because("the hostname cannot be used as one")
+            .next("agent join TOKEN --name NAME")
+    })?;
+    let joining =
+        Joining { data: data.path().to_owned(), token: request.token.clone(), name: name.clone(), ports: Ports::Fixed };
+    match mesh::join(joining).await {
+        Ok(Joined::Member { identity, mesh_name }) => Ok(api::Joined {
+            mesh: api::MeshRef { id: identity.mesh, name: mesh_name.map_or_else(String::new, |name| name.to_string()) },
+            host: api::HostRef { id: identity.host(), name: name.to_string() },
+            by: None,
+        }),
+        Ok(Joined::Pending { issuers }) => {
+            let names: Vec<&str> = issuers.iter().map(Name::as_str).collect();
+            Err(Error::new(Kind::TimedOut, "the join is pending")
+                .because(format!("members answer, but no issuer can be reached: {}", names.join(", ")))
+                .next("agent run, which tries again until one of them is back"))
+        }
+        Err(error) => {
+            let (kind, next) = match &error {
+                mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_) => {
+                    (Kind::Failed, "check that the host that made the token runs and can be reached")
+                }
+                mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+                _ => (Kind::Refused, "ask for a new one: agent token create"),
+            };
+            Err(Error::new(kind, what).because(words(&error)).next(next))
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop; machines go on running.
+pub async fn run(run: Run) -> Answer<()> {
+    let Run { data, config, join } = run;
+    let _lock = take(&data)?;
+    let stop = stop_signal().map_err(|error| failed(&error))?;
+    if let Some(request) = member(&data, join)? {
+        tokio::select! {
+            joined = join_until_member(&data, request) => joined?,
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+    let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
+    let (facts, heard) = broadcast::channel(FACTS);
+    let label = Mesh::label(&identity).map_err(|error| failed(&error))?;
+    let (log, recorder) = facts::open(&data.facts(), &label).map_err(|error| failed(&error))?;
+    let recorder = tokio::spawn(recorder.run(heard, wall_clock));
+
+    let images = Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
+    let (net, net_handler) = Net::new();
+    let (requests, inbox) = mpsc::channel(INBOX);
+    let (raft, raft_inbox) = mpsc::channel(INBOX);
+    let handlers = Handlers {
+        extra: vec![
+            (iroh_blobs_alpn(), Box::new(images.protocol())),
+            (mesh::net::ALPN.to_vec(), Box::new(net_handler)),
+        ],
+        requests,
+        raft,
+    };
+    let (qemu_found, qemu) = watch::channel(None);
+    let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
+    let mesh_config = mesh::Config { ports: Ports::Fixed, serve: serve(&config), about };
+    let (mesh, run_mesh) =
+        mesh::build(mesh_config, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
+    net.bind(mesh.endpoint());
+    let mut mesh_task = tokio::spawn(run_mesh);
+
+    let deps = Deps {
+        mesh: mesh.clone(),
+        images: images.clone(),
+        net: net.clone(),
+        facts: facts.clone(),
+        qemu,
+        store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
+        run: data.run().map_err(|error| failed(&error))?,
+        zone: config.dns.zone.clone(),
+        resolve: Arc::new(OnceLock::new()),
+        stop: stop.clone(),
+    };
+    let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
+    let forwards = Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub));
+    let zones = Zones::new(hub.clone(), forwards.clone());
+    hub.deps().resolve.set(zones.resolve()).ok();
+    let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
+    let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
+    let app = App::new(Parts {
+        facts: log,
+        hub: hub.clone(),
+        forwards: forwards.clone(),
+        dns: bound.as_ref().map(|bound| bound.address),
+        started: Instant::now(),
+    });
+    let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
+
+    let tasks = TaskTracker::new();
+    let kind = |fact: Fact| facts.send(fact).ok();
+    kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
+    tasks.spawn(answer_requests(hub.clone(), inbox));
+    tasks.spawn(answer_raft(hub.clone(), raft_inbox));
+    tasks.spawn(zones.clone().run());
+    tasks.spawn(follow::heads(hub.clone()));
+    tasks.spawn(follow::images(hub.clone()));
+    tasks.spawn(about::keep(hub.clone(), config.clone(), data.clone(), qemu_found));
+    tasks.spawn(sweep(forwards, stop.clone()));
+    if let Some(bound) = bound {
+        tasks.spawn(dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone()));
+    }
+    tasks.spawn(crate::api::serve(listener, app, stop.clone().cancelled_owned()).map(|served| {
+        if let Err(error) = served {
+            tracing::error!(%error, "the local API ended");
+        }
+    }));
+
+    // Both arms are cancel-safe: a token, and a handle that is polled again below.
+    let early = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = &mut mesh_task => Some(ended),
+    };
+    stop.cancel();
+    kind(Fact::AgentStopped);
+    let drain = async {
+        tasks.close();
+        tasks.wait().await;
+        hub.drained().await;
+        net.shutdown();
+        if early.is_none() {
+            mesh.shutdown().await;
+        }
+        if let Err(error) = images.shutdown().await {
+            tracing::warn!(%error, "the image store did not close");
+        }
+    };
+    if tokio::time::timeout(DRAIN, drain).await.is_err() {
+        tracing::warn!("not everything ended in time; what is on disk is whole all the same");
+    }
+    drop(facts);
+    recorder.abort();
+    std::fs::remove_file(data.socket()).ok();
+    match early {
+        None | Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(error))) => Err(failed(&error)),
+        Some(Err(error)) => Err(failed(&error)),
+    }
+}
+
+/// Gives the join that must come first, if any; without identity and token there is nothing to run.
+fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
+    if mesh::identity::exists(data.path()) {
+        return Ok(None);
+    }
+    let pending = || mesh::identity::pending(data.path()).map(|token| api::JoinRequest { token, name: None });
+    join.or_else(pending).map(Some).ok_or_else(|| {
+        Error::new(Kind::Failed, "the agent cannot run")
+            .because(format!("{} belongs to no mesh yet", data.path().display()))
+            .next("agent init --name NAME    or agent join TOKEN")
+    })
+}
+
+/// Tries again while members answer and no issuer does; every other failure ends it.
+async fn join_until_member(data: &DataDir, request: api::JoinRequest) -> Answer<()> {
+    loop {
+        match join_locked(data, &request).await {
+            Ok(joined) => {
+                eprintln!("joined the mesh {} as {}", joined.mesh.name, joined.host.name);
+                return Ok(());
+            }
+            Err(error) if error.kind == Kind::TimedOut => {
+                eprintln!("{error}: {}", error.because.as_deref().unwrap_or_default());
+                tokio::time::sleep(JOIN_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Turns SIGINT and SIGTERM into a token.
+fn stop_signal() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+fn serve(config: &Config) -> mesh::Serve {
+    match config.relay.serve {
+        None => mesh::Serve::Auto,
+        Some(true) => mesh::Serve::On,
+        Some(false) => mesh::Serve::Off,
+    }
+}
+
+fn iroh_blobs_alpn() -> Vec<u8> {
+    images::ALPN.to_vec()
+}
+
+/// Opens streams into machines for the forwards of this host.
+fn dialer(hub: &Hub) -> forward::Dial {
+    let net = hub.deps().net.clone();
+    Arc::new(move |session, machine, port| {
+        let net = net.clone();
+        Box::pin(async move {
+            let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as Box<dyn forward::Stream>)
+        })
+    })
+}
+
+async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+    let hands = Arc::new(Semaphore::new(HANDS));
+    let stop = hub.deps().stop.clone();
+    while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
+        let Ok(hand) = hands.clone().acquire_owned().await else { return };
+        let hub = hub.clone();
+        tokio::spawn(async move {
+            // The asker may be gone.
+            answer.send(requests::answer(&hub, from, request).await).ok();
+            drop(hand);
+        });
+    }
+}
+
+async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+    let hands = Arc::new(Semaphore::new(HANDS));
+    let stop = hub.deps().stop.clone();
+    while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {
+        let RaftInbound { from, session, frame, answer } = inbound;
+        // A session that this host does not store: silence, as if it were away.
+        let Some(group) = hub.group(session) else { continue };
+        let Ok(hand) = hands.clone().acquire_owned().await else { return };
+        tokio::spawn(async move {
+            answer.send(group.handle(from, &frame).await).ok();
+            drop(hand);
+        });
+    }
+}
+
+async fn sweep(forwards: Forwards, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+        forwards.sweep(Instant::now());
+    }
+}
+
+/// Reads the system's clock.
+pub fn wall_clock() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Reads how much is free below a path, in MiB.
+pub fn free_mib(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20)
+}

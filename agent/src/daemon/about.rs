@@ -1,0 +1,116 @@
+//! What this host says about itself: what its owner gives, what is used, what runs guests. Found out
+//! at the start and again now and then; the mesh adds name, addresses and issuer itself.
+
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+
+use proto::{
+    facts::Fact,
+    id::{Name, SessionId},
+    session::Accelerator,
+    wire::record::{Body, HostRecord, Reach, RecordKey},
+};
+use tokio::sync::watch;
+
+use super::free_mib;
+use crate::{
+    config::Config,
+    data::DataDir,
+    machine::{QemuFacts, qemu},
+    session::{actions::words, hub::Hub},
+};
+
+/// Disk that stays with the host unless its owner says otherwise, in MiB.
+const DISK_LEFT_MIB: u64 = 2048;
+/// Memory that stays with the host unless its owner says otherwise, in MiB.
+const MEMORY_LEFT_MIB: u64 = 1024;
+/// How often free disk is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// A host that was up for this long is steady also with a battery.
+const STEADY_UPTIME_S: f64 = 24.0 * 3600.0;
+
+/// Gathers the record. `used` is what machines hold, in MiB by session.
+pub async fn gather(
+    config: &Config,
+    data: &DataDir,
+    accelerator: Option<Accelerator>,
+    used: &BTreeMap<SessionId, u64>,
+) -> HostRecord {
+    let policy = &config.policy;
+    let total = memory_mib();
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    HostRecord {
+        name: placeholder(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        reach: Reach::default(),
+        arch: std::env::consts::ARCH.to_owned(),
+        accelerator,
+        cpus: policy.cpus.unwrap_or(cpus),
+        memory_mib: policy.memory_mib.unwrap_or(total - (total / 4).max(MEMORY_LEFT_MIB).min(total)),
+        disk_mib: policy.disk_mib.unwrap_or_else(|| free_mib(data.path()).saturating_sub(DISK_LEFT_MIB)),
+        runs_machines: policy.machines,
+        memory_used_mib: used.clone(),
+        tags: config.tags.clone(),
+        prefixes: mesh::interfaces().await.prefixes,
+        steady: config.steady.unwrap_or_else(steady),
+        issuer: false,
+    }
+}
+
+/// Proves the local QEMU, then keeps the record true until the daemon ends.
+pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Option<Arc<QemuFacts>>>) {
+    let stop = hub.deps().stop.clone();
+    let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else { return };
+    match probed {
+        Ok(facts) => {
+            if let Some(because) = facts.refused.clone() {
+                hub.deps().facts.send(Fact::AcceleratorRefused { because }).ok();
+            }
+            found.send_replace(Some(Arc::new(facts)));
+        }
+        Err(error) => tracing::warn!(because = words(&error), "this host runs no machines"),
+    }
+    let mut shares = hub.shares();
+    loop {
+        let accelerator = found.borrow().as_ref().map(|facts| facts.accelerator);
+        let used = used(&hub);
+        let record = gather(&config, &data, accelerator, &used).await;
+        hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
+        // Every arm only wakes the loop.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = shares.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Sums what this host's machines may take, in MiB by session.
+fn used(hub: &Hub) -> BTreeMap<SessionId, u64> {
+    let shares = hub.shares().borrow().clone();
+    let sum = |share: &proto::session::Share| share.machines.iter().map(|spec| spec.memory_mib).sum::<u64>();
+    shares.values().map(|share| (share.session, sum(share))).filter(|(_, mib)| *mib > 0).collect()
+}
+
+fn memory_mib() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// Tells whether this host is fit to be a voter: no battery, or up for a day.
+fn steady() -> bool {
+    let battery = fs::read_dir("/sys/class/power_supply").is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            fs::read_to_string(entry.path().join("type")).is_ok_and(|kind| kind.trim() == "Battery")
+        })
+    });
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = uptime.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    !battery || seconds > STEADY_UPTIME_S
+}
+
+/// The mesh puts the real name in its place.
+fn placeholder() -> Name {
+    "unnamed".parse().expect("it is a name")
+}

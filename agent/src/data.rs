@@ -1,0 +1,112 @@
+//! Where things are kept: the data directory and the short runtime directory that belongs to it.
+//! Paths only: nothing here opens or writes what they name.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// The data directory. It need not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    /// Takes the flag, else `AGENT_DATA_DIR`, else `/var/lib/agent` as root, else
+    /// `~/.local/share/agent`. The answer is absolute.
+    pub fn choose(flag: Option<&Path>) -> io::Result<DataDir> {
+        let root = rustix::process::geteuid().is_root();
+        let chosen = choose(flag, |key| env::var_os(key).filter(|value| !value.is_empty()), root);
+        chosen.map(std::path::absolute).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map(DataDir)
+    }
+
+    /// Gives the directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Gives the local API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("api.sock")
+    }
+
+    /// Gives the settings file of the host's owner.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    /// Gives the keys' directory; it exists once the host belongs to a mesh.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// Gives the directory of the recorded facts.
+    pub fn facts(&self) -> PathBuf {
+        self.0.join("facts")
+    }
+
+    /// Makes the runtime directory (0700) of this data directory and gives it. It is short, because
+    /// socket paths end at 107 bytes, and one per data directory. One that somebody else owns is
+    /// refused: in `/tmp` anyone could have made it first.
+    pub fn run(&self) -> io::Result<PathBuf> {
+        let real = fs::canonicalize(&self.0)?;
+        let hash = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
+        let uid = rustix::process::geteuid();
+        let dir = run_dir(uid.as_raw(), env::var_os("XDG_RUNTIME_DIR"), &hash[..8]);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let seen = fs::symlink_metadata(&dir)?;
+        if !seen.is_dir() || seen.uid() != uid.as_raw() {
+            return Err(io::Error::other(format!("{} belongs to someone else", dir.display())));
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        Ok(dir)
+    }
+}
+
+fn choose(flag: Option<&Path>, var: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
+    let home = || var("HOME").map(|home| PathBuf::from(home).join(".local/share/agent"));
+    flag.map(PathBuf::from)
+        .or_else(|| var("AGENT_DATA_DIR").map(PathBuf::from))
+        .or_else(|| if root { Some("/var/lib/agent".into()) } else { home() })
+}
+
+fn run_dir(uid: u32, runtime: Option<OsString>, hash: &str) -> PathBuf {
+    match runtime.filter(|dir| dir.len() > 1) {
+        _ if uid == 0 => PathBuf::from(format!("/run/agent-{hash}")),
+        Some(dir) => PathBuf::from(dir).join(format!("agent-{hash}")),
+        None => PathBuf::from(format!("/tmp/agent-{uid}-{hash}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_wins_over_the_environment_and_that_over_the_default() {
+        let set = |key: &str| match key {
+            "AGENT_DATA_DIR" => Some(OsString::from("/env")),
+            "HOME" => Some(OsString::from("/home/me")),
+            _ => None,
+        };
+        let home_only = |key: &str| (key == "HOME").then(|| OsString::from("/home/me"));
+        assert_eq!(choose(Some(Path::new("/flag")), set, true), Some("/flag".into()));
+        assert_eq!(choose(None, set, true), Some("/env".into()));
+        assert_eq!(choose(None, home_only, true), Some("/var/lib/agent".into()));
+        assert_eq!(choose(None, home_only, false), Some("/home/me/.local/share/agent".into()));
+        assert_eq!(choose(None, |_| None, false), None);
+    }
+
+    #[test]
+    fn the_runtime_directory_is_short_and_own() {
+        assert_eq!(run_dir(0, Some("/run/user/0".into()), "0a1b2c3d"), Path::new("/run/agent-0a1b2c3d"));
+        assert_eq!(run_dir(7, Some("/run/user/7".into()), "0a"), Path::new("/run/user/7/agent-0a"));
+        assert_eq!(run_dir(7, None, "0a"), Path::new("/tmp/agent-7-0a"));
+    }
+}

@@ -1,0 +1,402 @@
+//! Finds out what this host lacks. [`look`] gathers what can be seen from outside the daemon,
+//! [`examine`] decides what it means and which command mends it. Nothing here changes anything.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use proto::wire::api::{Check, CheckState};
+
+use crate::{config::Config, data::DataDir};
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// CPU architecture as QEMU spells it.
+    pub arch: String,
+    /// First line of `qemu-system-ARCH --version`.
+    pub qemu: Option<String>,
+    /// Whether `qemu-img` is there.
+    pub qemu_img: bool,
+    /// Whether `ssh` is there.
+    pub ssh: bool,
+    /// Whether `/dev/kvm` can be opened.
+    pub kvm: Kvm,
+    /// Which packages this system takes.
+    pub packages: Packages,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Why the data directory cannot be written.
+    pub unwritable: Option<String>,
+    /// Content of DATA/version.
+    pub version: Option<String>,
+    /// Free MiB beside the data directory.
+    pub free_mib: Option<u64>,
+    /// Whether this host belongs to a mesh.
+    pub member: bool,
+    /// Whether a daemon answers.
+    pub running: bool,
+    /// Whether the owner lets machines run here.
+    pub machines: bool,
+    /// The first port of the pair, and which of the needed ports are taken.
+    pub port: u16,
+    /// Such as `UDP 7440`.
+    pub taken: Vec<String>,
+    /// Whether port 53 of loopback can be used.
+    pub port_53: bool,
+}
+
+/// How `/dev/kvm` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kvm {
+    /// It does not exist.
+    #[default]
+    Absent,
+    /// It exists and this user may not open it.
+    Denied,
+    /// It can be opened. Whether it is any good only the daemon's proof tells.
+    Open,
+}
+
+/// Which packages a system takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packages {
+    /// Debian, Ubuntu and their kin.
+    #[default]
+    Apt,
+    /// Fedora and its kin.
+    Dnf,
+    /// Arch and its kin.
+    Pacman,
+    /// Alpine.
+    Apk,
+}
+
+/// The version of the data directory that this program reads.
+const DATA_VERSION: &str = "1";
+/// Below this a guest's disk and its image hardly fit.
+const LOW_DISK_MIB: u64 = 2048;
+
+/// Gathers what can be seen without the daemon's help.
+pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
+    let arch = std::env::consts::ARCH.to_owned();
+    let port = config.map_or(7440, |config| config.listen_port);
+    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let existing = data.path().ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    Seen {
+        qemu: first_line(Command::new(format!("qemu-system-{arch}")).arg("--version")),
+        qemu_img: first_line(Command::new("qemu-img").arg("--version")).is_some(),
+        ssh: Command::new("ssh").arg("-V").output().is_ok(),
+        kvm: kvm(),
+        packages: packages(&os),
+        unwritable: rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
+            .err()
+            .map(|error| error.to_string()),
+        version: fs::read_to_string(data.path().join("version")).ok().map(|text| text.trim().to_owned()),
+        free_mib: rustix::fs::statvfs(existing).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20),
+        member: data.identity().exists(),
+        machines: config.is_none_or(|config| config.policy.machines),
+        taken: if running { Vec::new() } else { taken(port) },
+        port_53: UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).is_ok(),
+        data: data.path().to_owned(),
+        arch,
+        port,
+        running,
+    }
+}
+
+/// Decides what was seen means.
+pub fn examine(seen: &Seen) -> Vec<Check> {
+    let checks = vec![qemu(seen), accelerator(seen), qemu_img(seen), ssh(seen), data(seen), disk(seen)];
+    checks.into_iter().chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
+}
+
+fn check(name: &str, state: CheckState, what: impl Into<String>, mend: Option<String>) -> Check {
+    Check { name: name.to_owned(), state, what: what.into(), mend }
+}
+
+fn ok(name: &str, what: impl Into<String>) -> Check {
+    check(name, CheckState::Ok, what, None)
+}
+
+fn qemu(seen: &Seen) -> Check {
+    match &seen.qemu {
+        Some(version) => ok("qemu", version),
+        None => {
+            let what = format!("qemu-system-{} is not installed: no machine runs here", seen.arch);
+            let state = if seen.machines { CheckState::Missing } else { CheckState::Limited };
+            check("qemu", state, what, Some(seen.install(Package::Qemu)))
+        }
+    }
+}
+
+fn accelerator(seen: &Seen) -> Check {
+    let slow = "machines run 10 to 30 times slower";
+    match seen.kvm {
+        Kvm::Open => ok("accelerator", "/dev/kvm can be opened; the running agent proves its speed"),
+        Kvm::Denied => {
+            let mend = "sudo usermod -aG kvm $USER    and log in again".to_owned();
+            let what = format!("/dev/kvm belongs to others: {slow}");
+            check("accelerator", CheckState::Limited, what, Some(mend))
+        }
+        Kvm::Absent => {
+            let what = format!("there is no /dev/kvm: {slow}; virtualisation may be off in the firmware");
+            check("accelerator", CheckState::Limited, what, None)
+        }
+    }
+}
+
+fn qemu_img(seen: &Seen) -> Check {
+    if seen.qemu_img {
+        return ok("qemu-img", "converts images");
+    }
+    let what = "qemu-img is not installed: qcow2 files cannot be imported";
+    check("qemu-img", CheckState::Limited, what, Some(seen.install(Package::QemuImg)))
+}
+
+fn ssh(seen: &Seen) -> Check {
+    if seen.ssh {
+        return ok("ssh", "enters machines");
+    }
+    let what = "ssh is not installed: `machine ssh` does not work here";
+    check("ssh", CheckState::Limited, what, Some(seen.install(Package::Ssh)))
+}
+
+fn data(seen: &Seen) -> Check {
+    let dir = seen.data.display();
+    match (&seen.unwritable, &seen.version) {
+        (Some(error), _) => {
+            let what = format!("{dir} cannot be written: {error}");
+            let mend = format!("sudo install -d -o $USER {dir}    or use --data-dir DIR");
+            check("data", CheckState::Missing, what, Some(mend))
+        }
+        (None, Some(version)) if version != DATA_VERSION => {
+            let what = format!("{dir} is of version {version}, this program reads {DATA_VERSION}");
+            check("data", CheckState::Missing, what, Some("install the agent that wrote it".to_owned()))
+        }
+        _ => ok("data", dir.to_string()),
+    }
+}
+
+fn disk(seen: &Seen) -> Check {
+    match seen.free_mib {
+        Some(free) if free < LOW_DISK_MIB => {
+            let what = format!("{free} MiB are free in {}: images and disks need more", seen.data.display());
+            check(
+                "disk",
+                CheckState::Limited,
+                what,
+                Some("agent image list    then agent image remove NAME".into()),
+            )
+        }
+        Some(free) => ok("disk", format!("{} GiB are free", free >> 10)),
+        None => check("disk", CheckState::Limited, "the free space cannot be read", None),
+    }
+}
+
+fn policy(seen: &Seen) -> Check {
+    if seen.machines {
+        return ok("policy", "machines may run here");
+    }
+    let mend = "agent run --set policy.machines=true".to_owned();
+    check("policy", CheckState::Limited, "the settings say that no machine runs here", Some(mend))
+}
+
+fn ports(seen: &Seen) -> Check {
+    let pair = format!("{} and {}", seen.port, seen.port + 1);
+    if seen.running {
+        return ok("ports", "the running agent has its ports");
+    }
+    match &seen.taken[..] {
+        [] => ok("ports", format!("{pair} are free")),
+        taken => {
+            let what = format!("{} taken: the next free pair is used", taken.join(", "));
+            check("ports", CheckState::Limited, what, None)
+        }
+    }
+}
+
+fn names(seen: &Seen) -> Check {
+    match (seen.running, seen.port_53) {
+        (true, _) => ok("names", "the running agent answers; `agent status` shows where"),
+        (false, true) => ok("names", "port 53 of 127.0.0.1 is free"),
+        (false, false) => {
+            let what = "port 53 of 127.0.0.1 cannot be used: names are answered on another port";
+            check("names", CheckState::Limited, what, None)
+        }
+    }
+}
+
+fn agent(seen: &Seen) -> Check {
+    match (seen.member, seen.running) {
+        (_, true) => ok("agent", "runs"),
+        (true, false) => check("agent", CheckState::Limited, "does not run", Some("agent run".to_owned())),
+        (false, false) => {
+            let mend = "agent init --name NAME    or agent join TOKEN".to_owned();
+            check("agent", CheckState::Limited, "this host belongs to no mesh", Some(mend))
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Package {
+    Qemu,
+    QemuImg,
+    Ssh,
+}
+
+impl Seen {
+    fn install(&self, package: Package) -> String {
+        let arm = self.arch == "aarch64";
+        let name = match (self.packages, package) {
+            (Packages::Apt, Package::Qemu) if arm => "qemu-system-arm qemu-efi-aarch64",
+            (Packages::Apt, Package::Qemu) => "qemu-system-x86",
+            (Packages::Apt, Package::QemuImg) => "qemu-utils",
+            (Packages::Apt, Package::Ssh) => "openssh-client",
+            (Packages::Dnf, Package::Qemu) => "qemu-kvm",
+            (Packages::Pacman, Package::Qemu) => "qemu-base",
+            (Packages::Apk, Package::Qemu) if arm => "qemu-system-aarch64",
+            (Packages::Apk, Package::Qemu) => "qemu-system-x86_64",
+            (_, Package::QemuImg) => "qemu-img",
+            (Packages::Dnf, Package::Ssh) => "openssh-clients",
+            (Packages::Apk, Package::Ssh) => "openssh-client",
+            (Packages::Pacman, Package::Ssh) => "openssh",
+        };
+        match self.packages {
+            Packages::Apt => format!("sudo apt-get install -y {name}"),
+            Packages::Dnf => format!("sudo dnf install -y {name}"),
+            Packages::Pacman => format!("sudo pacman -S --noconfirm {name}"),
+            Packages::Apk => format!("sudo apk add {name}"),
+        }
+    }
+}
+
+fn packages(os_release: &str) -> Packages {
+    let ids =
+        os_release.lines().filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")));
+    let words: Vec<&str> = ids.flat_map(|ids| ids.trim_matches('"').split(' ')).collect();
+    let is = |names: &[&str]| words.iter().any(|word| names.contains(word));
+    match () {
+        () if is(&["fedora", "rhel", "centos"]) => Packages::Dnf,
+        () if is(&["arch"]) => Packages::Pacman,
+        () if is(&["alpine"]) => Packages::Apk,
+        () => Packages::Apt,
+    }
+}
+
+fn kvm() -> Kvm {
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Kvm::Open,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kvm::Denied,
+        Err(_) => Kvm::Absent,
+    }
+}
+
+fn taken(port: u16) -> Vec<String> {
+    let mut taken = Vec::new();
+    for port in [port, port.saturating_add(1)] {
+        if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_err()
+            && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_err()
+        {
+            taken.push(format!("UDP {port}"));
+        }
+    }
+    if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() {
+        taken.push(format!("TCP {port}"));
+    }
+    taken
+}
+
+fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(seen: Seen, expect: Expect) {
+        let tell = |check: &Check| {
+            let mend = check.mend.as_ref().map(|mend| format!("  -> {mend}")).unwrap_or_default();
+            format!("{:?} {}: {}{mend}\n", check.state, check.name, check.what)
+        };
+        expect.assert_eq(&examine(&seen).iter().map(tell).collect::<String>());
+    }
+
+    fn bare() -> Seen {
+        Seen { arch: "x86_64".into(), data: "/data".into(), machines: true, port: 7440, ..Seen::default() }
+    }
+
+    #[test]
+    fn a_bare_host_is_told_every_command() {
+        let taken = vec!["UDP 7440".to_owned()];
+        check(
+            Seen { free_mib: Some(100), taken, ..bare() },
+            expect![[r#"
+            Missing qemu: qemu-system-x86_64 is not installed: no machine runs here  -> sudo apt-get install -y qemu-system-x86
+            Limited accelerator: there is no /dev/kvm: machines run 10 to 30 times slower; virtualisation may be off in the firmware
+            Limited qemu-img: qemu-img is not installed: qcow2 files cannot be imported  -> sudo apt-get install -y qemu-utils
+            Limited ssh: ssh is not installed: `machine ssh` does not work here  -> sudo apt-get install -y openssh-client
+            Ok data: /data
+            Limited disk: 100 MiB are free in /data: images and disks need more  -> agent image list    then agent image remove NAME
+            Ok policy: machines may run here
+            Limited ports: UDP 7440 taken: the next free pair is used
+            Limited names: port 53 of 127.0.0.1 cannot be used: names are answered on another port
+            Limited agent: this host belongs to no mesh  -> agent init --name NAME    or agent join TOKEN
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_complete_host_needs_nothing() {
+        let seen = Seen {
+            qemu: Some("QEMU emulator version 9.2".into()),
+            qemu_img: true,
+            ssh: true,
+            kvm: Kvm::Open,
+            version: Some("1".into()),
+            free_mib: Some(90_000),
+            member: true,
+            running: true,
+            ..bare()
+        };
+        check(
+            seen,
+            expect![[r#"
+            Ok qemu: QEMU emulator version 9.2
+            Ok accelerator: /dev/kvm can be opened; the running agent proves its speed
+            Ok qemu-img: converts images
+            Ok ssh: enters machines
+            Ok data: /data
+            Ok disk: 87 GiB are free
+            Ok policy: machines may run here
+            Ok ports: the running agent has its ports
+            Ok names: the running agent answers; `agent status` shows where
+            Ok agent: runs
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_data_directory_of_a_newer_version_is_told() {
+        let newer = examine(&Seen { version: Some("7".into()), ..bare() });
+        let data = newer.iter().find(|check| check.name == "data").unwrap();
+        assert_eq!(data.state, CheckState::Missing);
+        assert_eq!(data.what, "/data is of version 7, this program reads 1");
+    }
+
+    #[test]
+    fn the_package_command_fits_the_system() {
+        assert_eq!(packages("NAME=x\nID=ubuntu\nID_LIKE=debian\n"), Packages::Apt);
+        assert_eq!(packages("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), Packages::Dnf);
+        assert_eq!(packages("ID=alpine\n"), Packages::Apk);
+        assert_eq!(packages(""), Packages::Apt);
+    }
+}

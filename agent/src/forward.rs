@@ -1,0 +1,365 @@
+//! Forward addresses: how programs of this host reach a group or one machine without root. Each such
+//! label (`web`, `web-1`) has one address in 127.64.0.0/10; declared services listen there on demand, because a listener on it
+//! excludes 0.0.0.0 listeners of the user's own programs. Ten idle minutes end it.
+//!
+//! Owns the listeners and the remembered addresses and ports. Decides nothing about names.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use proto::{
+    id::{HostId, MachineName, SessionId},
+    names,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+
+use crate::disk::write_durably;
+
+/// A forward that nobody asked for or used in this time gives its ports back.
+const IDLE: Duration = Duration::from_secs(600);
+/// Connections through one label's port at once: a browser opens six, a load test stops here.
+const MAX_CONNECTIONS: usize = 512;
+/// Addresses tried for one label before giving up; two labels of one host rarely meet.
+const ADDRESS_TRIES: u32 = 64;
+
+/// A byte stream to a service of a machine.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Opens a stream to a port of a machine, wherever it runs.
+pub type Dial =
+    Arc<dyn Fn(SessionId, MachineName, u16) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> + Send + Sync>;
+
+/// Gives the ready machines behind a label, nearest first.
+pub type Targets = Arc<dyn Fn(SessionId, &str) -> Vec<MachineName> + Send + Sync>;
+
+/// Handle to all forwards of this host.
+#[derive(Clone)]
+pub struct Forwards {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: HostId,
+    path: PathBuf,
+    dial: Dial,
+    targets: Targets,
+    kept: Mutex<Kept>,
+    open: Mutex<BTreeMap<(SessionId, String), Open>>,
+}
+
+/// What survives a restart: addresses people may have written down, and ports that stood in.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    labels: BTreeMap<SessionId, BTreeMap<String, KeptLabel>>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct KeptLabel {
+    address: Ipv4Addr,
+    /// Port asked for -> port that listens, where they differ.
+    ports: BTreeMap<u16, u16>,
+}
+
+struct Open {
+    used: Arc<Mutex<Instant>>,
+    listeners: BTreeMap<u16, (u16, JoinHandle<()>)>,
+}
+
+impl std::ops::Drop for Open {
+    fn drop(&mut self) {
+        for (_, task) in self.listeners.values() {
+            task.abort();
+        }
+    }
+}
+
+impl Forwards {
+    /// Reads the remembered addresses from `path`. An unreadable file starts afresh: only stability
+    /// of addresses is lost.
+    pub fn new(me: HostId, path: PathBuf, dial: Dial, targets: Targets) -> Forwards {
+        let kept = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let inner = Inner { me, path, dial, targets, kept: Mutex::new(kept), open: Mutex::default() };
+        Forwards { inner: Arc::new(inner) }
+    }
+
+    /// Gives the address of a label, assigning one at the first call.
+    pub fn address(&self, session: SessionId, label: &str) -> Option<Ipv4Addr> {
+        let mut kept = lock(&self.inner.kept);
+        if let Some(known) = kept.labels.get(&session).and_then(|labels| labels.get(label)) {
+            return Some(known.address);
+        }
+        let taken: Vec<Ipv4Addr> =
+            kept.labels.values().flat_map(|labels| labels.values().map(|kept| kept.address)).collect();
+        let address = (0..ADDRESS_TRIES)
+            .map(|i| names::forward_address(self.inner.me, session, label, i))
+            .find(|candidate| !taken.contains(candidate) && bindable(*candidate))?;
+        let entry = KeptLabel { address, ports: BTreeMap::new() };
+        kept.labels.entry(session).or_default().insert(label.to_owned(), entry);
+        self.save(&kept);
+        Some(address)
+    }
+
+    /// Makes every port of a label listen, and gives address and real port of each.
+    pub async fn open(
+        &self,
+        session: SessionId,
+        label: &str,
+        ports: impl IntoIterator<Item = u16>,
+    ) -> io::Result<BTreeMap<u16, SocketAddrV4>> {
+        let address = self.address(session, label).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "no free forward address in 127.64.0.0/10")
+        })?;
+        let mut found = BTreeMap::new();
+        for port in ports {
+            let here = match self.listening(session, label, port) {
+                Some(here) => here,
+                None => self.listen(session, label, address, port).await?,
+            };
+            found.insert(port, SocketAddrV4::new(address, here));
+        }
+        Ok(found)
+    }
+
+    /// Gives the port that stands in for `port` on this host, listening or remembered.
+    pub fn port_here(&self, session: SessionId, label: &str, port: u16) -> u16 {
+        if let Some(here) = lock(&self.inner.open).get(&(session, label.to_owned())).and_then(|o| o.listeners.get(&port)) {
+            return here.0;
+        }
+        let kept = lock(&self.inner.kept);
+        let remembered = kept.labels.get(&session).and_then(|labels| labels.get(label)).and_then(|kept| kept.ports.get(&port));
+        remembered.copied().unwrap_or(port)
+    }
+
+    /// Forgets a session: closes its listeners and gives its addresses back.
+    pub fn forget(&self, session: SessionId) {
+        lock(&self.inner.open).retain(|(of, _), _| *of != session);
+        let mut kept = lock(&self.inner.kept);
+        if kept.labels.remove(&session).is_some() {
+            self.save(&kept);
+        }
+    }
+
+    /// Closes what was idle for too long. Called now and then by the daemon.
+    pub fn sweep(&self, now: Instant) {
+        lock(&self.inner.open).retain(|_, open| now.saturating_duration_since(*lock(&open.used)) < IDLE);
+    }
+
+    fn listening(&self, session: SessionId, label: &str, port: u16) -> Option<u16> {
+        let open = lock(&self.inner.open);
+        let open = open.get(&(session, label.to_owned()))?;
+        *lock(&open.used) = Instant::now();
+        open.listeners.get(&port).map(|(here, _)| *here)
+    }
+
+    async fn listen(&self, session: SessionId, label: &str, address: Ipv4Addr, port: u16) -> io::Result<u16> {
+        let listener = self.bind(session, label, address, port).await?;
+        let here = listener.local_addr()?.port();
+        let mut open = lock(&self.inner.open);
+        let entry = open
+            .entry((session, label.to_owned()))
+            .or_insert_with(|| Open { used: Arc::new(Mutex::new(Instant::now())), listeners: BTreeMap::new() });
+        let serve = serve(self.inner.clone(), listener, session, label.to_owned(), port, entry.used.clone());
+        entry.listeners.insert(port, (here, tokio::spawn(serve)));
+        drop(open);
+        if here != port {
+            let mut kept = lock(&self.inner.kept);
+            if let Some(label) = kept.labels.get_mut(&session).and_then(|labels| labels.get_mut(label)) {
+                label.ports.insert(port, here);
+            }
+            self.save(&kept);
+        }
+        Ok(here)
+    }
+
+    /// Binds the port itself, else the remembered stand-in, else 8000 + port for privileged ones,
+    /// else any free port.
+    async fn bind(
+        &self,
+        session: SessionId,
+        label: &str,
+        address: Ipv4Addr,
+        port: u16,
+    ) -> io::Result<TcpListener> {
+        let stand_in = (port < 1024).then_some(8000 + port);
+        for candidate in [Some(port), Some(self.port_here(session, label, port)), stand_in].into_iter().flatten() {
+            if let Ok(listener) = TcpListener::bind((address, candidate)).await {
+                return Ok(listener);
+            }
+        }
+        TcpListener::bind((address, 0)).await
+    }
+
+    fn save(&self, kept: &Kept) {
+        let written = serde_json::to_vec_pretty(kept)
+            .map_err(io::Error::other)
+            .and_then(|bytes| write_durably(&self.inner.path, &bytes));
+        if let Err(error) = written {
+            tracing::warn!(path = %self.inner.path.display(), %error, "forward addresses are not remembered");
+        }
+    }
+}
+
+/// Accepts until aborted. Each connection goes to the first ready machine that takes it.
+async fn serve(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    session: SessionId,
+    label: String,
+    port: u16,
+    used: Arc<Mutex<Instant>>,
+) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let busy: Arc<Mutex<BTreeMap<MachineName, usize>>> = Arc::default();
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                tracing::debug!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        *lock(&used) = Instant::now();
+        let (inner, label, used, busy) = (inner.clone(), label.clone(), used.clone(), busy.clone());
+        tokio::spawn(async move {
+            carry(&inner, client, session, &label, port, &busy).await;
+            *lock(&used) = Instant::now();
+            drop(slot);
+        });
+    }
+}
+
+/// Carries one connection. When no machine takes it, the client sees a reset, as if refused.
+async fn carry(
+    inner: &Inner,
+    mut client: TcpStream,
+    session: SessionId,
+    label: &str,
+    port: u16,
+    busy: &Mutex<BTreeMap<MachineName, usize>>,
+) {
+    let mut machines = (inner.targets)(session, label);
+    {
+        let busy = lock(busy);
+        // Stable: among equally busy machines the nearest stays first.
+        machines.sort_by_key(|machine| busy.get(machine).copied().unwrap_or(0));
+    }
+    for machine in machines {
+        let Ok(mut far) = (inner.dial)(session, machine.clone(), port).await else { continue };
+        *lock(busy).entry(machine.clone()).or_default() += 1;
+        let done = tokio::io::copy_bidirectional(&mut client, &mut far).await;
+        if let Some(count) = lock(busy).get_mut(&machine) {
+            *count = count.saturating_sub(1);
+        }
+        tracing::trace!(%machine, port, ?done, "forward ended");
+        return;
+    }
+    if let Err(error) = client.set_zero_linger() {
+        tracing::trace!(%error, "the refused connection ends without a reset");
+    }
+}
+
+fn bindable(address: Ipv4Addr) -> bool {
+    std::net::TcpListener::bind((address, 0)).is_ok()
+}
+
+/// A poisoned lock only means that another task panicked between two plain assignments.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A dialer whose machines answer with their name, except those that are away.
+    fn dial(away: &'static [&'static str]) -> Dial {
+        Arc::new(move |_, machine, _| {
+            Box::pin(async move {
+                if away.contains(&machine.to_string().as_str()) {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                let (near, mut far) = tokio::io::duplex(1024);
+                tokio::spawn(async move { far.write_all(machine.to_string().as_bytes()).await });
+                Ok(Box::new(near) as Box<dyn Stream>)
+            })
+        })
+    }
+
+    fn forwards(dir: &tempfile::TempDir, away: &'static [&'static str], ready: &'static [&'static str]) -> Forwards {
+        let targets: Targets = Arc::new(move |_, _| ready.iter().map(|name| name.parse().unwrap()).collect());
+        Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets)
+    }
+
+    async fn ask(address: SocketAddrV4) -> String {
+        let mut text = String::new();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // A reset is an empty answer here.
+        let _ended = client.read_to_string(&mut text).await;
+        text
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_first_machine_that_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (session, label) = (SessionId([5; 16]), "web");
+        let forwards = forwards(&dir, &["web-1"], &["web-1", "web-2"]);
+        let found = forwards.open(session, label, [0x5eed]).await.unwrap();
+        assert_eq!(ask(found[&0x5eed]).await, "web-2");
+    }
+
+    #[tokio::test]
+    async fn without_a_ready_machine_the_connection_is_reset() {
+        let dir = tempfile::tempdir().unwrap();
+        let (session, label) = (SessionId([6; 16]), "web");
+        let forwards = forwards(&dir, &[], &[]);
+        let found = forwards.open(session, label, [0x5eee]).await.unwrap();
+        assert_eq!(ask(found[&0x5eee]).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_gets_a_stand_in_that_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (session, label) = (SessionId([7; 16]), "web");
+        let one = forwards(&dir, &[], &["web-1"]);
+        let address = one.address(session, label).unwrap();
+        let taken = std::net::TcpListener::bind((address, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let here = one.open(session, label, [port]).await.unwrap()[&port];
+        assert_ne!(here.port(), port);
+        drop(one);
+        drop(taken);
+        let again = forwards(&dir, &[], &["web-1"]);
+        assert_eq!(again.address(session, label), Some(address));
+        assert_eq!(again.port_here(session, label, port), here.port());
+    }
+
+    #[tokio::test]
+    async fn idle_forwards_give_their_ports_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (session, label) = (SessionId([8; 16]), "web");
+        let forwards = forwards(&dir, &[], &["web-1"]);
+        let found = forwards.open(session, label, [0x5eef]).await.unwrap();
+        forwards.sweep(Instant::now());
+        assert_eq!(ask(found[&0x5eef]).await, "web-1");
+        forwards.sweep(Instant::now() + 2 * IDLE);
+        assert!(forwards.listening(session, label, 0x5eef).is_none());
+    }
+}

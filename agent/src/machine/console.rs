@@ -1,0 +1,195 @@
+//! The serial console of one machine: what it printed last in memory, all of it in a bounded log, and
+//! any number of people who watch and type. Lives in the shim. A watcher that is too slow is cut off,
+//! a guest that reads nothing holds up nobody but those who type.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+use bytes::Bytes;
+use proto::limits::CONSOLE_BYTES;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
+
+/// Pieces of output that wait for one watcher: with the pieces' size 256 KiB.
+const MAX_BEHIND: usize = 64;
+const PIECE_BYTES: usize = 4096;
+/// Pieces of input that wait for the guest.
+const MAX_TYPED: usize = 16;
+/// People who watch at once.
+const MAX_WATCHERS: usize = 16;
+/// Bytes of the log before it becomes `console.log.1` and a new one begins.
+const MAX_LOG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The last bytes that were printed.
+#[derive(Default)]
+struct Ring(VecDeque<u8>);
+
+impl Ring {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(CONSOLE_BYTES)..];
+        let over = (self.0.len() + bytes.len()).saturating_sub(CONSOLE_BYTES);
+        self.0.drain(..over);
+        self.0.extend(bytes);
+    }
+
+    fn replay(&self) -> Bytes {
+        let (first, second) = self.0.as_slices();
+        [first, second].concat().into()
+    }
+}
+
+/// The log on disk, at most twice [`MAX_LOG_BYTES`].
+struct Log {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Log {
+    fn open(path: PathBuf) -> io::Result<Log> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Log { path, file, bytes })
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.bytes >= MAX_LOG_BYTES {
+            fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            *self = Log::open(self.path.clone())?;
+        }
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes)
+    }
+}
+
+/// Carries the console until QEMU closes `serial`. New watchers come in through `watchers`.
+pub async fn carry(serial: UnixStream, log: PathBuf, mut watchers: mpsc::Receiver<UnixStream>) {
+    let (mut read, write) = serial.into_split();
+    let (typed, typing) = mpsc::channel(MAX_TYPED);
+    tokio::spawn(type_in(write, typing));
+    // A full disk must not take the machine down: the log ends, the console goes on.
+    let mut log = Log::open(log).ok();
+    let mut ring = Ring::default();
+    let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        // Reading from a socket and receiving from a channel are both cancel-safe.
+        tokio::select! {
+            count = read.read(&mut piece) => {
+                let Ok(count @ 1..) = count else { return };
+                ring.push(&piece[..count]);
+                log = log.and_then(|mut log| log.push(&piece[..count]).is_ok().then_some(log));
+                let bytes = Bytes::copy_from_slice(&piece[..count]);
+                outputs.retain(|output| output.try_send(bytes.clone()).is_ok());
+            }
+            Some(stream) = watchers.recv() => {
+                outputs.retain(|output| !output.is_closed());
+                if outputs.len() < MAX_WATCHERS {
+                    let (output, live) = mpsc::channel(MAX_BEHIND);
+                    outputs.push(output);
+                    let (keys, screen) = stream.into_split();
+                    tokio::spawn(show(screen, ring.replay(), live));
+                    tokio::spawn(hear(keys, typed.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn show(mut screen: OwnedWriteHalf, replay: Bytes, mut live: mpsc::Receiver<Bytes>) {
+    if screen.write_all(&replay).await.is_err() {
+        return;
+    }
+    while let Some(bytes) = live.recv().await {
+        if screen.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn hear(mut keys: OwnedReadHalf, typed: mpsc::Sender<Bytes>) {
+    let mut piece = [0; 1024];
+    while let Ok(count @ 1..) = keys.read(&mut piece).await {
+        if typed.send(Bytes::copy_from_slice(&piece[..count])).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn type_in(mut serial: OwnedWriteHalf, mut typing: mpsc::Receiver<Bytes>) {
+    while let Some(bytes) = typing.recv().await {
+        if serial.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[test]
+    fn the_ring_keeps_the_last_bytes_only() {
+        let mut ring = Ring::default();
+        ring.push(&vec![1; CONSOLE_BYTES - 2]);
+        ring.push(&[2, 3, 4]);
+        assert_eq!(ring.replay().len(), CONSOLE_BYTES);
+        assert!(ring.replay().ends_with(&[1, 2, 3, 4]));
+        ring.push(&vec![5; 3 * CONSOLE_BYTES]);
+        assert_eq!(ring.replay(), vec![5; CONSOLE_BYTES]);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_sees_what_was_before_it_then_what_follows_and_can_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut guest, serial) = UnixStream::pair().unwrap();
+        let (watchers, watching) = mpsc::channel(1);
+        let log = dir.path().join("console.log");
+        let carrying = tokio::spawn(carry(serial, log.clone(), watching));
+        let story = async {
+            guest.write_all(b"before ").await.unwrap();
+            let (mut screen, theirs) = UnixStream::pair().unwrap();
+            watchers.send(theirs).await.unwrap();
+            let mut seen = [0; 7];
+            screen.read_exact(&mut seen).await.unwrap();
+            guest.write_all(b"after").await.unwrap();
+            let mut more = [0; 5];
+            screen.read_exact(&mut more).await.unwrap();
+            assert_eq!((&seen, &more), (b"before ", b"after"));
+            screen.write_all(b"key").await.unwrap();
+            let mut key = [0; 3];
+            guest.read_exact(&mut key).await.unwrap();
+            assert_eq!(&key, b"key");
+        };
+        timeout(Duration::from_secs(10), story).await.unwrap();
+        drop(guest);
+        timeout(Duration::from_secs(10), carrying).await.unwrap().unwrap();
+        assert_eq!(fs::read(log).unwrap(), b"before after");
+    }
+
+    #[test]
+    fn the_log_starts_again_when_it_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let mut log = Log::open(path.clone()).unwrap();
+        log.push(&vec![1; MAX_LOG_BYTES as usize]).unwrap();
+        log.push(&[2]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [2]);
+        assert_eq!(fs::metadata(dir.path().join("console.log.1")).unwrap().len(), MAX_LOG_BYTES);
+    }
+}

@@ -1,0 +1,50 @@
+//! A machine's own disk: an empty qcow2 layer over the read-only image. Made once, kept until the
+//! machine is removed: it may hold what the user cannot get back.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::timeout};
+
+use super::qemu::QemuFacts;
+
+/// Making an empty layer takes milliseconds; this is for a disk that is waking up.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Why there is no disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// `qemu-img` did not run.
+    #[error("cannot run qemu-img (Debian, Ubuntu: apt install qemu-utils)")]
+    Run(#[source] io::Error),
+    /// It failed.
+    #[error("qemu-img cannot make the disk: {0}")]
+    Refused(String),
+    /// It did not end.
+    #[error("qemu-img did not make the disk within 30 s")]
+    Late,
+    /// The file could not be put in place.
+    #[error("cannot put the disk in place")]
+    Io(#[from] io::Error),
+}
+
+/// Makes `overlay` of `size` bytes over `base`, whole or not at all.
+pub async fn create(facts: &QemuFacts, base: &Path, overlay: &Path, size: u64) -> Result<(), DiskError> {
+    let new = overlay.with_extension("new");
+    let child = Command::new(&facts.disk_tool)
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .arg(base)
+        .arg(&new)
+        .arg(size.to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(WITHIN, child).await.map_err(|_| DiskError::Late)?.map_err(DiskError::Run)?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(DiskError::Refused(words));
+    }
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, overlay)?;
+    Ok(())
+}

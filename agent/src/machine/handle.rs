@@ -1,0 +1,192 @@
+//! The agent's handle on one shim. Cheap to clone. A task follows the shim's status; when the shim is
+//! gone it finds out how QEMU ended, and makes sure that it did: nobody may believe a machine dead
+//! while its processor runs.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use mesh::link::{PortCodec, PortMessage};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::UnixStream,
+    sync::watch,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::codec::Framed;
+
+use super::{
+    process::{self, Process},
+    record::{self, Ending, Paths, ShimStatus},
+    wire::{self, Wish},
+};
+
+/// How long a living shim may take for an answer on a loaded host.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the shim tries to connect to the guest, and some room for its answer.
+const DIAL: Duration = Duration::from_secs(12);
+/// How long a killed process may take to be gone; a machine with much memory needs a second.
+pub(super) const DEATH: Duration = Duration::from_secs(10);
+/// Between two attempts to reach a shim that lives but does not answer.
+const AGAIN: Duration = Duration::from_millis(200);
+/// What the shim needs to end QEMU after the guest's own time is over, see `stop`.
+const AFTER_STOP: Duration = Duration::from_secs(12);
+
+/// A machine's packet port: packets and DNS in both directions.
+pub type PacketPort = Framed<UnixStream, PortCodec>;
+/// What goes through a packet port.
+pub type PacketMessage = PortMessage;
+
+/// A shim and its machine.
+#[derive(Clone)]
+pub struct Shim {
+    paths: Arc<Paths>,
+    status: watch::Receiver<ShimStatus>,
+    /// Ends the following task with the last clone.
+    _follower: Arc<Follower>,
+}
+
+struct Follower(AbortHandle);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Shim {
+    /// Connects to the shim that lives in `paths`.
+    pub(super) async fn connect(paths: Paths) -> io::Result<Shim> {
+        let stream = wire::ask(&paths.control(), &Wish::Status, ANSWER).await?;
+        let mut lines = BufReader::new(stream);
+        let first = timeout(ANSWER, next(&mut lines)).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let (told, status) = watch::channel(first?);
+        let paths = Arc::new(paths);
+        let follower = tokio::spawn(follow(lines, paths.clone(), told));
+        Ok(Shim { paths, status, _follower: Arc::new(Follower(follower.abort_handle())) })
+    }
+
+    /// Watches what the machine's process is doing.
+    pub fn status(&self) -> watch::Receiver<ShimStatus> {
+        self.status.clone()
+    }
+
+    /// Presses the power button, and ends QEMU when the guest has not shut down `within`. Returns when
+    /// QEMU is gone, whatever that takes.
+    pub async fn stop(&self, within: Duration) -> io::Result<Ending> {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let asked = wire::ask(&self.paths.control(), &Wish::Stop { within_ms }, ANSWER).await;
+        let patience = if asked.is_ok() { within + AFTER_STOP } else { Duration::ZERO };
+        match self.ending(patience).await {
+            Some(ending) => Ok(ending),
+            None => self.kill().await,
+        }
+    }
+
+    /// Kills the shim, and with it QEMU. Returns when both are gone.
+    pub async fn kill(&self) -> io::Result<Ending> {
+        let shim = self.status.borrow().shim.clone();
+        if let Some(living) = shim.living()? {
+            living.kill()?;
+        }
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "QEMU was killed and is not gone after 25 s");
+        self.ending(2 * DEATH + ANSWER).await.ok_or_else(late)
+    }
+
+    /// Opens a TCP connection to a port of the guest.
+    pub async fn dial(&self, port: u16) -> io::Result<UnixStream> {
+        wire::ask(&self.paths.control(), &Wish::Dial { port }, DIAL).await
+    }
+
+    /// Opens the serial console: what it printed, then both directions live.
+    pub async fn console(&self) -> io::Result<UnixStream> {
+        wire::ask(&self.paths.control(), &Wish::Console, ANSWER).await
+    }
+
+    /// Opens the packet port. The newest one replaces all others.
+    pub async fn network(&self) -> io::Result<PacketPort> {
+        let stream = wire::ask(&self.paths.control(), &Wish::Network, ANSWER).await?;
+        Ok(Framed::new(stream, PortCodec))
+    }
+
+    async fn ending(&self, within: Duration) -> Option<Ending> {
+        let mut status = self.status.clone();
+        let ended = timeout(within, status.wait_for(|status| status.ended.is_some())).await;
+        ended.ok()?.ok()?.ended.clone()
+    }
+}
+
+async fn next(lines: &mut BufReader<UnixStream>) -> io::Result<ShimStatus> {
+    let mut line = String::new();
+    match lines.read_line(&mut line).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(serde_json::from_str(&line)?),
+    }
+}
+
+/// Passes the shim's words on until QEMU has ended.
+async fn follow(mut lines: BufReader<UnixStream>, paths: Arc<Paths>, told: watch::Sender<ShimStatus>) {
+    loop {
+        while let Ok(status) = next(&mut lines).await {
+            told.send_replace(status);
+        }
+        if told.borrow().ended.is_some() {
+            return;
+        }
+        let last = told.borrow().clone();
+        match last_words(&paths, last).await {
+            Ok(Some(status)) => {
+                told.send_replace(status);
+                return;
+            }
+            // It lives: the connection broke, or this host is very busy.
+            Ok(None) | Err(_) => sleep(AGAIN).await,
+        }
+        if let Ok(stream) = wire::ask(&paths.control(), &Wish::Status, ANSWER).await {
+            lines = BufReader::new(stream);
+        }
+    }
+}
+
+/// Finds out how a machine ended whose shim may be gone; `None` while the shim lives. QEMU is dead
+/// when this returns an ending.
+pub(super) async fn last_words(paths: &Paths, last: ShimStatus) -> io::Result<Option<ShimStatus>> {
+    if let Some(living) = last.shim.living()?
+        && !living.ended(AGAIN).await
+    {
+        return Ok(None);
+    }
+    let written: Option<ShimStatus> = record::load(&paths.status())?;
+    let status = written.filter(|written| written.shim == last.shim).unwrap_or(last);
+    if status.ended.is_some() {
+        return Ok(Some(status));
+    }
+    // Its parent's death has killed it already, unless the kernel was not asked in time.
+    bury(status.qemu.as_ref()).await?;
+    let rebooted = status.shim.boot != process::boot()?;
+    let reason = if rebooted { "the host was started again" } else { "its shim was killed" };
+    let ending = Ending { reason: reason.into(), clean: false, asked: false, accelerator_doubted: false };
+    let status = ShimStatus { ended: Some(ending), ..status };
+    record::store(&paths.status(), &status)?;
+    clean(paths);
+    Ok(Some(status))
+}
+
+/// Makes sure that a process is dead.
+async fn bury(process: Option<&Process>) -> io::Result<()> {
+    let Some(living) = process.map(Process::living).transpose()?.flatten() else { return Ok(()) };
+    living.kill()?;
+    if living.ended(DEATH).await {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "QEMU was killed and does not end"))
+}
+
+/// Removes the sockets of a machine whose shim is gone.
+pub(super) fn clean(paths: &Paths) {
+    paths.sockets().iter().for_each(|socket| forget(socket));
+}
+
+fn forget(path: &Path) {
+    // One that never existed is as gone as one that was removed.
+    std::fs::remove_file(path).ok();
+}

@@ -1,0 +1,369 @@
+//! The wires of one machine's network card: QEMU's socket, the agent's packet port and dialled
+//! connections meet at one `mesh::link::Edge`, which decides everything. One task owns the edge and never
+//! waits for anybody: a queue that is full loses frames, as a wire does. Streams never lose bytes: their
+//! edge gives no more than their window.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, PortMessage, WINDOW};
+use tokio::{
+    net::UnixStream,
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    super::{
+        record::{Launch, Paths},
+        wire::{Answer, write_line},
+    },
+    streams,
+};
+
+/// Happenings that wait for the edge. Senders wait when it is full, so a guest is slowed down.
+const MAX_HAPPENINGS: usize = 512;
+/// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
+const MAX_QUEUED: usize = 512;
+/// How long one attempt to get an answer out of a guest that is booting lasts. The next begins at once.
+const KNOCK: Duration = Duration::from_secs(1);
+/// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
+const KNOCK_PORT: u16 = 7;
+/// A guest that uses its address for so long and answers no knock drops them: it has a firewall.
+const FIREWALLED: Duration = Duration::from_secs(10);
+
+/// What the network shows of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// It sent a frame.
+    pub alive: bool,
+    /// It answers on its address.
+    pub booted: bool,
+}
+
+/// Something that the edge or its wires must know.
+#[derive(Debug)]
+pub enum Happening {
+    /// A frame came from QEMU.
+    Frame(BytesMut),
+    /// The guest was reset: its network begins anew.
+    Reset,
+    /// An agent wants the packets.
+    Agent(UnixStream),
+    /// A message from the agent.
+    FromAgent(PortMessage),
+    /// Somebody wants a connection to a port.
+    Dial {
+        /// The port.
+        port: u16,
+        /// To be answered, then carried.
+        stream: UnixStream,
+    },
+    /// A dialled connection has something for the edge.
+    Dialled(Event),
+}
+
+/// Makes the queue to [`carry`].
+pub fn channel() -> (mpsc::Sender<Happening>, Happenings) {
+    let (sender, receiver) = mpsc::channel(MAX_HAPPENINGS);
+    (sender.clone(), Happenings { sender, receiver })
+}
+
+/// Both ends of the queue: tasks that [`carry`] starts report through it.
+pub struct Happenings {
+    sender: mpsc::Sender<Happening>,
+    receiver: mpsc::Receiver<Happening>,
+}
+
+/// What [`carry`] connects.
+pub struct Wires {
+    config: EdgeConfig,
+    path: PathBuf,
+    nic: UnixStream,
+    signs: watch::Sender<Signs>,
+}
+
+impl Wires {
+    /// Names the wires of one machine; `nic` is connected to QEMU.
+    pub fn new(launch: &Launch, paths: &Paths, nic: UnixStream, signs: watch::Sender<Signs>) -> Wires {
+        let config = EdgeConfig {
+            guest_mac: launch.spec.mac,
+            guest_address: launch.spec.address,
+            subnet: launch.subnet,
+            hostname: launch.spec.machine.to_string(),
+            domain: launch.domain(),
+            search: vec![launch.domain()],
+            mtu: proto::limits::GUEST_MTU as u16,
+            seed: rand::random(),
+        };
+        Wires { config, path: paths.nic(), nic, signs }
+    }
+}
+
+/// Carries the network for as long as the shim lives.
+pub async fn carry(wires: Wires, mut happenings: Happenings) {
+    let (to_nic, frames) = mpsc::channel(MAX_QUEUED);
+    tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
+    let now = std::time::Instant::now();
+    let mut hub = Hub {
+        edge: Edge::new(wires.config.clone(), now),
+        config: wires.config,
+        to_nic,
+        agent: None,
+        dials: BTreeMap::new(),
+        next_dial: 1,
+        knock: Knock::Waiting,
+        heard: None,
+        signs: wires.signs,
+        happen: happenings.sender,
+    };
+    loop {
+        let now = std::time::Instant::now();
+        let due = [hub.edge.deadline(now), hub.knock.due()].into_iter().flatten().min();
+        let wait =
+            sleep_until(due.map_or_else(|| Instant::now() + Duration::from_secs(3600), Instant::from_std));
+        // Receiving and sleeping are cancel-safe.
+        tokio::select! {
+            happening = happenings.receiver.recv() => {
+                // The hub holds a sender, so the queue never closes.
+                let Some(happening) = happening else { return };
+                hub.on(happening).await;
+            }
+            () = wait => hub.event(Event::Tick).await,
+        }
+        hub.look(std::time::Instant::now()).await;
+    }
+}
+
+/// Where we are in finding out whether the guest answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knock {
+    /// It has not sent a frame yet.
+    Waiting,
+    /// The next knock is due.
+    Due(std::time::Instant),
+    /// A knock is on its way, as dial `id`, and is given up at `until`.
+    Open { id: u64, until: std::time::Instant },
+    /// It has answered.
+    Answered,
+}
+
+impl Knock {
+    fn due(self) -> Option<std::time::Instant> {
+        match self {
+            Knock::Due(at) | Knock::Open { until: at, .. } => Some(at),
+            Knock::Waiting | Knock::Answered => None,
+        }
+    }
+}
+
+/// A connection into the guest.
+enum Dial {
+    /// Its caller waits for the answer.
+    Asked(UnixStream),
+    /// It stands.
+    Open(Open),
+}
+
+struct Open {
+    /// Bytes for the caller; `None` = no more. Never more than [`WINDOW`] bytes, so it needs no bound.
+    output: mpsc::UnboundedSender<Option<Bytes>>,
+    /// How many bytes the guest takes now.
+    room: Arc<Semaphore>,
+}
+
+impl Drop for Open {
+    /// A caller whose bytes wait for room is not to wait for ever.
+    fn drop(&mut self) {
+        self.room.close();
+    }
+}
+
+/// The edge with everything that is wired to it.
+struct Hub {
+    config: EdgeConfig,
+    edge: Edge,
+    to_nic: mpsc::Sender<Bytes>,
+    agent: Option<mpsc::Sender<PortMessage>>,
+    dials: BTreeMap<u64, Dial>,
+    next_dial: u64,
+    knock: Knock,
+    /// When the guest first used its address.
+    heard: Option<std::time::Instant>,
+    signs: watch::Sender<Signs>,
+    happen: mpsc::Sender<Happening>,
+}
+
+impl Hub {
+    async fn on(&mut self, happening: Happening) {
+        match happening {
+            Happening::Frame(frame) => {
+                self.sign(|signs| signs.alive = true);
+                self.event(Event::Frame(frame)).await;
+            }
+            Happening::Reset => {
+                self.edge = Edge::new(self.config.clone(), std::time::Instant::now());
+                self.dials.clear();
+                self.knock = Knock::Waiting;
+                self.heard = None;
+                self.sign(|signs| signs.booted = false);
+            }
+            Happening::Agent(stream) => {
+                let (queue, queued) = mpsc::channel(MAX_QUEUED);
+                self.agent = Some(queue);
+                let (read, write) = stream.into_split();
+                let writing = tokio::spawn(streams::write_agent(write, queued));
+                tokio::spawn(streams::hear_agent(read, self.happen.clone(), writing));
+            }
+            Happening::FromAgent(PortMessage::Packet(packet)) => self.event(Event::Packet(packet)).await,
+            Happening::FromAgent(PortMessage::Dns { id, message }) => {
+                self.event(Event::DnsAnswer { id, message }).await;
+            }
+            Happening::Dial { port, stream } => {
+                let id = self.new_dial();
+                self.dials.insert(id, Dial::Asked(stream));
+                self.event(Event::Dial { id, port }).await;
+            }
+            Happening::Dialled(event) => self.event(event).await,
+        }
+    }
+
+    fn new_dial(&mut self) -> u64 {
+        self.next_dial += 1;
+        self.next_dial
+    }
+
+    async fn event(&mut self, event: Event) {
+        for effect in self.edge.on(event, std::time::Instant::now()) {
+            self.perform(effect).await;
+        }
+    }
+
+    /// Carries out one effect. Only answers to callers wait, and those fit into any socket.
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            // A full queue loses it, as a wire would; TCP of both sides copes.
+            Effect::ToGuest(frame) => drop(self.to_nic.try_send(frame)),
+            Effect::Packet(packet) => self.tell_agent(PortMessage::Packet(packet)),
+            Effect::DnsQuery { id, message } => self.tell_agent(PortMessage::Dns { id, message }),
+            Effect::Dialed { id } => self.dialled(id).await,
+            Effect::DialFailed { id, because } => self.failed(id, because).await,
+            Effect::DialData { id, bytes } => self.output(id, Some(bytes)),
+            Effect::DialEnd { id } => self.output(id, None),
+            Effect::DialRoom { id, bytes } => {
+                if let Some(Dial::Open(Open { room, .. })) = self.dials.get(&id) {
+                    room.add_permits(bytes);
+                }
+            }
+            Effect::DialGone { id, .. } => drop(self.dials.remove(&id)),
+        }
+    }
+
+    fn tell_agent(&mut self, message: PortMessage) {
+        // An agent that is away or too slow loses packets.
+        if let Some(agent) = &self.agent
+            && let Err(mpsc::error::TrySendError::Closed(_)) = agent.try_send(message)
+        {
+            self.agent = None;
+        }
+    }
+
+    fn output(&mut self, id: u64, bytes: Option<Bytes>) {
+        if let Some(Dial::Open(Open { output, .. })) = self.dials.get(&id) {
+            // A caller that has gone reports so by itself.
+            output.send(bytes).ok();
+        }
+    }
+
+    async fn dialled(&mut self, id: u64) {
+        if self.knocked(id, true) {
+            for effect in self.edge.on(Event::DialReset { id }, std::time::Instant::now()) {
+                // A reset connection gives frames only.
+                if let Effect::ToGuest(frame) = effect {
+                    self.to_nic.try_send(frame).ok();
+                }
+            }
+            return;
+        }
+        let Some(mut stream) = self.caller(id) else { return };
+        // A caller that has gone is found out by its reader.
+        write_line(&mut stream, &Answer::Granted).await.ok();
+        let (read, write) = stream.into_split();
+        let room = Arc::new(Semaphore::new(WINDOW));
+        let (output, outputs) = mpsc::unbounded_channel();
+        tokio::spawn(streams::read_dial(id, read, room.clone(), self.happen.clone()));
+        tokio::spawn(streams::write_dial(id, write, outputs, self.happen.clone()));
+        self.dials.insert(id, Dial::Open(Open { output, room }));
+    }
+
+    /// Takes the caller that waits for the answer to dial `id`.
+    fn caller(&mut self, id: u64) -> Option<UnixStream> {
+        match self.dials.remove(&id)? {
+            Dial::Asked(stream) => Some(stream),
+            Dial::Open(_) => None,
+        }
+    }
+
+    async fn failed(&mut self, id: u64, because: DialError) {
+        if self.knocked(id, because == DialError::Refused) {
+            return;
+        }
+        let Some(mut stream) = self.caller(id) else { return };
+        let answer = match because {
+            DialError::Refused => Answer::Refused,
+            DialError::TimedOut => Answer::Late,
+            DialError::Unavailable => Answer::Failed(because.to_string()),
+        };
+        write_line(&mut stream, &answer).await.ok();
+    }
+
+    /// Takes the outcome of a dial if it was our own knock.
+    fn knocked(&mut self, id: u64, answered: bool) -> bool {
+        match self.knock {
+            Knock::Open { id: knock, .. } if knock == id => {}
+            _ => return false,
+        }
+        if answered {
+            self.answered();
+        } else {
+            self.knock = Knock::Due(std::time::Instant::now() + KNOCK);
+        }
+        true
+    }
+
+    fn answered(&mut self) {
+        self.knock = Knock::Answered;
+        self.sign(|signs| signs.booted = true);
+    }
+
+    /// Knocks when it is time.
+    async fn look(&mut self, now: std::time::Instant) {
+        if self.edge.heard() {
+            self.heard.get_or_insert(now);
+        }
+        match self.knock {
+            Knock::Waiting if self.signs.borrow().alive => self.knock = Knock::Due(now),
+            Knock::Due(at) if at <= now => {
+                let id = self.new_dial();
+                self.knock = Knock::Open { id, until: now + KNOCK };
+                self.event(Event::Dial { id, port: KNOCK_PORT }).await;
+            }
+            Knock::Open { id, until } if until <= now => {
+                self.knock = Knock::Due(now);
+                self.event(Event::DialReset { id }).await;
+                if self.heard.is_some_and(|heard| now - heard >= FIREWALLED) {
+                    self.answered();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn sign(&self, change: impl FnOnce(&mut Signs)) {
+        self.signs.send_if_modified(|signs| {
+            let before = *signs;
+            change(signs);
+            before != *signs
+        });
+    }
+}

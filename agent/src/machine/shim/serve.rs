@@ -1,0 +1,106 @@
+//! The shim's own socket: hears one wish for each connection and hands the connection to whom it
+//! concerns. Decides nothing.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    super::{
+        record::ShimStatus,
+        wire::{Answer, Wish, read_line, write_line},
+    },
+    network::Happening,
+};
+
+/// How long a caller may take to say what it wants.
+const HEAR: Duration = Duration::from_secs(5);
+/// Connections that wait for their wish, or follow the status. Dials and consoles have their own bounds.
+const MAX_CALLERS: usize = 64;
+
+/// Whom wishes go to.
+#[derive(Clone)]
+pub struct Desk {
+    /// What is going on.
+    pub status: watch::Sender<ShimStatus>,
+    /// Wishes to stop.
+    pub stop: mpsc::Sender<Duration>,
+    /// People who watch the console.
+    pub watcher: mpsc::Sender<UnixStream>,
+    /// Everything about the network.
+    pub happen: mpsc::Sender<Happening>,
+    /// Connections that are to hear the last word.
+    pub callers: TaskTracker,
+}
+
+/// Serves until it is aborted.
+pub async fn serve(listener: UnixListener, desk: Desk) {
+    let room = Arc::new(Semaphore::new(MAX_CALLERS));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let task = {
+                    let desk = desk.clone();
+                    async move {
+                        // A caller that goes away or talks nonsense is its own problem.
+                        attend(stream, desk).await.ok();
+                        drop(place);
+                    }
+                };
+                desk.callers.spawn(task);
+            }
+            // Out of file descriptors, most likely: callers try again, so do we.
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
+    let wish = timeout(HEAR, read_line(&mut stream)).await?;
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    match wish {
+        Ok(Wish::Status) => {
+            write_line(&mut stream, &Answer::Granted).await?;
+            tell(stream, desk.status.subscribe()).await
+        }
+        Ok(Wish::Stop { within_ms }) => {
+            desk.stop.send(Duration::from_millis(within_ms)).await.map_err(|_| gone())?;
+            write_line(&mut stream, &Answer::Granted).await
+        }
+        Ok(Wish::Console) => {
+            write_line(&mut stream, &Answer::Granted).await?;
+            desk.watcher.send(stream).await.map_err(|_| gone())
+        }
+        Ok(Wish::Dial { port }) => {
+            desk.happen.send(Happening::Dial { port, stream }).await.map_err(|_| gone())
+        }
+        Ok(Wish::Network) => {
+            write_line(&mut stream, &Answer::Granted).await?;
+            desk.happen.send(Happening::Agent(stream)).await.map_err(|_| gone())
+        }
+        Err(error) => write_line(&mut stream, &Answer::Failed(format!("not understood: {error}"))).await,
+    }
+}
+
+/// Writes every status until the last one, or until the caller has gone.
+async fn tell(mut stream: UnixStream, mut status: watch::Receiver<ShimStatus>) -> io::Result<()> {
+    loop {
+        let now = status.borrow_and_update().clone();
+        write_line(&mut stream, &now).await?;
+        if now.ended.is_some() {
+            return Ok(());
+        }
+        // Waiting for a change is cancel-safe; of the read only the end matters.
+        tokio::select! {
+            changed = status.changed() => changed.map_err(io::Error::other)?,
+            _ = stream.read_u8() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Makes this host's share of one session true: gathers what is, asks `reconcile` what to do, does
+//! it, says how it went, and again. One task a session; each action is a task of its own, one at a
+//! time per machine, and may be repeated after a crash.
+//! Nothing here decides: not what to start, not when to give up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::{
+    facts::Fact,
+    id::{Digest, Epoch, MachineName, Name, SessionId},
+    session::{
+        MachineReport, MachineSpec, Phase, Share, order,
+        reconcile::{self, Action, Failed, Image, Observed, Seen, Settings, Shim as ShimState},
+    },
+    time::Timestamp,
+    wire::rpc::{Answer, Refusal, Request},
+};
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::{
+    actions::{self, Outcome},
+    hub::Hub,
+    nic,
+};
+use crate::machine::{self, Launch, Shim, ShimStatus};
+
+/// The longest sleep between two looks. Changes wake the loop at once; this only bounds what a
+/// missed wake could cost.
+const LONGEST: Duration = Duration::from_secs(2);
+/// News from action and probe tasks that wait for the loop. Each machine has a handful at most.
+const NEWS: usize = 256;
+
+/// What a task tells the loop.
+pub enum News {
+    /// An action has ended.
+    Done(MachineName, Outcome),
+    /// The shim's status changed.
+    Shim,
+    /// A readiness check answered.
+    Probed(MachineName, Name, bool),
+    /// A fetch has ended.
+    Fetched(Digest, Result<(), String>),
+}
+
+/// What the loop keeps of one machine.
+#[derive(Default)]
+struct Machine {
+    shim: Option<Shim>,
+    /// Tasks that live as long as the shim: status follower, readiness checks, network.
+    tasks: Vec<AbortHandle>,
+    /// QEMU's last end, already counted.
+    ended: Option<ShimState>,
+    launched: Option<Settings>,
+    ready: BTreeSet<Name>,
+    busy: bool,
+    ends: u32,
+    granted: Option<Epoch>,
+    failed: Option<Failed>,
+    phase: Option<Phase>,
+}
+
+struct HostLoop {
+    hub: Hub,
+    session: SessionId,
+    host: machine::Host,
+    machines: BTreeMap<MachineName, Machine>,
+    /// Fetches that this session asked for.
+    fetches: BTreeSet<Digest>,
+    news: mpsc::Sender<News>,
+    heard: mpsc::Receiver<News>,
+}
+
+/// Runs until the session is buried or the daemon ends; machines run on in the second case.
+pub async fn run(hub: Hub, session: SessionId) {
+    let host = machine::Host::new(hub.deps().run.clone());
+    let (news, heard) = mpsc::channel(NEWS);
+    let mut this =
+        HostLoop { hub, session, host, machines: BTreeMap::new(), fetches: BTreeSet::new(), news, heard };
+    this.adopt_all().await;
+    this.run().await;
+    this.machines.values_mut().for_each(Machine::release);
+}
+
+impl Machine {
+    /// Ends the tasks that belong to the shim, not the shim.
+    fn release(&mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+        self.ready.clear();
+    }
+
+    /// Takes note of QEMU's end, once.
+    fn note_end(&mut self, status: &ShimStatus, now: Timestamp) {
+        let Some(ending) = &status.ended else { return };
+        self.release();
+        self.shim = None;
+        let ran_ms = status.since.map_or(0, |since| now.since_ms(since));
+        if !ending.asked {
+            self.ends = reconcile::ends(self.ends, ran_ms);
+        }
+        let (asked, clean, because) = (ending.asked, ending.clean, ending.reason.clone());
+        self.ended = Some(ShimState::Ended { at: now, asked, clean, because });
+    }
+
+    fn seen(&self, image: Image) -> Seen {
+        let shim = match (&self.shim, &self.ended) {
+            (Some(shim), _) => {
+                let status = shim.status().borrow().clone();
+                match status.since {
+                    Some(since) => {
+                        ShimState::Running { since, booted: status.booted, ready: self.ready.clone() }
+                    }
+                    None => ShimState::Starting { since: status.made },
+                }
+            }
+            (None, Some(ended)) => ended.clone(),
+            (None, None) => ShimState::None,
+        };
+        Seen {
+            busy: self.busy,
+            image,
+            launched: self.launched,
+            shim,
+            ends: self.ends,
+            granted: self.granted,
+            failed: self.failed.clone(),
+        }
+    }
+}
+
+impl HostLoop {
+    /// Finds the machines that an earlier agent left running, and what lies on the disk.
+    async fn adopt_all(&mut self) {
+        for name in self.hub.deps().store.machines(self.session) {
+            let dir = self.dir(&name);
+            let mut machine = Machine::default();
+            match machine::adopt(&self.host, &dir).await {
+                Ok(Some(shim)) => {
+                    self.follow(&name, &mut machine, shim);
+                    let session = self.hub.share(self.session).map(|share| share.name.clone());
+                    if let Some(session) = session {
+                        self.tell(Fact::MachineAdopted { session, machine: name.clone() });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(machine = %name, %error, "it cannot be looked at"),
+            }
+            machine.launched = self.launched(&dir);
+            if machine.shim.is_none()
+                && let Some(status) = actions::last_status(&self.host, &dir)
+            {
+                machine.note_end(&status, self.now());
+            }
+            self.machines.insert(name, machine);
+        }
+    }
+
+    fn dir(&self, machine: &MachineName) -> PathBuf {
+        self.hub.deps().store.machine(self.session, machine)
+    }
+
+    fn launched(&self, dir: &std::path::Path) -> Option<Settings> {
+        match machine::launched(&self.host, dir) {
+            Ok(launch) => launch.map(|Launch { spec, .. }| Settings::of(&spec)),
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "the launch file cannot be read");
+                None
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.hub.deps().mesh.now()
+    }
+
+    fn tell(&self, fact: Fact) {
+        // Nobody listening is no error.
+        let _heard = self.hub.deps().facts.send(fact);
+    }
+
+    async fn run(&mut self) {
+        let stop = self.hub.deps().stop.clone();
+        let mut shares = self.hub.shares();
+        let mut records = self.hub.deps().mesh.records();
+        let mut members = self.hub.deps().mesh.members();
+        let mut images = self.hub.deps().images.watch();
+        let mut transfers = self.hub.deps().images.transfers();
+        let mut roll = self.hub.deps().mesh.roll();
+        loop {
+            let Some(share) = self.hub.share(self.session) else { return };
+            if self.hub.buried(self.session) {
+                self.clear_away().await;
+                self.hub.forget(self.session).await;
+                return;
+            }
+            self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
+            let sleep = self.step(&share).await;
+            // Every arm only wakes the loop; what changed is read again above.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = shares.changed() => if changed.is_err() { return },
+                changed = records.changed() => if changed.is_err() { return },
+                changed = members.changed() => if changed.is_err() { return },
+                changed = images.changed() => if changed.is_err() { return },
+                changed = transfers.changed() => if changed.is_err() { return },
+                changed = roll.changed() => if changed.is_err() { return },
+                Some(news) = self.heard.recv() => self.hear(news),
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Looks, acts, reports, and says how long nothing can change by time alone.
+    async fn step(&mut self, share: &Arc<Share>) -> Duration {
+        let now = self.now();
+        while let Ok(news) = self.heard.try_recv() {
+            self.hear(news);
+        }
+        for machine in self.machines.values_mut() {
+            let status = machine.shim.as_ref().map(|shim| shim.status().borrow().clone());
+            if let Some(status) = status {
+                machine.note_end(&status, now);
+            }
+        }
+        let observed = self.observe(share);
+        let mut sleep = LONGEST;
+        for (name, action) in reconcile::reconcile(share, &observed, now) {
+            match action {
+                Action::Wait { until } => {
+                    let left = until.map(|until| Duration::from_millis(until.since_ms(now)));
+                    sleep = sleep.min(left.unwrap_or(LONGEST)).max(Duration::from_millis(10));
+                }
+                action => self.act(share, name, action),
+            }
+        }
+        let observed = self.observe(share);
+        self.report(share, &observed, now).await;
+        sleep
+    }
+
+    fn observe(&self, share: &Share) -> Observed {
+        let known = self.hub.known(share);
+        let ready = known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
+        let image = |name: &MachineName| {
+            let spec = share.machines.iter().find(|spec| spec.machine == *name);
+            spec.map(|spec| self.image(spec)).unwrap_or_default()
+        };
+        let nothing = Machine::default();
+        let mut machines = BTreeMap::new();
+        for spec in &share.machines {
+            let machine = self.machines.get(&spec.machine).unwrap_or(&nothing);
+            machines.insert(spec.machine.clone(), machine.seen(image(&spec.machine)));
+        }
+        for (name, machine) in &self.machines {
+            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent));
+        }
+        Observed { machines, ready: ready.collect() }
+    }
+
+    /// Tells how much of a machine's image is here.
+    fn image(&self, spec: &MachineSpec) -> Image {
+        let images = &self.hub.deps().images;
+        if images.path(spec.image).is_some() {
+            return Image::Complete;
+        }
+        if !self.fetches.contains(&spec.image) {
+            return Image::Absent;
+        }
+        let done = images.transfers().borrow().get(&spec.image).map_or(0, |progress| progress.done);
+        let percent = done.saturating_mul(100) / spec.image_size.max(1);
+        Image::Fetching { percent: u8::try_from(percent).unwrap_or(99).min(99) }
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.now();
+        match news {
+            News::Shim => {}
+            News::Probed(name, service, passed) => {
+                if let Some(machine) = self.machines.get_mut(&name) {
+                    if passed {
+                        machine.ready.insert(service);
+                    } else {
+                        machine.ready.remove(&service);
+                    }
+                }
+            }
+            News::Fetched(digest, ended) => {
+                self.fetches.remove(&digest);
+                self.fetched(digest, ended, now);
+            }
+            News::Done(name, outcome) => self.done(&name, outcome, now),
+        }
+    }
+
+    fn fetched(&mut self, digest: Digest, ended: Result<(), String>, now: Timestamp) {
+        let Some(share) = self.hub.share(self.session) else { return };
+        for spec in share.machines.iter().filter(|spec| spec.image == digest) {
+            let machine = self.machines.entry(spec.machine.clone()).or_default();
+            match &ended {
+                Ok(()) => machine.failed = None,
+                Err(because) => machine.fail(because.clone(), now),
+            }
+        }
+    }
+
+    fn done(&mut self, name: &MachineName, outcome: Outcome, now: Timestamp) {
+        let launched = self.launched(&self.dir(name));
+        let mut machine = self.machines.remove(name).unwrap_or_default();
+        machine.busy = false;
+        machine.launched = launched;
+        match outcome {
+            Outcome::Failed(because) => machine.fail(because, now),
+            Outcome::Granted(epoch) => {
+                machine.failed = None;
+                machine.granted = Some(epoch);
+            }
+            Outcome::Launched(shim) => {
+                machine.failed = None;
+                machine.granted = None;
+                machine.ended = None;
+                self.follow(name, &mut machine, shim);
+            }
+            Outcome::Stopped(status) => {
+                machine.failed = None;
+                machine.ends = 0;
+                match status {
+                    Some(status) => machine.note_end(&status, now),
+                    None => machine.ended = Some(asked_for(machine.ended.take(), now)),
+                }
+            }
+            Outcome::Removed => {
+                machine.release();
+                machine = Machine::default();
+            }
+            Outcome::Reported => {
+                if machine.launched.is_none() && machine.shim.is_none() {
+                    return;
+                }
+            }
+        }
+        self.machines.insert(name.clone(), machine);
+    }
+
+    /// Starts the tasks that live as long as a shim.
+    fn follow(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
+        machine.release();
+        machine.tasks.push(tokio::spawn(actions::follow(shim.clone(), self.news.clone())).abort_handle());
+        let launch = machine::launched(&self.host, &self.dir(name)).ok().flatten();
+        if let Some(Launch { spec, .. }) = launch {
+            for (service, (port, ready)) in spec.services.clone() {
+                let Some(ready) = ready else { continue };
+                let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
+                machine.tasks.push(tokio::spawn(check).abort_handle());
+            }
+            nic::attach(&self.hub, self.session, &spec, &shim);
+        }
+        machine.shim = Some(shim);
+    }
+
+    fn act(&mut self, share: &Arc<Share>, name: MachineName, action: Action) {
+        let spec = share.machines.iter().find(|spec| spec.machine == name).cloned();
+        if let (Action::Fetch, Some(spec)) = (&action, &spec) {
+            return self.fetch(spec);
+        }
+        if let Action::Launch { after: Some(because), .. } = &action {
+            let (session, because) = (share.name.clone(), because.clone());
+            self.tell(Fact::MachineRestarted { session, machine: name.clone(), because });
+        }
+        let machine = self.machines.entry(name.clone()).or_default();
+        machine.busy = true;
+        let order = actions::Order {
+            hub: self.hub.clone(),
+            host: self.host.clone(),
+            share: share.clone(),
+            spec,
+            shim: machine.shim.clone(),
+            dir: self.hub.deps().store.machine(self.session, &name),
+            machine: name.clone(),
+        };
+        let news = self.news.clone();
+        // Not bound to the shim's life: an action that was begun is carried to its end.
+        tokio::spawn(async move {
+            let outcome = actions::carry_out(order, action).await;
+            // The loop has ended with the daemon; the next one looks for itself.
+            let _heard = news.send(News::Done(name, outcome)).await;
+        });
+    }
+
+    fn fetch(&mut self, spec: &MachineSpec) {
+        if self.fetches.insert(spec.image) {
+            tokio::spawn(actions::fetch(self.hub.clone(), spec.image, spec.image_size, self.news.clone()));
+        }
+    }
+
+    async fn report(&mut self, share: &Share, observed: &Observed, now: Timestamp) {
+        let mut reports = Vec::new();
+        for spec in &share.machines {
+            let Some(seen) = observed.machines.get(&spec.machine) else { continue };
+            let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
+            let (phase, reason) = reconcile::phase(spec, seen, &waits, now);
+            let machine = self.machines.entry(spec.machine.clone()).or_default();
+            if machine.phase.replace(phase) != Some(phase) {
+                let fact = Fact::MachinePhase {
+                    session: share.name.clone(),
+                    machine: spec.machine.clone(),
+                    epoch: spec.epoch,
+                    phase,
+                    because: reason.clone(),
+                };
+                let _heard = self.hub.deps().facts.send(fact);
+            }
+            reports.push(MachineReport { machine: spec.machine.clone(), epoch: spec.epoch, phase, reason });
+        }
+        self.hub.report(share.session, share.version, reports).await;
+    }
+
+    /// The session is buried: whatever is still here goes.
+    async fn clear_away(&mut self) {
+        for (name, machine) in &mut self.machines {
+            machine.release();
+            let dir = self.hub.deps().store.machine(self.session, name);
+            if let Err(error) = machine::remove(&self.host, &dir).await {
+                tracing::error!(machine = %name, %error, "it cannot be removed");
+            }
+        }
+    }
+}
+
+impl Machine {
+    fn fail(&mut self, because: String, now: Timestamp) {
+        let times = self.failed.as_ref().map_or(0, |failed| failed.times).saturating_add(1);
+        self.failed = Some(Failed { at: now, times, because });
+    }
+}
+
+/// Marks an end that has happened as asked for.
+fn asked_for(ended: Option<ShimState>, now: Timestamp) -> ShimState {
+    match ended {
+        Some(ShimState::Ended { at, clean, because, .. }) => ShimState::Ended { at, asked: true, clean, because },
+        _ => ShimState::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
+    }
+}
+
+/// Says in words why a coordinator did not do what a host asked.
+pub fn in_words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoQuorum => "the session has no quorum of voters now".into(),
+        refusal => refusal.to_string(),
+    }
+}
+
+/// Asks the coordinator whether this incarnation may start for the first time.
+pub async fn may_start(hub: &Hub, session: SessionId, machine: &MachineName, epoch: Epoch) -> Result<bool, String> {
+    let request = Request::MayStart { session, machine: machine.clone(), epoch };
+    match hub.ask(session, request).await {
+        Ok(Answer::MayStart(may)) => Ok(may),
+        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
+        Err(refusal) => Err(in_words(&refusal)),
+    }
+}

@@ -1,0 +1,360 @@
+//! What this host knows of every session, in one place: its shares, its reports, its Raft groups.
+//! The one door for shares: older ones are refused, newer ones are on disk before anyone sees them.
+//! Starts the tasks of each session; decides nothing about machines.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use images::Images;
+use mesh::{Mesh, net::Net, quorum::Group};
+use proto::{
+    facts::Fact,
+    id::{HostId, MachineName, SessionId},
+    session::{MachineReport, Share},
+    wire::{
+        record::{Body, HeadRecord, RecordKey, SessionRecord},
+        rpc::{Answer, Refusal, Request},
+    },
+};
+use tokio::sync::{broadcast, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{coordinator, host, store::Store};
+use crate::{dns::Resolve, machine::QemuFacts};
+
+/// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
+pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
+
+/// What the tasks of all sessions share.
+#[derive(Clone)]
+pub struct Deps {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// The image store.
+    pub images: Images,
+    /// The session network.
+    pub net: Net,
+    /// Where facts go.
+    pub facts: broadcast::Sender<Fact>,
+    /// The local QEMU, once it is probed; `None` inside = not usable.
+    pub qemu: watch::Receiver<Option<Arc<QemuFacts>>>,
+    /// Shares and machines on disk.
+    pub store: Store,
+    /// Where sockets go.
+    pub run: PathBuf,
+    /// The zone's name.
+    pub zone: String,
+    /// Answers names; set once the zone is gathered.
+    pub resolve: Arc<OnceLock<Resolve>>,
+    /// Ends every task; machines run on.
+    pub stop: CancellationToken,
+}
+
+/// Every share of this host by session.
+pub type Shares = Arc<BTreeMap<SessionId, Arc<Share>>>;
+/// What this host reports about its own machines, by session.
+pub type Reports = Arc<BTreeMap<SessionId, Vec<MachineReport>>>;
+
+/// Handle to everything that this host knows of sessions.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    deps: Deps,
+    shares: watch::Sender<Shares>,
+    reports: watch::Sender<Reports>,
+    groups: Mutex<BTreeMap<SessionId, Group>>,
+    /// One share at a time is compared, written and shown.
+    door: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+}
+
+impl Hub {
+    /// Reads what is on disk and starts a task for every session. Shares that cannot be read are
+    /// left where they are and told.
+    pub async fn open(deps: Deps) -> io::Result<Hub> {
+        let (shares, broken) = deps.store.load()?;
+        for (path, reason) in broken {
+            tracing::error!(path = %path.display(), reason, "a share cannot be read; it is left as it is");
+        }
+        let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
+        let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
+        let inner = Inner {
+            deps,
+            shares: watch::Sender::new(Arc::new(known)),
+            reports: watch::Sender::default(),
+            groups: Mutex::default(),
+            door: tokio::sync::Mutex::new(()),
+            tasks: TaskTracker::new(),
+        };
+        let hub = Hub { inner: Arc::new(inner) };
+        for session in hub.deps().store.ids()? {
+            if hub.deps().store.raft(session).exists()
+                && let Err(error) = hub.open_group(session).await
+            {
+                tracing::error!(%session, %error, "the session's log cannot be opened; this host does not vote in it");
+            }
+        }
+        for share in sessions {
+            hub.start(&share);
+        }
+        Ok(hub)
+    }
+
+    /// Gives what the tasks share.
+    pub fn deps(&self) -> &Deps {
+        &self.inner.deps
+    }
+
+    /// Gives this host.
+    pub fn me(&self) -> HostId {
+        self.inner.deps.mesh.me()
+    }
+
+    /// Watches all shares.
+    pub fn shares(&self) -> watch::Receiver<Shares> {
+        self.inner.shares.subscribe()
+    }
+
+    /// Finds a share.
+    pub fn share(&self, session: SessionId) -> Option<Arc<Share>> {
+        self.inner.shares.borrow().get(&session).cloned()
+    }
+
+    /// Watches this host's own reports.
+    pub fn own_reports(&self) -> watch::Receiver<Reports> {
+        self.inner.reports.subscribe()
+    }
+
+    /// Replaces this host's reports of a session, and gossips them when they changed.
+    pub async fn report(&self, session: SessionId, version: u64, machines: Vec<MachineReport>) {
+        let changed = self.inner.reports.send_if_modified(|all| {
+            if all.get(&session) == Some(&machines) {
+                return false;
+            }
+            Arc::make_mut(all).insert(session, machines.clone());
+            true
+        });
+        if changed {
+            let body = (!machines.is_empty()).then(|| session_record(version, &machines));
+            self.inner.deps.mesh.publish(RecordKey::Session(session), body).await;
+        }
+    }
+
+    /// Finds this host's Raft group of a session.
+    pub fn group(&self, session: SessionId) -> Option<Group> {
+        lock(&self.inner.groups).get(&session).cloned()
+    }
+
+    /// Lists the sessions in which this host stores the hard state.
+    pub fn groups(&self) -> Vec<(SessionId, Group)> {
+        lock(&self.inner.groups).iter().map(|(session, group)| (*session, group.clone())).collect()
+    }
+
+    /// Opens this host's log of a session, makes it when it is missing, and starts its coordinator
+    /// task, which acts only while this host leads.
+    pub async fn open_group(&self, session: SessionId) -> Result<Group, mesh::quorum::OpenError> {
+        if let Some(group) = self.group(session) {
+            return Ok(group);
+        }
+        let wire = super::requests::raft_wire(&self.inner.deps.mesh, session);
+        let group = Group::open(&self.inner.deps.store.raft(session), session, self.me(), wire).await?;
+        lock(&self.inner.groups).insert(session, group.clone());
+        self.inner.tasks.spawn(coordinator::run(self.clone(), session, group.clone()));
+        Ok(group)
+    }
+
+    /// Takes a share that the coordinator sent or that was asked for.
+    pub async fn accept(&self, share: Share) -> Result<(), Refusal> {
+        let _one = self.inner.door.lock().await;
+        let known = self.share(share.session);
+        if let Some(known) = &known {
+            match (share.recovery, share.version).cmp(&(known.recovery, known.version)) {
+                std::cmp::Ordering::Less => return Err(Refusal::Older),
+                std::cmp::Ordering::Equal => return Ok(()),
+                std::cmp::Ordering::Greater => {}
+            }
+        }
+        if self.buried(share.session) {
+            return Err(Refusal::UnknownSession);
+        }
+        let (store, written) = (self.inner.deps.store.clone(), share.clone());
+        let stored = tokio::task::spawn_blocking(move || store.put(&written)).await;
+        stored
+            .map_err(io::Error::other)
+            .and_then(|result| result)
+            .map_err(|error| Refusal::Failed(format!("the share cannot be written: {error}")))?;
+        let share = Arc::new(share);
+        self.inner.shares.send_modify(|all| {
+            Arc::make_mut(all).insert(share.session, share.clone());
+        });
+        if known.is_none() {
+            self.start(&share);
+        }
+        Ok(())
+    }
+
+    fn start(&self, share: &Share) {
+        self.inner.tasks.spawn(host::run(self.clone(), share.session));
+    }
+
+    /// Removes everything of a session from this host. Called once nothing of it runs here.
+    pub async fn forget(&self, session: SessionId) {
+        let _one = self.inner.door.lock().await;
+        let group = lock(&self.inner.groups).remove(&session);
+        if let Some(group) = group {
+            group.shutdown().await;
+        }
+        let name = self.share(session).map(|share| share.name.clone());
+        self.inner.deps.mesh.publish(RecordKey::Session(session), None).await;
+        self.inner.deps.mesh.publish(RecordKey::Head(session), None).await;
+        self.inner.deps.net.forget(session);
+        let store = self.inner.deps.store.clone();
+        let removed = tokio::task::spawn_blocking(move || store.remove(session)).await;
+        if let Err(error) = removed.map_err(io::Error::other).and_then(|result| result) {
+            tracing::error!(%session, %error, "the session's directory cannot be removed");
+        }
+        self.inner.shares.send_modify(|all| {
+            Arc::make_mut(all).remove(&session);
+        });
+        self.inner.reports.send_modify(|all| {
+            Arc::make_mut(all).remove(&session);
+        });
+        if let Some(session) = name {
+            // Nobody listening is no error.
+            let _heard = self.inner.deps.facts.send(Fact::SessionGone { session });
+        }
+    }
+
+    /// Gives what is known of every machine of a share. Only the host that owns a machine's current
+    /// epoch is believed, and only while it is heard.
+    pub fn known(&self, share: &Share) -> BTreeMap<MachineName, MachineReport> {
+        let own = self.inner.reports.borrow().get(&share.session).cloned().unwrap_or_default();
+        let records = self.inner.deps.mesh.records().borrow().clone();
+        let members = self.inner.deps.mesh.members().borrow().clone();
+        let mut known = BTreeMap::new();
+        for entry in share.directory.groups.values().flat_map(|group| &group.machines) {
+            let theirs = |reports: &[MachineReport]| {
+                reports.iter().find(|r| r.machine == entry.machine && r.epoch == entry.epoch).cloned()
+            };
+            let report = if entry.host == self.me() {
+                theirs(&own)
+            } else if members.is_up(entry.host) {
+                match records.get(&(entry.host, RecordKey::Session(share.session))) {
+                    Some(Body::Session(record)) => theirs(&record.machines),
+                    _ => None,
+                }
+            } else {
+                None
+            };
+            known.extend(report.map(|report| (entry.machine.clone(), report)));
+        }
+        known
+    }
+
+    /// Gives the newest head of a session that gossip knows, with the host that says so.
+    pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
+        self.heads().remove(&session)
+    }
+
+    /// Gives the newest head of every session that gossip knows.
+    pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
+        let records = self.inner.deps.mesh.records().borrow().clone();
+        let mut heads: BTreeMap<SessionId, (HostId, HeadRecord)> = BTreeMap::new();
+        for ((host, key), body) in records.iter() {
+            let (RecordKey::Head(session), Body::Head(head)) = (key, body) else { continue };
+            let newer = heads.get(session).is_none_or(|(_, known)| {
+                (known.recovery, known.term, known.version) < (head.recovery, head.term, head.version)
+            });
+            if newer {
+                heads.insert(*session, (*host, head.clone()));
+            }
+        }
+        heads
+    }
+
+    /// Tells whether a statement says that the session has ended and nothing of it is left.
+    pub fn buried(&self, session: SessionId) -> bool {
+        self.inner.deps.mesh.roll().borrow().set.tombstones().any(|tombstone| tombstone.session == session)
+    }
+
+    /// Names the coordinator of a session as far as this host can tell.
+    pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
+        let led = self.group(session).and_then(|group| group.lead().borrow().leader);
+        led.or_else(|| self.head(session).map(|(host, _)| host))
+    }
+
+    /// Asks the coordinator of a session, following its hints. Ends after [`COORDINATOR_WAIT`].
+    pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
+        let asking = self.ask_until_led(session, request);
+        tokio::time::timeout(COORDINATOR_WAIT, asking).await.unwrap_or(Err(Refusal::NoQuorum))
+    }
+
+    async fn ask_until_led(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
+        let mut hint = None;
+        loop {
+            let target = hint.take().or_else(|| self.coordinator(session));
+            let answer = match target {
+                None if self.share(session).is_none() && self.group(session).is_none() => {
+                    return Err(Refusal::UnknownSession);
+                }
+                None => Answer::Refused(Refusal::NotCoordinator { leader: None }),
+                Some(host) if host == self.me() => super::requests::answer(self, host, request.clone()).await,
+                Some(host) => {
+                    let within = Duration::from_secs(5);
+                    self.inner.deps.mesh.call(host, request.clone(), within).await.unwrap_or_else(|error| {
+                        tracing::debug!(%host, %error, "the coordinator does not answer");
+                        Answer::Refused(Refusal::NotCoordinator { leader: None })
+                    })
+                }
+            };
+            match answer {
+                Answer::Refused(Refusal::NotCoordinator { leader }) => {
+                    hint = leader.filter(|leader| Some(*leader) != target);
+                    if hint.is_none() {
+                        // A new leader is being elected, or its head is on the way.
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                }
+                Answer::Refused(refusal) => return Err(refusal),
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Waits until every task has ended. Call after `deps.stop` was cancelled.
+    pub async fn drained(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        for (_, group) in self.groups() {
+            group.shutdown().await;
+        }
+    }
+}
+
+/// Fits reports into one gossip record: reasons are shortened first, then left out.
+fn session_record(version: u64, machines: &[MachineReport]) -> Body {
+    let shortened = |limit: usize| {
+        let cut = |reason: &String| reason.chars().take(limit).collect();
+        let short = |report: &MachineReport| MachineReport {
+            reason: report.reason.as_ref().filter(|_| limit > 0).map(cut),
+            ..report.clone()
+        };
+        Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
+    };
+    let fits = |body: &Body| {
+        postcard::to_stdvec(body).is_ok_and(|bytes| bytes.len() < proto::limits::MAX_RECORD_BYTES / 2)
+    };
+    [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,131 @@
+//! What the mesh offers, as the planner wants it: gathered from signed host and image records.
+//! Decides nothing.
+
+use std::collections::BTreeMap;
+
+use images::Holder;
+use mesh::{MemberView, PathKind};
+use proto::{
+    id::{Digest, HostId, SessionId},
+    session::{HostFacts, ImageFacts, Inventory},
+    time::Timestamp,
+    wire::record::{Body, RecordKey},
+};
+
+use super::hub::Hub;
+
+/// Gathers the inventory for one session: memory that its own machines hold counts as free.
+pub fn gather(hub: &Hub, session: SessionId) -> Inventory {
+    let members = hub.deps().mesh.members().borrow().clone();
+    let records = hub.deps().mesh.records().borrow().clone();
+    let mut hosts = BTreeMap::new();
+    for member in members.hosts.values() {
+        let Some(Body::Host(record)) = records.get(&(member.id, RecordKey::Host)) else { continue };
+        let others = record.memory_used_mib.iter().filter(|(of, _)| **of != session).map(|(_, mib)| mib);
+        let facts = HostFacts {
+            name: member.name.clone(),
+            up: member.is_up(),
+            arch: record.arch.clone(),
+            accelerator: record.accelerator,
+            cpus: record.cpus,
+            memory_mib: record.memory_mib,
+            disk_mib: record.disk_mib,
+            runs_machines: record.runs_machines,
+            memory_used_mib: others.sum(),
+            tags: record.tags.clone(),
+            images: Default::default(),
+            prefixes: record.prefixes.clone(),
+            rtt_ms: member.rtt_ms().map(|rtt| rtt.round() as u32),
+        };
+        hosts.insert(member.id, facts);
+    }
+    let mut inventory = Inventory { hosts, images: BTreeMap::new() };
+    for image in images(hub) {
+        for name in image.names {
+            inventory.images.insert(name, image.facts.clone());
+        }
+        for holder in image.holders {
+            if let Some(host) = inventory.hosts.get_mut(&holder) {
+                host.images.insert(image.facts.digest);
+            }
+        }
+    }
+    inventory
+}
+
+/// An image as the whole mesh knows it.
+pub struct KnownImage {
+    /// Content, size and architecture.
+    pub facts: ImageFacts,
+    /// Bytes that are not holes.
+    pub allocated: u64,
+    /// Its names now: of two contents with one name, the newest giving wins.
+    pub names: Vec<String>,
+    /// Hosts that hold all of it.
+    pub holders: Vec<HostId>,
+}
+
+/// Gathers every image that some member has, sorted by its first name.
+pub fn images(hub: &Hub) -> Vec<KnownImage> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let mut known: BTreeMap<Digest, KnownImage> = BTreeMap::new();
+    let mut given: BTreeMap<String, (Timestamp, Digest)> = BTreeMap::new();
+    for ((host, key), body) in records.iter() {
+        let (RecordKey::Image(digest), Body::Image(record)) = (key, body) else { continue };
+        let entry = known.entry(*digest).or_insert_with(|| KnownImage {
+            facts: ImageFacts { digest: *digest, size: record.size, arch: record.arch.clone() },
+            allocated: record.allocated,
+            names: Vec::new(),
+            holders: Vec::new(),
+        });
+        if record.complete {
+            entry.holders.push(*host);
+        }
+        for (name, when) in &record.names {
+            let newest = given.entry(name.clone()).or_insert((*when, *digest));
+            *newest = (*newest).max((*when, *digest));
+        }
+    }
+    for (name, (_, digest)) in given {
+        if let Some(image) = known.get_mut(&digest) {
+            image.names.push(name);
+        }
+    }
+    let mut images: Vec<KnownImage> = known.into_values().collect();
+    images.sort_by(|a, b| (a.names.first(), a.facts.digest).cmp(&(b.names.first(), b.facts.digest)));
+    images
+}
+
+/// Gives every name of an image with the moment it was given, from whoever has it.
+pub fn names(hub: &Hub, digest: Digest) -> BTreeMap<String, Timestamp> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let mut names = BTreeMap::new();
+    for ((_, key), body) in records.iter() {
+        if let (RecordKey::Image(of), Body::Image(record)) = (key, body)
+            && *of == digest
+        {
+            names.extend(record.names.clone());
+        }
+    }
+    names
+}
+
+/// Lists the other members that are up and have an image or part of it.
+pub fn holders(hub: &Hub, digest: Digest) -> Vec<Holder> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let members = hub.deps().mesh.members().borrow().clone();
+    let holder = |member: &MemberView| {
+        let record = match records.get(&(member.id, RecordKey::Image(digest))) {
+            Some(Body::Image(record)) if member.id != hub.me() => record,
+            _ => return None,
+        };
+        Some(Holder {
+            id: mesh::identity::endpoint_id(&member.id)?,
+            name: member.name.to_string(),
+            complete: record.complete,
+            direct: member.path.as_ref().is_some_and(|path| path.kind == PathKind::Direct),
+            rtt_ms: member.rtt_ms(),
+        })
+    };
+    members.up().filter_map(holder).collect()
+}

@@ -1,0 +1,38 @@
+//! Connects a machine's network edge with the session network and its names: three functions around
+//! its shim. Nothing is carried here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mesh::net::Local;
+use proto::{id::SessionId, names::View, session::MachineSpec};
+
+use super::hub::Hub;
+use crate::{dns, machine::Shim};
+
+/// Attaches a running machine. Again for the same incarnation: nothing happens, because the sockets of
+/// a restarted shim have the same paths.
+pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
+    let (network, dial) = (shim.clone(), shim.clone());
+    let (zone, resolve) = (hub.deps().zone.clone(), hub.deps().resolve.clone());
+    let local = Local {
+        network: Arc::new(move || {
+            let shim = network.clone();
+            Box::pin(async move { shim.network().await })
+        }),
+        dial: Arc::new(move |port| {
+            let shim = dial.clone();
+            Box::pin(async move { shim.dial(port).await })
+        }),
+        resolve: Arc::new(move |message: Bytes| {
+            let (zone, resolve) = (zone.clone(), resolve.clone());
+            Box::pin(async move {
+                let resolve = resolve.get()?;
+                dns::answer_guest(&message, View::Guest(session), &zone, resolve).await.map(Bytes::from)
+            })
+        }),
+    };
+    if !hub.deps().net.attach(session, &spec.machine, spec.epoch, local) {
+        tracing::warn!(machine = %spec.machine, epoch = %spec.epoch, "a newer incarnation has the network");
+    }
+}

@@ -1,0 +1,101 @@
+//! What a host keeps of each session on disk: its share, written durably before anything acts on it.
+//! A share that cannot be read is set aside with a reason, never deleted: machines may be running.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use proto::{
+    id::{MachineName, SessionId},
+    session::Share,
+};
+
+use crate::disk::{private_dir, write_durably};
+
+/// The directory of all sessions of this host.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the directory, makes it when it is missing.
+    pub fn open(root: PathBuf) -> io::Result<Store> {
+        private_dir(&root)?;
+        Ok(Store { root })
+    }
+
+    /// Gives the directory of one session.
+    pub fn session(&self, session: SessionId) -> PathBuf {
+        self.root.join(session.to_string())
+    }
+
+    /// Gives the directory of one machine.
+    pub fn machine(&self, session: SessionId, machine: &MachineName) -> PathBuf {
+        self.session(session).join(machine.to_string())
+    }
+
+    /// Gives the directory of a session's Raft log.
+    pub fn raft(&self, session: SessionId) -> PathBuf {
+        self.session(session).join("raft")
+    }
+
+    /// Reads every share. What cannot be read is reported with its path.
+    pub fn load(&self) -> io::Result<(BTreeMap<SessionId, Share>, Vec<(PathBuf, String)>)> {
+        let (mut shares, mut broken) = (BTreeMap::new(), Vec::new());
+        for session in self.ids()? {
+            let path = self.session(session).join("share");
+            match fs::read(&path) {
+                Ok(bytes) => match postcard::from_bytes::<Share>(&bytes) {
+                    Ok(share) if share.session == session => {
+                        shares.insert(session, share);
+                    }
+                    Ok(_) => broken.push((path, "it belongs to another session".into())),
+                    Err(error) => broken.push((path, error.to_string())),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => broken.push((path, error.to_string())),
+            }
+        }
+        Ok((shares, broken))
+    }
+
+    /// Lists the sessions that have a directory here, with or without a share.
+    pub fn ids(&self) -> io::Result<Vec<SessionId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            if let Ok(id) = entry?.file_name().to_string_lossy().parse() {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Lists the machines that have a directory here.
+    pub fn machines(&self, session: SessionId) -> Vec<MachineName> {
+        let Ok(entries) = fs::read_dir(self.session(session)) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+    }
+
+    /// Writes a share durably.
+    pub fn put(&self, share: &Share) -> io::Result<()> {
+        let dir = self.session(share.session);
+        private_dir(&dir)?;
+        let bytes = postcard::to_stdvec(share).map_err(io::Error::other)?;
+        write_durably(&dir.join("share"), &bytes)
+    }
+
+    /// Removes everything of a session.
+    pub fn remove(&self, session: SessionId) -> io::Result<()> {
+        match fs::remove_dir_all(self.session(session)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_dir(&self.root),
+        }
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}

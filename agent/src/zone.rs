@@ -1,0 +1,181 @@
+//! Keeps the zone that `proto::names` answers from: gathered from shares, reports, members and
+//! forwards whenever one of them changes. Before a host is told a forward address, its ports listen.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use proto::{
+    id::{MachineName, Name, SessionId},
+    names::{self, Answer, Forward, HostEntry, Kind, SessionEntry, View, Zone},
+    session::{GroupEntry, Phase, Share},
+    wire::record::{Body, RecordKey},
+};
+use tokio::sync::watch;
+
+use crate::{
+    dns::Resolve,
+    forward::{Forwards, Targets},
+    session::hub::Hub,
+};
+
+/// Handle to the zone of this host.
+#[derive(Clone)]
+pub struct Zones {
+    hub: Hub,
+    forwards: Forwards,
+    now: watch::Sender<Arc<Zone>>,
+}
+
+impl Zones {
+    /// Makes the handle with a first zone.
+    pub fn new(hub: Hub, forwards: Forwards) -> Zones {
+        let zones = Zones { hub, forwards, now: watch::Sender::default() };
+        zones.refresh();
+        zones
+    }
+
+    /// Follows every input until the daemon ends.
+    pub async fn run(self) {
+        let (mut shares, mut reports) = (self.hub.shares(), self.hub.own_reports());
+        let mut records = self.hub.deps().mesh.records();
+        let mut members = self.hub.deps().mesh.members();
+        let stop = self.hub.deps().stop.clone();
+        loop {
+            // Every arm only wakes the loop.
+            let changed = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = shares.changed() => changed,
+                changed = reports.changed() => changed,
+                changed = records.changed() => changed,
+                changed = members.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            self.refresh();
+        }
+    }
+
+    /// Gathers the zone again.
+    fn refresh(&self) {
+        let zone = Arc::new(gather(&self.hub, &self.forwards));
+        self.now.send_if_modified(|now| {
+            let changed = *now != zone;
+            *now = zone;
+            changed
+        });
+    }
+
+    /// Gives the function that answers questions.
+    pub fn resolve(&self) -> Resolve {
+        let zones = self.clone();
+        Arc::new(move |view, name, kind| {
+            let zones = zones.clone();
+            Box::pin(async move {
+                if view == View::Host {
+                    zones.listen_for(&name, kind).await;
+                }
+                let zone = zones.now.borrow().clone();
+                names::answer(&zone, view, &name, kind)
+            })
+        })
+    }
+
+    /// Makes the ports of a name listen before it is answered.
+    async fn listen_for(&self, name: &str, kind: Kind) {
+        let owner = match kind {
+            Kind::A => name,
+            // `_SERVICE._tcp.` stands before the group's own name.
+            Kind::Srv => name.splitn(3, '.').nth(2).unwrap_or(name),
+            _ => return,
+        };
+        let zone = self.now.borrow().clone();
+        let Answer::Addresses(addresses) = names::answer(&zone, View::Host, owner, Kind::A) else { return };
+        let of = |(_, forward): &(&(SessionId, String), &Forward)| addresses.contains(&IpAddr::V4(forward.address));
+        let Some(((session, label), _)) = zone.forwards.iter().find(of) else { return };
+        let Some(share) = self.hub.share(*session) else { return };
+        let ports = services(&share, label).map(|services| services.values().copied()).into_iter().flatten();
+        if let Err(error) = self.forwards.open(*session, label, ports).await {
+            tracing::warn!(label, %error, "no forward listens");
+        }
+        self.refresh();
+    }
+}
+
+/// Gives the function that finds the machines behind a forward: ready ones, nearest first.
+pub fn targets(hub: &Hub) -> Targets {
+    let hub = hub.clone();
+    Arc::new(move |session, label| {
+        let Some(share) = hub.share(session) else { return Vec::new() };
+        let known = hub.known(&share);
+        let members = hub.deps().mesh.members().borrow().clone();
+        let mut found: Vec<(bool, u64, MachineName)> = Vec::new();
+        for (group, entry) in &share.directory.groups {
+            for machine in &entry.machines {
+                let named = group.as_str() == label || machine.machine.to_string() == label;
+                let ready = known.get(&machine.machine).is_some_and(|report| report.phase == Phase::Ready);
+                if named && ready {
+                    let rtt = members.get(machine.host).and_then(|member| member.rtt_ms());
+                    let micros = rtt.map_or(u64::MAX, |rtt| (rtt * 1000.0) as u64);
+                    found.push((machine.host != hub.me(), micros, machine.machine.clone()));
+                }
+            }
+        }
+        found.sort();
+        found.into_iter().map(|(_, _, machine)| machine).collect()
+    })
+}
+
+fn gather(hub: &Hub, forwards: &Forwards) -> Zone {
+    let mesh = &hub.deps().mesh;
+    let members = mesh.members().borrow().clone();
+    let records = mesh.records().borrow().clone();
+    let mut zone = Zone { zone: hub.deps().zone.clone(), ..Zone::default() };
+    for member in members.hosts.values() {
+        let addresses = match records.get(&(member.id, RecordKey::Host)) {
+            Some(Body::Host(record)) => record.reach.addresses.iter().map(|address| address.ip()).collect(),
+            _ => Vec::new(),
+        };
+        let entry = HostEntry { name: member.name.clone(), up: member.is_up(), addresses };
+        zone.hosts.insert(member.id, entry);
+    }
+    for ((host, key), body) in records.iter() {
+        if let (RecordKey::Session(session), Body::Session(record)) = (key, body) {
+            zone.reports.insert((*host, *session), record.machines.clone());
+        }
+    }
+    for (session, reports) in hub.own_reports().borrow().iter() {
+        zone.reports.insert((hub.me(), *session), reports.clone());
+    }
+    for share in hub.shares().borrow().values() {
+        zone.sessions.insert(share.session, SessionEntry::of(share));
+        for label in share.directory.groups.iter().flat_map(|(name, group)| labels(name, group)) {
+            if let Some(forward) = forward(forwards, share, &label) {
+                zone.forwards.insert((share.session, label), forward);
+            }
+        }
+    }
+    zone
+}
+
+/// A group's own label and those of its machines.
+fn labels(name: &Name, group: &GroupEntry) -> impl Iterator<Item = String> {
+    let machines = group.machines.iter().map(|entry| entry.machine.to_string());
+    std::iter::once(name.to_string()).chain(machines.collect::<Vec<_>>())
+}
+
+fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
+    let address = forwards.address(share.session, label)?;
+    let port = |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(share.session, label, *port));
+    Some(Forward { address, ports: services(share, label)?.iter().map(port).collect() })
+}
+
+fn services<'a>(share: &'a Share, label: &str) -> Option<&'a BTreeMap<Name, u16>> {
+    let named = |(name, group): &(&Name, &GroupEntry)| {
+        name.as_str() == label || group.machines.iter().any(|entry| entry.machine.to_string() == label)
+    };
+    share.directory.groups.iter().find(named).map(|(_, group)| &group.services)
+}

@@ -1,0 +1,110 @@
+//! qcow2 to raw, by `qemu-img` in a process with limits: the file may come from a stranger. It gets the file
+//! as its standard input, so it opens what was judged, with the format named and backing files switched off.
+
+use std::{fs::File, os::unix::fs::MetadataExt, path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+    sync::watch,
+    time::Instant,
+};
+
+use crate::{
+    error::{ImageError, io},
+    progress::{Progress, Step},
+    sparse,
+};
+
+/// CPU seconds: a compressed image of 100 GiB on a small board takes less.
+const CPU_S: u64 = 3600;
+/// Address space in KiB; a first-level table of the largest size and all caches need a third of it.
+const MEMORY_KIB: u64 = 1024 * 1024;
+/// Wall time: a slow disk, but not for ever.
+const WITHIN: Duration = Duration::from_secs(4 * 3600);
+/// How often progress and free space are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Of what `qemu-img` says, enough for its last words.
+const MAX_SAID: u64 = 4096;
+
+/// Limits, then the program: `ulimit` in a shell that replaces itself, because limits must be set in the
+/// child before it runs, and doing that without a shell takes unsafe code. Blocks of `-f` are 512 bytes.
+const SCRIPT: &str =
+    r#"ulimit -c 0 && ulimit -t "$1" && ulimit -v "$2" && ulimit -f "$3" && shift 3 && exec "$@""#;
+
+const SOURCE: &str = r#"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/proc/self/fd/0","locking":"off"}}"#;
+
+/// Converts `file` to the new raw file `to`. What is written on failure is the caller's to remove.
+pub(crate) async fn convert(
+    file: File,
+    to: &Path,
+    virtual_size: u64,
+    progress: &watch::Sender<Progress>,
+) -> Result<(), ImageError> {
+    let blocks = virtual_size.div_ceil(512) + 1;
+    let mut child = Command::new("sh")
+        .args(["-c", SCRIPT, "sh"])
+        .args([CPU_S.to_string(), MEMORY_KIB.to_string(), blocks.to_string()])
+        .args(["qemu-img", "convert", "-O", "raw", SOURCE])
+        .arg(to)
+        .stdin(Stdio::from(file))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(io("start qemu-img"))?;
+    let stderr = child.stderr.take();
+    let said = tokio::spawn(async move {
+        let mut said = Vec::new();
+        if let Some(stderr) = stderr {
+            // A pipe that breaks loses only words.
+            stderr.take(MAX_SAID).read_to_end(&mut said).await.ok();
+        }
+        String::from_utf8_lossy(&said).trim().to_owned()
+    });
+    let ended = supervise(&mut child, to, progress).await;
+    if ended.is_err() {
+        // Waited for, so that it writes nothing after the file is removed.
+        child.kill().await.map_err(io("end qemu-img"))?;
+    }
+    let said = said.await.unwrap_or_default();
+    if ended? {
+        let size = std::fs::metadata(to).map_err(io("look at the converted image"))?.len();
+        return match size == virtual_size {
+            true => Ok(()),
+            false => Err(ImageError::Convert(format!("{size} bytes came out instead of {virtual_size}"))),
+        };
+    }
+    sparse::room(to.parent().unwrap_or(to), 0)?;
+    if said.contains("not found") {
+        return Err(ImageError::Convert("qemu-img is not installed; it comes with QEMU".to_owned()));
+    }
+    Err(ImageError::Convert(if said.is_empty() {
+        "qemu-img was stopped by its limits".to_owned()
+    } else {
+        said
+    }))
+}
+
+/// Waits for the end, and says whether it was a good one. Fails early when the disk fills: an image of a few
+/// kilobytes may unpack to a terabyte.
+async fn supervise(
+    child: &mut Child,
+    to: &Path,
+    progress: &watch::Sender<Progress>,
+) -> Result<bool, ImageError> {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        // Cancel-safe: `wait` may be called again.
+        match tokio::time::timeout(LOOK, child.wait()).await {
+            Ok(status) => return Ok(status.map_err(io("wait for qemu-img"))?.success()),
+            Err(_) if Instant::now() > deadline => {
+                return Err(ImageError::Convert("qemu-img took longer than four hours".to_owned()));
+            }
+            Err(_) => {}
+        }
+        sparse::room(to.parent().unwrap_or(to), 0)?;
+        let done = std::fs::metadata(to).map(|meta| meta.blocks() * 512).unwrap_or(0);
+        progress.send_replace(Progress { step: Step::Converting, done, total: None });
+    }
+}

@@ -1,0 +1,490 @@
+//! Puts the mesh together and hands out its handle. Builds in order, runs every part, and ends them
+//! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use iroh::{
+    Endpoint,
+    address_lookup::memory::MemoryLookup,
+    protocol::{DynProtocolHandler, Router},
+};
+use proto::{
+    facts::Fact,
+    id::{HostId, MeshId, Name, SessionId},
+    limits::{MAX_RAFT_BYTES, MAX_RPC_BYTES},
+    time::Timestamp,
+    trust::{RefusedBecause, Statement},
+    wire::{
+        record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
+        rpc::{Answer, Request},
+    },
+};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cache::Cache,
+    endpoint::{self, BindError, Pair, Ports},
+    gate::Gate,
+    gossip::{self, Gossip, Records},
+    identity::{Identity, IdentityError},
+    join::{self, door::Door},
+    keeper::Keeper,
+    members::Members,
+    pins::Pins,
+    reach,
+    relay::{Doorkeeper, Relay, Serve},
+    relays::Relays,
+    roster::{self, Roll, Roster},
+    rpc::{self, Exchange, RpcError},
+    swarm::{self, Streams},
+    tokens::{self, Made, TokenView, TokensError, Wanted},
+    wire,
+};
+
+/// How the mesh runs on this host.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to bind.
+    pub ports: Ports,
+    /// Whether to serve a relay.
+    pub serve: Serve,
+    /// What this host says about itself; name, tags, reach and issuer are filled in here.
+    pub about: HostRecord,
+}
+
+/// A request of another member.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Who asks.
+    pub from: HostId,
+    /// What.
+    pub request: Request,
+    /// Where the answer goes; dropped = none.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// A Raft message of another member.
+#[derive(Debug)]
+pub struct RaftInbound {
+    /// Who sends it.
+    pub from: HostId,
+    /// Of which session.
+    pub session: SessionId,
+    /// The message.
+    pub frame: Vec<u8>,
+    /// Where the answer goes; dropped = none.
+    pub answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// Who handles what comes in.
+pub struct Handlers {
+    /// Further protocols on the endpoint, for members only.
+    pub extra: Vec<(Vec<u8>, Box<dyn DynProtocolHandler>)>,
+    /// Requests that the mesh does not answer itself.
+    pub requests: mpsc::Sender<Inbound>,
+    /// Raft messages.
+    pub raft: mpsc::Sender<RaftInbound>,
+}
+
+/// Why the mesh does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// The stored identity or statements cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// This host's own certificate is missing.
+    #[error("the stored statements do not say that this host is a member")]
+    NotMember,
+    /// A part ended by itself.
+    #[error("the {0} ended")]
+    Ended(&'static str),
+}
+
+/// How long a token waits for an address.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long goodbyes may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A cheap handle to the running mesh.
+#[derive(Clone)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Identity,
+    endpoint: Endpoint,
+    roster: Arc<Roster>,
+    streams: Streams,
+    gossip: Gossip,
+    about: watch::Sender<HostRecord>,
+    reach: watch::Receiver<Reach>,
+    members: watch::Receiver<Arc<Members>>,
+    serves: Option<RelayOffer>,
+    stop: CancellationToken,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Mesh {
+    /// Gives this host's id.
+    pub fn me(&self) -> HostId {
+        self.inner.identity.host()
+    }
+
+    /// Gives the mesh's id.
+    pub fn mesh_id(&self) -> MeshId {
+        self.inner.identity.mesh
+    }
+
+    /// Gives the mesh's label, once its charter is known.
+    pub fn mesh_name(&self) -> Option<Name> {
+        self.inner.roster.roll().set.name().cloned()
+    }
+
+    /// Gives this host's label, as the mesh knows it.
+    pub fn name(&self) -> Name {
+        let roll = self.inner.roster.roll();
+        let member = roll.members.get(&self.me());
+        member.map(|member| member.name.clone()).expect("a member set that held this host holds it for ever")
+    }
+
+    /// Gives the endpoint, for protocols of others.
+    pub fn endpoint(&self) -> Endpoint {
+        self.inner.endpoint.clone()
+    }
+
+    /// Watches all members.
+    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.inner.members.clone()
+    }
+
+    /// Watches the verified gossip records, this host's included.
+    pub fn records(&self) -> watch::Receiver<Arc<Records>> {
+        self.inner.gossip.records()
+    }
+
+    /// Watches the statements: certificates, session births and ends.
+    pub fn roll(&self) -> watch::Receiver<Arc<Roll>> {
+        self.inner.roster.watch()
+    }
+
+    /// Signs a statement of this host and spreads it.
+    pub fn say(&self, statement: &Statement) -> Result<(), RefusedBecause> {
+        self.inner.roster.say(statement, &self.inner.identity.seed)
+    }
+
+    /// Publishes or withdraws a record. Of the host record the mesh fills in name, tags, reach and
+    /// issuer itself.
+    pub async fn publish(&self, key: RecordKey, body: Option<Body>) {
+        match (key, body) {
+            (RecordKey::Host, Some(Body::Host(about))) => {
+                self.inner.about.send_replace(about);
+            }
+            (key, body) => self.inner.gossip.publish(key, body).await,
+        }
+    }
+
+    /// Asks another member.
+    pub async fn call(&self, to: HostId, request: Request, within: Duration) -> Result<Answer, RpcError> {
+        let bytes = proto::seal::encode(&request);
+        let answer = self.ask(rpc_exchange(), to, bytes, within).await?;
+        postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
+    }
+
+    /// Sends a Raft message to another voter.
+    pub async fn raft(
+        &self,
+        to: HostId,
+        session: SessionId,
+        frame: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, RpcError> {
+        let bytes = [&session.0[..], &frame].concat();
+        self.ask(raft_exchange(), to, bytes, within).await
+    }
+
+    async fn ask(
+        &self,
+        exchange: Exchange,
+        to: HostId,
+        bytes: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, RpcError> {
+        if !self.inner.roster.roll().members.contains_key(&to) {
+            return Err(RpcError::NotMember);
+        }
+        rpc::ask(&self.inner.streams, &exchange, to, &bytes, within).await
+    }
+
+    /// Makes a token, waiting for an address that others can reach.
+    pub async fn token_create(&self, wanted: Wanted) -> Result<Made, TokensError> {
+        let mut reach = self.inner.reach.clone();
+        let reachable = reach.wait_for(|reach| !reach.addresses.is_empty() || !reach.relays.is_empty());
+        if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
+            return Err(TokensError::NoAddress);
+        }
+        let own = self.inner.reach.borrow().clone();
+        let records = self.inner.gossip.records().borrow().clone();
+        let Inner { roster, identity, .. } = &*self.inner;
+        let bootstrap = tokens::bootstrap(self.me(), &own, &records, &roster.roll());
+        tokens::create(roster, identity, bootstrap, wanted)
+    }
+
+    /// Lists the mesh's tokens.
+    pub fn tokens(&self) -> Vec<TokenView> {
+        tokens::list(&self.inner.roster)
+    }
+
+    /// Ends a token.
+    pub fn token_revoke(&self, id: &str) -> Result<(), TokensError> {
+        tokens::revoke(&self.inner.roster, &self.inner.identity, id)
+    }
+
+    /// Gives the relay that this host serves.
+    pub fn relay(&self) -> Option<RelayOffer> {
+        self.inner.serves.clone()
+    }
+
+    /// Watches how this host can be reached.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.inner.reach.clone()
+    }
+
+    /// Gives the mesh's time.
+    pub fn now(&self) -> Timestamp {
+        self.inner.roster.now()
+    }
+
+    /// Says goodbye to everybody and waits until it is done.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        let mut stopped = self.inner.stopped.clone();
+        // Err means that the future of the mesh is gone, which is as good.
+        stopped.wait_for(|stopped| *stopped).await.ok();
+    }
+}
+
+fn rpc_exchange() -> Exchange {
+    Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES }
+}
+
+fn raft_exchange() -> Exchange {
+    Exchange { protocol: rpc::RAFT, limit: MAX_RAFT_BYTES }
+}
+
+/// Binds and puts everything together. Nothing runs until the future is polled.
+pub async fn build(
+    config: Config,
+    identity: Identity,
+    handlers: Handlers,
+    facts: broadcast::Sender<Fact>,
+) -> Result<(Mesh, impl Future<Output = Result<(), MeshError>> + Send + use<>), MeshError> {
+    let roster = Arc::new(Roster::load(&identity)?);
+    if !roster.roll().members.contains_key(&identity.host()) {
+        return Err(MeshError::NotMember);
+    }
+    let gate = Gate::new(roster.clone());
+    let (pins, lookup) = (Pins::new(facts.clone()), MemoryLookup::with_provenance("mesh"));
+    let cache = Cache::load(&identity.data);
+    let bound = bind(&config, &identity, &gate, &roster, &pins, &lookup).await?;
+    let (endpoint, relay) = (bound.endpoint, bound.relay);
+    let serves = relay.as_ref().map(|relay| relay.offer.clone());
+    if let Some(offer) = &serves {
+        facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
+    }
+    let (streams, accept, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let (gossip, run_gossip) =
+        gossip::build(identity.clone(), roster.clone(), streams.clone(), facts.clone());
+    let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
+    let (about, about_rx) = watch::channel(config.about);
+    let (reach_tx, reach) = watch::channel(Reach::default());
+    let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host())));
+    let keeper = Keeper {
+        identity: identity.clone(),
+        endpoint: endpoint.clone(),
+        lookup,
+        gate: gate.clone(),
+        roster: roster.clone(),
+        streams: streams.clone(),
+        gossip: gossip.clone(),
+        relays: Relays::new(endpoint.clone(), pins),
+        cache,
+        offer: serves.clone(),
+        loopback: config.ports == Ports::Loopback,
+        about: about_rx,
+        reach: reach_tx,
+        members: members_tx,
+        facts,
+    };
+    let stop = CancellationToken::new();
+    let (stopped_tx, stopped) = watch::channel(false);
+    let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
+    let mut router = Router::builder(endpoint.clone())
+        .incoming_filter(gate.filter())
+        .accept(wire::ALPN, accept)
+        .accept(join::ALPN, door);
+    for (alpn, handler) in handlers.extra {
+        router = router.accept(alpn, handler);
+    }
+    let (served, raft) = (streams.clone(), handlers.raft);
+    let (ending, inner_stop) = (endpoint.clone(), stop.clone());
+    let run = async move {
+        let router = router.spawn();
+        let mut parts = JoinSet::new();
+        parts.spawn(part("swarm", run_swarm));
+        parts.spawn(part("gossip", run_gossip));
+        parts.spawn(part("keeper", keeper.run()));
+        parts.spawn(part("requests", serve_requests(served.clone(), answering)));
+        parts.spawn(part("raft messages", serve_raft(served, raft)));
+        let ended = tokio::select! { // cancel-safe: a token and a join set
+            () = inner_stop.cancelled() => Ok(()),
+            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
+        };
+        close(router, &ending, relay).await;
+        parts.shutdown().await;
+        stopped_tx.send_replace(true);
+        ended
+    };
+    let inner =
+        Inner { identity, endpoint, roster, streams, gossip, about, reach, members, serves, stop, stopped };
+    Ok((Mesh { inner: Arc::new(inner) }, run))
+}
+
+async fn part(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
+    run.await;
+    name
+}
+
+/// Connections first, so that everybody hears the goodbye; then the relay, which carries some of them.
+async fn close(router: Router, endpoint: &Endpoint, relay: Option<Relay>) {
+    let closing = async {
+        if let Err(error) = router.shutdown().await {
+            tracing::debug!(%error, "the router ended badly");
+        }
+        endpoint.close().await;
+        if let Some(relay) = relay {
+            relay.shutdown().await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+        tracing::warn!("not everybody heard the goodbye in time");
+    }
+}
+
+struct Bound {
+    endpoint: Endpoint,
+    relay: Option<Relay>,
+}
+
+/// Finds a pair of ports on which the endpoint and the relay both come up, and remembers it.
+async fn bind(
+    config: &Config,
+    identity: &Identity,
+    gate: &Gate,
+    roster: &Arc<Roster>,
+    pins: &Pins,
+    lookup: &MemoryLookup,
+) -> Result<Bound, MeshError> {
+    let pairs: Vec<Option<Pair>> = match config.ports {
+        Ports::Loopback => vec![None],
+        Ports::Fixed => endpoint::pairs(&identity.data).into_iter().map(Some).collect(),
+    };
+    let address = match (config.serve, config.ports) {
+        (Serve::Off, _) => None,
+        (Serve::On, Ports::Loopback) => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        (Serve::Auto, Ports::Loopback) => None,
+        (Serve::Auto, Ports::Fixed) => reach::relay_address(&reach::interfaces().await.addresses),
+        (Serve::On, Ports::Fixed) => {
+            let addresses = reach::interfaces().await.addresses;
+            reach::relay_address(&addresses).or(addresses.first().copied())
+        }
+    };
+    for pair in pairs {
+        let bound = endpoint::bind(identity, pair, gate.clone(), pins, lookup).await;
+        let endpoint = match (bound, pair) {
+            (Ok(endpoint), _) => endpoint,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(pair)) => {
+                tracing::debug!(port = pair.0, %error, "ports not free");
+                continue;
+            }
+        };
+        let relay = match address {
+            None => None,
+            Some(address) => {
+                let doorkeeper = Doorkeeper::new(gate.clone(), roster.clone());
+                match Relay::serve(&identity.data, pair, address, doorkeeper).await {
+                    Ok(relay) => Some(relay),
+                    Err(error) => {
+                        tracing::debug!(?pair, %error, "relay not served");
+                        endpoint.close().await;
+                        continue;
+                    }
+                }
+            }
+        };
+        if let Some(Err(error)) = pair.map(|pair| endpoint::remember(&identity.data, pair)) {
+            tracing::warn!(%error, "cannot remember the ports");
+        }
+        return Ok(Bound { endpoint, relay });
+    }
+    Err(BindError::NoPorts.into())
+}
+
+#[derive(Clone)]
+struct Answering {
+    roster: Arc<Roster>,
+    door: Door,
+    requests: mpsc::Sender<Inbound>,
+}
+
+impl Answering {
+    async fn answer(self, from: HostId, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let answer = match postcard::from_bytes(&bytes).ok()? {
+            Request::Ping => Answer::Done,
+            Request::Statements(packed) => {
+                let theirs = roster::unpack(&packed);
+                // Taken after the answer is made: what they sent is not sent back.
+                let lacking = self.roster.beyond(&theirs);
+                self.roster.take(theirs);
+                Answer::Statements(roster::pack(&lacking))
+            }
+            Request::Join { transcript, proof } => {
+                let at_their_door = transcript.member == from;
+                let decide = || self.door.decide(&transcript, &proof);
+                Answer::Join(Box::new(at_their_door.then(decide)?))
+            }
+            request => {
+                let (answer, answered) = oneshot::channel();
+                self.requests.send(Inbound { from, request, answer }).await.ok()?;
+                answered.await.ok()?
+            }
+        };
+        Some(proto::seal::encode(&answer))
+    }
+}
+
+async fn serve_requests(streams: Streams, answering: Answering) {
+    rpc::serve(streams, rpc_exchange(), move |from, bytes| answering.clone().answer(from, bytes)).await;
+}
+
+async fn serve_raft(streams: Streams, raft: mpsc::Sender<RaftInbound>) {
+    rpc::serve(streams, raft_exchange(), move |from, bytes| {
+        let raft = raft.clone();
+        async move {
+            let (session, frame) = bytes.split_first_chunk::<16>()?;
+            let (answer, answered) = oneshot::channel();
+            let inbound = RaftInbound { from, session: SessionId(*session), frame: frame.to_vec(), answer };
+            raft.send(inbound).await.ok()?;
+            answered.await.ok()
+        }
+    })
+    .await;
+}

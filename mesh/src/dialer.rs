@@ -1,0 +1,143 @@
+//! Pure: whom to dial now, so that every two members stay connected. Of two hosts the one with the
+//! smaller id dials first, the other only when nothing came of it; failures back off.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use proto::id::HostId;
+
+/// How long the host with the larger id leaves the dialling to the other.
+const COURTESY: Duration = Duration::from_millis(1500);
+/// A way that died is forgotten by iroh only when nothing uses it any more; then a dial finds another.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A connection that ended sooner was not one: the other side refused us.
+const SETTLED: Duration = Duration::from_secs(10);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(15);
+/// Beyond this the mesh is no longer full, and connections are made when needed.
+const MAX_CONNECTED: usize = 64;
+
+/// Remembers who is missing.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    me: HostId,
+    missing: BTreeMap<HostId, Missing>,
+    since: BTreeMap<HostId, Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    next: Instant,
+    tries: u32,
+}
+
+impl Dialer {
+    pub(crate) fn new(me: HostId) -> Dialer {
+        Dialer { me, missing: BTreeMap::new(), since: BTreeMap::new() }
+    }
+
+    /// Notes who is a member and who is connected, and gives whom to dial.
+    pub(crate) fn due(
+        &mut self,
+        members: &BTreeSet<HostId>,
+        connected: &BTreeSet<HostId>,
+        now: Instant,
+    ) -> Vec<HostId> {
+        self.note_connected(connected, now);
+        self.missing.retain(|host, _| members.contains(host) || connected.contains(host));
+        let mut due = Vec::new();
+        for host in members.iter().filter(|host| **host != self.me && !connected.contains(*host)) {
+            let lost = self.since.remove(host);
+            let courtesy = if self.me < *host { Duration::ZERO } else { COURTESY };
+            let fresh = Missing { next: now + courtesy, tries: 0 };
+            let missing = self.missing.entry(*host).or_insert(fresh);
+            match lost {
+                Some(since) if now - since >= SETTLED => {
+                    *missing = Missing { next: now + PAUSE + courtesy, tries: 0 }
+                }
+                Some(_) => missing.next = missing.next.max(now + PAUSE),
+                None => {}
+            }
+            if missing.next <= now && connected.len() + due.len() < MAX_CONNECTED {
+                let wait = FIRST_RETRY * 2u32.saturating_pow(missing.tries.min(8));
+                missing.next = now + wait.min(LAST_RETRY);
+                missing.tries += 1;
+                due.push(*host);
+            }
+        }
+        due
+    }
+
+    /// Forgets failures: something changed that may have caused them.
+    pub(crate) fn retry(&mut self, host: &HostId, now: Instant) {
+        if let Some(missing) = self.missing.get_mut(host).filter(|missing| missing.tries > 1) {
+            *missing = Missing { next: now, tries: 0 };
+        }
+    }
+
+    fn note_connected(&mut self, connected: &BTreeSet<HostId>, now: Instant) {
+        for host in connected {
+            let since = *self.since.entry(*host).or_insert(now);
+            if now - since >= SETTLED {
+                self.missing.remove(host);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(byte: u8) -> HostId {
+        HostId([byte; 32])
+    }
+
+    fn set(hosts: &[u8]) -> BTreeSet<HostId> {
+        hosts.iter().map(|byte| host(*byte)).collect()
+    }
+
+    #[test]
+    fn the_smaller_id_dials_first_and_the_larger_when_nothing_came_of_it() {
+        let start = Instant::now();
+        let mut middle = Dialer::new(host(2));
+        assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[]), start), [host(3)]);
+        assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[3]), start + COURTESY), [host(1)]);
+    }
+
+    #[test]
+    fn failures_back_off_to_a_bound() {
+        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        let mut dials = 0;
+        for _ in 0..600 {
+            dials += dialer.due(&set(&[1, 2]), &set(&[]), now).len();
+            now += Duration::from_millis(100);
+        }
+        assert_eq!(dials, 7); // at 0, 1, 3, 7, 15, 30, 45 s
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_at_once_does_not_reset_the_back_off() {
+        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        let mut dials = 0;
+        for _ in 0..300 {
+            if !dialer.due(&set(&[1, 2]), &set(&[]), now).is_empty() {
+                dials += 1;
+                dialer.due(&set(&[1, 2]), &set(&[2]), now);
+            }
+            now += Duration::from_millis(100);
+        }
+        assert_eq!(dials, 5); // at 0, 1, 3, 7, 15 s
+    }
+
+    #[test]
+    fn a_lost_connection_is_dialled_again_after_a_pause() {
+        let (start, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        dialer.due(&set(&[1, 2]), &set(&[2]), start);
+        let lost = start + Duration::from_secs(60);
+        assert!(dialer.due(&set(&[1, 2]), &set(&[]), lost).is_empty());
+        assert_eq!(dialer.due(&set(&[1, 2]), &set(&[]), lost + PAUSE), [host(2)]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The one iroh endpoint of this host, on ports that are chosen once and kept: routers and
+//! firewalls remember them, and so do tokens that were handed out.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use iroh::{
+    Endpoint, RelayMap, RelayMode,
+    address_lookup::memory::MemoryLookup,
+    endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets},
+};
+
+use crate::{disk, gate::Gate, identity::Identity, pins::Pins};
+
+/// The pair that is tried first: UDP for paths and TCP for the relay on the first, UDP for address
+/// discovery on the second.
+const FIRST_PORT: u16 = 7440;
+/// Pairs that are tried. More agents than this on one computer is a test, which asks for any port.
+const PAIRS: u16 = 40;
+/// A silent path is dropped after five missed beats, so a killed host is noticed in seconds.
+const PATH_BEAT: Duration = Duration::from_secs(1);
+const PATH_SILENCE: Duration = Duration::from_secs(5);
+/// Longer than a path's: an interrupted host may come back by another path.
+const CONNECTION_SILENCE: Duration = Duration::from_secs(8);
+
+/// Which ports to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// 7440 and 7441, or the next free pair; remembered.
+    Fixed,
+    /// Whatever is free, on loopback only: for tests.
+    Loopback,
+}
+
+/// A port and the one after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pair(pub(crate) u16);
+
+/// Why the endpoint does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// None of the pairs is free.
+    #[error("cannot bind: no free pair of ports between {FIRST_PORT} and {}", FIRST_PORT + 2 * PAIRS)]
+    NoPorts,
+    /// Something else.
+    #[error("cannot bind: {0}")]
+    Iroh(String),
+}
+
+/// Lists the pairs in the order in which they are tried: the one that was used before comes first.
+pub(crate) fn pairs(data: &Path) -> Vec<Pair> {
+    let stored = disk::read(&data.join("mesh/ports")).ok().flatten();
+    let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok());
+    let remembered: Option<u16> = stored.and_then(|text| text.trim().parse().ok());
+    let all = (0..PAIRS).map(|pair| FIRST_PORT + 2 * pair);
+    let rest = all.filter(|port| Some(*port) != remembered);
+    remembered.filter(|port| *port > 0).into_iter().chain(rest).map(Pair).collect()
+}
+
+/// Notes the pair for the next start.
+pub(crate) fn remember(data: &Path, pair: Pair) -> std::io::Result<()> {
+    disk::replace(&data.join("mesh/ports"), format!("{}\n", pair.0).as_bytes())
+}
+
+/// Binds a member's endpoint, gated.
+pub(crate) async fn bind(
+    identity: &Identity,
+    ports: Option<Pair>,
+    gate: Gate,
+    pins: &Pins,
+    lookup: &MemoryLookup,
+) -> Result<Endpoint, BindError> {
+    let builder = base(identity.secret_key(), pins, lookup).hooks(gate);
+    finish(builder, ports).await
+}
+
+/// Binds the endpoint of a stranger, on any port, for one join.
+pub(crate) async fn bind_stranger(
+    key: iroh::SecretKey,
+    ports: Ports,
+    pins: &Pins,
+    lookup: &MemoryLookup,
+) -> Result<Endpoint, BindError> {
+    let builder = base(key, pins, lookup);
+    match ports {
+        Ports::Fixed => finish(builder, Some(Pair(0))).await,
+        Ports::Loopback => finish(builder, None).await,
+    }
+}
+
+fn base(key: iroh::SecretKey, pins: &Pins, lookup: &MemoryLookup) -> Builder {
+    Endpoint::builder(presets::Minimal)
+        .secret_key(key)
+        // Relays are learned and inserted while it runs.
+        .relay_mode(RelayMode::Custom(RelayMap::empty()))
+        .address_lookup(lookup.clone())
+        .ca_tls_config(pins.tls())
+        .portmapper_config(PortmapperConfig::Disabled)
+        .transport_config(transport())
+}
+
+fn transport() -> QuicTransportConfig {
+    let silence = CONNECTION_SILENCE.try_into().expect("eight seconds fit a QUIC time-out");
+    QuicTransportConfig::builder()
+        .default_path_keep_alive_interval(PATH_BEAT)
+        .default_path_max_idle_timeout(PATH_SILENCE)
+        .keep_alive_interval(PATH_BEAT)
+        .max_idle_timeout(Some(silence))
+        .build()
+}
+
+/// Binds on all addresses with the pair's port, or on loopback with any.
+async fn finish(builder: Builder, ports: Option<Pair>) -> Result<Endpoint, BindError> {
+    let wrong = |error: &dyn std::fmt::Display| BindError::Iroh(error.to_string());
+    let builder = match ports {
+        Some(Pair(port)) => {
+            // Hosts without IPv6 exist; hosts without IPv4 do too, but not without its socket.
+            let optional = BindOpts::default().set_is_required(false);
+            builder
+                .clear_ip_transports()
+                .bind_addr(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+                .map_err(|error| wrong(&error))?
+                .bind_addr_with_opts(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), optional)
+                .map_err(|error| wrong(&error))?
+        }
+        None => builder
+            .clear_ip_transports()
+            .bind_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .map_err(|error| wrong(&error))?,
+    };
+    builder.bind().await.map_err(|error| BindError::Iroh(format!("{error:#}")))
+}

@@ -1,0 +1,118 @@
+//! Who may talk to this host: asked after every handshake, before a protocol sees a byte.
+//! Members may speak every protocol; strangers only `mesh/join/1`. Remembers every open connection
+//! by a weak handle, so that a host can be cut off and a path can be shown.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use iroh::{
+    TransportAddr,
+    endpoint::{
+        AfterHandshakeOutcome, Connection, EndpointHooks, Incoming, IncomingAddr, WeakConnectionHandle,
+    },
+    protocol::{IncomingFilter, IncomingFilterOutcome},
+};
+use proto::id::HostId;
+
+use crate::{
+    identity, join,
+    path::{self, Path, Remote, Sample},
+    roster::Roster,
+    wire,
+};
+
+/// What a rejected host reads when its connection is closed.
+pub(crate) const NOT_MEMBER: (u32, &[u8]) = (403, b"not a member");
+/// What a host reads that this one gives up on.
+const STALE: (u32, &[u8]) = (408, b"stale");
+
+/// The gate; cheap to clone. It holds no endpoint, which would never be dropped then.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    roster: Arc<Roster>,
+    open: Arc<Mutex<HashMap<HostId, Vec<WeakConnectionHandle>>>>,
+}
+
+impl Gate {
+    pub(crate) fn new(roster: Arc<Roster>) -> Gate {
+        Gate { roster, open: Arc::default() }
+    }
+
+    /// Tells whether a host belongs to the mesh.
+    pub(crate) fn is_member(&self, host: &HostId) -> bool {
+        self.roster.roll().members.contains_key(host)
+    }
+
+    /// Closes every connection with a host. iroh keeps no memory of a way afterwards, which is what
+    /// lets the next dial look for a new one.
+    pub(crate) fn close(&self, host: &HostId) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+        for connection in open.into_iter().flatten().filter_map(|weak| weak.upgrade()) {
+            connection.close(STALE.0.into(), STALE.1);
+        }
+    }
+
+    /// Describes the way to a host, as measured on the connection that carries libp2p.
+    pub(crate) fn path(&self, host: &HostId) -> Option<Path> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
+        let connections = open.into_iter().flatten().filter_map(|weak| weak.upgrade());
+        let carriers = connections.filter(|connection| connection.alpn() == wire::ALPN);
+        let samples: Vec<Sample> = carriers
+            .filter(|connection| connection.close_reason().is_none())
+            .flat_map(|connection| samples(&connection))
+            .collect();
+        path::describe(&samples)
+    }
+
+    /// Turns relayed strangers away before the handshake on a host that could not let them in.
+    pub(crate) fn filter(&self) -> IncomingFilter {
+        let gate = self.clone();
+        Arc::new(move |incoming: &Incoming| match incoming.remote_addr() {
+            IncomingAddr::Relay { endpoint_id, .. } => {
+                let host = identity::host_of_endpoint(&endpoint_id);
+                match gate.is_member(&host) || join::is_open(&gate.roster.roll()) {
+                    true => IncomingFilterOutcome::Accept,
+                    false => IncomingFilterOutcome::Ignore,
+                }
+            }
+            _ => IncomingFilterOutcome::Accept,
+        })
+    }
+
+    fn remember(&self, host: HostId, connection: &Connection) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = open.entry(host).or_default();
+        connections.retain(|weak| weak.upgrade().is_some_and(|open| open.close_reason().is_none()));
+        connections.push(connection.weak_handle());
+    }
+}
+
+impl EndpointHooks for Gate {
+    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
+        let host = identity::host_of_endpoint(&connection.remote_id());
+        if self.is_member(&host) {
+            self.remember(host, connection);
+            return AfterHandshakeOutcome::Accept;
+        }
+        if connection.alpn() == join::ALPN {
+            return AfterHandshakeOutcome::Accept;
+        }
+        tracing::debug!(?host, "rejected: not a member");
+        AfterHandshakeOutcome::Reject { error_code: NOT_MEMBER.0.into(), reason: NOT_MEMBER.1.to_vec() }
+    }
+}
+
+fn samples(connection: &Connection) -> Vec<Sample> {
+    let paths = connection.paths();
+    let sample = |path: iroh::endpoint::Path<'_>| {
+        let remote = match path.remote_addr() {
+            TransportAddr::Ip(address) => Remote::Address(*address),
+            TransportAddr::Relay(url) => Remote::Relay(url.to_string()),
+            _ => return None,
+        };
+        Some(Sample { remote, selected: path.is_selected(), rtt_ms: path.rtt().as_secs_f64() * 1000.0 })
+    };
+    paths.iter().filter_map(sample).collect()
+}

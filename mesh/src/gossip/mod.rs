@@ -1,0 +1,318 @@
+//! Gossip: what every host says about itself, in signed records, and who is alive. Carried by
+//! chitchat behind this interface, so that nothing else knows chitchat's words.
+//! Soft: liveness here is a hint and never starts or kills a machine.
+
+mod carrier;
+mod ledger;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use proto::{
+    facts::Fact,
+    firewall::{self, Firewall, GossipId},
+    id::HostId,
+    limits::MAX_RECORDS_PER_HOST,
+    seal::SignedRecord,
+    wire::record::{Body, RecordKey},
+};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::{
+    disk,
+    identity::Identity,
+    roster::{self, Roll, Roster},
+    swarm::Streams,
+};
+use carrier::{Carrier, Door, Entrance, Posts};
+use ledger::Ledger;
+
+/// Verified records of all members, by owner and key.
+pub type Records = BTreeMap<(HostId, RecordKey), Body>;
+
+/// One round of gossip up to this many hosts; with more, rounds get longer in proportion.
+const INTERVAL: Duration = Duration::from_millis(500);
+const HOSTS_PER_INTERVAL: usize = 50;
+/// With these, a dead host is noticed within about 5 s and none is by mistake at 20 % loss.
+const PHI: f64 = 8.0;
+const WINDOW: usize = 100;
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
+/// How long chitchat keeps a dead host; deletions within it may be missed by others.
+const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
+/// How often the state is looked at: what people see is at most this much older.
+const LOOK: Duration = Duration::from_millis(200);
+/// Publications that wait; the publisher waits when there are more.
+const PUBLISH_QUEUE: usize = 64;
+/// Pause before chitchat is started again, so that a frame that kills it does not spin.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Gossip {
+    publish: mpsc::Sender<(RecordKey, Option<Body>)>,
+    live: watch::Receiver<BTreeSet<HostId>>,
+    records: watch::Receiver<Arc<Records>>,
+}
+
+impl Gossip {
+    /// Says something about this host, or withdraws it.
+    pub(crate) async fn publish(&self, key: RecordKey, body: Option<Body>) {
+        // Err only at shutdown, when nobody listens any more.
+        self.publish.send((key, body)).await.ok();
+    }
+
+    /// Watches who is alive, this host not included.
+    pub(crate) fn live(&self) -> watch::Receiver<BTreeSet<HostId>> {
+        self.live.clone()
+    }
+
+    /// Watches the records.
+    pub(crate) fn records(&self) -> watch::Receiver<Arc<Records>> {
+        self.records.clone()
+    }
+}
+
+/// Everything that the gossip task works with.
+struct Task {
+    identity: Identity,
+    roster: Arc<Roster>,
+    streams: Streams,
+    posts: Posts,
+    door: Door,
+    inbox: mpsc::Receiver<(RecordKey, Option<Body>)>,
+    live: watch::Sender<BTreeSet<HostId>>,
+    records: watch::Sender<Arc<Records>>,
+    /// What this host says, signed anew at each start.
+    own: BTreeMap<RecordKey, Option<Body>>,
+    ledger: Ledger,
+    facts: broadcast::Sender<Fact>,
+}
+
+/// Builds the gossip; the future runs it until its handles are gone.
+pub(crate) fn build(
+    identity: Identity,
+    roster: Arc<Roster>,
+    streams: Streams,
+    facts: broadcast::Sender<Fact>,
+) -> (Gossip, impl Future<Output = ()>) {
+    let (publish, inbox) = mpsc::channel(PUBLISH_QUEUE);
+    let (live_tx, live) = watch::channel(BTreeSet::new());
+    let (records_tx, records) = watch::channel(Arc::default());
+    let door = Door::default();
+    let receive = carrier::receive(streams.clone(), identity.mesh, door.clone(), facts.clone());
+    let task = Task {
+        posts: Posts::new(streams.clone()),
+        ledger: Ledger::new(identity.mesh),
+        identity,
+        roster,
+        streams,
+        door,
+        inbox,
+        live: live_tx,
+        records: records_tx,
+        own: BTreeMap::new(),
+        facts,
+    };
+    let run = async move {
+        tokio::select! { // both run until the end; dropping either loses nothing that lasts
+            () = receive => {}
+            () = task.run() => {}
+        }
+    };
+    (Gossip { publish, live, records }, run)
+}
+
+/// Why one start of chitchat ended.
+enum Ended {
+    NobodyLeft,
+    Died(String),
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            match self.run_once().await {
+                Ended::NobodyLeft => return,
+                Ended::Died(because) => {
+                    tracing::error!(%because, "gossip ended; starting it again");
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn run_once(&mut self) -> Ended {
+        let generation = match next_generation(&self.identity) {
+            Ok(generation) => generation,
+            Err(error) => return Ended::Died(error.to_string()),
+        };
+        let mut roll = self.roster.watch();
+        let interval = interval(roll.borrow().members.len());
+        let handle = match self.start(generation, interval).await {
+            Ok(handle) => handle,
+            Err(error) => return Ended::Died(error.to_string()),
+        };
+        let mut voice = Voice { generation, seq: 0 };
+        for (key, body) in &self.own {
+            self.speak(&handle, &mut voice, key, body).await;
+        }
+        let ended = self.attend(&handle, &mut voice, &mut roll).await;
+        handle.abort();
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        ended
+    }
+
+    async fn start(&self, generation: u64, interval: Duration) -> anyhow::Result<ChitchatHandle> {
+        let me = GossipId::new(self.identity.mesh, self.identity.host(), generation);
+        let (sender, inbox) = mpsc::channel(carrier::INBOX);
+        let roll = self.roster.roll();
+        self.posts.set_members(self.identity.mesh, &roll);
+        let config = config(&me, firewall::cluster(self.identity.mesh), interval);
+        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let firewall = Firewall::new(self.identity.mesh, me, interval_ms);
+        let entrance = Entrance::new(firewall, sender, &roll);
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(entrance);
+        spawn_chitchat(config, Vec::new(), &Carrier::new(self.posts.clone(), inbox)).await
+    }
+
+    async fn attend(
+        &mut self,
+        handle: &ChitchatHandle,
+        voice: &mut Voice,
+        roll: &mut watch::Receiver<Arc<Roll>>,
+    ) -> Ended {
+        let mut connected = self.streams.connected();
+        let mut greeted: BTreeSet<HostId> = BTreeSet::new();
+        let mut look = tokio::time::interval(LOOK);
+        let mut ended = std::pin::pin!(handle.termination_watcher());
+        loop {
+            // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
+            tokio::select! {
+                _ = look.tick() => self.look(handle).await,
+                said = self.inbox.recv() => {
+                    let Some((key, body)) = said else { return Ended::NobodyLeft };
+                    self.say(handle, voice, key, body).await;
+                }
+                Ok(()) = connected.changed() => {
+                    let now = connected.borrow_and_update().clone();
+                    for host in now.difference(&greeted) {
+                        // One exchange at once, so that a new connection does not wait for its round.
+                        handle.gossip(firewall::address(self.identity.mesh, *host)).ok();
+                    }
+                    greeted = now;
+                }
+                Ok(()) = roll.changed() => {
+                    let roll = roll.borrow_and_update().clone();
+                    self.posts.set_members(self.identity.mesh, &roll);
+                    if let Some(entrance) = self.door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                        entrance.set_members(&roll);
+                    }
+                }
+                result = &mut ended => {
+                    return Ended::Died(result.err().map_or("stopped".to_owned(), |error| error.to_string()));
+                }
+            }
+        }
+    }
+
+    async fn say(&mut self, handle: &ChitchatHandle, voice: &mut Voice, key: RecordKey, body: Option<Body>) {
+        if self.own.get(&key) == Some(&body) {
+            return;
+        }
+        if self.own.len() >= MAX_RECORDS_PER_HOST && !self.own.contains_key(&key) {
+            // A withdrawn key makes room only once all others have seen it go; a restart does.
+            tracing::warn!(%key, "too many records of this host; not published");
+            return;
+        }
+        self.speak(handle, voice, &key, &body).await;
+        self.own.insert(key, body);
+    }
+
+    async fn speak(&self, handle: &ChitchatHandle, voice: &mut Voice, key: &RecordKey, body: &Option<Body>) {
+        voice.seq += 1;
+        let record = SignedRecord {
+            mesh: self.identity.mesh,
+            host: self.identity.host(),
+            generation: voice.generation,
+            seq: voice.seq,
+            key: key.clone(),
+            body: body.clone(),
+        };
+        match record.seal(&self.identity.seed) {
+            Ok(text) => {
+                let key = key.to_string();
+                handle.with_chitchat(|chitchat| chitchat.self_node_state().set(&key, &text)).await;
+            }
+            Err(error) => tracing::warn!(%key, %error, "a record cannot be published"),
+        }
+    }
+
+    async fn look(&mut self, handle: &ChitchatHandle) {
+        let roll = self.roster.roll();
+        let names: BTreeMap<String, HostId> =
+            roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
+        let me = self.identity.host();
+        let now = roster::wall_clock();
+        let ledger = &mut self.ledger;
+        let (live, heard) = handle
+            .with_chitchat(|chitchat| (live(chitchat, &names, me), ledger.read(chitchat, &names, now)))
+            .await;
+        if heard.changed {
+            self.records.send_replace(Arc::new(self.ledger.records()));
+        }
+        for (host, because) in heard.refused {
+            self.facts.send(Fact::GossipRefused { member: host.short(), because }).ok();
+        }
+        self.live.send_if_modified(|old| {
+            let changed = *old != live;
+            *old = live;
+            changed
+        });
+    }
+}
+
+/// Numbers the records of one start.
+struct Voice {
+    generation: u64,
+    seq: u64,
+}
+
+fn live(chitchat: &Chitchat, names: &BTreeMap<String, HostId>, me: HostId) -> BTreeSet<HostId> {
+    let hosts = chitchat.live_nodes().filter_map(|id| names.get(&*id.node_id).copied());
+    hosts.filter(|host| *host != me).collect()
+}
+
+fn interval(hosts: usize) -> Duration {
+    let factor = u32::try_from(hosts.div_ceil(HOSTS_PER_INTERVAL)).unwrap_or(u32::MAX);
+    INTERVAL * factor.clamp(1, 10)
+}
+
+fn config(me: &GossipId, cluster_id: String, interval: Duration) -> ChitchatConfig {
+    ChitchatConfig {
+        chitchat_id: ChitchatId::new(me.node.as_str(), me.generation, me.address),
+        cluster_id,
+        gossip_interval: interval,
+        listen_addr: me.address,
+        seed_nodes: Vec::new(),
+        failure_detector_config: FailureDetectorConfig::new(PHI, WINDOW, MAX_INTERVAL, interval, DEAD_GRACE),
+        marked_for_deletion_grace_period: DEAD_GRACE,
+        catchup_callback: None,
+        extra_liveness_predicate: None,
+    }
+}
+
+/// Counts the starts on disk, so that no start is ever taken for an earlier one, whatever the clock.
+fn next_generation(identity: &Identity) -> std::io::Result<u64> {
+    let path: PathBuf = identity.data.join("mesh/generation");
+    let stored = disk::read(&path)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    let stored: u64 = stored.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let next = (stored + 1).max(roster::wall_clock().0);
+    disk::replace(&path, format!("{next}\n").as_bytes())?;
+    Ok(next)
+}

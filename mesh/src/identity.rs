@@ -1,0 +1,322 @@
+//! Who this host is: its key, its mesh, and the root key where it is held. Files under
+//! `DATA/identity`, for their owner only. The one place where the spellings of a host's key
+//! (HostId, libp2p PeerId, iroh EndpointId) meet.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use data_encoding::BASE32_NOPAD;
+use iroh::EndpointId;
+use libp2p::PeerId;
+use proto::{
+    id::{HostId, MeshId, Name},
+    seal::Seed,
+    time::Timestamp,
+    trust::{Capabilities, Certificate, Charter, MemberSet, Sealed, Statement, mesh_id},
+};
+
+use crate::disk;
+
+/// A host's place in a mesh, as its files tell it.
+#[derive(Clone)]
+pub struct Identity {
+    /// The data directory it came from.
+    pub data: PathBuf,
+    /// The mesh.
+    pub mesh: MeshId,
+    pub(crate) seed: Seed,
+    pub(crate) root: Option<Seed>,
+}
+
+/// What a new mesh and its first host are called.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    /// The host's label.
+    pub name: Name,
+    /// The mesh's label.
+    pub mesh_name: Name,
+    /// The host's tags.
+    pub tags: BTreeMap<String, String>,
+    /// The recovery phrase of an existing mesh: makes this host an issuer of it.
+    pub recovery: Option<String>,
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is one already.
+    #[error("this host belongs to a mesh already")]
+    Exists,
+    /// There is none.
+    #[error("this host belongs to no mesh yet")]
+    Missing,
+    /// A file cannot be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{0} is damaged")]
+    Damaged(PathBuf),
+    /// The recovery phrase has a mistake.
+    #[error("the recovery phrase is wrong: copy all of it")]
+    Recovery,
+}
+
+impl Identity {
+    /// Gives the host's id.
+    pub fn host(&self) -> HostId {
+        HostId(self.seed.public())
+    }
+
+    /// Tells whether the mesh's root key is held here.
+    pub fn holds_root(&self) -> bool {
+        self.root.is_some()
+    }
+
+    pub(crate) fn keypair(&self) -> libp2p::identity::Keypair {
+        libp2p::identity::Keypair::ed25519_from_bytes(self.seed.0)
+            .expect("every 32 bytes are an ed25519 seed")
+    }
+
+    pub(crate) fn secret_key(&self) -> iroh::SecretKey {
+        iroh::SecretKey::from_bytes(&self.seed.0)
+    }
+}
+
+/// Tells whether the directory has an identity.
+pub fn exists(data: &Path) -> bool {
+    mesh_file(data).exists()
+}
+
+/// Makes a mesh with this host as its first member and issuer. Gives the recovery phrase, which is
+/// written nowhere.
+pub fn create(data: &Path, founding: Founding, now: Timestamp) -> Result<(Identity, String), IdentityError> {
+    if exists(data) {
+        return Err(IdentityError::Exists);
+    }
+    let root = match &founding.recovery {
+        Some(phrase) => parse_phrase(phrase).ok_or(IdentityError::Recovery)?,
+        None => Seed(rand::random()),
+    };
+    let seed = host_seed(data)?;
+    let mesh = mesh_id(&root.public());
+    let host = HostId(seed.public());
+    let charter = Statement::Charter(Charter { name: founding.mesh_name, made: now }).seal(mesh, &root);
+    let certificate = Statement::Certificate(Certificate {
+        host,
+        name: founding.name,
+        tags: founding.tags,
+        capabilities: Capabilities::ISSUE,
+        serial: 1,
+        grant: None,
+        since: now,
+        not_before: now,
+        not_after: None,
+    });
+    let statements = vec![charter, certificate.seal(mesh, &root)];
+    write(&root_file(data), &root.0)?;
+    let phrase = phrase(&root);
+    let identity = adopt(data, mesh, seed, statements, now)?;
+    Ok((Identity { root: Some(root), ..identity }, phrase))
+}
+
+/// Reads the identity of a directory.
+pub fn load(data: &Path) -> Result<Identity, IdentityError> {
+    let file = mesh_file(data);
+    let text = read(&file)?.ok_or(IdentityError::Missing)?;
+    let text = String::from_utf8(text).map_err(|_| IdentityError::Damaged(file.clone()))?;
+    let mesh = text.trim().parse().map_err(|_| IdentityError::Damaged(file))?;
+    let seed = key(&host_file(data))?.ok_or_else(|| IdentityError::Damaged(host_file(data)))?;
+    let root = key(&root_file(data))?;
+    Ok(Identity { data: data.to_owned(), mesh, seed, root })
+}
+
+/// Makes the directory belong to a mesh: the statements first, the mesh's id last, because the
+/// latter is what [`exists`] looks at.
+pub(crate) fn adopt(
+    data: &Path,
+    mesh: MeshId,
+    seed: Seed,
+    statements: Vec<Sealed>,
+    now: Timestamp,
+) -> Result<Identity, IdentityError> {
+    let mut set = MemberSet::new(mesh);
+    set.apply_all(statements, now);
+    let path = statements_file(data);
+    make_dirs(data)?;
+    write(&path, &proto::seal::encode(&set.all()))?;
+    write(&mesh_file(data), format!("{mesh}\n").as_bytes())?;
+    // Mostly there is none; a secret that stays is of a token that expires.
+    std::fs::remove_file(pending_file(data)).ok();
+    Ok(Identity { data: data.to_owned(), mesh, seed, root: None })
+}
+
+/// Gives the host's key, made at the first call: a join that is tried again comes from the same host.
+pub(crate) fn host_seed(data: &Path) -> Result<Seed, IdentityError> {
+    make_dirs(data)?;
+    if let Some(seed) = key(&host_file(data))? {
+        return Ok(seed);
+    }
+    let seed = Seed(rand::random());
+    write(&host_file(data), &seed.0)?;
+    Ok(seed)
+}
+
+/// Gives the token of a join that waits for an issuer.
+pub fn pending(data: &Path) -> Option<String> {
+    let bytes = disk::read(&pending_file(data)).ok()??;
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+}
+
+pub(crate) fn set_pending(data: &Path, token: &str) -> Result<(), IdentityError> {
+    write(&pending_file(data), token.as_bytes())
+}
+
+/// Converts a libp2p peer id, which holds the key itself.
+pub(crate) fn host_of(peer: &PeerId) -> Option<HostId> {
+    let bytes = peer.to_bytes();
+    let [0, _, key @ ..] = bytes.as_slice() else { return None }; // 0 = identity multihash
+    let key = libp2p::identity::PublicKey::try_decode_protobuf(key).ok()?.try_into_ed25519().ok()?;
+    Some(HostId(key.to_bytes()))
+}
+
+/// Converts to libp2p's spelling; `None` when the id is no key.
+pub(crate) fn peer_of(host: &HostId) -> Option<PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(&host.0).ok()?;
+    Some(libp2p::identity::PublicKey::from(key).to_peer_id())
+}
+
+/// Converts iroh's spelling, which is always a key, to libp2p's.
+pub(crate) fn peer_of_endpoint(id: &EndpointId) -> PeerId {
+    peer_of(&host_of_endpoint(id)).expect("an endpoint id is a valid ed25519 key")
+}
+
+/// Converts iroh's spelling.
+pub fn host_of_endpoint(id: &EndpointId) -> HostId {
+    HostId(*id.as_bytes())
+}
+
+/// Converts to iroh's spelling; `None` when the id is no key.
+pub fn endpoint_id(host: &HostId) -> Option<EndpointId> {
+    EndpointId::from_bytes(&host.0).ok()
+}
+
+/// Characters between the dashes of a recovery phrase.
+const PHRASE_GROUP: usize = 5;
+const PHRASE_CHECK: usize = 3;
+
+fn phrase(root: &Seed) -> String {
+    let check = blake3::hash(&root.0);
+    let bytes = [&root.0[..], &check.as_bytes()[..PHRASE_CHECK]].concat();
+    let text = BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
+    let groups: Vec<String> = text
+        .as_bytes()
+        .chunks(PHRASE_GROUP)
+        .map(|group| String::from_utf8_lossy(group).into_owned())
+        .collect();
+    groups.join("-")
+}
+
+fn parse_phrase(phrase: &str) -> Option<Seed> {
+    let text: String = phrase.chars().filter(char::is_ascii_alphanumeric).collect();
+    let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+    let (seed, check) = bytes.split_first_chunk::<32>()?;
+    (blake3::hash(seed).as_bytes()[..PHRASE_CHECK] == *check).then_some(Seed(*seed))
+}
+
+fn host_file(data: &Path) -> PathBuf {
+    data.join("identity/host.key")
+}
+
+fn root_file(data: &Path) -> PathBuf {
+    data.join("identity/root.key")
+}
+
+fn mesh_file(data: &Path) -> PathBuf {
+    data.join("identity/mesh")
+}
+
+fn pending_file(data: &Path) -> PathBuf {
+    data.join("identity/pending")
+}
+
+pub(crate) fn statements_file(data: &Path) -> PathBuf {
+    data.join("mesh/statements")
+}
+
+fn make_dirs(data: &Path) -> Result<(), IdentityError> {
+    for dir in ["identity", "mesh"] {
+        let path = data.join(dir);
+        disk::private_dir(&path).map_err(|source| IdentityError::File { path, source })?;
+    }
+    Ok(())
+}
+
+fn key(path: &Path) -> Result<Option<Seed>, IdentityError> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    let seed = bytes.try_into().map_err(|_| IdentityError::Damaged(path.to_owned()))?;
+    Ok(Some(Seed(seed)))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    disk::read(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    disk::replace(path, bytes).map_err(|source| IdentityError::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_host_in_all_spellings() {
+        let host = HostId(Seed([7; 32]).public());
+        let endpoint = endpoint_id(&host).unwrap();
+        assert_eq!(host_of_endpoint(&endpoint), host);
+        assert_eq!(host_of(&peer_of(&host).unwrap()), Some(host));
+        assert_eq!(peer_of_endpoint(&endpoint), peer_of(&host).unwrap());
+    }
+
+    #[test]
+    fn a_recovery_phrase_makes_another_issuer_of_the_same_mesh() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let founding = |recovery| Founding {
+            name: "attic".parse().unwrap(),
+            mesh_name: "home".parse().unwrap(),
+            tags: BTreeMap::new(),
+            recovery,
+        };
+        let (one, phrase) = create(first.path(), founding(None), Timestamp(1)).unwrap();
+        let (two, _) = create(second.path(), founding(Some(phrase.to_uppercase())), Timestamp(2)).unwrap();
+        assert_eq!(one.mesh, two.mesh);
+        assert_ne!(one.host(), two.host());
+        let wrong = phrase.replace(&phrase[..5], "aaaaa");
+        assert_eq!(parse_phrase(&wrong), None);
+    }
+
+    #[test]
+    fn an_identity_is_read_back_and_not_made_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(load(dir.path()), Err(IdentityError::Missing)));
+        let founding = Founding {
+            name: "attic".parse().unwrap(),
+            mesh_name: "home".parse().unwrap(),
+            tags: BTreeMap::new(),
+            recovery: None,
+        };
+        let (made, _) = create(dir.path(), founding.clone(), Timestamp(1)).unwrap();
+        let read = load(dir.path()).unwrap();
+        assert_eq!((read.host(), read.mesh, read.holds_root()), (made.host(), made.mesh, true));
+        assert!(matches!(create(dir.path(), founding, Timestamp(2)), Err(IdentityError::Exists)));
+    }
+}

@@ -1,0 +1,240 @@
+//! The member's side of a join: proves itself, checks the stranger's proof, and admits it or asks an
+//! issuer that can. Bounded in number, rate and time, because anybody may knock.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use iroh::{
+    endpoint::Connection,
+    protocol::{AcceptError, ProtocolHandler},
+};
+use proto::{
+    facts::Fact,
+    id::HostId,
+    limits::MAX_RPC_BYTES,
+    trust::{
+        Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
+        join::{JOIN_VERSION, admit},
+    },
+    wire::{
+        record::{Body, Reach, RecordKey},
+        rpc::{Answer, Request},
+    },
+};
+use tokio::sync::{Semaphore, broadcast, watch};
+
+use super::{DOOR_TIMEOUT, Welcome, channel, receive, send};
+use crate::{
+    gossip::Records,
+    identity::{self, Identity},
+    roster::{self, Roster},
+    rpc::{self, Exchange},
+    swarm::Streams,
+};
+
+/// Strangers that are served at once.
+const MAX_AT_ONCE: usize = 8;
+/// Knocks in a minute, good or bad: signatures cost time.
+const KNOCKS_PER_MINUTE: usize = 120;
+/// How long one issuer may think about a forwarded join.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
+/// What a stranger reads when there are too many of them.
+const BUSY: (u32, &[u8]) = (429, b"busy");
+/// What a connection is closed with when all is said.
+const DONE: (u32, &[u8]) = (0, b"done");
+
+/// What the door needs to let anybody in.
+#[derive(Clone)]
+pub(crate) struct Door {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Identity,
+    roster: Arc<Roster>,
+    streams: Streams,
+    records: watch::Receiver<Arc<Records>>,
+    facts: broadcast::Sender<Fact>,
+    slots: Semaphore,
+    knocks: Mutex<VecDeque<Instant>>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Door")
+    }
+}
+
+impl ProtocolHandler for Door {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let slot = self.inner.slots.try_acquire();
+        let (Ok(_slot), true) = (slot, self.may_knock()) else {
+            connection.close(BUSY.0.into(), BUSY.1);
+            return Ok(());
+        };
+        match tokio::time::timeout(DOOR_TIMEOUT, self.attend(&connection)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a join ended early"),
+            Err(_) => tracing::debug!("a join took too long"),
+        }
+        // The stranger's connection ends here, whatever it hoped for.
+        connection.close(DONE.0.into(), DONE.1);
+        Ok(())
+    }
+}
+
+impl Door {
+    pub(crate) fn new(
+        identity: Identity,
+        roster: Arc<Roster>,
+        streams: Streams,
+        records: watch::Receiver<Arc<Records>>,
+        facts: broadcast::Sender<Fact>,
+    ) -> Door {
+        let (slots, knocks) = (Semaphore::new(MAX_AT_ONCE), Mutex::default());
+        Door { inner: Arc::new(Inner { identity, roster, streams, records, facts, slots, knocks }) }
+    }
+
+    fn may_knock(&self) -> bool {
+        let mut knocks = self.inner.knocks.lock().unwrap_or_else(PoisonError::into_inner);
+        knocks.retain(|at| at.elapsed() < Duration::from_secs(60));
+        let may = knocks.len() < KNOCKS_PER_MINUTE;
+        if may {
+            knocks.push_back(Instant::now());
+        }
+        may
+    }
+
+    async fn attend(&self, connection: &Connection) -> io::Result<()> {
+        let (mut out, mut input) = connection.accept_bi().await.map_err(io::Error::other)?;
+        let hello: JoinHello = receive(&mut input).await?;
+        let roll = self.inner.roster.roll();
+        let me = self.inner.identity.host();
+        let offer = JoinOffer {
+            version: JOIN_VERSION,
+            nonce: rand::random(),
+            chain: roll.set.chain(me),
+            time: self.inner.roster.now(),
+        };
+        send(&mut out, &offer).await?;
+        if hello.version != JOIN_VERSION {
+            return Err(io::Error::other(format!("a stranger speaks version {}", hello.version)));
+        }
+        let proof: JoinProof = receive(&mut input).await?;
+        let transcript = Transcript {
+            mesh: self.inner.identity.mesh,
+            joiner: identity::host_of_endpoint(&connection.remote_id()),
+            member: me,
+            hello: hello.nonce,
+            offer: offer.nonce,
+            channel: channel(connection)?,
+        };
+        let answer = self.answer(&transcript, &proof).await;
+        if let JoinAnswer::Refused(because) = &answer {
+            self.inner.facts.send(Fact::JoinRefused { because: because.to_string() }).ok();
+        }
+        send(&mut out, &answer).await?;
+        if matches!(answer, JoinAnswer::Admitted(_)) {
+            let () = receive(&mut input).await?; // ready
+            send(&mut out, &self.welcome()).await?;
+        }
+        out.finish().map_err(io::Error::other)?;
+        // Until the stranger has read it all, or gave up.
+        connection.closed().await;
+        Ok(())
+    }
+
+    /// Finds somebody who can decide: this host if it is an issuer, then the other issuers. An
+    /// issuer that does not know the token yet leaves it to the next.
+    async fn answer(&self, transcript: &Transcript, proof: &JoinProof) -> JoinAnswer {
+        let roll = self.inner.roster.roll();
+        let me = self.inner.identity.host();
+        let mut last = None;
+        if roll.set.is_issuer(me) {
+            match self.decide(transcript, proof) {
+                JoinAnswer::Refused(JoinRefusal::UnknownToken) => last = Some(JoinRefusal::UnknownToken),
+                decided => return decided,
+            }
+        }
+        let connected = self.inner.streams.connected().borrow().clone();
+        let others = roll.members.values().filter(|member| member.is_issuer() && member.host != me);
+        for issuer in others.filter(|issuer| connected.contains(&issuer.host)) {
+            match self.forward(issuer.host, transcript, proof).await {
+                Some(JoinAnswer::Refused(JoinRefusal::UnknownToken)) => {
+                    last = Some(JoinRefusal::UnknownToken);
+                }
+                Some(JoinAnswer::Admitted(chain)) => {
+                    self.inner.roster.take(chain.clone());
+                    return JoinAnswer::Admitted(chain);
+                }
+                Some(decided) => return decided,
+                None => {}
+            }
+        }
+        last.map_or(JoinAnswer::Pending { issuers: roll.issuers() }, JoinAnswer::Refused)
+    }
+
+    async fn forward(
+        &self,
+        issuer: HostId,
+        transcript: &Transcript,
+        proof: &JoinProof,
+    ) -> Option<JoinAnswer> {
+        let request =
+            Request::Join { transcript: Box::new(transcript.clone()), proof: Box::new(proof.clone()) };
+        let request = proto::seal::encode(&request);
+        let exchange = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
+        let asked = rpc::ask(&self.inner.streams, &exchange, issuer, &request, FORWARD_TIMEOUT).await;
+        match postcard::from_bytes(&asked.ok()?).ok()? {
+            Answer::Join(answer) => Some(*answer),
+            _ => None,
+        }
+    }
+
+    /// Decides as an issuer about a join, at this door or another member's.
+    pub(crate) fn decide(&self, transcript: &Transcript, proof: &JoinProof) -> JoinAnswer {
+        match self.try_admit(transcript, proof) {
+            Ok(answer) => answer,
+            Err(because) => JoinAnswer::Refused(because),
+        }
+    }
+
+    fn try_admit(&self, transcript: &Transcript, proof: &JoinProof) -> Result<JoinAnswer, JoinRefusal> {
+        let Inner { identity, roster, .. } = &*self.inner;
+        if transcript.mesh != identity.mesh {
+            return Err(JoinRefusal::Proof);
+        }
+        transcript.check(proof)?;
+        let roll = roster.roll();
+        if !roll.set.is_issuer(identity.host()) {
+            return Ok(JoinAnswer::Pending { issuers: roll.issuers() });
+        }
+        let admission = admit(&roll.set, transcript.joiner, proof, identity.holds_root(), roster.now())?;
+        let signed = match (admission, &identity.root) {
+            (Admission::Known, _) => None,
+            (Admission::ByRoot(certificate), Some(root)) => Some((certificate, root)),
+            (Admission::ByRoot(_), None) => return Err(JoinRefusal::Failed("no root key here".to_owned())),
+            (Admission::ByHost(certificate), _) => Some((certificate, &identity.seed)),
+        };
+        if let Some((certificate, seed)) = signed {
+            roster
+                .say(&Statement::Certificate(certificate), seed)
+                .map_err(|because| JoinRefusal::Failed(because.to_string()))?;
+        }
+        Ok(JoinAnswer::Admitted(roster.roll().set.chain(transcript.joiner)))
+    }
+
+    fn welcome(&self) -> Welcome {
+        let records = self.inner.records.borrow().clone();
+        let reach = |((host, key), body): (&(HostId, RecordKey), &Body)| match (key, body) {
+            (RecordKey::Host, Body::Host(record)) => Some((*host, record.reach.clone())),
+            _ => None,
+        };
+        let reaches: Vec<(HostId, Reach)> = records.iter().filter_map(reach).collect();
+        Welcome { statements: roster::pack(&self.inner.roster.roll().set.all()), reaches }
+    }
+}

@@ -1,0 +1,81 @@
+//! How a stranger becomes a member, on a connection of its own (`mesh/join/1`): the only protocol
+//! that is open to strangers. `stranger` is the joining side, `door` the member's.
+//! What is said and signed is decided in `proto::trust::join`; here it travels.
+//!
+//! ```text
+//! hello -> offer -> proof -> answer, and when it is "admitted": ready -> welcome
+//! ```
+//! The welcome is the first thing that the new member asks for and gets as one, so a join that
+//! succeeds has seen data go both ways.
+
+pub(crate) mod door;
+mod stranger;
+
+use std::{io, time::Duration};
+
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use proto::{
+    id::HostId,
+    limits::{MAX_JOIN_BYTES, MAX_RPC_BYTES},
+    trust::join::EXPORT_LABEL,
+    wire::record::Reach,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::roster::Roll;
+
+pub use stranger::{JoinError, Joined, Joining, join};
+
+/// The protocol name of the iroh connections on which strangers join.
+pub(crate) const ALPN: &[u8] = b"mesh/join/1";
+/// A whole join, seen from the member: two round trips, and a forward to an issuer.
+const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a new member needs to live: everything that was ever said, and where everybody is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Welcome {
+    statements: Vec<Vec<u8>>,
+    reaches: Vec<(HostId, Reach)>,
+}
+
+/// Tells whether anybody can join at all: without a token there is no door.
+pub(crate) fn is_open(roll: &Roll) -> bool {
+    !roll.set.grants().is_empty()
+}
+
+/// Gives the secret that only the two ends of this connection know.
+fn channel(connection: &Connection) -> io::Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    connection
+        .export_keying_material(&mut secret, EXPORT_LABEL, b"")
+        .map_err(|_| io::Error::other("the connection exports no keying material"))?;
+    Ok(secret)
+}
+
+async fn send<T: Serialize>(stream: &mut SendStream, message: &T) -> io::Result<()> {
+    let bytes = proto::seal::encode(message);
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&length.to_be_bytes()).await?;
+    stream.write_all(&bytes).await?;
+    Ok(())
+}
+
+async fn receive<T: DeserializeOwned>(stream: &mut RecvStream) -> io::Result<T> {
+    receive_within(stream, MAX_JOIN_BYTES).await
+}
+
+async fn receive_welcome(stream: &mut RecvStream) -> io::Result<Welcome> {
+    receive_within(stream, MAX_RPC_BYTES).await
+}
+
+async fn receive_within<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.map_err(io::Error::other)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > limit {
+        return Err(io::Error::other(format!("a message of {length} bytes, {limit} are allowed")));
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;
+    postcard::from_bytes(&bytes).map_err(|_| io::Error::other("a malformed message"))
+}

@@ -1,0 +1,285 @@
+//! The joining side: finds a member by the token, checks that it belongs to the token's mesh, proves
+//! the token without showing it, and stores the new identity. Needs no daemon.
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use iroh::{
+    Endpoint, EndpointAddr, RelayConfig, RelayUrl, TransportAddr, Watcher,
+    address_lookup::memory::MemoryLookup, endpoint::Connection,
+};
+use iroh_relay::RelayQuicConfig;
+use proto::{
+    facts::Fact,
+    id::{HostId, Name},
+    seal::Seed,
+    trust::{
+        Bootstrap, JoinAnswer, JoinHello, JoinOffer, JoinRefusal, MemberSet, Sealed, Token, TokenError,
+        Transcript, join::JOIN_VERSION,
+    },
+    wire::record::Reach,
+};
+use tokio::sync::broadcast;
+
+use super::{ALPN, Welcome, channel, receive, receive_welcome, send};
+use crate::{
+    cache::Cache,
+    endpoint::{self, BindError, Ports},
+    identity::{self, Identity, IdentityError},
+    pins::Pins,
+    relay,
+    roster::{self, unpack},
+};
+
+/// A member that can be reached answers within a second or two, through a relay too.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
+/// All four messages, a forward to an issuer included.
+const TALK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the endpoint may take to say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A join to be tried.
+#[derive(Debug)]
+pub struct Joining {
+    /// The data directory that gets the identity.
+    pub data: PathBuf,
+    /// The text of the token.
+    pub token: String,
+    /// The label that this host wishes.
+    pub name: Name,
+    /// Where to bind.
+    pub ports: Ports,
+}
+
+/// How a join ended that was not refused.
+#[derive(Clone)]
+pub enum Joined {
+    /// This host is a member now.
+    Member {
+        /// Its identity, stored.
+        identity: Box<Identity>,
+        /// The mesh's label.
+        mesh_name: Option<Name>,
+    },
+    /// No issuer could be reached. The token is kept; the same join tried later goes on.
+    Pending {
+        /// The issuers' labels.
+        issuers: Vec<Name>,
+    },
+}
+
+/// Why this host is no member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The text is no token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The identity cannot be made or stored.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The mesh, or this host itself, says no.
+    #[error("the join was refused: {0}")]
+    Refused(#[from] JoinRefusal),
+    /// A relay lets no one in by this token.
+    #[error("the join was refused: {0}")]
+    RefusedByRelay(String),
+    /// None of the token's members answers.
+    #[error("none of the members that the token names can be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Joins the token's mesh and stores the identity.
+pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
+    let token: Token = joining.token.parse()?;
+    if identity::exists(&joining.data) {
+        return Err(IdentityError::Exists.into());
+    }
+    let seed = identity::host_seed(&joining.data)?;
+    let (facts, _) = broadcast::channel::<Fact>(1);
+    let pins = Pins::new(facts);
+    let lookup = MemoryLookup::with_provenance("token");
+    let key = iroh::SecretKey::from_bytes(&seed.0);
+    let endpoint = endpoint::bind_stranger(key, joining.ports, &pins, &lookup).await?;
+    let stranger = Stranger { token: &token, seed: &seed, name: &joining.name, endpoint: &endpoint };
+    let told = stranger.try_all(&pins, &lookup).await;
+    if tokio::time::timeout(CLOSE_TIMEOUT, endpoint.close()).await.is_err() {
+        tracing::debug!("the endpoint of the join did not close in time");
+    }
+    match told? {
+        Told::Pending(issuers) => {
+            identity::set_pending(&joining.data, joining.token.trim())?;
+            Ok(Joined::Pending { issuers })
+        }
+        Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),
+    }
+}
+
+enum Told {
+    Admitted { chain: Vec<Sealed>, welcome: Welcome },
+    Pending(Vec<Name>),
+}
+
+struct Stranger<'a> {
+    token: &'a Token,
+    seed: &'a Seed,
+    name: &'a Name,
+    endpoint: &'a Endpoint,
+}
+
+impl Stranger<'_> {
+    /// Knocks at all members at once and talks to the first that opens; to the next if that fails.
+    async fn try_all(&self, pins: &Pins, lookup: &MemoryLookup) -> Result<Told, JoinError> {
+        let certificates = self.token.bootstrap.iter().filter_map(|entry| entry.relay.as_ref());
+        pins.set(certificates.map(|relay| relay.certificate));
+        let mut knocking = FuturesUnordered::new();
+        for (index, entry) in self.token.bootstrap.iter().enumerate() {
+            if let Some(id) = identity::endpoint_id(&entry.host) {
+                lookup.set_endpoint_info(self.ways(id, entry, index).await);
+                knocking.push(self.knock(id, entry.host));
+            }
+        }
+        let mut failures: Vec<String> = Vec::new();
+        let mut pending = None;
+        while let Some(knocked) = knocking.next().await {
+            let (host, connection) = match knocked {
+                Ok(open) => open,
+                Err(failure) => {
+                    failures.push(failure);
+                    continue;
+                }
+            };
+            let talk = tokio::time::timeout(TALK_TIMEOUT, self.talk(&connection, host)).await;
+            connection.close(0u32.into(), b"done");
+            match talk {
+                Ok(Ok(told @ Told::Admitted { .. })) => return Ok(told),
+                Ok(Ok(Told::Pending(issuers))) => pending = Some(issuers),
+                Ok(Err(Failure::Refused(because))) => return Err(because.into()),
+                Ok(Err(Failure::Broken(error))) => failures.push(format!("{}: {error}", host.short())),
+                Err(_) => failures.push(format!("{}: no answer within {TALK_TIMEOUT:?}", host.short())),
+            }
+        }
+        match (pending, self.denied()) {
+            (Some(issuers), _) => Ok(Told::Pending(issuers)),
+            (None, Some(because)) => Err(JoinError::RefusedByRelay(because)),
+            (None, None) if failures.is_empty() => {
+                Err(JoinError::Unreachable("the token names none".to_owned()))
+            }
+            (None, None) => Err(JoinError::Unreachable(failures.join("; "))),
+        }
+    }
+
+    /// Lists the ways to a member. A relay gets an alias of its URL: iroh reads an admission once
+    /// for each URL, and this one must not stick to the relay's real name.
+    async fn ways(&self, id: iroh::EndpointId, entry: &Bootstrap, index: usize) -> EndpointAddr {
+        let mut ways: Vec<TransportAddr> = entry.addresses.iter().copied().map(TransportAddr::Ip).collect();
+        if let Some(offer) = &entry.relay {
+            let alias = format!("{}/?join={index}", offer.url.trim_end_matches('/'));
+            match alias.parse::<RelayUrl>() {
+                Ok(url) => {
+                    let host = HostId(self.seed.public());
+                    let admission = relay::admission(&self.token.seed, host, roster::wall_clock());
+                    let config = RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(offer.qad_port)));
+                    let config = Arc::new(config.with_auth_token(admission));
+                    self.endpoint.insert_relay(url.clone(), config).await;
+                    ways.push(TransportAddr::Relay(url));
+                }
+                Err(error) => tracing::debug!(%error, "the token's relay URL is malformed"),
+            }
+        }
+        EndpointAddr::from_parts(id, ways)
+    }
+
+    async fn knock(&self, id: iroh::EndpointId, host: HostId) -> Result<(HostId, Connection), String> {
+        let connecting = self.endpoint.connect(id, ALPN);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok((host, connection)),
+            Ok(Err(error)) => Err(format!("{}: {error:#}", host.short())),
+            Err(_) => Err(format!("{}: no answer within {CONNECT_TIMEOUT:?}", host.short())),
+        }
+    }
+
+    async fn talk(&self, connection: &Connection, member: HostId) -> Result<Told, Failure> {
+        let (mut out, mut input) = connection.open_bi().await.map_err(io::Error::other)?;
+        let hello = JoinHello { version: JOIN_VERSION, nonce: rand::random() };
+        send(&mut out, &hello).await?;
+        let offer: JoinOffer = receive(&mut input).await?;
+        // Before anything is revealed: is this a member of the mesh that the token is for?
+        offer.check(self.token.mesh, member, roster::wall_clock())?;
+        let transcript = Transcript {
+            mesh: self.token.mesh,
+            joiner: HostId(self.seed.public()),
+            member,
+            hello: hello.nonce,
+            offer: offer.nonce,
+            channel: channel(connection)?,
+        };
+        let proof = transcript.prove(self.name.clone(), &self.token.seed, self.seed);
+        send(&mut out, &proof).await?;
+        match receive(&mut input).await? {
+            JoinAnswer::Admitted(chain) => {
+                send(&mut out, &()).await?; // ready
+                let welcome = receive_welcome(&mut input).await?;
+                Ok(Told::Admitted { chain, welcome })
+            }
+            JoinAnswer::Pending { issuers } => Ok(Told::Pending(issuers)),
+            JoinAnswer::Refused(because) => Err(Failure::Refused(because)),
+        }
+    }
+
+    /// Gives the reason of a relay that turned this stranger away.
+    fn denied(&self) -> Option<String> {
+        let homes = self.endpoint.home_relay_status().get();
+        homes.iter().find_map(|home| home.auth_denied_reason().map(str::to_owned))
+    }
+}
+
+enum Failure {
+    Refused(JoinRefusal),
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Broken(error)
+    }
+}
+
+impl From<JoinRefusal> for Failure {
+    fn from(because: JoinRefusal) -> Failure {
+        Failure::Refused(because)
+    }
+}
+
+/// Stores the new identity, and where to find the others.
+fn store(
+    joining: &Joining,
+    token: &Token,
+    seed: Seed,
+    chain: Vec<Sealed>,
+    welcome: Welcome,
+) -> Result<Joined, JoinError> {
+    let now = roster::wall_clock();
+    let statements = [chain, unpack(&welcome.statements)].concat();
+    let mut set = MemberSet::new(token.mesh);
+    set.apply_all(statements.clone(), now);
+    let me = HostId(seed.public());
+    if !set.contains(me) {
+        return Err(JoinRefusal::Failed("the mesh sent no certificate for this host".to_owned()).into());
+    }
+    let mut reaches: BTreeMap<HostId, Reach> = token.bootstrap.iter().map(reach).collect();
+    reaches.extend(welcome.reaches);
+    reaches.remove(&me);
+    let identity = identity::adopt(&joining.data, token.mesh, seed, statements, now)?;
+    if let Err(error) = Cache::load(&joining.data).update(reaches, |host| set.contains(*host)) {
+        tracing::warn!(%error, "cannot remember the members' addresses");
+    }
+    Ok(Joined::Member { identity: Box::new(identity), mesh_name: set.name().cloned() })
+}
+
+fn reach(entry: &Bootstrap) -> (HostId, Reach) {
+    let relays = entry.relay.iter().map(|relay| relay.url.clone()).collect();
+    (entry.host, Reach { addresses: entry.addresses.clone(), relays, serves: entry.relay.clone() })
+}

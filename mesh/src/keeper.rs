@@ -1,0 +1,301 @@
+//! The loop that keeps this host in its mesh: dials members, spreads statements, feeds iroh with
+//! addresses and relays, publishes the host record, remembers addresses, and tells what it sees.
+//! Each change of an input leads through the same steps; nothing here is remembered but back-offs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use iroh::{Endpoint, Watcher, address_lookup::memory::MemoryLookup};
+use n0_future::StreamExt as _;
+use proto::{
+    facts::Fact,
+    id::HostId,
+    limits::MAX_RPC_BYTES,
+    time::Timestamp,
+    trust::Statement,
+    wire::{
+        record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
+        rpc::{Answer, Request},
+    },
+};
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    cache::Cache,
+    dialer::Dialer,
+    gate::Gate,
+    gossip::{Gossip, Records},
+    identity::{self, Identity},
+    members::{self, Members, Sources},
+    reach,
+    relays::Relays,
+    roster::{self, Roster},
+    rpc::{self, Exchange},
+    swarm::Streams,
+};
+
+/// How often dials, paths and the home relay are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How often certificates are renewed and hosts promoted, and statements compared with everybody.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// Statements that arrive together are spread together.
+const SPREAD_PAUSE: Duration = Duration::from_millis(50);
+/// Members that are told at once.
+const SPREAD_WIDTH: usize = 8;
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everything the loop works with.
+pub(crate) struct Keeper {
+    pub(crate) identity: Identity,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) lookup: MemoryLookup,
+    pub(crate) gate: Gate,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) streams: Streams,
+    pub(crate) gossip: Gossip,
+    pub(crate) relays: Relays,
+    pub(crate) cache: Cache,
+    pub(crate) offer: Option<RelayOffer>,
+    pub(crate) loopback: bool,
+    pub(crate) about: watch::Receiver<HostRecord>,
+    pub(crate) reach: watch::Sender<Reach>,
+    pub(crate) members: watch::Sender<Arc<Members>>,
+    pub(crate) facts: broadcast::Sender<Fact>,
+}
+
+impl Keeper {
+    /// Gives what this host knows before anything has happened.
+    pub(crate) fn first_view(roster: &Roster, me: HostId) -> Members {
+        let (records, nobody) = (Records::new(), BTreeSet::new());
+        let roll = roster.roll();
+        let none = |_: &HostId| None;
+        members::compose(&Sources {
+            me,
+            roll: &roll,
+            records: &records,
+            live: &nobody,
+            connected: &nobody,
+            path: &none,
+        })
+    }
+
+    /// Runs until the gossip or the swarm is gone.
+    pub(crate) async fn run(mut self) {
+        let mut roll = self.roster.watch();
+        let mut records = self.gossip.records();
+        let mut live = self.gossip.live();
+        let mut connected = self.streams.connected();
+        let mut addresses = self.endpoint.watch_addr().stream();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut dialer = Dialer::new(self.identity.host());
+        let mut before = BTreeSet::new();
+        let (changed, spreading) = watch::channel(());
+        let spread = tokio::spawn(spread(self.streams.clone(), self.roster.clone(), spreading));
+        let _spread = AbortOnDrop(spread);
+        self.learn(&mut dialer).await;
+        loop {
+            // Cancel-safe: intervals, watches and a stream; work is done in the arms' bodies.
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.dial(&mut dialer);
+                    self.relays.watch().await;
+                }
+                _ = housekeeping.tick() => {
+                    self.keep_house();
+                    changed.send_replace(());
+                }
+                result = roll.changed() => {
+                    if result.is_err() { return }
+                    roll.mark_unchanged();
+                    changed.send_replace(());
+                    self.keep_house();
+                    self.learn(&mut dialer).await;
+                }
+                result = records.changed() => {
+                    if result.is_err() { return }
+                    records.mark_unchanged();
+                    self.learn(&mut dialer).await;
+                }
+                result = live.changed() => {
+                    if result.is_err() { return }
+                    live.mark_unchanged();
+                }
+                result = connected.changed() => {
+                    if result.is_err() { return }
+                    let now = connected.borrow_and_update().clone();
+                    self.note_connections(&before, &now);
+                    before = now;
+                }
+                Some(_) = addresses.next() => {}
+                result = self.about.changed() => {
+                    if result.is_err() { return }
+                }
+            }
+            self.publish().await;
+            self.show();
+        }
+    }
+
+    fn dial(&self, dialer: &mut Dialer) {
+        let members: BTreeSet<HostId> = self.roster.roll().members.keys().copied().collect();
+        let connected = self.streams.connected().borrow().clone();
+        for host in dialer.due(&members, &connected, Instant::now()) {
+            self.streams.dial(host);
+        }
+    }
+
+    /// A handshake is the moment to compare statements; the end of a connection is the moment to
+    /// make iroh forget its ways.
+    fn note_connections(&self, before: &BTreeSet<HostId>, now: &BTreeSet<HostId>) {
+        for lost in before.difference(now) {
+            self.gate.close(lost);
+        }
+        for host in now.difference(before).copied() {
+            let (streams, roster) = (self.streams.clone(), self.roster.clone());
+            tokio::spawn(async move { exchange(&streams, &roster, host).await });
+        }
+    }
+
+    /// Feeds iroh: addresses of all members, relays of those who serve one.
+    async fn learn(&mut self, dialer: &mut Dialer) {
+        let records = self.gossip.records().borrow().clone();
+        let me = self.identity.host();
+        let roll = self.roster.roll();
+        let said: BTreeMap<HostId, Reach> = roll
+            .members
+            .keys()
+            .filter(|host| **host != me)
+            .filter_map(|host| Some((*host, members::host_record(&records, *host)?.reach.clone())))
+            .collect();
+        let old = self.cache.known().clone();
+        if let Err(error) = self.cache.update(said, |host| roll.members.contains_key(host)) {
+            tracing::warn!(%error, "cannot remember the members' addresses");
+        }
+        for (host, reach) in self.cache.known() {
+            let Some(id) = identity::endpoint_id(host) else { continue };
+            self.lookup.set_endpoint_info(reach::endpoint_addr(id, reach));
+            if old.get(host) != Some(reach) {
+                dialer.retry(host, Instant::now());
+            }
+        }
+        let theirs = self.cache.known().values().filter_map(|reach| reach.serves.clone());
+        self.relays.set(self.offer.clone().into_iter().chain(theirs)).await;
+    }
+
+    async fn publish(&self) {
+        let me = self.identity.host();
+        let reach = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        self.reach.send_if_modified(|old| {
+            let changed = *old != reach;
+            old.clone_from(&reach);
+            changed
+        });
+        let Some(member) = self.roster.roll().members.get(&me).cloned() else { return };
+        let about = self.about.borrow().clone();
+        let issuer = member.is_issuer();
+        let record = HostRecord { name: member.name, tags: member.tags, reach, issuer, ..about };
+        // Gossip itself drops what it has said already.
+        self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
+    }
+
+    fn show(&self) {
+        let roll = self.roster.roll();
+        let records = self.gossip.records().borrow().clone();
+        let live = self.gossip.live().borrow().clone();
+        let connected = self.streams.connected().borrow().clone();
+        let new = members::compose(&Sources {
+            me: self.identity.host(),
+            roll: &roll,
+            records: &records,
+            live: &live,
+            connected: &connected,
+            path: &|host| self.gate.path(host),
+        });
+        let old = self.members.borrow().clone();
+        if *old == new {
+            return;
+        }
+        for fact in members::facts(&old, &new) {
+            self.facts.send(fact).ok();
+        }
+        self.members.send_replace(Arc::new(new));
+    }
+
+    /// Does what an issuer and the root's holder owe the others: renewals and promotions.
+    fn keep_house(&self) {
+        let (roll, now) = (self.roster.roll(), self.roster.now());
+        if let Some(root) = &self.identity.root {
+            for host in roll.set.awaiting_promotion() {
+                self.sign(roll.set.promotion(host, now), root);
+            }
+        }
+        if roll.set.is_issuer(self.identity.host()) {
+            for host in roll.members.keys() {
+                if self.is_renewer(&roll, *host, now) {
+                    self.sign(roll.set.renewal(*host, now), &self.identity.seed);
+                }
+            }
+        }
+    }
+
+    /// One issuer renews each certificate: the first that is up, so that issuers do not compete.
+    fn is_renewer(&self, roll: &roster::Roll, host: HostId, now: Timestamp) -> bool {
+        if roll.set.renewal(host, now).is_none() {
+            return false;
+        }
+        let live = self.gossip.live().borrow().clone();
+        let me = self.identity.host();
+        let mut issuers = roll.members.values().filter(|member| member.is_issuer());
+        issuers.find(|member| member.host == me || live.contains(&member.host)).map(|first| first.host)
+            == Some(me)
+    }
+
+    fn sign(&self, certificate: Option<proto::trust::Certificate>, seed: &proto::seal::Seed) {
+        let Some(certificate) = certificate else { return };
+        if let Err(because) = self.roster.say(&Statement::Certificate(certificate), seed) {
+            tracing::warn!(%because, "a certificate was not accepted");
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Compares statements with every connected member after each change.
+async fn spread(streams: Streams, roster: Arc<Roster>, mut changed: watch::Receiver<()>) {
+    while changed.changed().await.is_ok() {
+        tokio::time::sleep(SPREAD_PAUSE).await;
+        changed.mark_unchanged();
+        let connected = streams.connected().borrow().clone();
+        stream::iter(connected)
+            .for_each_concurrent(SPREAD_WIDTH, |host| exchange(&streams, &roster, host))
+            .await;
+    }
+}
+
+/// Gives a member all statements and takes those that this host lacks.
+async fn exchange(streams: &Streams, roster: &Roster, host: HostId) {
+    let request = Request::Statements(roster::pack(&roster.roll().set.all()));
+    let request = proto::seal::encode(&request);
+    let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
+    match rpc::ask(streams, &protocol, host, &request, EXCHANGE_TIMEOUT).await {
+        Ok(answer) => {
+            if let Ok(Answer::Statements(packed)) = postcard::from_bytes(&answer) {
+                roster.take(roster::unpack(&packed));
+            }
+        }
+        // It will be compared again at the next change, handshake or minute.
+        Err(error) => tracing::debug!(?host, %error, "statements not exchanged"),
+    }
+}

@@ -1,0 +1,201 @@
+//! Pure: what this host knows of every member, put together from certificates, gossip and
+//! connections, and the facts that follow when it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{
+    facts::Fact,
+    id::{HostId, Name},
+    wire::record::{Body, HostRecord, RecordKey},
+};
+
+use crate::{
+    gossip::Records,
+    path::{self, Path, PathKind},
+    roster::Roll,
+};
+
+/// Whether a member is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// Gossip hears it.
+    Up,
+    /// There is a connection, but gossip does not hear it: just come, or about to go.
+    Suspect,
+    /// Neither.
+    Down,
+    /// It said that it leaves.
+    Left,
+}
+
+impl MemberState {
+    /// Gives the word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MemberState::Up => "up",
+            MemberState::Suspect => "suspect",
+            MemberState::Down => "down",
+            MemberState::Left => "left",
+        }
+    }
+}
+
+/// A member as this host sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberView {
+    /// Its id.
+    pub id: HostId,
+    /// Its label.
+    pub name: Name,
+    /// Whether it is there.
+    pub state: MemberState,
+    /// The way to it; `None` for this host itself and without connection.
+    pub path: Option<Path>,
+    /// The member whose relay carries the path.
+    pub via: Option<Name>,
+    /// Whether it may admit others.
+    pub issuer: bool,
+    /// Whether it is fit to be a voter, as it says itself.
+    pub steady: bool,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// What it said last.
+    pub record: Option<HostRecord>,
+}
+
+impl MemberView {
+    /// Tells whether it is there.
+    pub fn is_up(&self) -> bool {
+        self.state == MemberState::Up
+    }
+
+    /// Gives the round trip to it in milliseconds, when there is a path.
+    pub fn rtt_ms(&self) -> Option<f64> {
+        self.path.as_ref().map(|path| path.rtt_ms)
+    }
+}
+
+/// All members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Members {
+    /// This host.
+    pub me: HostId,
+    /// Everybody, this host included.
+    pub hosts: BTreeMap<HostId, MemberView>,
+}
+
+impl Members {
+    /// Finds a member by its label.
+    pub fn by_name(&self, name: &Name) -> Option<&MemberView> {
+        self.hosts.values().find(|member| member.name == *name)
+    }
+
+    /// Finds a member by its id.
+    pub fn get(&self, host: HostId) -> Option<&MemberView> {
+        self.hosts.get(&host)
+    }
+
+    /// Gives a member's label.
+    pub fn name(&self, host: HostId) -> Option<Name> {
+        self.get(host).map(|member| member.name.clone())
+    }
+
+    /// Tells whether a host is a member that is there.
+    pub fn is_up(&self, host: HostId) -> bool {
+        self.get(host).is_some_and(MemberView::is_up)
+    }
+
+    /// Lists the members that are there.
+    pub fn up(&self) -> impl Iterator<Item = &MemberView> {
+        self.hosts.values().filter(|member| member.state == MemberState::Up)
+    }
+}
+
+/// What the view is made from.
+pub(crate) struct Sources<'a> {
+    pub(crate) me: HostId,
+    pub(crate) roll: &'a Roll,
+    pub(crate) records: &'a Records,
+    pub(crate) live: &'a BTreeSet<HostId>,
+    pub(crate) connected: &'a BTreeSet<HostId>,
+    pub(crate) path: &'a dyn Fn(&HostId) -> Option<Path>,
+}
+
+/// Gives a host's own record.
+pub(crate) fn host_record(records: &Records, host: HostId) -> Option<&HostRecord> {
+    match records.get(&(host, RecordKey::Host)) {
+        Some(Body::Host(record)) => Some(record),
+        _ => None,
+    }
+}
+
+/// Puts the view together.
+pub(crate) fn compose(sources: &Sources<'_>) -> Members {
+    let hosts = sources.roll.members.values().map(|member| {
+        let host = member.host;
+        let record = host_record(sources.records, host).cloned();
+        let path = if host == sources.me { None } else { (sources.path)(&host) };
+        let state = match (host == sources.me || sources.live.contains(&host), &path) {
+            (true, _) => MemberState::Up,
+            (false, Some(_)) => MemberState::Suspect,
+            (false, None) if sources.connected.contains(&host) => MemberState::Suspect,
+            (false, None) => MemberState::Down,
+        };
+        let view = MemberView {
+            id: host,
+            name: member.name.clone(),
+            state,
+            via: path.as_ref().and_then(|path| relay_owner(sources, path)),
+            path,
+            issuer: member.is_issuer(),
+            steady: record.as_ref().is_some_and(|record| record.steady),
+            tags: member.tags.clone(),
+            record,
+        };
+        (host, view)
+    });
+    Members { me: sources.me, hosts: hosts.collect() }
+}
+
+fn relay_owner(sources: &Sources<'_>, path: &Path) -> Option<Name> {
+    if path.kind != PathKind::Relayed {
+        return None;
+    }
+    let url = path.via.trim_end_matches('/');
+    sources.roll.members.values().find_map(|member| {
+        let offer = host_record(sources.records, member.host)?.reach.serves.as_ref()?;
+        (offer.url.trim_end_matches('/') == url).then(|| member.name.clone())
+    })
+}
+
+/// Tells what happened between two views.
+pub(crate) fn facts(old: &Members, new: &Members) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    for (host, now) in new.hosts.iter().filter(|(host, _)| **host != new.me) {
+        let member = now.name.clone();
+        let before = old.hosts.get(host);
+        if before.is_none() {
+            facts.push(Fact::MemberJoined { member: member.clone() });
+        }
+        let was = before.map_or(MemberState::Down, |before| before.state);
+        match (was, now.state) {
+            (MemberState::Up | MemberState::Suspect, MemberState::Down) => {
+                facts.push(Fact::MemberDown { member: member.clone() });
+            }
+            (MemberState::Down | MemberState::Left, MemberState::Up) => {
+                facts.push(Fact::MemberUp { member: member.clone() });
+            }
+            _ => {}
+        }
+        let old_path = before.and_then(|before| before.path.as_ref());
+        if let Some(path) = now.path.as_ref().filter(|path| path::differs(old_path, Some(path))) {
+            facts.push(Fact::PathChanged {
+                member,
+                path: path.kind.as_str().to_owned(),
+                rtt_ms: Some(path.rtt_ms),
+                via: now.via.as_ref().map(Name::to_string),
+            });
+        }
+    }
+    facts
+}

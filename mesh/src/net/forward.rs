@@ -1,0 +1,199 @@
+//! TCP connections into machines: through the shim's dialer on this host, or over a stream of
+//! `mesh/net/1` to the host that runs the machine.
+//!
+//! ```text
+//! length: u8 | Header (postcard)  ->
+//!                                 <- Answer: u8, 0 = connected
+//! bytes of the connection         <->
+//! ```
+
+use std::{io, time::Duration};
+
+use iroh::endpoint::{RecvStream, SendStream, VarInt};
+use proto::id::{MachineName, SessionId};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, Join},
+    net::UnixStream,
+    time,
+};
+use tokio_util::either::Either;
+
+use super::{Dial, Net, hosts::Unreachable};
+
+/// A TCP connection into a guest.
+pub type Stream = Either<UnixStream, Join<RecvStream, SendStream>>;
+
+/// Why there is no connection to a machine's port.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The session's directory does not name it.
+    #[error("{0} is not in the session")]
+    Unknown(MachineName),
+    /// Its host is not reachable.
+    #[error("the host of {machine} is not reachable")]
+    Unreachable {
+        /// The machine.
+        machine: MachineName,
+        /// Why.
+        source: Unreachable,
+    },
+    /// Its host does not run it now.
+    #[error("{0} is not running on its host")]
+    NotRunning(MachineName),
+    /// Nothing listens on the port.
+    #[error("port {port} of {machine} refused the connection")]
+    Refused {
+        /// The machine.
+        machine: MachineName,
+        /// The port.
+        port: u16,
+    },
+    /// Neither the guest nor its host answered in time.
+    #[error("port {port} of {machine} did not answer")]
+    TimedOut {
+        /// The machine.
+        machine: MachineName,
+        /// The port.
+        port: u16,
+    },
+    /// The connection broke before it stood.
+    #[error("the connection to {machine} broke")]
+    Broke {
+        /// The machine.
+        machine: MachineName,
+        /// How.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    session: SessionId,
+    machine: MachineName,
+    port: u16,
+}
+
+const CONNECTED: u8 = 0;
+const NOT_RUNNING: u8 = 1;
+const REFUSED: u8 = 2;
+const TIMED_OUT: u8 = 3;
+const BROKEN: u8 = 4;
+
+/// The other host opens the stream to say this, so it has no reason to be slow.
+const HEADER_WITHIN: Duration = Duration::from_secs(5);
+/// A guest gets 5 s to answer a SYN (`link`); the rest is for the shim and the way.
+const DIAL_WITHIN: Duration = Duration::from_secs(8);
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+/// What one `copy` holds in each direction.
+const COPY_BYTES: usize = 64 * 1024;
+/// Tells the other side that the connection broke, as opposed to ended.
+const BROKE: VarInt = VarInt::from_u32(1);
+
+/// Opens a connection to a port of a machine.
+pub(super) async fn dial(
+    net: &Net,
+    session: SessionId,
+    machine: &MachineName,
+    port: u16,
+) -> Result<Stream, ForwardError> {
+    if let Some(dial) = local(net, session, machine) {
+        let opened = time::timeout(DIAL_WITHIN, dial(port)).await.unwrap_or_else(|_| timed_out());
+        return opened.map(Either::Left).map_err(|error| match answer_of(&error) {
+            BROKEN => ForwardError::Broke { machine: machine.clone(), source: error },
+            answer => refusal(answer, machine, port),
+        });
+    }
+    let me = net.0.endpoint.get().map(|endpoint| super::host_of(endpoint.id()));
+    let host = net.0.tables().routes.get(&session).and_then(|routes| routes.host_of(machine));
+    let host = host.ok_or_else(|| ForwardError::Unknown(machine.clone()))?;
+    if me == Some(host) {
+        return Err(ForwardError::NotRunning(machine.clone()));
+    }
+    let link = net.0.hosts.link(net, host);
+    let connection = link
+        .connection(net)
+        .await
+        .map_err(|source| ForwardError::Unreachable { machine: machine.clone(), source })?;
+    let header = Header { session, machine: machine.clone(), port };
+    let asked = time::timeout(ANSWER_WITHIN, async {
+        let (mut send, mut recv) = connection.open_bi().await.map_err(io::Error::other)?;
+        let bytes = postcard::to_stdvec(&header).map_err(io::Error::other)?;
+        let length = u8::try_from(bytes.len()).map_err(io::Error::other)?;
+        send.write_all(&[&[length], &bytes[..]].concat()).await?;
+        let answer = recv.read_u8().await?;
+        Ok((answer, tokio::io::join(recv, send)))
+    });
+    match asked.await {
+        Ok(Ok((CONNECTED, stream))) => Ok(Either::Right(stream)),
+        Ok(Ok((answer, _))) => Err(refusal(answer, machine, port)),
+        Ok(Err(source)) => Err(ForwardError::Broke { machine: machine.clone(), source }),
+        Err(_) => Err(refusal(TIMED_OUT, machine, port)),
+    }
+}
+
+/// Serves one stream that another host opened.
+pub(super) async fn serve(net: Net, mut send: SendStream, mut recv: RecvStream) {
+    let Ok(Some(header)) = time::timeout(HEADER_WITHIN, read_header(&mut recv)).await else {
+        return;
+    };
+    let (answer, guest) = match local(&net, header.session, &header.machine) {
+        None => (NOT_RUNNING, None),
+        Some(dial) => {
+            let opened = time::timeout(DIAL_WITHIN, dial(header.port)).await;
+            match opened.unwrap_or_else(|_| timed_out()) {
+                Ok(guest) => (CONNECTED, Some(guest)),
+                Err(error) => (answer_of(&error), None),
+            }
+        }
+    };
+    let said = send.write_all(&[answer]).await;
+    let (Ok(()), Some(mut guest)) = (said, guest) else { return };
+    let mut stream = tokio::io::join(recv, send);
+    let copied =
+        tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut stream, COPY_BYTES, COPY_BYTES).await;
+    if copied.is_err() {
+        let (mut recv, mut send) = stream.into_inner();
+        // Either may be over already, which is what we want.
+        let _ = (send.reset(BROKE), recv.stop(BROKE));
+    }
+}
+
+async fn read_header(recv: &mut RecvStream) -> Option<Header> {
+    let mut bytes = [0; u8::MAX as usize];
+    let length = recv.read_u8().await.ok()?;
+    let bytes = &mut bytes[..usize::from(length)];
+    recv.read_exact(bytes).await.ok()?;
+    postcard::from_bytes(bytes).ok()
+}
+
+fn local(net: &Net, session: SessionId, machine: &MachineName) -> Option<Dial> {
+    let tables = net.0.tables();
+    let attached = tables.locals.get(&(session, machine.clone()))?;
+    // An incarnation that has a successor, here or elsewhere, is not connected to any more.
+    let current = tables.routes.get(&session)?.is_current(machine, attached.epoch);
+    current.then(|| attached.dial.clone())
+}
+
+fn timed_out<T>() -> io::Result<T> {
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+fn answer_of(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => REFUSED,
+        io::ErrorKind::TimedOut => TIMED_OUT,
+        io::ErrorKind::NotFound => NOT_RUNNING,
+        _ => BROKEN,
+    }
+}
+
+fn refusal(answer: u8, machine: &MachineName, port: u16) -> ForwardError {
+    let machine = machine.clone();
+    match answer {
+        NOT_RUNNING => ForwardError::NotRunning(machine),
+        REFUSED => ForwardError::Refused { machine, port },
+        TIMED_OUT => ForwardError::TimedOut { machine, port },
+        _ => ForwardError::Broke { machine, source: io::Error::other("its host could not connect") },
+    }
+}

@@ -1,0 +1,325 @@
+//! The other hosts of the session network: one link per host, dialed on demand.
+//!
+//! Both sides may dial, so two connections can exist. Packets are received on all of them and
+//! sent on the one that the host with the lower id dialed, or else on any; so both sides agree
+//! without asking. Whoever waits for a connection waits for the same attempt, and after a failed
+//! one everybody fails at once until the back-off is over. A host dials only when it has no
+//! connection; so when it does, what we still hold from before was lost by its restart.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use iroh::{
+    EndpointId,
+    endpoint::{Connection, VarInt},
+};
+use proto::id::HostId;
+use tokio::{sync::mpsc, task::JoinSet, time};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ALPN, Net, counts::Count, forward, host_of};
+use crate::link::split::{self, Joiner, Split, Tag};
+
+/// Packets to one host that may wait for its connection: one window of a guest's TCP.
+const QUEUE: usize = 256;
+/// Bytes that may wait inside a connection for the path to take them. More would only be delay:
+/// 200 ms on 10 Mbit/s, where iroh's own limit is 1 MiB.
+const BUFFER: usize = 256 * 1024;
+/// Long enough for a relayed handshake that has to be repeated.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// TCP forwards that one host may have open into this one.
+const STREAMS: u32 = 512;
+const DONE: VarInt = VarInt::from_u32(0);
+
+/// Which side dialed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialer {
+    Us,
+    Them,
+}
+
+#[derive(Default)]
+pub(super) struct Hosts(Mutex<HashMap<HostId, Arc<Link>>>);
+
+/// Everything about one other host.
+pub(super) struct Link {
+    host: HostId,
+    queue: mpsc::Sender<(Tag, Bytes)>,
+    open: Mutex<Vec<Open>>,
+    /// Held while dialing.
+    dialing: tokio::sync::Mutex<BackOff>,
+    tasks: Mutex<JoinSet<()>>,
+    pump: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: Connection,
+    dialer: Dialer,
+    since: Instant,
+    /// What its datagram buffer holds when empty.
+    capacity: usize,
+}
+
+/// Why there is no connection to a host.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The endpoint is not there yet, or the id is no key.
+    #[error("the host cannot be dialed")]
+    NotNow,
+    /// An attempt failed a moment ago.
+    #[error("the last attempt failed; the next one is in {0:?}")]
+    BackOff(Duration),
+    /// This attempt failed.
+    #[error("the host does not answer: {0}")]
+    Failed(String),
+}
+
+/// Spaces attempts: from half a second to 15 seconds, and from the start after a calm minute.
+#[derive(Debug, Default)]
+struct BackOff {
+    tries: u32,
+    last: Option<Instant>,
+}
+
+impl BackOff {
+    const CALM: Duration = Duration::from_secs(60);
+
+    /// Begins an attempt, or tells how long it has to wait.
+    fn begin(&mut self, now: Instant) -> Result<(), Duration> {
+        let pause = Duration::from_millis(250 << self.tries.min(6)).min(Duration::from_secs(15));
+        match self.last.map(|last| now.saturating_duration_since(last)) {
+            Some(since) if since < pause => return Err(pause - since),
+            Some(since) if since < Self::CALM => self.tries += 1,
+            _ => self.tries = 1,
+        }
+        self.last = Some(now);
+        Ok(())
+    }
+}
+
+impl Hosts {
+    /// Sends a packet to a host, now or never.
+    pub fn send(&self, net: &Net, host: HostId, tag: Tag, packet: Bytes) {
+        if self.link(net, host).queue.try_send((tag, packet)).is_err() {
+            net.count(Count::QueueFull);
+        }
+    }
+
+    /// Gives the link to a host.
+    pub fn link(&self, net: &Net, host: HostId) -> Arc<Link> {
+        let mut links = lock(&self.0);
+        let link = links.entry(host).or_insert_with(|| {
+            let (queue, packets) = mpsc::channel(QUEUE);
+            let link = Arc::new(Link {
+                host,
+                queue,
+                open: Mutex::default(),
+                dialing: tokio::sync::Mutex::default(),
+                tasks: Mutex::default(),
+                pump: Mutex::default(),
+            });
+            let task = tokio::spawn(pump(net.clone(), link.clone(), packets));
+            *lock(&link.pump) = Some(AbortOnDropHandle::new(task));
+            link
+        });
+        link.clone()
+    }
+
+    /// Closes all connections and ends all tasks.
+    pub fn close(&self) {
+        for (_, link) in lock(&self.0).drain() {
+            lock(&link.pump).take();
+            for open in lock(&link.open).drain(..) {
+                open.connection.close(DONE, b"bye");
+            }
+            lock(&link.tasks).abort_all();
+        }
+    }
+}
+
+impl Link {
+    /// Gives the connection to send on, dialing when there is none.
+    pub async fn connection(self: &Arc<Self>, net: &Net) -> Result<Connection, Unreachable> {
+        Ok(self.pick_or_dial(net).await?.connection)
+    }
+
+    async fn pick_or_dial(self: &Arc<Self>, net: &Net) -> Result<Open, Unreachable> {
+        if let Some(open) = self.pick(net) {
+            return Ok(open);
+        }
+        let mut back_off = self.dialing.lock().await;
+        // Somebody else may have dialed while we waited, or the host itself.
+        if let Some(open) = self.pick(net) {
+            return Ok(open);
+        }
+        let endpoint = net.0.endpoint.get().ok_or(Unreachable::NotNow)?;
+        let id = EndpointId::from_bytes(&self.host.0).map_err(|_| Unreachable::NotNow)?;
+        back_off.begin(Instant::now()).map_err(Unreachable::BackOff)?;
+        let connection = match time::timeout(CONNECT_WITHIN, endpoint.connect(id, ALPN)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(Unreachable::Failed(error.to_string())),
+            Err(_) => return Err(Unreachable::Failed("no answer in time".to_owned())),
+        };
+        let open = self.add(connection.clone(), Dialer::Us);
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(serve(net.clone(), self.clone(), connection));
+        Ok(open)
+    }
+
+    fn pick(&self, net: &Net) -> Option<Open> {
+        let me = host_of(net.0.endpoint.get()?.id());
+        let open = lock(&self.open);
+        let alive = || open.iter().filter(|open| open.connection.close_reason().is_none());
+        let wanted = preferred(me, self.host);
+        alive().rfind(|open| open.dialer == wanted).or_else(|| alive().next_back()).cloned()
+    }
+
+    fn add(&self, connection: Connection, dialer: Dialer) -> Open {
+        connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
+        let capacity = connection.datagram_send_buffer_space();
+        let now = Instant::now();
+        let open = Open { connection, dialer, since: now, capacity };
+        let mut all = lock(&self.open);
+        if dialer == Dialer::Them {
+            // Two attempts that cross are at most this far apart.
+            for lost in all.iter().filter(|open| now - open.since > CONNECT_WITHIN) {
+                lost.connection.close(DONE, b"replaced");
+            }
+        }
+        all.push(open.clone());
+        open
+    }
+
+    fn remove(&self, connection: &Connection) {
+        let id = connection.stable_id();
+        lock(&self.open).retain(|open| open.connection.stable_id() != id);
+    }
+}
+
+/// Decides whose connection both sides send on.
+fn preferred(me: HostId, them: HostId) -> Dialer {
+    if me < them { Dialer::Us } else { Dialer::Them }
+}
+
+/// Serves a connection that another host dialed, until it ends.
+pub(super) async fn run(net: Net, host: HostId, connection: Connection, dialer: Dialer) {
+    let link = net.0.hosts.link(&net, host);
+    link.add(connection.clone(), dialer);
+    serve(net, link, connection).await;
+}
+
+/// Receives everything that comes over a connection, until it ends.
+async fn serve(net: Net, link: Arc<Link>, connection: Connection) {
+    tokio::select! {
+        () = datagrams(&net, link.host, &connection) => {}
+        () = streams(&net, &connection) => {}
+    }
+    link.remove(&connection);
+    connection.close(DONE, b"bye");
+}
+
+async fn datagrams(net: &Net, host: HostId, connection: &Connection) {
+    let mut joiner = Joiner::default();
+    while let Ok(bytes) = connection.read_datagram().await {
+        let Some(datagram) = split::read(bytes) else {
+            net.count(Count::Malformed);
+            continue;
+        };
+        if let Some((tag, packet)) = joiner.join(datagram, Instant::now()) {
+            net.arriving(host, tag, packet);
+        }
+    }
+}
+
+async fn streams(net: &Net, connection: &Connection) {
+    // Ends with the connection; QUIC bounds how many there are.
+    let mut forwards = JoinSet::new();
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        while forwards.try_join_next().is_some() {}
+        forwards.spawn(forward::serve(net.clone(), send, recv));
+    }
+}
+
+/// Carries the packets for one host to its connection.
+async fn pump(net: Net, link: Arc<Link>, mut packets: mpsc::Receiver<(Tag, Bytes)>) {
+    let mut id = 0u32;
+    while let Some((tag, packet)) = packets.recv().await {
+        match link.pick_or_dial(&net).await {
+            Ok(open) => {
+                id = id.wrapping_add(1);
+                transmit(&net, &open, tag, &packet, id);
+            }
+            Err(error) => {
+                tracing::trace!(host = %link.host.short(), %error, "a packet is lost");
+                net.count(Count::Unreachable);
+            }
+        }
+    }
+}
+
+fn transmit(net: &Net, open: &Open, tag: Tag, packet: &Bytes, id: u32) {
+    let connection = &open.connection;
+    // The path decides how much a datagram holds, and paths change.
+    let Some(max) = connection.max_datagram_size() else {
+        return net.count(Count::Unreachable);
+    };
+    let space = connection.datagram_send_buffer_space();
+    // Two halves and their tags are shorter than twice the packet's limit.
+    let full = space < 2 * max || open.capacity.saturating_sub(space) > BUFFER;
+    if full {
+        return net.count(Count::QueueFull);
+    }
+    let (sent, what) = match split::split(tag, packet, id, max) {
+        Split::Whole(datagram) => (connection.send_datagram(datagram), Count::Sent),
+        Split::Halves(first, second) => {
+            let first = connection.send_datagram(first);
+            (first.and_then(|()| connection.send_datagram(second)), Count::SentInTwo)
+        }
+        Split::TooLong => return net.count(Count::TooLong),
+    };
+    match sent {
+        Ok(()) => net.count(what),
+        Err(error) => {
+            tracing::trace!(%error, "a packet is lost");
+            net.count(Count::Unreachable);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_choose_the_same_connection() {
+        let (low, high) = (HostId([1; 32]), HostId([2; 32]));
+        assert_eq!(preferred(low, high), Dialer::Us);
+        assert_eq!(preferred(high, low), Dialer::Them);
+    }
+
+    #[test]
+    fn attempts_get_rarer_and_start_over_after_a_calm_minute() {
+        let (start, mut back_off) = (Instant::now(), BackOff::default());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(back_off.begin(at(0)), Ok(()));
+        assert_eq!(back_off.begin(at(400)), Err(Duration::from_millis(100)));
+        assert_eq!(back_off.begin(at(500)), Ok(()));
+        assert_eq!(back_off.begin(at(1000)), Err(Duration::from_millis(500)));
+        for second in 1..10 {
+            assert_eq!(back_off.begin(at(1000 + second * 16_000)), Ok(()));
+        }
+        assert_eq!(back_off.begin(at(145_001)), Err(Duration::from_millis(14_999)));
+        assert_eq!(back_off.begin(at(210_000)), Ok(()));
+        assert_eq!(back_off.begin(at(210_500)), Ok(()));
+    }
+}

@@ -1,0 +1,265 @@
+//! The session network between hosts: ALPN `mesh/net/1`. Packets of guests travel as datagrams,
+//! TCP connections into guests as streams. Owns the attached machines, the routes and one link
+//! per remote host; decides nothing about membership, which the endpoint's hook did before.
+//!
+//! ```text
+//! shim -- port -> local -> routes -> hosts -- datagrams -> hosts -> routes -> local -- port -> shim
+//! ```
+//!
+//! A packet goes only where the session's directory says, and comes only from the host and the
+//! epoch that the directory names. Queues are bounded and drop the newest, counted by reason.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use iroh::{
+    Endpoint, EndpointId,
+    endpoint::Connection,
+    protocol::{AcceptError, ProtocolHandler},
+};
+use proto::{
+    id::{Epoch, HostId, MachineName, SessionId},
+    session::Directory,
+};
+use tokio::{net::UnixStream, sync::mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::link::{PortMessage, split::Tag};
+pub use counts::Counts;
+use counts::{Count, Counters};
+pub use forward::{ForwardError, Stream};
+use hosts::Hosts;
+use routes::{Lost, Next, Routes};
+
+mod counts;
+mod forward;
+mod hosts;
+mod local;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+/// The protocol's name.
+pub const ALPN: &[u8] = b"mesh/net/1";
+
+/// Opens the packet port of a machine's shim; called again whenever the port is lost.
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, io::Result<UnixStream>> + Send + Sync>;
+/// Opens a TCP connection to a port of the guest through its shim.
+pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, io::Result<UnixStream>> + Send + Sync>;
+/// Answers a DNS question of the guest, with at most 1252 bytes; `None` = no answer.
+pub type Resolve = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+
+/// What a machine of this host brings to the session network.
+#[derive(Clone)]
+pub struct Local {
+    /// Its packets and DNS questions.
+    pub network: Connect,
+    /// Its TCP ports.
+    pub dial: Dial,
+    /// Its name server.
+    pub resolve: Resolve,
+}
+
+/// The session network of one host. A cheap handle.
+#[derive(Clone)]
+pub struct Net(Arc<Shared>);
+
+struct Shared {
+    endpoint: OnceLock<Endpoint>,
+    tables: RwLock<Tables>,
+    hosts: Hosts,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Tables {
+    routes: HashMap<SessionId, Routes>,
+    locals: HashMap<(SessionId, MachineName), Attached>,
+}
+
+struct Attached {
+    epoch: Epoch,
+    to_guest: mpsc::Sender<PortMessage>,
+    dial: Dial,
+    /// Ends with the entry.
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Takes the connections of other hosts, for iroh's router.
+#[derive(Clone)]
+pub struct NetHandler(Net);
+
+impl Net {
+    /// Makes a network without machines and without endpoint.
+    pub fn new() -> (Net, NetHandler) {
+        let net = Net(Arc::new(Shared {
+            endpoint: OnceLock::new(),
+            tables: RwLock::default(),
+            hosts: Hosts::default(),
+            counters: Counters::default(),
+        }));
+        (net.clone(), NetHandler(net))
+    }
+
+    /// Gives the endpoint that other hosts are dialed from. Until then they are unreachable.
+    pub fn bind(&self, endpoint: Endpoint) {
+        if self.0.endpoint.set(endpoint).is_err() {
+            tracing::warn!("the session network has an endpoint already");
+        }
+    }
+
+    /// Replaces the routes of a session.
+    pub fn set_routes(&self, session: SessionId, directory: &Directory, me: HostId) {
+        let routes = Routes::new(directory, me);
+        self.0.tables_mut().routes.insert(session, routes);
+    }
+
+    /// Forgets a session: its routes, and its machines here.
+    pub fn forget(&self, session: SessionId) {
+        let mut tables = self.0.tables_mut();
+        tables.routes.remove(&session);
+        tables.locals.retain(|(of, _), _| *of != session);
+    }
+
+    /// Connects a machine of this host. Attaching the same incarnation again does nothing, a newer
+    /// one takes the place of an older one, an older one is refused with `false`.
+    pub fn attach(&self, session: SessionId, machine: &MachineName, epoch: Epoch, local: Local) -> bool {
+        let key = (session, machine.clone());
+        let mut tables = self.0.tables_mut();
+        if let Some(attached) = tables.locals.get(&key)
+            && attached.epoch >= epoch
+        {
+            return attached.epoch == epoch;
+        }
+        let (to_guest, queue) = mpsc::channel(local::QUEUE);
+        let dial = local.dial.clone();
+        let place = local::Place { session, machine: machine.clone(), epoch };
+        let answers = to_guest.clone();
+        let task = tokio::spawn(local::run(self.clone(), place, local, answers, queue));
+        tables.locals.insert(key, Attached { epoch, to_guest, dial, _task: AbortOnDropHandle::new(task) });
+        true
+    }
+
+    /// Disconnects a machine of this host.
+    pub fn detach(&self, session: SessionId, machine: &MachineName) {
+        self.0.tables_mut().locals.remove(&(session, machine.clone()));
+    }
+
+    /// Opens a TCP connection to a port of a machine, wherever it runs.
+    pub async fn dial(
+        &self,
+        session: SessionId,
+        machine: &MachineName,
+        port: u16,
+    ) -> Result<Stream, ForwardError> {
+        forward::dial(self, session, machine, port).await
+    }
+
+    /// Tells what was carried and what was lost, since the start.
+    pub fn counts(&self) -> Counts {
+        self.0.counters.counts()
+    }
+
+    /// Ends all tasks and connections. The handle goes on to exist, without machines.
+    pub fn shutdown(&self) {
+        *self.0.tables_mut() = Tables::default();
+        self.0.hosts.close();
+    }
+
+    /// Carries a packet that a machine of this host sent.
+    fn leaving(&self, place: &local::Place, packet: Bytes) {
+        let tables = self.0.tables();
+        let Some(routes) = tables.routes.get(&place.session) else {
+            return self.count(Count::NoRoute);
+        };
+        match routes.leaving(&packet, &place.machine, place.epoch) {
+            Ok(Next::Here(machine)) => self.deliver(&tables, place.session, machine, packet),
+            Ok(Next::Host(host)) => {
+                drop(tables);
+                let tag = Tag { session: place.session, epoch: place.epoch };
+                self.0.hosts.send(self, host, tag, packet);
+            }
+            Err(lost) => self.count(lost.into()),
+        }
+    }
+
+    /// Carries a packet that another host sent.
+    fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) {
+        let tables = self.0.tables();
+        let Some(routes) = tables.routes.get(&tag.session) else {
+            return self.count(Count::NoRoute);
+        };
+        match routes.arriving(&packet, from, tag.epoch) {
+            Ok(machine) => self.deliver(&tables, tag.session, machine, packet),
+            Err(lost) => self.count(lost.into()),
+        }
+    }
+
+    fn deliver(&self, tables: &Tables, session: SessionId, machine: &MachineName, packet: Bytes) {
+        let Some(attached) = tables.locals.get(&(session, machine.clone())) else {
+            return self.count(Count::NoRoute);
+        };
+        match attached.to_guest.try_send(PortMessage::Packet(packet)) {
+            Ok(()) => self.count(Count::Delivered),
+            Err(_) => self.count(Count::QueueFull),
+        }
+    }
+
+    fn count(&self, what: Count) {
+        self.0.counters.add(what);
+    }
+}
+
+impl Shared {
+    fn tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Lost> for Count {
+    fn from(lost: Lost) -> Count {
+        match lost {
+            Lost::Malformed => Count::Malformed,
+            Lost::NoRoute => Count::NoRoute,
+            Lost::Forged => Count::Forged,
+            Lost::Stale => Count::Stale,
+        }
+    }
+}
+
+impl ProtocolHandler for NetHandler {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let host = host_of(connection.remote_id());
+        hosts::run(self.0.clone(), host, connection, hosts::Dialer::Them).await;
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NetHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NetHandler")
+    }
+}
+
+fn host_of(id: EndpointId) -> HostId {
+    HostId(*id.as_bytes())
+}

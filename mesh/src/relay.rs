@@ -1,0 +1,260 @@
+//! The embedded relay and its address discovery: served by a host that others can reach, for
+//! members, and for a minute for strangers who prove a live token. What it carries is encrypted end
+//! to end; it sees who talks to whom, nothing else.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use data_encoding::BASE64URL_NOPAD;
+use iroh_relay::server::{self, Access, AccessControl, ClientRequest, Server, clients::Clients};
+use proto::{
+    id::{Digest, HostId},
+    seal::{Domain, PublicKey, Seed, Sig, verify},
+    time::Timestamp,
+    trust::{GrantState, JoinRefusal},
+    wire::record::RelayOffer,
+};
+
+use crate::{disk, endpoint::Pair, gate::Gate, identity, roster::Roster};
+
+/// How long a stranger may stay: a join takes a second or two.
+const STRANGER_STAY: Duration = Duration::from_secs(60);
+/// Strangers by one token within [`STRANGER_STAY`].
+const STRANGERS_PER_TOKEN: usize = 10;
+/// Admissions that are remembered; with more, new strangers wait.
+const MAX_ADMISSIONS: usize = 1024;
+/// How long an admission is remembered, so that its token text is good once only.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// Whether to serve a relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serve {
+    /// When an interface has a public address.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// A relay that runs.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    server: Server,
+    pub(crate) offer: RelayOffer,
+}
+
+/// Why there is no relay.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    #[error("cannot make the certificate of address discovery: {0}")]
+    Certificate(String),
+    #[error("cannot use the certificate file")]
+    File(#[from] std::io::Error),
+    #[error("cannot serve: {0}")]
+    Spawn(String),
+}
+
+impl Relay {
+    /// Serves on the pair's ports (loopback: any), to be offered under `address`.
+    pub(crate) async fn serve(
+        data: &Path,
+        ports: Option<Pair>,
+        address: IpAddr,
+        doorkeeper: Doorkeeper,
+    ) -> Result<Relay, RelayError> {
+        let clients = doorkeeper.clients.clone();
+        let doorkeeper = Arc::new(doorkeeper);
+        let wildcards: &[IpAddr] = match ports {
+            // [::] takes both families; a kernel without IPv6 has only the other.
+            Some(_) => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            None => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        };
+        let (http, discovery) = ports.map_or((0, 0), |Pair(port)| (port, port + 1));
+        let mut failure = String::new();
+        for wildcard in wildcards {
+            let (tls, certificate) = tls(data)?;
+            let mut relay = server::RelayConfig::new(SocketAddr::from((*wildcard, http)));
+            relay.access = doorkeeper.clone();
+            let mut quic = server::QuicConfig::new(SocketAddr::from((*wildcard, discovery)));
+            quic.server_config = Some(tls);
+            let mut config = server::ServerConfig::default();
+            config.relay = Some(relay);
+            config.quic = Some(quic);
+            match Server::spawn(config).await {
+                Ok(server) => return Relay::running(server, address, certificate, &clients),
+                Err(error) => failure = format!("{error:#}"),
+            }
+        }
+        Err(RelayError::Spawn(failure))
+    }
+
+    fn running(
+        server: Server,
+        address: IpAddr,
+        certificate: Digest,
+        clients: &OnceLock<Clients>,
+    ) -> Result<Relay, RelayError> {
+        let missing = || RelayError::Spawn("the server has no address".to_owned());
+        let http = server.http_addr().ok_or_else(missing)?.port();
+        let qad_port = server.quic_addr().ok_or_else(missing)?.port();
+        let service = server.relay_service().ok_or_else(missing)?;
+        // Set once: the doorkeeper is made for this server.
+        clients.set(service.clients().clone()).ok();
+        let url = format!("http://{}", SocketAddr::new(address, http));
+        Ok(Relay { server, offer: RelayOffer { url, qad_port, certificate } })
+    }
+
+    /// Ends the relay and cuts its clients; dropping it would not.
+    pub(crate) async fn shutdown(self) {
+        if let Err(error) = self.server.shutdown().await {
+            tracing::debug!(error = format!("{error:#}"), "the relay ended badly");
+        }
+    }
+}
+
+/// Gives the TLS of address discovery and its certificate's hash. The certificate is made once:
+/// others know it by its hash.
+fn tls(data: &Path) -> Result<(rustls::ServerConfig, Digest), RelayError> {
+    let (certificate_file, key_file) = (data.join("mesh/relay.crt"), data.join("mesh/relay.key"));
+    let (certificate, key) = match (disk::read(&certificate_file)?, disk::read(&key_file)?) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        _ => {
+            let made = rcgen::generate_simple_self_signed(vec!["relay.mesh.internal".to_owned()])
+                .map_err(|error| RelayError::Certificate(error.to_string()))?;
+            let (certificate, key) = (made.cert.der().to_vec(), made.signing_key.serialize_der());
+            disk::replace(&key_file, &key)?;
+            disk::replace(&certificate_file, &certificate)?;
+            (certificate, key)
+        }
+    };
+    let digest = Digest::of(&certificate);
+    let wrong = |error: &dyn fmt::Display| RelayError::Certificate(error.to_string());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key).map_err(|error| wrong(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(&error))?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.into()], key)
+        .map_err(|error| wrong(&error))?;
+    // With a ticket a client would come back without asking its verifier.
+    config.send_tls13_tickets = 0;
+    Ok((config, digest))
+}
+
+/// Decides who may use the relay.
+#[derive(Debug)]
+pub(crate) struct Doorkeeper {
+    gate: Gate,
+    roster: Arc<Roster>,
+    clients: Arc<OnceLock<Clients>>,
+    admitted: Mutex<HashMap<(HostId, PublicKey), Instant>>,
+}
+
+impl Doorkeeper {
+    pub(crate) fn new(gate: Gate, roster: Arc<Roster>) -> Doorkeeper {
+        Doorkeeper { gate, roster, clients: Arc::default(), admitted: Mutex::default() }
+    }
+
+    /// Lets a stranger in once for each of its admissions.
+    fn admit(&self, host: HostId, text: Option<&str>) -> Result<(), String> {
+        let text = text.ok_or("not a member, and no token shown")?;
+        let token = check_admission(text, host).ok_or("the token's proof does not hold")?;
+        let refusal = match self.roster.roll().set.grant_state(&token, self.roster.now()) {
+            GrantState::Live { .. } => None,
+            GrantState::Expired => Some(JoinRefusal::Expired),
+            GrantState::Revoked => Some(JoinRefusal::Revoked),
+            GrantState::UsedUp => Some(JoinRefusal::UsedUp),
+            GrantState::Unknown => Some(JoinRefusal::UnknownToken),
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal.to_string());
+        }
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.retain(|_, since| since.elapsed() < REMEMBERED);
+        match admitted.get(&(host, token)) {
+            Some(since) if since.elapsed() < STRANGER_STAY => return Ok(()),
+            Some(_) => return Err("the minute for joining is over".to_owned()),
+            None => {}
+        }
+        let recent = |((_, key), since): &(&(HostId, PublicKey), &Instant)| {
+            *key == token && since.elapsed() < STRANGER_STAY
+        };
+        if admitted.iter().filter(recent).count() >= STRANGERS_PER_TOKEN || admitted.len() >= MAX_ADMISSIONS {
+            return Err(JoinRefusal::Busy.to_string());
+        }
+        admitted.insert((host, token), Instant::now());
+        Ok(())
+    }
+}
+
+impl AccessControl for Doorkeeper {
+    async fn on_connect(&self, request: &ClientRequest) -> Access {
+        let id = request.endpoint_id();
+        let host = identity::host_of_endpoint(&id);
+        if self.gate.is_member(&host) {
+            return Access::Allow;
+        }
+        if let Err(because) = self.admit(host, request.auth_token().as_deref()) {
+            tracing::debug!(?host, %because, "relay refused");
+            return Access::Deny { reason: Some(because) };
+        }
+        let (gate, clients, connection) = (self.gate.clone(), self.clients.clone(), request.connection_id());
+        tokio::spawn(async move {
+            tokio::time::sleep(STRANGER_STAY).await;
+            if let (false, Some(clients)) = (gate.is_member(&host), clients.get()) {
+                clients.disconnect(id, Some(connection));
+            }
+        });
+        Access::Allow
+    }
+}
+
+/// Gives the text by which a stranger shows a relay that it holds a token: good for one host key.
+pub(crate) fn admission(token: &Seed, host: HostId, now: Timestamp) -> String {
+    let time = now.0.to_be_bytes();
+    let sig = token.sign(Domain::RelayAdmission, &[&host.0, &time]);
+    let bytes = [&token.public()[..], &time, &sig.0].concat();
+    BASE64URL_NOPAD.encode(&bytes)
+}
+
+/// Gives the token's public key if the text is a proof of it by this host. The time in it only
+/// makes texts differ; the relay's own clock bounds the stay.
+fn check_admission(text: &str, host: HostId) -> Option<PublicKey> {
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+    let (token, rest) = bytes.split_first_chunk::<32>()?;
+    let (time, sig) = rest.split_first_chunk::<8>()?;
+    let sig = Sig(sig.try_into().ok()?);
+    verify(token, Domain::RelayAdmission, &[&host.0, time], &sig).then_some(*token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admission_is_good_for_one_host_only() {
+        let (token, host) = (Seed([1; 32]), HostId([2; 32]));
+        let text = admission(&token, host, Timestamp(5));
+        assert_eq!(check_admission(&text, host), Some(token.public()));
+        assert_eq!(check_admission(&text, HostId([3; 32])), None);
+        assert_eq!(check_admission(&text[1..], host), None);
+        assert_eq!(check_admission("", host), None);
+    }
+
+    #[test]
+    fn the_certificate_of_address_discovery_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        let first = tls(dir.path()).unwrap().1;
+        assert_eq!(tls(dir.path()).unwrap().1, first);
+    }
+}

@@ -1,0 +1,144 @@
+//! The statements this host knows, in memory and on disk, and the member list that follows from them.
+//! One set stands behind the endpoint gate, the relay's admission and everything that asks
+//! "is this a member?". Nothing here sends.
+
+use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use proto::{
+    id::{Digest, HostId, Name},
+    seal::Seed,
+    time::Timestamp,
+    trust::{Member, MemberSet, RefusedBecause, Sealed, Statement},
+};
+use tokio::sync::watch;
+
+use crate::{
+    disk,
+    identity::{self, Identity},
+};
+
+/// The member list with what it was made from.
+#[derive(Clone, Debug)]
+pub struct Roll {
+    /// Every statement.
+    pub set: MemberSet,
+    /// Every member, by id.
+    pub members: BTreeMap<HostId, Member>,
+}
+
+impl Roll {
+    fn of(set: MemberSet) -> Arc<Roll> {
+        Arc::new(Roll { members: set.members(), set })
+    }
+
+    /// Gives the issuers' labels.
+    pub fn issuers(&self) -> Vec<Name> {
+        self.members.values().filter(|member| member.is_issuer()).map(|member| member.name.clone()).collect()
+    }
+}
+
+/// The owner of the set.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    path: PathBuf,
+    roll: watch::Sender<Arc<Roll>>,
+    /// Makes changes one at a time, the write to disk included.
+    changing: Mutex<()>,
+}
+
+impl Roster {
+    /// Reads the set from disk.
+    pub(crate) fn load(identity: &Identity) -> Result<Roster, identity::IdentityError> {
+        let path = identity::statements_file(&identity.data);
+        let file = |source| identity::IdentityError::File { path: path.clone(), source };
+        let bytes = disk::read(&path).map_err(file)?.unwrap_or_default();
+        let sealed: Vec<Sealed> = match bytes.is_empty() {
+            true => Vec::new(),
+            false => {
+                postcard::from_bytes(&bytes).map_err(|_| identity::IdentityError::Damaged(path.clone()))?
+            }
+        };
+        let mut set = MemberSet::new(identity.mesh);
+        let (_, refused) = set.apply_all(sealed, wall_clock());
+        for because in refused {
+            tracing::warn!(%because, "a stored statement is not accepted any more");
+        }
+        Ok(Roster { path, roll: watch::Sender::new(Roll::of(set)), changing: Mutex::default() })
+    }
+
+    /// Watches the member list.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Roll>> {
+        self.roll.subscribe()
+    }
+
+    /// Gives the member list as it is.
+    pub(crate) fn roll(&self) -> Arc<Roll> {
+        self.roll.borrow().clone()
+    }
+
+    /// Takes statements from others. Returns how many were new, and how many were refused.
+    pub(crate) fn take(&self, sealed: Vec<Sealed>) -> (usize, usize) {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut set = self.roll().set.clone();
+        let (new, refused) = set.apply_all(sealed, self.now());
+        if let Some(because) = refused.first() {
+            tracing::debug!(%because, count = refused.len(), "statements refused");
+        }
+        if new > 0 {
+            self.keep(set);
+        }
+        (new, refused.len())
+    }
+
+    /// Says something ourselves.
+    pub(crate) fn say(&self, statement: &Statement, seed: &Seed) -> Result<(), RefusedBecause> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut set = self.roll().set.clone();
+        if set.apply(statement.seal(set.mesh(), seed), self.now())? {
+            self.keep(set);
+        }
+        Ok(())
+    }
+
+    /// Stores first, then tells: nobody acts on a member that a crash would forget.
+    fn keep(&self, mut set: MemberSet) {
+        set.prune(self.now());
+        if let Err(error) = disk::replace(&self.path, &proto::seal::encode(&set.all())) {
+            tracing::error!(%error, "cannot store the statements; they will be asked for again");
+        }
+        self.roll.send_replace(Roll::of(set));
+    }
+
+    /// Gives the mesh's time: the own clock, but never before what an issuer has signed.
+    pub(crate) fn now(&self) -> Timestamp {
+        wall_clock().max(self.roll.borrow().set.floor())
+    }
+
+    /// Gives the statements that a host with `theirs` lacks.
+    pub(crate) fn beyond(&self, theirs: &[Sealed]) -> Vec<Sealed> {
+        let theirs: BTreeSet<Digest> = theirs.iter().map(Sealed::digest).collect();
+        self.roll().set.beyond(&theirs)
+    }
+}
+
+/// Reads the system's clock.
+pub(crate) fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Encodes statements for the wire.
+pub(crate) fn pack(statements: &[Sealed]) -> Vec<Vec<u8>> {
+    statements.iter().map(Sealed::encode).collect()
+}
+
+/// Reads statements from the wire; what cannot be read is left out.
+pub(crate) fn unpack(packed: &[Vec<u8>]) -> Vec<Sealed> {
+    packed.iter().filter_map(|bytes| Sealed::decode(bytes).ok()).collect()
+}

@@ -1,0 +1,185 @@
+//! One request, one answer, one substream, one deadline: the shape of `/mesh/rpc/1` and `/mesh/raft/1`.
+//! Nothing here knows what is asked.
+//!
+//! ```text
+//! caller                          receiver
+//!   length, request, end    ->
+//!                           <-    TAKEN        as soon as the stream is in our hands
+//!                           <-    length, answer
+//! ```
+//! libp2p-stream drops an inbound stream when two arrive at once; without TAKEN the request was
+//! never read, so the caller may safely try again.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use libp2p::{Stream, StreamProtocol};
+use proto::id::HostId;
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    identity,
+    swarm::{OpenError, Streams},
+};
+
+/// Requests between members.
+pub(crate) const RPC: StreamProtocol = StreamProtocol::new("/mesh/rpc/1");
+/// Messages between the voters of a session.
+pub(crate) const RAFT: StreamProtocol = StreamProtocol::new("/mesh/raft/1");
+
+const TAKEN: u8 = 1;
+/// Requests that are served at once; more wait in their callers' hands.
+const MAX_SERVED: usize = 256;
+/// A request is sent in one go; one that dribbles longer than this is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that a receiver works on a request. Callers have shorter deadlines of their own.
+const SERVE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Streams dropped by a busy receiver in a row before the caller is told.
+const MAX_TRIES: u32 = 6;
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// The receiver is no member of this mesh, as far as this host knows.
+    #[error("the host is no member of this mesh")]
+    NotMember,
+    /// There is no way to it now.
+    #[error("cannot reach the host: {0}")]
+    Unreachable(String),
+    /// The deadline passed; whether the request was carried out is unknown.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The connection broke after the request was sent; whether it was carried out is unknown.
+    #[error("the connection broke before the answer: {0}")]
+    Broken(String),
+    /// The request is larger than the protocol allows.
+    #[error("the request has {got} bytes, {limit} are allowed")]
+    TooLarge {
+        /// Its size.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The answer could not be read.
+    #[error("the answer is malformed")]
+    Malformed,
+}
+
+/// A protocol of this shape.
+#[derive(Clone)]
+pub(crate) struct Exchange {
+    pub(crate) protocol: StreamProtocol,
+    pub(crate) limit: usize,
+}
+
+/// Sends a request and waits for its answer.
+pub(crate) async fn ask(
+    streams: &Streams,
+    exchange: &Exchange,
+    to: HostId,
+    request: &[u8],
+    within: Duration,
+) -> Result<Vec<u8>, RpcError> {
+    if request.len() > exchange.limit {
+        return Err(RpcError::TooLarge { got: request.len(), limit: exchange.limit });
+    }
+    let deadline = Instant::now() + within;
+    let mut last = String::new();
+    for attempt in 0..MAX_TRIES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let stream = match streams.open(to, exchange.protocol.clone(), left).await {
+            Ok(stream) => stream,
+            Err(OpenError::TimedOut(_)) => return Err(RpcError::TimedOut(within)),
+            Err(error) => return Err(RpcError::Unreachable(error.to_string())),
+        };
+        match tokio::time::timeout_at(deadline, talk(stream, request, exchange.limit)).await {
+            Err(_) => return Err(RpcError::TimedOut(within)),
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(Talk::NotTaken(error))) => last = error.to_string(),
+            Ok(Err(Talk::Broken(error))) => return Err(RpcError::Broken(error.to_string())),
+        }
+        tokio::time::sleep(Duration::from_millis(5 << attempt)).await;
+    }
+    Err(RpcError::Unreachable(last))
+}
+
+enum Talk {
+    NotTaken(io::Error),
+    Broken(io::Error),
+}
+
+async fn talk(mut stream: Stream, request: &[u8], limit: usize) -> Result<Vec<u8>, Talk> {
+    write_frame(&mut stream, request).await.map_err(Talk::NotTaken)?;
+    let mut taken = [0];
+    stream.read_exact(&mut taken).await.map_err(Talk::NotTaken)?;
+    if taken[0] != TAKEN {
+        return Err(Talk::Broken(io::Error::other("another protocol")));
+    }
+    let answer = read_frame(&mut stream, limit).await.map_err(Talk::Broken)?;
+    // The answer is here; how the stream ends does not matter.
+    stream.close().await.ok();
+    Ok(answer)
+}
+
+/// Serves a protocol until the swarm ends. `handle` gives the answer, or `None` for none at all.
+pub(crate) async fn serve<H, F>(streams: Streams, exchange: Exchange, handle: H)
+where
+    H: Fn(HostId, Vec<u8>) -> F + Clone + Send + 'static,
+    F: Future<Output = Option<Vec<u8>>> + Send,
+{
+    let Some(mut incoming) = streams.accept(exchange.protocol) else {
+        tracing::error!("a protocol is served twice");
+        return;
+    };
+    let slots = Arc::new(Semaphore::new(MAX_SERVED));
+    while let Some((peer, stream)) = incoming.next().await {
+        let Some(from) = identity::host_of(&peer) else { continue };
+        let (slots, handle) = (slots.clone(), handle.clone());
+        tokio::spawn(async move {
+            let Ok(_slot) = slots.acquire().await else { return };
+            let served = serve_one(stream, exchange.limit, |request| handle(from, request));
+            match tokio::time::timeout(SERVE_TIMEOUT, served).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(?from, %error, "a request ended early"),
+                Err(_) => tracing::warn!(?from, "a request was given up: it took too long"),
+            }
+        });
+    }
+}
+
+async fn serve_one<F>(mut stream: Stream, limit: usize, handle: impl FnOnce(Vec<u8>) -> F) -> io::Result<()>
+where
+    F: Future<Output = Option<Vec<u8>>>,
+{
+    stream.write_all(&[TAKEN]).await?;
+    stream.flush().await?;
+    let read = tokio::time::timeout(READ_TIMEOUT, read_frame(&mut stream, limit)).await;
+    let request = read.map_err(|_| io::ErrorKind::TimedOut)??;
+    match handle(request).await {
+        Some(answer) => write_frame(&mut stream, &answer).await?,
+        None => return Ok(()), // dropping the stream tells the caller
+    }
+    stream.close().await
+}
+
+/// Writes a length and the bytes.
+pub(crate) async fn write_frame(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&length.to_be_bytes()).await?;
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}
+
+/// Reads a length and that many bytes, `limit` at most. Memory grows with what arrives, not with
+/// what is announced.
+pub(crate) async fn read_frame(stream: &mut Stream, limit: usize) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > limit {
+        return Err(io::Error::other(format!("a frame of {length} bytes, {limit} are allowed")));
+    }
+    let mut bytes = Vec::with_capacity(length.min(64 * 1024));
+    stream.take(length as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

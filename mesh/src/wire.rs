@@ -1,0 +1,214 @@
+//! libp2p's transport on iroh's connections: one socket, one key and one path for each pair of hosts.
+//! A libp2p connection is an iroh connection of [`ALPN`], a substream is a QUIC stream.
+//! Nothing here knows an address: libp2p dials by peer id, iroh finds the way.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
+use iroh::{
+    Endpoint, EndpointAddr,
+    endpoint::{Connection, RecvStream, SendStream},
+    protocol::{AcceptError, ProtocolHandler},
+};
+use libp2p::{
+    Multiaddr, PeerId, Transport,
+    core::{
+        muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent},
+        transport::{DialOpts, ListenerId, TransportError, TransportEvent},
+    },
+    multiaddr::Protocol,
+};
+use tokio::sync::mpsc;
+
+use crate::identity;
+
+/// The protocol name of the iroh connections that carry libp2p.
+pub(crate) const ALPN: &[u8] = b"mesh/libp2p/1";
+
+/// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Accepted connections waiting for the swarm. More than this arrive only from a flood.
+const ACCEPT_QUEUE: usize = 64;
+
+/// Takes accepted connections from iroh's router and hands them to the swarm.
+#[derive(Clone, Debug)]
+pub(crate) struct Accept(mpsc::Sender<Connection>);
+
+impl ProtocolHandler for Accept {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        self.0.send(connection).await.map_err(AcceptError::from_err)
+    }
+}
+
+type Upgrade = BoxFuture<'static, io::Result<(PeerId, StreamMuxerBox)>>;
+
+/// The transport.
+pub(crate) struct Wire {
+    endpoint: Endpoint,
+    accepted: mpsc::Receiver<Connection>,
+    listener: Option<ListenerId>,
+    events: VecDeque<TransportEvent<Upgrade, io::Error>>,
+}
+
+impl Wire {
+    /// Makes the transport and the handler that feeds it.
+    pub(crate) fn new(endpoint: Endpoint) -> (Wire, Accept) {
+        let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        (Wire { endpoint, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
+    }
+}
+
+/// The only kind of address that libp2p sees: who, never where.
+pub(crate) fn address(peer: PeerId) -> Multiaddr {
+    Multiaddr::empty().with(Protocol::P2p(peer))
+}
+
+impl Transport for Wire {
+    type Output = (PeerId, StreamMuxerBox);
+    type Error = io::Error;
+    type ListenerUpgrade = Upgrade;
+    type Dial = Upgrade;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        self.listener = Some(id);
+        self.events.push_back(TransportEvent::NewAddress { listener_id: id, listen_addr: address });
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, _: ListenerId) -> bool {
+        self.listener.take().is_some()
+    }
+
+    fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Upgrade, TransportError<io::Error>> {
+        let Some(Protocol::P2p(peer)) = address.iter().last() else {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        };
+        let id = identity::host_of(&peer).and_then(|host| identity::endpoint_id(&host));
+        let Some(id) = id else { return Err(TransportError::MultiaddrNotSupported(address)) };
+        let endpoint = self.endpoint.clone();
+        let dial = async move {
+            let connect = endpoint.connect(EndpointAddr::from(id), ALPN);
+            let connection = tokio::time::timeout(DIAL_TIMEOUT, connect).await.map_err(io::Error::other)?;
+            Ok((peer, Muxer::boxed(connection.map_err(io::Error::other)?)))
+        };
+        Ok(dial.boxed())
+    }
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<TransportEvent<Upgrade, io::Error>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        let Some(listener_id) = self.listener else { return Poll::Pending };
+        let Poll::Ready(Some(connection)) = self.accepted.poll_recv(context) else { return Poll::Pending };
+        let peer = identity::peer_of_endpoint(&connection.remote_id());
+        let local_addr = address(identity::peer_of_endpoint(&self.endpoint.id()));
+        let upgrade = async move { Ok((peer, Muxer::boxed(connection))) }.boxed();
+        Poll::Ready(TransportEvent::Incoming {
+            listener_id,
+            upgrade,
+            local_addr,
+            send_back_addr: address(peer),
+        })
+    }
+}
+
+type Opening = BoxFuture<'static, io::Result<Substream>>;
+
+struct Muxer {
+    connection: Connection,
+    inbound: Option<Opening>,
+    outbound: Option<Opening>,
+}
+
+impl Muxer {
+    fn boxed(connection: Connection) -> StreamMuxerBox {
+        StreamMuxerBox::new(Muxer { connection, inbound: None, outbound: None })
+    }
+}
+
+impl StreamMuxer for Muxer {
+    type Substream = Substream;
+    type Error = io::Error;
+
+    fn poll_inbound(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<Substream>> {
+        let connection = self.connection.clone();
+        let opening = self.inbound.get_or_insert_with(|| {
+            let accept = async move {
+                let (send, receive) = connection.accept_bi().await.map_err(io::Error::other)?;
+                Ok(Substream { send, receive })
+            };
+            accept.boxed()
+        });
+        let polled = opening.poll_unpin(context);
+        if polled.is_ready() {
+            self.inbound = None;
+        }
+        polled
+    }
+
+    fn poll_outbound(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<Substream>> {
+        let connection = self.connection.clone();
+        let opening = self.outbound.get_or_insert_with(|| {
+            let open = async move {
+                let (send, receive) = connection.open_bi().await.map_err(io::Error::other)?;
+                Ok(Substream { send, receive })
+            };
+            open.boxed()
+        });
+        let polled = opening.poll_unpin(context);
+        if polled.is_ready() {
+            self.outbound = None;
+        }
+        polled
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection.close(0u32.into(), b"closed");
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+        Poll::Pending // paths change below this transport; its address never does
+    }
+}
+
+struct Substream {
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl AsyncRead for Substream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = tokio::io::ReadBuf::new(buffer);
+        tokio::io::AsyncRead::poll_read(Pin::new(&mut self.receive), context, &mut buffer)
+            .map_ok(|()| buffer.filled().len())
+    }
+}
+
+impl AsyncWrite for Substream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.send), context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.send), context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.send), context)
+    }
+}

@@ -1,0 +1,248 @@
+//! What the agent that leads does: it hands out shares, answers hosts, keeps the voters, and turns a
+//! user's topology into a committed plan. Everything it decides is a rule of `proto`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use proto::{
+    id::{Digest, Epoch, HostId, MachineName},
+    session::{
+        Accelerator, Command, HostFacts, ImageFacts, Inventory, plan, slice, state,
+        voters::{self, Candidate},
+    },
+    topology::Intent,
+};
+
+use super::{Event, Message, Mutant, SESSION, World};
+
+/// Without a leader for so long, a voter that reaches a majority takes over.
+const ELECTION_MS: u64 = 2_000;
+
+/// The one image of this world.
+pub fn image() -> ImageFacts {
+    ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() }
+}
+
+impl World {
+    /// Votes: takes over when there was no leader for too long, steps down when someone else leads.
+    pub(super) fn vote(&mut self, id: HostId) {
+        let reached = self.reached(id);
+        let (leader, term, now) = (self.quorum.leader, self.quorum.term, self.now);
+        let led = leader.is_some_and(|leader| {
+            let leads =
+                |host: &super::host::Host| host.agent.as_ref().is_some_and(|a| a.leading == Some(term));
+            reached.contains(&leader) && self.hosts.get(&leader).is_some_and(leads)
+        });
+        let voter = self.quorum.voters.contains(&id);
+        let committed = self.quorum.committed.clone();
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Some(agent) = &mut host.agent else { return };
+        if led {
+            agent.led_at = now;
+            if leader != Some(id) {
+                agent.leading = None;
+            }
+            if voter {
+                host.disk.replica = committed;
+            }
+            return;
+        }
+        if voter && self.quorum.majority(&reached) && now.since_ms(agent.led_at) >= ELECTION_MS {
+            agent.leading = Some(self.quorum.elect(id));
+            agent.led_at = now;
+            host.disk.replica = committed;
+            self.tell(Some(id), || "coordinates the session".into());
+        }
+    }
+
+    /// Does what a coordinator does in one turn of its loop.
+    pub(super) fn coordinate(&mut self, id: HostId) {
+        let Some(term) = self.leading(id) else { return };
+        let reached = self.reached(id);
+        if self.quorum.confirm(id, term, &reached).is_ok() {
+            self.choose_voters(id, &reached);
+            if self.mutant == Mutant::MovesHeldMachines {
+                self.move_held_machines(id);
+            }
+        }
+        let Some(host) = self.hosts.get(&id) else { return };
+        let (Some(agent), Some(state)) = (&host.agent, &host.disk.replica) else { return };
+        let version = |member: &HostId| {
+            if *member == id { host.version() } else { agent.view.get(member).map_or(0, |r| r.version) }
+        };
+        let behind: Vec<HostId> = self.names.keys().copied().filter(|m| version(m) < state.version).collect();
+        let shares: Vec<_> = behind.into_iter().map(|m| (m, Rc::new(slice::share(state, m)))).collect();
+        for (member, share) in shares {
+            if member == id {
+                self.take_share(id, share)
+            } else {
+                self.send(id, member, Message::PutShare(share))
+            }
+        }
+    }
+
+    /// Answers a host that asks for its share, from what this voter has: it may be old.
+    pub(super) fn give_share(&mut self, id: HostId, to: HostId) {
+        let replica = self.hosts.get(&id).and_then(|host| host.disk.replica.clone());
+        if let (Some(_), Some(state)) = (self.leading(id), replica) {
+            self.send(id, to, Message::PutShare(Rc::new(slice::share(&state, to))));
+        }
+    }
+
+    /// Answers `MayStart` after a quorum round.
+    pub(super) fn may_start(&mut self, id: HostId, from: HostId, machine: MachineName, epoch: Epoch) {
+        let Some(term) = self.leading(id) else { return };
+        if self.quorum.confirm(id, term, &self.reached(id)).is_err() {
+            return;
+        }
+        let Some(state) = &self.quorum.committed else { return };
+        let may = state::may_start(state, from, &machine, epoch);
+        self.send(id, from, Message::MayStartAnswer(machine, epoch, may));
+    }
+
+    /// Commits that a host removed an incarnation, and says so.
+    pub(super) fn dropped(&mut self, id: HostId, from: HostId, machine: MachineName, epoch: Epoch) {
+        if self.commit(id, Command::Dropped { machine: machine.clone(), host: from, epoch }).is_some() {
+            self.history.dropped(from, &machine, epoch);
+            self.send(id, from, Message::DroppedAnswer(machine));
+        }
+    }
+
+    /// Plans what a user wants, from what the coordinator knows; it reaches the log a moment later,
+    /// perhaps after another one.
+    pub(super) fn plan(&mut self, asked: HostId, intent: Intent) {
+        let leader = self.hosts.get(&asked).and_then(|host| host.coordinator());
+        let Some((leader, _)) = leader.filter(|(leader, _)| self.reached(asked).contains(leader)) else {
+            return self.tell(Some(asked), || "up: no coordinator can be reached".into());
+        };
+        let inventory = self.inventory(leader);
+        let Some(state) = self.hosts.get(&leader).and_then(|host| host.disk.replica.clone()) else { return };
+        let proposal = plan::propose(SESSION, Some(&state), &intent, &inventory);
+        for obstacle in &proposal.obstacles {
+            self.tell(Some(asked), || format!("up: {}: {}", obstacle.machine, obstacle.because));
+        }
+        let Some(plan) = proposal.plan else { return };
+        for change in &proposal.changes {
+            let action = format!("{:?}", change.action).to_lowercase();
+            let host = self.name(change.host);
+            self.tell(Some(leader), || {
+                format!(
+                    "plan {}: {action} {} on {host} ({})",
+                    plan.generation, change.machine, change.because
+                )
+            });
+        }
+        let delay = self.random.between(10, 100);
+        self.after(delay, Event::Commit(leader, Box::new(Command::Apply { intent, plan })));
+    }
+
+    /// Writes a command into the log, if this host may. `None` = it may not, or there is no quorum.
+    fn commit(&mut self, id: HostId, command: Command) -> Option<bool> {
+        let term = self.leading(id)?;
+        let reached = self.reached(id);
+        let outcome = self.quorum.commit(id, term, &reached, command).ok()?;
+        if let Err(refused) = &outcome {
+            self.tell(Some(id), || format!("refused: {refused}"));
+        }
+        self.copy(&reached);
+        Some(outcome.is_ok())
+    }
+
+    /// Carries out [`Event::Commit`].
+    pub(super) fn commit_by(&mut self, id: HostId, command: Command) {
+        let what = match &command {
+            Command::Apply { plan, .. } => format!("plan {} is committed", plan.generation),
+            Command::Wish { machine, run } => {
+                format!("{machine} shall {}", if *run { "run" } else { "stop" })
+            }
+            _ => "the session's end is committed".to_owned(),
+        };
+        match self.commit(id, command) {
+            Some(true) => self.tell(Some(id), || what),
+            Some(false) => {}
+            None => self.tell(Some(id), || "no quorum: nothing is committed".into()),
+        }
+    }
+
+    /// Copies the log to the voters that can be reached.
+    fn copy(&mut self, reached: &BTreeSet<HostId>) {
+        for voter in self.quorum.voters.intersection(reached) {
+            if let Some(host) = self.hosts.get_mut(voter) {
+                host.disk.replica = self.quorum.committed.clone();
+            }
+        }
+    }
+
+    fn choose_voters(&mut self, id: HostId, reached: &BTreeSet<HostId>) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(agent) = &host.agent else { return };
+        let candidate = |member: &HostId| {
+            let heard = agent.heard.get(member).copied().unwrap_or_default();
+            let up = host.hears(*member, self.now);
+            let silent_ms = if up { 0 } else { self.now.since_ms(heard) };
+            (*member, Candidate { up, steady: true, silent_ms })
+        };
+        let candidates: BTreeMap<HostId, Candidate> = self.names.keys().map(candidate).collect();
+        let chosen = voters::choose(&candidates, &self.quorum.voters, id);
+        // A change needs a majority of the old and of the new voters.
+        let enough = chosen.intersection(reached).count() * 2 > chosen.len();
+        if chosen != self.quorum.voters && enough {
+            self.quorum.voters = chosen;
+            self.copy(reached);
+            let names: Vec<String> = self.quorum.voters.iter().map(|v| self.name(*v)).collect();
+            self.tell(Some(id), || format!("voters are {}", names.join(", ")));
+        }
+    }
+
+    fn inventory(&self, leader: HostId) -> Inventory {
+        let Some(host) = self.hosts.get(&leader) else { return Inventory::default() };
+        let has_image = |member: &HostId| {
+            let record = host.agent.as_ref().and_then(|agent| agent.view.get(member));
+            if *member == leader { host.disk.image } else { record.is_some_and(|record| record.image) }
+        };
+        let facts = |other: &super::host::Host| HostFacts {
+            name: other.name.clone(),
+            up: host.hears(other.id, self.now),
+            arch: "x86_64".into(),
+            accelerator: Some(Accelerator::Kvm),
+            cpus: 4,
+            memory_mib: other.memory_mib,
+            disk_mib: 100_000,
+            runs_machines: true,
+            memory_used_mib: 0,
+            tags: BTreeMap::new(),
+            images: has_image(&other.id).then_some(image().digest).into_iter().collect(),
+            prefixes: vec![],
+            rtt_ms: None,
+        };
+        Inventory {
+            hosts: self.hosts.values().map(|other| (other.id, facts(other))).collect(),
+            images: [("tiny".to_owned(), image())].into(),
+        }
+    }
+
+    pub(super) fn leading(&self, id: HostId) -> Option<u64> {
+        self.hosts.get(&id)?.agent.as_ref()?.leading
+    }
+
+    /// The mutant that hard state exists to prevent: machines of silent hosts start elsewhere.
+    fn move_held_machines(&mut self, id: HostId) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(mut state) = self.quorum.committed.as_deref().cloned() else { return };
+        let Some(plan) = &mut state.plan else { return };
+        let mut moved = false;
+        for p in plan.placements.iter_mut().filter(|p| !host.hears(p.host, self.now)) {
+            (p.host, p.epoch) = (id, p.epoch.next());
+            state.epochs.insert(p.machine.clone(), p.epoch);
+            moved = true;
+        }
+        if moved {
+            state.version += 1;
+            plan.generation = plan.generation.next();
+            self.quorum.committed = Some(Rc::new(state));
+            self.copy(&self.reached(id));
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What goes wrong and what users do, and the story of one seed: hosts come up, a topology is asked
+//! for, a minute of trouble follows, then all is well again and everything must come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{
+    id::{HostId, MachineName, Name},
+    session::Command,
+    time::Timestamp,
+    topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
+};
+
+use super::{Event, Mutant, World, invariants::Violation, random::Random};
+
+/// Trouble lasts this long.
+const TROUBLE_MS: u64 = 40_000;
+/// After that everything must be at rest within this time: the longest pause between two tries of
+/// anything is 60 s, and a machine may need two such tries.
+const REST_MS: u64 = 150_000;
+
+/// Something that happens to the world from outside.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The agent is killed; shims and QEMUs go on.
+    AgentDies(HostId),
+    /// The agent starts again.
+    AgentStarts(HostId),
+    /// The host loses power.
+    PowerOff(HostId),
+    /// The host boots, its agent starts.
+    PowerOn(HostId),
+    /// A QEMU on this host dies, counted from its first.
+    QemuDies(HostId, u64),
+    /// The network falls apart.
+    Cut(BTreeMap<HostId, u8>),
+    /// It is whole again.
+    Heal,
+    /// So many messages of a hundred get lost.
+    Loss(u64),
+    /// A user asks for a topology at this host.
+    Up(HostId, Box<Intent>),
+    /// A user stops or starts a machine at this host.
+    Wish(HostId, MachineName, bool),
+    /// A user ends the session at this host.
+    Down(HostId),
+    /// Every host has power and an agent, every message arrives.
+    AllIsWell,
+}
+
+impl World {
+    /// Lets it happen.
+    pub fn suffer(&mut self, fault: Fault) {
+        match fault {
+            Fault::AgentDies(id) => {
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.agent.is_some()) {
+                    host.agent = None;
+                    self.tell(Some(id), || "the agent dies; machines run on".into());
+                }
+            }
+            Fault::AgentStarts(id) => {
+                if self.hosts.get(&id).is_some_and(|host| host.on && host.agent.is_none()) {
+                    self.tell(Some(id), || "the agent starts".into());
+                    self.start_agent(id);
+                }
+            }
+            Fault::PowerOff(id) => {
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on) {
+                    (host.on, host.agent) = (false, None);
+                    host.shims.clear();
+                    self.tell(Some(id), || "loses power".into());
+                }
+            }
+            Fault::PowerOn(id) => {
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| !host.on) {
+                    host.on = true;
+                    self.tell(Some(id), || "boots".into());
+                    self.start_agent(id);
+                }
+            }
+            Fault::QemuDies(id, which) => {
+                let alive = self.hosts.get(&id).map(|host| {
+                    host.shims.iter().filter(|(_, p)| p.alive()).map(|(m, _)| m.clone()).collect::<Vec<_>>()
+                });
+                let alive = alive.unwrap_or_default();
+                if let Some(machine) = alive.get((which % alive.len().max(1) as u64) as usize) {
+                    self.crash(id, machine);
+                }
+            }
+            Fault::Cut(sides) => {
+                let left: Vec<String> =
+                    sides.iter().filter(|(_, side)| **side == 0).map(|(id, _)| self.name(*id)).collect();
+                self.tell(None, || format!("the network falls apart: {} | the rest", left.join(", ")));
+                self.net.cut(sides);
+            }
+            Fault::Heal => {
+                self.net.heal();
+                self.tell(None, || "the network is whole".into());
+            }
+            Fault::Loss(percent) => {
+                self.net.loss = percent;
+                self.tell(None, || format!("{percent} % of all messages get lost"));
+            }
+            Fault::Up(id, intent) => self.plan(id, *intent),
+            Fault::Wish(id, machine, run) => self.ask_coordinator(id, Command::Wish { machine, run }),
+            Fault::Down(id) => self.ask_coordinator(id, Command::End),
+            Fault::AllIsWell => self.all_is_well(),
+        }
+    }
+
+    fn all_is_well(&mut self) {
+        self.suffer(Fault::Heal);
+        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
+        for id in ids {
+            self.suffer(Fault::PowerOn(id));
+            self.suffer(Fault::AgentStarts(id));
+        }
+    }
+
+    /// Lets a user's wish reach the log a moment later, if the coordinator can be reached.
+    fn ask_coordinator(&mut self, id: HostId, command: Command) {
+        match self.hosts.get(&id).and_then(|host| host.coordinator()) {
+            Some((leader, _)) if self.reached(id).contains(&leader) => {
+                let delay = self.random.between(10, 100);
+                self.after(delay, Event::Commit(leader, Box::new(command)));
+            }
+            _ => self.tell(Some(id), || "no coordinator can be reached".into()),
+        }
+    }
+
+    /// Puts a fault at a moment from now.
+    pub fn at(&mut self, millis: u64, fault: Fault) {
+        self.after(millis, Event::Fault(fault));
+    }
+}
+
+/// Runs the story of one seed.
+pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String>, Result<(), Violation>) {
+    // A chance of its own, so that what goes wrong does not depend on how the world uses its own.
+    let mut random = Random::new(seed ^ 0x5eed_0000);
+    let count = random.between(3, 9);
+    let names = ["nas", "attic", "laptop", "vps", "cellar", "desk", "pi", "tv", "garage"];
+    let host = |name: &&str, random: &mut Random| {
+        (name.parse().expect("a valid name"), random.between(2000, 6000), random.chance(30))
+    };
+    let mut hosts: Vec<_> = names.iter().take(count as usize).map(|name| host(name, &mut random)).collect();
+    hosts[0].2 = true;
+    let mut world = World::new(seed, mutant, &hosts);
+    world.log = log;
+    let ids: Vec<HostId> = world.hosts.keys().copied().collect();
+    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random))));
+    trouble(&mut world, &mut random, &ids);
+    let outcome = live(&mut world);
+    (world.log.take().unwrap_or_default(), outcome)
+}
+
+/// Draws the trouble.
+fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
+    for _ in 0..random.between(5, 16) {
+        let at = random.between(1_500, TROUBLE_MS);
+        let lasts = random.between(200, 15_000);
+        let Some(id) = random.pick(ids) else { return };
+        match random.between(0, 13) {
+            0 | 1 => {
+                world.at(at, Fault::AgentDies(id));
+                world.at(at + lasts, Fault::AgentStarts(id));
+            }
+            2 | 3 => {
+                world.at(at, Fault::PowerOff(id));
+                world.at(at + lasts, Fault::PowerOn(id));
+            }
+            4 | 5 => world.at(at, Fault::QemuDies(id, random.draw())),
+            6 | 7 => {
+                let side = |id: &HostId| (*id, (random.draw() % 2) as u8);
+                world.at(at, Fault::Cut(ids.iter().map(side).collect()));
+                world.at(at + lasts, Fault::Heal);
+            }
+            8 => world.at(at, Fault::Loss(random.between(5, 40))),
+            9 => {
+                let machine = format!("web-{}", random.between(1, 3)).parse().expect("a valid machine");
+                world.at(at, Fault::Wish(id, machine, random.chance(60)));
+            }
+            10 if random.chance(15) => world.at(at, Fault::Down(id)),
+            _ => world.at(at, Fault::Up(id, Box::new(topology(random)))),
+        }
+    }
+    world.at(TROUBLE_MS, Fault::AllIsWell);
+    // A user who saw nothing of it tries once more, so that there is a plan at all.
+    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random))));
+}
+
+fn live(world: &mut World) -> Result<(), Violation> {
+    world.run_until(Timestamp(TROUBLE_MS + 16_000))?;
+    // Starts of agents that were drawn late are over now; nothing dies any more.
+    world.suffer(Fault::AllIsWell);
+    let stopped = world.quorum.committed.as_ref().map(|state| state.stopped.clone()).unwrap_or_default();
+    let first = world.hosts.keys().next().copied();
+    for (machine, id) in stopped.into_iter().zip(first.into_iter().cycle()) {
+        world.at(8_000, Fault::Wish(id, machine, true));
+    }
+    world.run_until(world.now.plus_ms(10_000))?;
+    let healed = world.now;
+    loop {
+        let at = world.now.plus_ms(1_000);
+        world.run_until(at)?;
+        let waited = world.now.since_ms(healed);
+        match world.settled() {
+            Ok(()) => return Ok(()),
+            Err(what) if waited >= REST_MS => return Err(Violation::Unsettled(waited / 1000, what)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Draws a topology: a database, some web machines that need it, perhaps workers that need those.
+fn topology(random: &mut Random) -> Intent {
+    let mut groups = BTreeMap::new();
+    let mut add = |name: &str, count: u64, needs: &str, random: &mut Random| {
+        let memory_mib = if random.chance(20) { 384 } else { 256 };
+        let mut group = group(count as u32, memory_mib, needs);
+        if random.chance(25) {
+            group.setup.push("true".into());
+        }
+        group.place.spread_host = random.chance(30);
+        groups.insert(name.parse::<Name>().expect("a valid name"), group);
+    };
+    add("db", 1, "", random);
+    add("web", random.between(1, 4), "db", random);
+    if random.chance(40) {
+        add("app", random.between(1, 2), "web", random);
+    }
+    Intent {
+        topology: Topology { session: "shop".parse().expect("a valid name"), groups },
+        files: BTreeMap::new(),
+        ssh_keys: BTreeMap::new(),
+    }
+}
+
+/// Makes a group of machines with one checked service; `needs` is a list with commas.
+pub fn group(count: u32, memory_mib: u64, needs: &str) -> Group {
+    let ready = Ready { probe: Probe::Tcp, interval_ms: 2000, grace_ms: 60_000 };
+    let service = Service { port: 80, ready: Some(ready) };
+    let needs: BTreeSet<Name> = needs.split(',').filter_map(|name| name.parse().ok()).collect();
+    Group {
+        image: ImageRef::Named("tiny".into()),
+        cpus: 1,
+        memory_mib,
+        disk_mib: None,
+        count,
+        role: None,
+        needs,
+        failover: Failover::Hold,
+        restart: Restart::Always,
+        place: Place::default(),
+        setup: vec![],
+        files: BTreeMap::new(),
+        env: BTreeMap::new(),
+        ssh_keys: vec![],
+        user: None,
+        services: [("main".parse().expect("a valid name"), service)].into(),
+    }
+}

@@ -1,0 +1,152 @@
+//! What must never happen, asked after every step. The history here is the omniscient view that no
+//! host has: which incarnation ran where, what was ever ready, what was reported as removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{
+    id::{Epoch, Generation, HostId, MachineName},
+    names::Answer,
+    session::{MachineEntry, MachineReport, Phase},
+};
+
+use super::World;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Two QEMUs of one machine at once.
+    #[error("{0} runs on {1} and on {2} at once")]
+    Twice(MachineName, String, String),
+    /// One incarnation on two hosts, even one after the other.
+    #[error("{0} epoch {1} ran on {2} and now on {3}")]
+    Wandered(MachineName, Epoch, String, String),
+    /// Something is left of what was reported as removed.
+    #[error("{0} epoch {1} is on {2} although its removal was written down")]
+    Undead(MachineName, Epoch, String),
+    /// Something that only grows went back.
+    #[error("{0} went back")]
+    WentBack(String),
+    /// A machine started before what it needs.
+    #[error("{0} started before {1} was ever ready")]
+    OutOfOrder(MachineName, MachineName),
+    /// A name answered without its owner's word.
+    #[error("{0} answers for {1} on {2} although its owner never said it is ready")]
+    Hearsay(String, MachineName, String),
+    /// The world came to no rest after everything was healed.
+    #[error("not settled {0} s after all was well again: {1}")]
+    Unsettled(u64, String),
+}
+
+/// What has happened so far.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    ran: BTreeMap<MachineName, BTreeMap<Epoch, HostId>>,
+    removed: BTreeMap<MachineName, BTreeMap<HostId, Epoch>>,
+    ready: BTreeSet<(MachineName, HostId, Epoch)>,
+    versions: BTreeMap<HostId, u64>,
+    generation: Generation,
+    epochs: BTreeMap<MachineName, Epoch>,
+    broken: Option<Violation>,
+}
+
+impl History {
+    /// Notes a removal that the hard state has.
+    pub fn dropped(&mut self, host: HostId, machine: &MachineName, epoch: Epoch) {
+        let highest = self.removed.entry(machine.clone()).or_default().entry(host).or_default();
+        *highest = epoch.max(*highest);
+    }
+
+    /// Notes what a host says of its own machines.
+    pub fn reported(&mut self, host: HostId, reports: &[MachineReport]) {
+        for report in reports.iter().filter(|report| report.phase == Phase::Ready) {
+            self.ready.insert((report.machine.clone(), host, report.epoch));
+        }
+    }
+
+    /// Checks the order of a first start: everything needed was ready at some time.
+    pub fn first_start(&mut self, machine: &MachineName, needed: &[&MachineEntry]) {
+        let ever = |m: &&&MachineEntry| self.ready.contains(&(m.machine.clone(), m.host, m.epoch));
+        if let Some(missing) = needed.iter().find(|m| !ever(m)) {
+            self.broken = Some(Violation::OutOfOrder(machine.clone(), missing.machine.clone()));
+        }
+    }
+
+    /// Checks one answer about a machine that `host` gave its guests.
+    pub fn check_answer(&self, host: &str, entry: &MachineEntry, answer: &Answer) -> Result<(), Violation> {
+        let told = self.ready.contains(&(entry.machine.clone(), entry.host, entry.epoch));
+        match answer {
+            Answer::Addresses(list) if !told || *list != [std::net::IpAddr::V4(entry.address)] => {
+                let answer = format!("{list:?}");
+                Err(Violation::Hearsay(answer, entry.machine.clone(), host.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl World {
+    /// Asks every invariant.
+    pub(super) fn check(&mut self) -> Result<(), Violation> {
+        if let Some(broken) = self.history.broken.take() {
+            return Err(broken);
+        }
+        self.check_processes()?;
+        self.check_growth()
+    }
+
+    fn check_processes(&mut self) -> Result<(), Violation> {
+        let mut running: BTreeMap<&MachineName, HostId> = BTreeMap::new();
+        for host in self.hosts.values() {
+            for (machine, process) in host.shims.iter().filter(|(_, process)| process.alive()) {
+                let epoch = process.settings.epoch;
+                if let Some(other) = running.insert(machine, host.id) {
+                    return Err(Violation::Twice(machine.clone(), self.name(other), host.name.to_string()));
+                }
+                let first = match self.history.ran.get_mut(machine) {
+                    Some(epochs) => *epochs.entry(epoch).or_insert(host.id),
+                    None => {
+                        self.history.ran.insert(machine.clone(), [(epoch, host.id)].into());
+                        host.id
+                    }
+                };
+                if first != host.id {
+                    let (was, is) = (self.name(first), host.name.to_string());
+                    return Err(Violation::Wandered(machine.clone(), epoch, was, is));
+                }
+            }
+            for (machine, settings) in &host.disk.launched {
+                let removed = self.history.removed.get(machine).and_then(|hosts| hosts.get(&host.id));
+                if removed.is_some_and(|removed| *removed >= settings.epoch) {
+                    let (epoch, host) = (settings.epoch, host.name.to_string());
+                    return Err(Violation::Undead(machine.clone(), epoch, host));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_growth(&mut self) -> Result<(), Violation> {
+        for host in self.hosts.values() {
+            let known = self.history.versions.entry(host.id).or_default();
+            if host.version() < *known {
+                return Err(Violation::WentBack(format!("the share of {}", host.name)));
+            }
+            *known = host.version();
+        }
+        let Some(state) = &self.quorum.committed else { return Ok(()) };
+        if state.generation() < self.history.generation {
+            return Err(Violation::WentBack("the plan".into()));
+        }
+        if state.generation() == self.history.generation {
+            return Ok(());
+        }
+        self.history.generation = state.generation();
+        for (machine, before) in &self.history.epochs {
+            if state.highest_epoch(machine) < *before {
+                return Err(Violation::WentBack(format!("the epoch of {machine}")));
+            }
+        }
+        self.history.epochs = state.epochs.clone();
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Many hosts of pure `proto` rules on a virtual clock, drawn from one seed: messages get lost, hosts
+//! and agents die, plans change, and after every step the invariants are asked. Nothing here sleeps,
+//! nothing touches the real network, and a seed says everything: `replay(seed)` prints its log.
+//!
+//! - `host`: what one host keeps and knows; `agent`: what its agent does, by the rules of `proto`;
+//! - `coordinator`: what the leading agent does; `quorum`, `net`: Raft and the network as models;
+//! - `fault`: what goes wrong and what users do; `invariants`: what must never happen.
+
+pub mod agent;
+pub mod coordinator;
+pub mod fault;
+pub mod host;
+pub mod invariants;
+pub mod net;
+pub mod quorum;
+pub mod random;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use proto::{
+    id::{Epoch, HostId, MachineName, Name, SessionId},
+    session::{Command, MachineEntry, Share, reconcile::Settings},
+    time::Timestamp,
+    topology::Intent,
+};
+
+use fault::Fault;
+use host::{Host, Record};
+use invariants::{History, Violation};
+use net::Net;
+use quorum::Quorum;
+use random::Random;
+
+/// The only session of a world.
+pub const SESSION: SessionId = SessionId([7; 16]);
+
+/// A rule broken on purpose, to see that the invariants notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// All rules hold.
+    None,
+    /// The coordinator moves the machines of silent hosts, as if `hold` meant nothing.
+    MovesHeldMachines,
+    /// Hosts take an older share for a newer one.
+    TakesOldShares,
+    /// Hosts say that they removed a machine before they did.
+    ReportsDropsEarly,
+    /// Hosts start without the coordinator's word, and launch what they see in any share.
+    IgnoresNeeds,
+    /// Names follow the readiness of any incarnation.
+    AnswersOldEpochs,
+    /// A share that lacks a machine is taken for an order to do nothing, drops are ignored.
+    IgnoresDrops,
+}
+
+/// The world.
+pub struct World {
+    /// The virtual clock.
+    pub now: Timestamp,
+    /// The hosts by id.
+    pub hosts: BTreeMap<HostId, Host>,
+    /// Their labels.
+    pub names: BTreeMap<HostId, Name>,
+    /// The voters.
+    pub quorum: Quorum,
+    /// The network.
+    pub net: Net,
+    /// What has happened, for people; kept only when asked for.
+    pub log: Option<Vec<String>>,
+    random: Random,
+    queue: BTreeMap<(Timestamp, u64), Event>,
+    serial: u64,
+    history: History,
+    mutant: Mutant,
+}
+
+/// Something that happens at a moment.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An agent's loop runs, if it is still that agent.
+    Tick(HostId, u64),
+    /// A message arrives.
+    Arrive(HostId, HostId, Message),
+    /// Work of an agent ends, if it is still that agent.
+    Finish {
+        /// Where.
+        host: HostId,
+        /// The agent's run.
+        run: u64,
+        /// For which machine.
+        machine: MachineName,
+        /// The work's number.
+        number: u64,
+        /// What it was.
+        work: Work,
+    },
+    /// A process gets on with its life, if it is still there.
+    Process(HostId, MachineName, u64, Step),
+    /// A plan reaches the log.
+    Commit(HostId, Box<Command>),
+    /// Something goes wrong, or a user does something.
+    Fault(Fault),
+}
+
+/// Work of an agent that takes time.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Fetching the image.
+    Fetch,
+    /// Waiting for the coordinator's answer.
+    Answer,
+    /// Making disks and starting the shim.
+    Launch(Settings),
+    /// Ending QEMU in order.
+    Stop,
+    /// Deleting an incarnation.
+    Remove(Epoch),
+}
+
+/// A step in the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// QEMU runs.
+    Run,
+    /// The guest answers.
+    Boot,
+    /// Its services answer.
+    Ready,
+}
+
+/// A message between agents.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// What the sender knows of everybody.
+    Gossip(Vec<Rc<Record>>),
+    /// Here is your share.
+    PutShare(Rc<Share>),
+    /// Give me my share.
+    GetShare,
+    /// May I start this incarnation?
+    MayStart(MachineName, Epoch),
+    /// You may, or not.
+    MayStartAnswer(MachineName, Epoch, bool),
+    /// I removed this incarnation.
+    Dropped(MachineName, Epoch),
+    /// It is written down.
+    DroppedAnswer(MachineName),
+}
+
+impl World {
+    /// Builds a world of these hosts: name, memory in MiB, whether the image is there. The first one
+    /// creates the session.
+    pub fn new(seed: u64, mutant: Mutant, hosts: &[(Name, u64, bool)]) -> World {
+        let mut world = World {
+            now: Timestamp(0),
+            hosts: BTreeMap::new(),
+            names: BTreeMap::new(),
+            quorum: Quorum::default(),
+            net: Net::default(),
+            log: None,
+            random: Random::new(seed),
+            queue: BTreeMap::new(),
+            serial: 0,
+            history: History::default(),
+            mutant,
+        };
+        for (number, (name, memory_mib, image)) in (1..).zip(hosts) {
+            let id = HostId([number; 32]);
+            let disk = host::Disk { image: *image, ..host::Disk::default() };
+            let (name, memory_mib) = (name.clone(), *memory_mib);
+            world.names.insert(id, name.clone());
+            let host = Host { id, name, memory_mib, on: true, agent: None, disk, shims: BTreeMap::new() };
+            world.hosts.insert(id, host);
+        }
+        world.create_session();
+        let ids: Vec<HostId> = world.hosts.keys().copied().collect();
+        ids.into_iter().for_each(|id| world.start_agent(id));
+        world
+    }
+
+    fn create_session(&mut self) {
+        let Some(first) = self.hosts.keys().next().copied() else { return };
+        let name = "shop".parse().expect("a valid name");
+        let create = Command::Create { id: SESSION, name, stamp: self.now, ssh_seed: [0; 32] };
+        self.quorum.voters = [first].into();
+        let term = self.quorum.elect(first);
+        let created = self.quorum.commit(first, term, &[first].into(), create);
+        assert_eq!(created, Ok(Ok(())), "one voter is a majority of itself");
+    }
+
+    /// Lets the next event happen and asks the invariants. `false` = nothing is left to happen.
+    pub fn step(&mut self) -> Result<bool, Violation> {
+        let Some(((at, _), event)) = self.queue.pop_first() else { return Ok(false) };
+        self.now = at;
+        match event {
+            Event::Tick(host, run) => self.tick(host, run)?,
+            Event::Arrive(from, to, message) => {
+                let alive = self.hosts.get(&to).is_some_and(|host| host.agent.is_some());
+                if alive && self.net.connected(from, to) {
+                    self.receive(from, to, message);
+                }
+            }
+            Event::Finish { host, run, machine, number, work } => {
+                self.finish(host, run, machine, number, work);
+            }
+            Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),
+            Event::Commit(host, command) => self.commit_by(host, *command),
+            Event::Fault(fault) => self.suffer(fault),
+        }
+        self.check()?;
+        Ok(true)
+    }
+
+    /// Lets everything happen until `until`.
+    pub fn run_until(&mut self, until: Timestamp) -> Result<(), Violation> {
+        while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= until) {
+            self.step()?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    /// Lets a user ask for this topology at a host, now.
+    pub fn user_wants(&mut self, host: HostId, intent: Intent) {
+        self.after(0, Event::Fault(Fault::Up(host, Box::new(intent))));
+    }
+
+    /// Tells whether everything is as the committed plan wants it, on every host.
+    pub fn settled(&self) -> Result<(), String> {
+        let Some(state) = &self.quorum.committed else { return Err("no session".into()) };
+        if let Some((machine, drops)) = state.drops.first_key_value() {
+            let host = drops.first().map(|drop| self.name(drop.host)).unwrap_or_default();
+            return Err(format!("{machine} is not removed from {host}"));
+        }
+        if let Some(host) = self.hosts.values().find(|host| host.version() != state.version) {
+            return Err(format!("{} has version {} of {}", host.name, host.version(), state.version));
+        }
+        if state.ended {
+            let left = self.hosts.values().find(|host| !host.disk.launched.is_empty());
+            return left.map_or(Ok(()), |host| Err(format!("something is left on {}", host.name)));
+        }
+        let plan = state.plan.as_ref().ok_or("no plan")?;
+        for host in self.hosts.values() {
+            let zone = host.zone(&self.names, self.now);
+            for p in &plan.placements {
+                let entry = MachineEntry {
+                    machine: p.machine.clone(),
+                    host: p.host,
+                    epoch: p.epoch,
+                    address: p.address,
+                    guard: p.guard,
+                    user: None,
+                    run: true,
+                };
+                let wanted = !state.stopped.contains(&p.machine);
+                if proto::names::ready(&zone, SESSION, &entry) != wanted {
+                    let is = if wanted { "not ready" } else { "still ready" };
+                    return Err(format!("{} sees {} as {is}", host.name, p.machine));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a host's label.
+    pub fn name(&self, host: HostId) -> String {
+        self.names.get(&host).map(Name::to_string).unwrap_or_default()
+    }
+
+    /// Lists the hosts whose agents `from` reaches now, itself included if its agent runs.
+    fn reached(&self, from: HostId) -> BTreeSet<HostId> {
+        let alive = self.hosts.values().filter(|host| host.agent.is_some()).map(|host| host.id);
+        alive.filter(|to| self.net.connected(from, *to)).collect()
+    }
+
+    fn send(&mut self, from: HostId, to: HostId, message: Message) {
+        if let Some(delay) = self.net.delay(&mut self.random) {
+            self.after(delay, Event::Arrive(from, to, message));
+        }
+    }
+
+    fn after(&mut self, millis: u64, event: Event) {
+        let serial = self.number();
+        self.queue.insert((self.now.plus_ms(millis), serial), event);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Notes something that people want to read. The text is only made when a log is kept.
+    fn tell(&mut self, host: Option<HostId>, text: impl FnOnce() -> String) {
+        let name = host.map(|host| self.name(host)).unwrap_or_default();
+        let seconds = self.now.0 as f64 / 1000.0;
+        if let Some(log) = &mut self.log {
+            log.push(format!("{seconds:8.3}  {name:8} {}", text()).trim_end().to_owned());
+        }
+    }
+}
+
+/// What one seed came to.
+#[derive(Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What broke.
+    pub what: String,
+    /// Everything that happened before.
+    pub log: Vec<String>,
+}
+
+/// Runs one seed; on failure runs it again with a log.
+pub fn check(seed: u64, mutant: Mutant) -> Result<(), Failure> {
+    match fault::story(seed, mutant, None) {
+        (_, Ok(())) => Ok(()),
+        _ => {
+            let (log, outcome) = fault::story(seed, mutant, Some(Vec::new()));
+            let what = outcome.err().map(|violation| violation.to_string()).unwrap_or_default();
+            Err(Failure { seed, what, log })
+        }
+    }
+}
+
+/// Runs one seed and gives its log, the last line saying how it ended.
+pub fn replay(seed: u64) -> Vec<String> {
+    let (mut log, outcome) = fault::story(seed, Mutant::None, Some(Vec::new()));
+    log.push(outcome.map_or_else(|violation| format!("BROKEN: {violation}"), |()| "well".to_owned()));
+    log
+}
+
+#[cfg(test)]
+mod tests;

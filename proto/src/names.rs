@@ -1,0 +1,353 @@
+//! The zone `mesh.internal`: which name stands for which addresses, seen from a host or from a guest.
+//! Pure: hard state says which names exist and who owns them, readiness comes only from the host
+//! that holds the current epoch. Nothing here asks a machine, and nothing here speaks DNS messages.
+//!
+//! ```text
+//! GROUP.SESSION            guests: ready machines; hosts: the group's forward address
+//! MACHINE.SESSION          guests: the machine if ready; hosts: its forward address if ready
+//! HOST.host                the host's own addresses
+//! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
+//! *.in-addr.arpa           PTR of the addresses above
+//! ```
+//! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::{
+    id::{HostId, MachineName, Name, SessionId},
+    session::{Directory, GroupEntry, MachineEntry, MachineReport, Phase, Prefix, Share},
+    time::Timestamp,
+};
+
+/// The zone's default name; `.internal` is reserved for private use.
+pub const DEFAULT_ZONE: &str = "mesh.internal";
+/// Time to live of every answer, and the SOA minimum, in seconds: readiness changes at any moment.
+pub const TTL_S: u32 = 1;
+/// Where forward addresses live: loopback, far from what people use by hand.
+pub const FORWARD_RANGE: Prefix = Prefix { base: Ipv4Addr::new(127, 64, 0, 0), len: 10 };
+/// Addresses in one answer, so that it fits the 512 bytes of plain DNS.
+const MAX_ADDRESSES: usize = 24;
+
+/// Everything that names depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Zone {
+    /// The zone's name without dots at its ends, such as `mesh.internal`.
+    pub zone: String,
+    /// The members by id.
+    pub hosts: BTreeMap<HostId, HostEntry>,
+    /// The sessions that exist; ended ones may be among them.
+    pub sessions: BTreeMap<SessionId, SessionEntry>,
+    /// What each host says of its machines, by (host, session).
+    pub reports: BTreeMap<(HostId, SessionId), Vec<MachineReport>>,
+    /// This host's forward addresses, by session and label (`web` or `web-1`).
+    pub forwards: BTreeMap<(SessionId, String), Forward>,
+}
+
+/// A member in the zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEntry {
+    /// Its label.
+    pub name: Name,
+    /// Whether it is heard: the readiness that a silent host told is no news any more.
+    pub up: bool,
+    /// Where it is.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A session in the zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// Its label.
+    pub name: Name,
+    /// When it was made: of two with one name, the older keeps it.
+    pub stamp: Timestamp,
+    /// Whether it has ended: then it has no names.
+    pub ended: bool,
+    /// Who is where.
+    pub directory: Directory,
+}
+
+/// Where this host listens for a group or a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The address, in [`FORWARD_RANGE`].
+    pub address: Ipv4Addr,
+    /// The ports that really listen, by service.
+    pub ports: BTreeMap<Name, u16>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// A program on this host.
+    Host,
+    /// A guest of this session, for whom other sessions do not exist.
+    Guest(SessionId),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// Ports and their hosts.
+    Srv,
+    /// The name of an address.
+    Ptr,
+    /// Anything else: the name may exist, but has nothing of this kind.
+    Other,
+}
+
+/// What is answered. Every answer lives for [`TTL_S`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To `A` and `Aaaa`.
+    Addresses(Vec<IpAddr>),
+    /// To `Srv`.
+    Services(Vec<Target>),
+    /// To `Ptr`: a full name without the last dot.
+    Name(String),
+    /// The name exists and has nothing of this kind now.
+    NoData,
+    /// No such name.
+    NoName,
+    /// Not of this zone: hosts are refused, guests' questions are passed on.
+    Refused,
+}
+
+/// One SRV record; priority and weight are always equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// A full name without the last dot.
+    pub name: String,
+    /// The port there.
+    pub port: u16,
+}
+
+impl SessionEntry {
+    /// Takes what the zone needs of a share.
+    pub fn of(share: &Share) -> SessionEntry {
+        SessionEntry {
+            name: share.name.clone(),
+            stamp: share.stamp,
+            ended: share.ended,
+            directory: share.directory.clone(),
+        }
+    }
+}
+
+/// Answers one question. `name` may be in any case and may end in a dot.
+pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Answer {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if let Some(reversed) = name.strip_suffix(".in-addr.arpa") {
+        return pointer(zone, view, reversed, kind);
+    }
+    if name == zone.zone {
+        return Answer::NoData;
+    }
+    let Some(inner) = name.strip_suffix(&zone.zone).and_then(|name| name.strip_suffix('.')) else {
+        return Answer::Refused;
+    };
+    let labels: Vec<&str> = inner.split('.').rev().collect();
+    match labels.as_slice() {
+        ["host"] => Answer::NoData,
+        ["host", host] => host_addresses(zone, host, kind),
+        ["host", ..] => Answer::NoName,
+        [session, rest @ ..] => match find_session(zone, view, session) {
+            Some(found) => found.answer(rest, kind),
+            None => Answer::NoName,
+        },
+        [] => Answer::NoData,
+    }
+}
+
+/// Gives each living session the label under which its names are found: its own, unless an older
+/// session has the same one; then `NAME-xxxx` with the first digits of its id.
+pub fn labels(sessions: &BTreeMap<SessionId, SessionEntry>) -> BTreeMap<String, SessionId> {
+    let mut by_age: Vec<_> = sessions.iter().filter(|(_, session)| !session.ended).collect();
+    by_age.sort_by_key(|(id, session)| (session.stamp, **id));
+    let mut labels = BTreeMap::new();
+    for (id, session) in by_age {
+        let hex = id.to_string();
+        let spellings = [0, 4, 8, 32].map(|digits| match digits {
+            0 => session.name.to_string(),
+            _ => format!("{}-{}", session.name, &hex[..digits]),
+        });
+        if let Some(free) = spellings.into_iter().find(|label| !labels.contains_key(label)) {
+            labels.insert(free, *id);
+        }
+    }
+    labels
+}
+
+/// Tells whether the machine is ready by the word of the host that holds its current epoch.
+pub fn ready(zone: &Zone, session: SessionId, entry: &MachineEntry) -> bool {
+    let heard = zone.hosts.get(&entry.host).is_some_and(|host| host.up);
+    let reports = zone.reports.get(&(entry.host, session)).map(Vec::as_slice).unwrap_or_default();
+    let current = |report: &&MachineReport| report.machine == entry.machine && report.epoch == entry.epoch;
+    heard && reports.iter().find(current).is_some_and(|report| report.phase == Phase::Ready)
+}
+
+/// Gives the candidate number `i` for a forward address of this host. The first that can be bound is
+/// taken and remembered. Never the first or last address of a /24, which some programs treat apart.
+pub fn forward_address(host: HostId, session: SessionId, label: &str, i: u32) -> Ipv4Addr {
+    let mut hasher = blake3::Hasher::new_derive_key("mesh forward address 1");
+    hasher.update(&host.0).update(&session.0).update(&i.to_be_bytes()).update(label.as_bytes());
+    let hash = hasher.finalize();
+    let [a, b, c, ..] = hash.as_bytes();
+    Ipv4Addr::new(127, 64 + (a & 0x3f), *b, 1 + c % 254)
+}
+
+/// A session as one asker sees it.
+struct Found<'a> {
+    zone: &'a Zone,
+    view: View,
+    id: SessionId,
+    label: String,
+    directory: &'a Directory,
+}
+
+fn find_session<'a>(zone: &'a Zone, view: View, label: &str) -> Option<Found<'a>> {
+    let labels = labels(&zone.sessions);
+    let by_label = labels.get(label).copied();
+    let id = match view {
+        View::Host => by_label?,
+        // Its guests know a session by its own name, whoever else has that name outside.
+        View::Guest(own) => {
+            let session = zone.sessions.get(&own).filter(|session| !session.ended)?;
+            (by_label == Some(own) || session.name.as_str() == label).then_some(own)?
+        }
+    };
+    Some(Found { zone, view, id, label: label.to_owned(), directory: &zone.sessions.get(&id)?.directory })
+}
+
+impl Found<'_> {
+    /// Answers for the labels below the session, outermost first.
+    fn answer(&self, labels: &[&str], kind: Kind) -> Answer {
+        let group = |label: &str| {
+            let (name, group) = self.directory.groups.iter().find(|(name, _)| name.as_str() == label)?;
+            Some((name, group))
+        };
+        match labels {
+            [] => Answer::NoData,
+            [label] => match group(label) {
+                Some((_, group)) => self.group(label, group, kind),
+                None => self.machine(label, kind),
+            },
+            [label, "_tcp"] if group(label).is_some() => Answer::NoData,
+            [label, "_tcp", service] => match (group(label), service.strip_prefix('_')) {
+                (Some((name, group)), Some(service)) => self.service(name, group, service, kind),
+                _ => Answer::NoName,
+            },
+            _ => Answer::NoName,
+        }
+    }
+
+    fn group(&self, label: &str, group: &GroupEntry, kind: Kind) -> Answer {
+        match self.view {
+            View::Host => self.forward(label, kind),
+            View::Guest(_) => {
+                let ready = self.ready(group).map(|entry| IpAddr::V4(entry.address));
+                of_kind(ready, kind)
+            }
+        }
+    }
+
+    fn machine(&self, label: &str, kind: Kind) -> Answer {
+        let machine = label.parse::<MachineName>().ok();
+        let Some(entry) = machine.and_then(|machine| self.directory.find(&machine)) else {
+            return Answer::NoName;
+        };
+        match self.view {
+            _ if !ready(self.zone, self.id, entry) => Answer::NoData,
+            View::Host => self.forward(label, kind),
+            View::Guest(_) => of_kind([IpAddr::V4(entry.address)], kind),
+        }
+    }
+
+    fn forward(&self, label: &str, kind: Kind) -> Answer {
+        let forward = self.zone.forwards.get(&(self.id, label.to_owned()));
+        of_kind(forward.map(|forward| IpAddr::V4(forward.address)), kind)
+    }
+
+    fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Answer {
+        let Some((service, port)) = group.services.iter().find(|(name, _)| name.as_str() == service) else {
+            return Answer::NoName;
+        };
+        if kind != Kind::Srv {
+            return Answer::NoData;
+        }
+        let full = |label: &dyn std::fmt::Display| format!("{label}.{}.{}", self.label, self.zone.zone);
+        let mut ready = self.ready(group).peekable();
+        let targets: Vec<Target> = match self.view {
+            View::Guest(_) => {
+                let target = |entry: &MachineEntry| Target { name: full(&entry.machine), port: *port };
+                ready.map(target).take(MAX_ADDRESSES).collect()
+            }
+            View::Host if ready.peek().is_none() => Vec::new(),
+            View::Host => {
+                let forward = self.zone.forwards.get(&(self.id, name.to_string()));
+                let port = forward.and_then(|forward| forward.ports.get(service));
+                port.map(|port| Target { name: full(name), port: *port }).into_iter().collect()
+            }
+        };
+        if targets.is_empty() { Answer::NoData } else { Answer::Services(targets) }
+    }
+
+    fn ready<'b>(&'b self, group: &'b GroupEntry) -> impl Iterator<Item = &'b MachineEntry> {
+        group.machines.iter().filter(|entry| ready(self.zone, self.id, entry))
+    }
+}
+
+fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Answer {
+    // Of two hosts with one name the lower id keeps it; certificates make that rare.
+    match zone.hosts.values().find(|host| host.name.as_str() == label) {
+        Some(host) => of_kind(host.addresses.iter().copied(), kind),
+        None => Answer::NoName,
+    }
+}
+
+fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Answer {
+    let fits = |address: &IpAddr| match kind {
+        Kind::A => address.is_ipv4(),
+        Kind::Aaaa => address.is_ipv6(),
+        Kind::Srv | Kind::Ptr | Kind::Other => false,
+    };
+    let addresses: Vec<IpAddr> = addresses.into_iter().filter(fits).take(MAX_ADDRESSES).collect();
+    if addresses.is_empty() { Answer::NoData } else { Answer::Addresses(addresses) }
+}
+
+/// Answers for `d.c.b.a` of an IPv4 address of ours.
+fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Answer {
+    let mut parts: Vec<&str> = reversed.split('.').collect();
+    parts.reverse();
+    let Ok(address) = parts.join(".").parse::<Ipv4Addr>() else { return Answer::Refused };
+    let label = |id: SessionId| labels(&zone.sessions).into_iter().find(|(_, of)| *of == id);
+    let found = match view {
+        View::Host if !FORWARD_RANGE.contains(address) => return Answer::Refused,
+        View::Host => {
+            let forward = zone.forwards.iter().find(|(_, forward)| forward.address == address);
+            forward.and_then(|((id, name), _)| Some(format!("{name}.{}", label(*id)?.0)))
+        }
+        View::Guest(own) => match zone.sessions.get(&own).filter(|session| !session.ended) {
+            Some(session) if session.directory.subnet.contains(address) => {
+                let entry = session.directory.machines().find(|entry| entry.address == address);
+                entry.map(|entry| format!("{}.{}", entry.machine, session.name))
+            }
+            _ => return Answer::Refused,
+        },
+    };
+    match found {
+        Some(name) if kind == Kind::Ptr => Answer::Name(format!("{name}.{}", zone.zone)),
+        Some(_) => Answer::NoData,
+        None => Answer::NoName,
+    }
+}
+
+#[cfg(test)]
+mod tests;

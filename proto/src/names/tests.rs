@@ -1,0 +1,303 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::{
+    id::Epoch,
+    session::{
+        Command, State,
+        fixture::{SESSION, command, created, host_id, up},
+        slice,
+    },
+};
+
+const HOSTS: &str = "attic 900 image\nnas 900 image";
+const GUEST: View = View::Guest(SESSION);
+
+fn shop() -> State {
+    up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)
+}
+
+fn report(machine: &str, epoch: u64, phase: Phase) -> MachineReport {
+    MachineReport { machine: machine.parse().unwrap(), epoch: Epoch(epoch), phase, reason: None }
+}
+
+/// The zone on `nas`: web-1 is on nas, web-2 and db-1 are on attic, all ready.
+fn zone(state: &State) -> Zone {
+    let host = |name: &str, address: &str| {
+        let addresses = vec![address.parse().unwrap(), "fd00::7".parse().unwrap()];
+        (host_id(name), HostEntry { name: name.parse().unwrap(), up: true, addresses })
+    };
+    let forward = |label: &str, last: u8, port: u16| {
+        let ports = [("http".parse().unwrap(), port)].into();
+        ((SESSION, label.to_owned()), Forward { address: Ipv4Addr::new(127, 64, 0, last), ports })
+    };
+    Zone {
+        zone: DEFAULT_ZONE.into(),
+        hosts: [host("attic", "192.168.1.3"), host("nas", "192.168.1.2")].into(),
+        sessions: [(SESSION, SessionEntry::of(&slice::share(state, host_id("nas"))))].into(),
+        reports: [
+            ((host_id("nas"), SESSION), vec![report("web-1", 1, Phase::Ready)]),
+            (
+                (host_id("attic"), SESSION),
+                vec![report("web-2", 1, Phase::Ready), report("db-1", 1, Phase::Ready)],
+            ),
+        ]
+        .into(),
+        forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
+    }
+}
+
+fn ask(zone: &Zone, view: View, questions: &str) -> String {
+    let line = |question: &str| {
+        let (kind, name) = question.trim().split_once(' ').unwrap();
+        let kind = match kind {
+            "A" => Kind::A,
+            "AAAA" => Kind::Aaaa,
+            "SRV" => Kind::Srv,
+            "PTR" => Kind::Ptr,
+            _ => Kind::Other,
+        };
+        let text = match answer(zone, view, name, kind) {
+            Answer::Addresses(list) => list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "),
+            Answer::Services(list) => {
+                list.iter().map(|t| format!("{}:{}", t.name, t.port)).collect::<Vec<_>>().join(" ")
+            }
+            Answer::Name(name) => name,
+            other => format!("{other:?}"),
+        };
+        format!("{}: {text}\n", question.trim())
+    };
+    questions.trim().lines().map(line).collect()
+}
+
+fn check(zone: &Zone, view: View, questions: &str, expected: Expect) {
+    expected.assert_eq(&ask(zone, view, questions));
+}
+
+#[test]
+fn guests_get_the_addresses_of_ready_machines() {
+    let questions = "
+        A web.shop.mesh.internal
+        A WEB.Shop.mesh.internal.
+        AAAA web.shop.mesh.internal
+        A web-2.shop.mesh.internal
+        SRV _http._tcp.web.shop.mesh.internal";
+    check(
+        &zone(&shop()),
+        GUEST,
+        questions,
+        expect![[r#"
+        A web.shop.mesh.internal: 10.78.84.11 10.78.84.12
+        A WEB.Shop.mesh.internal.: 10.78.84.11 10.78.84.12
+        AAAA web.shop.mesh.internal: NoData
+        A web-2.shop.mesh.internal: 10.78.84.12
+        SRV _http._tcp.web.shop.mesh.internal: web-1.shop.mesh.internal:80 web-2.shop.mesh.internal:80
+    "#]],
+    );
+}
+
+#[test]
+fn hosts_get_forward_addresses_and_the_port_that_listens() {
+    let questions = "
+        A web.shop.mesh.internal
+        A web-1.shop.mesh.internal
+        A nas.host.mesh.internal
+        AAAA nas.host.mesh.internal
+        SRV _http._tcp.web.shop.mesh.internal
+        PTR 1.0.64.127.in-addr.arpa
+        PTR 9.0.64.127.in-addr.arpa
+        PTR 1.1.168.192.in-addr.arpa";
+    check(
+        &zone(&shop()),
+        View::Host,
+        questions,
+        expect![[r#"
+        A web.shop.mesh.internal: 127.64.0.1
+        A web-1.shop.mesh.internal: 127.64.0.3
+        A nas.host.mesh.internal: 192.168.1.2
+        AAAA nas.host.mesh.internal: fd00::7
+        SRV _http._tcp.web.shop.mesh.internal: web.shop.mesh.internal:8080
+        PTR 1.0.64.127.in-addr.arpa: web.shop.mesh.internal
+        PTR 9.0.64.127.in-addr.arpa: NoName
+        PTR 1.1.168.192.in-addr.arpa: Refused
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
+    let mut zone = zone(&shop());
+    zone.reports.clear();
+    let questions = "
+        A web.shop.mesh.internal
+        A web-1.shop.mesh.internal
+        A web-3.shop.mesh.internal
+        A app.shop.mesh.internal
+        A shop.mesh.internal
+        A other.mesh.internal
+        A mesh.internal
+        A host.mesh.internal
+        A vps.host.mesh.internal
+        SRV _http._tcp.web.shop.mesh.internal
+        SRV _sql._tcp.web.shop.mesh.internal
+        SRV _tcp.web.shop.mesh.internal
+        TXT web.shop.mesh.internal
+        A example.com
+        A notmesh.internal
+        A xmesh.internal";
+    check(
+        &zone,
+        GUEST,
+        questions,
+        expect![[r#"
+        A web.shop.mesh.internal: NoData
+        A web-1.shop.mesh.internal: NoData
+        A web-3.shop.mesh.internal: NoName
+        A app.shop.mesh.internal: NoName
+        A shop.mesh.internal: NoData
+        A other.mesh.internal: NoName
+        A mesh.internal: NoData
+        A host.mesh.internal: NoData
+        A vps.host.mesh.internal: NoName
+        SRV _http._tcp.web.shop.mesh.internal: NoData
+        SRV _sql._tcp.web.shop.mesh.internal: NoName
+        SRV _tcp.web.shop.mesh.internal: NoData
+        TXT web.shop.mesh.internal: NoData
+        A example.com: Refused
+        A notmesh.internal: Refused
+        A xmesh.internal: Refused
+    "#]],
+    );
+    check(
+        &zone,
+        View::Host,
+        "A web.shop.mesh.internal\nA web-1.shop.mesh.internal",
+        expect![[r#"
+        A web.shop.mesh.internal: 127.64.0.1
+        A web-1.shop.mesh.internal: NoData
+    "#]],
+    );
+}
+
+#[test]
+fn only_the_owner_of_the_current_epoch_makes_a_machine_ready() {
+    let one = "A web-1.shop.mesh.internal";
+    let mut other = zone(&shop());
+    other.reports.remove(&(host_id("nas"), SESSION));
+    other.reports.insert((host_id("vps"), SESSION), vec![report("web-1", 1, Phase::Ready)]);
+    other.reports.get_mut(&(host_id("attic"), SESSION)).unwrap().push(report("web-1", 1, Phase::Ready));
+    assert_eq!(answer(&other, GUEST, &one[2..], Kind::A), Answer::NoData, "not the owner");
+    let mut old = zone(&shop());
+    old.reports.insert((host_id("nas"), SESSION), vec![report("web-1", 0, Phase::Ready)]);
+    assert_eq!(answer(&old, GUEST, &one[2..], Kind::A), Answer::NoData, "not the epoch");
+    let mut down = zone(&shop());
+    down.hosts.get_mut(&host_id("nas")).unwrap().up = false;
+    check(
+        &down,
+        GUEST,
+        "A web.shop.mesh.internal\nA web-1.shop.mesh.internal",
+        expect![[r#"
+        A web.shop.mesh.internal: 10.78.84.12
+        A web-1.shop.mesh.internal: NoData
+    "#]],
+    );
+}
+
+#[test]
+fn of_two_sessions_with_one_name_the_older_keeps_it() {
+    let mut zone = zone(&shop());
+    let young = SessionId([0xab; 16]);
+    let entry = zone.sessions[&SESSION].clone();
+    zone.sessions.insert(young, SessionEntry { stamp: Timestamp(2), ..entry });
+    zone.forwards.insert(
+        (young, "web".into()),
+        Forward { address: Ipv4Addr::new(127, 64, 0, 9), ports: BTreeMap::new() },
+    );
+    let questions = "
+        A web.shop.mesh.internal
+        A web.shop-abab.mesh.internal
+        PTR 9.0.64.127.in-addr.arpa";
+    check(
+        &zone,
+        View::Host,
+        questions,
+        expect![[r#"
+        A web.shop.mesh.internal: 127.64.0.1
+        A web.shop-abab.mesh.internal: 127.64.0.9
+        PTR 9.0.64.127.in-addr.arpa: web.shop-abab.mesh.internal
+    "#]],
+    );
+    // A guest's search list holds its session's own name, so that must be its own session.
+    let address = zone.sessions[&young].directory.groups.values().next().unwrap().machines[0].address;
+    zone.reports.insert((host_id("attic"), young), vec![report("db-1", 1, Phase::Ready)]);
+    let own = answer(&zone, View::Guest(young), "db.shop.mesh.internal", Kind::A);
+    assert_eq!(own, Answer::Addresses(vec![address.into()]));
+    zone.sessions.get_mut(&SESSION).unwrap().ended = true;
+    assert_eq!(labels(&zone.sessions), [("shop".to_owned(), young)].into());
+}
+
+#[test]
+fn other_sessions_do_not_exist_for_a_guest() {
+    let mut zone = zone(&shop());
+    let other = SessionId([0xab; 16]);
+    let entry = SessionEntry { name: "blog".parse().unwrap(), ..zone.sessions[&SESSION].clone() };
+    zone.sessions.insert(other, entry);
+    check(
+        &zone,
+        View::Guest(other),
+        "A web.shop.mesh.internal\nA web.blog.mesh.internal",
+        expect![[r#"
+        A web.shop.mesh.internal: NoName
+        A web.blog.mesh.internal: NoData
+    "#]],
+    );
+}
+
+#[test]
+fn an_ended_session_has_no_names() {
+    let ended = zone(&command(shop(), Command::End));
+    check(
+        &ended,
+        View::Host,
+        "A web.shop.mesh.internal\nA shop.mesh.internal",
+        expect![[r#"
+        A web.shop.mesh.internal: NoName
+        A shop.mesh.internal: NoName
+    "#]],
+    );
+    check(
+        &ended,
+        GUEST,
+        "A web.shop.mesh.internal",
+        expect![[r#"
+        A web.shop.mesh.internal: NoName
+    "#]],
+    );
+}
+
+#[test]
+fn guests_find_the_names_of_their_neighbours_addresses() {
+    let state = shop();
+    let address = state.addresses[&"web-1".parse().unwrap()].octets();
+    let [a, b, c, d] = address;
+    let name = format!("{d}.{c}.{b}.{a}.in-addr.arpa");
+    assert_eq!(
+        answer(&zone(&state), GUEST, &name, Kind::Ptr),
+        Answer::Name("web-1.shop.mesh.internal".into())
+    );
+    for bad in ["in-addr.arpa", "1.2.3.in-addr.arpa", "x.1.2.3.in-addr.arpa", "1.1.1.1.1.in-addr.arpa"] {
+        assert_eq!(answer(&zone(&state), GUEST, bad, Kind::Ptr), Answer::Refused, "{bad}");
+    }
+}
+
+#[test]
+fn forward_addresses_are_loopback_and_differ() {
+    let of = |label, i| forward_address(host_id("nas"), SESSION, label, i);
+    assert!(
+        (0..1000)
+            .all(|i| FORWARD_RANGE.contains(of("web", i)) && !matches!(of("web", i).octets()[3], 0 | 255))
+    );
+    assert_ne!(of("web", 0), of("web", 1));
+    assert_ne!(of("web", 0), of("db", 0));
+    assert_eq!(of("web", 3), of("web", 3));
+}

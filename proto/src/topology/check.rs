@@ -1,0 +1,97 @@
+//! Rules of a topology that span several keys: what refers to what, cycles, totals.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Group, parse::Places, read::Report};
+use crate::{id::Name, limits};
+
+/// Reports everything in the groups together that no single key shows.
+pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) {
+    for (name, group) in groups {
+        let at = places.get(name);
+        let referring =
+            [("needs", &group.needs), ("place.near", &group.place.near), ("place.apart", &group.place.apart)];
+        for (key, others) in referring {
+            for other in others {
+                if other == name {
+                    let what = format!("machines.{name}.{key} names the group itself");
+                    report.add(at, what, "remove it");
+                } else if !places.contains_key(other) {
+                    let known: Vec<&str> = places.keys().map(Name::as_str).collect();
+                    let what = format!("machines.{name}.{key} names {other}, which is no group");
+                    report.add(at, what, format!("groups here: {}", known.join(", ")));
+                }
+            }
+        }
+        ports(name, group, places, report);
+        for key in group.env.keys() {
+            let valid = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !valid {
+                let what = format!("machines.{name}.env: {key:?} is no name of a variable");
+                report.add(at, what, "use letters, digits and _");
+            }
+        }
+    }
+    if let Some(cycle) = cycle(groups) {
+        let names: Vec<&str> = cycle.iter().map(Name::as_str).collect();
+        let what = format!("the groups need each other in a circle: {}", names.join(" -> "));
+        report.add(places.get(&cycle[0]), what, "remove one of these needs");
+    }
+    totals(groups, report);
+}
+
+fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
+    let mut seen = BTreeMap::new();
+    for (service, spec) in &group.services {
+        if let Some(other) = seen.insert(spec.port, service) {
+            let what = format!(
+                "machines.{name}: the services {other} and {service} have the same port {}",
+                spec.port
+            );
+            report.add(places.get(name), what, "give each service its own port");
+        }
+    }
+}
+
+fn totals(groups: &BTreeMap<Name, Group>, report: &mut Report) {
+    if groups.len() > limits::MAX_GROUPS {
+        let what = format!("the topology has {} groups", groups.len());
+        report.add(None, what, format!("at most {} are possible", limits::MAX_GROUPS));
+    }
+    let machines: u64 = groups.values().map(|group| u64::from(group.count)).sum();
+    if machines > limits::MAX_MACHINES as u64 {
+        let what = format!("the topology has {machines} machines");
+        report.add(None, what, format!("at most {} are possible", limits::MAX_MACHINES));
+    }
+}
+
+/// Finds one circle of needs and gives it with its first group repeated at the end.
+fn cycle(groups: &BTreeMap<Name, Group>) -> Option<Vec<Name>> {
+    let mut left: BTreeSet<&Name> = groups.keys().collect();
+    // What needs nothing that is left cannot be on a circle.
+    loop {
+        let free: Vec<&Name> = left
+            .iter()
+            .filter(|name| !groups[**name].needs.iter().any(|need| left.contains(need)))
+            .copied()
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        for name in free {
+            left.remove(name);
+        }
+    }
+    // Every group that is left needs another that is left, so walking must come back.
+    let mut path: Vec<&Name> = vec![left.first().copied()?];
+    loop {
+        let here = path[path.len() - 1];
+        let next = groups[here].needs.iter().find(|need| left.contains(need))?;
+        if let Some(start) = path.iter().position(|name| *name == next) {
+            let circle = path[start..].iter().chain([&path[start]]);
+            return Some(circle.map(|name| (*name).clone()).collect());
+        }
+        path.push(next);
+    }
+}

@@ -1,0 +1,262 @@
+//! What people write, and what they are told.
+
+use expect_test::{Expect, expect};
+
+use super::{Diagnostic, parse};
+
+fn check(text: &str, expected: Expect) {
+    let (topology, found) = parse(text);
+    assert_eq!(topology.is_some(), found.is_empty(), "a topology comes with mistakes, or neither comes");
+    let line = |d: &Diagnostic| {
+        let line = d.line.map_or("-".to_owned(), |line| line.to_string());
+        format!("{line}: {}\n   {}\n", d.what, d.hint)
+    };
+    let shown = match topology {
+        Some(topology) => format!("{topology:#?}\n"),
+        None => found.iter().map(line).collect(),
+    };
+    expected.assert_eq(&shown);
+}
+
+#[test]
+fn the_smallest_topology_has_defaults_for_everything_else() {
+    check(
+        "session = \"s\"\n[machines.a]\nimage = \"tiny\"\n",
+        expect![[r#"
+            Topology {
+                session: s,
+                groups: {
+                    a: Group {
+                        image: Named(
+                            "tiny",
+                        ),
+                        cpus: 1,
+                        memory_mib: 512,
+                        disk_mib: None,
+                        count: 1,
+                        role: None,
+                        needs: {},
+                        failover: Restart,
+                        restart: Always,
+                        place: Place {
+                            spread_host: false,
+                            tags: {},
+                            hosts: {},
+                            near: {},
+                            apart: {},
+                        },
+                        setup: [],
+                        files: {},
+                        env: {},
+                        ssh_keys: [],
+                        user: None,
+                        services: {},
+                    },
+                },
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn everything_that_works_in_this_version_can_be_written() {
+    let text = r#"
+session = "shop"
+[defaults]
+image = "tiny"
+env = { A = "1", B = "2" }
+[machines.db]
+cpus = 2
+memory = "1GiB"
+disk = "8GiB"
+role = "database"
+failover = "hold"
+egress = "none"
+[machines.db.services.postgres]
+port = 5432
+ready = { tcp = true, interval = "500ms", grace = "5m" }
+[machines.web]
+image = "blake3:0101010101010101010101010101010101010101010101010101010101010101"
+count = 2
+needs = ["db"]
+restart = "on-failure"
+place = { spread = "host", tags = { room = "attic" }, hosts = ["nas"], near = ["db"] }
+setup = ["echo hello"]
+files = { "/etc/app.toml" = "app.toml", "/bin/x" = { source = "x", mode = "0755", owner = "root:root" } }
+env = { B = "3" }
+ssh_keys = ["~/.ssh/id.pub"]
+user = "me"
+services.http = { port = 80, ready = { http = "/" } }
+"#;
+    let (topology, found) = parse(text);
+    assert_eq!(found, []);
+    let topology = topology.unwrap();
+    let web = &topology.groups[&"web".parse().unwrap()];
+    assert_eq!((web.env["A"].as_str(), web.env["B"].as_str()), ("1", "3"));
+    assert_eq!(web.files["/bin/x"].mode, 0o755);
+    let db = &topology.groups[&"db".parse().unwrap()];
+    assert_eq!((db.memory_mib, db.disk_mib, db.cpus), (1024, Some(8192), 2));
+    assert_eq!(db.services.values().next().unwrap().ready.as_ref().unwrap().grace_ms, 300_000);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_lines() {
+    check(
+        r#"session = "Shop"
+colour = "red"
+[machines.web]
+imgae = "tiny"
+memory = "512M"
+cpus = 0
+needs = ["bd"]
+replicas = 3
+restart = "sometimes"
+files = { "etc/x" = "x" }
+[machines.web.services.http]
+prot = 80
+[machines.db-1]
+image = "tiny"
+"#,
+        expect![[r#"
+            1: session: "Shop" is no name: a letter a-z, then letters, digits and '-', 31 characters at most
+               choose another name
+            2: unknown key colour
+               known keys here: defaults, machines, session
+            3: machines.web has no image
+               write image = "NAME"
+            4: unknown key machines.web.imgae
+               did you mean image?
+            5: machines.web.memory = "512M" is no size
+               write a whole number with MiB, GiB or TiB, such as "512MiB"
+            6: machines.web.cpus = 0 is out of range
+               write a number from 1 to 256
+            8: unknown key machines.web.replicas
+               known keys here: arch, count, cpus, disk, egress, env, env_file, failover, files, firmware, image, memory, needs, place, restart, role, secret, services, setup, ssh_keys, start, user, user_data, volumes
+            9: machines.web.restart = "sometimes" is not known
+               write "always" or "on-failure" or "never"
+            10: machines.web.files.etc/x is no absolute path of a file
+               write the full path in the machine, such as "/etc/app.toml"
+            11: machines.web.services.http has no port
+               write port = NUMBER
+            12: unknown key machines.web.services.http.prot
+               did you mean port?
+            13: the group db-1 ends in a number
+               machines are numbered by us: web-1, web-2; choose a name without a number at the end
+        "#]],
+    );
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name_and_never_ignored() {
+    check(
+        r#"session = "s"
+[machines.a]
+image = { x86_64 = "tiny" }
+egress = "internet"
+volumes.data = { size = "1GiB", mount = "/data" }
+user_data = "x"
+gpu = true
+services.http = { port = 80, publish = { lan = 8080 } }
+[machines.b]
+image = "https://example.org/disk.qcow2"
+[machines.c]
+image = "./disk.qcow2"
+"#,
+        expect![[r#"
+            3: machines.a.image per architecture is not supported yet
+               name one image; hosts of other architectures are not chosen
+            4: machines.a.egress other than "none" is not supported yet
+               write egress = "none": machines reach their own session only in this version
+            5: machines.a.volumes is not supported yet
+               disks are lost with their machine in this version
+            6: machines.a.user_data is not supported yet
+               use setup, files and env
+            7: machines.a.gpu is not supported: devices are not passed through
+               remove it
+            8: machines.a.services.http.publish is not supported yet
+               hosts reach it by its name; see `agent service open`
+            10: machines.b.image: an URL is not supported yet
+               fetch it first: agent image pull URL --sha256 HEX --name NAME, then image = "NAME"
+            12: machines.c.image: a path is not supported yet
+               import it first: agent image import PATH --name NAME, then image = "NAME"
+        "#]],
+    );
+}
+
+#[test]
+fn groups_may_only_need_what_exists_and_never_in_a_circle() {
+    check(
+        r#"session = "host"
+[defaults]
+image = "tiny"
+[machines.a]
+needs = ["b"]
+[machines.b]
+needs = ["c"]
+[machines.c]
+needs = ["a", "d"]
+services.x = { port = 80 }
+services.y = { port = 80 }
+[machines.e]
+needs = ["e"]
+env = { "A-B" = "1" }
+"#,
+        expect![[r#"
+            1: the name host is reserved
+               choose another name
+            4: the groups need each other in a circle: a -> b -> c -> a
+               remove one of these needs
+            8: machines.c.needs names d, which is no group
+               groups here: a, b, c, e
+            8: machines.c: the services x and y have the same port 80
+               give each service its own port
+            12: machines.e.needs names the group itself
+               remove it
+            12: machines.e.env: "A-B" is no name of a variable
+               use letters, digits and _
+        "#]],
+    );
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line() {
+    check(
+        "session = \"s\"\n[machines.a\nimage = \n",
+        expect![[r#"
+            2: unclosed table, expected `]`
+               this is not TOML: https://toml.io
+        "#]],
+    );
+}
+
+#[test]
+fn an_empty_file_says_what_to_write() {
+    check(
+        "",
+        expect![[r#"
+            -: the session has no name
+               write session = "NAME" at the top
+        "#]],
+    );
+    check(
+        "session = \"s\"\n",
+        expect![[r#"
+        -: the topology has no machines
+           add a table such as [machines.web]
+    "#]],
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_answered_and_never_panics(text in "(?s).{0,400}") {
+        let (topology, found) = parse(&text);
+        assert_eq!(topology.is_some(), found.is_empty());
+    }
+
+    #[test]
+    fn any_assembly_of_known_keys_is_answered(lines in proptest::collection::vec("(session|\\[machines\\.[a-z]{1,3}\\]|image|cpus|needs|place|ready|files|services\\.x) ?=? ?(\"[a-z:/.]{0,6}\"|[0-9]{1,4}|\\[\"a\"\\]|\\{ *\\}|true|)", 0..12)) {
+        let (topology, found) = parse(&lines.join("\n"));
+        assert_eq!(topology.is_some(), found.is_empty());
+    }
+}

@@ -1,0 +1,234 @@
+//! One host of a story: a data directory, an agent on it, and the CLI beside it. Whatever a story
+//! leaves running is ended when the host is dropped, found by its data directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{agent_bin, eventually};
+
+/// Where a host's programs run.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In the network of the test itself.
+    Here,
+    /// In a network namespace of a lab.
+    Namespace(String),
+}
+
+/// A host with its own data directory.
+pub struct Host {
+    /// The host's label in the mesh.
+    pub name: String,
+    place: Place,
+    dir: TempDir,
+    agent: Option<Child>,
+}
+
+/// What a command of the CLI answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Its data.
+    pub stdout: String,
+    /// Its talk.
+    pub stderr: String,
+}
+
+impl Answer {
+    fn of(output: Output) -> Answer {
+        Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Gives stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// Asserts the exit code and passes the answer on.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Answer {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+}
+
+impl Host {
+    /// Makes an empty host.
+    pub fn new(name: &str, place: Place) -> Host {
+        let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
+        Host { name: name.to_owned(), place, dir, agent: None }
+    }
+
+    /// Makes a host that is the first of its mesh and runs.
+    pub fn first(name: &str, place: Place) -> Host {
+        let mut host = Host::new(name, place);
+        host.agent(&["init", "--name", name]).expect(0);
+        host.start();
+        host
+    }
+
+    /// Makes a host that joins by `token` and runs.
+    pub fn joined(name: &str, place: Place, token: &str) -> Host {
+        let mut host = Host::new(name, place);
+        host.agent(&["join", token, "--name", name]).expect(0);
+        host.start();
+        host
+    }
+
+    /// Gives the data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Gives a place for files of the story.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Builds a command that runs where this host is.
+    pub fn command(&self, program: &Path) -> Command {
+        match &self.place {
+            Place::Here => Command::new(program),
+            Place::Namespace(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        }
+    }
+
+    /// Builds a command of the CLI.
+    pub fn cli(&self, args: &[&str]) -> Command {
+        let mut command = self.command(&agent_bin());
+        command.args(args).env("AGENT_DATA_DIR", self.data()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of the CLI.
+    pub fn agent(&self, args: &[&str]) -> Answer {
+        Answer::of(self.cli(args).output().expect("the agent starts"))
+    }
+
+    /// Runs a command with `--json` that must succeed.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.push("--json");
+        self.agent(&all).expect(0).json()
+    }
+
+    /// Starts the agent and waits for its API.
+    #[track_caller]
+    pub fn start(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
+        let error = log.try_clone().expect("a second handle");
+        let child = self.cli(&["run"]).stdout(log).stderr(error).spawn().expect("the agent starts");
+        self.agent = Some(child);
+        eventually(Duration::from_secs(10), &format!("{} serves its API", self.name), || {
+            if let Some(status) = self.agent.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                return Err(format!("it ended: {status}\n{}", self.log_text()));
+            }
+            let answer = self.agent(&["status", "--json"]);
+            if answer.code == 0 { Ok(()) } else { Err(answer.stderr) }
+        });
+    }
+
+    /// Gives the file with everything the agent said.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Reads what the agent said.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Ends the agent in order; machines run on.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let mut child = self.agent.take().expect("the agent runs");
+        let status = eventually(Duration::from_secs(20), &format!("{} ends in order", self.name), || {
+            child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "still running".to_owned())
+        });
+        assert!(status.success(), "{} ended with {status}\n{}", self.name, self.log_text());
+    }
+
+    /// Kills the agent at once, as a crash would; machines run on.
+    pub fn kill(&mut self) {
+        let mut child = self.agent.take().expect("the agent runs");
+        child.kill().expect("SIGKILL");
+        child.wait().expect("the agent is reaped");
+    }
+
+    /// Sends a signal to the agent.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.agent.as_ref().expect("the agent runs");
+        kill_process(Pid::from_child(child), signal).expect("a signal");
+    }
+
+    /// Imports the tiny guest as `tiny`.
+    #[track_caller]
+    pub fn import_tiny(&self) {
+        let path = crate::tiny_image();
+        self.agent(&["image", "import", path.to_str().expect("UTF-8"), "--name", "tiny"]).expect(0);
+    }
+
+    /// Writes a topology and gives its path.
+    pub fn topology(&self, text: &str) -> String {
+        let path = self.scratch().join("topology.toml");
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Lists processes of this host whose command line contains `word`: (pid, command line).
+    pub fn processes(&self, word: &str) -> Vec<(u32, String)> {
+        let marks = self.marks();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(bytes) = fs::read(entry.path().join("cmdline")) else { continue };
+            let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
+            if marks.iter().any(|mark| line.contains(mark.as_str())) && line.contains(word) {
+                found.push((pid, line));
+            }
+        }
+        found
+    }
+
+    /// What a command line of this host contains: the data or the runtime directory.
+    fn marks(&self) -> Vec<String> {
+        vec![self.dir.path().to_string_lossy().into_owned()]
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            let _killed = child.kill();
+            let _reaped = child.wait();
+        }
+        for (pid, _) in self.processes("") {
+            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                let _gone = kill_process(pid, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("---- log of {} ----\n{}", self.name, self.log_text());
+        }
+    }
+}
