@@ -8,7 +8,7 @@ mod tests;
 use std::{
     fs::{self, OpenOptions},
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -18,7 +18,7 @@ use futures::future::join_all;
 use proto::wire::api::{Check, CheckState, HostRow};
 use tokio::{net::TcpStream, time};
 
-use crate::{config::Config, data::DataDir, session::hub::Deps};
+use crate::{config::Config, data::DataDir};
 
 pub use running::{Inside, judge};
 
@@ -116,37 +116,6 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
         port,
         running,
     }
-}
-
-/// Adds what only the daemon can see: the proved accelerator, names, relays, the way to others.
-pub fn running(deps: &Deps, dns: Option<SocketAddr>) -> Vec<Check> {
-    let mut checks = Vec::new();
-    match deps.qemu.borrow().as_deref() {
-        Some(facts) => {
-            let what = format!("{} with {:?}", facts.version, facts.accelerator).to_lowercase();
-            checks.push(check("machines", CheckState::Ok, what, None));
-            if let Some(because) = &facts.refused {
-                checks.push(check("acceleration", CheckState::Limited, because.clone(), None));
-            }
-        }
-        None => {
-            let what = "no usable QEMU was found at the start".to_owned();
-            checks.push(check("machines", CheckState::Missing, what, Some("agent events".to_owned())));
-        }
-    }
-    match dns {
-        Some(address) => checks.push(check("dns", CheckState::Ok, format!("answers at {address}"), None)),
-        None => checks.push(check("dns", CheckState::Missing, "no port could be bound", Some("agent config show".into()))),
-    }
-    let reach = deps.mesh.reach().borrow().clone();
-    let (state, what) = match (reach.addresses.is_empty(), deps.mesh.relay(), reach.relays.first()) {
-        (_, Some(offer), _) => (CheckState::Ok, format!("serves a relay at {}", offer.url)),
-        (_, None, Some(relay)) => (CheckState::Ok, format!("can be reached through {relay}")),
-        (false, None, None) => (CheckState::Limited, "only its own network reaches it: no relay is known".to_owned()),
-        (true, None, None) => (CheckState::Missing, "nobody can reach it: no address and no relay".to_owned()),
-    };
-    checks.push(check("reach", state, what, None));
-    checks
 }
 
 /// Decides what was seen means.

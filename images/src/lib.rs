@@ -34,10 +34,10 @@ use tokio::sync::{broadcast, watch};
 
 pub use catalogue::Giving;
 pub use error::ImageError;
-pub use iroh_blobs::ALPN;
 pub use fetch::Wanted;
 pub use holders::Holder;
 pub use import::Imported;
+pub use iroh_blobs::ALPN;
 pub use progress::{Progress, Step};
 pub use pull::Download;
 pub use store::Serve;

@@ -50,7 +50,9 @@ impl App {
                 rows.push(row);
                 continue;
             }
-            rows.extend(image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }));
+            rows.extend(
+                image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }),
+            );
         }
         rows
     }
@@ -77,7 +79,9 @@ impl App {
     pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> Answer<api::ImageRow> {
         let what = format!("{} was not pulled", pull.url);
         let sha256 = hex::parse(&pull.sha256).map_err(|error| {
-            Error::new(Kind::Usage, what.clone()).because(error).next("copy the SHA-256 from where the image is published")
+            Error::new(Kind::Usage, what.clone())
+                .because(error)
+                .next("copy the SHA-256 from where the image is published")
         })?;
         let (progress, seen) = watch::channel(images::Progress::default());
         let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
@@ -105,7 +109,10 @@ impl App {
                 }
             });
             waiting = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let row = self.image_rows().into_iter().find(|row| row.digest == digest && row.name.as_deref() == Some(name));
+            let row = self
+                .image_rows()
+                .into_iter()
+                .find(|row| row.digest == digest && row.name.as_deref() == Some(name));
             match row {
                 Some(row) if waiting.is_empty() => return Ok(row),
                 _ if start.elapsed() >= KNOWN_WITHIN => break,
@@ -123,7 +130,9 @@ impl App {
         let what = format!("{} was not removed", image.id);
         let rows = self.image_rows();
         let by_digest: Option<Digest> = image.id.parse().ok();
-        let found = rows.iter().find(|row| row.name.as_deref() == Some(image.id.as_str()) || by_digest == Some(row.digest));
+        let found = rows
+            .iter()
+            .find(|row| row.name.as_deref() == Some(image.id.as_str()) || by_digest == Some(row.digest));
         let found = found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no image {}", image.id)).next("agent image list")
         })?;

@@ -53,7 +53,8 @@ impl App {
     /// Gives what ssh needs to enter a machine.
     pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> Answer<api::SshAccess> {
         let (share, entry) = self.find(session, &machine)?;
-        let host_key = openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
+        let host_key =
+            openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
         Ok(api::SshAccess {
             session: share.name.to_string(),
             session_id: session,

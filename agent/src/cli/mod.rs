@@ -29,11 +29,7 @@ mod up;
 mod value;
 pub use value::hostname;
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use proto::wire::api::{Error, Kind};

@@ -78,7 +78,11 @@ pub async fn carry_out(order: Order, action: Action) -> Outcome {
 
 async fn ask(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     let granted = host::may_start(&order.hub, order.share.session, &order.machine, epoch).await?;
-    if granted { Ok(Outcome::Granted(epoch)) } else { Err("the coordinator does not list this incarnation".into()) }
+    if granted {
+        Ok(Outcome::Granted(epoch))
+    } else {
+        Err("the coordinator does not list this incarnation".into())
+    }
 }
 
 async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use mesh::{Mesh, quorum::{Group, ReadError, Wire, WriteError}};
+use mesh::{
+    Mesh,
+    quorum::{Group, ReadError, Wire, WriteError},
+};
 use proto::{
     id::{HostId, Name, SessionId},
     session::{Command, Proposal, Refused, State, plan, slice, state},
@@ -47,9 +50,9 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::Wish { session, machine, run } => {
             write(hub, session, Command::Wish { machine, run }).await.map(|()| Answer::Done)
         }
-        Request::MayStart { session, machine, epoch } => {
-            read(hub, session).await.map(|(_, now)| Answer::MayStart(state::may_start(&now, from, &machine, epoch)))
-        }
+        Request::MayStart { session, machine, epoch } => read(hub, session)
+            .await
+            .map(|(_, now)| Answer::MayStart(state::may_start(&now, from, &machine, epoch))),
         Request::Dropped { session, machine, epoch } => {
             let command = Command::Dropped { machine, host: from, epoch };
             write(hub, session, command).await.map(|()| Answer::Done)
@@ -73,7 +76,9 @@ pub fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
     let mesh = mesh.clone();
     Wire::new(move |to, frame, within| {
         let mesh = mesh.clone();
-        Box::pin(async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) })
+        Box::pin(
+            async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) },
+        )
     })
 }
 
@@ -129,7 +134,11 @@ async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer
 
 fn group(hub: &Hub, session: SessionId) -> Result<Group, Refusal> {
     let known = hub.share(session).is_some();
-    let unknown = if known { Refusal::NotCoordinator { leader: hub.coordinator(session) } } else { Refusal::UnknownSession };
+    let unknown = if known {
+        Refusal::NotCoordinator { leader: hub.coordinator(session) }
+    } else {
+        Refusal::UnknownSession
+    };
     hub.group(session).ok_or(unknown)
 }
 
