@@ -91,8 +91,7 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     private(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
     private(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
-    let lock = try_lock(&paths).map_err(|error| LaunchError::Io("lock the machine's directory", error))?;
-    let lock = lock.ok_or(LaunchError::Running)?;
+    let lock = lock_dead(&paths).await?;
     bury(&paths).await?;
     // From here on the file speaks of this start only.
     forget(&paths.status()).map_err(|error| LaunchError::Io("forget the last start", error))?;
@@ -106,6 +105,22 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     record::store(&paths.launch(), &intent).map_err(|error| LaunchError::Io("write the intent", error))?;
     let child = spawn(host, &paths).map_err(|error| LaunchError::Io("start the shim", error))?;
     started(paths, &intent, child).await
+}
+
+/// Takes the lock of a machine that does not run. A shim that has written its ending needs a moment more.
+async fn lock_dead(paths: &Paths) -> Result<File, LaunchError> {
+    let wrong = |error| LaunchError::Io("lock the machine's directory", error);
+    let deadline = Instant::now() + FIND;
+    loop {
+        if let Some(lock) = try_lock(paths).map_err(wrong)? {
+            return Ok(lock);
+        }
+        let last = record::load::<ShimStatus>(&paths.status()).map_err(wrong)?;
+        if last.is_none_or(|last| last.ended.is_none()) || Instant::now() >= deadline {
+            return Err(LaunchError::Running);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn disks(paths: &Paths, intent: &Launch) -> Result<(), LaunchError> {
@@ -200,6 +215,12 @@ pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError>
         }
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Tells what the machine in `dir` was last launched as; `None` when it never was.
+pub fn launched(host: &Host, dir: &Path) -> Result<Option<Launch>, LaunchError> {
+    record::load(&Paths::new(dir, &host.run).launch())
+        .map_err(|error| LaunchError::Io("read the machine's intent", error))
 }
 
 /// Tells what became of the last start of the machine in `dir`; `None` when there was none.

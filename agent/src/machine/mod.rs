@@ -27,7 +27,8 @@ pub mod stop;
 pub mod wire;
 
 pub use handle::Shim;
-pub use launch::{Host, LaunchError, adopt, last, launch, remove};
+pub use launch::{Host, LaunchError, adopt, last, launch, launched, remove};
+pub use process::boot as boot_id;
 pub use qemu::QemuFacts;
 pub use record::{Ending, Launch, Paths, ShimStatus};
 
