@@ -90,13 +90,12 @@ fn directory(hosts: &[HostId]) -> Directory {
         user: None,
         run: true,
     });
-    let group =
-        GroupEntry {
-            services: BTreeMap::new(),
-            http: BTreeSet::new(),
-            needs: BTreeSet::new(),
-            machines: machines.collect(),
-        };
+    let group = GroupEntry {
+        services: BTreeMap::new(),
+        http: BTreeSet::new(),
+        needs: BTreeSet::new(),
+        machines: machines.collect(),
+    };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     Directory { subnet, groups: BTreeMap::from([("web".parse().unwrap(), group)]) }
 }
