@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt;
 use images::Images;
-use mesh::{Handlers, Inbound, Joined, Joining, Mesh, Ports, RaftInbound, net::Net};
+use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound, net::Net};
 use proto::{
     facts::Fact,
     id::Name,
