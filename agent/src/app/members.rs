@@ -181,7 +181,11 @@ impl App {
             dns: self.inner.dns,
             serves: self.deps().mesh.relay().map(|offer| offer.url),
             relays: reach.relays,
-            down: hosts.iter().filter(|row| row.state == MemberState::Down).map(|row| row.name.clone()).collect(),
+            down: hosts
+                .iter()
+                .filter(|row| row.state == MemberState::Down)
+                .map(|row| row.name.clone())
+                .collect(),
             members: hosts.len(),
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
