@@ -235,6 +235,12 @@ pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError>
     }
 }
 
+/// Tells what became of the last start of the machine in `dir`; `None` when there was none.
+pub fn last(host: &Host, dir: &Path) -> Result<Option<ShimStatus>, LaunchError> {
+    record::load(&Paths::new(dir, &host.run).status())
+        .map_err(|error| LaunchError::Io("read what became of the machine", error))
+}
+
 /// Makes sure that what the last shim left behind is dead, and writes its ending down. The caller has
 /// the lock, so no shim lives here; what is written tells whom to look for.
 async fn bury(paths: &Paths) -> Result<(), LaunchError> {

@@ -27,7 +27,7 @@ pub mod stop;
 pub mod wire;
 
 pub use handle::Shim;
-pub use launch::{Host, adopt, launch, remove};
+pub use launch::{Host, adopt, last, launch, remove};
 pub use qemu::QemuFacts;
 pub use record::{Launch, Paths, ShimStatus};
 
