@@ -85,7 +85,12 @@ fn take(data: &DataDir) -> Answer<disk::Lock> {
 }
 
 /// Makes a mesh of one host in `data`, without a daemon.
-pub fn init(data: &DataDir, name: Name, mesh: Name, tags: BTreeMap<String, String>) -> Answer<api::Initialised> {
+pub fn init(
+    data: &DataDir,
+    name: Name,
+    mesh: Name,
+    tags: BTreeMap<String, String>,
+) -> Answer<api::Initialised> {
     let what = "no mesh was made";
     if mesh::identity::exists(data.path()) {
         return Err(Error::new(Kind::Refused, what)
@@ -117,11 +122,18 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
             .because("the hostname cannot be used as one")
             .next("agent join TOKEN --name NAME")
     })?;
-    let joining =
-        Joining { data: data.path().to_owned(), token: request.token.clone(), name: name.clone(), ports: Ports::Fixed };
+    let joining = Joining {
+        data: data.path().to_owned(),
+        token: request.token.clone(),
+        name: name.clone(),
+        ports: Ports::Fixed,
+    };
     match mesh::join(joining).await {
         Ok(Joined::Member { identity, mesh_name }) => Ok(api::Joined {
-            mesh: api::MeshRef { id: identity.mesh, name: mesh_name.map_or_else(String::new, |name| name.to_string()) },
+            mesh: api::MeshRef {
+                id: identity.mesh,
+                name: mesh_name.map_or_else(String::new, |name| name.to_string()),
+            },
             host: api::HostRef { id: identity.host(), name: name.to_string() },
             by: None,
         }),
@@ -161,7 +173,8 @@ pub async fn run(run: Run) -> Answer<()> {
     let (log, recorder) = facts::open(&data.facts(), &label).map_err(|error| failed(&error))?;
     let recorder = tokio::spawn(recorder.run(heard, wall_clock));
 
-    let images = Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
+    let images =
+        Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
     let (net, net_handler) = Net::new();
     let (requests, inbox) = mpsc::channel(INBOX);
     let (raft, raft_inbox) = mpsc::channel(INBOX);
@@ -194,7 +207,8 @@ pub async fn run(run: Run) -> Answer<()> {
         stop: stop.clone(),
     };
     let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
-    let forwards = Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub));
+    let forwards =
+        Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub));
     let zones = Zones::new(hub.clone(), forwards.clone());
     hub.deps().resolve.set(zones.resolve()).ok();
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;

@@ -123,7 +123,11 @@ struct Handler {
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut out: R,
+    ) -> ResponseInfo {
         let builder = MessageResponseBuilder::from_message_request(request);
         let failed = |code| {
             let mut metadata = Metadata::response_from_request(&request.metadata);
@@ -133,8 +137,7 @@ impl RequestHandler for Handler {
         let sent = match request.request_info() {
             Ok(info) if info.metadata.op_code == OpCode::Query => {
                 let name: &LowerName = info.query.name();
-                let reply =
-                    reply(name, info.query.query_type(), View::Host, &self.zone, &self.resolve).await;
+                let reply = reply(name, info.query.query_type(), View::Host, &self.zone, &self.resolve).await;
                 let mut metadata = failed(reply.code);
                 metadata.authoritative = reply.code != ResponseCode::Refused;
                 out.send_response(builder.build(metadata, &reply.answers, [], &reply.soa, [])).await
@@ -173,7 +176,9 @@ async fn reply(name: &Name, asked: RecordType, view: View, zone: &str, resolve: 
     };
     let full = |text: &str| Name::from_str(&format!("{}.", text.trim_end_matches('.'))).ok();
     let answers: Vec<Record> = match &found {
-        Answer::Addresses(addresses) => addresses.iter().map(|address| record(address_data(*address))).collect(),
+        Answer::Addresses(addresses) => {
+            addresses.iter().map(|address| record(address_data(*address))).collect()
+        }
         Answer::Services(targets) => targets
             .iter()
             .filter_map(|target| Some(record(RData::SRV(SRV::new(0, 0, target.port, full(&target.name)?)))))
@@ -219,9 +224,12 @@ mod tests {
                         Answer::Addresses(vec![Ipv4Addr::new(127, 64, 1, 2).into()])
                     }
                     ("web.shop.mesh.internal.", ..) => Answer::NoData,
-                    ("_http._tcp.web.shop.mesh.internal.", Kind::Srv, _) => Answer::Services(vec![
-                        names::Target { name: "web.shop.mesh.internal".into(), port: 8080 },
-                    ]),
+                    ("_http._tcp.web.shop.mesh.internal.", Kind::Srv, _) => {
+                        Answer::Services(vec![names::Target {
+                            name: "web.shop.mesh.internal".into(),
+                            port: 8080,
+                        }])
+                    }
                     (name, ..) if name.ends_with("mesh.internal.") => Answer::NoName,
                     _ => Answer::Refused,
                 }

@@ -91,7 +91,10 @@ impl Forwards {
     /// Reads the remembered addresses from `path`. An unreadable file starts afresh: only stability
     /// of addresses is lost.
     pub fn new(me: HostId, path: PathBuf, dial: Dial, targets: Targets) -> Forwards {
-        let kept = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let kept = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
         let inner = Inner { me, path, dial, targets, kept: Mutex::new(kept), open: Mutex::default() };
         Forwards { inner: Arc::new(inner) }
     }
@@ -136,11 +139,17 @@ impl Forwards {
 
     /// Gives the port that stands in for `port` on this host, listening or remembered.
     pub fn port_here(&self, session: SessionId, label: &str, port: u16) -> u16 {
-        if let Some(here) = lock(&self.inner.open).get(&(session, label.to_owned())).and_then(|o| o.listeners.get(&port)) {
+        if let Some(here) =
+            lock(&self.inner.open).get(&(session, label.to_owned())).and_then(|o| o.listeners.get(&port))
+        {
             return here.0;
         }
         let kept = lock(&self.inner.kept);
-        let remembered = kept.labels.get(&session).and_then(|labels| labels.get(label)).and_then(|kept| kept.ports.get(&port));
+        let remembered = kept
+            .labels
+            .get(&session)
+            .and_then(|labels| labels.get(label))
+            .and_then(|kept| kept.ports.get(&port));
         remembered.copied().unwrap_or(port)
     }
 
@@ -169,9 +178,10 @@ impl Forwards {
         let listener = self.bind(session, label, address, port).await?;
         let here = listener.local_addr()?.port();
         let mut open = lock(&self.inner.open);
-        let entry = open
-            .entry((session, label.to_owned()))
-            .or_insert_with(|| Open { used: Arc::new(Mutex::new(Instant::now())), listeners: BTreeMap::new() });
+        let entry = open.entry((session, label.to_owned())).or_insert_with(|| Open {
+            used: Arc::new(Mutex::new(Instant::now())),
+            listeners: BTreeMap::new(),
+        });
         let serve = serve(self.inner.clone(), listener, session, label.to_owned(), port, entry.used.clone());
         entry.listeners.insert(port, (here, tokio::spawn(serve)));
         drop(open);
@@ -195,7 +205,9 @@ impl Forwards {
         port: u16,
     ) -> io::Result<TcpListener> {
         let stand_in = (port < 1024).then_some(8000 + port);
-        for candidate in [Some(port), Some(self.port_here(session, label, port)), stand_in].into_iter().flatten() {
+        for candidate in
+            [Some(port), Some(self.port_here(session, label, port)), stand_in].into_iter().flatten()
+        {
             if let Ok(listener) = TcpListener::bind((address, candidate)).await {
                 return Ok(listener);
             }
@@ -303,7 +315,11 @@ mod tests {
         })
     }
 
-    fn forwards(dir: &tempfile::TempDir, away: &'static [&'static str], ready: &'static [&'static str]) -> Forwards {
+    fn forwards(
+        dir: &tempfile::TempDir,
+        away: &'static [&'static str],
+        ready: &'static [&'static str],
+    ) -> Forwards {
         let targets: Targets = Arc::new(move |_, _| ready.iter().map(|name| name.parse().unwrap()).collect());
         Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets)
     }

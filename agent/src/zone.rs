@@ -1,11 +1,7 @@
 //! Keeps the zone that `proto::names` answers from: gathered from shares, reports, members and
 //! forwards whenever one of them changes. Before a host is told a forward address, its ports listen.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proto::{
     id::{MachineName, Name, SessionId},
@@ -94,7 +90,9 @@ impl Zones {
         };
         let zone = self.now.borrow().clone();
         let Answer::Addresses(addresses) = names::answer(&zone, View::Host, owner, Kind::A) else { return };
-        let of = |(_, forward): &(&(SessionId, String), &Forward)| addresses.contains(&IpAddr::V4(forward.address));
+        let of = |(_, forward): &(&(SessionId, String), &Forward)| {
+            addresses.contains(&IpAddr::V4(forward.address))
+        };
         let Some(((session, label), _)) = zone.forwards.iter().find(of) else { return };
         let Some(share) = self.hub.share(*session) else { return };
         let ports = services(&share, label).map(|services| services.values().copied()).into_iter().flatten();
@@ -169,7 +167,8 @@ fn labels(name: &Name, group: &GroupEntry) -> impl Iterator<Item = String> {
 
 fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
     let address = forwards.address(share.session, label)?;
-    let port = |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(share.session, label, *port));
+    let port =
+        |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(share.session, label, *port));
     Some(Forward { address, ports: services(share, label)?.iter().map(port).collect() })
 }
 

@@ -1,7 +1,12 @@
 //! Puts the mesh together and hands out its handle. Builds in order, runs every part, and ends them
 //! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use iroh::{
     Endpoint,
@@ -11,7 +16,6 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
-    limits::{MAX_RAFT_BYTES, MAX_RPC_BYTES},
     time::Timestamp,
     trust::{RefusedBecause, Statement},
     wire::{
@@ -20,14 +24,15 @@ use proto::{
     },
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    answer::{self, Answering, Inbound, RaftInbound},
     cache::Cache,
-    endpoint::{self, BindError, Pair, Ports},
+    endpoint::{self, BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
@@ -38,7 +43,7 @@ use crate::{
     reach,
     relay::{Doorkeeper, Relay, Serve},
     relays::Relays,
-    roster::{self, Roll, Roster},
+    roster::{Roll, Roster},
     rpc::{self, Exchange, RpcError},
     swarm::{self, Streams},
     tokens::{self, Made, TokenView, TokensError, Wanted},
@@ -54,30 +59,6 @@ pub struct Config {
     pub serve: Serve,
     /// What this host says about itself; name, tags, reach and issuer are filled in here.
     pub about: HostRecord,
-}
-
-/// A request of another member.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Who asks.
-    pub from: HostId,
-    /// What.
-    pub request: Request,
-    /// Where the answer goes; dropped = none.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// A Raft message of another member.
-#[derive(Debug)]
-pub struct RaftInbound {
-    /// Who sends it.
-    pub from: HostId,
-    /// Of which session.
-    pub session: SessionId,
-    /// The message.
-    pub frame: Vec<u8>,
-    /// Where the answer goes; dropped = none.
-    pub answer: oneshot::Sender<Vec<u8>>,
 }
 
 /// Who handles what comes in.
@@ -110,7 +91,7 @@ pub enum MeshError {
 /// How long a token waits for an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long goodbyes may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cheap handle to the running mesh.
 #[derive(Clone)]
@@ -194,7 +175,7 @@ impl Mesh {
     /// Asks another member.
     pub async fn call(&self, to: HostId, request: Request, within: Duration) -> Result<Answer, RpcError> {
         let bytes = proto::seal::encode(&request);
-        let answer = self.ask(rpc_exchange(), to, bytes, within).await?;
+        let answer = self.ask(answer::rpc_exchange(), to, bytes, within).await?;
         postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
     }
 
@@ -207,7 +188,7 @@ impl Mesh {
         within: Duration,
     ) -> Result<Vec<u8>, RpcError> {
         let bytes = [&session.0[..], &frame].concat();
-        self.ask(raft_exchange(), to, bytes, within).await
+        self.ask(answer::raft_exchange(), to, bytes, within).await
     }
 
     async fn ask(
@@ -257,6 +238,11 @@ impl Mesh {
         self.inner.reach.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> Streams {
+        self.inner.streams.clone()
+    }
+
     /// Gives the mesh's time.
     pub fn now(&self) -> Timestamp {
         self.inner.roster.now()
@@ -269,14 +255,6 @@ impl Mesh {
         // Err means that the future of the mesh is gone, which is as good.
         stopped.wait_for(|stopped| *stopped).await.ok();
     }
-}
-
-fn rpc_exchange() -> Exchange {
-    Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES }
-}
-
-fn raft_exchange() -> Exchange {
-    Exchange { protocol: rpc::RAFT, limit: MAX_RAFT_BYTES }
 }
 
 /// Binds and puts everything together. Nothing runs until the future is polled.
@@ -299,9 +277,10 @@ pub async fn build(
     if let Some(offer) = &serves {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
-    let (streams, accept, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let streams = built.streams;
     let (gossip, run_gossip) =
-        gossip::build(identity.clone(), roster.clone(), streams.clone(), facts.clone());
+        gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
@@ -328,12 +307,12 @@ pub async fn build(
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
-        .accept(wire::ALPN, accept)
+        .accept(wire::ALPN, built.accept)
         .accept(join::ALPN, door);
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
-    let (served, raft) = (streams.clone(), handlers.raft);
+    let (rpc_inlet, raft_inlet, raft) = (built.rpc, built.raft, handlers.raft);
     let (ending, inner_stop) = (endpoint.clone(), stop.clone());
     let run = async move {
         let router = router.spawn();
@@ -341,14 +320,15 @@ pub async fn build(
         parts.spawn(part("swarm", run_swarm));
         parts.spawn(part("gossip", run_gossip));
         parts.spawn(part("keeper", keeper.run()));
-        parts.spawn(part("requests", serve_requests(served.clone(), answering)));
-        parts.spawn(part("raft messages", serve_raft(served, raft)));
+        parts.spawn(part("requests", answer::serve_requests(rpc_inlet, answering)));
+        parts.spawn(part("raft messages", answer::serve_raft(raft_inlet, raft)));
         let ended = tokio::select! { // cancel-safe: a token and a join set
             () = inner_stop.cancelled() => Ok(()),
             Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
         };
-        close(router, &ending, relay).await;
+        // First those that dial: a dial under way would keep the endpoint from closing.
         parts.shutdown().await;
+        close(router, &ending, relay).await;
         stopped_tx.send_replace(true);
         ended
     };
@@ -374,7 +354,7 @@ async fn close(router: Router, endpoint: &Endpoint, relay: Option<Relay>) {
         }
     };
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
-        tracing::warn!("not everybody heard the goodbye in time");
+        tracing::debug!("somebody did not hear the goodbye");
     }
 }
 
@@ -392,99 +372,51 @@ async fn bind(
     pins: &Pins,
     lookup: &MemoryLookup,
 ) -> Result<Bound, MeshError> {
-    let pairs: Vec<Option<Pair>> = match config.ports {
-        Ports::Loopback => vec![None],
-        Ports::Fixed => endpoint::pairs(&identity.data).into_iter().map(Some).collect(),
-    };
-    let address = match (config.serve, config.ports) {
-        (Serve::Off, _) => None,
-        (Serve::On, Ports::Loopback) => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-        (Serve::Auto, Ports::Loopback) => None,
-        (Serve::Auto, Ports::Fixed) => reach::relay_address(&reach::interfaces().await.addresses),
-        (Serve::On, Ports::Fixed) => {
-            let addresses = reach::interfaces().await.addresses;
-            reach::relay_address(&addresses).or(addresses.first().copied())
-        }
-    };
-    for pair in pairs {
-        let bound = endpoint::bind(identity, pair, gate.clone(), pins, lookup).await;
-        let endpoint = match (bound, pair) {
-            (Ok(endpoint), _) => endpoint,
-            (Err(error), None) => return Err(error.into()),
-            (Err(error), Some(pair)) => {
+    let address = relay_address(config).await;
+    let mut last = BindError::NoPorts;
+    for pair in endpoint::pairs(&identity.data, config.ports) {
+        let at = (config.ports, pair);
+        let endpoint = match endpoint::bind(identity, at, gate.clone(), pins, lookup).await {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
                 tracing::debug!(port = pair.0, %error, "ports not free");
+                last = error;
                 continue;
             }
         };
         let relay = match address {
-            None => None,
+            None => Ok(None),
             Some(address) => {
                 let doorkeeper = Doorkeeper::new(gate.clone(), roster.clone());
-                match Relay::serve(&identity.data, pair, address, doorkeeper).await {
-                    Ok(relay) => Some(relay),
-                    Err(error) => {
-                        tracing::debug!(?pair, %error, "relay not served");
-                        endpoint.close().await;
-                        continue;
-                    }
+                Relay::serve(&identity.data, at, address, doorkeeper).await.map(Some)
+            }
+        };
+        match relay {
+            Ok(relay) => {
+                if let Err(error) = endpoint::remember(&identity.data, &endpoint) {
+                    tracing::warn!(%error, "cannot remember the ports");
                 }
+                return Ok(Bound { endpoint, relay });
             }
-        };
-        if let Some(Err(error)) = pair.map(|pair| endpoint::remember(&identity.data, pair)) {
-            tracing::warn!(%error, "cannot remember the ports");
+            Err(error) => {
+                tracing::debug!(port = pair.0, %error, "relay not served");
+                last = BindError::Iroh(error.to_string());
+                endpoint.close().await;
+            }
         }
-        return Ok(Bound { endpoint, relay });
     }
-    Err(BindError::NoPorts.into())
+    Err(last.into())
 }
 
-#[derive(Clone)]
-struct Answering {
-    roster: Arc<Roster>,
-    door: Door,
-    requests: mpsc::Sender<Inbound>,
-}
-
-impl Answering {
-    async fn answer(self, from: HostId, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let answer = match postcard::from_bytes(&bytes).ok()? {
-            Request::Ping => Answer::Done,
-            Request::Statements(packed) => {
-                let theirs = roster::unpack(&packed);
-                // Taken after the answer is made: what they sent is not sent back.
-                let lacking = self.roster.beyond(&theirs);
-                self.roster.take(theirs);
-                Answer::Statements(roster::pack(&lacking))
-            }
-            Request::Join { transcript, proof } => {
-                let at_their_door = transcript.member == from;
-                let decide = || self.door.decide(&transcript, &proof);
-                Answer::Join(Box::new(at_their_door.then(decide)?))
-            }
-            request => {
-                let (answer, answered) = oneshot::channel();
-                self.requests.send(Inbound { from, request, answer }).await.ok()?;
-                answered.await.ok()?
-            }
-        };
-        Some(proto::seal::encode(&answer))
-    }
-}
-
-async fn serve_requests(streams: Streams, answering: Answering) {
-    rpc::serve(streams, rpc_exchange(), move |from, bytes| answering.clone().answer(from, bytes)).await;
-}
-
-async fn serve_raft(streams: Streams, raft: mpsc::Sender<RaftInbound>) {
-    rpc::serve(streams, raft_exchange(), move |from, bytes| {
-        let raft = raft.clone();
-        async move {
-            let (session, frame) = bytes.split_first_chunk::<16>()?;
-            let (answer, answered) = oneshot::channel();
-            let inbound = RaftInbound { from, session: SessionId(*session), frame: frame.to_vec(), answer };
-            raft.send(inbound).await.ok()?;
-            answered.await.ok()
+/// Chooses the address under which a relay is offered; `None` = serve none.
+async fn relay_address(config: &Config) -> Option<IpAddr> {
+    match (config.serve, config.ports) {
+        (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
+        (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
+        (serve, Ports::Fixed) => {
+            let addresses = reach::interfaces().await.addresses;
+            let any = addresses.first().copied().filter(|_| serve == Serve::On);
+            reach::relay_address(&addresses).or(any)
         }
-    })
-    .await;
+    }
 }

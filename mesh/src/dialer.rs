@@ -1,5 +1,6 @@
 //! Pure: whom to dial now, so that every two members stay connected. Of two hosts the one with the
-//! smaller id dials first, the other only when nothing came of it; failures back off.
+//! smaller id dials first, the other only when nothing came of it; failures back off. A host that
+//! has just started dials everybody: nobody else can know that it is back, or where.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +11,8 @@ use proto::id::HostId;
 
 /// How long the host with the larger id leaves the dialling to the other.
 const COURTESY: Duration = Duration::from_millis(1500);
+/// How long a host counts as just started.
+const START: Duration = Duration::from_secs(2);
 /// A way that died is forgotten by iroh only when nothing uses it any more; then a dial finds another.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A connection that ended sooner was not one: the other side refused us.
@@ -23,6 +26,7 @@ const MAX_CONNECTED: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Dialer {
     me: HostId,
+    started: Instant,
     missing: BTreeMap<HostId, Missing>,
     since: BTreeMap<HostId, Instant>,
 }
@@ -34,23 +38,24 @@ struct Missing {
 }
 
 impl Dialer {
-    pub(crate) fn new(me: HostId) -> Dialer {
-        Dialer { me, missing: BTreeMap::new(), since: BTreeMap::new() }
+    pub(crate) fn new(me: HostId, now: Instant) -> Dialer {
+        Dialer { me, started: now, missing: BTreeMap::new(), since: BTreeMap::new() }
     }
 
-    /// Notes who is a member and who is connected, and gives whom to dial.
+    /// Notes which members have a known address and who is connected, and gives whom to dial.
     pub(crate) fn due(
         &mut self,
-        members: &BTreeSet<HostId>,
+        known: &BTreeSet<HostId>,
         connected: &BTreeSet<HostId>,
         now: Instant,
     ) -> Vec<HostId> {
         self.note_connected(connected, now);
-        self.missing.retain(|host, _| members.contains(host) || connected.contains(host));
+        self.missing.retain(|host, _| known.contains(host) || connected.contains(host));
         let mut due = Vec::new();
-        for host in members.iter().filter(|host| **host != self.me && !connected.contains(*host)) {
+        for host in known.iter().filter(|host| **host != self.me && !connected.contains(*host)) {
             let lost = self.since.remove(host);
-            let courtesy = if self.me < *host { Duration::ZERO } else { COURTESY };
+            let first = self.me < *host || now - self.started < START;
+            let courtesy = if first { Duration::ZERO } else { COURTESY };
             let fresh = Missing { next: now + courtesy, tries: 0 };
             let missing = self.missing.entry(*host).or_insert(fresh);
             match lost {
@@ -102,14 +107,21 @@ mod tests {
     #[test]
     fn the_smaller_id_dials_first_and_the_larger_when_nothing_came_of_it() {
         let start = Instant::now();
-        let mut middle = Dialer::new(host(2));
+        let mut middle = Dialer::new(host(2), start - START);
         assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[]), start), [host(3)]);
         assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[3]), start + COURTESY), [host(1)]);
     }
 
     #[test]
+    fn a_host_that_has_just_started_dials_everybody() {
+        let start = Instant::now();
+        let mut largest = Dialer::new(host(9), start);
+        assert_eq!(largest.due(&set(&[1, 2, 9]), &set(&[]), start), [host(1), host(2)]);
+    }
+
+    #[test]
     fn failures_back_off_to_a_bound() {
-        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1), Instant::now()));
         let mut dials = 0;
         for _ in 0..600 {
             dials += dialer.due(&set(&[1, 2]), &set(&[]), now).len();
@@ -120,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_refused_at_once_does_not_reset_the_back_off() {
-        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        let (mut now, mut dialer) = (Instant::now(), Dialer::new(host(1), Instant::now()));
         let mut dials = 0;
         for _ in 0..300 {
             if !dialer.due(&set(&[1, 2]), &set(&[]), now).is_empty() {
@@ -134,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_lost_connection_is_dialled_again_after_a_pause() {
-        let (start, mut dialer) = (Instant::now(), Dialer::new(host(1)));
+        let (start, mut dialer) = (Instant::now(), Dialer::new(host(1), Instant::now()));
         dialer.due(&set(&[1, 2]), &set(&[2]), start);
         let lost = start + Duration::from_secs(60);
         assert!(dialer.due(&set(&[1, 2]), &set(&[]), lost).is_empty());

@@ -31,13 +31,23 @@ const CONNECTION_SILENCE: Duration = Duration::from_secs(8);
 pub enum Ports {
     /// 7440 and 7441, or the next free pair; remembered.
     Fixed,
-    /// Whatever is free, on loopback only: for tests.
+    /// Whatever is free, on loopback only, remembered too: for tests.
     Loopback,
 }
 
-/// A port and the one after it.
+/// A port and the one after it; 0 = any two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pair(pub(crate) u16);
+
+impl Pair {
+    /// Whatever is free.
+    pub(crate) const ANY: Pair = Pair(0);
+
+    /// Gives the port of address discovery.
+    pub(crate) fn second(self) -> u16 {
+        if self == Pair::ANY { 0 } else { self.0.saturating_add(1) }
+    }
+}
 
 /// Why the endpoint does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -51,30 +61,36 @@ pub enum BindError {
 }
 
 /// Lists the pairs in the order in which they are tried: the one that was used before comes first.
-pub(crate) fn pairs(data: &Path) -> Vec<Pair> {
+pub(crate) fn pairs(data: &Path, ports: Ports) -> Vec<Pair> {
     let stored = disk::read(&data.join("mesh/ports")).ok().flatten();
     let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok());
-    let remembered: Option<u16> = stored.and_then(|text| text.trim().parse().ok());
-    let all = (0..PAIRS).map(|pair| FIRST_PORT + 2 * pair);
-    let rest = all.filter(|port| Some(*port) != remembered);
-    remembered.filter(|port| *port > 0).into_iter().chain(rest).map(Pair).collect()
+    let remembered = stored.and_then(|text| text.trim().parse().ok()).filter(|port| *port > 0).map(Pair);
+    let others: Vec<Pair> = match ports {
+        Ports::Fixed => (0..PAIRS).map(|pair| Pair(FIRST_PORT + 2 * pair)).collect(),
+        Ports::Loopback => vec![Pair::ANY],
+    };
+    let rest = others.into_iter().filter(|pair| Some(*pair) != remembered);
+    remembered.into_iter().chain(rest).collect()
 }
 
-/// Notes the pair for the next start.
-pub(crate) fn remember(data: &Path, pair: Pair) -> std::io::Result<()> {
-    disk::replace(&data.join("mesh/ports"), format!("{}\n", pair.0).as_bytes())
+/// Notes the endpoint's port for the next start.
+pub(crate) fn remember(data: &Path, endpoint: &Endpoint) -> std::io::Result<()> {
+    match endpoint.bound_sockets().first() {
+        Some(bound) => disk::replace(&data.join("mesh/ports"), format!("{}\n", bound.port()).as_bytes()),
+        None => Ok(()),
+    }
 }
 
 /// Binds a member's endpoint, gated.
 pub(crate) async fn bind(
     identity: &Identity,
-    ports: Option<Pair>,
+    at: (Ports, Pair),
     gate: Gate,
     pins: &Pins,
     lookup: &MemoryLookup,
 ) -> Result<Endpoint, BindError> {
     let builder = base(identity.secret_key(), pins, lookup).hooks(gate);
-    finish(builder, ports).await
+    finish(builder, at).await
 }
 
 /// Binds the endpoint of a stranger, on any port, for one join.
@@ -84,11 +100,7 @@ pub(crate) async fn bind_stranger(
     pins: &Pins,
     lookup: &MemoryLookup,
 ) -> Result<Endpoint, BindError> {
-    let builder = base(key, pins, lookup);
-    match ports {
-        Ports::Fixed => finish(builder, Some(Pair(0))).await,
-        Ports::Loopback => finish(builder, None).await,
-    }
+    finish(base(key, pins, lookup), (ports, Pair::ANY)).await
 }
 
 fn base(key: iroh::SecretKey, pins: &Pins, lookup: &MemoryLookup) -> Builder {
@@ -112,24 +124,26 @@ fn transport() -> QuicTransportConfig {
         .build()
 }
 
-/// Binds on all addresses with the pair's port, or on loopback with any.
-async fn finish(builder: Builder, ports: Option<Pair>) -> Result<Endpoint, BindError> {
+/// Binds on all addresses, or on loopback.
+async fn finish(builder: Builder, (ports, pair): (Ports, Pair)) -> Result<Endpoint, BindError> {
     let wrong = |error: &dyn std::fmt::Display| BindError::Iroh(error.to_string());
+    let v4 = match ports {
+        Ports::Fixed => Ipv4Addr::UNSPECIFIED,
+        Ports::Loopback => Ipv4Addr::LOCALHOST,
+    };
+    let builder = builder
+        .clear_ip_transports()
+        .bind_addr(SocketAddr::from((v4, pair.0)))
+        .map_err(|error| wrong(&error))?;
     let builder = match ports {
-        Some(Pair(port)) => {
-            // Hosts without IPv6 exist; hosts without IPv4 do too, but not without its socket.
-            let optional = BindOpts::default().set_is_required(false);
-            builder
-                .clear_ip_transports()
-                .bind_addr(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
-                .map_err(|error| wrong(&error))?
-                .bind_addr_with_opts(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), optional)
-                .map_err(|error| wrong(&error))?
-        }
-        None => builder
-            .clear_ip_transports()
-            .bind_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+        // Hosts without IPv6 exist; hosts without IPv4 do too, but not without its socket.
+        Ports::Fixed => builder
+            .bind_addr_with_opts(
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, pair.0)),
+                BindOpts::default().set_is_required(false),
+            )
             .map_err(|error| wrong(&error))?,
+        Ports::Loopback => builder,
     };
     builder.bind().await.map_err(|error| BindError::Iroh(format!("{error:#}")))
 }

@@ -10,7 +10,6 @@ use std::{
 
 use futures::{StreamExt, stream};
 use iroh::{Endpoint, Watcher, address_lookup::memory::MemoryLookup};
-use n0_future::StreamExt as _;
 use proto::{
     facts::Fact,
     id::HostId,
@@ -93,7 +92,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut dialer = Dialer::new(self.identity.host());
+        let mut dialer = Dialer::new(self.identity.host(), Instant::now());
         let mut before = BTreeSet::new();
         let (changed, spreading) = watch::channel(());
         let spread = tokio::spawn(spread(self.streams.clone(), self.roster.clone(), spreading));
@@ -143,9 +142,10 @@ impl Keeper {
     }
 
     fn dial(&self, dialer: &mut Dialer) {
-        let members: BTreeSet<HostId> = self.roster.roll().members.keys().copied().collect();
+        let known: BTreeSet<HostId> = self.cache.known().keys().copied().collect();
         let connected = self.streams.connected().borrow().clone();
-        for host in dialer.due(&members, &connected, Instant::now()) {
+        for host in dialer.due(&known, &connected, Instant::now()) {
+            tracing::debug!(?host, "dialling");
             self.streams.dial(host);
         }
     }
@@ -222,6 +222,7 @@ impl Keeper {
             return;
         }
         for fact in members::facts(&old, &new) {
+            tracing::debug!(%fact);
             self.facts.send(fact).ok();
         }
         self.members.send_replace(Arc::new(new));

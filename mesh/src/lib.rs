@@ -6,12 +6,14 @@
 //! endpoint  one socket, one key           gate     members only, strangers only to join
 //! wire      libp2p over iroh              swarm    who is connected, streams by name
 //! relay     the embedded relay            relays   the relays in use, pinned; the watchdog
+//! inbound   streams that others open    dialer   whom to dial now
 //! gossip    signed records, liveness      rpc      request, answer, deadline
 //! keeper    the loop that keeps this host connected and known
 //! join      token -> member               tokens   make, list, end
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer;
 mod assembly;
 mod cache;
 mod dialer;
@@ -20,6 +22,7 @@ mod endpoint;
 mod gate;
 mod gossip;
 pub mod identity;
+mod inbound;
 mod join;
 mod keeper;
 pub mod link;
@@ -37,7 +40,8 @@ mod swarm;
 mod tokens;
 mod wire;
 
-pub use assembly::{Config, Handlers, Inbound, Mesh, MeshError, RaftInbound, build};
+pub use answer::{Inbound, RaftInbound};
+pub use assembly::{Config, Handlers, Mesh, MeshError, build};
 pub use endpoint::Ports;
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};

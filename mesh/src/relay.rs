@@ -21,7 +21,13 @@ use proto::{
     wire::record::RelayOffer,
 };
 
-use crate::{disk, endpoint::Pair, gate::Gate, identity, roster::Roster};
+use crate::{
+    disk,
+    endpoint::{Pair, Ports},
+    gate::Gate,
+    identity,
+    roster::Roster,
+};
 
 /// How long a stranger may stay: a join takes a second or two.
 const STRANGER_STAY: Duration = Duration::from_secs(60);
@@ -63,10 +69,10 @@ pub(crate) enum RelayError {
 }
 
 impl Relay {
-    /// Serves on the pair's ports (loopback: any), to be offered under `address`.
+    /// Serves on the pair's ports, to be offered under `address`.
     pub(crate) async fn serve(
         data: &Path,
-        ports: Option<Pair>,
+        (ports, pair): (Ports, Pair),
         address: IpAddr,
         doorkeeper: Doorkeeper,
     ) -> Result<Relay, RelayError> {
@@ -74,16 +80,15 @@ impl Relay {
         let doorkeeper = Arc::new(doorkeeper);
         let wildcards: &[IpAddr] = match ports {
             // [::] takes both families; a kernel without IPv6 has only the other.
-            Some(_) => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
-            None => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            Ports::Fixed => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            Ports::Loopback => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
         };
-        let (http, discovery) = ports.map_or((0, 0), |Pair(port)| (port, port + 1));
         let mut failure = String::new();
         for wildcard in wildcards {
             let (tls, certificate) = tls(data)?;
-            let mut relay = server::RelayConfig::new(SocketAddr::from((*wildcard, http)));
+            let mut relay = server::RelayConfig::new(SocketAddr::from((*wildcard, pair.0)));
             relay.access = doorkeeper.clone();
-            let mut quic = server::QuicConfig::new(SocketAddr::from((*wildcard, discovery)));
+            let mut quic = server::QuicConfig::new(SocketAddr::from((*wildcard, pair.second())));
             quic.server_config = Some(tls);
             let mut config = server::ServerConfig::default();
             config.relay = Some(relay);

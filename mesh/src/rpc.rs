@@ -7,18 +7,18 @@
 //!                           <-    TAKEN        as soon as the stream is in our hands
 //!                           <-    length, answer
 //! ```
-//! libp2p-stream drops an inbound stream when two arrive at once; without TAKEN the request was
-//! never read, so the caller may safely try again.
+//! A receiver with more streams than it can hold drops some; without TAKEN the request was never
+//! read, so the caller may safely try again.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::{Stream, StreamProtocol};
 use proto::id::HostId;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    identity,
+    inbound::Inlet,
     swarm::{OpenError, Streams},
 };
 
@@ -121,23 +121,18 @@ async fn talk(mut stream: Stream, request: &[u8], limit: usize) -> Result<Vec<u8
     Ok(answer)
 }
 
-/// Serves a protocol until the swarm ends. `handle` gives the answer, or `None` for none at all.
-pub(crate) async fn serve<H, F>(streams: Streams, exchange: Exchange, handle: H)
+/// Serves what comes in until the swarm ends. `handle` gives the answer, or `None` for none at all.
+pub(crate) async fn serve<H, F>(mut inlet: Inlet, limit: usize, handle: H)
 where
     H: Fn(HostId, Vec<u8>) -> F + Clone + Send + 'static,
     F: Future<Output = Option<Vec<u8>>> + Send,
 {
-    let Some(mut incoming) = streams.accept(exchange.protocol) else {
-        tracing::error!("a protocol is served twice");
-        return;
-    };
     let slots = Arc::new(Semaphore::new(MAX_SERVED));
-    while let Some((peer, stream)) = incoming.next().await {
-        let Some(from) = identity::host_of(&peer) else { continue };
+    while let Some((from, stream)) = inlet.recv().await {
         let (slots, handle) = (slots.clone(), handle.clone());
         tokio::spawn(async move {
             let Ok(_slot) = slots.acquire().await else { return };
-            let served = serve_one(stream, exchange.limit, |request| handle(from, request));
+            let served = serve_one(stream, limit, move |request| handle(from, request));
             match tokio::time::timeout(SERVE_TIMEOUT, served).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(?from, %error, "a request ended early"),

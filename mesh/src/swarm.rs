@@ -3,12 +3,12 @@
 //! The word *peer* lives only here and in `wire`; everywhere else it is a host.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     fmt,
     future::Future,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -25,13 +25,16 @@ use libp2p::{
         dummy,
     },
 };
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use proto::{id::HostId, limits::MAX_MEMBERS};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     gate::Gate,
+    gossip,
     identity::{self, Identity},
+    inbound::{Inbound, Inlet},
+    rpc,
     wire::{self, Wire},
 };
 
@@ -41,6 +44,8 @@ const COMMAND_QUEUE: usize = 256;
 const MAX_CONNECTIONS_PER_HOST: u32 = 4;
 /// Handshakes of strangers that wait at once.
 const MAX_PENDING: u32 = 64;
+/// Streams of one host whose protocol is being agreed on; QUIC lets it open a hundred at a time.
+const MAX_NEGOTIATING: usize = 256;
 /// Long: gossip keeps its substream open anyway, and a mesh of this size stays fully connected.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -55,7 +60,6 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 enum Command {
     Dial(PeerId),
-    Drop(PeerId),
 }
 
 /// Why no stream came up.
@@ -88,24 +92,11 @@ impl Streams {
         }
     }
 
-    /// Takes the inbound streams of a protocol. Once for each protocol.
-    pub(crate) fn accept(&self, protocol: StreamProtocol) -> Option<IncomingStreams> {
-        self.control.clone().accept(protocol).ok()
-    }
-
     /// Asks for a connection. Nothing happens when there is one, or a dial is under way.
     pub(crate) fn dial(&self, to: HostId) {
         if let Some(peer) = identity::peer_of(&to) {
             // A full queue means that many dials wait already; the dialer asks again.
             self.commands.try_send(Command::Dial(peer)).ok();
-        }
-    }
-
-    /// Ends all connections to a host.
-    pub(crate) async fn disconnect(&self, host: HostId) {
-        if let Some(peer) = identity::peer_of(&host) {
-            // The swarm is gone only at shutdown, when nothing is connected.
-            self.commands.send(Command::Drop(peer)).await.ok();
         }
     }
 
@@ -122,7 +113,22 @@ struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    stream: libp2p_stream::Behaviour,
+    inbound: Inbound,
+    outbound: libp2p_stream::Behaviour,
+}
+
+/// What [`build`] makes beside the future.
+pub(crate) struct Built {
+    /// The handle.
+    pub(crate) streams: Streams,
+    /// For iroh's router.
+    pub(crate) accept: wire::Accept,
+    /// Inbound streams.
+    pub(crate) gossip: Inlet,
+    /// Inbound streams.
+    pub(crate) rpc: Inlet,
+    /// Inbound streams.
+    pub(crate) raft: Inlet,
 }
 
 /// Builds the swarm; the future runs it until its handles are gone.
@@ -130,7 +136,7 @@ pub(crate) fn build(
     endpoint: Endpoint,
     identity: &Identity,
     gate: Gate,
-) -> (Streams, wire::Accept, impl Future<Output = ()> + use<>) {
+) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
     let (transport, accept) = Wire::new(endpoint);
@@ -138,6 +144,7 @@ pub(crate) fn build(
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))
         .with_max_established(Some(2 * MAX_MEMBERS as u32));
+    let (inbound, [gossip, rpc, raft]) = Inbound::new([gossip::PROTOCOL, rpc::RPC, rpc::RAFT]);
     let behaviour = Behaviour {
         admission: Admission(gate),
         limits: connection_limits::Behaviour::new(limits),
@@ -146,12 +153,14 @@ pub(crate) fn build(
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(Duration::from_secs(15)).with_timeout(Duration::from_secs(10)),
         ),
-        stream: libp2p_stream::Behaviour::new(),
+        inbound,
+        outbound: libp2p_stream::Behaviour::new(),
     };
-    let control = behaviour.stream.new_control();
+    let control = behaviour.outbound.new_control();
     // Lazy: one round trip less for each request, because every stream offers one protocol only.
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let mut swarm = Swarm::new(transport.boxed(), behaviour, me, config);
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
@@ -163,7 +172,8 @@ pub(crate) fn build(
         }
         run(swarm, inbox, connected_tx).await;
     };
-    (Streams { control, commands, connected }, accept, run)
+    let streams = Streams { control, commands, connected };
+    (Built { streams, accept, gossip, rpc, raft }, run)
 }
 
 async fn run(
@@ -171,10 +181,16 @@ async fn run(
     mut inbox: mpsc::Receiver<Command>,
     connected: watch::Sender<BTreeSet<HostId>>,
 ) {
+    let mut open = Open::default();
     loop {
         // Both arms are cancel-safe: a stream's next item and a channel's receive.
         tokio::select! {
-            event = swarm.select_next_some() => note(event, &connected),
+            event = swarm.select_next_some() => {
+                for stale in open.note(&event) {
+                    swarm.close_connection(stale);
+                }
+                note(event, &connected);
+            }
             command = inbox.recv() => match command {
                 Some(Command::Dial(peer)) => {
                     let condition = PeerCondition::DisconnectedAndNotDialing;
@@ -182,10 +198,6 @@ async fn run(
                     if let Err(error) = swarm.dial(opts) {
                         tracing::trace!(%error, "not dialled");
                     }
-                }
-                Some(Command::Drop(peer)) => {
-                    // Err means that there was no connection.
-                    swarm.disconnect_peer_id(peer).ok();
                 }
                 None => return,
             },
@@ -195,7 +207,8 @@ async fn run(
 
 fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<HostId>>) {
     match event {
-        SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+        SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            tracing::debug!(%peer_id, dialled = endpoint.is_dialer(), "connected");
             if let Some(host) = identity::host_of(&peer_id) {
                 connected.send_if_modified(|hosts| hosts.insert(host));
             }
@@ -213,6 +226,39 @@ fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<Ho
             tracing::debug!(?peer_id, %error, "inbound connection refused");
         }
         _ => {}
+    }
+}
+
+/// Two hosts that dial each other at the same time do so within this time.
+const SAME_TIME: Duration = Duration::from_secs(3);
+
+/// The open connections of each peer. A peer dials only when it has no connection; so when one
+/// comes in although there is one, the old one is what a crash left behind, and streams must not
+/// be opened on it until it times out.
+#[derive(Default)]
+struct Open(HashMap<PeerId, Vec<(ConnectionId, Instant)>>);
+
+impl Open {
+    /// Gives the connections that an event shows to be stale.
+    fn note(&mut self, event: &SwarmEvent<BehaviourEvent>) -> Vec<ConnectionId> {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                let open = self.0.entry(*peer_id).or_default();
+                let old =
+                    open.iter().filter(|(_, since)| endpoint.is_listener() && since.elapsed() > SAME_TIME);
+                let stale = old.map(|(id, _)| *id).collect();
+                open.push((*connection_id, Instant::now()));
+                stale
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                match num_established {
+                    0 => drop(self.0.remove(peer_id)),
+                    _ => self.0.entry(*peer_id).or_default().retain(|(id, _)| id != connection_id),
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -45,14 +45,17 @@ impl App {
                 rows.push(row);
                 continue;
             }
-            rows.extend(image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }));
+            rows.extend(
+                image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }),
+            );
         }
         rows
     }
 
     /// Refuses a name that other content has, wherever in the mesh that content is.
     fn check_name(&self, name: &str, replace: bool) -> Answer<()> {
-        let taken = inventory::images(self.hub()).into_iter().find(|image| image.names.iter().any(|n| n == name));
+        let taken =
+            inventory::images(self.hub()).into_iter().find(|image| image.names.iter().any(|n| n == name));
         match taken {
             Some(image) if !replace && !image.holders.contains(&self.hub().me()) => {
                 let holders: Vec<String> = image.holders.iter().map(|host| self.name(*host)).collect();
@@ -105,7 +108,10 @@ impl App {
                 }
             });
             waiting = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let row = self.image_rows().into_iter().find(|row| row.digest == digest && row.name.as_deref() == Some(name));
+            let row = self
+                .image_rows()
+                .into_iter()
+                .find(|row| row.digest == digest && row.name.as_deref() == Some(name));
             match row {
                 Some(row) if waiting.is_empty() => return Ok(row),
                 _ if start.elapsed() >= KNOWN_WITHIN => break,
@@ -123,7 +129,9 @@ impl App {
         let what = format!("{} was not removed", image.id);
         let rows = self.image_rows();
         let by_digest: Option<Digest> = image.id.parse().ok();
-        let found = rows.iter().find(|row| row.name.as_deref() == Some(image.id.as_str()) || by_digest == Some(row.digest));
+        let found = rows
+            .iter()
+            .find(|row| row.name.as_deref() == Some(image.id.as_str()) || by_digest == Some(row.digest));
         let found = found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no image {}", image.id)).next("agent image list")
         })?;

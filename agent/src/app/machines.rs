@@ -21,11 +21,18 @@ impl App {
         Ok(api::Machines { machines: rows.collect() })
     }
 
-    fn find(&self, session: SessionId, machine: &MachineName) -> Answer<(std::sync::Arc<Share>, MachineEntry)> {
-        let missing = || Error::new(Kind::NotFound, format!("there is no machine {machine}")).next("agent machine list");
+    fn find(
+        &self,
+        session: SessionId,
+        machine: &MachineName,
+    ) -> Answer<(std::sync::Arc<Share>, MachineEntry)> {
+        let missing = || {
+            Error::new(Kind::NotFound, format!("there is no machine {machine}")).next("agent machine list")
+        };
         let share = self.hub().share(session).ok_or_else(missing)?;
         let group = share.directory.groups.get(&machine.group).ok_or_else(missing)?;
-        let entry = group.machines.iter().find(|entry| entry.machine == *machine).cloned().ok_or_else(missing)?;
+        let entry =
+            group.machines.iter().find(|entry| entry.machine == *machine).cloned().ok_or_else(missing)?;
         Ok((share, entry))
     }
 
@@ -83,7 +90,9 @@ impl App {
         }
         let host = crate::machine::Host::new(self.deps().run.clone());
         let dir = self.deps().store.machine(session, &machine);
-        let failed = |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent machine list");
+        let failed = |because: String| {
+            Error::new(Kind::Failed, what.clone()).because(because).next("agent machine list")
+        };
         let shim = crate::machine::adopt(&host, &dir).await.map_err(|error| failed(error.to_string()))?;
         let shim = shim.ok_or_else(|| failed("it does not run".into()))?;
         let console = shim.console().await.map_err(|error| failed(error.to_string()))?;
@@ -116,10 +125,17 @@ impl App {
     }
 
     /// Listens for a service on this host now.
-    pub async fn service_open(&self, session: SessionId, open: api::ServiceOpen) -> Answer<api::ServiceOpened> {
+    pub async fn service_open(
+        &self,
+        session: SessionId,
+        open: api::ServiceOpen,
+    ) -> Answer<api::ServiceOpened> {
         let what = format!("{}.{} was not opened", open.group, open.session);
         let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
-        let share = self.hub().share(session).ok_or_else(|| missing(format!("there is no session {}", open.session)))?;
+        let share = self
+            .hub()
+            .share(session)
+            .ok_or_else(|| missing(format!("there is no session {}", open.session)))?;
         let group = share.directory.groups.get(&open.group);
         let group = group.ok_or_else(|| missing(format!("{} has no group {}", share.name, open.group)))?;
         let names: Vec<&str> = group.services.keys().map(Name::as_str).collect();

@@ -88,7 +88,14 @@ impl App {
             });
             let own = || api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
             let path = if member.id == me { Some(own()) } else { path };
-            rows.push(host_row(member.id, member.name.to_string(), state(member.state), path, record, member.issuer));
+            rows.push(host_row(
+                member.id,
+                member.name.to_string(),
+                state(member.state),
+                path,
+                record,
+                member.issuer,
+            ));
         }
         rows.sort_by(|a, b| (a.id != me, &a.name).cmp(&(b.id != me, &b.name)));
         rows
@@ -131,7 +138,8 @@ impl App {
         let made = self.deps().mesh.token_create(wanted).await;
         let made = made.map_err(|error| {
             let members = self.deps().mesh.members().borrow().clone();
-            let issuers: Vec<String> = members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+            let issuers: Vec<String> =
+                members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
             Error::new(Kind::Refused, "no token was made")
                 .because(words(&error))
                 .next(format!("on {}: agent token create", issuers.join(" or ")))
@@ -156,7 +164,9 @@ impl App {
         };
         let revoked = self.deps().mesh.token_revoke(&row.id);
         revoked.map_err(|error| {
-            Error::new(Kind::Refused, "the token was not revoked").because(words(&error)).next("agent token list")
+            Error::new(Kind::Refused, "the token was not revoked")
+                .because(words(&error))
+                .next("agent token list")
         })?;
         Ok(api::Named { id: row.id.clone() })
     }

@@ -56,10 +56,15 @@ impl App {
     fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
         let name = &intent.topology.session;
         let shares = self.hub().shares().borrow().clone();
-        let mut ids: BTreeSet<SessionId> =
-            shares.values().filter(|share| share.name == *name && !share.ended).map(|share| share.session).collect();
+        let mut ids: BTreeSet<SessionId> = shares
+            .values()
+            .filter(|share| share.name == *name && !share.ended)
+            .map(|share| share.session)
+            .collect();
         let heads = self.hub().heads();
-        ids.extend(heads.iter().filter(|(_, (_, head))| head.name == *name && !head.ended).map(|(id, _)| *id));
+        ids.extend(
+            heads.iter().filter(|(_, (_, head))| head.name == *name && !head.ended).map(|(id, _)| *id),
+        );
         if ids.len() > 1 {
             let listed: Vec<String> = ids.iter().map(SessionId::to_string).collect();
             return Err(Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
@@ -116,14 +121,17 @@ impl App {
         let Some(plan) = proposal.plan.clone() else {
             return Ok(self.applied(name.as_str(), session, &proposal));
         };
-        let failed = |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
+        let failed =
+            |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
         let group = self.hub().open_group(session).await.map_err(|error| failed(error.to_string()))?;
         let stamp = self.deps().mesh.now();
         let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
         let written = async {
             group.init().await.map_err(|error| failed(error.to_string()))?;
             for command in [create, Command::Apply { intent, plan }] {
-                requests::write(self.hub(), session, command).await.map_err(|refusal| refused(what.clone(), refusal))?;
+                requests::write(self.hub(), session, command)
+                    .await
+                    .map_err(|refusal| refused(what.clone(), refusal))?;
             }
             Ok(())
         };
@@ -164,7 +172,11 @@ impl App {
         let fetch = |(host, digest, bytes): &(HostId, proto::id::Digest, u64)| {
             let image = images.iter().find(|image| image.facts.digest == *digest);
             let named = image.and_then(|image| image.names.first().cloned());
-            api::PlanFetch { host: self.name(*host), image: named.unwrap_or_else(|| digest.short()), bytes: *bytes }
+            api::PlanFetch {
+                host: self.name(*host),
+                image: named.unwrap_or_else(|| digest.short()),
+                bytes: *bytes,
+            }
         };
         api::PlanReport {
             session: session.to_owned(),
@@ -220,10 +232,15 @@ impl App {
             for machine in &entry.machines {
                 let (state, reason) = match known.get(&machine.machine) {
                     Some(report) => (report.phase, report.reason.clone()),
-                    None if members.is_up(machine.host) => (Phase::Waiting, Some("its host has not reported yet".into())),
+                    None if members.is_up(machine.host) => {
+                        (Phase::Waiting, Some("its host has not reported yet".into()))
+                    }
                     None => {
                         let host = self.name(machine.host);
-                        (Phase::Failed, Some(format!("{host} is not heard; the machine waits for it (guard: hold)")))
+                        (
+                            Phase::Failed,
+                            Some(format!("{host} is not heard; the machine waits for it (guard: hold)")),
+                        )
                     }
                 };
                 rows.push(api::MachineRow {
@@ -252,13 +269,19 @@ impl App {
         let machines = share.directory.groups.values().flat_map(|group| &group.machines);
         let phases: Vec<Option<Phase>> =
             machines.map(|entry| known.get(&entry.machine).map(|report| report.phase)).collect();
-        let all = |wanted: &[Phase]| phases.iter().all(|phase| phase.is_some_and(|phase| wanted.contains(&phase)));
+        let all =
+            |wanted: &[Phase]| phases.iter().all(|phase| phase.is_some_and(|phase| wanted.contains(&phase)));
         let members = self.deps().mesh.members().borrow().clone();
-        let host_away =
-            share.directory.groups.values().flat_map(|group| &group.machines).any(|entry| !members.is_up(entry.host));
+        let host_away = share
+            .directory
+            .groups
+            .values()
+            .flat_map(|group| &group.machines)
+            .any(|entry| !members.is_up(entry.host));
         if phases.is_empty() || all(&[Phase::Ready, Phase::Stopped]) {
             SessionState::Healthy
-        } else if host_away || phases.contains(&Some(Phase::Failed)) || phases.contains(&Some(Phase::Paused)) {
+        } else if host_away || phases.contains(&Some(Phase::Failed)) || phases.contains(&Some(Phase::Paused))
+        {
             SessionState::Degraded
         } else {
             SessionState::Starting
@@ -287,8 +310,12 @@ impl App {
                 (!agrees).then_some(host)
             }
         });
-        let behind: Vec<String> =
-            futures::future::join_all(asked).await.into_iter().flatten().map(|host| self.name(host)).collect();
+        let behind: Vec<String> = futures::future::join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .map(|host| self.name(host))
+            .collect();
         let fetching = self.fetching(&share);
         Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching })
     }
@@ -329,7 +356,8 @@ impl App {
 
     /// Tells what is left of an ended session. A session that nobody knows any more is gone.
     pub async fn down_progress(&self, session: SessionId) -> Answer<api::DownProgress> {
-        let name = self.hub().share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
+        let name =
+            self.hub().share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
         let mut away = BTreeSet::new();
         let members = self.deps().mesh.members().borrow().clone();
@@ -337,7 +365,8 @@ impl App {
             Ok(Rpc::State(state)) => {
                 for (machine, drops) in &state.drops {
                     for drop in drops {
-                        remaining.push(api::Remaining { machine: machine.clone(), host: self.name(drop.host) });
+                        remaining
+                            .push(api::Remaining { machine: machine.clone(), host: self.name(drop.host) });
                         if !members.is_up(drop.host) {
                             away.insert(self.name(drop.host));
                         }

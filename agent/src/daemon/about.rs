@@ -59,7 +59,9 @@ pub async fn gather(
 /// Proves the local QEMU, then keeps the record true until the daemon ends.
 pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Option<Arc<QemuFacts>>>) {
     let stop = hub.deps().stop.clone();
-    let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else { return };
+    let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else {
+        return;
+    };
     match probed {
         Ok(facts) => {
             if let Some(because) = facts.refused.clone() {

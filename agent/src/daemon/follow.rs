@@ -45,9 +45,9 @@ fn behind(hub: &Hub) -> BTreeSet<SessionId> {
         hub.share(*session).is_none_or(|share| (share.recovery, share.version) < (recovery, version))
     };
     let heads = hub.heads();
-    let lacking = heads.iter().filter(|(session, (_, head))| {
-        older(session, head.recovery, head.version) && !hub.buried(**session)
-    });
+    let lacking = heads
+        .iter()
+        .filter(|(session, (_, head))| older(session, head.recovery, head.version) && !hub.buried(**session));
     lacking.map(|(session, _)| *session).collect()
 }
 

@@ -151,7 +151,9 @@ fn check_seed(launch: &Launch, expect: Expect) {
 
 #[test]
 fn the_guest_is_told_who_it_is_and_what_to_do_first() {
-    check_seed(&launch(), expect![[r#"
+    check_seed(
+        &launch(),
+        expect![[r#"
         == meta-data
         instance-id: 03030303030303030303030303030303-web-1
         local-hostname: web-1
@@ -198,7 +200,8 @@ fn the_guest_is_told_who_it_is_and_what_to_do_first() {
             mtu: 1280
             nameservers:
               search: ["shop.mesh.internal"]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

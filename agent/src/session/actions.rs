@@ -1,7 +1,11 @@
 //! What a host does for one machine, one function an action. Each may be repeated after a crash and
 //! says how it went; none decides what comes next.
 
-use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
@@ -73,7 +77,11 @@ pub async fn carry_out(order: Order, action: Action) -> Outcome {
 
 async fn ask(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     let granted = host::may_start(&order.hub, order.share.session, &order.machine, epoch).await?;
-    if granted { Ok(Outcome::Granted(epoch)) } else { Err("the coordinator does not list this incarnation".into()) }
+    if granted {
+        Ok(Outcome::Granted(epoch))
+    } else {
+        Err("the coordinator does not list this incarnation".into())
+    }
 }
 
 async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {

@@ -200,7 +200,8 @@ impl Coordinator {
             return;
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
-        let heard = |host: HostId| self.acknowledged.get(&host).is_some_and(|version| *version >= state.version);
+        let heard =
+            |host: HostId| self.acknowledged.get(&host).is_some_and(|version| *version >= state.version);
         if members.up().all(|member| heard(member.id)) {
             let tombstone = Tombstone { session: self.session, made: self.hub.deps().mesh.now() };
             if let Err(error) = self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
@@ -212,12 +213,17 @@ impl Coordinator {
     fn tell(&mut self, leader: Option<HostId>, voters: BTreeSet<HostId>) {
         let mesh = &self.hub.deps().mesh;
         let name = |host: &HostId| -> Option<Name> { mesh.members().borrow().name(*host) };
-        let Some(session) = self.group.state().borrow().as_ref().map(|state| state.name.clone()) else { return };
+        let Some(session) = self.group.state().borrow().as_ref().map(|state| state.name.clone()) else {
+            return;
+        };
         if leader != self.leader && leader.is_some() {
             self.leader = leader;
             if let Some(coordinator) = leader.as_ref().and_then(name) {
-                let _heard =
-                    self.hub.deps().facts.send(Fact::CoordinatorChanged { session: session.clone(), coordinator });
+                let _heard = self
+                    .hub
+                    .deps()
+                    .facts
+                    .send(Fact::CoordinatorChanged { session: session.clone(), coordinator });
             }
         }
         if voters != self.voters {

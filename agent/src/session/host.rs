@@ -244,7 +244,8 @@ impl HostLoop {
 
     fn observe(&self, share: &Share) -> Observed {
         let known = self.hub.known(share);
-        let ready = known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
+        let ready =
+            known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
         let image = |name: &MachineName| {
             let spec = share.machines.iter().find(|spec| spec.machine == *name);
             spec.map(|spec| self.image(spec)).unwrap_or_default()
@@ -353,7 +354,8 @@ impl HostLoop {
         if let Some(Launch { spec, .. }) = launch {
             for (service, (port, ready)) in spec.services.clone() {
                 let Some(ready) = ready else { continue };
-                let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
+                let check =
+                    actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
                 machine.tasks.push(tokio::spawn(check).abort_handle());
             }
             nic::attach(&self.hub, self.session, &spec, &shim);
@@ -440,7 +442,9 @@ impl Machine {
 /// Marks an end that has happened as asked for.
 fn asked_for(ended: Option<ShimState>, now: Timestamp) -> ShimState {
     match ended {
-        Some(ShimState::Ended { at, clean, because, .. }) => ShimState::Ended { at, asked: true, clean, because },
+        Some(ShimState::Ended { at, clean, because, .. }) => {
+            ShimState::Ended { at, asked: true, clean, because }
+        }
         _ => ShimState::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
     }
 }
@@ -454,7 +458,12 @@ pub fn in_words(refusal: &Refusal) -> String {
 }
 
 /// Asks the coordinator whether this incarnation may start for the first time.
-pub async fn may_start(hub: &Hub, session: SessionId, machine: &MachineName, epoch: Epoch) -> Result<bool, String> {
+pub async fn may_start(
+    hub: &Hub,
+    session: SessionId,
+    machine: &MachineName,
+    epoch: Epoch,
+) -> Result<bool, String> {
     let request = Request::MayStart { session, machine: machine.clone(), epoch };
     match hub.ask(session, request).await {
         Ok(Answer::MayStart(may)) => Ok(may),

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use mesh::{Mesh, quorum::{Group, ReadError, Wire, WriteError}};
+use mesh::{
+    Mesh,
+    quorum::{Group, ReadError, Wire, WriteError},
+};
 use proto::{
     id::{HostId, Name, SessionId},
     session::{Command, Proposal, Refused, State, plan, slice, state},
@@ -47,9 +50,9 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::Wish { session, machine, run } => {
             write(hub, session, Command::Wish { machine, run }).await.map(|()| Answer::Done)
         }
-        Request::MayStart { session, machine, epoch } => {
-            read(hub, session).await.map(|(_, now)| Answer::MayStart(state::may_start(&now, from, &machine, epoch)))
-        }
+        Request::MayStart { session, machine, epoch } => read(hub, session)
+            .await
+            .map(|(_, now)| Answer::MayStart(state::may_start(&now, from, &machine, epoch))),
         Request::Dropped { session, machine, epoch } => {
             let command = Command::Dropped { machine, host: from, epoch };
             write(hub, session, command).await.map(|()| Answer::Done)
@@ -71,7 +74,9 @@ pub fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
     let mesh = mesh.clone();
     Wire::new(move |to, frame, within| {
         let mesh = mesh.clone();
-        Box::pin(async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) })
+        Box::pin(
+            async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) },
+        )
     })
 }
 
@@ -121,13 +126,18 @@ fn same(old: &proto::session::Plan, new: &proto::session::Plan) -> bool {
 
 async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer, Refusal> {
     let opened = hub.open_group(session).await;
-    let group = opened.map_err(|error| Refusal::Failed(format!("{name}: the log cannot be opened: {error}")))?;
+    let group =
+        opened.map_err(|error| Refusal::Failed(format!("{name}: the log cannot be opened: {error}")))?;
     Ok(Answer::Voter { node: group.node_id() })
 }
 
 fn group(hub: &Hub, session: SessionId) -> Result<Group, Refusal> {
     let known = hub.share(session).is_some();
-    let unknown = if known { Refusal::NotCoordinator { leader: hub.coordinator(session) } } else { Refusal::UnknownSession };
+    let unknown = if known {
+        Refusal::NotCoordinator { leader: hub.coordinator(session) }
+    } else {
+        Refusal::UnknownSession
+    };
     hub.group(session).ok_or(unknown)
 }
 

@@ -14,8 +14,7 @@ use chitchat::{
     ChitchatMessage, Deserializable, Serializable,
     transport::{Socket, Transport},
 };
-use futures::StreamExt;
-use libp2p::{Stream, StreamProtocol};
+use libp2p::Stream;
 use proto::{
     facts::Fact,
     firewall::{self, Firewall, Known},
@@ -24,9 +23,9 @@ use proto::{
 };
 use tokio::sync::{broadcast, mpsc};
 
-use crate::{identity, roster::Roll, rpc, swarm::Streams};
+use super::PROTOCOL;
+use crate::{inbound::Inlet, roster::Roll, rpc, swarm::Streams};
 
-const GOSSIP: StreamProtocol = StreamProtocol::new("/mesh/gossip/1");
 /// Frames for one host that wait. Older news than this is worth less than the next round's.
 const POST_QUEUE: usize = 8;
 /// Messages for chitchat that wait.
@@ -80,7 +79,7 @@ async fn deliver(streams: Streams, host: HostId, mut waiting: mpsc::Receiver<Vec
     while let Some(frame) = waiting.recv().await {
         let stream = match open.take() {
             Some(stream) => Some(stream),
-            None => streams.open(host, GOSSIP, OPEN_TIMEOUT).await.ok(),
+            None => streams.open(host, PROTOCOL, OPEN_TIMEOUT).await.ok(),
         };
         let Some(mut stream) = stream else { continue };
         let written = tokio::time::timeout(WRITE_TIMEOUT, rpc::write_frame(&mut stream, &frame)).await;
@@ -127,13 +126,8 @@ impl Entrance {
 pub(super) type Door = Arc<Mutex<Option<Entrance>>>;
 
 /// Takes inbound gossip streams until the swarm ends.
-pub(super) async fn receive(streams: Streams, mesh: MeshId, door: Door, facts: broadcast::Sender<Fact>) {
-    let Some(mut incoming) = streams.accept(GOSSIP) else {
-        tracing::error!("gossip is served twice");
-        return;
-    };
-    while let Some((peer, stream)) = incoming.next().await {
-        let Some(from) = identity::host_of(&peer) else { continue };
+pub(super) async fn receive(mut inlet: Inlet, mesh: MeshId, door: Door, facts: broadcast::Sender<Fact>) {
+    while let Some((from, stream)) = inlet.recv().await {
         tokio::spawn(read(stream, mesh, from, door.clone(), facts.clone()));
     }
 }
@@ -189,6 +183,10 @@ impl Socket for Post {
     }
 
     async fn recv(&mut self) -> anyhow::Result<Mail> {
-        self.inbox.recv().await.ok_or_else(|| anyhow::anyhow!("the gossip carrier was closed"))
+        match self.inbox.recv().await {
+            Some(mail) => Ok(mail),
+            // The entrance closes only before this chitchat is aborted.
+            None => std::future::pending().await,
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use libp2p::StreamProtocol;
 use proto::{
     facts::Fact,
     firewall::{self, Firewall, GossipId},
@@ -27,11 +28,15 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::{
     disk,
     identity::Identity,
+    inbound::Inlet,
     roster::{self, Roll, Roster},
     swarm::Streams,
 };
 use carrier::{Carrier, Door, Entrance, Posts};
 use ledger::Ledger;
+
+/// The protocol name of gossip streams.
+pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/mesh/gossip/1");
 
 /// Verified records of all members, by owner and key.
 pub type Records = BTreeMap<(HostId, RecordKey), Body>;
@@ -99,13 +104,14 @@ pub(crate) fn build(
     identity: Identity,
     roster: Arc<Roster>,
     streams: Streams,
+    inlet: Inlet,
     facts: broadcast::Sender<Fact>,
 ) -> (Gossip, impl Future<Output = ()>) {
     let (publish, inbox) = mpsc::channel(PUBLISH_QUEUE);
     let (live_tx, live) = watch::channel(BTreeSet::new());
     let (records_tx, records) = watch::channel(Arc::default());
     let door = Door::default();
-    let receive = carrier::receive(streams.clone(), identity.mesh, door.clone(), facts.clone());
+    let receive = carrier::receive(inlet, identity.mesh, door.clone(), facts.clone());
     let task = Task {
         posts: Posts::new(streams.clone()),
         ledger: Ledger::new(identity.mesh),
@@ -155,15 +161,14 @@ impl Task {
         let mut roll = self.roster.watch();
         let interval = interval(roll.borrow().members.len());
         let handle = match self.start(generation, interval).await {
-            Ok(handle) => handle,
+            Ok(handle) => Running(handle),
             Err(error) => return Ended::Died(error.to_string()),
         };
         let mut voice = Voice { generation, seq: 0 };
         for (key, body) in &self.own {
-            self.speak(&handle, &mut voice, key, body).await;
+            self.speak(&handle.0, &mut voice, key, body).await;
         }
-        let ended = self.attend(&handle, &mut voice, &mut roll).await;
-        handle.abort();
+        let ended = self.attend(&handle.0, &mut voice, &mut roll).await;
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = None;
         ended
     }
@@ -274,6 +279,15 @@ impl Task {
             *old = live;
             changed
         });
+    }
+}
+
+/// Ends chitchat's task with the one that attends to it.
+struct Running(ChitchatHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,7 +1,13 @@
 //! The joining side: finds a member by the token, checks that it belongs to the token's mesh, proves
 //! the token without showing it, and stores the new identity. Needs no daemon.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use iroh::{
@@ -35,8 +41,12 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// All four messages, a forward to an issuer included.
 const TALK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the endpoint may take to say goodbye.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A relay's refusal is final once a direct way had so much time to open.
+const DIRECT_HEAD_START: Duration = Duration::from_millis(1500);
+/// How often the relay is asked whether it refused.
+const RELAY_LOOK: Duration = Duration::from_millis(100);
+/// How long a user waits for the endpoint's goodbyes; it goes on saying them in the background.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A join to be tried.
 #[derive(Debug)]
@@ -105,8 +115,9 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     let endpoint = endpoint::bind_stranger(key, joining.ports, &pins, &lookup).await?;
     let stranger = Stranger { token: &token, seed: &seed, name: &joining.name, endpoint: &endpoint };
     let told = stranger.try_all(&pins, &lookup).await;
-    if tokio::time::timeout(CLOSE_TIMEOUT, endpoint.close()).await.is_err() {
-        tracing::debug!("the endpoint of the join did not close in time");
+    let closing = tokio::spawn(async move { endpoint.close().await });
+    if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+        tracing::debug!("the endpoint of the join is still closing");
     }
     match told? {
         Told::Pending(issuers) => {
@@ -143,10 +154,21 @@ impl Stranger<'_> {
         }
         let mut failures: Vec<String> = Vec::new();
         let mut pending = None;
-        while let Some(knocked) = knocking.next().await {
+        let mut watch = tokio::time::interval(RELAY_LOOK);
+        let started = Instant::now();
+        loop {
+            // Cancel-safe: a set of futures that is polled in place, and an interval.
+            let knocked = tokio::select! {
+                knocked = knocking.next() => knocked,
+                _ = watch.tick() => match self.denied().filter(|_| started.elapsed() > DIRECT_HEAD_START) {
+                    Some(because) => return Err(JoinError::RefusedByRelay(because)),
+                    None => continue,
+                },
+            };
             let (host, connection) = match knocked {
-                Ok(open) => open,
-                Err(failure) => {
+                None => break,
+                Some(Ok(open)) => open,
+                Some(Err(failure)) => {
                     failures.push(failure);
                     continue;
                 }

@@ -1,0 +1,204 @@
+//! What members do with each other once they are members.
+
+use std::time::{Duration, Instant};
+
+use iroh::{Endpoint, EndpointAddr, endpoint::presets};
+use proto::{
+    facts::Fact,
+    id::Digest,
+    trust::{Genesis, Statement},
+    wire::{
+        record::{Body, ImageRecord, RecordKey},
+        rpc::{Answer, Refusal, Request},
+    },
+};
+
+use super::harness::*;
+use crate::{MemberState, RpcError, Serve, wire};
+
+async fn three() -> [Host; 3] {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let token = attic.token().await;
+    let cellar = Host::joiner("cellar", &token).await;
+    let garden = Host::joiner("garden", &token).await;
+    for host in [&attic, &cellar, &garden] {
+        host.sees("three up", |members| members.up().count() == 3).await;
+    }
+    [attic, cellar, garden]
+}
+
+fn image() -> Body {
+    let names = [("debian:12".to_owned(), now())].into();
+    Body::Image(ImageRecord { names, size: 1, allocated: 1, arch: "x86_64".to_owned(), complete: true })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_reach_everybody_and_are_withdrawn_everywhere() {
+    let hosts = three().await;
+    let key = RecordKey::Image(Digest([7; 32]));
+    hosts[0].mesh.publish(key.clone(), Some(image())).await;
+    let place = (hosts[0].id(), key.clone());
+    for host in &hosts {
+        eventually(host.mesh.records(), "the record", |records| records.contains_key(&place)).await;
+    }
+    hosts[0].mesh.publish(key, None).await;
+    for host in &hosts {
+        eventually(host.mesh.records(), "the withdrawal", |records| !records.contains_key(&place)).await;
+    }
+    for host in hosts {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_and_raft_messages_are_answered() {
+    let [attic, cellar, garden] = three().await;
+    let asked = attic.mesh.call(cellar.id(), Request::Ping, WITHIN).await.unwrap();
+    assert_eq!(asked, Answer::Done);
+    let asked = attic.mesh.call(garden.id(), Request::Down(session()), WITHIN).await.unwrap();
+    let expected = format!("{} asked Down(SessionId(09090909))", attic.id());
+    assert_eq!(asked, Answer::Refused(Refusal::Failed(expected)));
+    let large = vec![5; 3 * 1024 * 1024];
+    let echoed = cellar.mesh.raft(garden.id(), session(), large.clone(), WITHIN).await.unwrap();
+    assert_eq!(echoed, large);
+    let too_large = vec![0; 17 * 1024 * 1024];
+    let error = cellar.mesh.raft(garden.id(), session(), too_large, WITHIN).await.unwrap_err();
+    assert!(matches!(error, RpcError::TooLarge { .. }), "{error}");
+    let pings = (0..200).map(|_| attic.mesh.call(cellar.id(), Request::Ping, WITHIN));
+    for answer in futures::future::join_all(pings).await {
+        assert_eq!(answer.unwrap(), Answer::Done);
+    }
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_hosts_restart_without_token_and_find_each_other() {
+    let hosts = three().await;
+    let mut stopped = Vec::new();
+    for host in hosts {
+        stopped.push(host.stop().await);
+    }
+    let mut started = Vec::new();
+    for (dir, name) in stopped {
+        started.push(Host::start(dir, name.as_str(), Serve::Off).await);
+    }
+    for host in &started {
+        host.sees("three up again", |members| members.up().count() == 3).await;
+    }
+    for host in started {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_host_is_noticed_and_comes_back() {
+    let [attic, cellar, garden] = three().await;
+    let killed = Instant::now();
+    let garden_id = garden.id();
+    let (dir, name) = garden.kill().await;
+    for host in [&attic, &cellar] {
+        host.sees("garden gone", |members| members.hosts[&garden_id].state != MemberState::Up).await;
+    }
+    assert!(killed.elapsed() < Duration::from_secs(10), "noticed after {:?}", killed.elapsed());
+    let garden = Host::start(dir, name.as_str(), Serve::Off).await;
+    for host in [&attic, &cellar, &garden] {
+        host.sees("three up", |members| members.up().count() == 3).await;
+    }
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_speak_no_protocol_of_members() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    eventually(attic.mesh.reach(), "an address", |reach| !reach.addresses.is_empty()).await;
+    let stranger = Endpoint::builder(presets::Minimal)
+        .clear_ip_transports()
+        .bind_addr("127.0.0.1:0")
+        .unwrap()
+        .bind()
+        .await
+        .unwrap();
+    let id = crate::identity::endpoint_id(&attic.id()).unwrap();
+    let address: EndpointAddr = crate::reach::endpoint_addr(id, &attic.mesh.reach().borrow());
+    let connection = stranger.connect(address, wire::ALPN).await.unwrap();
+    let closed = tokio::time::timeout(WITHIN, connection.closed()).await.unwrap();
+    assert!(closed.to_string().contains("not a member"), "{closed}");
+    stranger.close().await;
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_home_relay_is_taken_soon_after_the_first_is_gone() {
+    let attic = Host::founder("attic", Serve::On).await;
+    let token = attic.token().await;
+    let shed = Host::joiner_serving("shed", &token).await;
+    let cellar = Host::joiner("cellar", &token).await;
+    for host in [&attic, &shed, &cellar] {
+        host.sees("three up", |members| members.up().count() == 3).await;
+    }
+    eventually(cellar.mesh.reach(), "cellar has a home relay", |reach| !reach.relays.is_empty()).await;
+    let home = cellar.mesh.reach().borrow().relays[0].clone();
+    let at_attic = home.starts_with(&attic.mesh.relay().unwrap().url);
+    let (gone, stays) = if at_attic { (attic, shed) } else { (shed, attic) };
+    let url = stays.mesh.relay().unwrap().url;
+    let left = Instant::now();
+    gone.stop().await;
+    eventually(cellar.mesh.reach(), "the other relay", |reach| {
+        reach.relays.iter().any(|relay| relay.starts_with(&url))
+    })
+    .await;
+    assert!(left.elapsed() < Duration::from_secs(15), "took {:?}", left.elapsed());
+    stays.stop().await;
+    cellar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_of_a_hostile_member_are_dropped_and_told() {
+    let [attic, cellar, mut garden] = three().await;
+    let streams = attic.mesh.streams();
+    let mut stream = streams.open(garden.id(), crate::gossip::PROTOCOL, WITHIN).await.unwrap();
+    for frame in [&b""[..], b"hello", &[0x53, 0xb0, 0, 0, 1, 2, 3], &[0xff; 65_507]] {
+        crate::rpc::write_frame(&mut stream, frame).await.unwrap();
+    }
+    let told = async {
+        loop {
+            if let Fact::GossipRefused { member, .. } = garden.facts.recv().await.unwrap() {
+                return member;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(WITHIN, told).await.unwrap(), attic.id().short());
+    // A length without bytes ends one stream and nothing else.
+    let mut stream = streams.open(garden.id(), crate::rpc::RPC, WITHIN).await.unwrap();
+    futures::AsyncWriteExt::write_all(&mut stream, &[0xff; 4]).await.unwrap();
+    let place = (cellar.id(), RecordKey::Image(Digest([7; 32])));
+    cellar.mesh.publish(place.1.clone(), Some(image())).await;
+    eventually(garden.mesh.records(), "the record", |records| records.contains_key(&place)).await;
+    assert_eq!(attic.mesh.call(garden.id(), Request::Ping, WITHIN).await.unwrap(), Answer::Done);
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_said_by_one_member_is_known_to_all() {
+    let hosts = three().await;
+    let genesis = Genesis {
+        session: session(),
+        name: name("shop"),
+        stamp: hosts[1].mesh.now(),
+        voters: vec![hosts[1].id()],
+    };
+    hosts[1].mesh.say(&Statement::Genesis(genesis.clone())).unwrap();
+    for host in &hosts {
+        eventually(host.mesh.roll(), "the genesis", |roll| roll.set.geneses().any(|known| *known == genesis))
+            .await;
+    }
+    for host in hosts {
+        host.stop().await;
+    }
+}
