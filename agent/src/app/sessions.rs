@@ -20,8 +20,10 @@ use proto::{
 };
 
 use super::{Answer, App, refused};
-use crate::session::requests;
+use crate::session::{actions::words, requests};
 
+/// A single voter leads after one write to its disk.
+const LED: Duration = Duration::from_secs(5);
 /// How long a host may take to say what its own `session status` shows.
 const VIEW: Duration = Duration::from_secs(3);
 
@@ -123,11 +125,15 @@ impl App {
         };
         let failed =
             |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let group = self.hub().open_group(session).await.map_err(|error| failed(error.to_string()))?;
+        let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
         let stamp = self.deps().mesh.now();
         let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
         let written = async {
-            group.init().await.map_err(|error| failed(error.to_string()))?;
+            group.init().await.map_err(|error| failed(words(&error)))?;
+            // The only voter elects itself at once.
+            let mut lead = group.lead();
+            let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
+            led.map_err(|_| failed("its only voter does not lead it".into()))?.ok();
             for command in [create, Command::Apply { intent, plan }] {
                 requests::write(self.hub(), session, command)
                     .await

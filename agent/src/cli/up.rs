@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use proto::{
     session::Phase,
-    wire::api::{Error, Kind, MachineRow, UpAnswer, UpProgress},
+    wire::api::{Error, Kind, MachineRow, UpAnswer, UpProgress, Wanted},
 };
 use tokio::time::{self, Instant};
 
@@ -63,6 +63,18 @@ pub struct Args {
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let mut wanted = plan::read(cx, &args.file)?;
     wanted.index = args.index;
+    let name = wanted.topology.session.clone();
+    // Cancel-safe: the agent carries a request to its end by itself, and watching changes nothing.
+    tokio::select! {
+        done = commit(cx, wanted, &args) => done,
+        _ = tokio::signal::ctrl_c() => {
+            cx.ui.say(&format!("\n{name} goes on without this terminal\nhint: agent session status {name}"));
+            Ok(Exit::INTERRUPTED)
+        }
+    }
+}
+
+async fn commit(cx: &Cx, wanted: Wanted, args: &Args) -> Done {
     let answer: UpAnswer = cx.client.post("/v1/sessions/up", &wanted).await?;
     if let Some(error) = plan::obstacles(&answer.plan) {
         cx.ui.show(&answer.plan, plan::in_words);
@@ -78,15 +90,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         cx.ui.show(&answer, |_, _| String::new());
         return Ok(Exit::WELL);
     }
-    let (name, id) = (answer.plan.session, id.to_string());
-    // Cancel-safe: watching changes nothing, so it can end anywhere.
-    tokio::select! {
-        done = watch(cx, &name, &id, &args) => done,
-        _ = tokio::signal::ctrl_c() => {
-            cx.ui.say(&format!("\n{name} goes on without this terminal\nhint: agent session status {name}"));
-            Ok(Exit::INTERRUPTED)
-        }
-    }
+    watch(cx, &answer.plan.session, &id.to_string(), args).await
 }
 
 fn said(generation: Option<u64>) -> String {
@@ -245,3 +249,6 @@ pub(super) fn what_lacks(progress: &UpProgress) -> String {
     }
     lacks.join(", ")
 }
+
+#[cfg(test)]
+mod tests;
