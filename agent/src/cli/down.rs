@@ -58,7 +58,9 @@ async fn watch(cx: &Cx, mut progress: DownProgress, path: &str, within: Duration
         moving.set(format!("{}: {}", progress.name, what_is_left(&progress)));
         ticks.tick().await;
         if let Ok(answer) = time::timeout_at(start + within, cx.client.get(path)).await {
-            progress = answer?;
+            // Once it is forgotten, only its id is left of it.
+            let name = progress.name;
+            progress = DownProgress { name, ..answer? };
         }
     }
     drop(moving);

@@ -90,14 +90,15 @@ async fn commit(cx: &Cx, wanted: Wanted, args: &Args) -> Done {
         cx.ui.show(&answer, |_, _| String::new());
         return Ok(Exit::WELL);
     }
-    watch(cx, &answer.plan.session, &id.to_string(), args).await
+    let committed = answer.generation.unwrap_or(0);
+    watch(cx, &answer.plan.session, &id.to_string(), committed, args).await
 }
 
 fn said(generation: Option<u64>) -> String {
     generation.map_or_else(|| "the plan".to_owned(), |generation| format!("plan {generation}"))
 }
 
-async fn watch(cx: &Cx, name: &str, id: &str, args: &Args) -> Done {
+async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Done {
     let path = format!("/v1/session/up?session={}", quoted(id));
     let (moving, start) = (cx.ui.moving(), Instant::now());
     let mut seen = Seen::default();
@@ -112,7 +113,12 @@ async fn watch(cx: &Cx, name: &str, id: &str, args: &Args) -> Done {
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
-        let verdict = seen.last.as_ref().map_or(Verdict::Going, |progress| judge(progress, args.wait));
+        let verdict = match &seen.last {
+            // This host still shows the plan before the one that was committed.
+            Some(progress) if progress.status.generation < committed => Verdict::Going,
+            Some(progress) => judge(progress, args.wait),
+            None => Verdict::Going,
+        };
         let stuck = matches!(verdict, Verdict::Stuck) && seen.stuck_for(Instant::now()) >= STUCK_AFTER;
         let late = start.elapsed() >= args.timeout;
         if verdict != Verdict::Done && !stuck && !late {

@@ -213,11 +213,6 @@ pub fn launched(host: &machine::Host, dir: &Path) -> io::Result<Option<Launch>> 
     machine::record::load(&Paths::new(dir, &host.run).launch())
 }
 
-/// Reads what became of a machine's last start. Call after `adopt` found no shim: then it is the truth.
-pub fn last(host: &machine::Host, dir: &Path) -> io::Result<Option<ShimStatus>> {
-    machine::record::load(&Paths::new(dir, &host.run).status())
-}
-
 /// Writes an error with its causes in one line.
 pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

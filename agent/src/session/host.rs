@@ -153,7 +153,7 @@ impl HostLoop {
             }
             machine.launched = self.launched(&dir);
             if machine.shim.is_none()
-                && let Ok(Some(status)) = actions::last(&self.host, &dir)
+                && let Ok(Some(status)) = machine::last(&self.host, &dir)
             {
                 machine.note_end(&status, self.now());
             }
