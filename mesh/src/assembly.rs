@@ -277,7 +277,8 @@ pub async fn build(
     if let Some(offer) = &serves {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
-    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone());
+    let (ways_tx, ways) = watch::channel(Arc::new(cache.known().clone()));
+    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone(), ways);
     let streams = built.streams;
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
@@ -301,6 +302,8 @@ pub async fn build(
         reach: reach_tx,
         members: members_tx,
         facts,
+        ways: ways_tx,
+        silent: Default::default(),
     };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);

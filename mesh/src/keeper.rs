@@ -35,6 +35,7 @@ use crate::{
     roster::{self, Roster},
     rpc::{self, Exchange},
     swarm::Streams,
+    wire::Ways,
 };
 
 /// How often dials, paths and the home relay are looked at.
@@ -45,6 +46,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const SPREAD_PAUSE: Duration = Duration::from_millis(50);
 /// Members that are told at once.
 const SPREAD_WIDTH: usize = 8;
+/// A host that gossip has lost may still have a connection that has not timed out; so long it is
+/// suspected only.
+const SILENCE: Duration = Duration::from_secs(3);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything the loop works with.
@@ -64,6 +68,9 @@ pub(crate) struct Keeper {
     pub(crate) reach: watch::Sender<Reach>,
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
+    pub(crate) ways: watch::Sender<Arc<Ways>>,
+    /// Hosts that were live once, and since when they are not.
+    pub(crate) silent: BTreeMap<HostId, Option<Instant>>,
 }
 
 impl Keeper {
@@ -77,6 +84,7 @@ impl Keeper {
             roll: &roll,
             records: &records,
             live: &nobody,
+            silent: &nobody,
             connected: &nobody,
             path: &none,
         })
@@ -184,6 +192,9 @@ impl Keeper {
                 dialer.retry(host, Instant::now());
             }
         }
+        if old != *self.cache.known() {
+            self.ways.send_replace(Arc::new(self.cache.known().clone()));
+        }
         let theirs = self.cache.known().values().filter_map(|reach| reach.serves.clone());
         self.relays.set(self.offer.clone().into_iter().chain(theirs)).await;
     }
@@ -204,16 +215,31 @@ impl Keeper {
         self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
     }
 
-    fn show(&self) {
+    /// Gives the hosts that were live once and have been silent for longer than [`SILENCE`].
+    fn note_silence(&mut self, live: &BTreeSet<HostId>) -> BTreeSet<HostId> {
+        let now = Instant::now();
+        for (host, since) in &mut self.silent {
+            *since = if live.contains(host) { None } else { since.or(Some(now)) };
+        }
+        for host in live {
+            self.silent.entry(*host).or_insert(None);
+        }
+        let long = |since: &Option<Instant>| since.is_some_and(|since| now - since > SILENCE);
+        self.silent.iter().filter(|(_, since)| long(since)).map(|(host, _)| *host).collect()
+    }
+
+    fn show(&mut self) {
         let roll = self.roster.roll();
         let records = self.gossip.records().borrow().clone();
         let live = self.gossip.live().borrow().clone();
         let connected = self.streams.connected().borrow().clone();
+        let silent = self.note_silence(&live);
         let new = members::compose(&Sources {
             me: self.identity.host(),
             roll: &roll,
             records: &records,
             live: &live,
+            silent: &silent,
             connected: &connected,
             path: &|host| self.gate.path(host),
         });

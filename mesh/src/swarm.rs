@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use crate::{
     identity::{self, Identity},
     inbound::{Inbound, Inlet},
     rpc,
-    wire::{self, Wire},
+    wire::{self, Ways, Wire},
 };
 
 /// Requests to the swarm that wait; a dial is asked again when it did not fit.
@@ -136,10 +137,11 @@ pub(crate) fn build(
     endpoint: Endpoint,
     identity: &Identity,
     gate: Gate,
+    ways: watch::Receiver<Arc<Ways>>,
 ) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
-    let (transport, accept) = Wire::new(endpoint);
+    let (transport, accept) = Wire::new(endpoint, ways);
     let limits = ConnectionLimits::default()
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))

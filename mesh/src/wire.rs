@@ -3,16 +3,17 @@
 //! Nothing here knows an address: libp2p dials by peer id, iroh finds the way.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use iroh::{
-    Endpoint, EndpointAddr,
+    Endpoint, EndpointAddr, EndpointId,
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -24,15 +25,18 @@ use libp2p::{
     },
     multiaddr::Protocol,
 };
-use tokio::sync::mpsc;
+use proto::{id::HostId, wire::record::Reach};
+use tokio::sync::{mpsc, watch};
 
-use crate::identity;
+use crate::{identity, reach};
 
 /// The protocol name of the iroh connections that carry libp2p.
 pub(crate) const ALPN: &[u8] = b"mesh/libp2p/1";
 
 /// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// iroh forgets a host's ways when its last connection is gone, which takes it a moment.
+const REDIAL_PAUSE: Duration = Duration::from_millis(50);
 /// Accepted connections waiting for the swarm. More than this arrive only from a flood.
 const ACCEPT_QUEUE: usize = 64;
 
@@ -48,9 +52,13 @@ impl ProtocolHandler for Accept {
 
 type Upgrade = BoxFuture<'static, io::Result<(PeerId, StreamMuxerBox)>>;
 
+/// Where members can be reached.
+pub(crate) type Ways = BTreeMap<HostId, Reach>;
+
 /// The transport.
 pub(crate) struct Wire {
     endpoint: Endpoint,
+    ways: watch::Receiver<Arc<Ways>>,
     accepted: mpsc::Receiver<Connection>,
     listener: Option<ListenerId>,
     events: VecDeque<TransportEvent<Upgrade, io::Error>>,
@@ -58,9 +66,9 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Makes the transport and the handler that feeds it.
-    pub(crate) fn new(endpoint: Endpoint) -> (Wire, Accept) {
+    pub(crate) fn new(endpoint: Endpoint, ways: watch::Receiver<Arc<Ways>>) -> (Wire, Accept) {
         let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        (Wire { endpoint, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
+        (Wire { endpoint, ways, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
     }
 }
 
@@ -91,11 +99,11 @@ impl Transport for Wire {
         };
         let id = identity::host_of(&peer).and_then(|host| identity::endpoint_id(&host));
         let Some(id) = id else { return Err(TransportError::MultiaddrNotSupported(address)) };
-        let endpoint = self.endpoint.clone();
+        let (endpoint, ways) = (self.endpoint.clone(), self.ways.clone());
         let dial = async move {
-            let connect = endpoint.connect(EndpointAddr::from(id), ALPN);
+            let connect = connect(endpoint, id, ways);
             let connection = tokio::time::timeout(DIAL_TIMEOUT, connect).await.map_err(io::Error::other)?;
-            Ok((peer, Muxer::boxed(connection.map_err(io::Error::other)?)))
+            Ok((peer, Muxer::boxed(connection?)))
         };
         Ok(dial.boxed())
     }
@@ -115,6 +123,26 @@ impl Transport for Wire {
             local_addr,
             send_back_addr: address(peer),
         })
+    }
+}
+
+/// Connects by the ways that are known, and starts again when others become known: iroh asks for them
+/// only when a dial begins, and the first record of a host that has just started lacks its relay.
+async fn connect(
+    endpoint: Endpoint,
+    id: EndpointId,
+    mut ways: watch::Receiver<Arc<Ways>>,
+) -> io::Result<Connection> {
+    let host = identity::host_of_endpoint(&id);
+    loop {
+        let known = ways.borrow_and_update().get(&host).cloned();
+        let address = known.as_ref().map_or(EndpointAddr::from(id), |known| reach::endpoint_addr(id, known));
+        // Cancel-safe: a dial that is dropped is closed, and a watch keeps its last value.
+        tokio::select! {
+            connected = endpoint.connect(address, ALPN) => return connected.map_err(io::Error::other),
+            Ok(_) = ways.wait_for(|ways| ways.get(&host) != known.as_ref()) => {}
+        }
+        tokio::time::sleep(REDIAL_PAUSE).await;
     }
 }
 

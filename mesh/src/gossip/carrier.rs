@@ -17,7 +17,7 @@ use chitchat::{
 use libp2p::Stream;
 use proto::{
     facts::Fact,
-    firewall::{self, Firewall, Known},
+    firewall::{self, DropBecause, Firewall, Known},
     id::{HostId, MeshId},
     limits::MAX_GOSSIP_BYTES,
 };
@@ -109,17 +109,29 @@ impl Entrance {
     }
 
     /// Lets one frame in, or says why not.
-    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<(), String> {
+    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<(), Refused> {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
-        self.firewall.check(frame, &known).map_err(|because| because.to_string())?;
+        self.firewall.check(frame, &known).map_err(|because| match because {
+            DropBecause::Stranger(_) => Refused::Early(because.to_string()),
+            _ => Refused::Bad(because.to_string()),
+        })?;
         let mut rest = frame;
-        let message = ChitchatMessage::deserialize(&mut rest).map_err(|error| error.to_string())?;
+        let message =
+            ChitchatMessage::deserialize(&mut rest).map_err(|error| Refused::Bad(error.to_string()))?;
         // A full inbox drops the newest, as a full socket buffer would.
         self.inbox.try_send((firewall::address(mesh, from), message)).ok();
         Ok(())
     }
+}
+
+/// Why a frame was not let in.
+enum Refused {
+    /// It speaks of a host whose certificate has not come here yet: common for a moment after a join.
+    Early(String),
+    /// An honest sender would not have sent it.
+    Bad(String),
 }
 
 /// The entrance that is open now; another one after each restart of chitchat.
@@ -140,7 +152,14 @@ async fn read(mut stream: Stream, mesh: MeshId, from: HostId, door: Door, facts:
             Some(entrance) => entrance.admit(mesh, from, &frame).err(),
             None => None,
         };
-        let Some(because) = refused else { continue };
+        let because = match refused {
+            None => continue,
+            Some(Refused::Early(because)) => {
+                tracing::debug!(?from, %because, "gossip frame dropped");
+                continue;
+            }
+            Some(Refused::Bad(because)) => because,
+        };
         tracing::debug!(?from, %because, "gossip frame dropped");
         if told.is_none_or(|at| at.elapsed() > REFUSAL_NEWS) {
             told = Some(Instant::now());
