@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt;
 use images::Images;
-use mesh::{Handlers, Inbound, Joined, Joining, Mesh, Ports, RaftInbound, net::Net};
+use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound, net::Net};
 use proto::{
     facts::Fact,
     id::Name,
@@ -169,10 +169,6 @@ pub async fn run(run: Run) -> Answer<()> {
     }
     let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
     let (facts, heard) = broadcast::channel(FACTS);
-    let label = Mesh::label(&identity).map_err(|error| failed(&error))?;
-    let (log, recorder) = facts::open(&data.facts(), &label).map_err(|error| failed(&error))?;
-    let recorder = tokio::spawn(recorder.run(heard, wall_clock));
-
     let images =
         Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
     let (net, net_handler) = Net::new();
@@ -191,6 +187,8 @@ pub async fn run(run: Run) -> Answer<()> {
     let mesh_config = mesh::Config { ports: Ports::Fixed, serve: serve(&config), about };
     let (mesh, run_mesh) =
         mesh::build(mesh_config, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
+    let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
+    let recorder = tokio::spawn(recorder.run(heard, wall_clock));
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 

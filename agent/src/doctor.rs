@@ -1,17 +1,26 @@
 //! Finds out what this host lacks. [`look`] gathers what can be seen from outside the daemon,
 //! [`examine`] decides what it means and which command mends it. Nothing here changes anything.
 
+mod running;
+#[cfg(test)]
+mod tests;
+
 use std::{
     fs::{self, OpenOptions},
     io,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use proto::wire::api::{Check, CheckState};
+use futures::future::join_all;
+use proto::wire::api::{Check, CheckState, HostRow};
+use tokio::{net::TcpStream, time};
 
 use crate::{config::Config, data::DataDir};
+
+pub use running::{Inside, judge};
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +124,27 @@ pub fn examine(seen: &Seen) -> Vec<Check> {
     checks.into_iter().chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
 }
 
+/// A relay that is there answers at once; the far side of the world takes a third of a second.
+const RELAY_WITHIN: Duration = Duration::from_secs(3);
+
+/// Tries to connect to every relay of the mesh, all at once.
+pub async fn relays(hosts: &[HostRow]) -> Vec<Check> {
+    let served = hosts.iter().filter_map(|host| Some((host.name.as_str(), host.relay.as_deref()?)));
+    let tries = served.map(async |(name, url)| {
+        let address = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
+        let called = format!("relay of {name}");
+        let tried = time::timeout(RELAY_WITHIN, TcpStream::connect(address)).await;
+        let because = match tried {
+            Ok(Ok(_)) => return ok(&called, format!("answers at {url}")),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {} s", RELAY_WITHIN.as_secs()),
+        };
+        let mend = format!("on {name}: agent doctor, and let TCP and UDP of that port in");
+        check(&called, CheckState::Limited, format!("{url} cannot be reached: {because}"), Some(mend))
+    });
+    join_all(tries).await
+}
+
 fn check(name: &str, state: CheckState, what: impl Into<String>, mend: Option<String>) -> Check {
     Check { name: name.to_owned(), state, what: what.into(), mend }
 }
@@ -126,6 +156,10 @@ fn ok(name: &str, what: impl Into<String>) -> Check {
 fn qemu(seen: &Seen) -> Check {
     match &seen.qemu {
         Some(version) => ok("qemu", version),
+        None if seen.arch != "x86_64" => {
+            let what = format!("machines run on x86_64 hosts in this version, this one is {}", seen.arch);
+            check("qemu", CheckState::Limited, what, None)
+        }
         None => {
             let what = format!("qemu-system-{} is not installed: no machine runs here", seen.arch);
             let state = if seen.machines { CheckState::Missing } else { CheckState::Limited };
@@ -251,15 +285,12 @@ enum Package {
 
 impl Seen {
     fn install(&self, package: Package) -> String {
-        let arm = self.arch == "aarch64";
         let name = match (self.packages, package) {
-            (Packages::Apt, Package::Qemu) if arm => "qemu-system-arm qemu-efi-aarch64",
             (Packages::Apt, Package::Qemu) => "qemu-system-x86",
             (Packages::Apt, Package::QemuImg) => "qemu-utils",
             (Packages::Apt, Package::Ssh) => "openssh-client",
             (Packages::Dnf, Package::Qemu) => "qemu-kvm",
             (Packages::Pacman, Package::Qemu) => "qemu-base",
-            (Packages::Apk, Package::Qemu) if arm => "qemu-system-aarch64",
             (Packages::Apk, Package::Qemu) => "qemu-system-x86_64",
             (_, Package::QemuImg) => "qemu-img",
             (Packages::Dnf, Package::Ssh) => "openssh-clients",
@@ -314,89 +345,4 @@ fn taken(port: u16) -> Vec<String> {
 fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn check(seen: Seen, expect: Expect) {
-        let tell = |check: &Check| {
-            let mend = check.mend.as_ref().map(|mend| format!("  -> {mend}")).unwrap_or_default();
-            format!("{:?} {}: {}{mend}\n", check.state, check.name, check.what)
-        };
-        expect.assert_eq(&examine(&seen).iter().map(tell).collect::<String>());
-    }
-
-    fn bare() -> Seen {
-        Seen { arch: "x86_64".into(), data: "/data".into(), machines: true, port: 7440, ..Seen::default() }
-    }
-
-    #[test]
-    fn a_bare_host_is_told_every_command() {
-        let taken = vec!["UDP 7440".to_owned()];
-        check(
-            Seen { free_mib: Some(100), taken, ..bare() },
-            expect![[r#"
-            Missing qemu: qemu-system-x86_64 is not installed: no machine runs here  -> sudo apt-get install -y qemu-system-x86
-            Limited accelerator: there is no /dev/kvm: machines run 10 to 30 times slower; virtualisation may be off in the firmware
-            Limited qemu-img: qemu-img is not installed: qcow2 files cannot be imported  -> sudo apt-get install -y qemu-utils
-            Limited ssh: ssh is not installed: `machine ssh` does not work here  -> sudo apt-get install -y openssh-client
-            Ok data: /data
-            Limited disk: 100 MiB are free in /data: images and disks need more  -> agent image list    then agent image remove NAME
-            Ok policy: machines may run here
-            Limited ports: UDP 7440 taken: the next free pair is used
-            Limited names: port 53 of 127.0.0.1 cannot be used: names are answered on another port
-            Limited agent: this host belongs to no mesh  -> agent init --name NAME    or agent join TOKEN
-        "#]],
-        );
-    }
-
-    #[test]
-    fn a_complete_host_needs_nothing() {
-        let seen = Seen {
-            qemu: Some("QEMU emulator version 9.2".into()),
-            qemu_img: true,
-            ssh: true,
-            kvm: Kvm::Open,
-            version: Some("1".into()),
-            free_mib: Some(90_000),
-            member: true,
-            running: true,
-            ..bare()
-        };
-        check(
-            seen,
-            expect![[r#"
-            Ok qemu: QEMU emulator version 9.2
-            Ok accelerator: /dev/kvm can be opened; the running agent proves its speed
-            Ok qemu-img: converts images
-            Ok ssh: enters machines
-            Ok data: /data
-            Ok disk: 87 GiB are free
-            Ok policy: machines may run here
-            Ok ports: the running agent has its ports
-            Ok names: the running agent answers; `agent status` shows where
-            Ok agent: runs
-        "#]],
-        );
-    }
-
-    #[test]
-    fn a_data_directory_of_a_newer_version_is_told() {
-        let newer = examine(&Seen { version: Some("7".into()), ..bare() });
-        let data = newer.iter().find(|check| check.name == "data").unwrap();
-        assert_eq!(data.state, CheckState::Missing);
-        assert_eq!(data.what, "/data is of version 7, this program reads 1");
-    }
-
-    #[test]
-    fn the_package_command_fits_the_system() {
-        assert_eq!(packages("NAME=x\nID=ubuntu\nID_LIKE=debian\n"), Packages::Apt);
-        assert_eq!(packages("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), Packages::Dnf);
-        assert_eq!(packages("ID=alpine\n"), Packages::Apk);
-        assert_eq!(packages(""), Packages::Apt);
-    }
 }

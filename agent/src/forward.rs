@@ -153,11 +153,13 @@ impl Forwards {
         remembered.copied().unwrap_or(port)
     }
 
-    /// Forgets a session: closes its listeners and gives its addresses back.
-    pub fn forget(&self, session: SessionId) {
-        lock(&self.inner.open).retain(|(of, _), _| *of != session);
+    /// Forgets all other sessions: closes their listeners and gives their addresses back.
+    pub fn keep(&self, exists: impl Fn(SessionId) -> bool) {
+        lock(&self.inner.open).retain(|(session, _), _| exists(*session));
         let mut kept = lock(&self.inner.kept);
-        if kept.labels.remove(&session).is_some() {
+        let before = kept.labels.len();
+        kept.labels.retain(|session, _| exists(*session));
+        if kept.labels.len() != before {
             self.save(&kept);
         }
     }

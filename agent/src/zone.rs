@@ -51,6 +51,8 @@ impl Zones {
             if changed.is_err() {
                 return;
             }
+            let known = self.hub.shares().borrow().clone();
+            self.forwards.keep(|session| known.contains_key(&session));
             self.refresh();
         }
     }

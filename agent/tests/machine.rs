@@ -17,7 +17,8 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
-use machine::{Host, Launch, LaunchError, Shim, adopt, launch, process::Process, remove};
+use machine::{Host, Launch, Shim, adopt, launch, launch::LaunchError, process::Process, remove};
+use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineSpec, Prefix},
@@ -198,6 +199,16 @@ async fn a_guest_that_does_not_shut_down_is_quit_and_its_ending_is_on_disk() {
 }
 
 #[tokio::test]
+async fn sockets_are_never_put_where_somebody_else_decides() {
+    let Some(bench) = bench(None).await else { return };
+    let elsewhere = bench.dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &bench.host.run).unwrap();
+    let refused = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    assert_eq!(refused.to_string(), "cannot make the directory for sockets");
+}
+
+#[tokio::test]
 async fn a_qemu_that_hears_nothing_is_killed_in_the_end() {
     let Some(bench) = bench(None).await else { return };
     let shim = bench.launch().await;
@@ -346,9 +357,9 @@ async fn ping(port: &mut machine::handle::PacketPort) -> Vec<u8> {
     let mut request = Vec::new();
     builder.icmpv4_echo_request(7, 1).write(&mut request, b"hello").unwrap();
     loop {
-        port.send(machine::handle::PacketMessage::Packet(request.clone().into())).await.unwrap();
+        port.send(PortMessage::Packet(request.clone().into())).await.unwrap();
         let heard = timeout(Duration::from_secs(2), port.next()).await;
-        if let Ok(Some(Ok(machine::handle::PacketMessage::Packet(packet)))) = heard
+        if let Ok(Some(Ok(PortMessage::Packet(packet)))) = heard
             && packet[9] == 1
         {
             return packet.to_vec();

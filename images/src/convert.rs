@@ -1,7 +1,14 @@
 //! qcow2 to raw, by `qemu-img` in a process with limits: the file may come from a stranger. It gets the file
 //! as its standard input, so it opens what was judged, with the format named and backing files switched off.
 
-use std::{fs::File, os::unix::fs::MetadataExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
@@ -24,8 +31,12 @@ const MEMORY_KIB: u64 = 1024 * 1024;
 const WITHIN: Duration = Duration::from_secs(4 * 3600);
 /// How often progress and free space are looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// Of what `qemu-img` says, enough for its last words.
+/// Of what `qemu-img` says, enough for its first words.
 const MAX_SAID: u64 = 4096;
+/// What `qemu-img check` says of clusters that nothing refers to, which do no harm.
+const CHECK_LEAKS: i32 = 3;
+/// What a shell says of a program that is not there.
+const NOT_FOUND: i32 = 127;
 
 /// Limits, then the program: `ulimit` in a shell that replaces itself, because limits must be set in the
 /// child before it runs, and doing that without a shell takes unsafe code. Blocks of `-f` are 512 bytes.
@@ -41,12 +52,56 @@ pub(crate) async fn convert(
     virtual_size: u64,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), ImageError> {
-    let blocks = virtual_size.div_ceil(512) + 1;
+    let again = file.try_clone().map_err(io("open the image twice"))?;
+    // Without this, clusters that a truncated file lacks would silently become zeros.
+    let checked = run(again, 0, &["check".as_ref(), SOURCE.as_ref()], to, progress).await?;
+    if !matches!(checked.code, Some(0 | CHECK_LEAKS)) {
+        return Err(ImageError::Convert(checked.because("the qcow2 image is damaged or cut short")));
+    }
+    let args: [&OsStr; 5] = ["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), SOURCE.as_ref(), to.as_ref()];
+    let converted = run(file, virtual_size, &args, to, progress).await?;
+    if converted.code != Some(0) {
+        sparse::room(to.parent().unwrap_or(to), 0)?;
+        return Err(ImageError::Convert(converted.because("qemu-img was stopped by its limits")));
+    }
+    match std::fs::metadata(to).map_err(io("look at the converted image"))?.len() {
+        size if size == virtual_size => Ok(()),
+        size => Err(ImageError::Convert(format!("{size} bytes came out instead of {virtual_size}"))),
+    }
+}
+
+/// How `qemu-img` ended.
+struct Ended {
+    /// `None` = by a signal, such as that of a limit.
+    code: Option<i32>,
+    said: String,
+}
+
+impl Ended {
+    /// The reason for people: the tool's first line, or `otherwise`.
+    fn because(&self, otherwise: &str) -> String {
+        match self.said.lines().next() {
+            _ if self.code == Some(NOT_FOUND) => "qemu-img is not installed; it comes with QEMU".to_owned(),
+            Some(line) => format!("{otherwise}: {line}"),
+            None => otherwise.to_owned(),
+        }
+    }
+}
+
+/// Runs `qemu-img` on `file`, allowed to write files of `writable` bytes.
+async fn run(
+    file: File,
+    writable: u64,
+    args: &[&OsStr],
+    to: &Path,
+    progress: &watch::Sender<Progress>,
+) -> Result<Ended, ImageError> {
+    let blocks = writable.div_ceil(512) + 1;
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT, "sh"])
         .args([CPU_S.to_string(), MEMORY_KIB.to_string(), blocks.to_string()])
-        .args(["qemu-img", "convert", "-O", "raw", SOURCE])
-        .arg(to)
+        .arg("qemu-img")
+        .args(args)
         .stdin(Stdio::from(file))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -55,11 +110,11 @@ pub(crate) async fn convert(
         .map_err(io("start qemu-img"))?;
     let stderr = child.stderr.take();
     let said = tokio::spawn(async move {
+        let Some(mut stderr) = stderr else { return String::new() };
         let mut said = Vec::new();
-        if let Some(stderr) = stderr {
-            // A pipe that breaks loses only words.
-            stderr.take(MAX_SAID).read_to_end(&mut said).await.ok();
-        }
+        // A pipe that breaks loses only words. What is too much is read too, or the tool would stop.
+        (&mut stderr).take(MAX_SAID).read_to_end(&mut said).await.ok();
+        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.ok();
         String::from_utf8_lossy(&said).trim().to_owned()
     });
     let ended = supervise(&mut child, to, progress).await;
@@ -68,36 +123,20 @@ pub(crate) async fn convert(
         child.kill().await.map_err(io("end qemu-img"))?;
     }
     let said = said.await.unwrap_or_default();
-    if ended? {
-        let size = std::fs::metadata(to).map_err(io("look at the converted image"))?.len();
-        return match size == virtual_size {
-            true => Ok(()),
-            false => Err(ImageError::Convert(format!("{size} bytes came out instead of {virtual_size}"))),
-        };
-    }
-    sparse::room(to.parent().unwrap_or(to), 0)?;
-    if said.contains("not found") {
-        return Err(ImageError::Convert("qemu-img is not installed; it comes with QEMU".to_owned()));
-    }
-    Err(ImageError::Convert(if said.is_empty() {
-        "qemu-img was stopped by its limits".to_owned()
-    } else {
-        said
-    }))
+    Ok(Ended { code: ended?.code(), said })
 }
 
-/// Waits for the end, and says whether it was a good one. Fails early when the disk fills: an image of a few
-/// kilobytes may unpack to a terabyte.
+/// Waits for the end. Fails early when the disk fills: an image of a few kilobytes may unpack to a terabyte.
 async fn supervise(
     child: &mut Child,
     to: &Path,
     progress: &watch::Sender<Progress>,
-) -> Result<bool, ImageError> {
+) -> Result<ExitStatus, ImageError> {
     let deadline = Instant::now() + WITHIN;
     loop {
         // Cancel-safe: `wait` may be called again.
         match tokio::time::timeout(LOOK, child.wait()).await {
-            Ok(status) => return Ok(status.map_err(io("wait for qemu-img"))?.success()),
+            Ok(status) => return status.map_err(io("wait for qemu-img")),
             Err(_) if Instant::now() > deadline => {
                 return Err(ImageError::Convert("qemu-img took longer than four hours".to_owned()));
             }

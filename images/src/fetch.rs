@@ -154,10 +154,12 @@ impl Images {
         self.0.facts.send(fact).ok();
     }
 
-    /// Ends a fetch that no holder can help. A full disk gets back what the fetch took of it.
+    /// Ends a fetch that no holder can help. A full disk gets back what the fetch took of it, and content
+    /// of another size than was asked for is of no use.
     async fn abandon(&self, wanted: &Wanted, error: ImageError) -> ImageError {
         let full = error.is_full() || sparse::room(&self.0.dir, 0).is_err();
-        if full && let Err(also) = self.discard(wanted.digest).await {
+        let useless = full || matches!(error, ImageError::Size { .. });
+        if useless && let Err(also) = self.discard(wanted.digest).await {
             tracing::warn!("cannot remove the half of image {}: {also}", wanted.digest);
         }
         match error {

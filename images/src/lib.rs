@@ -37,6 +37,7 @@ pub use error::ImageError;
 pub use fetch::Wanted;
 pub use holders::Holder;
 pub use import::Imported;
+pub use iroh_blobs::ALPN;
 pub use progress::{Progress, Step};
 pub use pull::Download;
 pub use store::Serve;

@@ -135,6 +135,8 @@ impl Content {
     pub(crate) async fn forget(&self, digest: Digest) -> Result<(), ImageError> {
         let sweeps = self.sweeps.lock().await;
         self.store.tags().delete(tag(digest)).await.map_err(failed)?;
+        // The list below shows only what is on the disk.
+        self.settle().await?;
         let mut keep: HashSet<Hash> =
             self.store.blobs().list().hashes().await.map_err(failed)?.into_iter().collect();
         if !keep.remove(&hash(digest)) {

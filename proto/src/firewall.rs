@@ -31,8 +31,9 @@ const BEATS_PER_INTERVAL: u64 = 64;
 const BEATS_IN_HAND: u64 = 1 << 16;
 /// The first heartbeat that is believed of a host: a year at the highest rate.
 const MAX_FIRST_BEAT: u64 = 1 << 32;
-/// Starts of one host that are known at a time. Chitchat forgets a dead one after ten minutes.
-const MAX_GENERATIONS: usize = 8;
+/// Starts of one host that are known at a time. Chitchat forgets a dead one after ten minutes, so an
+/// agent that crashes every half minute stays below.
+const MAX_GENERATIONS: usize = 32;
 /// An id that no frame mentioned for so long is forgotten, well after chitchat forgot it.
 const FORGET_MS: u64 = 30 * 60 * 1000;
 /// Ids in one digest. With more, chitchat's own answer would not fit its frame, and it panics.

@@ -49,6 +49,8 @@ pub const VOTER_SILENT_MS: u64 = 10 * 60 * 1000;
 pub const BACK_OFF_FIRST_MS: u64 = 1000;
 /// Longest pause between two tries: a user who repaired something waits no longer than this.
 pub const BACK_OFF_LAST_MS: u64 = 60_000;
+/// Longest pause before the coordinator is asked again: an election takes about as long.
+pub const ASK_AGAIN_MS: u64 = 4_000;
 /// A run of this length forgets the failures before it.
 pub const STEADY_AFTER_MS: u64 = 10 * 60 * 1000;
 /// Failures in a row after which a machine is shown as failed, although tries go on.

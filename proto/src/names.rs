@@ -12,7 +12,7 @@
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -173,12 +173,12 @@ pub fn labels(sessions: &BTreeMap<SessionId, SessionEntry>) -> BTreeMap<String, 
     by_age.sort_by_key(|(id, session)| (session.stamp, **id));
     let mut labels = BTreeMap::new();
     for (id, session) in by_age {
-        let hex = id.to_string();
-        let spellings = [0, 4, 8, 32].map(|digits| match digits {
+        let spellings = [0, 4, 8, 32].into_iter().map(|digits| match digits {
             0 => session.name.to_string(),
-            _ => format!("{}-{}", session.name, &hex[..digits]),
+            _ => format!("{}-{}", session.name, &id.to_string()[..digits]),
         });
-        if let Some(free) = spellings.into_iter().find(|label| !labels.contains_key(label)) {
+        let mut spellings = spellings.filter(|label| !labels.contains_key(label));
+        if let Some(free) = spellings.next() {
             labels.insert(free, *id);
         }
     }
@@ -213,14 +213,13 @@ struct Found<'a> {
 }
 
 fn find_session<'a>(zone: &'a Zone, view: View, label: &str) -> Option<Found<'a>> {
-    let labels = labels(&zone.sessions);
-    let by_label = labels.get(label).copied();
+    let by_label = || labels(&zone.sessions).get(label).copied();
     let id = match view {
-        View::Host => by_label?,
+        View::Host => by_label()?,
         // Its guests know a session by its own name, whoever else has that name outside.
         View::Guest(own) => {
             let session = zone.sessions.get(&own).filter(|session| !session.ended)?;
-            (by_label == Some(own) || session.name.as_str() == label).then_some(own)?
+            (session.name.as_str() == label || by_label() == Some(own)).then_some(own)?
         }
     };
     Some(Found { zone, view, id, label: label.to_owned(), directory: &zone.sessions.get(&id)?.directory })
@@ -307,7 +306,8 @@ impl Found<'_> {
 fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Answer {
     // Of two hosts with one name the lower id keeps it; certificates make that rare.
     match zone.hosts.values().find(|host| host.name.as_str() == label) {
-        Some(host) => of_kind(host.addresses.iter().copied(), kind),
+        // One address is often there with several ports.
+        Some(host) => of_kind(host.addresses.iter().copied().collect::<BTreeSet<_>>(), kind),
         None => Answer::NoName,
     }
 }

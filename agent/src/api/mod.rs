@@ -14,7 +14,7 @@ use tokio::{net::UnixListener, sync::watch, time};
 use crate::app::App;
 
 #[cfg(test)]
-pub use routes::{events_body, steps, upgrade};
+pub use routes::{events_body, finish, steps, upgrade};
 pub use socket::{connect, listen};
 
 /// The protocol name of an upgraded connection: raw bytes both ways.

@@ -39,41 +39,41 @@ const TELLING: usize = 16;
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(|State(app): App_| answer(async move { app.status().await })))
-        .route("/v1/join", post(|State(app): App_, Body_(join)| answer(async move { app.join(join).await })))
+        .route("/v1/join", post(|State(app): App_, Body_(join)| finish(async move { app.join(join).await })))
         .route("/v1/hosts", get(|State(app): App_| answer(async move { app.hosts().await })))
         .route("/v1/sessions", get(|State(app): App_| answer(async move { app.sessions().await })))
         .route("/v1/sessions/plan", post(|app: App_, body: Body_<api::Wanted>| answer(plan(app, body))))
-        .route("/v1/sessions/up", post(|app: App_, body: Body_<api::Wanted>| answer(up(app, body))))
+        .route("/v1/sessions/up", post(|app: App_, body: Body_<api::Wanted>| finish(up(app, body))))
         .route("/v1/session", get(|app: App_, of: OfSession| answer(session_status(app, of))))
         .route("/v1/session/up", get(|app: App_, of: OfSession| answer(up_progress(app, of))))
         .route(
             "/v1/session/down",
             get(|app: App_, of: OfId| answer(down_progress(app, of)))
-                .post(|app: App_, of: OfSession| answer(down(app, of))),
+                .post(|app: App_, of: OfSession| finish(down(app, of))),
         )
         .route("/v1/machines", get(|State(app): App_| answer(async move { app.machines().await })))
-        .route("/v1/machine/start", post(|app: App_, of: OfMachine| answer(wish(app, of, true))))
-        .route("/v1/machine/stop", post(|app: App_, of: OfMachine| answer(wish(app, of, false))))
+        .route("/v1/machine/start", post(|app: App_, of: OfMachine| finish(wish(app, of, true))))
+        .route("/v1/machine/stop", post(|app: App_, of: OfMachine| finish(wish(app, of, false))))
         .route("/v1/machine/ssh", get(|app: App_, of: OfMachine| answer(ssh_access(app, of))))
         .route("/v1/machine/dial", get(dial))
         .route("/v1/machine/console", get(console))
         .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
-        .route("/v1/service/open", post(|app: App_, body: Body_<_>| answer(service_open(app, body))))
+        .route("/v1/service/open", post(|app: App_, body: Body_<_>| finish(service_open(app, body))))
         .route("/v1/images", get(|State(app): App_| answer(async move { app.images().await })))
         .route("/v1/image/import", post(image_import))
         .route("/v1/image/pull", post(image_pull))
         .route(
             "/v1/image/remove",
-            post(|State(app): App_, Body_(image)| answer(async move { app.image_remove(image).await })),
+            post(|State(app): App_, Body_(image)| finish(async move { app.image_remove(image).await })),
         )
         .route("/v1/tokens", get(|State(app): App_| answer(async move { app.tokens().await })))
         .route(
             "/v1/token/create",
-            post(|State(app): App_, Body_(create)| answer(async move { app.token_create(create).await })),
+            post(|State(app): App_, Body_(create)| finish(async move { app.token_create(create).await })),
         )
         .route(
             "/v1/token/revoke",
-            post(|State(app): App_, Body_(token)| answer(async move { app.token_revoke(token).await })),
+            post(|State(app): App_, Body_(token)| finish(async move { app.token_revoke(token).await })),
         )
         .route("/v1/doctor", get(|State(app): App_| answer(async move { app.doctor().await })))
         .route("/v1/events", get(events))
@@ -146,6 +146,18 @@ async fn answer<T: Serialize>(done: impl Future<Output = Result<T, Error>>) -> R
         Ok(body) => Json(body).into_response(),
         Err(error) => refusal(error),
     }
+}
+
+/// Answers what changes something. It goes on to its end also when the client goes away: nothing is
+/// left half done because of a Ctrl-C.
+pub async fn finish<T: Serialize + Send + 'static>(
+    done: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Response {
+    let ended = tokio::spawn(done).await;
+    answer(async {
+        ended.unwrap_or_else(|error| Err(Error::new(Kind::Failed, "the agent stumbled").because(error)))
+    })
+    .await
 }
 
 fn refusal(error: Error) -> Response {

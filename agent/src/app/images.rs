@@ -1,16 +1,21 @@
 //! Images as people name them. Import and pull end when every member that is up knows the name, so
 //! that a session can be planned on any of them.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use proto::{
-    id::{Digest, HostId},
+    id::{Digest, HostId, hex},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Request},
     },
 };
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, App, Telling};
 use crate::session::{actions::words, inventory};
@@ -52,42 +57,38 @@ impl App {
         rows
     }
 
-    /// Refuses a name that other content has, wherever in the mesh that content is.
-    fn check_name(&self, name: &str, replace: bool) -> Answer<()> {
-        let taken =
-            inventory::images(self.hub()).into_iter().find(|image| image.names.iter().any(|n| n == name));
-        match taken {
-            Some(image) if !replace && !image.holders.contains(&self.hub().me()) => {
-                let holders: Vec<String> = image.holders.iter().map(|host| self.name(*host)).collect();
-                Err(Error::new(Kind::Refused, format!("the name {name} is taken"))
-                    .because(format!("{} has it for {}", holders.join(", "), image.facts.digest.short()))
-                    .next("choose another name, or add --replace"))
-            }
-            _ => Ok(()),
-        }
+    /// Gathers what the name means elsewhere in the mesh, so that it is not given twice by accident.
+    fn giving(&self, name: &str, replace: bool) -> images::Giving {
+        let elsewhere = inventory::given(self.hub(), name);
+        images::Giving { name: name.to_owned(), replace, elsewhere, now: self.deps().mesh.now() }
     }
 
     /// Takes a file of this host as an image; done when every up member knows its name.
     pub async fn image_import(&self, import: api::ImageImport, telling: Telling) -> Answer<api::ImageRow> {
         let what = format!("{} was not imported", import.path);
         let (progress, seen) = watch::channel(images::Progress::default());
-        let relay = tokio::spawn(tell(seen, telling));
-        let name = import.name.clone();
-        let path = std::path::PathBuf::from(&import.path);
-        let done = self.deps().images.import(&path, &name, import.replace, progress).await;
-        relay.abort();
+        let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
+        let giving = self.giving(&import.name, import.replace);
+        let path = Path::new(&import.path);
+        let done = self.deps().images.import(path, giving, std::env::consts::ARCH, &progress).await;
         let image = done.map_err(|error| image_error(what, &error))?;
-        self.announce(&name, image.digest).await
+        self.announce(&import.name, image.digest).await
     }
 
     /// Downloads an image; done when every up member knows its name.
     pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> Answer<api::ImageRow> {
         let what = format!("{} was not pulled", pull.url);
-        self.check_name(&pull.name, pull.replace)?;
+        let sha256 = hex::parse(&pull.sha256).map_err(|error| {
+            Error::new(Kind::Usage, what.clone())
+                .because(error)
+                .next("copy the SHA-256 from where the image is published")
+        })?;
         let (progress, seen) = watch::channel(images::Progress::default());
-        let relay = tokio::spawn(tell(seen, telling));
-        let done = self.deps().images.pull(&pull.url, &pull.sha256, &pull.name, pull.replace, progress).await;
-        relay.abort();
+        let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
+        let arch = std::env::consts::ARCH.to_owned();
+        let download = images::Download { url: pull.url.clone(), sha256, arch };
+        let giving = self.giving(&pull.name, pull.replace);
+        let done = self.deps().images.pull(&download, giving, &progress).await;
         let image = done.map_err(|error| image_error(what, &error))?;
         self.announce(&pull.name, image.digest).await
     }
@@ -143,7 +144,8 @@ impl App {
                     .next(format!("agent session down {}", share.name)));
             }
         }
-        let removed = self.deps().images.remove(found.digest).await;
+        let in_use = BTreeSet::new(); // looked at above, with the machine's name
+        let removed = self.deps().images.remove(found.digest, &in_use).await;
         removed.map_err(|error| image_error(what, &error))?;
         Ok(image)
     }
@@ -153,7 +155,15 @@ impl App {
 async fn tell(mut seen: watch::Receiver<images::Progress>, telling: Telling) {
     while seen.changed().await.is_ok() {
         let now = seen.borrow_and_update().clone();
-        let step = api::Progress { stage: now.stage.to_string(), done: now.done, total: now.total };
+        let stage = match now.step {
+            images::Step::Waiting => "waiting".to_owned(),
+            images::Step::Downloading => "downloading".to_owned(),
+            images::Step::Converting => "converting".to_owned(),
+            images::Step::Copying => "copying".to_owned(),
+            images::Step::Checking => "checking".to_owned(),
+            images::Step::Fetching(host) => format!("fetching from {host}"),
+        };
+        let step = api::Progress { stage, done: now.done, total: now.total };
         if telling.try_send(step).is_err() && telling.is_closed() {
             return;
         }

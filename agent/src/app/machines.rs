@@ -3,7 +3,6 @@
 use proto::{
     id::{MachineName, Name, SessionId},
     session::{MachineEntry, Share, slice},
-    topology::Probe,
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Request},
@@ -54,7 +53,8 @@ impl App {
     /// Gives what ssh needs to enter a machine.
     pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> Answer<api::SshAccess> {
         let (share, entry) = self.find(session, &machine)?;
-        let host_key = slice::host_key_seed(&share.ssh_seed, &machine);
+        let host_key =
+            openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
         Ok(api::SshAccess {
             session: share.name.to_string(),
             session_id: session,
@@ -62,7 +62,7 @@ impl App {
             user: entry.user.as_ref().map_or_else(|| "root".to_owned(), Name::to_string),
             port: 22,
             seed: data_encoding::HEXLOWER.encode(&share.ssh_seed),
-            host_key: openssh::public_line(&host_key),
+            host_key,
         })
     }
 
@@ -148,8 +148,7 @@ impl App {
         let opened = self.inner.forwards.open(session, open.group.as_str(), [*port]).await;
         let opened = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
         let here = opened[port];
-        let spoken = group.checks.get(service);
-        let scheme = if matches!(spoken, Some(Probe::Http(_))) { "http" } else { "tcp" };
+        let scheme = if group.http.contains(service) { "http" } else { "tcp" };
         let url = format!("{scheme}://{here}");
         Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
     }

@@ -10,7 +10,7 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::session::actions::words;
+use crate::{doctor, session::actions::words};
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
@@ -173,7 +173,22 @@ impl App {
 
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
     pub async fn doctor(&self) -> Answer<api::Checks> {
-        Ok(api::Checks { checks: crate::doctor::running(self.deps(), self.inner.dns) })
+        let reach = self.deps().mesh.reach().borrow().clone();
+        let hosts = self.host_rows();
+        let qemu = self.deps().qemu.borrow().clone();
+        let inside = doctor::Inside {
+            qemu: qemu.map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            dns: self.inner.dns,
+            serves: self.deps().mesh.relay().map(|offer| offer.url),
+            relays: reach.relays,
+            down: hosts
+                .iter()
+                .filter(|row| row.state == MemberState::Down)
+                .map(|row| row.name.clone())
+                .collect(),
+            members: hosts.len(),
+        };
+        Ok(api::Checks { checks: doctor::judge(&inside) })
     }
 }
 

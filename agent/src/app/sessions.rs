@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, Guard, MachineReport, Phase, Proposal, Share, State},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
     topology::Intent,
     trust::{Genesis, Statement},
     wire::{
@@ -20,8 +20,10 @@ use proto::{
 };
 
 use super::{Answer, App, refused};
-use crate::session::requests;
+use crate::session::{actions::words, requests};
 
+/// A single voter leads after one write to its disk.
+const LED: Duration = Duration::from_secs(5);
 /// How long a host may take to say what its own `session status` shows.
 const VIEW: Duration = Duration::from_secs(3);
 
@@ -123,11 +125,15 @@ impl App {
         };
         let failed =
             |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let group = self.hub().open_group(session).await.map_err(|error| failed(error.to_string()))?;
+        let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
         let stamp = self.deps().mesh.now();
         let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
         let written = async {
-            group.init().await.map_err(|error| failed(error.to_string()))?;
+            group.init().await.map_err(|error| failed(words(&error)))?;
+            // The only voter elects itself at once.
+            let mut lead = group.lead();
+            let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
+            led.map_err(|_| failed("its only voter does not lead it".into()))?.ok();
             for command in [create, Command::Apply { intent, plan }] {
                 requests::write(self.hub(), session, command)
                     .await
@@ -278,7 +284,7 @@ impl App {
             .values()
             .flat_map(|group| &group.machines)
             .any(|entry| !members.is_up(entry.host));
-        if phases.is_empty() || all(&[Phase::Ready, Phase::Stopped]) {
+        if all(&[Phase::Ready, Phase::Stopped]) {
             SessionState::Healthy
         } else if host_away || phases.contains(&Some(Phase::Failed)) || phases.contains(&Some(Phase::Paused))
         {
@@ -378,7 +384,8 @@ impl App {
             Err(Refusal::UnknownSession | Refusal::NoQuorum | Refusal::NotCoordinator { .. }) => {}
             Err(refusal) => return Err(refused("the session's end cannot be followed", refusal)),
         }
-        let gone = remaining.is_empty() && self.forgotten_everywhere(session).await;
+        let only_away = remaining.iter().all(|left| away.contains(&left.host));
+        let gone = only_away && (!remaining.is_empty() || self.forgotten_everywhere(session).await);
         Ok(api::DownProgress { id: session, name, gone, remaining, away: away.into_iter().collect() })
     }
 
@@ -407,13 +414,6 @@ impl App {
 /// What a person should know before saying yes.
 fn notes(proposal: &Proposal) -> Vec<String> {
     let mut notes = Vec::new();
-    let placements = proposal.plan.iter().flat_map(|plan| &plan.placements);
-    if placements.clone().any(|placement| placement.guard == Guard::Hold) {
-        notes.push(
-            "every machine behaves as failover = \"hold\" in this version: when its host dies it waits for that host"
-                .to_owned(),
-        );
-    }
     if proposal.changes.iter().any(|change| change.action == ChangeAction::Create) {
         notes.push("machines reach their own session only (egress: none in this version)".to_owned());
     }

@@ -1,6 +1,6 @@
 //! `agent doctor`: what is missing here and the command that mends it.
 
-use proto::wire::api::{Check, CheckState, Checks, Error, Kind};
+use proto::wire::api::{Check, CheckState, Checks, Error, Hosts, Kind};
 
 use super::{Cx, Done, config, error::Exit, ui::table};
 use crate::doctor;
@@ -23,6 +23,9 @@ pub async fn run(cx: &Cx, Args {}: Args) -> Done {
         checks.push(Check { name: "settings".into(), state: CheckState::Missing, what, mend: error.next });
     }
     if running {
+        if let Ok(hosts) = cx.client.get::<Hosts>("/v1/hosts").await {
+            checks.extend(doctor::relays(&hosts.hosts).await);
+        }
         match cx.client.get::<Checks>("/v1/doctor").await {
             // What the daemon proved counts more than what was guessed from outside.
             Ok(proved) => {

@@ -36,15 +36,19 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         return Err(Error::new(Kind::Failed, format!("{name} stays")).because("you said no"));
     }
     let path = format!("/v1/session/down?session={}", status.id);
-    let first: DownProgress = cx.client.post(&path, &()).await?;
-    // Cancel-safe: the end is committed, watching changes nothing.
+    // Cancel-safe: the agent carries the request to its end by itself, and watching changes nothing.
     tokio::select! {
-        done = watch(cx, first, &path, args.timeout) => done,
+        done = end(cx, &path, args.timeout) => done,
         _ = tokio::signal::ctrl_c() => {
             cx.ui.say(&format!("\n{name} goes on ending without this terminal\nhint: agent session list"));
             Ok(Exit::INTERRUPTED)
         }
     }
+}
+
+async fn end(cx: &Cx, path: &str, within: Duration) -> Done {
+    let first: DownProgress = cx.client.post(path, &()).await?;
+    watch(cx, first, path, within).await
 }
 
 async fn watch(cx: &Cx, mut progress: DownProgress, path: &str, within: Duration) -> Done {
@@ -54,7 +58,9 @@ async fn watch(cx: &Cx, mut progress: DownProgress, path: &str, within: Duration
         moving.set(format!("{}: {}", progress.name, what_is_left(&progress)));
         ticks.tick().await;
         if let Ok(answer) = time::timeout_at(start + within, cx.client.get(path)).await {
-            progress = answer?;
+            // Once it is forgotten, only its id is left of it.
+            let name = progress.name;
+            progress = DownProgress { name, ..answer? };
         }
     }
     drop(moving);

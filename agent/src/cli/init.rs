@@ -6,7 +6,7 @@ use proto::{
 };
 
 use super::{Cx, Done, error::Exit, value};
-use crate::app;
+use crate::daemon;
 
 /// Make a new mesh with this computer as its first host
 ///
@@ -32,7 +32,7 @@ pub fn run(cx: &Cx, args: Args) -> Done {
             .because("the hostname cannot be used as one")
             .next("agent init --name nas")
     })?;
-    let made = app::init(&cx.data, name, args.mesh, args.tags.into_iter().collect())?;
+    let made = daemon::init(&cx.data, name, args.mesh, args.tags.into_iter().collect())?;
     cx.ui.show(&made, |made, _| in_words(made));
     cx.ui.say("hint: agent run    then, on each other computer, what `agent token create` prints");
     Ok(Exit::WELL)

@@ -16,7 +16,6 @@ use proto::{
 };
 
 use super::error;
-use crate::app;
 
 /// Why there is no intent.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ const MAX_KEY_BYTES: usize = 64 * 1024;
 /// Reads `path` and what it names; paths in it are relative to its own directory.
 pub fn read(path: &Path) -> Result<Intent, Wrong> {
     let text = read_text(path, MAX_TOPOLOGY_BYTES)?;
-    let (topology, mistakes) = app::parse_topology(&text);
+    let (topology, mistakes) = proto::topology::parse(&text);
     let Some(topology) = topology.filter(|_| mistakes.is_empty()) else {
         return Err(Wrong::Mistakes(mistakes));
     };

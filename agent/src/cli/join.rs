@@ -8,7 +8,7 @@ use proto::{
 };
 
 use super::{Cx, Done, error::Exit, value};
-use crate::app;
+use crate::daemon;
 
 /// Join the mesh that a token is of
 ///
@@ -31,7 +31,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let joined: Joined = if cx.client.is_running().await {
         cx.client.post("/v1/join", &request).await?
     } else {
-        app::join(&cx.data, request).await?
+        daemon::join(&cx.data, request).await?
     };
     cx.ui.show(&joined, |joined, _| {
         let by = joined.by.as_ref().map(|by| format!(", let in by {by}")).unwrap_or_default();

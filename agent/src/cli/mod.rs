@@ -27,17 +27,14 @@ mod token;
 mod ui;
 mod up;
 mod value;
+pub use value::hostname;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use proto::wire::api::{Error, Kind};
 
-use crate::{app, client::Client, data::DataDir};
+use crate::{client::Client, data::DataDir};
 use error::Exit;
 use ui::Ui;
 
@@ -104,12 +101,6 @@ enum Noun {
     Config(config::Verb),
     Events(events::Args),
     Doctor(doctor::Args),
-    /// Be the parent of one machine
-    #[command(hide = true)]
-    Shim {
-        /// The machine's directory
-        dir: PathBuf,
-    },
 }
 
 /// What every verb works with.
@@ -131,7 +122,6 @@ pub fn main() -> ExitCode {
     };
     let ui = Ui::new(cli.json);
     let done = match (DataDir::choose(cli.data_dir.as_deref()), &cli.noun) {
-        (_, Noun::Shim { dir }) => app::shim(dir).map(|()| Exit::WELL),
         (Ok(data), _) => start(Cx { client: Client::new(data.socket()), ui: ui.clone(), data }, cli.noun),
         (Err(error), _) => Err(Error::new(Kind::Failed, "no data directory can be chosen")
             .because(error)
@@ -172,6 +162,5 @@ async fn dispatch(cx: &Cx, noun: Noun) -> Done {
         Noun::Config(verb) => config::run(cx, verb),
         Noun::Events(args) => events::run(cx, args).await,
         Noun::Doctor(args) => doctor::run(cx, args).await,
-        Noun::Shim { dir } => app::shim(Path::new(&dir)).map(|()| Exit::WELL),
     }
 }

@@ -3,7 +3,7 @@
 use proto::id::Name;
 
 use super::{Cx, Done, config, error::Exit, join};
-use crate::app;
+use crate::daemon;
 
 /// Run the agent of this host in the foreground
 ///
@@ -27,6 +27,6 @@ pub struct Args {
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let (config, _) = config::load(&cx.data, args.set)?;
     let join = args.join.map(|token| join::request(&token, args.name)).transpose()?;
-    app::run(app::Run { data: cx.data.clone(), config, join }).await?;
+    daemon::run(daemon::Run { data: cx.data.clone(), config, join }).await?;
     Ok(Exit::WELL)
 }

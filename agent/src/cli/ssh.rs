@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{Cx, Done, error::Exit};
-use crate::{client::quoted, openssh};
+use crate::{client::quoted, machine::openssh};
 
 /// Enter a machine, or run a command in it
 ///
@@ -123,6 +123,8 @@ fn options(place: &Path, way: &str, access: &SshAccess) -> Vec<OsString> {
         set("PasswordAuthentication", &"no").into(),
         set("KbdInteractiveAuthentication", &"no").into(),
         set("LogLevel", &"ERROR").into(),
+        // A host that went away is noticed within a minute.
+        set("ServerAliveInterval", &"15").into(),
         set("User", &access.user).into(),
     ]
     .concat()
@@ -148,7 +150,7 @@ impl Place {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place.0.join(name));
             file.and_then(|mut file| file.write_all(text.as_bytes()))
         };
-        write("key", openssh::private(seed, &access.session))?;
+        write("key", openssh::private_file(seed, &access.session))?;
         write("known_hosts", format!("{} {}\n", alias(access), access.host_key))?;
         Ok(place)
     }

@@ -191,7 +191,6 @@ fn the_contract_s_lines_are_understood() {
         "config show",
         "events --json-lines --since 5 --follow",
         "doctor",
-        "shim /data/sessions/x/web-1",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
@@ -868,6 +867,19 @@ fn services_are_named_by_group_session_and_service() {
     for wrong in ["web", "web.", ".shop", "Web.shop", "web.shop/"] {
         assert_eq!(service::parse(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
     }
+}
+
+#[test]
+fn secrets_are_not_in_debug_text() {
+    let join = JoinRequest { token: "hush".into(), name: None };
+    let made = TokenCreated {
+        id: "3f".into(),
+        token: "hush".into(),
+        expires: String::new(),
+        uses: 1,
+        addresses: Vec::new(),
+    };
+    assert!(!format!("{join:?} {made:?}").contains("hush"));
 }
 
 #[test]

@@ -139,7 +139,11 @@ impl Drop for Moving {
 
 /// Sends the program's log to stderr: the daemon's always, a command's when `AGENT_LOG` asks.
 pub fn log(daemon: bool) {
-    let default = if daemon { "info,iroh=warn,libp2p=warn,openraft=warn,chitchat=warn" } else { "off" };
+    let default = if daemon {
+        "info,iroh=warn,libp2p=warn,openraft=error,chitchat=warn,hickory_server=warn"
+    } else {
+        "off"
+    };
     let wanted = std::env::var("AGENT_LOG").unwrap_or_else(|_| default.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(&wanted)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

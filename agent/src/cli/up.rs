@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use proto::{
     session::Phase,
-    wire::api::{Error, Kind, MachineRow, UpAnswer, UpProgress},
+    wire::api::{Error, Kind, MachineRow, UpAnswer, UpProgress, Wanted},
 };
 use tokio::time::{self, Instant};
 
@@ -63,6 +63,18 @@ pub struct Args {
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let mut wanted = plan::read(cx, &args.file)?;
     wanted.index = args.index;
+    let name = wanted.topology.session.clone();
+    // Cancel-safe: the agent carries a request to its end by itself, and watching changes nothing.
+    tokio::select! {
+        done = commit(cx, wanted, &args) => done,
+        _ = tokio::signal::ctrl_c() => {
+            cx.ui.say(&format!("\n{name} goes on without this terminal\nhint: agent session status {name}"));
+            Ok(Exit::INTERRUPTED)
+        }
+    }
+}
+
+async fn commit(cx: &Cx, wanted: Wanted, args: &Args) -> Done {
     let answer: UpAnswer = cx.client.post("/v1/sessions/up", &wanted).await?;
     if let Some(error) = plan::obstacles(&answer.plan) {
         cx.ui.show(&answer.plan, plan::in_words);
@@ -78,22 +90,15 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         cx.ui.show(&answer, |_, _| String::new());
         return Ok(Exit::WELL);
     }
-    let (name, id) = (answer.plan.session, id.to_string());
-    // Cancel-safe: watching changes nothing, so it can end anywhere.
-    tokio::select! {
-        done = watch(cx, &name, &id, &args) => done,
-        _ = tokio::signal::ctrl_c() => {
-            cx.ui.say(&format!("\n{name} goes on without this terminal\nhint: agent session status {name}"));
-            Ok(Exit::INTERRUPTED)
-        }
-    }
+    let committed = answer.generation.unwrap_or(0);
+    watch(cx, &answer.plan.session, &id.to_string(), committed, args).await
 }
 
 fn said(generation: Option<u64>) -> String {
     generation.map_or_else(|| "the plan".to_owned(), |generation| format!("plan {generation}"))
 }
 
-async fn watch(cx: &Cx, name: &str, id: &str, args: &Args) -> Done {
+async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Done {
     let path = format!("/v1/session/up?session={}", quoted(id));
     let (moving, start) = (cx.ui.moving(), Instant::now());
     let mut seen = Seen::default();
@@ -108,7 +113,12 @@ async fn watch(cx: &Cx, name: &str, id: &str, args: &Args) -> Done {
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
-        let verdict = seen.last.as_ref().map_or(Verdict::Going, |progress| judge(progress, args.wait));
+        let verdict = match &seen.last {
+            // This host still shows the plan before the one that was committed.
+            Some(progress) if progress.status.generation < committed => Verdict::Going,
+            Some(progress) => judge(progress, args.wait),
+            None => Verdict::Going,
+        };
         let stuck = matches!(verdict, Verdict::Stuck) && seen.stuck_for(Instant::now()) >= STUCK_AFTER;
         let late = start.elapsed() >= args.timeout;
         if verdict != Verdict::Done && !stuck && !late {
@@ -245,3 +255,6 @@ pub(super) fn what_lacks(progress: &UpProgress) -> String {
     }
     lacks.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

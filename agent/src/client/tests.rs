@@ -197,6 +197,32 @@ async fn a_client_that_goes_away_ends_its_long_request() {
 }
 
 #[tokio::test]
+async fn a_change_is_carried_to_its_end_without_its_client() {
+    let (_dir, socket) = place();
+    let (begun, begins) = oneshot::channel::<()>();
+    let (go, went) = oneshot::channel::<()>();
+    let (done, ends) = oneshot::channel::<()>();
+    let slot = std::sync::Arc::new(std::sync::Mutex::new(Some((begun, went, done))));
+    let change = move || async move {
+        let (begun, went, done) = slot.lock().unwrap().take().expect("asked once");
+        api::finish(async move {
+            begun.send(()).map_err(|()| Error::new(Kind::Failed, "the test is gone"))?;
+            went.await.map_err(|error| Error::new(Kind::Failed, error.to_string()))?;
+            done.send(()).map_err(|()| Error::new(Kind::Failed, "the test is gone"))?;
+            Ok(Named { id: "shop".into() })
+        })
+        .await
+    };
+    let client = serve(&socket, Router::new().route("/v1/change", post(change)));
+    let asking = tokio::spawn(async move { client.post::<Named>("/v1/change", &()).await });
+    timeout(SOON, begins).await.unwrap().unwrap();
+    asking.abort();
+    assert!(asking.await.is_err());
+    go.send(()).unwrap();
+    timeout(SOON, ends).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_server_stops_although_somebody_follows() {
     let (dir, socket) = place();
     let (log, _recorder) = facts::open(&dir.path().join("facts"), &"nas".parse().unwrap()).unwrap();

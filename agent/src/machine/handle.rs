@@ -4,7 +4,7 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use mesh::link::{PortCodec, PortMessage};
+use mesh::link::PortCodec;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::UnixStream,
@@ -33,8 +33,6 @@ const AFTER_STOP: Duration = Duration::from_secs(12);
 
 /// A machine's packet port: packets and DNS in both directions.
 pub type PacketPort = Framed<UnixStream, PortCodec>;
-/// What goes through a packet port.
-pub type PacketMessage = PortMessage;
 
 /// A shim and its machine.
 #[derive(Clone)]

@@ -5,12 +5,13 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use proto::session::Accelerator;
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     process::{Child, Command},
@@ -22,6 +23,7 @@ use super::{
     disk::{self, DiskError},
     handle::{self, Shim},
     process,
+    qemu::QemuFacts,
     record::{self, Launch, Paths, ShimStatus},
     seed,
 };
@@ -91,26 +93,57 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     private(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
     private(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
-    let lock = try_lock(&paths).map_err(|error| LaunchError::Io("lock the machine's directory", error))?;
-    let lock = lock.ok_or(LaunchError::Running)?;
+    let lock = lock_dead(&paths).await?;
     bury(&paths).await?;
+    let boot = process::boot().map_err(|error| LaunchError::Io("read the boot id", error))?;
+    let before = record::load(&paths.launch())
+        .map_err(|error| LaunchError::Io("read the intent of the last start", error))?;
+    let last = record::load(&paths.status())
+        .map_err(|error| LaunchError::Io("read what became of the last start", error))?;
+    let qemu = trusted(intent.qemu.clone(), &boot, before.as_ref(), last.as_ref());
     // From here on the file speaks of this start only.
     forget(&paths.status()).map_err(|error| LaunchError::Io("forget the last start", error))?;
     drop(lock);
     if !intent.base.is_file() {
         return Err(LaunchError::NoImage(intent.base.clone()));
     }
-    disks(&paths, intent).await?;
-    let boot = process::boot().map_err(|error| LaunchError::Io("read the boot id", error))?;
-    let intent = Launch { boot, ..intent.clone() };
+    disks(&paths, intent, before.as_ref()).await?;
+    let intent = Launch { boot, qemu, ..intent.clone() };
     record::store(&paths.launch(), &intent).map_err(|error| LaunchError::Io("write the intent", error))?;
     let child = spawn(host, &paths).map_err(|error| LaunchError::Io("start the shim", error))?;
     started(paths, &intent, child).await
 }
 
-async fn disks(paths: &Paths, intent: &Launch) -> Result<(), LaunchError> {
-    let before: Option<Launch> = record::load(&paths.launch())
-        .map_err(|error| LaunchError::Io("read the intent of the last start", error))?;
+/// Takes the lock of a machine that does not run. A shim that has written its ending needs a moment more.
+async fn lock_dead(paths: &Paths) -> Result<File, LaunchError> {
+    let wrong = |error| LaunchError::Io("lock the machine's directory", error);
+    let deadline = Instant::now() + FIND;
+    loop {
+        if let Some(lock) = try_lock(paths).map_err(wrong)? {
+            return Ok(lock);
+        }
+        let last = record::load::<ShimStatus>(&paths.status()).map_err(wrong)?;
+        if last.is_none_or(|last| last.ended.is_none()) || Instant::now() >= deadline {
+            return Err(LaunchError::Running);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Gives the QEMU facts to start with: without hardware acceleration once this machine has shown no sign
+/// of life under it, until the host is started again.
+fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&ShimStatus>) -> QemuFacts {
+    const SILENT: &str = "this machine showed no sign of life under hardware acceleration";
+    let doubted = last.and_then(|last| last.ended.as_ref()).is_some_and(|end| end.accelerator_doubted);
+    let same_boot = before.is_some_and(|before| before.boot == boot);
+    let gave_up = before.is_some_and(|before| before.qemu.refused.as_deref() == Some(SILENT));
+    if qemu.accelerator == Accelerator::Kvm && same_boot && (doubted || gave_up) {
+        return qemu.translated(SILENT);
+    }
+    qemu
+}
+
+async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
     if !paths.disk().exists() {
         let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
@@ -282,6 +315,54 @@ fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a directory for its owner only. Below /tmp somebody else could have made it first.
 fn private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let found = fs::symlink_metadata(dir)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        let because = format!("{} belongs to somebody else", dir.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, because));
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::sample, *};
+    use crate::machine::{process::Process, record::Ending};
+
+    fn check(doubted: bool, before: Accelerator, boot: &str) -> Accelerator {
+        let mut before_launch = sample();
+        let kvm = QemuFacts { accelerator: Accelerator::Kvm, ..before_launch.qemu.clone() };
+        before_launch.qemu = match before {
+            Accelerator::Kvm => kvm.clone(),
+            // As this very function left it.
+            Accelerator::Tcg => trusted(kvm.clone(), "b", Some(&before_launch), Some(&status(true))),
+        };
+        trusted(kvm, boot, Some(&before_launch), Some(&status(doubted))).accelerator
+    }
+
+    fn status(accelerator_doubted: bool) -> ShimStatus {
+        let launch = sample();
+        let ending = Ending { reason: String::new(), clean: false, asked: false, accelerator_doubted };
+        ShimStatus {
+            session: launch.session,
+            machine: launch.spec.machine,
+            epoch: launch.spec.epoch,
+            shim: Process { pid: 1, start: 1, boot: "b".into() },
+            qemu: None,
+            since: None,
+            booted: false,
+            ended: Some(ending),
+        }
+    }
+
+    #[test]
+    fn a_machine_that_was_silent_under_hardware_acceleration_is_translated_until_the_host_restarts() {
+        use Accelerator::{Kvm, Tcg};
+        assert_eq!(check(false, Kvm, "b"), Kvm);
+        assert_eq!(check(true, Kvm, "b"), Tcg);
+        assert_eq!(check(false, Tcg, "b"), Tcg, "also at the start after the next");
+        assert_eq!(check(true, Tcg, "another boot"), Kvm);
+    }
 }

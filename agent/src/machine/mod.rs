@@ -27,9 +27,9 @@ pub mod stop;
 pub mod wire;
 
 pub use handle::Shim;
-pub use launch::{Host, LaunchError, adopt, last, launch, remove};
+pub use launch::{Host, adopt, last, launch, remove};
 pub use qemu::QemuFacts;
-pub use record::{Ending, Launch, Paths, ShimStatus};
+pub use record::{Launch, Paths, ShimStatus};
 
 #[cfg(test)]
 mod tests;

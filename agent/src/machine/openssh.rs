@@ -3,10 +3,11 @@
 
 use data_encoding::BASE64;
 use ed25519_dalek::SigningKey;
+use proto::session::slice;
 
 /// Gives the public key as one `ssh-ed25519 ...` line without a line end.
 pub fn public_line(seed: &[u8; 32], comment: &str) -> String {
-    format!("ssh-ed25519 {} {comment}", BASE64.encode(&public_blob(seed)))
+    slice::public_key(seed, comment)
 }
 
 /// Gives the private key as the text of an unencrypted key file.

@@ -124,15 +124,6 @@ pub async fn probe(cache: &Path) -> Result<QemuFacts, ProbeError> {
     Ok(cached.facts)
 }
 
-/// Notes in `cache` that hardware acceleration failed in use, and gives the facts without it.
-pub fn distrust(cache: &Path, facts: QemuFacts, because: String) -> Result<QemuFacts, ProbeError> {
-    let facts = QemuFacts { refused: Some(because), ..translated(facts) };
-    if let Some(cached) = record::load::<Cached>(cache)? {
-        record::store(cache, &Cached { facts: facts.clone(), ..cached })?;
-    }
-    Ok(facts)
-}
-
 /// Finds `program` on the PATH.
 pub(super) fn find(program: &str, package: &str) -> Result<PathBuf, ProbeError> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -183,8 +174,12 @@ async fn ask(program: &Path, disk_tool: &Path) -> Result<QemuFacts, ProbeError> 
     }
 }
 
-fn translated(facts: QemuFacts) -> QemuFacts {
-    QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), ..facts }
+impl QemuFacts {
+    /// Gives the same QEMU without hardware acceleration, and why.
+    pub fn translated(self, because: &str) -> QemuFacts {
+        let refused = Some(because.to_owned());
+        QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), refused, ..self }
+    }
 }
 
 /// QEMU's own words.

@@ -5,7 +5,6 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    net::Ipv4Addr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -53,11 +52,6 @@ impl Launch {
         bytes[8] = bytes[8] & 0x3f | 0x80;
         let hex = data_encoding::HEXLOWER.encode(&bytes);
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-    }
-
-    /// Gives the session's gateway, which is also its DHCP and DNS server.
-    pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.subnet.base).wrapping_add(1))
     }
 
     /// Gives the domain that the machine's short names are completed with.

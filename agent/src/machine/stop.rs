@@ -1,14 +1,16 @@
-//! How a machine is stopped: asked, then told, then killed. Pure: a function of the time that has
-//! passed. The power button is pressed again and again, because a guest that is still booting misses it.
+//! How a machine is stopped: asked, then told, then killed. Pure: the time is handed in. The power button is pressed again and again, because a guest that is still booting misses it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two presses of the power button. A guest that heard the first ignores the others.
 const PRESS_AGAIN: Duration = Duration::from_secs(3);
 /// How long QEMU has for `quit`, which flushes its disks.
 const QUIT: Duration = Duration::from_secs(5);
 
-/// What to do now, and when to look again.
+/// The longest that a guest can be given; nobody waits longer for anything.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Press the guest's power button.
@@ -19,9 +21,34 @@ pub enum Step {
     Kill,
 }
 
-/// Gives the step that is due `elapsed` after the wish, and when the next one is. The guest has
-/// `within` for itself.
-pub fn step(elapsed: Duration, within: Duration) -> (Step, Duration) {
+/// A machine that is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopping {
+    began: Instant,
+    within: Duration,
+    /// When the next step is due.
+    pub due: Instant,
+}
+
+impl Stopping {
+    /// Begins to stop; the guest has `within` for itself. A later wish may shorten that, never lengthen it.
+    pub fn ask(before: Option<Stopping>, within: Duration, now: Instant) -> Stopping {
+        let within = within.min(LONGEST);
+        match before {
+            Some(before) if before.began + before.within <= now + within => before,
+            _ => Stopping { began: now, within, due: now },
+        }
+    }
+
+    /// Gives the step that is due `now`, and sets when the next one is.
+    pub fn step(&mut self, now: Instant) -> Step {
+        let (step, wait) = step(now.saturating_duration_since(self.began), self.within);
+        self.due = now + wait;
+        step
+    }
+}
+
+fn step(elapsed: Duration, within: Duration) -> (Step, Duration) {
     if elapsed < within {
         (Step::PowerDown, PRESS_AGAIN.min(within - elapsed))
     } else if elapsed < within + QUIT {
@@ -35,31 +62,31 @@ pub fn step(elapsed: Duration, within: Duration) -> (Step, Duration) {
 mod tests {
     use super::*;
 
+    const S: Duration = Duration::from_secs(1);
+
     #[test]
     fn a_guest_is_asked_until_its_time_is_over_then_quit_then_killed() {
-        let s = Duration::from_secs;
-        let within = s(10);
-        let mut at = s(0);
+        let start = Instant::now();
+        let mut stopping = Stopping::ask(None, 10 * S, start);
         let mut steps = Vec::new();
-        while steps.last().is_none_or(|(_, step)| *step != Step::Kill) {
-            let (step, wait) = step(at, within);
-            steps.push((at, step));
-            at += wait;
+        while !matches!(steps.last(), Some((_, Step::Kill))) {
+            let now = stopping.due;
+            steps.push(((now - start).as_secs(), stopping.step(now)));
         }
-        use Step::*;
-        let wanted = [
-            (s(0), PowerDown),
-            (s(3), PowerDown),
-            (s(6), PowerDown),
-            (s(9), PowerDown),
-            (s(10), Quit),
-            (s(15), Kill),
-        ];
-        assert_eq!(steps, wanted);
+        use Step::{Kill, PowerDown, Quit};
+        let pressed = [0, 3, 6, 9].map(|at| (at, PowerDown));
+        assert_eq!(steps, [&pressed[..], &[(10, Quit), (15, Kill)]].concat());
     }
 
     #[test]
-    fn no_time_for_the_guest_means_quit_at_once() {
-        assert_eq!(step(Duration::ZERO, Duration::ZERO).0, Step::Quit);
+    fn a_second_wish_shortens_the_time_but_never_lengthens_it() {
+        let start = Instant::now();
+        let mut first = Stopping::ask(None, 10 * S, start);
+        assert_eq!(first.step(start), Step::PowerDown);
+        assert_eq!(Stopping::ask(Some(first), 60 * S, start + S), first);
+        let mut sooner = Stopping::ask(Some(first), Duration::ZERO, start + S);
+        assert_eq!(sooner.step(start + S), Step::Quit);
+        // However long, it is a moment that a clock can hold.
+        Stopping::ask(None, Duration::MAX, start);
     }
 }

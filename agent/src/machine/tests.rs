@@ -27,7 +27,8 @@ use super::{
     seed::seed,
 };
 
-fn launch() -> Launch {
+/// A launch with something of everything.
+pub(super) fn sample() -> Launch {
     let spec = MachineSpec {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
@@ -88,7 +89,7 @@ fn check_argv(launch: &Launch, expect: Expect) {
 #[test]
 fn qemu_is_given_everything_and_takes_nothing_from_defaults() {
     check_argv(
-        &launch(),
+        &sample(),
         expect![[r#"
         -nodefaults
         -no-user-config
@@ -122,7 +123,7 @@ fn qemu_is_given_everything_and_takes_nothing_from_defaults() {
 
 #[test]
 fn what_a_qemu_does_not_have_is_not_asked_of_it() {
-    let mut launch = launch();
+    let mut launch = sample();
     launch.qemu = QemuFacts {
         cpu: "host".into(),
         accelerator: Accelerator::Kvm,
@@ -152,7 +153,7 @@ fn check_seed(launch: &Launch, expect: Expect) {
 #[test]
 fn the_guest_is_told_who_it_is_and_what_to_do_first() {
     check_seed(
-        &launch(),
+        &sample(),
         expect![[r#"
         == meta-data
         instance-id: 03030303030303030303030303030303-web-1
@@ -206,7 +207,7 @@ fn the_guest_is_told_who_it_is_and_what_to_do_first() {
 
 #[test]
 fn a_named_user_keeps_root_out_and_nothing_to_do_writes_no_files() {
-    let mut launch = launch();
+    let mut launch = sample();
     launch.spec.user = Some("ann".parse().unwrap());
     (launch.spec.setup, launch.spec.files, launch.spec.env) = Default::default();
     check_seed(
@@ -249,11 +250,11 @@ fn a_named_user_keeps_root_out_and_nothing_to_do_writes_no_files() {
 
 #[test]
 fn every_incarnation_has_its_own_uuid() {
-    let first = launch();
-    let mut second = launch();
+    let first = sample();
+    let mut second = sample();
     second.spec.epoch = Epoch(2);
     assert_ne!(first.uuid(), second.uuid());
-    assert_eq!(first.uuid(), launch().uuid());
+    assert_eq!(first.uuid(), sample().uuid());
     assert_eq!(first.uuid().len(), 36);
 }
 

@@ -2,6 +2,7 @@
 //! says how it went; none decides what comes next.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -98,7 +99,7 @@ async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
         spec,
         base,
         qemu: (*qemu).clone(),
-        boot: machine::boot_id().map_err(|error| format!("the boot id cannot be read: {error}"))?,
+        boot: machine::process::boot().map_err(|error| format!("the boot id cannot be read: {error}"))?,
     };
     let shim = machine::launch(&order.host, &order.dir, &launch).await;
     shim.map(Outcome::Launched).map_err(|error| words(&error))
@@ -207,9 +208,9 @@ pub async fn check(
     }
 }
 
-/// Reads what the last shim of a directory wrote down, for a shim that is gone.
-pub fn last_status(host: &machine::Host, dir: &Path) -> Option<ShimStatus> {
-    machine::record::load(&Paths::new(dir, &host.run).status()).ok().flatten()
+/// Reads what a machine was launched with; `None` = nothing of it is on the disk.
+pub fn launched(host: &machine::Host, dir: &Path) -> io::Result<Option<Launch>> {
+    machine::record::load(&Paths::new(dir, &host.run).launch())
 }
 
 /// Writes an error with its causes in one line.

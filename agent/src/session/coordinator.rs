@@ -86,7 +86,8 @@ impl Coordinator {
             self.tell(now.leader, now.voters.values().copied().collect());
             let current = state.borrow_and_update().clone();
             match current {
-                Some(state) if now.leading => self.lead(&state, now.term).await,
+                // Before the first plan there is nothing to tell: `up` writes it right after the birth.
+                Some(state) if now.leading && state.plan.is_some() => self.lead(&state, now.term).await,
                 _ => self.rest().await,
             }
         }

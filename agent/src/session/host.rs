@@ -51,6 +51,8 @@ pub enum News {
 #[derive(Default)]
 struct Machine {
     shim: Option<Shim>,
+    /// When this loop first saw the shim.
+    started: Timestamp,
     /// Tasks that live as long as the shim: status follower, readiness checks, network.
     tasks: Vec<AbortHandle>,
     /// QEMU's last end, already counted.
@@ -114,7 +116,7 @@ impl Machine {
                     Some(since) => {
                         ShimState::Running { since, booted: status.booted, ready: self.ready.clone() }
                     }
-                    None => ShimState::Starting { since: status.made },
+                    None => ShimState::Starting { since: self.started },
                 }
             }
             (None, Some(ended)) => ended.clone(),
@@ -151,7 +153,7 @@ impl HostLoop {
             }
             machine.launched = self.launched(&dir);
             if machine.shim.is_none()
-                && let Some(status) = actions::last_status(&self.host, &dir)
+                && let Ok(Some(status)) = machine::last(&self.host, &dir)
             {
                 machine.note_end(&status, self.now());
             }
@@ -164,8 +166,8 @@ impl HostLoop {
     }
 
     fn launched(&self, dir: &std::path::Path) -> Option<Settings> {
-        match machine::launched(&self.host, dir) {
-            Ok(launch) => launch.map(|Launch { spec, .. }| Settings::of(&spec)),
+        match actions::launched(&self.host, dir) {
+            Ok(launch) => launch.map(|launch| Settings::of(&launch.spec)),
             Err(error) => {
                 tracing::error!(dir = %dir.display(), %error, "the launch file cannot be read");
                 None
@@ -350,7 +352,7 @@ impl HostLoop {
     fn follow(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
         machine.release();
         machine.tasks.push(tokio::spawn(actions::follow(shim.clone(), self.news.clone())).abort_handle());
-        let launch = machine::launched(&self.host, &self.dir(name)).ok().flatten();
+        let launch = actions::launched(&self.host, &self.dir(name)).ok().flatten();
         if let Some(Launch { spec, .. }) = launch {
             for (service, (port, ready)) in spec.services.clone() {
                 let Some(ready) = ready else { continue };
@@ -360,6 +362,7 @@ impl HostLoop {
             }
             nic::attach(&self.hub, self.session, &spec, &shim);
         }
+        machine.started = self.now();
         machine.shim = Some(shim);
     }
 

@@ -60,6 +60,17 @@ pub type Shares = Arc<BTreeMap<SessionId, Arc<Share>>>;
 /// What this host reports about its own machines, by session.
 pub type Reports = Arc<BTreeMap<SessionId, Vec<MachineReport>>>;
 
+/// Why this host cannot vote in a session.
+#[derive(Debug, thiserror::Error)]
+pub enum VoterError {
+    /// There is no place for its log.
+    #[error("cannot make the directory of its log")]
+    Directory(#[source] io::Error),
+    /// Its log cannot be used.
+    #[error(transparent)]
+    Group(#[from] mesh::quorum::GroupError),
+}
+
 /// Handle to everything that this host knows of sessions.
 #[derive(Clone)]
 pub struct Hub {
@@ -160,12 +171,13 @@ impl Hub {
 
     /// Opens this host's log of a session, makes it when it is missing, and starts its coordinator
     /// task, which acts only while this host leads.
-    pub async fn open_group(&self, session: SessionId) -> Result<Group, mesh::quorum::OpenError> {
+    pub async fn open_group(&self, session: SessionId) -> Result<Group, VoterError> {
         if let Some(group) = self.group(session) {
             return Ok(group);
         }
         let wire = super::requests::raft_wire(&self.inner.deps.mesh, session);
-        let group = Group::open(&self.inner.deps.store.raft(session), session, self.me(), wire).await?;
+        let dir = self.inner.deps.store.make_raft(session).map_err(VoterError::Directory)?;
+        let group = Group::open(&dir, session, self.me(), wire).await?;
         lock(&self.inner.groups).insert(session, group.clone());
         self.inner.tasks.spawn(coordinator::run(self.clone(), session, group.clone()));
         Ok(group)

@@ -110,6 +110,16 @@ pub fn names(hub: &Hub, digest: Digest) -> BTreeMap<String, Timestamp> {
     names
 }
 
+/// Tells what a name means in the mesh now, and since when.
+pub fn given(hub: &Hub, name: &str) -> Option<(Digest, Timestamp)> {
+    let records = hub.deps().mesh.records().borrow().clone();
+    let giving = |((_, key), body): (&(HostId, RecordKey), &Body)| match (key, body) {
+        (RecordKey::Image(digest), Body::Image(record)) => Some((*record.names.get(name)?, *digest)),
+        _ => None,
+    };
+    records.iter().filter_map(giving).max().map(|(when, digest)| (digest, when))
+}
+
 /// Lists the other members that are up and have an image or part of it.
 pub fn holders(hub: &Hub, digest: Digest) -> Vec<Holder> {
     let records = hub.deps().mesh.records().borrow().clone();

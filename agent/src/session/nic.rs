@@ -18,7 +18,7 @@ pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
     let local = Local {
         network: Arc::new(move || {
             let shim = network.clone();
-            Box::pin(async move { shim.network().await })
+            Box::pin(async move { Ok(shim.network().await?.into_inner()) })
         }),
         dial: Arc::new(move |port| {
             let shim = dial.clone();

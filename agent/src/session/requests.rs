@@ -14,7 +14,7 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{hub::Hub, inventory};
+use super::{actions::words, hub::Hub, inventory};
 use crate::session::hub::COORDINATOR_WAIT;
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
@@ -59,7 +59,9 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         }
         Request::OpenVoter { session, name } => open_voter(hub, session, &name).await,
         // Answered by the mesh itself.
-        Request::Statements(_) => Err(Refusal::Failed("statements are not asked here".into())),
+        Request::Statements(_) | Request::Join { .. } => {
+            Err(Refusal::Failed("this is not a question about sessions".into()))
+        }
     };
     result.unwrap_or_else(Answer::Refused)
 }
@@ -126,8 +128,7 @@ fn same(old: &proto::session::Plan, new: &proto::session::Plan) -> bool {
 
 async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer, Refusal> {
     let opened = hub.open_group(session).await;
-    let group =
-        opened.map_err(|error| Refusal::Failed(format!("{name}: the log cannot be opened: {error}")))?;
+    let group = opened.map_err(|error| Refusal::Failed(format!("{name}: {}", words(&error))))?;
     Ok(Answer::Voter { node: group.node_id() })
 }
 

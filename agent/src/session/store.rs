@@ -42,6 +42,13 @@ impl Store {
         self.session(session).join("raft")
     }
 
+    /// Makes the directory of a session's Raft log.
+    pub fn make_raft(&self, session: SessionId) -> io::Result<PathBuf> {
+        let dir = self.raft(session);
+        private_dir(&dir)?;
+        Ok(dir)
+    }
+
     /// Reads every share. What cannot be read is reported with its path.
     pub fn load(&self) -> io::Result<(BTreeMap<SessionId, Share>, Vec<(PathBuf, String)>)> {
         let (mut shares, mut broken) = (BTreeMap::new(), Vec::new());

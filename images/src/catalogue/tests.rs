@@ -1,3 +1,5 @@
+//! Names and their givings, bounds, and the file that outlives a crash.
+
 use proto::{id::Digest, time::Timestamp};
 
 use super::{Catalogue, Entry, Giving, MAX_IMAGES, MAX_NAMES};

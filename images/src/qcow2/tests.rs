@@ -1,3 +1,5 @@
+//! Headers as they are, and as an attacker would write them.
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 

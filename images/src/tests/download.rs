@@ -147,8 +147,9 @@ async fn wrong_bytes_are_refused_with_both_checksums_and_not_kept() {
     let (url, _) = serve(body.clone(), Manner::Breaks(usize::MAX)).await;
     let host = Host::start(&dir.path().join("images"), 1).await;
     let refused = host.images.pull(&download(&url, b"other"), giving("x"), &progress()).await.unwrap_err();
-    let (want, got) = (Sha256::digest(b"other"), Sha256::digest(&body));
-    let said = format!("the checksum differs: sha256 {got:x} instead of {want:x}");
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(&Sha256::digest(bytes));
+    let (want, got) = (hex(b"other"), hex(&body));
+    let said = format!("the checksum differs: sha256 {got} instead of {want}");
     assert_eq!(refused.to_string(), said);
     assert_eq!(left(&host), [0, 0, 0]);
     host.stop().await;

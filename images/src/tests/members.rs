@@ -311,10 +311,12 @@ async fn an_import_of_what_is_half_fetched_completes_it() {
     b.knows(&[&a.endpoint]);
     let wanted = a.import(&source, "tiny").await.unwrap();
     let mut transfers = b.images.transfers();
-    let some = transfers.wait_for(|all| all.get(&wanted.digest).is_some_and(|p| p.done >= 8 * MIB));
+    let some = async {
+        transfers.wait_for(|all| all.get(&wanted.digest).is_some_and(|p| p.done >= 8 * MIB)).await.unwrap();
+    };
     tokio::select! {
         _ = b.ensure(&wanted, vec![a.holder("a")]) => panic!("not dropped"),
-        _ = some => {}
+        () = some => {}
     }
     b.import(&source, "mine").await.unwrap();
     assert_eq!(files(&b.dir.join("blobs/data")), 1, "only the hash tree");

@@ -1,3 +1,5 @@
+//! The edge as a guest meets it: what it answers, refuses and drops, told in words.
+
 use std::fmt::Write as _;
 
 use dhcproto::{

@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::either::Either;
 
 use super::{Dial, Net, hosts::Unreachable};
+use crate::identity::host_of_endpoint;
 
 /// A TCP connection into a guest.
 pub type Stream = Either<UnixStream, Join<RecvStream, SendStream>>;
@@ -104,7 +105,7 @@ pub(super) async fn dial(
             answer => refusal(answer, machine, port),
         });
     }
-    let me = net.0.endpoint.get().map(|endpoint| super::host_of(endpoint.id()));
+    let me = net.0.endpoint.get().map(|endpoint| host_of_endpoint(&endpoint.id()));
     let host = net.0.tables().routes.get(&session).and_then(|routes| routes.host_of(machine));
     let host = host.ok_or_else(|| ForwardError::Unknown(machine.clone()))?;
     if me == Some(host) {

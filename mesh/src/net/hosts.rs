@@ -13,16 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use iroh::{
-    EndpointId,
-    endpoint::{Connection, VarInt},
-};
+use iroh::endpoint::{Connection, VarInt};
 use proto::id::HostId;
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ALPN, Net, counts::Count, forward, host_of};
-use crate::link::split::{self, Joiner, Split, Tag};
+use super::{ALPN, Net, counts::Count, forward};
+use crate::{
+    identity::{endpoint_id, host_of_endpoint},
+    link::split::{self, Joiner, Split, Tag},
+};
 
 /// Packets to one host that may wait for its connection: one window of a guest's TCP.
 const QUEUE: usize = 256;
@@ -158,7 +158,7 @@ impl Link {
             return Ok(open);
         }
         let endpoint = net.0.endpoint.get().ok_or(Unreachable::NotNow)?;
-        let id = EndpointId::from_bytes(&self.host.0).map_err(|_| Unreachable::NotNow)?;
+        let id = endpoint_id(&self.host).ok_or(Unreachable::NotNow)?;
         back_off.begin(Instant::now()).map_err(Unreachable::BackOff)?;
         let connection = match time::timeout(CONNECT_WITHIN, endpoint.connect(id, ALPN)).await {
             Ok(Ok(connection)) => connection,
@@ -173,7 +173,7 @@ impl Link {
     }
 
     fn pick(&self, net: &Net) -> Option<Open> {
-        let me = host_of(net.0.endpoint.get()?.id());
+        let me = host_of_endpoint(&net.0.endpoint.get()?.id());
         let open = lock(&self.open);
         let alive = || open.iter().filter(|open| open.connection.close_reason().is_none());
         let wanted = preferred(me, self.host);

@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use iroh::{
-    Endpoint, EndpointId,
+    Endpoint,
     endpoint::Connection,
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -29,7 +29,10 @@ use proto::{
 use tokio::{net::UnixStream, sync::mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::link::{PortMessage, split::Tag};
+use crate::{
+    identity::host_of_endpoint,
+    link::{PortMessage, split::Tag},
+};
 pub use counts::Counts;
 use counts::{Count, Counters};
 pub use forward::{ForwardError, Stream};
@@ -238,7 +241,7 @@ impl From<Lost> for Count {
 
 impl ProtocolHandler for NetHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let host = host_of(connection.remote_id());
+        let host = host_of_endpoint(&connection.remote_id());
         hosts::run(self.0.clone(), host, connection, hosts::Dialer::Them).await;
         Ok(())
     }
@@ -258,8 +261,4 @@ impl fmt::Debug for NetHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NetHandler")
     }
-}
-
-fn host_of(id: EndpointId) -> HostId {
-    HostId(*id.as_bytes())
 }

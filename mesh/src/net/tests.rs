@@ -70,7 +70,7 @@ async fn host(seed: u8, addresses: &MemoryLookup) -> Host {
     addresses.set_endpoint_info(endpoint.addr());
     let (net, handler) = Net::new();
     net.bind(endpoint.clone());
-    let id = host_of(endpoint.id());
+    let id = host_of_endpoint(&endpoint.id());
     let router = Router::builder(endpoint).accept(ALPN, handler).spawn();
     Host { id, net, router }
 }
@@ -90,8 +90,12 @@ fn directory(hosts: &[HostId]) -> Directory {
         user: None,
         run: true,
     });
-    let group =
-        GroupEntry { services: BTreeMap::new(), needs: BTreeSet::new(), machines: machines.collect() };
+    let group = GroupEntry {
+        services: BTreeMap::new(),
+        http: BTreeSet::new(),
+        needs: BTreeSet::new(),
+        machines: machines.collect(),
+    };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     Directory { subnet, groups: BTreeMap::from([("web".parse().unwrap(), group)]) }
 }
@@ -327,7 +331,7 @@ async fn what_cannot_be_dialed_says_why() {
 async fn an_unknown_host_costs_one_attempt_and_then_fails_at_once() {
     let addresses = MemoryLookup::new();
     let here = host(1, &addresses).await;
-    let nowhere = host_of(SecretKey::from_bytes(&[77; 32]).public());
+    let nowhere = host_of_endpoint(&SecretKey::from_bytes(&[77; 32]).public());
     here.net.set_routes(SESSION, &directory(&[here.id, nowhere]), here.id);
     let mut one = Shim::attach(&here.net, 1, 2).await;
     for _ in 0..3 {

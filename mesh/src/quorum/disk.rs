@@ -66,6 +66,13 @@ struct Owner {
     node: u64,
 }
 
+/// The tables as they are, checksums not looked at yet.
+#[derive(Default)]
+struct Rows {
+    meta: BTreeMap<String, Vec<u8>>,
+    log: BTreeMap<u64, Vec<u8>>,
+}
+
 /// What was in a store when it was opened.
 pub(super) struct Loaded {
     pub node: u64,
@@ -117,13 +124,13 @@ impl Disk {
         let owner = Owner { format: FORMAT, session, host, node: mint };
         disk.claim(&owner).map_err(|error| refusal(path, error))?;
         let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
-        let (meta, log) = disk.raw().map_err(|error| refusal(path, error))?;
+        let rows = disk.rows().map_err(|error| refusal(path, error))?;
         let found: Owner =
-            value(&meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
+            value(&rows.meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
         if (Owner { node: mint, ..found.clone() }) != owner {
             return Err(StoreError::Foreign(path.to_owned()));
         }
-        let loaded = load(found.node, &meta, &log).map_err(corrupt)?;
+        let loaded = load(found.node, &rows).map_err(corrupt)?;
         Ok((disk, loaded))
     }
 
@@ -141,19 +148,18 @@ impl Disk {
         Ok(())
     }
 
-    #[allow(clippy::type_complexity)]
-    fn raw(&self) -> Result<(BTreeMap<String, Vec<u8>>, BTreeMap<u64, Vec<u8>>), redb::Error> {
+    fn rows(&self) -> Result<Rows, redb::Error> {
         let read = self.db.begin_read()?;
-        let (mut meta, mut log) = (BTreeMap::new(), BTreeMap::new());
+        let mut rows = Rows::default();
         for row in read.open_table(META)?.iter()? {
             let (key, value) = row?;
-            meta.insert(key.value().to_owned(), value.value().to_vec());
+            rows.meta.insert(key.value().to_owned(), value.value().to_vec());
         }
         for row in read.open_table(LOG)?.iter()? {
             let (key, value) = row?;
-            log.insert(key.value(), value.value().to_vec());
+            rows.log.insert(key.value(), value.value().to_vec());
         }
-        Ok((meta, log))
+        Ok(rows)
     }
 
     /// Writes all changes in one transaction and waits for the disk. `committed` rides along: it
@@ -213,13 +219,10 @@ fn refusal(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
-fn load(
-    node: u64,
-    meta: &BTreeMap<String, Vec<u8>>,
-    rows: &BTreeMap<u64, Vec<u8>>,
-) -> Result<Loaded, String> {
+fn load(node: u64, rows: &Rows) -> Result<Loaded, String> {
+    let meta = &rows.meta;
     let mut log = BTreeMap::new();
-    for (index, row) in rows {
+    for (index, row) in &rows.log {
         let record: Record = unsealed(row).map_err(|what| format!("log entry {index}: {what}"))?;
         if record.log_id.index != *index {
             return Err(format!("log entry {index} says that it is {}", record.log_id.index));

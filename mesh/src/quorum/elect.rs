@@ -23,6 +23,10 @@ use super::{
 const STEP: Duration = Duration::from_millis(200);
 /// Spread within one window, drawn anew for each try.
 const SPREAD_MS: u64 = 100;
+/// Pause after the first round without a quorum; it doubles up to [`MAX_PAUSE_DOUBLINGS`] times, so
+/// that a voter that was removed without hearing of it is no burden.
+const FIRST_PAUSE: Duration = Duration::from_millis(30);
+const MAX_PAUSE_DOUBLINGS: u32 = 5;
 /// How long a promise lasts, and how long a question may take.
 const PROMISE: Duration = HEARTBEAT;
 
@@ -127,6 +131,7 @@ impl Memory {
 pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
     let mut metrics = raft.server_metrics();
     let mut random: u64 = rand::random();
+    let mut failed_rounds = 0;
     loop {
         let (state, config) = {
             let seen = metrics.borrow_and_update();
@@ -140,10 +145,12 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
                 return;
             }
             ballot.heard();
+            failed_rounds = 0;
             continue;
         };
         let wait = window(rank, random).saturating_sub(ballot.silence());
         if !wait.is_zero() {
+            failed_rounds = 0;
             tokio::select! {
                 // Both only wait; nothing is lost when one is dropped.
                 () = tokio::time::sleep(wait) => {}
@@ -161,7 +168,8 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
             }
             PROMISE + STEP * u32::try_from(rank).unwrap_or(0)
         } else {
-            Duration::from_millis(30)
+            failed_rounds += 1;
+            FIRST_PAUSE * (1 << failed_rounds.min(MAX_PAUSE_DOUBLINGS))
         };
         tokio::time::sleep(pause + Duration::from_millis(random % SPREAD_MS)).await;
     }

@@ -1,14 +1,15 @@
 //! Group commit: openraft 0.9 handles one write at a time, so what waits meanwhile goes into one
 //! entry. One write is under way at any moment.
 
-use std::time::Duration;
-
 use openraft::error::{ClientWriteError, RaftError};
 use proto::{
     limits::MAX_RAFT_BYTES,
     session::{Command, Refused},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use super::{Batch, ENTRIES_KEPT, Raft, WriteError, host, store::Store};
 
@@ -17,13 +18,11 @@ pub(super) const MAX_COMMAND_BYTES: usize = MAX_RAFT_BYTES - 4096;
 /// Commands of one entry, and their bytes beyond the first command.
 const MAX_BATCH: usize = 64;
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// A leader that is cut off never answers a write, and steps down only when it hears of another.
-const GIVE_UP: Duration = Duration::from_secs(5);
-
 /// A command that waits.
 pub(super) struct Write {
     pub command: Command,
     pub bytes: usize,
+    pub until: Instant,
     pub answer: oneshot::Sender<Result<Result<(), Refused>, WriteError>>,
 }
 
@@ -59,9 +58,12 @@ pub(super) async fn run(raft: Raft, store: Store, mut waiting: mpsc::Receiver<Wr
 }
 
 async fn commit(raft: &Raft, writes: Vec<Write>) {
+    // A leader that is cut off never answers, and steps down only when it hears of another: without
+    // an end of our own, whatever waits behind this would wait for the network to heal.
+    let until = writes.iter().map(|write| write.until).max().unwrap_or_else(Instant::now);
     let (commands, answers): (Vec<Command>, Vec<_>) =
         writes.into_iter().map(|write| (write.command, write.answer)).unzip();
-    let written = tokio::time::timeout(GIVE_UP, raft.client_write(Batch(commands))).await;
+    let written = timeout_at(until, raft.client_write(Batch(commands))).await;
     let outcome = match written {
         Err(_) => Err(WriteError::TimedOut),
         Ok(Ok(response)) => Ok(response.data),

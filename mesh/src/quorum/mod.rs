@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 pub use self::{disk::StoreError, net::Wire, voters::VotersError};
@@ -207,13 +208,14 @@ impl Group {
             return Err(self.not_leader());
         }
         let (answer, answered) = oneshot::channel();
-        let write = merge::Write { command, bytes, answer };
+        let until = Instant::now() + within;
+        let write = merge::Write { command, bytes, until, answer };
         let both = async {
             let stopped = || WriteError::Stopped("it was shut down".into());
             self.writes.send(write).await.map_err(|_| stopped())?;
             answered.await.map_err(|_| stopped())?
         };
-        tokio::time::timeout(within, both).await.map_err(|_| WriteError::TimedOut)?
+        tokio::time::timeout_at(until, both).await.map_err(|_| WriteError::TimedOut)?
     }
 
     /// Reads the state as it is after a round in which a quorum said, later than this call, that

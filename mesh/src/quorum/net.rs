@@ -35,21 +35,16 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// How frames reach other hosts: (host, frame, within) to the answer's frame.
 #[derive(Clone)]
-pub struct Wire(Arc<Send>);
+pub struct Wire(Arc<Carry>);
 
-type Send = dyn Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>>
-    + std::marker::Send
-    + Sync;
+/// What carries a frame.
+type Carry = dyn Fn(HostId, Vec<u8>, Duration) -> Carried + Send + Sync;
+type Carried = BoxFuture<'static, Result<Vec<u8>, String>>;
 
 impl Wire {
     /// Makes a wire of a function.
-    pub fn new(
-        send: impl Fn(HostId, Vec<u8>, Duration) -> BoxFuture<'static, Result<Vec<u8>, String>>
-        + std::marker::Send
-        + Sync
-        + 'static,
-    ) -> Wire {
-        Wire(Arc::new(send))
+    pub fn new(carry: impl Fn(HostId, Vec<u8>, Duration) -> Carried + Send + Sync + 'static) -> Wire {
+        Wire(Arc::new(carry))
     }
 }
 
@@ -138,21 +133,20 @@ async fn respond(
     if known.is_some_and(|voter| voter.host != from) {
         return Err(format!("node {} is another host", frame.from));
     }
-    let failed = |error: String| error;
     match frame.call {
         Call::Append(request) => {
-            let response = raft.append_entries(request).await.map_err(|e| failed(e.to_string()))?;
+            let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 ballot.heard();
             }
             Ok(Answer::Append(response))
         }
-        Call::Vote(request) => Ok(Answer::Vote(raft.vote(request).await.map_err(|e| failed(e.to_string()))?)),
+        Call::Vote(request) => Ok(Answer::Vote(raft.vote(request).await.map_err(|e| e.to_string())?)),
         Call::Snapshot { vote, about, data } => {
             ballot.heard();
             let snapshot = Snapshot { meta: about, snapshot: Box::new(io::Cursor::new(data)) };
             let response = raft.install_full_snapshot(vote, snapshot).await;
-            Ok(Answer::Snapshot(response.map_err(|e| failed(e.to_string()))?.vote))
+            Ok(Answer::Snapshot(response.map_err(|e| e.to_string())?.vote))
         }
         Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
     }
@@ -184,6 +178,7 @@ struct Transfer {
     task: AbortOnDropHandle<Result<Answer, String>>,
 }
 
+/// openraft's own type: its errors are what they are.
 type AppendResult = Result<AppendEntriesResponse<u64>, RPCError<u64, Voter, RaftError<u64>>>;
 
 impl Connection {
@@ -307,6 +302,7 @@ impl RaftNetwork<Types> for Connection {
 }
 
 /// Reads the answer to an append of which only the entries up to `part` were sent.
+#[allow(clippy::result_large_err)]
 fn appended(answer: Result<Answer, String>, part: Option<LogId<u64>>) -> AppendResult {
     match (answer, part) {
         (Ok(Answer::Append(AppendEntriesResponse::Success)), Some(last)) => {

@@ -24,9 +24,6 @@ use super::{
 const TICK_MS: u64 = 800;
 /// How long an agent waits for an answer.
 const ANSWER_MS: u64 = 1_000;
-/// Unanswered questions in a row that still lengthen the pause: a coordinator that is back is asked
-/// soon.
-const ASK_TIMES: u32 = 3;
 
 impl World {
     /// Starts a host's agent, if it has power and none runs.
@@ -330,7 +327,7 @@ impl World {
         let at = self.now;
         let Some(agent) = self.agent_mut(id) else { return };
         agent.busy.remove(machine);
-        let times = agent.failed.get(machine).map_or(0, |failed| failed.times).min(ASK_TIMES - 1) + 1;
+        let times = agent.failed.get(machine).map_or(0, |failed| failed.times) + 1;
         agent.failed.insert(machine.clone(), Failed { at, times, because: because.to_owned() });
     }
 

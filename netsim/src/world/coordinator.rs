@@ -9,7 +9,7 @@ use std::{
 use proto::{
     id::{Digest, Epoch, HostId, MachineName},
     session::{
-        Accelerator, Command, HostFacts, ImageFacts, Inventory, plan, slice, state,
+        Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, plan, slice, state,
         voters::{self, Candidate},
     },
     topology::Intent,
@@ -60,6 +60,7 @@ impl World {
     /// Does what a coordinator does in one turn of its loop.
     pub(super) fn coordinate(&mut self, id: HostId) {
         let Some(term) = self.leading(id) else { return };
+        self.notice(id);
         let reached = self.reached(id);
         if self.quorum.confirm(id, term, &reached).is_ok() {
             self.choose_voters(id, &reached);
@@ -80,6 +81,26 @@ impl World {
             } else {
                 self.send(id, member, Message::PutShare(share))
             }
+        }
+    }
+
+    /// Tells people which hosts the coordinator stopped hearing, or hears again.
+    fn notice(&mut self, id: HostId) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(agent) = &host.agent else { return };
+        let lost: BTreeSet<HostId> =
+            agent.heard.keys().copied().filter(|other| !host.hears(*other, self.now)).collect();
+        let before = agent.lost.clone();
+        for gone in lost.difference(&before) {
+            let name = self.name(*gone);
+            self.tell(Some(id), || format!("does not hear {name} any more"));
+        }
+        for back in before.difference(&lost) {
+            let name = self.name(*back);
+            self.tell(Some(id), || format!("hears {name} again"));
+        }
+        if let Some(agent) = self.agent_mut(id) {
+            agent.lost = lost;
         }
     }
 
@@ -143,6 +164,9 @@ impl World {
         let term = self.leading(id)?;
         let reached = self.reached(id);
         let outcome = self.quorum.commit(id, term, &reached, command).ok()?;
+        if let Err(Refused::Unsafe(because)) = &outcome {
+            self.history.unsafe_plan(because);
+        }
         if let Err(refused) = &outcome {
             self.tell(Some(id), || format!("refused: {refused}"));
         }

@@ -87,6 +87,8 @@ pub struct Agent {
     pub heard: BTreeMap<HostId, Timestamp>,
     /// Counts its own words.
     pub seq: u64,
+    /// Hosts that it heard once and does not hear now.
+    pub lost: BTreeSet<HostId>,
 }
 
 /// What a host says about itself.

@@ -32,6 +32,9 @@ pub enum Violation {
     /// A name answered without its owner's word.
     #[error("{0} answers for {1} on {2} although its owner never said it is ready")]
     Hearsay(String, MachineName, String),
+    /// The planner proposed what the hard state must refuse.
+    #[error("the planner's own plan is not safe: {0}")]
+    UnsafePlan(String),
     /// The world came to no rest after everything was healed.
     #[error("not settled {0} s after all was well again: {1}")]
     Unsettled(u64, String),
@@ -54,6 +57,11 @@ impl History {
     pub fn dropped(&mut self, host: HostId, machine: &MachineName, epoch: Epoch) {
         let highest = self.removed.entry(machine.clone()).or_default().entry(host).or_default();
         *highest = epoch.max(*highest);
+    }
+
+    /// Notes that a plan was refused for another reason than that a newer one is current.
+    pub fn unsafe_plan(&mut self, because: &str) {
+        self.broken = Some(Violation::UnsafePlan(because.to_owned()));
     }
 
     /// Notes what a host says of its own machines.

@@ -24,7 +24,6 @@ use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     session::{Command, MachineEntry, Share, reconcile::Settings},
     time::Timestamp,
-    topology::Intent,
 };
 
 use fault::Fault;
@@ -48,11 +47,11 @@ pub enum Mutant {
     TakesOldShares,
     /// Hosts say that they removed a machine before they did.
     ReportsDropsEarly,
-    /// Hosts start without the coordinator's word, and launch what they see in any share.
+    /// Hosts start machines before what they need.
     IgnoresNeeds,
     /// Names follow the readiness of any incarnation.
     AnswersOldEpochs,
-    /// A share that lacks a machine is taken for an order to do nothing, drops are ignored.
+    /// Hosts do not remove what their share says must go.
     IgnoresDrops,
 }
 
@@ -221,11 +220,6 @@ impl World {
         }
         self.now = until;
         Ok(())
-    }
-
-    /// Lets a user ask for this topology at a host, now.
-    pub fn user_wants(&mut self, host: HostId, intent: Intent) {
-        self.after(0, Event::Fault(Fault::Up(host, Box::new(intent))));
     }
 
     /// Tells whether everything is as the committed plan wants it, on every host.

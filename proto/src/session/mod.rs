@@ -376,6 +376,8 @@ impl Directory {
 pub struct GroupEntry {
     /// Ports by service name.
     pub services: BTreeMap<Name, u16>,
+    /// Services whose check speaks HTTP, so that a browser may be sent there.
+    pub http: BTreeSet<Name>,
     /// Groups that must be ready first.
     pub needs: BTreeSet<Name>,
     /// The machines, sorted by number.

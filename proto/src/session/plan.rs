@@ -117,6 +117,11 @@ impl<'a> Planner<'a> {
                 None => (was.epoch, ChangeAction::Keep, self.kept(was.host)),
             }
         };
+        let away = self.inventory.hosts.get(&was.host).filter(|host| !host.up);
+        let because = match away.filter(|_| action == ChangeAction::Change) {
+            Some(host) => format!("{because}; happens when {} is back", host.name),
+            None => because,
+        };
         self.change(machine, action, was.host, because);
         if epoch != was.epoch {
             self.fetch(was.host, &image);

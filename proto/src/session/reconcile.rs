@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, MachineName, Name},
-    limits::{BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, START_WITHIN_MS, STEADY_AFTER_MS},
+    limits::{
+        ASK_AGAIN_MS, BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, START_WITHIN_MS, STEADY_AFTER_MS,
+    },
     session::{MachineSpec, Share, order},
     time::Timestamp,
     topology::Restart,
@@ -162,10 +164,14 @@ pub fn reconcile(share: &Share, observed: &Observed, now: Timestamp) -> Vec<(Mac
     }
     // What must go comes before what shall run.
     for (machine, epoch) in &share.drops {
-        actions.insert(machine.clone(), remove(*epoch, seen(machine), now));
+        actions.insert(machine.clone(), remove(*epoch, seen(machine)));
     }
     actions.retain(|machine, _| !seen(machine).busy);
-    actions.into_iter().collect()
+    let held = actions.into_iter().map(|(machine, action)| {
+        let action = hold_back(action, seen(&machine), now);
+        (machine, action)
+    });
+    held.collect()
 }
 
 /// Counts the ends in a row: one after a long run is the first again.
@@ -188,10 +194,7 @@ impl Settings {
     }
 }
 
-fn remove(epoch: Epoch, seen: &Seen, now: Timestamp) -> Action {
-    if let Some(wait) = retry(seen, now) {
-        return wait;
-    }
+fn remove(epoch: Epoch, seen: &Seen) -> Action {
     match seen.launched {
         Some(settings) if settings.epoch <= epoch => Action::Remove(epoch),
         _ => Action::ReportDropped(epoch),
@@ -203,21 +206,20 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
         // A newer incarnation lies here than the share knows: an old share must not touch it.
         Some(settings) if settings.epoch > spec.epoch => return None,
         Some(settings) if settings.epoch < spec.epoch => {
-            return Some(retry(seen, now).unwrap_or(Action::Remove(settings.epoch)));
+            return Some(Action::Remove(settings.epoch));
         }
         _ => {}
     }
     match &seen.shim {
         Shim::Starting { since } if now.since_ms(*since) >= START_WITHIN_MS => {
             let because = format!("it did not start within {} s", START_WITHIN_MS / 1000);
-            Some(retry(seen, now).unwrap_or(Action::Stop { because }))
+            Some(Action::Stop { because })
         }
         Shim::Starting { since } if spec.run => {
             Some(Action::Wait { until: Some(since.plus_ms(START_WITHIN_MS)) })
         }
         Shim::Starting { .. } | Shim::Running { .. } => {
-            let because = unwanted(spec, seen)?;
-            Some(retry(seen, now).unwrap_or(Action::Stop { because }))
+            unwanted(spec, seen).map(|because| Action::Stop { because })
         }
         // Marks the end as asked for, so that `machine start` starts it again.
         Shim::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
@@ -228,12 +230,12 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
                 Restart::Never => None,
                 Restart::OnFailure if *clean => None,
                 _ if now < due => Some(Action::Wait { until: Some(due) }),
-                _ => Some(start(spec, seen, now, Some(because.clone()))),
+                _ => Some(start(spec, seen, Some(because.clone()))),
             }
         }
-        Shim::Ended { .. } => Some(start(spec, seen, now, None)),
-        Shim::None if seen.launched.is_some() => Some(start(spec, seen, now, None)),
-        Shim::None => Some(first_start(spec, seen, waits, now)),
+        Shim::Ended { .. } => Some(start(spec, seen, None)),
+        Shim::None if seen.launched.is_some() => Some(start(spec, seen, None)),
+        Shim::None => Some(first_start(spec, seen, waits)),
     }
 }
 
@@ -248,17 +250,14 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
 
 /// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
 /// asked and nothing is waited for.
-fn start(spec: &MachineSpec, seen: &Seen, now: Timestamp, after: Option<String>) -> Action {
-    if let Some(wait) = retry(seen, now) {
-        return wait;
-    }
+fn start(spec: &MachineSpec, seen: &Seen, after: Option<String>) -> Action {
     fetch(seen).unwrap_or(Action::Launch { epoch: spec.epoch, after })
 }
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.
-fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Action {
-    if let Some(wait) = retry(seen, now).or_else(|| fetch(seen)) {
-        return wait;
+fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> Action {
+    if let Some(fetch) = fetch(seen) {
+        return fetch;
     }
     if !waits.is_empty() {
         return Action::Wait { until: None };
@@ -277,11 +276,17 @@ fn fetch(seen: &Seen) -> Option<Action> {
     }
 }
 
-/// Holds the next try back after a failed one.
-fn retry(seen: &Seen, now: Timestamp) -> Option<Action> {
-    let failed = seen.failed.as_ref()?;
-    let due = failed.at.plus_ms(back_off_ms(failed.times));
-    (now < due).then_some(Action::Wait { until: Some(due) })
+/// Holds the next try back after a failed one. Questions are repeated sooner than work: a coordinator
+/// that is back must not be left waiting for its hosts.
+fn hold_back(action: Action, seen: &Seen, now: Timestamp) -> Action {
+    let Some(failed) = &seen.failed else { return action };
+    let pause_ms = match &action {
+        Action::Wait { .. } => return action,
+        Action::Ask(_) | Action::ReportDropped(_) => back_off_ms(failed.times).min(ASK_AGAIN_MS),
+        _ => back_off_ms(failed.times),
+    };
+    let due = failed.at.plus_ms(pause_ms);
+    if now < due { Action::Wait { until: Some(due) } } else { action }
 }
 
 /// Tells whether so many failures in a row are a failure for people too.

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use crate::{
     id::{HostId, MachineName, Name},
     session::{Directory, Drop, GroupEntry, MachineEntry, MachineSpec, Placement, Prefix, Share, State},
-    topology::{Group, Intent},
+    topology::{Group, Intent, Probe, Service},
 };
 
 /// Gives what `host` must make true and must know.
@@ -55,8 +55,16 @@ fn directory(state: &State) -> Directory {
             run: !state.stopped.contains(&p.machine),
         };
         let services = group.services.iter().map(|(name, service)| (name.clone(), service.port)).collect();
-        let entry =
-            GroupEntry { services, needs: group.needs.clone(), machines: machines.map(machine).collect() };
+        let speaks_http = |service: &Service| {
+            service.ready.as_ref().is_some_and(|ready| matches!(ready.probe, Probe::Http(_)))
+        };
+        let http = group.services.iter().filter(|(_, service)| speaks_http(service));
+        let entry = GroupEntry {
+            services,
+            http: http.map(|(name, _)| name.clone()).collect(),
+            needs: group.needs.clone(),
+            machines: machines.map(machine).collect(),
+        };
         (name.clone(), entry)
     };
     Directory { subnet: plan.subnet, groups: intent.topology.groups.iter().map(entry).collect() }

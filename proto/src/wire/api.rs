@@ -4,7 +4,7 @@
 //! Hosts are names here, ids are hex text, times are RFC 3339 UTC, and what is not known is `null`:
 //! a field is never left out. Nothing here decides or prints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ pub struct HostRef {
 }
 
 /// What `init` made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Initialised {
     /// The new mesh.
     pub mesh: MeshRef,
@@ -109,13 +109,30 @@ pub struct Initialised {
     pub recovery: String,
 }
 
+impl fmt::Debug for Initialised {
+    /// Leaves the secret out: values are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Initialised")
+            .field("mesh", &self.mesh)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What `join` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// The token's text.
     pub token: String,
     /// The name this host wishes for; `None` = its hostname.
     pub name: Option<Name>,
+}
+
+impl fmt::Debug for JoinRequest {
+    /// Leaves the secret out: values are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinRequest").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What `join` did.
@@ -548,7 +565,7 @@ pub struct Machines {
 }
 
 /// What ssh needs to enter a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAccess {
     /// Its session's label.
     pub session: String,
@@ -564,6 +581,20 @@ pub struct SshAccess {
     pub seed: String,
     /// The machine's public host key, known in advance: `ssh-ed25519 AAAA..`.
     pub host_key: String,
+}
+
+impl fmt::Debug for SshAccess {
+    /// Leaves the secret out: values are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SshAccess")
+            .field("session", &self.session)
+            .field("session_id", &self.session_id)
+            .field("machine", &self.machine)
+            .field("user", &self.user)
+            .field("port", &self.port)
+            .field("host_key", &self.host_key)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `agent service list`.
@@ -706,7 +737,7 @@ pub struct TokenCreate {
 }
 
 /// What `token create` made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCreated {
     /// The token's public key, shortened.
     pub id: String,
@@ -718,6 +749,18 @@ pub struct TokenCreated {
     pub uses: u64,
     /// Which kinds of address it holds: `lan`, `public`, `relay`.
     pub addresses: Vec<String>,
+}
+
+impl fmt::Debug for TokenCreated {
+    /// Leaves the secret out: values are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCreated")
+            .field("id", &self.id)
+            .field("expires", &self.expires)
+            .field("uses", &self.uses)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Something that was named in a request, such as a revoked token or a removed image.

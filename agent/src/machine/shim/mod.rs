@@ -31,8 +31,8 @@ use super::{
     console, handle, launch,
     process::{self, Process},
     qmp::{Event, Qmp, QmpError},
-    record::{self, Launch, Paths, ShimStatus},
-    stop::{Step, step},
+    record::{self, Ending, Launch, Paths, ShimStatus},
+    stop::{Step, Stopping},
 };
 
 mod ending;
@@ -124,26 +124,44 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         ended: None,
     };
     record::store(&paths.status(), &first)?;
-    let (status, _) = watch::channel(first);
     handle::clean(paths);
     let listener = UnixListener::bind(paths.control())?;
     let (stop, stops) = mpsc::channel(MAX_WISHES);
     let (watcher, watchers) = mpsc::channel(MAX_WISHES);
     let (happen, happenings) = network::channel();
-    let callers = TaskTracker::new();
-    let desk = serve::Desk {
-        status: status.clone(),
-        stop,
-        watcher,
-        happen: happen.clone(),
-        callers: callers.clone(),
-    };
-    let server = tokio::spawn(serve::serve(listener, desk));
+    let desk =
+        serve::Desk { status: watch::Sender::new(first), stop, watcher, happen, callers: TaskTracker::new() };
+    let server = tokio::spawn(serve::serve(listener, desk.clone()));
+    let waiting = Waiting { stops, watchers, happenings };
+    let ending = run_qemu(intent, paths, &desk, waiting).await?;
+    desk.status.send_modify(|status| status.ended = Some(ending));
+    note(paths, &desk.status);
+    server.abort();
+    desk.callers.close();
+    // Who is too slow reads it from the disk.
+    timeout(LAST_WORD, desk.callers.wait()).await.ok();
+    handle::clean(paths);
+    Ok(())
+}
 
+/// What callers want, in the order that they came.
+struct Waiting {
+    stops: mpsc::Receiver<Duration>,
+    watchers: mpsc::Receiver<UnixStream>,
+    happenings: network::Happenings,
+}
+
+/// Runs QEMU from its beginning to its end.
+async fn run_qemu(
+    intent: &Launch,
+    paths: &Paths,
+    desk: &serve::Desk,
+    waiting: Waiting,
+) -> io::Result<Ending> {
     let mut seen = Seen::default();
     let mut child = spawn(intent, paths)?;
-    status.send_modify(|status| status.qemu = child.id().and_then(|pid| Process::of(pid).ok()));
-    record::store(&paths.status(), &*status.borrow())?;
+    desk.status.send_modify(|status| status.qemu = child.id().and_then(|pid| Process::of(pid).ok()));
+    note(paths, &desk.status);
     // Both arms may be dropped: an attachment that is not complete is of no use, and waiting for a child
     // can begin again.
     let attached = tokio::select! {
@@ -153,34 +171,34 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
     match attached {
         Some(Ok(links)) => {
             let (sign, signs) = watch::channel(Signs::default());
-            tokio::spawn(console::carry(links.console, paths.console_log(), watchers));
-            tokio::spawn(network::carry(network::Wires::new(intent, paths, links.nic, sign), happenings));
-            status.send_modify(|status| status.since = Some(record::now()));
-            record::store(&paths.status(), &*status.borrow())?;
+            let wires = network::Wires::new(intent, paths, links.nic, sign);
+            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers));
+            tokio::spawn(network::carry(wires, waiting.happenings));
+            desk.status.send_modify(|status| status.since = Some(record::now()));
+            note(paths, &desk.status);
             let doubts = intent.qemu.accelerator == Accelerator::Kvm;
-            let supervised =
-                Supervised { qmp: links.qmp, events: links.events, stops, signs, happen, doubts };
-            supervise(&mut child, supervised, &status, &mut seen).await?;
+            let stops = waiting.stops;
+            let on = Supervised { qmp: links.qmp, events: links.events, stops, signs, doubts };
+            supervise(&mut child, on, desk, &mut seen).await?;
         }
         // Its sockets break some moments before it is seen to end; then its exit says more than they do.
-        Some(Err(error)) => {
-            if timeout(LAST_WORD, child.wait()).await.is_err() {
-                seen.failure = Some(error.to_string());
-                child.start_kill()?;
-            }
+        Some(Err(error)) if timeout(LAST_WORD, child.wait()).await.is_err() => {
+            seen.failure = Some(error.to_string());
+            child.start_kill()?;
         }
-        None => {}
+        Some(Err(_)) | None => {}
     }
     let exit = child.wait().await?;
     let log = std::fs::read_to_string(paths.log()).unwrap_or_default();
-    status.send_modify(|status| status.ended = Some(seen.ending(exit, &log)));
-    record::store(&paths.status(), &*status.borrow())?;
-    server.abort();
-    callers.close();
-    // Who is too slow reads it from the disk.
-    timeout(LAST_WORD, callers.wait()).await.ok();
-    handle::clean(paths);
-    Ok(())
+    Ok(seen.ending(exit, &log))
+}
+
+/// Writes down what is going on. A full disk must not end the machine: its agent finds out by itself
+/// when the shim has gone without a word.
+fn note(paths: &Paths, status: &watch::Sender<ShimStatus>) {
+    if let Err(error) = record::store(&paths.status(), &*status.borrow()) {
+        eprintln!("shim: cannot write {}: {error}", paths.status().display());
+    }
 }
 
 fn spawn(intent: &Launch, paths: &Paths) -> io::Result<Child> {
@@ -205,7 +223,6 @@ struct Supervised {
     events: mpsc::Receiver<Event>,
     stops: mpsc::Receiver<Duration>,
     signs: watch::Receiver<Signs>,
-    happen: mpsc::Sender<Happening>,
     /// Whether silence of the guest speaks against the accelerator.
     doubts: bool,
 }
@@ -214,71 +231,72 @@ struct Supervised {
 async fn supervise(
     child: &mut Child,
     mut on: Supervised,
-    status: &watch::Sender<ShimStatus>,
+    desk: &serve::Desk,
     seen: &mut Seen,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let doubt_at = Instant::now() + SIGN_OF_LIFE;
-    // When stopping began, what the guest was given, and when the next step is due.
-    let mut stopping: Option<(Instant, Duration, Instant)> = None;
-    let begin = |stopping: &mut Option<(Instant, Duration, Instant)>, within: Duration| {
-        let now = Instant::now();
-        // A second wish may shorten the first, never lengthen it.
-        if stopping.is_none_or(|(began, before, _)| now + within < began + before) {
-            *stopping = Some((now, within, now));
-        }
-    };
+    let mut stopping: Option<Stopping> = None;
     loop {
-        let due = stopping.map_or(doubt_at, |(_, _, due)| due);
+        let due = stopping.map_or(doubt_at, |stopping| Instant::from_std(stopping.due));
         // All arms wait for a channel, a signal, the clock or the child's end: nothing is lost by
         // dropping them.
-        tokio::select! {
+        let within = tokio::select! {
             _ = child.wait() => break,
             Some(event) = on.events.recv() => {
                 seen.on(&event);
-                if event.name == "RESET" {
-                    status.send_modify(|status| status.booted = false);
-                    on.happen.send(Happening::Reset).await.ok();
-                } else if event.name == "GUEST_PANICKED" {
-                    on.qmp.call("quit", Value::Null, COMMAND).await.ok();
+                match event.name.as_str() {
+                    "RESET" => drop(desk.happen.send(Happening::Reset).await),
+                    // It is held so that this can be known; there is nothing left to run.
+                    "GUEST_PANICKED" => on.tell("quit").await,
+                    _ => {}
                 }
-            }
-            Some(within) = on.stops.recv() => {
-                seen.asked = true;
-                begin(&mut stopping, within);
-            }
-            _ = terminate.recv() => {
-                seen.asked = true;
-                begin(&mut stopping, HOST_SHUTDOWN);
+                continue;
             }
             Ok(()) = on.signs.changed() => {
                 let Signs { alive, booted } = *on.signs.borrow_and_update();
                 on.doubts &= !alive;
-                status.send_if_modified(|status| {
-                    booted && !std::mem::replace(&mut status.booted, booted)
-                });
+                desk.status.send_if_modified(|status| std::mem::replace(&mut status.booted, booted) != booted);
+                continue;
             }
             () = sleep_until(due), if stopping.is_some() || on.doubts => {
-                let Some((began, within, _)) = stopping else {
-                    seen.doubted = true;
-                    child.start_kill()?;
-                    continue;
-                };
-                let (what, wait) = step(began.elapsed(), within);
-                stopping = Some((began, within, Instant::now() + wait));
-                seen.pressed = Some(what);
-                // An answer that does not come is what the next step is for.
-                match what {
-                    Step::PowerDown => drop(on.qmp.call("system_powerdown", Value::Null, COMMAND).await),
-                    Step::Quit => drop(on.qmp.call("quit", Value::Null, COMMAND).await),
-                    Step::Kill => child.start_kill()?,
+                match &mut stopping {
+                    Some(stopping) => on.press(stopping, child, seen).await?,
+                    None => {
+                        seen.doubted = true;
+                        child.start_kill()?;
+                        on.doubts = false;
+                    }
                 }
+                continue;
             }
-        }
+            Some(within) = on.stops.recv() => within,
+            _ = terminate.recv() => HOST_SHUTDOWN,
+        };
+        seen.asked = true;
+        stopping = Some(Stopping::ask(stopping, within, std::time::Instant::now()));
     }
     // What QEMU said last may still be on its way; its closed socket ends the queue.
     while let Ok(Some(event)) = timeout(LAST_WORD, on.events.recv()).await {
         seen.on(&event);
     }
     Ok(())
+}
+
+impl Supervised {
+    async fn press(&self, stopping: &mut Stopping, child: &mut Child, seen: &mut Seen) -> io::Result<()> {
+        let step = stopping.step(std::time::Instant::now());
+        seen.pressed = Some(step);
+        match step {
+            Step::PowerDown => self.tell("system_powerdown").await,
+            Step::Quit => self.tell("quit").await,
+            Step::Kill => child.start_kill()?,
+        }
+        Ok(())
+    }
+
+    /// Runs a command for its effect. An answer that does not come is what the next step is for.
+    async fn tell(&self, command: &str) {
+        self.qmp.call(command, Value::Null, COMMAND).await.ok();
+    }
 }

@@ -1,3 +1,5 @@
+//! Connections into a guest that is a smoltcp stack of its own, on a clock that is set by hand.
+
 use std::collections::VecDeque;
 
 use proto::session::Prefix;

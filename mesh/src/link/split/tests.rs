@@ -1,3 +1,5 @@
+//! Packets cut in two and put together again, in any order, with losses.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Which packets may leave and arrive, by the directory alone.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::session::{GroupEntry, Guard, MachineEntry, Prefix};
@@ -20,6 +22,7 @@ fn routes() -> Routes {
     };
     let group = GroupEntry {
         services: BTreeMap::new(),
+        http: BTreeSet::new(),
         needs: BTreeSet::new(),
         machines: vec![entry(1, HERE, 2), entry(2, THERE, 5), entry(3, HERE, 1)],
     };

@@ -21,16 +21,24 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
         Shim::Starting { .. } => (Phase::Starting, None),
         _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
         Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, *clean, because),
+        Shim::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
         _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
-        Shim::None if seen.launched.is_none() && !waits.is_empty() => {
-            let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
-            (Phase::Waiting, Some(format!("needs {}, not ready yet", names.join(", "))))
-        }
-        Shim::None if seen.launched.is_none() && seen.granted != Some(spec.epoch) => {
-            (Phase::Waiting, Some("asks the coordinator for its first start".into()))
-        }
         _ => (Phase::Starting, None),
     }
+}
+
+/// The image is here, the first start is not done: order, then the coordinator's word, then work.
+fn first(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> (Phase, Option<String>) {
+    if !waits.is_empty() {
+        let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
+        return (Phase::Waiting, Some(format!("needs {}, not ready yet", names.join(", "))));
+    }
+    if seen.granted != Some(spec.epoch) {
+        let failed = seen.failed.as_ref().map(|failed| format!(": {}", failed.because));
+        let reason = format!("asks the coordinator for its first start{}", failed.unwrap_or_default());
+        return (Phase::Waiting, Some(reason));
+    }
+    if seen.failed.is_some() { unstarted(seen) } else { (Phase::Starting, None) }
 }
 
 fn running(

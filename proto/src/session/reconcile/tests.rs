@@ -359,6 +359,19 @@ fn a_failed_action_is_tried_again_later_and_said() {
 }
 
 #[test]
+fn a_coordinator_that_does_not_answer_is_asked_again_soon() {
+    let at = Timestamp(90_000);
+    let failed = Some(Failed { at, times: 9, because: "no coordinator is known".into() });
+    check(
+        &["db-1"],
+        Seen { failed, ..here() },
+        expect![[r#"
+        Ask(Epoch(1))
+        Waiting asks the coordinator for its first start: no coordinator is known"#]],
+    );
+}
+
+#[test]
 fn nothing_is_begun_while_an_action_is_carried_out() {
     check(
         &["db-1"],

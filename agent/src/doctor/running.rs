@@ -1,0 +1,83 @@
+//! What only a running daemon can tell `agent doctor`: the proved accelerator, the name server's
+//! port, the relays it has and the members it reaches. Pure: the daemon gathers, [`judge`] decides.
+
+use std::net::SocketAddr;
+
+use proto::{
+    session::Accelerator,
+    wire::api::{Check, CheckState},
+};
+
+use super::{check, ok};
+
+/// What the daemon knows.
+#[derive(Clone, Debug, Default)]
+pub struct Inside {
+    /// The proved QEMU: version, accelerator, and why hardware is not used.
+    pub qemu: Option<(String, Accelerator, Option<String>)>,
+    /// Where names are answered.
+    pub dns: Option<SocketAddr>,
+    /// The relay that this host serves.
+    pub serves: Option<String>,
+    /// The relays through which this host is reached.
+    pub relays: Vec<String>,
+    /// Members that are not there.
+    pub down: Vec<String>,
+    /// Members in all, this host included.
+    pub members: usize,
+}
+
+/// Decides what the daemon's knowledge means. These checks replace those of the same name that were
+/// only guessed from outside.
+pub fn judge(inside: &Inside) -> Vec<Check> {
+    vec![accelerator(inside), names(inside), relay(inside), mesh(inside)]
+}
+
+fn accelerator(inside: &Inside) -> Check {
+    match &inside.qemu {
+        Some((version, Accelerator::Kvm, _)) => {
+            ok("accelerator", format!("KVM, proved at speed with QEMU {version}"))
+        }
+        Some((version, Accelerator::Tcg, refused)) => {
+            let because = refused.as_ref().map(|because| format!("; {because}")).unwrap_or_default();
+            let what = format!("QEMU {version} translates: machines run 10 to 30 times slower{because}");
+            check("accelerator", CheckState::Limited, what, None)
+        }
+        None => {
+            let what = "no QEMU is proved here (yet): no machine can run; the agent's log says why";
+            check("accelerator", CheckState::Limited, what, None)
+        }
+    }
+}
+
+fn names(inside: &Inside) -> Check {
+    match inside.dns {
+        Some(address) => ok("names", format!("answered at {address}")),
+        None => {
+            let mend = "agent run --set dns.port=auto".to_owned();
+            check("names", CheckState::Missing, "the name server has no port", Some(mend))
+        }
+    }
+}
+
+fn relay(inside: &Inside) -> Check {
+    match (&inside.serves, &inside.relays[..]) {
+        (Some(url), _) => ok("relay", format!("this host serves {url}")),
+        (None, [_, ..]) => ok("relay", format!("reached through {}", inside.relays.join(", "))),
+        (None, []) => {
+            let what = "no relay: hosts behind other routers may not find this one";
+            let mend = "agent run --set relay.serve=on    on a host with a public address".to_owned();
+            check("relay", CheckState::Limited, what, Some(mend))
+        }
+    }
+}
+
+fn mesh(inside: &Inside) -> Check {
+    match &inside.down[..] {
+        [] => ok("mesh", format!("all {} hosts are up", inside.members)),
+        down => {
+            let what = format!("{} of {} hosts not up: {}", down.len(), inside.members, down.join(", "));
+            check("mesh", CheckState::Limited, what, Some("agent host list".to_owned()))
+        }
+    }
+}

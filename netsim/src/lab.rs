@@ -1,0 +1,288 @@
+//! Pure: the readable lab file. Text in, hosts, homes and links out, or every mistake with its line.
+//!
+//! ```text
+//! seed 7
+//! host vps                                  # on the public net
+//! home attic nat=cone delay=10ms rate=50mbit
+//! home flat nat=symmetric delay=20ms jitter=2ms loss=1%
+//! host nas in attic
+//! host desk in flat
+//! ```
+//! Nothing here knows namespaces or commands: `rules` does.
+
+use std::fmt;
+
+/// A parsed lab file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// Where loss and jitter are drawn from.
+    pub seed: u64,
+    /// In the order of the file.
+    pub homes: Vec<Home>,
+    /// In the order of the file.
+    pub hosts: Vec<Host>,
+}
+
+/// A private network behind a router.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Home {
+    /// Unique among homes and hosts.
+    pub name: String,
+    /// What the router does.
+    pub nat: Nat,
+    /// Between the router and the public net.
+    pub link: Link,
+}
+
+/// A computer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// Unique among homes and hosts.
+    pub name: String,
+    /// Index into `homes`; `None` = on the public net.
+    pub home: Option<usize>,
+    /// Between the host and its network.
+    pub link: Link,
+}
+
+/// What a home's router does with addresses and ports, and whom it lets in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nat {
+    /// Keeps ports; lets everybody in, to the home's first host ("exposed host").
+    Open,
+    /// Keeps ports: one mapping for all destinations; lets in only answers.
+    #[default]
+    Cone,
+    /// Another port, but one for all destinations; lets in only answers.
+    Shifted,
+    /// A new random port for each destination; lets in only answers.
+    Symmetric,
+}
+
+/// What a link does to frames, in each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Link {
+    /// One way.
+    pub delay_us: u64,
+    /// Drawn evenly from -jitter to +jitter; frames keep their order.
+    pub jitter_us: u64,
+    /// Share of frames lost, 0 to 1.
+    pub loss: f64,
+    /// Bits per second; 0 = as fast as the machine can.
+    pub rate_bps: u64,
+}
+
+impl Link {
+    /// Whether the kernel alone can play this link: it has no delay or loss here, only rates.
+    pub fn needs_wire(&self) -> bool {
+        self.delay_us > 0 || self.jitter_us > 0 || self.loss > 0.0
+    }
+}
+
+/// One mistake in a lab file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong, and what is right.
+    pub what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
+
+/// The longest name: with a lab's prefix it must fit where interface and namespace names go.
+const NAME_MAX: usize = 24;
+/// Homes and public hosts share one /24.
+const PUBLIC_MAX: usize = 200;
+
+/// Reads a lab file; on mistakes, says all of them.
+pub fn parse(text: &str) -> Result<Layout, Vec<Mistake>> {
+    let mut layout = Layout { seed: 1, ..Layout::default() };
+    let mut mistakes = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or("").split_whitespace().collect();
+        if let Err(what) = statement(&mut layout, &words) {
+            mistakes.push(Mistake { line: index + 1, what });
+        }
+    }
+    let public = layout.homes.len() + layout.hosts.iter().filter(|host| host.home.is_none()).count();
+    if layout.hosts.is_empty() && mistakes.is_empty() {
+        mistakes.push(Mistake { line: 1, what: "a lab needs at least one `host NAME`".into() });
+    }
+    if public > PUBLIC_MAX {
+        mistakes.push(Mistake { line: 1, what: format!("at most {PUBLIC_MAX} homes and public hosts") });
+    }
+    if mistakes.is_empty() { Ok(layout) } else { Err(mistakes) }
+}
+
+fn statement(layout: &mut Layout, words: &[&str]) -> Result<(), String> {
+    match words {
+        [] => Ok(()),
+        ["seed", number] => {
+            layout.seed = number.parse().map_err(|_| format!("`{number}` is not a seed: a whole number"))?;
+            Ok(())
+        }
+        ["home", name, settings @ ..] => {
+            let name = new_name(layout, name)?;
+            let (mut nat, mut link) = (Nat::default(), Link::default());
+            for setting in settings {
+                match setting.split_once('=') {
+                    Some(("nat", kind)) => nat = parse_nat(kind)?,
+                    _ => set(&mut link, setting)?,
+                }
+            }
+            layout.homes.push(Home { name, nat, link });
+            Ok(())
+        }
+        ["host", name, rest @ ..] => {
+            let name = new_name(layout, name)?;
+            let (home, settings) = match rest {
+                ["in", home, settings @ ..] => (Some(find_home(layout, home)?), settings),
+                settings => (None, settings),
+            };
+            let mut link = Link::default();
+            settings.iter().try_for_each(|setting| set(&mut link, setting))?;
+            layout.hosts.push(Host { name, home, link });
+            Ok(())
+        }
+        [other, ..] => {
+            Err(format!("`{other}` begins no statement: `host NAME [in HOME]`, `home NAME`, `seed N`"))
+        }
+    }
+}
+
+fn find_home(layout: &Layout, name: &str) -> Result<usize, String> {
+    layout
+        .homes
+        .iter()
+        .position(|home| home.name == name)
+        .ok_or_else(|| format!("no home `{name}` above: write `home {name}` first"))
+}
+
+fn new_name(layout: &Layout, name: &str) -> Result<String, String> {
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase())
+        || !name.chars().all(letters)
+        || name.len() > NAME_MAX
+    {
+        return Err(format!("`{name}` is no name: a-z, 0-9 and -, a letter first, at most {NAME_MAX}"));
+    }
+    let taken = layout.homes.iter().any(|home| home.name == name)
+        || layout.hosts.iter().any(|host| host.name == name);
+    if taken || name == "net" {
+        return Err(format!("the name `{name}` is taken"));
+    }
+    Ok(name.into())
+}
+
+fn parse_nat(kind: &str) -> Result<Nat, String> {
+    match kind {
+        "open" => Ok(Nat::Open),
+        "cone" => Ok(Nat::Cone),
+        "shifted" => Ok(Nat::Shifted),
+        "symmetric" => Ok(Nat::Symmetric),
+        other => Err(format!("`{other}` is no kind of NAT: open, cone, shifted, symmetric")),
+    }
+}
+
+fn set(link: &mut Link, setting: &str) -> Result<(), String> {
+    let (key, value) = setting.split_once('=').ok_or_else(|| format!("`{setting}`: expected KEY=VALUE"))?;
+    match key {
+        "delay" => link.delay_us = micros(value)?,
+        "jitter" => link.jitter_us = micros(value)?,
+        "loss" => link.loss = share(value)?,
+        "rate" => link.rate_bps = rate(value)?,
+        other => {
+            return Err(format!("`{other}` is no setting: delay, jitter, loss, rate, and nat for homes"));
+        }
+    }
+    Ok(())
+}
+
+fn micros(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no time: such as 10ms, 1.5ms, 300us");
+    let (number, unit) = match (text.strip_suffix("ms"), text.strip_suffix("us")) {
+        (Some(number), _) => (number, 1000.0),
+        (_, Some(number)) => (number, 1.0),
+        _ => return Err(wrong()),
+    };
+    let value: f64 = number.parse().map_err(|_| wrong())?;
+    if !(0.0..=10_000_000.0).contains(&(value * unit)) {
+        return Err(wrong());
+    }
+    Ok((value * unit) as u64)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is no loss: 0% to 100%");
+    let percent: f64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    if (0.0..=100.0).contains(&percent) { Ok(percent / 100.0) } else { Err(wrong()) }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no rate: such as 50mbit, 500kbit, 1gbit");
+    let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
+    let (number, unit) = units
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number, factor)))
+        .ok_or_else(wrong)?;
+    let value: f64 = number.parse().map_err(|_| wrong())?;
+    if !(8e3..=100e9).contains(&(value * unit)) {
+        return Err(wrong());
+    }
+    Ok((value * unit) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(text: &str, found: Expect) {
+        let shown = match parse(text) {
+            Ok(layout) => {
+                let home = |home: &Home| format!("home {} {:?} {:?}\n", home.name, home.nat, home.link);
+                let host = |host: &Host| format!("host {} {:?} {:?}\n", host.name, host.home, host.link);
+                layout.homes.iter().map(home).chain(layout.hosts.iter().map(host)).collect()
+            }
+            Err(mistakes) => mistakes.iter().map(|mistake| format!("{mistake}\n")).collect::<String>(),
+        };
+        found.assert_eq(&shown);
+    }
+
+    #[test]
+    fn a_lab_file_names_homes_hosts_and_links() {
+        check(
+            "seed 7\nhost vps # public\nhome attic nat=symmetric delay=10ms jitter=300us loss=1.5% rate=50mbit\n\
+             host nas in attic delay=1ms\n",
+            expect![[r#"
+                home attic Symmetric Link { delay_us: 10000, jitter_us: 300, loss: 0.015, rate_bps: 50000000 }
+                host vps None Link { delay_us: 0, jitter_us: 0, loss: 0.0, rate_bps: 0 }
+                host nas Some(0) Link { delay_us: 1000, jitter_us: 0, loss: 0.0, rate_bps: 0 }
+            "#]],
+        );
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        check(
+            "host\nhost a in nowhere\nhome h nat=round\nhost b delay=5\nhost b loss=200%\nhost net\nhost b\nhost b\nlink a b\nhost c rate=1bit x",
+            expect![[r#"
+                line 1: `host` begins no statement: `host NAME [in HOME]`, `home NAME`, `seed N`
+                line 2: no home `nowhere` above: write `home nowhere` first
+                line 3: `round` is no kind of NAT: open, cone, shifted, symmetric
+                line 4: `5` is no time: such as 10ms, 1.5ms, 300us
+                line 5: `200%` is no loss: 0% to 100%
+                line 6: the name `net` is taken
+                line 8: the name `b` is taken
+                line 9: `link` begins no statement: `host NAME [in HOME]`, `home NAME`, `seed N`
+                line 10: `1bit` is no rate: such as 50mbit, 500kbit, 1gbit
+            "#]],
+        );
+    }
+}

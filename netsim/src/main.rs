@@ -1,0 +1,151 @@
+//! `netsim`: labs from the command line. `run` keeps a lab for one command; `up` keeps it until `down`.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use netsim::{Lab, control};
+
+#[derive(Parser)]
+#[command(about = "Labs of network namespaces: homes behind NATs, links with delay, loss and rate", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the lab of FILE and leave it running; prints its name and its hosts
+    Up {
+        /// The lab file
+        file: PathBuf,
+    },
+    /// Remove a lab
+    Down {
+        /// Its name; not needed while there is only one
+        #[arg(long)]
+        lab: Option<String>,
+    },
+    /// Run a command in a host of a lab
+    Exec {
+        /// The lab's name; not needed while there is only one, nor where NETSIM_LAB names it, as inside `netsim run`
+        #[arg(long)]
+        lab: Option<String>,
+        /// The host, home, or `net` for the public net
+        host: String,
+        /// The command and its arguments, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Build the lab of FILE, run a command beside it with NETSIM_LAB set, and remove the lab
+    Run {
+        /// The lab file
+        file: PathBuf,
+        /// The command and its arguments, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Own a lab until killed: what `up` starts
+    #[command(hide = true)]
+    Hold {
+        /// The lab file
+        file: PathBuf,
+    },
+}
+
+/// How long a lab may take to come up or to go.
+const WITHIN: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Up { file } => up(&file),
+        Verb::Down { lab } => down(lab.as_deref()),
+        Verb::Exec { lab, host, command } => exec(lab.as_deref(), &host, &command),
+        Verb::Run { file, command } => run(&file, &command),
+        Verb::Hold { file } => hold(&file),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("netsim: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn read(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn up(file: &Path) -> Result<ExitCode> {
+    let mut holder = Command::new(std::env::current_exe()?)
+        .arg("hold")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // Not ours: the owner outlives us, and whoever reads our stderr would wait for it.
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context("cannot start the lab's owner")?;
+    let lines = BufReader::new(holder.stdout.take().context("the owner has no output")?).lines();
+    for line in lines {
+        let line = line?;
+        if line == "up" {
+            return Ok(ExitCode::SUCCESS);
+        }
+        println!("{line}");
+    }
+    let failed = holder.wait_with_output()?;
+    std::io::stderr().write_all(&failed.stderr)?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn hold(file: &Path) -> Result<ExitCode> {
+    let lab = Lab::up(&read(file)?)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "lab {}", lab.prefix())?;
+    for host in lab.hosts() {
+        writeln!(out, "host {} {} public {}", host.name, host.address, host.public)?;
+    }
+    writeln!(out, "up")?;
+    loop {
+        thread::park();
+    }
+}
+
+fn down(lab: Option<&str>) -> Result<ExitCode> {
+    let lab = control::find(lab)?;
+    lab.end()?;
+    let deadline = Instant::now() + WITHIN;
+    while lab.is_there() {
+        if Instant::now() > deadline {
+            bail!("{} is still there after {} s", lab.name(), WITHIN.as_secs());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exec(lab: Option<&str>, host: &str, words: &[String]) -> Result<ExitCode> {
+    let named = std::env::var("NETSIM_LAB").ok();
+    let lab = control::find(lab.or(named.as_deref()))?;
+    let [program, arguments @ ..] = words else { bail!("no command given") };
+    let error = lab.command(host, program)?.args(arguments).exec();
+    bail!("cannot start `ip netns exec`: {error}")
+}
+
+fn run(file: &Path, words: &[String]) -> Result<ExitCode> {
+    let lab = Lab::up(&read(file)?)?;
+    let [program, arguments @ ..] = words else { bail!("no command given") };
+    let status = Command::new(program)
+        .args(arguments)
+        .env("NETSIM_LAB", lab.prefix())
+        .status()
+        .with_context(|| format!("cannot start {program}"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
