@@ -91,6 +91,8 @@ pub enum MeshError {
 
 /// How long a token waits for an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer it waits for a relay, when there is one in the mesh.
+const HOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -212,8 +214,15 @@ impl Mesh {
         if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
             return Err(TokensError::NoAddress);
         }
-        let own = self.inner.reach.borrow().clone();
         let records = self.inner.gossip.records().borrow().clone();
+        let offered = |body: &Body| matches!(body, Body::Host(record) if record.reach.serves.is_some());
+        if records.values().any(offered) {
+            // A host that has just started finds its home relay in a moment, and behind a router
+            // there is no other way in. Without it the token still works on this LAN.
+            let homed = reach.wait_for(|reach| !reach.relays.is_empty());
+            tokio::time::timeout(HOME_TIMEOUT, homed).await.ok();
+        }
+        let own = self.inner.reach.borrow().clone();
         let Inner { roster, identity, .. } = &*self.inner;
         let bootstrap = tokens::bootstrap(self.me(), &own, &records, &roster.roll());
         tokens::create(roster, identity, bootstrap, wanted)
