@@ -233,11 +233,13 @@ pub async fn run(run: Run) -> Answer<()> {
     if let Some(bound) = bound {
         tasks.spawn(dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone()));
     }
-    tasks.spawn(crate::api::serve(listener, app, stop.clone().cancelled_owned()).map(|served| {
-        if let Err(error) = served {
-            tracing::error!(%error, "the local API ended");
-        }
-    }));
+    tasks.spawn(crate::api::serve(listener, crate::api::router(app), stop.clone().cancelled_owned()).map(
+        |served| {
+            if let Err(error) = served {
+                tracing::error!(%error, "the local API ended");
+            }
+        },
+    ));
 
     // Both arms are cancel-safe: a token, and a handle that is polled again below.
     let early = tokio::select! {

@@ -9,10 +9,10 @@ mod tests;
 
 use std::{future::Future, io, time::Duration};
 
+use axum::Router;
 use tokio::{net::UnixListener, sync::watch, time};
 
-use crate::app::App;
-
+pub use routes::router;
 #[cfg(test)]
 pub use routes::{events_body, finish, steps, upgrade};
 pub use socket::{connect, listen};
@@ -24,12 +24,12 @@ pub const RAW: &str = "agent-raw";
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Serves the local API until `stop` ends, and then no longer than a moment.
-pub async fn serve(listener: UnixListener, app: App, stop: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, routes: Router, stop: impl Future<Output = ()>) -> io::Result<()> {
     let (stopped, seen) = watch::channel(false);
     let mut first = seen.clone();
     // An error of `wait_for` means that the sender is gone: that is an end as well.
     let graceful = async move { drop(first.wait_for(|stopped| *stopped).await) };
-    let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(graceful);
+    let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);
     let server = async move { server.await };
     tokio::pin!(server);
     // Cancel-safe: the server is only polled, and goes on below.

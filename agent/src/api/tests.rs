@@ -1,3 +1,5 @@
+//! Names that people type, and what they find.
+
 use expect_test::{Expect, expect};
 use proto::{
     id::SessionId,

@@ -1,3 +1,5 @@
+//! What the command line reads and shows: arguments, help, tables, JSON, exit codes.
+
 use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser};

@@ -1,3 +1,5 @@
+//! Layers of settings, and every mistake in them.
+
 use expect_test::{Expect, expect};
 
 use super::*;

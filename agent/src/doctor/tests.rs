@@ -1,3 +1,5 @@
+//! What each host is told to mend.
+
 use std::net::SocketAddr;
 
 use expect_test::{Expect, expect};

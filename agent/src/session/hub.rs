@@ -24,7 +24,10 @@ use proto::{
 use tokio::sync::{broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{coordinator, host, store::Store};
+use super::{
+    coordinator, host,
+    store::{Loaded, Store},
+};
 use crate::{dns::Resolve, machine::QemuFacts};
 
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
@@ -91,7 +94,7 @@ impl Hub {
     /// Reads what is on disk and starts a task for every session. Shares that cannot be read are
     /// left where they are and told.
     pub async fn open(deps: Deps) -> io::Result<Hub> {
-        let (shares, broken) = deps.store.load()?;
+        let Loaded { shares, broken } = deps.store.load()?;
         for (path, reason) in broken {
             tracing::error!(path = %path.display(), reason, "a share cannot be read; it is left as it is");
         }

@@ -20,6 +20,15 @@ pub struct Store {
     root: PathBuf,
 }
 
+/// What was found on disk.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every share that can be read.
+    pub shares: BTreeMap<SessionId, Share>,
+    /// Files that cannot be read, and why.
+    pub broken: Vec<(PathBuf, String)>,
+}
+
 impl Store {
     /// Opens the directory, makes it when it is missing.
     pub fn open(root: PathBuf) -> io::Result<Store> {
@@ -50,8 +59,8 @@ impl Store {
     }
 
     /// Reads every share. What cannot be read is reported with its path.
-    pub fn load(&self) -> io::Result<(BTreeMap<SessionId, Share>, Vec<(PathBuf, String)>)> {
-        let (mut shares, mut broken) = (BTreeMap::new(), Vec::new());
+    pub fn load(&self) -> io::Result<Loaded> {
+        let Loaded { mut shares, mut broken } = Loaded::default();
         for session in self.ids()? {
             let path = self.session(session).join("share");
             match fs::read(&path) {
@@ -66,7 +75,7 @@ impl Store {
                 Err(error) => broken.push((path, error.to_string())),
             }
         }
-        Ok((shares, broken))
+        Ok(Loaded { shares, broken })
     }
 
     /// Lists the sessions that have a directory here, with or without a share.

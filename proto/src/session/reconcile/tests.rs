@@ -1,3 +1,5 @@
+//! What a host does next, and what it says.
+
 use expect_test::{Expect, expect};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What one host is told of a session.
+
 use expect_test::expect;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What may be committed, and what is refused.
+
 use super::*;
 use crate::{
     id::{Digest, Name, SessionId},
