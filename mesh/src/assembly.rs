@@ -403,7 +403,11 @@ async fn bind(
     lookup: &MemoryLookup,
 ) -> Result<Bound, MeshError> {
     let address = relay_address(config).await;
-    let mut last = BindError::NoPorts;
+    let first = match config.ports {
+        Ports::Fixed(first) => first,
+        Ports::Loopback => 0,
+    };
+    let mut last = BindError::NoPorts(first);
     for pair in endpoint::pairs(&identity.data, config.ports) {
         let at = (config.ports, pair);
         let endpoint = match endpoint::bind(identity, at, gate.clone(), pins, lookup).await {
@@ -443,7 +447,7 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
     match (config.serve, config.ports) {
         (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
         (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
-        (serve, Ports::Fixed) => {
+        (serve, Ports::Fixed(_)) => {
             let addresses = reach::interfaces().await.addresses;
             let any = addresses.first().copied().filter(|_| serve == Serve::On);
             reach::relay_address(&addresses).or(any)

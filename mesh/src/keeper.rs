@@ -220,7 +220,10 @@ impl Keeper {
         let Some(member) = self.roster.roll().members.get(&me).cloned() else { return };
         let about = self.about.borrow().clone();
         let issuer = member.is_issuer();
-        let record = HostRecord { name: member.name, tags: member.tags, reach, issuer, ..about };
+        let mut tags = about.tags.clone();
+        // What was said at the founding or by the token stands above the host's own settings.
+        tags.extend(member.tags);
+        let record = HostRecord { name: member.name, tags, reach, issuer, ..about };
         // Gossip itself drops what it has said already.
         self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
     }
