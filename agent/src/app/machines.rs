@@ -10,7 +10,7 @@ use proto::{
 };
 
 use super::{Answer, App, Pipe, refused, sessions::unexpected};
-use crate::machine::openssh;
+use crate::{machine::openssh, session::nic};
 
 impl App {
     /// Tells every machine of every session.
@@ -78,24 +78,15 @@ impl App {
         Ok(Box::new(stream))
     }
 
-    /// Opens a machine's serial console: what it said, then live.
+    /// Opens a machine's serial console, wherever it runs: what it said, then live.
     pub async fn console(&self, session: SessionId, machine: MachineName) -> Answer<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let what = format!("the console of {}/{machine} was not opened", share.name);
-        if entry.host != self.hub().me() {
-            let host = self.name(entry.host);
-            return Err(Error::new(Kind::Refused, what)
-                .because(format!("it runs on {host}, and consoles do not cross hosts in this version"))
-                .next(format!("on {host}: agent machine console {}/{machine}", share.name)));
-        }
-        let host = crate::machine::Host::new(self.deps().run.clone());
-        let dir = self.deps().store.machine(session, &machine);
-        let failed = |because: String| {
-            Error::new(Kind::Failed, what.clone()).because(because).next("agent machine list")
-        };
-        let shim = crate::machine::adopt(&host, &dir).await.map_err(|error| failed(error.to_string()))?;
-        let shim = shim.ok_or_else(|| failed("it does not run".into()))?;
-        let console = shim.console().await.map_err(|error| failed(error.to_string()))?;
+        let opened = self.deps().net.dial(session, &machine, nic::CONSOLE_PORT).await;
+        let console = opened.map_err(|error| {
+            Error::new(Kind::Failed, format!("the console of {}/{machine} was not opened", share.name))
+                .because(format!("on {}: {error}", self.name(entry.host)))
+                .next("agent machine list")
+        })?;
         Ok(Box::new(console))
     }
 

@@ -222,10 +222,11 @@ impl HostLoop {
         while let Ok(news) = self.heard.try_recv() {
             self.hear(news);
         }
-        for machine in self.machines.values_mut() {
+        for (name, machine) in &mut self.machines {
             let status = machine.shim.as_ref().map(|shim| shim.status().borrow().clone());
-            if let Some(status) = status {
+            if let Some(status) = status.filter(|status| status.ended.is_some()) {
                 machine.note_end(&status, now);
+                self.hub.deps().net.detach(self.session, name);
             }
         }
         let observed = self.observe(share);
