@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement},
     wire::{
@@ -148,6 +148,12 @@ impl App {
         let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
         if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
             tracing::warn!(%name, %error, "the session's birth cannot be stated");
+        }
+        // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
+        let state = group.state().borrow().clone();
+        if let Some(state) = state {
+            let share = slice::share(&state, self.hub().me());
+            self.hub().accept(share).await.map_err(|refusal| refused(what, refusal))?;
         }
         Ok(self.applied(name.as_str(), session, &proposal))
     }
