@@ -184,6 +184,7 @@ pub async fn run(run: Run) -> Answer<()> {
         raft,
     };
     let (qemu_found, qemu) = watch::channel(None);
+    let (offer, offered) = watch::channel(false);
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
     let mesh_config = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let (mesh, run_mesh) =
@@ -193,14 +194,16 @@ pub async fn run(run: Run) -> Answer<()> {
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 
+    let run_dir = data.run().map_err(|error| failed(&error))?;
     let deps = Deps {
         mesh: mesh.clone(),
         images: images.clone(),
         net: net.clone(),
         facts: facts.clone(),
         qemu,
+        offered,
         store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
-        run: data.run().map_err(|error| failed(&error))?,
+        run: run_dir.clone(),
         zone: config.dns.zone.clone(),
         resolve: Arc::new(OnceLock::new()),
         stop: stop.clone(),
@@ -229,7 +232,12 @@ pub async fn run(run: Run) -> Answer<()> {
     tasks.spawn(zones.clone().run());
     tasks.spawn(follow::heads(hub.clone()));
     tasks.spawn(follow::images(hub.clone()));
-    tasks.spawn(about::keep(hub.clone(), config.clone(), data.clone(), qemu_found));
+    tasks.spawn(about::keep(
+        hub.clone(),
+        config.clone(),
+        data.clone(),
+        about::Found { qemu: qemu_found, offered: offer },
+    ));
     tasks.spawn(sweep(forwards, stop.clone()));
     if let Some(bound) = bound {
         tasks.spawn(dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone()));
@@ -267,6 +275,8 @@ pub async fn run(run: Run) -> Answer<()> {
     drop(facts);
     recorder.abort();
     std::fs::remove_file(data.socket()).ok();
+    // Where machines run on it is not empty, and stays.
+    std::fs::remove_dir(run_dir).ok();
     match early {
         None | Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(failed(&error)),

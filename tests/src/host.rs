@@ -160,7 +160,13 @@ impl Host {
     /// Ends the agent in order; machines run on.
     #[track_caller]
     pub fn stop(&mut self) {
-        self.signal(Signal::TERM);
+        self.stop_by(Signal::TERM);
+    }
+
+    /// Ends the agent in order, by a signal of choice; machines run on.
+    #[track_caller]
+    pub fn stop_by(&mut self, signal: Signal) {
+        self.signal(signal);
         let mut child = self.agent.take().expect("the agent runs");
         let status = eventually(Duration::from_secs(20), &format!("{} ends in order", self.name), || {
             child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "still running".to_owned())
@@ -210,6 +216,38 @@ impl Host {
         found
     }
 
+    /// Ends the agent and every machine of this host at once, as a power cut would.
+    pub fn power_off(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            let _killed = child.kill();
+            let _reaped = child.wait();
+        }
+        self.end_everything();
+    }
+
+    /// Kills what still runs. Looks again, because a dying shim may have just started its QEMU.
+    fn end_everything(&self) {
+        for _ in 0..100 {
+            let left = self.processes("");
+            if left.is_empty() {
+                return;
+            }
+            for (pid, _) in left {
+                if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                    let _gone = kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Names the directory of this host's sockets, as the agent does.
+    pub fn runtime(&self) -> Option<PathBuf> {
+        let data = fs::canonicalize(self.data()).ok()?;
+        let hash = blake3::hash(data.as_os_str().as_encoded_bytes()).to_hex();
+        Some(PathBuf::from(format!("/run/agent-{}", &hash[..8])))
+    }
+
     /// What a command line of this host contains: the data or the runtime directory.
     fn marks(&self) -> Vec<String> {
         vec![self.dir.path().to_string_lossy().into_owned()]
@@ -222,10 +260,9 @@ impl Drop for Host {
             let _killed = child.kill();
             let _reaped = child.wait();
         }
-        for (pid, _) in self.processes("") {
-            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-                let _gone = kill_process(pid, Signal::KILL);
-            }
+        self.end_everything();
+        if let Some(run) = self.runtime() {
+            let _removed = fs::remove_dir_all(run);
         }
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log_text());

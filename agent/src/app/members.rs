@@ -47,7 +47,7 @@ impl App {
 
     fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
         let mut warnings = Vec::new();
-        if self.deps().qemu.borrow().is_none() {
+        if *self.deps().offered.borrow() && self.deps().qemu.borrow().is_none() {
             let what = "this host runs no machines: no usable QEMU".to_owned();
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
