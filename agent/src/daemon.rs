@@ -275,8 +275,8 @@ pub async fn run(run: Run) -> Answer<()> {
     drop(facts);
     recorder.abort();
     std::fs::remove_file(data.socket()).ok();
-    // Where machines run on it is not empty, and stays.
-    std::fs::remove_dir(run_dir).ok();
+    // Empty unless machines run on: nothing of this host stays outside its data directory.
+    std::fs::remove_dir(&run_dir).ok();
     match early {
         None | Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(failed(&error)),

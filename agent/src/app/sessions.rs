@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement},
     wire::{
@@ -152,6 +152,12 @@ impl App {
         if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
             tracing::warn!(%name, %error, "the session's birth cannot be stated");
         }
+        // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
+        let state = group.state().borrow().clone();
+        if let Some(state) = state {
+            let share = slice::share(&state, self.hub().me());
+            self.hub().accept(share).await.map_err(|refusal| refused(what, refusal))?;
+        }
         Ok(self.applied(name.as_str(), session, &proposal))
     }
 
@@ -206,7 +212,9 @@ impl App {
 
     /// Tells how a session is, as this host sees it.
     pub async fn session_status(&self, session: SessionId) -> Answer<api::SessionStatus> {
-        Ok(self.status_of(&*self.share(session)?))
+        let share = self.share(session)?;
+        self.listen_for(&share).await;
+        Ok(self.status_of(&share))
     }
 
     pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {
