@@ -289,7 +289,8 @@ fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::
     if mesh::identity::exists(data.path()) {
         return Ok(None);
     }
-    let pending = || mesh::identity::pending(data.path()).map(|token| api::JoinRequest { token, name: None });
+    let kept = || mesh::identity::pending(data.path());
+    let pending = || kept().map(|(token, name)| api::JoinRequest { token, name: Some(name) });
     join.or_else(pending).map(Some).ok_or_else(|| {
         Error::new(Kind::Failed, "the agent cannot run")
             .because(format!("{} belongs to no mesh yet", data.path().display()))
