@@ -142,11 +142,14 @@ clean() {
     case $code in 130 | 143) printf '\ninterrupted: cleaning up\n' >&2 ;; esac
     # Agents first, in order; a machine outlives its agent, so what is left then is ended by force.
     [ ${#agents[@]} = 0 ] || kill "${agents[@]}" 2>/dev/null
-    wait
-    local left
+    { wait; } 2>/dev/null
+    local left sockets
     left=$(ours)
+    # A machine's process names the directory of its sockets, which is not below ours.
+    sockets=$(for process in $left; do tr '\0' '\n' <"/proc/$process/cmdline"; done 2>/dev/null |
+        grep -x '/.*/agent-[0-9a-f-]*' | sort -u)
     [ -z "$left" ] || kill -9 $left 2>/dev/null
-    rm -rf "$dir"
+    rm -rf "$dir" $sockets
     exit "$code"
 }
 trap clean EXIT
