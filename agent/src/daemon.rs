@@ -126,7 +126,8 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
         data: data.path().to_owned(),
         token: request.token.clone(),
         name: name.clone(),
-        ports: Ports::Fixed,
+        // Any pair will do for one join; the first start of the agent chooses for good.
+        ports: Ports::Fixed(mesh::FIRST_PORT),
     };
     match mesh::join(joining).await {
         Ok(Joined::Member { identity, mesh_name }) => Ok(api::Joined {
@@ -184,7 +185,7 @@ pub async fn run(run: Run) -> Answer<()> {
     };
     let (qemu_found, qemu) = watch::channel(None);
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
-    let mesh_config = mesh::Config { ports: Ports::Fixed, serve: serve(&config), about };
+    let mesh_config = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let (mesh, run_mesh) =
         mesh::build(mesh_config, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;

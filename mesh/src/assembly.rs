@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use iroh::{
     Endpoint,
     address_lookup::memory::MemoryLookup,
-    protocol::{DynProtocolHandler, Router},
+    protocol::{DynProtocolHandler, Router, RouterBuilder},
 };
 use proto::{
     facts::Fact,
@@ -90,6 +91,8 @@ pub enum MeshError {
 
 /// How long a token waits for an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer it waits for a relay, when there is one in the mesh.
+const HOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -211,8 +214,15 @@ impl Mesh {
         if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
             return Err(TokensError::NoAddress);
         }
-        let own = self.inner.reach.borrow().clone();
         let records = self.inner.gossip.records().borrow().clone();
+        let offered = |body: &Body| matches!(body, Body::Host(record) if record.reach.serves.is_some());
+        if records.values().any(offered) {
+            // A host that has just started finds its home relay in a moment, and behind a router
+            // there is no other way in. Without it the token still works on this LAN.
+            let homed = reach.wait_for(|reach| !reach.relays.is_empty());
+            tokio::time::timeout(HOME_TIMEOUT, homed).await.ok();
+        }
+        let own = self.inner.reach.borrow().clone();
         let Inner { roster, identity, .. } = &*self.inner;
         let bootstrap = tokens::bootstrap(self.me(), &own, &records, &roster.roll());
         tokens::create(roster, identity, bootstrap, wanted)
@@ -303,7 +313,7 @@ pub async fn build(
         members: members_tx,
         facts,
         ways: ways_tx,
-        silent: Default::default(),
+        heard: Default::default(),
     };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
@@ -315,34 +325,51 @@ pub async fn build(
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
-    let (rpc_inlet, raft_inlet, raft) = (built.rpc, built.raft, handlers.raft);
-    let (ending, inner_stop) = (endpoint.clone(), stop.clone());
-    let run = async move {
-        let router = router.spawn();
-        let mut parts = JoinSet::new();
-        parts.spawn(part("swarm", run_swarm));
-        parts.spawn(part("gossip", run_gossip));
-        parts.spawn(part("keeper", keeper.run()));
-        parts.spawn(part("requests", answer::serve_requests(rpc_inlet, answering)));
-        parts.spawn(part("raft messages", answer::serve_raft(raft_inlet, raft)));
-        let ended = tokio::select! { // cancel-safe: a token and a join set
-            () = inner_stop.cancelled() => Ok(()),
-            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
-        };
-        // First those that dial: a dial under way would keep the endpoint from closing.
-        parts.shutdown().await;
-        close(router, &ending, relay).await;
-        stopped_tx.send_replace(true);
-        ended
-    };
+    let parts = vec![
+        part("swarm", run_swarm),
+        part("gossip", run_gossip),
+        part("keeper", keeper.run()),
+        part("requests", answer::serve_requests(built.rpc, answering)),
+        part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
+    ];
+    let running =
+        Running { router, endpoint: endpoint.clone(), relay, stop: stop.clone(), stopped: stopped_tx };
+    let run = running.run(parts);
     let inner =
         Inner { identity, endpoint, roster, streams, gossip, about, reach, members, serves, stop, stopped };
     Ok((Mesh { inner: Arc::new(inner) }, run))
 }
 
-async fn part(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
-    run.await;
-    name
+type Part = BoxFuture<'static, &'static str>;
+
+fn part(name: &'static str, run: impl Future<Output = ()> + Send + 'static) -> Part {
+    run.map(move |()| name).boxed()
+}
+
+/// What runs, and what ends with it.
+struct Running {
+    router: RouterBuilder,
+    endpoint: Endpoint,
+    relay: Option<Relay>,
+    stop: CancellationToken,
+    stopped: watch::Sender<bool>,
+}
+
+impl Running {
+    async fn run(self, all: Vec<Part>) -> Result<(), MeshError> {
+        let router = self.router.spawn();
+        let mut parts: JoinSet<&'static str> = all.into_iter().collect();
+        // Cancel-safe: a token and a join set.
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
+        };
+        // First those that dial: a dial under way would keep the endpoint from closing.
+        parts.shutdown().await;
+        close(router, &self.endpoint, self.relay).await;
+        self.stopped.send_replace(true);
+        ended
+    }
 }
 
 /// Connections first, so that everybody hears the goodbye; then the relay, which carries some of them.
@@ -376,7 +403,11 @@ async fn bind(
     lookup: &MemoryLookup,
 ) -> Result<Bound, MeshError> {
     let address = relay_address(config).await;
-    let mut last = BindError::NoPorts;
+    let first = match config.ports {
+        Ports::Fixed(first) => first,
+        Ports::Loopback => 0,
+    };
+    let mut last = BindError::NoPorts(first);
     for pair in endpoint::pairs(&identity.data, config.ports) {
         let at = (config.ports, pair);
         let endpoint = match endpoint::bind(identity, at, gate.clone(), pins, lookup).await {
@@ -416,7 +447,7 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
     match (config.serve, config.ports) {
         (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
         (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
-        (serve, Ports::Fixed) => {
+        (serve, Ports::Fixed(_)) => {
             let addresses = reach::interfaces().await.addresses;
             let any = addresses.first().copied().filter(|_| serve == Serve::On);
             reach::relay_address(&addresses).or(any)

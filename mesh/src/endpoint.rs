@@ -17,7 +17,7 @@ use crate::{disk, gate::Gate, identity::Identity, pins::Pins};
 
 /// The pair that is tried first: UDP for paths and TCP for the relay on the first, UDP for address
 /// discovery on the second.
-const FIRST_PORT: u16 = 7440;
+pub const FIRST_PORT: u16 = 7440;
 /// Pairs that are tried. More agents than this on one computer is a test, which asks for any port.
 const PAIRS: u16 = 40;
 /// A silent path is dropped after five missed beats, so a killed host is noticed in seconds.
@@ -29,8 +29,8 @@ const CONNECTION_SILENCE: Duration = Duration::from_secs(8);
 /// Which ports to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// 7440 and 7441, or the next free pair; remembered.
-    Fixed,
+    /// This port and the next one, or the next free pair; remembered.
+    Fixed(u16),
     /// Whatever is free, on loopback only, remembered too: for tests.
     Loopback,
 }
@@ -53,8 +53,8 @@ impl Pair {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// None of the pairs is free.
-    #[error("cannot bind: no free pair of ports between {FIRST_PORT} and {}", FIRST_PORT + 2 * PAIRS)]
-    NoPorts,
+    #[error("cannot bind: no free pair of ports between {0} and {last}", last = .0.saturating_add(2 * PAIRS))]
+    NoPorts(u16),
     /// Something else.
     #[error("cannot bind: {0}")]
     Iroh(String),
@@ -66,9 +66,11 @@ pub(crate) fn pairs(data: &Path, ports: Ports) -> Vec<Pair> {
     let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok());
     let remembered = stored.and_then(|text| text.trim().parse().ok()).filter(|port| *port > 0).map(Pair);
     let others: Vec<Pair> = match ports {
-        Ports::Fixed => (0..PAIRS).map(|pair| Pair(FIRST_PORT + 2 * pair)).collect(),
+        Ports::Fixed(first) => (0..PAIRS).map_while(|pair| first.checked_add(2 * pair)).map(Pair).collect(),
         Ports::Loopback => vec![Pair::ANY],
     };
+    // A port that the settings do not lead to any more is forgotten.
+    let remembered = remembered.filter(|pair| ports == Ports::Loopback || others.contains(pair));
     let rest = others.into_iter().filter(|pair| Some(*pair) != remembered);
     remembered.into_iter().chain(rest).collect()
 }
@@ -128,7 +130,7 @@ fn transport() -> QuicTransportConfig {
 async fn finish(builder: Builder, (ports, pair): (Ports, Pair)) -> Result<Endpoint, BindError> {
     let wrong = |error: &dyn std::fmt::Display| BindError::Iroh(error.to_string());
     let v4 = match ports {
-        Ports::Fixed => Ipv4Addr::UNSPECIFIED,
+        Ports::Fixed(_) => Ipv4Addr::UNSPECIFIED,
         Ports::Loopback => Ipv4Addr::LOCALHOST,
     };
     let builder = builder
@@ -137,7 +139,7 @@ async fn finish(builder: Builder, (ports, pair): (Ports, Pair)) -> Result<Endpoi
         .map_err(|error| wrong(&error))?;
     let builder = match ports {
         // Hosts without IPv6 exist; hosts without IPv4 do too, but not without its socket.
-        Ports::Fixed => builder
+        Ports::Fixed(_) => builder
             .bind_addr_with_opts(
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, pair.0)),
                 BindOpts::default().set_is_required(false),

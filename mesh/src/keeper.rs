@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use iroh::{Endpoint, Watcher, address_lookup::memory::MemoryLookup};
+use iroh::{Endpoint, RelayUrl, Watcher, address_lookup::memory::MemoryLookup};
 use proto::{
     facts::Fact,
     id::HostId,
@@ -30,6 +30,7 @@ use crate::{
     gossip::{Gossip, Records},
     identity::{self, Identity},
     members::{self, Members, Sources},
+    path::{Path, PathKind},
     reach,
     relays::Relays,
     roster::{self, Roster},
@@ -46,8 +47,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const SPREAD_PAUSE: Duration = Duration::from_millis(50);
 /// Members that are told at once.
 const SPREAD_WIDTH: usize = 8;
-/// A host that gossip has lost may still have a connection that has not timed out; so long it is
-/// suspected only.
+/// How long a host that gossip has lost is only suspected: a hiccup of a loaded host ends sooner.
 const SILENCE: Duration = Duration::from_secs(3);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -69,8 +69,8 @@ pub(crate) struct Keeper {
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
     pub(crate) ways: watch::Sender<Arc<Ways>>,
-    /// Hosts that were live once, and since when they are not.
-    pub(crate) silent: BTreeMap<HostId, Option<Instant>>,
+    /// Hosts that are or were just live, and when they last were.
+    pub(crate) heard: BTreeMap<HostId, Instant>,
 }
 
 impl Keeper {
@@ -84,8 +84,7 @@ impl Keeper {
             roll: &roll,
             records: &records,
             live: &nobody,
-            silent: &nobody,
-            connected: &nobody,
+            fading: &nobody,
             path: &none,
         })
     }
@@ -111,7 +110,8 @@ impl Keeper {
             tokio::select! {
                 _ = tick.tick() => {
                     self.dial(&mut dialer);
-                    self.relays.watch().await;
+                    let left = self.relays.watch().await;
+                    self.leave(&left);
                 }
                 _ = housekeeping.tick() => {
                     self.keep_house();
@@ -158,6 +158,16 @@ impl Keeper {
         }
     }
 
+    /// Ends connections that only a dead relay carries: iroh would try that way until they time out.
+    fn leave(&self, relays: &[RelayUrl]) {
+        let is_left = |path: &Path| relays.iter().any(|url| url.as_str() == path.via);
+        for host in self.streams.connected().borrow().iter().filter(|_| !relays.is_empty()) {
+            if self.gate.path(host).is_some_and(|path| path.kind == PathKind::Relayed && is_left(&path)) {
+                self.gate.close(host);
+            }
+        }
+    }
+
     /// A handshake is the moment to compare statements; the end of a connection is the moment to
     /// make iroh forget its ways.
     fn note_connections(&self, before: &BTreeSet<HostId>, now: &BTreeSet<HostId>) {
@@ -201,7 +211,9 @@ impl Keeper {
 
     async fn publish(&self) {
         let me = self.identity.host();
-        let reach = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let bound = self.endpoint.bound_sockets();
+        let described = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let reach = reach::or_loopback(described, &bound);
         self.reach.send_if_modified(|old| {
             let changed = *old != reach;
             old.clone_from(&reach);
@@ -210,37 +222,33 @@ impl Keeper {
         let Some(member) = self.roster.roll().members.get(&me).cloned() else { return };
         let about = self.about.borrow().clone();
         let issuer = member.is_issuer();
-        let record = HostRecord { name: member.name, tags: member.tags, reach, issuer, ..about };
+        let mut tags = about.tags.clone();
+        // What was said at the founding or by the token stands above the host's own settings.
+        tags.extend(member.tags);
+        let record = HostRecord { name: member.name, tags, reach, issuer, ..about };
         // Gossip itself drops what it has said already.
         self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
     }
 
-    /// Gives the hosts that were live once and have been silent for longer than [`SILENCE`].
+    /// Gives the hosts that were live until less than [`SILENCE`] ago.
     fn note_silence(&mut self, live: &BTreeSet<HostId>) -> BTreeSet<HostId> {
         let now = Instant::now();
-        for (host, since) in &mut self.silent {
-            *since = if live.contains(host) { None } else { since.or(Some(now)) };
-        }
-        for host in live {
-            self.silent.entry(*host).or_insert(None);
-        }
-        let long = |since: &Option<Instant>| since.is_some_and(|since| now - since > SILENCE);
-        self.silent.iter().filter(|(_, since)| long(since)).map(|(host, _)| *host).collect()
+        self.heard.extend(live.iter().map(|host| (*host, now)));
+        self.heard.retain(|_, at| now - *at < SILENCE);
+        self.heard.keys().filter(|host| !live.contains(*host)).copied().collect()
     }
 
     fn show(&mut self) {
         let roll = self.roster.roll();
         let records = self.gossip.records().borrow().clone();
         let live = self.gossip.live().borrow().clone();
-        let connected = self.streams.connected().borrow().clone();
-        let silent = self.note_silence(&live);
+        let fading = self.note_silence(&live);
         let new = members::compose(&Sources {
             me: self.identity.host(),
             roll: &roll,
             records: &records,
             live: &live,
-            silent: &silent,
-            connected: &connected,
+            fading: &fading,
             path: &|host| self.gate.path(host),
         });
         let old = self.members.borrow().clone();

@@ -42,7 +42,7 @@ mod wire;
 
 pub use answer::{Inbound, RaftInbound};
 pub use assembly::{Config, Handlers, Mesh, MeshError, build};
-pub use endpoint::Ports;
+pub use endpoint::{FIRST_PORT, Ports};
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
 pub use join::{JoinError, Joined, Joining, join};

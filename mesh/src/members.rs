@@ -20,9 +20,9 @@ use crate::{
 pub enum MemberState {
     /// Gossip hears it.
     Up,
-    /// There is a connection, but gossip does not hear it: just come, or fallen silent just now.
+    /// Gossip heard it until a moment ago.
     Suspect,
-    /// No connection, or silent for seconds.
+    /// Gossip does not hear it, or not yet.
     Down,
     /// It said that it leaves.
     Left,
@@ -117,9 +117,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) roll: &'a Roll,
     pub(crate) records: &'a Records,
     pub(crate) live: &'a BTreeSet<HostId>,
-    /// Those that gossip has not heard for so long that their connection counts for nothing.
-    pub(crate) silent: &'a BTreeSet<HostId>,
-    pub(crate) connected: &'a BTreeSet<HostId>,
+    /// Those that were live until a moment ago.
+    pub(crate) fading: &'a BTreeSet<HostId>,
     pub(crate) path: &'a dyn Fn(&HostId) -> Option<Path>,
 }
 
@@ -137,12 +136,10 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
         let host = member.host;
         let record = host_record(sources.records, host).cloned();
         let path = if host == sources.me { None } else { (sources.path)(&host) };
-        let state = match (host == sources.me || sources.live.contains(&host), &path) {
-            (true, _) => MemberState::Up,
-            (false, _) if sources.silent.contains(&host) => MemberState::Down,
-            (false, Some(_)) => MemberState::Suspect,
-            (false, None) if sources.connected.contains(&host) => MemberState::Suspect,
-            (false, None) => MemberState::Down,
+        let state = match host {
+            host if host == sources.me || sources.live.contains(&host) => MemberState::Up,
+            host if sources.fading.contains(&host) => MemberState::Suspect,
+            _ => MemberState::Down,
         };
         let view = MemberView {
             id: host,
@@ -185,8 +182,9 @@ pub(crate) fn facts(old: &Members, new: &Members) -> Vec<Fact> {
             (MemberState::Up | MemberState::Suspect, MemberState::Down) => {
                 facts.push(Fact::MemberDown { member: member.clone() });
             }
-            (MemberState::Up, _) => {}
-            (_, MemberState::Up) => facts.push(Fact::MemberUp { member: member.clone() }),
+            (MemberState::Down | MemberState::Left, MemberState::Up) => {
+                facts.push(Fact::MemberUp { member: member.clone() })
+            }
             _ => {}
         }
         let old_path = before.and_then(|before| before.path.as_ref());

@@ -80,7 +80,7 @@ impl Relay {
         let doorkeeper = Arc::new(doorkeeper);
         let wildcards: &[IpAddr] = match ports {
             // [::] takes both families; a kernel without IPv6 has only the other.
-            Ports::Fixed => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            Ports::Fixed(_) => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
             Ports::Loopback => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
         };
         let mut failure = String::new();

@@ -51,8 +51,8 @@ impl Relays {
         self.bring_about().await;
     }
 
-    /// Looks at the home relay; to be called several times a second.
-    pub(crate) async fn watch(&mut self) {
+    /// Looks at the home relay; to be called several times a second. Gives the relays that it left.
+    pub(crate) async fn watch(&mut self) -> Vec<RelayUrl> {
         let now = Instant::now();
         let before = self.banished.len();
         self.banished.retain(|_, since| now - *since < BANISHED);
@@ -62,20 +62,22 @@ impl Relays {
         let homes = self.endpoint.home_relay_status().get();
         if homes.is_empty() || homes.iter().any(|home| home.is_connected()) {
             self.silent_since = None;
-            return;
+            return Vec::new();
         }
         let since = *self.silent_since.get_or_insert(now);
         // Leaving the only relay gains nothing: iroh tries it again by itself.
         if now - since < SILENCE || self.inserted.len() < 2 {
-            return;
+            return Vec::new();
         }
         self.silent_since = None;
-        for home in homes {
-            tracing::info!(relay = %home.url(), "the home relay is silent; leaving it");
-            self.banished.insert(home.url().clone(), now);
+        let left: Vec<RelayUrl> = homes.iter().map(|home| home.url().clone()).collect();
+        for url in &left {
+            tracing::info!(relay = %url, "the home relay is silent; leaving it");
+            self.banished.insert(url.clone(), now);
         }
         self.bring_about().await;
         self.endpoint.network_change().await;
+        left
     }
 
     /// Pins first: a relay that is inserted before its hash is known gets no address discovery.

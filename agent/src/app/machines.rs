@@ -10,7 +10,7 @@ use proto::{
 };
 
 use super::{Answer, App, Pipe, refused, sessions::unexpected};
-use crate::machine::openssh;
+use crate::{machine::openssh, session::nic};
 
 impl App {
     /// Tells every machine of every session.
@@ -78,46 +78,50 @@ impl App {
         Ok(Box::new(stream))
     }
 
-    /// Opens a machine's serial console: what it said, then live.
+    /// Opens a machine's serial console, wherever it runs: what it said, then live.
     pub async fn console(&self, session: SessionId, machine: MachineName) -> Answer<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let what = format!("the console of {}/{machine} was not opened", share.name);
-        if entry.host != self.hub().me() {
-            let host = self.name(entry.host);
-            return Err(Error::new(Kind::Refused, what)
-                .because(format!("it runs on {host}, and consoles do not cross hosts in this version"))
-                .next(format!("on {host}: agent machine console {}/{machine}", share.name)));
-        }
-        let host = crate::machine::Host::new(self.deps().run.clone());
-        let dir = self.deps().store.machine(session, &machine);
-        let failed = |because: String| {
-            Error::new(Kind::Failed, what.clone()).because(because).next("agent machine list")
-        };
-        let shim = crate::machine::adopt(&host, &dir).await.map_err(|error| failed(error.to_string()))?;
-        let shim = shim.ok_or_else(|| failed("it does not run".into()))?;
-        let console = shim.console().await.map_err(|error| failed(error.to_string()))?;
+        let opened = self.deps().net.dial(session, &machine, nic::CONSOLE_PORT).await;
+        let console = opened.map_err(|error| {
+            Error::new(Kind::Failed, format!("the console of {}/{machine} was not opened", share.name))
+                .because(format!("on {}: {error}", self.name(entry.host)))
+                .next("agent machine list")
+        })?;
         Ok(Box::new(console))
     }
 
     /// Tells every service of every session.
     pub async fn services(&self) -> Answer<api::Services> {
         let shares = self.hub().shares().borrow().clone();
+        for share in shares.values() {
+            self.listen_for(share).await;
+        }
         Ok(api::Services { services: shares.values().flat_map(|share| self.service_rows(share)).collect() })
+    }
+
+    /// Listens for every service of a session: what is shown to a person as an address must answer.
+    pub(super) async fn listen_for(&self, share: &Share) {
+        for (group, entry) in &share.directory.groups {
+            let ports = entry.services.values().copied();
+            if let Err(error) = self.inner.forwards.open(share.session, group.as_str(), ports).await {
+                tracing::warn!(%group, %error, "nothing listens here for its services");
+            }
+        }
     }
 
     pub(super) fn service_rows(&self, share: &Share) -> Vec<api::ServiceRow> {
         let mut rows = Vec::new();
         for (group, entry) in &share.directory.groups {
-            let address = self.inner.forwards.address(share.session, group.as_str());
             for (service, port) in &entry.services {
+                let here = self.inner.forwards.listening(share.session, group.as_str(), *port);
                 rows.push(api::ServiceRow {
                     name: service.to_string(),
                     group: group.to_string(),
                     session: share.name.to_string(),
                     port: *port,
                     fqdn: format!("{group}.{}.{}", share.name, self.deps().zone),
-                    address_here: address.map(|address| address.to_string()),
-                    port_here: Some(self.inner.forwards.port_here(share.session, group.as_str(), *port)),
+                    address_here: here.map(|here| here.ip().to_string()),
+                    port_here: here.map(|here| here.port()),
                 });
             }
         }

@@ -45,8 +45,6 @@ pub struct Policy {
 pub struct Relay {
     /// Whether this host relays for others; `None` = when it has a public address.
     pub serve: Option<bool>,
-    /// Whether public relays are used while the mesh has none.
-    pub public: bool,
 }
 
 /// Names.
@@ -94,7 +92,6 @@ impl Reader<'_> {
             serve: self
                 .read("relay.serve", "\"auto\", \"on\" or \"off\"", word("auto", parse_bool))
                 .flatten(),
-            public: self.read("relay.public", "true or false", parse_bool).unwrap_or(true),
         };
         let port = "\"auto\" or a port from 1 to 65535";
         let dns = Dns {

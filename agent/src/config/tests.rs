@@ -28,7 +28,7 @@ fn the_defaults_are_a_valid_configuration() {
     let (config, _) = load(&Layers::default()).unwrap();
     let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None };
     let dns = Dns { port: None, zone: "mesh.internal".into() };
-    let relay = Relay { serve: None, public: true };
+    let relay = Relay { serve: None };
     let tags = BTreeMap::new();
     assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, steady: None, tags });
 }
@@ -48,7 +48,6 @@ fn the_later_layer_wins_and_says_so() {
             policy.memory = 4GiB (config.toml:4)
             policy.disk = auto (default)
             relay.serve = off (config.toml:6)
-            relay.public = true (default)
             listen.port = 7440 (default)
             dns.port = 5353 (--set)
             dns.zone = mesh.internal (default)

@@ -10,6 +10,10 @@ use proto::{id::SessionId, names::View, session::MachineSpec};
 use super::hub::Hub;
 use crate::{dns, machine::Shim};
 
+/// The port that stands for a machine's serial console where streams into machines are opened: no TCP
+/// service can have it.
+pub const CONSOLE_PORT: u16 = 0;
+
 /// Attaches a running machine. Again for the same incarnation: nothing happens, because the sockets of
 /// a restarted shim have the same paths.
 pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
@@ -22,7 +26,12 @@ pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
         }),
         dial: Arc::new(move |port| {
             let shim = dial.clone();
-            Box::pin(async move { shim.dial(port).await })
+            Box::pin(async move {
+                match port {
+                    CONSOLE_PORT => shim.console().await,
+                    port => shim.dial(port).await,
+                }
+            })
         }),
         resolve: Arc::new(move |message: Bytes| {
             let (zone, resolve) = (zone.clone(), resolve.clone());

@@ -94,12 +94,11 @@ pub(super) struct Entrance {
     firewall: Firewall,
     inbox: mpsc::Sender<Mail>,
     members: BTreeMap<String, HostId>,
-    started: Instant,
 }
 
 impl Entrance {
     pub(super) fn new(firewall: Firewall, inbox: mpsc::Sender<Mail>, roll: &Roll) -> Entrance {
-        let mut entrance = Entrance { firewall, inbox, members: BTreeMap::new(), started: Instant::now() };
+        let mut entrance = Entrance { firewall, inbox, members: BTreeMap::new() };
         entrance.set_members(roll);
         entrance
     }
@@ -110,7 +109,7 @@ impl Entrance {
 
     /// Lets one frame in, or says why not.
     fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<(), Refused> {
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = awake_or_not_ms();
         let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
         self.firewall.check(frame, &known).map_err(|because| match because {
@@ -124,6 +123,14 @@ impl Entrance {
         self.inbox.try_send((firewall::address(mesh, from), message)).ok();
         Ok(())
     }
+}
+
+/// Gives milliseconds since the boot, those of a suspend included: while this host slept, the others
+/// went on counting.
+fn awake_or_not_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let millis = now.tv_sec.unsigned_abs().saturating_mul(1000);
+    millis.saturating_add(now.tv_nsec.unsigned_abs() / 1_000_000)
 }
 
 /// Why a frame was not let in.

@@ -48,8 +48,7 @@ const RELAY_LOOK: Duration = Duration::from_millis(100);
 /// How long a user waits for the endpoint's goodbyes; it goes on saying them in the background.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A join to be tried.
-#[derive(Debug)]
+/// A join to be tried. Not `Debug`: the token is a secret.
 pub struct Joining {
     /// The data directory that gets the identity.
     pub data: PathBuf,

@@ -102,7 +102,9 @@ impl Host {
 
     pub(super) async fn token(&self) -> String {
         let wanted = Wanted { expires_ms: 3_600_000, uses: 10, admin: false };
-        self.mesh.token_create(wanted).await.unwrap().text
+        let mesh = self.mesh.clone();
+        // In a task of its own, as the API's handlers are: the future must be `Send`.
+        tokio::spawn(async move { mesh.token_create(wanted).await }).await.unwrap().unwrap().text
     }
 
     /// Joins by a token and starts.
@@ -152,7 +154,7 @@ impl Host {
 pub(super) async fn try_join(dir: &Path, label: &str, token: &str) -> Result<Joined, JoinError> {
     let joining =
         Joining { data: dir.to_owned(), token: token.to_owned(), name: name(label), ports: Ports::Loopback };
-    join(joining).await
+    tokio::spawn(join(joining)).await.unwrap()
 }
 
 /// Waits for a value of a watch; tells the last one when it does not come.
