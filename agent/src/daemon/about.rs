@@ -15,7 +15,7 @@ use super::free_mib;
 use crate::{
     config::Config,
     data::DataDir,
-    machine::{QemuFacts, qemu},
+    machine::{Qemu, qemu},
     session::{actions::words, hub::Hub},
 };
 
@@ -57,7 +57,7 @@ pub async fn gather(
 }
 
 /// Proves the local QEMU, then keeps the record true until the daemon ends.
-pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Option<Arc<QemuFacts>>>) {
+pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Qemu>) {
     let stop = hub.deps().stop.clone();
     let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else {
         return;
@@ -67,13 +67,17 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<
             if let Some(because) = facts.refused.clone() {
                 hub.deps().facts.send(Fact::AcceleratorRefused { because }).ok();
             }
-            found.send_replace(Some(Arc::new(facts)));
+            found.send_replace(Qemu::Usable(Arc::new(facts)));
         }
-        Err(error) => tracing::warn!(because = words(&error), "this host runs no machines"),
+        Err(error) => {
+            let because = words(&error);
+            tracing::warn!(because, "this host runs no machines");
+            found.send_replace(Qemu::Unusable(because));
+        }
     }
     let mut shares = hub.shares();
     loop {
-        let accelerator = found.borrow().as_ref().map(|facts| facts.accelerator);
+        let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = used(&hub);
         let record = gather(&config, &data, accelerator, &used).await;
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
