@@ -29,6 +29,7 @@ use crate::{
     data::DataDir,
     disk, dns, facts,
     forward::{self, Forwards},
+    machine::Qemu,
     session::{
         actions::words,
         hub::{Deps, Hub},
@@ -183,8 +184,8 @@ pub async fn run(run: Run) -> Answer<()> {
         requests,
         raft,
     };
-    let (qemu_found, qemu) = watch::channel(None);
     let (offer, offered) = watch::channel(false);
+    let (qemu_found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
     let mesh_config = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let (mesh, run_mesh) =

@@ -28,7 +28,7 @@ use super::{
     coordinator, host,
     store::{Loaded, Store},
 };
-use crate::{dns::Resolve, machine::QemuFacts};
+use crate::{dns::Resolve, machine::Qemu};
 
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
 pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
@@ -47,8 +47,8 @@ pub struct Deps {
     pub net: Net,
     /// Where facts go.
     pub facts: broadcast::Sender<Fact>,
-    /// The local QEMU, once it is probed; `None` inside = not usable.
-    pub qemu: watch::Receiver<Option<Arc<QemuFacts>>>,
+    /// The local QEMU.
+    pub qemu: watch::Receiver<Qemu>,
     /// Whether gossip knows by now what this host offers.
     pub offered: watch::Receiver<bool>,
     /// Shares and machines on disk.
