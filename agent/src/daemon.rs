@@ -363,7 +363,7 @@ async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {
         let RaftInbound { from, session, frame, answer } = inbound;
         // A session that this host does not store: silence, as if it were away.
-        let Some(group) = hub.group(session) else { continue };
+        let Some(group) = hub.group(session).filter(|_| hub.has_voice(session, from)) else { continue };
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
         tokio::spawn(async move {
             answer.send(group.handle(from, &frame).await).ok();
