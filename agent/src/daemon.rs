@@ -193,6 +193,7 @@ pub async fn run(run: Run) -> Answer<()> {
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 
+    let run_dir = data.run().map_err(|error| failed(&error))?;
     let deps = Deps {
         mesh: mesh.clone(),
         images: images.clone(),
@@ -200,7 +201,7 @@ pub async fn run(run: Run) -> Answer<()> {
         facts: facts.clone(),
         qemu,
         store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
-        run: data.run().map_err(|error| failed(&error))?,
+        run: run_dir.clone(),
         zone: config.dns.zone.clone(),
         resolve: Arc::new(OnceLock::new()),
         stop: stop.clone(),
@@ -267,6 +268,8 @@ pub async fn run(run: Run) -> Answer<()> {
     drop(facts);
     recorder.abort();
     std::fs::remove_file(data.socket()).ok();
+    // Empty unless machines run on: nothing of this host stays outside its data directory.
+    std::fs::remove_dir(&run_dir).ok();
     match early {
         None | Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(failed(&error)),

@@ -2,9 +2,11 @@
 //! The binary under test is named by `AGENT_BIN`, the guest's disk by `TINY_IMAGE`; `make test` sets both.
 
 mod host;
+mod lab;
 mod wait;
 
 pub use host::{Answer, Host, Place};
+pub use lab::{Copies, Lab, tiny_topology};
 pub use wait::{eventually, http_get};
 
 use std::{env, path::PathBuf};

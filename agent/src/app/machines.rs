@@ -93,22 +93,35 @@ impl App {
     /// Tells every service of every session.
     pub async fn services(&self) -> Answer<api::Services> {
         let shares = self.hub().shares().borrow().clone();
+        for share in shares.values() {
+            self.listen_for(share).await;
+        }
         Ok(api::Services { services: shares.values().flat_map(|share| self.service_rows(share)).collect() })
+    }
+
+    /// Listens for every service of a session: what is shown to a person as an address must answer.
+    pub(super) async fn listen_for(&self, share: &Share) {
+        for (group, entry) in &share.directory.groups {
+            let ports = entry.services.values().copied();
+            if let Err(error) = self.inner.forwards.open(share.session, group.as_str(), ports).await {
+                tracing::warn!(%group, %error, "nothing listens here for its services");
+            }
+        }
     }
 
     pub(super) fn service_rows(&self, share: &Share) -> Vec<api::ServiceRow> {
         let mut rows = Vec::new();
         for (group, entry) in &share.directory.groups {
-            let address = self.inner.forwards.address(share.session, group.as_str());
             for (service, port) in &entry.services {
+                let here = self.inner.forwards.listening(share.session, group.as_str(), *port);
                 rows.push(api::ServiceRow {
                     name: service.to_string(),
                     group: group.to_string(),
                     session: share.name.to_string(),
                     port: *port,
                     fqdn: format!("{group}.{}.{}", share.name, self.deps().zone),
-                    address_here: address.map(|address| address.to_string()),
-                    port_here: Some(self.inner.forwards.port_here(share.session, group.as_str(), *port)),
+                    address_here: here.map(|here| here.ip().to_string()),
+                    port_here: here.map(|here| here.port()),
                 });
             }
         }

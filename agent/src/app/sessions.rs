@@ -231,7 +231,9 @@ impl App {
 
     /// Tells how a session is, as this host sees it.
     pub async fn session_status(&self, session: SessionId) -> Answer<api::SessionStatus> {
-        Ok(self.status_of(&*self.share(session)?))
+        let share = self.share(session)?;
+        self.listen_for(&share).await;
+        Ok(self.status_of(&share))
     }
 
     pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {

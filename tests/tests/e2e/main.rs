@@ -1,3 +1,8 @@
 //! The stories, one a file. Each starts real agents and, where it says machines, real guests.
 
+mod coordinator;
+mod down_away;
+mod join;
+mod lab_session;
+mod restarts;
 mod tidy;
