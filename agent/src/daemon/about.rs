@@ -28,6 +28,14 @@ const LOOK: Duration = Duration::from_secs(10);
 /// A host that was up for this long is steady also with a battery.
 const STEADY_UPTIME_S: f64 = 24.0 * 3600.0;
 
+/// What is found out here, for everyone else.
+pub struct Found {
+    /// The proved QEMU.
+    pub qemu: watch::Sender<Qemu>,
+    /// Whether the record tells it.
+    pub offered: watch::Sender<bool>,
+}
+
 /// Gathers the record. `used` is what machines hold, in MiB by session.
 pub async fn gather(
     config: &Config,
@@ -57,7 +65,8 @@ pub async fn gather(
 }
 
 /// Proves the local QEMU, then keeps the record true until the daemon ends.
-pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Qemu>) {
+pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
+    let Found { qemu: found, offered } = found;
     let stop = hub.deps().stop.clone();
     let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else {
         return;
@@ -81,6 +90,10 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<
         let used = used(&hub);
         let record = gather(&config, &data, accelerator, &used).await;
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
+        if !*offered.borrow() {
+            stop.run_until_cancelled(told(&hub, accelerator)).await;
+            offered.send_replace(true);
+        }
         // Every arm only wakes the loop.
         tokio::select! {
             () = stop.cancelled() => return,
@@ -88,6 +101,15 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Waits until gossip says of this host what was published.
+async fn told(hub: &Hub, accelerator: Option<Accelerator>) {
+    let (mut records, key) = (hub.deps().mesh.records(), (hub.me(), RecordKey::Host));
+    let says =
+        |body: Option<&Body>| matches!(body, Some(Body::Host(record)) if record.accelerator == accelerator);
+    // It fails only when the mesh has ended.
+    records.wait_for(|records| says(records.get(&key))).await.ok();
 }
 
 /// Sums what this host's machines may take, in MiB by session.

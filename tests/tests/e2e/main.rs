@@ -3,6 +3,8 @@
 mod coordinator;
 mod down_away;
 mod join;
+mod kills;
 mod lab_session;
+mod one_host;
 mod restarts;
 mod tidy;
