@@ -76,7 +76,8 @@ advisories: deny
 	$(CARGO) deny check advisories
 
 demo: packages build
-	@echo 'not yet: the demo comes with the first session (part 1: one host, one guest)' >&2; exit 1
+	@images/guests/tiny/build target/tiny >/dev/null
+	@AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) examples/demo.sh
 
 # --- later --------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ use crate::{
     data::DataDir,
     disk, dns, facts,
     forward::{self, Forwards},
+    machine::Qemu,
     session::{
         actions::words,
         hub::{Deps, Hub},
@@ -183,7 +184,8 @@ pub async fn run(run: Run) -> Answer<()> {
         requests,
         raft,
     };
-    let (qemu_found, qemu) = watch::channel(None);
+    let (offer, offered) = watch::channel(false);
+    let (qemu_found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
     let mesh_config = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let (mesh, run_mesh) =
@@ -193,14 +195,16 @@ pub async fn run(run: Run) -> Answer<()> {
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 
+    let run_dir = data.run().map_err(|error| failed(&error))?;
     let deps = Deps {
         mesh: mesh.clone(),
         images: images.clone(),
         net: net.clone(),
         facts: facts.clone(),
         qemu,
+        offered,
         store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
-        run: data.run().map_err(|error| failed(&error))?,
+        run: run_dir.clone(),
         zone: config.dns.zone.clone(),
         resolve: Arc::new(OnceLock::new()),
         stop: stop.clone(),
@@ -229,7 +233,12 @@ pub async fn run(run: Run) -> Answer<()> {
     tasks.spawn(zones.clone().run());
     tasks.spawn(follow::heads(hub.clone()));
     tasks.spawn(follow::images(hub.clone()));
-    tasks.spawn(about::keep(hub.clone(), config.clone(), data.clone(), qemu_found));
+    tasks.spawn(about::keep(
+        hub.clone(),
+        config.clone(),
+        data.clone(),
+        about::Found { qemu: qemu_found, offered: offer },
+    ));
     tasks.spawn(sweep(forwards, stop.clone()));
     if let Some(bound) = bound {
         tasks.spawn(dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone()));
@@ -267,6 +276,8 @@ pub async fn run(run: Run) -> Answer<()> {
     drop(facts);
     recorder.abort();
     std::fs::remove_file(data.socket()).ok();
+    // Empty unless machines run on: nothing of this host stays outside its data directory.
+    std::fs::remove_dir(&run_dir).ok();
     match early {
         None | Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(failed(&error)),
@@ -279,7 +290,8 @@ fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::
     if mesh::identity::exists(data.path()) {
         return Ok(None);
     }
-    let pending = || mesh::identity::pending(data.path()).map(|token| api::JoinRequest { token, name: None });
+    let kept = || mesh::identity::pending(data.path());
+    let pending = || kept().map(|(token, name)| api::JoinRequest { token, name: Some(name) });
     join.or_else(pending).map(Some).ok_or_else(|| {
         Error::new(Kind::Failed, "the agent cannot run")
             .because(format!("{} belongs to no mesh yet", data.path().display()))

@@ -59,6 +59,8 @@ struct Inner {
     targets: Targets,
     kept: Mutex<Kept>,
     open: Mutex<BTreeMap<(SessionId, String), Open>>,
+    /// One caller at a time opens: a second would find the port taken, by us.
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// What survives a restart: addresses people may have written down, and ports that stood in.
@@ -95,8 +97,8 @@ impl Forwards {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        let inner = Inner { me, path, dial, targets, kept: Mutex::new(kept), open: Mutex::default() };
-        Forwards { inner: Arc::new(inner) }
+        let (kept, open, opening) = (Mutex::new(kept), Mutex::default(), tokio::sync::Mutex::default());
+        Forwards { inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening }) }
     }
 
     /// Gives the address of a label, assigning one at the first call.
@@ -127,12 +129,13 @@ impl Forwards {
             io::Error::new(io::ErrorKind::AddrNotAvailable, "no free forward address in 127.64.0.0/10")
         })?;
         let mut found = BTreeMap::new();
+        let _one = self.inner.opening.lock().await;
         for port in ports {
-            let here = match self.listening(session, label, port) {
+            let here = match self.asked(session, label, port) {
                 Some(here) => here,
-                None => self.listen(session, label, address, port).await?,
+                None => SocketAddrV4::new(address, self.listen(session, label, address, port).await?),
             };
-            found.insert(port, SocketAddrV4::new(address, here));
+            found.insert(port, here);
         }
         Ok(found)
     }
@@ -169,11 +172,21 @@ impl Forwards {
         lock(&self.inner.open).retain(|_, open| now.saturating_duration_since(*lock(&open.used)) < IDLE);
     }
 
-    fn listening(&self, session: SessionId, label: &str, port: u16) -> Option<u16> {
+    /// Gives where a port of a label listens on this host now, if it does.
+    pub fn listening(&self, session: SessionId, label: &str, port: u16) -> Option<SocketAddrV4> {
+        let address = self.address(session, label)?;
         let open = lock(&self.inner.open);
         let open = open.get(&(session, label.to_owned()))?;
-        *lock(&open.used) = Instant::now();
-        open.listeners.get(&port).map(|(here, _)| *here)
+        open.listeners.get(&port).map(|(here, _)| SocketAddrV4::new(address, *here))
+    }
+
+    /// Like [`Forwards::listening`], and counts as use.
+    fn asked(&self, session: SessionId, label: &str, port: u16) -> Option<SocketAddrV4> {
+        let here = self.listening(session, label, port)?;
+        if let Some(open) = lock(&self.inner.open).get(&(session, label.to_owned())) {
+            *lock(&open.used) = Instant::now();
+        }
+        Some(here)
     }
 
     async fn listen(&self, session: SessionId, label: &str, address: Ipv4Addr, port: u16) -> io::Result<u16> {
@@ -367,6 +380,20 @@ mod tests {
         let again = forwards(&dir, &[], &["web-1"]);
         assert_eq!(again.address(session, label), Some(address));
         assert_eq!(again.port_here(session, label, port), here.port());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn asked_for_twice_at_once_it_is_one_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = SessionId([9; 16]);
+        let forwards = forwards(&dir, &[], &["web-1"]);
+        let asking = (0..20).map(|_| {
+            let forwards = forwards.clone();
+            tokio::spawn(async move { forwards.open(session, "web", [0x5ef0]).await.unwrap() })
+        });
+        for found in futures::future::join_all(asking).await {
+            assert_eq!(found.unwrap()[&0x5ef0].port(), 0x5ef0);
+        }
     }
 
     #[tokio::test]

@@ -211,7 +211,9 @@ impl Keeper {
 
     async fn publish(&self) {
         let me = self.identity.host();
-        let reach = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let bound = self.endpoint.bound_sockets();
+        let described = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let reach = reach::or_loopback(described, &bound);
         self.reach.send_if_modified(|old| {
             let changed = *old != reach;
             old.clone_from(&reach);

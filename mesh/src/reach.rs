@@ -102,6 +102,16 @@ pub(crate) fn describe(own: &EndpointAddr, serves: Option<RelayOffer>, loopback:
     Reach { addresses, relays, serves }
 }
 
+/// Adds loopback to a host that has no other way in: without any network, agents of one computer can
+/// still find each other.
+pub(crate) fn or_loopback(mut reach: Reach, bound: &[SocketAddr]) -> Reach {
+    if reach.addresses.is_empty() && reach.relays.is_empty() {
+        let port = bound.iter().find(|socket| socket.is_ipv4()).map(SocketAddr::port);
+        reach.addresses.extend(port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+    }
+    reach
+}
+
 /// Tells whether another host could try this address.
 fn is_useful(address: &IpAddr, loopback: bool) -> bool {
     let link_local = match address {
@@ -126,6 +136,15 @@ pub(crate) fn endpoint_addr(id: iroh::EndpointId, reach: &Reach) -> EndpointAddr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_any_network_is_reached_on_its_own_computer() {
+        let bound: Vec<SocketAddr> = vec!["[::]:7440".parse().unwrap(), "0.0.0.0:7440".parse().unwrap()];
+        let lonely = or_loopback(Reach::default(), &bound);
+        assert_eq!(lonely.addresses, ["127.0.0.1:7440".parse().unwrap()]);
+        let relayed = Reach { relays: vec!["http://203.0.113.1:7440".into()], ..Reach::default() };
+        assert_eq!(or_loopback(relayed.clone(), &bound), relayed);
+    }
 
     #[test]
     fn documentation_ranges_are_public_and_home_ranges_are_not() {

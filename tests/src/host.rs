@@ -30,6 +30,8 @@ pub struct Host {
     place: Place,
     dir: TempDir,
     agent: Option<Child>,
+    /// What the environment of its agent says beside the data directory.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a command of the CLI answered.
@@ -70,7 +72,7 @@ impl Host {
     /// Makes an empty host.
     pub fn new(name: &str, place: Place) -> Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
-        Host { name: name.to_owned(), place, dir, agent: None }
+        Host { name: name.to_owned(), place, dir, agent: None, env: Vec::new() }
     }
 
     /// Makes a host that is the first of its mesh and runs.
@@ -115,6 +117,7 @@ impl Host {
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = self.command(&agent_bin());
         command.args(args).env("AGENT_DATA_DIR", self.data()).stdin(Stdio::null());
+        command.envs(self.env.iter().cloned());
         command
     }
 
@@ -134,17 +137,28 @@ impl Host {
     /// Starts the agent and waits for its API.
     #[track_caller]
     pub fn start(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
-        let error = log.try_clone().expect("a second handle");
-        let child = self.cli(&["run"]).stdout(log).stderr(error).spawn().expect("the agent starts");
-        self.agent = Some(child);
-        eventually(Duration::from_secs(10), &format!("{} serves its API", self.name), || {
+        self.start_with(&[]);
+    }
+
+    /// Starts the agent with more words on its command line and waits for its API.
+    #[track_caller]
+    pub fn start_with(&mut self, args: &[&str]) {
+        self.spawn(args);
+        eventually(Duration::from_secs(30), &format!("{} serves its API", self.name), || {
             if let Some(status) = self.agent.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 return Err(format!("it ended: {status}\n{}", self.log_text()));
             }
             let answer = self.agent(&["status", "--json"]);
             if answer.code == 0 { Ok(()) } else { Err(answer.stderr) }
         });
+    }
+
+    /// Starts the agent and waits for nothing.
+    pub fn spawn(&mut self, args: &[&str]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
+        let error = log.try_clone().expect("a second handle");
+        let mut run = self.cli(&[&["run"], args].concat());
+        self.agent = Some(run.stdout(log).stderr(error).spawn().expect("the agent starts"));
     }
 
     /// Gives the file with everything the agent said.
@@ -160,7 +174,13 @@ impl Host {
     /// Ends the agent in order; machines run on.
     #[track_caller]
     pub fn stop(&mut self) {
-        self.signal(Signal::TERM);
+        self.stop_by(Signal::TERM);
+    }
+
+    /// Ends the agent in order, by a signal of choice; machines run on.
+    #[track_caller]
+    pub fn stop_by(&mut self, signal: Signal) {
+        self.signal(signal);
         let mut child = self.agent.take().expect("the agent runs");
         let status = eventually(Duration::from_secs(20), &format!("{} ends in order", self.name), || {
             child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "still running".to_owned())
@@ -210,6 +230,38 @@ impl Host {
         found
     }
 
+    /// Ends the agent and every machine of this host at once, as a power cut would.
+    pub fn power_off(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            let _killed = child.kill();
+            let _reaped = child.wait();
+        }
+        self.end_everything();
+    }
+
+    /// Kills what still runs. Looks again, because a dying shim may have just started its QEMU.
+    fn end_everything(&self) {
+        for _ in 0..100 {
+            let left = self.processes("");
+            if left.is_empty() {
+                return;
+            }
+            for (pid, _) in left {
+                if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                    let _gone = kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Names the directory of this host's sockets, as the agent does.
+    pub fn runtime(&self) -> Option<PathBuf> {
+        let data = fs::canonicalize(self.data()).ok()?;
+        let hash = blake3::hash(data.as_os_str().as_encoded_bytes()).to_hex();
+        Some(PathBuf::from(format!("/run/agent-{}", &hash[..8])))
+    }
+
     /// What a command line of this host contains: the data or the runtime directory.
     fn marks(&self) -> Vec<String> {
         vec![self.dir.path().to_string_lossy().into_owned()]
@@ -222,10 +274,9 @@ impl Drop for Host {
             let _killed = child.kill();
             let _reaped = child.wait();
         }
-        for (pid, _) in self.processes("") {
-            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-                let _gone = kill_process(pid, Signal::KILL);
-            }
+        self.end_everything();
+        if let Some(run) = self.runtime() {
+            let _removed = fs::remove_dir_all(run);
         }
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log_text());

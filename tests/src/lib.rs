@@ -2,9 +2,15 @@
 //! The binary under test is named by `AGENT_BIN`, the guest's disk by `TINY_IMAGE`; `make test` sets both.
 
 mod host;
+mod lab;
+mod machines;
+mod running;
 mod wait;
 
 pub use host::{Answer, Host, Place};
+pub use lab::{Copies, Lab, tiny_topology};
+pub use machines::{BOOT, Pids, alive, kill};
+pub use running::Running;
 pub use wait::{eventually, http_get};
 
 use std::{env, path::PathBuf};

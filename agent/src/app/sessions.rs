@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement},
     wire::{
@@ -80,6 +80,7 @@ impl App {
     pub async fn plan(&self, intent: Intent) -> Answer<api::PlanReport> {
         let name = intent.topology.session.to_string();
         let Some(session) = self.named(&intent)? else {
+            self.hub().offers_known().await;
             let proposal = requests::propose(self.hub(), fresh_id(), None, &intent);
             return Ok(self.report(&name, &proposal, 0));
         };
@@ -119,6 +120,7 @@ impl App {
                 .next("agent session plan FILE"));
         }
         let session = fresh_id();
+        self.hub().offers_known().await;
         let proposal = requests::propose(self.hub(), session, None, &intent);
         let Some(plan) = proposal.plan.clone() else {
             return Ok(self.applied(name.as_str(), session, &proposal));
@@ -145,9 +147,16 @@ impl App {
             self.hub().forget(session).await;
             return Err(error);
         }
+        requests::committed(self.hub(), &name, &proposal);
         let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
         if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
             tracing::warn!(%name, %error, "the session's birth cannot be stated");
+        }
+        // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
+        let state = group.state().borrow().clone();
+        if let Some(state) = state {
+            let share = slice::share(&state, self.hub().me());
+            self.hub().accept(share).await.map_err(|refusal| refused(what, refusal))?;
         }
         Ok(self.applied(name.as_str(), session, &proposal))
     }
@@ -203,7 +212,9 @@ impl App {
 
     /// Tells how a session is, as this host sees it.
     pub async fn session_status(&self, session: SessionId) -> Answer<api::SessionStatus> {
-        Ok(self.status_of(&*self.share(session)?))
+        let share = self.share(session)?;
+        self.listen_for(&share).await;
+        Ok(self.status_of(&share))
     }
 
     pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {
@@ -297,6 +308,8 @@ impl App {
     /// Tells how a session is and whether every up host says the same.
     pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
         let share = self.share(session)?;
+        // Before the status: it may only be newer than this says.
+        let acted = self.hub().acted(session) >= share.version;
         let status = self.status_of(&share);
         let members = self.deps().mesh.members().borrow().clone();
         let others = members.up().filter(|member| member.id != self.hub().me());
@@ -305,10 +318,10 @@ impl App {
             let mine = self.hub().known(&share);
             async move {
                 let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
-                    Ok(Rpc::View { version, machines }) => {
+                    Ok(Rpc::View { acted, machines, .. }) => {
                         let theirs = machines.into_iter().map(|report| (report.machine, report.phase));
                         let theirs: BTreeMap<_, _> = theirs.collect();
-                        version >= share.version
+                        acted >= share.version
                             && mine.values().all(|report| theirs.get(&report.machine) == Some(&report.phase))
                     }
                     _ => false,
@@ -316,12 +329,9 @@ impl App {
                 (!agrees).then_some(host)
             }
         });
-        let behind: Vec<String> = futures::future::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-            .map(|host| self.name(host))
-            .collect();
+        let others = futures::future::join_all(asked).await.into_iter().flatten();
+        let me = (!acted).then_some(self.hub().me());
+        let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
         let fetching = self.fetching(&share);
         Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching })
     }

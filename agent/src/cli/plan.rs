@@ -113,13 +113,18 @@ struct Line {
     because: String,
 }
 
-/// Puts machines of one group with the same fate and host order on one line.
+/// What the planner adds to a reason; the note below says it once for all.
+const WAITS: &str = "; waits for this host when it dies (guard hold)";
+
+/// Puts machines of one group with the same fate and the same reason on one line.
 fn together(changes: &[PlanChange]) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut rest = changes;
     while let Some(first) = rest.first() {
         let same = |change: &PlanChange| {
-            change.machine.group == first.machine.group && change.action == first.action
+            change.machine.group == first.machine.group
+                && change.action == first.action
+                && change.because == first.because
         };
         let count = rest.iter().take_while(|change| same(change)).count();
         let (group, others) = rest.split_at(count);
@@ -130,8 +135,8 @@ fn together(changes: &[PlanChange]) -> Vec<Line> {
             } else {
                 format!("{} x{count}", first.machine.group)
             },
-            hosts: distinct(group.iter().map(|change| change.host.as_str()), ", ", count),
-            because: distinct(group.iter().map(|change| change.because.as_str()), "; ", 0),
+            hosts: hosts(group.iter().map(|change| change.host.as_str())),
+            because: first.because.strip_suffix(WAITS).unwrap_or(&first.because).to_owned(),
         });
         rest = others;
     }
@@ -147,18 +152,13 @@ fn mark(action: ChangeAction) -> &'static str {
     }
 }
 
-/// Joins texts; each stands once, unless `of` says that there are as many as machines: then hosts
-/// line up with machines.
-fn distinct<'a>(texts: impl Iterator<Item = &'a str>, between: &str, of: usize) -> String {
-    let all: Vec<&str> = texts.collect();
-    let mut once: Vec<&str> = Vec::new();
-    for text in &all {
-        if !once.contains(text) {
-            once.push(text);
-        }
+/// Names one host for all machines, or one for each in their order.
+fn hosts<'a>(hosts: impl Iterator<Item = &'a str>) -> String {
+    let mut all: Vec<&str> = hosts.collect();
+    if all.iter().all(|host| *host == all[0]) {
+        all.truncate(1);
     }
-    let shown = if once.len() == 1 || of == 0 { once } else { all };
-    shown.join(between)
+    all.join(", ")
 }
 
 /// Gathers rejections by host and reason.

@@ -29,7 +29,7 @@ pub mod wire;
 
 pub use handle::Shim;
 pub use launch::{Host, adopt, last, launch, remove};
-pub use qemu::QemuFacts;
+pub use qemu::Qemu;
 pub use record::{Launch, Paths, ShimStatus};
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 
 use std::{
     io,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
     session::{MachineSpec, Share, reconcile::Action},
@@ -88,7 +90,7 @@ async fn ask(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
 async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     let deps = order.hub.deps();
     let spec = order.spec.clone().filter(|spec| spec.epoch == epoch).ok_or("the share changed meanwhile")?;
-    let qemu = deps.qemu.borrow().clone();
+    let qemu = deps.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;
     let base = deps.images.path(spec.image).ok_or("the image is not here any more")?;
     let launch = Launch {
@@ -139,9 +141,12 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
     let wanted = images::Wanted { digest, size, arch, names: inventory::names(&hub, digest) };
     let (holders, watched) = watch::channel(inventory::holders(&hub, digest));
     let endpoint = hub.deps().mesh.endpoint();
-    let fetching = hub.deps().images.ensure(&wanted, watched, &endpoint);
+    let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
     let ended = tokio::select! {
-        ended = fetching => ended.map(|_| ()).map_err(|error| words(&error)),
+        ended = fetching => match ended {
+            Ok(ended) => ended.map(|_| ()).map_err(|error| words(&error)),
+            Err(_) => Err("the agent failed: see its log".to_owned()),
+        },
         () = keep_holders(&hub, digest, holders) => Err("the mesh ended".to_owned()),
         // Dropping the fetch keeps what came; the next agent goes on.
         () = hub.deps().stop.cancelled() => return,

@@ -20,46 +20,63 @@ use proto::{
         rpc::{Answer, Request},
     },
 };
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
-use super::hub::Hub;
+use super::{deliveries::Deliveries, hub::Hub};
 
 /// Between two looks at voters and at shares that did not arrive. Changes are acted on at once.
 const TICK: Duration = Duration::from_secs(1);
-/// A member answers a new share after one fsync; slower ones are asked again at the next tick.
+/// A member answers a new share after one fsync; slower ones are asked again later.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// A new voter must fetch the whole log; a change of voters that takes longer is tried again.
 const CHANGE: Duration = Duration::from_secs(20);
+/// Pause after a change of voters that failed: the host that was to come needs as long to come back.
+const CHANGE_AGAIN: Duration = Duration::from_secs(5);
+/// How often the voters are asked whether they still have the store they vote with. One that lost
+/// it is up, and no silence would ever replace it.
+const VERIFY: Duration = Duration::from_secs(60);
 
 struct Coordinator {
     hub: Hub,
     session: SessionId,
     group: Group,
-    /// The version that each member has acknowledged to this leader.
-    acknowledged: BTreeMap<HostId, u64>,
-    deliveries: JoinSet<(HostId, Option<u64>)>,
-    delivering: BTreeSet<HostId>,
+    shares: Deliveries,
+    deliveries: JoinSet<Option<u64>>,
+    /// The change of voters that is under way, one at most.
+    change: JoinSet<bool>,
+    /// No change of voters before this moment.
+    change_after: Instant,
+    /// When the voters are verified next.
+    verify_at: Instant,
     /// When each member was last seen up; one never seen counts from this task's start.
     heard: BTreeMap<HostId, Instant>,
     since: Instant,
+    /// What gossip was told last.
+    head: Option<HeadRecord>,
     leader: Option<HostId>,
     voters: BTreeSet<HostId>,
 }
 
 /// Runs until the daemon ends or the session is buried. Idle while another host leads.
 pub async fn run(hub: Hub, session: SessionId, group: Group) {
+    let now = Instant::now();
     let mut coordinator = Coordinator {
         hub,
         session,
         group,
-        acknowledged: BTreeMap::new(),
+        shares: Deliveries::default(),
         deliveries: JoinSet::new(),
-        delivering: BTreeSet::new(),
+        change: JoinSet::new(),
+        change_after: now,
+        verify_at: now + VERIFY,
         heard: BTreeMap::new(),
-        since: Instant::now(),
+        since: now,
+        head: None,
         leader: None,
         voters: BTreeSet::new(),
     };
+    // An earlier process may have led: what it told gossip is taken back.
+    coordinator.hub.deps().mesh.publish(RecordKey::Head(session), None).await;
     coordinator.run().await;
 }
 
@@ -77,11 +94,13 @@ impl Coordinator {
                 changed = state.changed() => if changed.is_err() { return },
                 changed = members.changed() => if changed.is_err() { return },
                 _ = tick.tick() => {}
-                Some(delivered) = self.deliveries.join_next() => self.delivered(delivered),
+                Some(ended) = self.deliveries.join_next_with_id() => self.delivered(ended),
+                Some(ended) = self.change.join_next() => self.changed(ended),
             }
             if self.hub.buried(self.session) {
                 return;
             }
+            self.listen();
             let now = lead.borrow_and_update().clone();
             self.tell(now.leader, now.voters.values().copied().collect());
             let current = state.borrow_and_update().clone();
@@ -91,6 +110,14 @@ impl Coordinator {
                 _ => self.rest().await,
             }
         }
+    }
+
+    /// Notes who is there, also while another host leads: a new leader must know how long a voter
+    /// has been silent.
+    fn listen(&mut self) {
+        let (members, now) = (self.hub.deps().mesh.members().borrow().clone(), Instant::now());
+        self.heard.retain(|host, _| members.get(*host).is_some());
+        self.heard.extend(members.up().map(|member| (member.id, now)));
     }
 
     async fn lead(&mut self, state: &Arc<State>, term: u64) {
@@ -104,63 +131,52 @@ impl Coordinator {
             voters: self.voters.iter().copied().collect(),
             ended: state.ended,
         };
-        self.hub.deps().mesh.publish(RecordKey::Head(self.session), Some(Body::Head(head))).await;
+        self.announce(Some(head)).await;
         self.deliver(state);
-        self.keep_voters(state).await;
-        self.bury(state).await;
+        self.keep_voters(state);
+        self.bury(state);
     }
 
     async fn rest(&mut self) {
-        self.hub.deps().mesh.publish(RecordKey::Head(self.session), None).await;
-        self.acknowledged.clear();
+        self.announce(None).await;
+        self.shares.forget();
+        self.change.abort_all();
+    }
+
+    async fn announce(&mut self, head: Option<HeadRecord>) {
+        if self.head != head {
+            self.head = head.clone();
+            self.hub.deps().mesh.publish(RecordKey::Head(self.session), head.map(Body::Head)).await;
+        }
     }
 
     /// Sends every member that is up the newest share, unless it has it or one is on the way.
     fn deliver(&mut self, state: &Arc<State>) {
         let members = self.hub.deps().mesh.members().borrow().clone();
-        for member in members.up() {
-            let has = self.acknowledged.get(&member.id).copied().unwrap_or(0);
-            if has >= state.version || !self.delivering.insert(member.id) {
-                continue;
+        let up = members.up().map(|member| member.id);
+        for to in self.shares.due(up, state.version, Instant::now()) {
+            let task = self.deliveries.spawn(deliver(self.hub.clone(), to, state.clone()));
+            self.shares.begun(to, task.id());
+        }
+    }
+
+    fn delivered(&mut self, ended: Result<(Id, Option<u64>), JoinError>) {
+        match ended {
+            Ok((task, taken)) => self.shares.ended(task, taken, Instant::now()),
+            Err(error) => {
+                tracing::error!(session = %self.session, %error, "a delivery did not end in order");
+                self.shares.ended(error.id(), None, Instant::now());
             }
-            let share = slice::share(state, member.id);
-            let (hub, to, version) = (self.hub.clone(), member.id, state.version);
-            self.deliveries.spawn(async move {
-                let request = Request::PutShare(Box::new(share));
-                let answer = if to == hub.me() {
-                    super::requests::answer(&hub, to, request).await
-                } else {
-                    match hub.deps().mesh.call(to, request, DELIVERY).await {
-                        Ok(answer) => answer,
-                        Err(error) => {
-                            tracing::debug!(host = %to, %error, "the share was not delivered");
-                            return (to, None);
-                        }
-                    }
-                };
-                (to, matches!(answer, Answer::Done).then_some(version))
-            });
         }
     }
 
-    fn delivered(&mut self, delivered: Result<(HostId, Option<u64>), tokio::task::JoinError>) {
-        let Ok((host, version)) = delivered else { return };
-        self.delivering.remove(&host);
-        if let Some(version) = version {
-            self.acknowledged.insert(host, version);
-        }
-    }
-
-    /// Changes the voters when the mesh grew or one was silent for too long.
-    async fn keep_voters(&mut self, state: &State) {
-        if state.ended {
+    /// Changes the voters when the mesh grew, or one was silent for too long or lost its store.
+    fn keep_voters(&mut self, state: &State) {
+        let now = Instant::now();
+        if state.ended || self.voters.is_empty() || !self.change.is_empty() || now < self.change_after {
             return;
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
-        let now = Instant::now();
-        for member in members.up() {
-            self.heard.insert(member.id, now);
-        }
         let candidate = |member: &MemberView| {
             let silent = now.saturating_duration_since(*self.heard.get(&member.id).unwrap_or(&self.since));
             let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
@@ -168,42 +184,38 @@ impl Coordinator {
         };
         let candidates = members.hosts.values().map(candidate).collect();
         let wanted = voters::choose(&candidates, &self.voters, self.hub.me());
-        if wanted == self.voters || self.voters.is_empty() {
+        let verify = now >= self.verify_at;
+        if wanted == self.voters && !verify {
             return;
         }
-        if let Err(reason) = self.change_voters(state, &wanted).await {
-            tracing::info!(session = %state.name, reason, "the voters stay as they are for now");
-        }
+        self.verify_at = now + VERIFY;
+        let (hub, session, group) = (self.hub.clone(), self.session, self.group.clone());
+        let (name, up) = (state.name.clone(), members.up().map(|member| member.id).collect());
+        // Apart from the loop: shares must not wait for a new voter's copy of the log.
+        self.change.spawn(async move {
+            let wish = Wish { session, name, wanted, up };
+            let changed = change_voters(&hub, &group, &wish).await;
+            if let Err(reason) = &changed {
+                tracing::info!(session = %wish.name, reason, "the voters stay as they are for now");
+            }
+            changed.is_ok()
+        });
     }
 
-    async fn change_voters(&self, state: &State, wanted: &BTreeSet<HostId>) -> Result<(), String> {
-        let mut nodes = self.group.lead().borrow().voters.clone();
-        nodes.retain(|_, host| wanted.contains(host));
-        for host in wanted {
-            if nodes.values().any(|known| known == host) {
-                continue;
-            }
-            let request = Request::OpenVoter { session: self.session, name: state.name.clone() };
-            match self.hub.deps().mesh.call(*host, request, DELIVERY).await {
-                Ok(Answer::Voter { node }) => nodes.insert(node, *host),
-                Ok(answer) => return Err(format!("{} does not become a voter: {answer:?}", host.short())),
-                Err(error) => return Err(format!("{} does not become a voter: {error}", host.short())),
-            };
+    fn changed(&mut self, ended: Result<bool, JoinError>) {
+        if !matches!(ended, Ok(true)) {
+            self.change_after = Instant::now() + CHANGE_AGAIN;
         }
-        let change = self.group.set_voters(nodes, CHANGE);
-        change.await.map_err(|error| error.to_string())
     }
 
     /// Once every machine is gone and every member that is up has heard the end, the session is
     /// buried: a statement tells hosts that are away now.
-    async fn bury(&mut self, state: &State) {
+    fn bury(&self, state: &State) {
         if !state.gone() {
             return;
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
-        let heard =
-            |host: HostId| self.acknowledged.get(&host).is_some_and(|version| *version >= state.version);
-        if members.up().all(|member| heard(member.id)) {
+        if members.up().all(|member| self.shares.has(member.id, state.version)) {
             let tombstone = Tombstone { session: self.session, made: self.hub.deps().mesh.now() };
             if let Err(error) = self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
                 tracing::warn!(session = %state.name, %error, "the session's end cannot be stated");
@@ -233,4 +245,60 @@ impl Coordinator {
             let _heard = self.hub.deps().facts.send(Fact::VotersChanged { session, voters: voters_named });
         }
     }
+}
+
+/// Sends one member its share. Gives the version that it has now.
+async fn deliver(hub: Hub, to: HostId, state: Arc<State>) -> Option<u64> {
+    let request = Request::PutShare(Box::new(slice::share(&state, to)));
+    let answer = if to == hub.me() {
+        super::requests::answer(&hub, to, request).await
+    } else {
+        match hub.deps().mesh.call(to, request, DELIVERY).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(host = %to, %error, "the share was not delivered");
+                return None;
+            }
+        }
+    };
+    if let Answer::Refused(refusal) = &answer {
+        tracing::info!(session = %state.name, host = %to, %refusal, "the share was not taken");
+    }
+    matches!(answer, Answer::Done).then_some(state.version)
+}
+
+/// A change of voters.
+struct Wish {
+    session: SessionId,
+    name: Name,
+    wanted: BTreeSet<HostId>,
+    up: BTreeSet<HostId>,
+}
+
+/// Makes the wanted hosts vote. A voter that is up and has another store than it voted with is taken
+/// as a new one; one that does not answer keeps its place.
+async fn change_voters(hub: &Hub, group: &Group, wish: &Wish) -> Result<(), String> {
+    let mut nodes = group.lead().borrow().voters.clone();
+    nodes.retain(|_, host| wish.wanted.contains(host));
+    for host in wish.wanted.iter().filter(|host| **host != hub.me()) {
+        let old = nodes.iter().find(|(_, known)| *known == host).map(|(node, _)| *node);
+        if old.is_some() && !wish.up.contains(host) {
+            continue;
+        }
+        let request = Request::OpenVoter { session: wish.session, name: wish.name.clone() };
+        let because = match hub.deps().mesh.call(*host, request, DELIVERY).await {
+            Ok(Answer::Voter { node }) => {
+                old.filter(|old| *old != node).map(|old| nodes.remove(&old));
+                nodes.insert(node, *host);
+                continue;
+            }
+            Ok(answer) => format!("{answer:?}"),
+            Err(error) => error.to_string(),
+        };
+        if old.is_none() {
+            return Err(format!("{} does not become a voter: {because}", host.short()));
+        }
+    }
+    let change = group.set_voters(nodes, CHANGE);
+    change.await.map_err(|error| error.to_string())
 }

@@ -5,11 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use proto::{
     facts::Fact,
     id::{Digest, Epoch, MachineName, Name, SessionId},
@@ -71,6 +73,8 @@ struct HostLoop {
     session: SessionId,
     host: machine::Host,
     machines: BTreeMap<MachineName, Machine>,
+    /// The share whose routes the network has.
+    routed: Option<(u64, u64)>,
     /// Fetches that this session asked for.
     fetches: BTreeSet<Digest>,
     news: mpsc::Sender<News>,
@@ -81,8 +85,16 @@ struct HostLoop {
 pub async fn run(hub: Hub, session: SessionId) {
     let host = machine::Host::new(hub.deps().run.clone());
     let (news, heard) = mpsc::channel(NEWS);
-    let mut this =
-        HostLoop { hub, session, host, machines: BTreeMap::new(), fetches: BTreeSet::new(), news, heard };
+    let mut this = HostLoop {
+        hub,
+        session,
+        host,
+        machines: BTreeMap::new(),
+        routed: None,
+        fetches: BTreeSet::new(),
+        news,
+        heard,
+    };
     this.adopt_all().await;
     this.run().await;
     this.machines.values_mut().for_each(Machine::release);
@@ -195,13 +207,16 @@ impl HostLoop {
         let mut roll = self.hub.deps().mesh.roll();
         loop {
             let Some(share) = self.hub.share(self.session) else { return };
-            if self.hub.buried(self.session) {
-                self.clear_away().await;
-                self.hub.forget(self.session).await;
-                return;
-            }
-            self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
-            let sleep = self.step(&share).await;
+            let sleep = if self.hub.buried(self.session) {
+                if self.clear_away().await {
+                    self.hub.forget(self.session).await;
+                    return;
+                }
+                LONGEST
+            } else {
+                self.route(&share);
+                self.step(&share).await
+            };
             // Every arm only wakes the loop; what changed is read again above.
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -214,6 +229,14 @@ impl HostLoop {
                 Some(news) = self.heard.recv() => self.hear(news),
                 () = tokio::time::sleep(sleep) => {}
             }
+        }
+    }
+
+    fn route(&mut self, share: &Share) {
+        let version = Some((share.recovery, share.version));
+        if self.routed != version {
+            self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
+            self.routed = version;
         }
     }
 
@@ -391,7 +414,9 @@ impl HostLoop {
         let news = self.news.clone();
         // Not bound to the shim's life: an action that was begun is carried to its end.
         tokio::spawn(async move {
-            let outcome = actions::carry_out(order, action).await;
+            // A panic must not leave the machine busy for ever.
+            let carried = AssertUnwindSafe(actions::carry_out(order, action)).catch_unwind().await;
+            let outcome = carried.unwrap_or_else(|_| Outcome::Failed("the agent failed: see its log".into()));
             // The loop has ended with the daemon; the next one looks for itself.
             let _heard = news.send(News::Done(name, outcome)).await;
         });
@@ -425,15 +450,25 @@ impl HostLoop {
         self.hub.report(share.session, share.version, reports).await;
     }
 
-    /// The session is buried: whatever is still here goes.
-    async fn clear_away(&mut self) {
+    /// The session is buried: whatever is still here goes. Tells whether nothing is left; an action
+    /// that is under way ends first, or it would start what was just removed.
+    async fn clear_away(&mut self) -> bool {
+        while let Ok(news) = self.heard.try_recv() {
+            self.hear(news);
+        }
+        if self.machines.values().any(|machine| machine.busy) {
+            return false;
+        }
+        let mut gone = true;
         for (name, machine) in &mut self.machines {
             machine.release();
             let dir = self.hub.deps().store.machine(self.session, name);
             if let Err(error) = machine::remove(&self.host, &dir).await {
                 tracing::error!(machine = %name, %error, "it cannot be removed");
+                gone = false;
             }
         }
+        gone
     }
 }
 

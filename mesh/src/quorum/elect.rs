@@ -41,6 +41,8 @@ pub(super) struct Ballot {
 struct Memory {
     heard: Instant,
     promised: Option<(u64, Instant)>,
+    /// Another voter said that this one votes no more.
+    removed: bool,
 }
 
 /// What a voter knows when a candidate asks.
@@ -78,13 +80,15 @@ pub(super) fn is_quorum(sets: &[BTreeSet<u64>], yes: &BTreeSet<u64>) -> bool {
 
 impl Ballot {
     pub(super) fn new(node: u64, store: Store) -> Ballot {
-        let memory = Memory { heard: Instant::now(), promised: None };
+        let memory = Memory { heard: Instant::now(), promised: None, removed: false };
         Ballot { node, store, memory: Arc::new(Mutex::new(memory)) }
     }
 
     /// Notes that a leader spoke.
     pub(super) fn heard(&self) {
-        self.memory().heard = Instant::now();
+        let mut memory = self.memory();
+        memory.heard = Instant::now();
+        memory.removed = false;
     }
 
     /// Answers a candidate, and promises itself when the answer is yes.
@@ -107,6 +111,10 @@ impl Ballot {
             self.memory().promised = Some((candidate, Instant::now() + PROMISE));
         }
         yes
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.memory().removed
     }
 
     fn silence(&self) -> Duration {
@@ -195,6 +203,7 @@ async fn ask_all(
     while !is_quorum(sets, &yes) {
         match open.next().await {
             Some((node, Ok(Answer::Ask(true)))) => drop(yes.insert(node)),
+            Some((_, Ok(Answer::Removed))) => ballot.memory().removed = true,
             Some(_) => {}
             None => {
                 ballot.memory().promised = None;

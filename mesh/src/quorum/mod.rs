@@ -256,6 +256,18 @@ impl Group {
         net::answer(&self.raft, &self.ballot, self.node_id(), from, frame).await
     }
 
+    /// Tells whether this store's own log names this voter. One that is not named has never voted:
+    /// its store may go. Also answers after [`Group::shutdown`].
+    pub fn is_named(&self) -> bool {
+        self.store.names(self.node_id())
+    }
+
+    /// Tells whether another voter said that this one was taken out while it was away. Node ids never
+    /// come back, so its store may go.
+    pub fn is_removed(&self) -> bool {
+        self.ballot.is_removed()
+    }
+
     /// Ends this voter and closes its store. The store can be opened again afterwards.
     pub async fn shutdown(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));

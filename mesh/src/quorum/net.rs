@@ -50,10 +50,10 @@ impl Wire {
 
 /// A message and the Raft nodes at both ends.
 #[derive(Serialize, Deserialize)]
-struct Frame {
-    to: u64,
-    from: u64,
-    call: Call,
+pub(super) struct Frame {
+    pub to: u64,
+    pub from: u64,
+    pub call: Call,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub(super) enum Answer {
     Snapshot(Vote<u64>),
     Ask(bool),
     Refused(String),
+    /// To `Ask`: the candidate was taken out of the group, which it may not have heard.
+    Removed,
 }
 
 /// This voter's end of all its connections. Cheap to clone.
@@ -133,6 +135,15 @@ async fn respond(
     if known.is_some_and(|voter| voter.host != from) {
         return Err(format!("node {} is another host", frame.from));
     }
+    let speaks_for = match &frame.call {
+        Call::Append(request) => Some(request.vote),
+        Call::Vote(request) => Some(request.vote),
+        Call::Snapshot { vote, .. } => Some(*vote),
+        Call::Ask { .. } => None,
+    };
+    if speaks_for.is_some_and(|vote| vote.leader_id().voted_for() != Some(frame.from)) {
+        return Err(format!("node {} speaks for another one", frame.from));
+    }
     match frame.call {
         Call::Append(request) => {
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
@@ -148,8 +159,18 @@ async fn respond(
             let response = raft.install_full_snapshot(vote, snapshot).await;
             Ok(Answer::Snapshot(response.map_err(|e| e.to_string())?.vote))
         }
+        Call::Ask { last } if was_removed(raft, frame.from, last).await => Ok(Answer::Removed),
         Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
     }
+}
+
+/// Tells whether a committed list of members that the candidate has not seen leaves it out.
+async fn was_removed(raft: &Raft, candidate: u64, last: Option<LogId<u64>>) -> bool {
+    let left_out = raft.with_raft_state(move |state| {
+        let committed = state.membership_state.committed();
+        *committed.log_id() > last && committed.membership().get_node(&candidate).is_none()
+    });
+    left_out.await.unwrap_or(false)
 }
 
 /// Makes a connection for each other voter.

@@ -13,7 +13,8 @@ use std::{
 };
 
 use openraft::{
-    LogId, LogState, OptionalSend, RaftLogReader, SnapshotMeta, StorageError, StorageIOError, Vote,
+    EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, SnapshotMeta, StorageError, StorageIOError,
+    Vote,
     storage::{LogFlushed, RaftLogStorage},
 };
 use proto::id::{HostId, SessionId};
@@ -37,6 +38,8 @@ struct Memory {
     vote: Option<Vote<u64>>,
     committed: Option<LogId<u64>>,
     purged: Option<LogId<u64>>,
+    /// Who is named by the snapshot, for when the log behind it names nobody.
+    snapshot: Option<SnapshotMeta<u64, Voter>>,
 }
 
 enum Job {
@@ -66,7 +69,14 @@ impl Store {
         let (disk, loaded) = Disk::open(dir, session, host, mint)?;
         let Loaded { node, vote, committed, purged, log, snapshot } = loaded;
         let bytes = log.iter().map(|(index, record)| (*index, encode(record).len())).collect();
-        let memory = Arc::new(Mutex::new(Memory { log, bytes, vote, committed, purged }));
+        let memory = Arc::new(Mutex::new(Memory {
+            log,
+            bytes,
+            vote,
+            committed,
+            purged,
+            snapshot: snapshot.as_ref().map(|(about, _)| about.clone()),
+        }));
         let (jobs, waiting) = mpsc::channel(MAX_WAITING);
         let shared = memory.clone();
         std::thread::Builder::new()
@@ -98,6 +108,17 @@ impl Store {
         self.memory().bytes.values().sum::<usize>() > LARGE_LOG_BYTES
     }
 
+    /// Tells whether the newest list of members in this store has `node`, as voter or as learner.
+    pub(super) fn names(&self, node: u64) -> bool {
+        let memory = self.memory();
+        let newest = memory.log.values().rev().find_map(|record| match &record.payload {
+            EntryPayload::Membership(members) => Some(members),
+            _ => None,
+        });
+        let snapshot = memory.snapshot.as_ref().map(|about| about.last_membership.membership());
+        newest.or(snapshot).is_some_and(|members| members.get_node(&node).is_some())
+    }
+
     /// Writes a snapshot and waits for the disk.
     pub(super) async fn save_snapshot(
         &self,
@@ -105,6 +126,7 @@ impl Store {
         data: Vec<u8>,
     ) -> Result<(), StorageError<u64>> {
         let signature = Some(about.signature());
+        self.memory().snapshot = Some(about.clone());
         self.sync(Change::Snapshot(about, data))
             .await
             .map_err(|error| StorageIOError::write_snapshot(signature, &error).into())

@@ -84,6 +84,61 @@ async fn all_voters_may_restart_at_once() {
 }
 
 #[tokio::test]
+async fn a_voter_that_was_taken_out_while_away_hears_of_it_when_it_returns() {
+    let hosts = Hosts::voting(1..=3).await;
+    sees_generation(&hosts.group(3), 0).await;
+    hosts.cut(3);
+    let out = hosts.group(3);
+    hosts.group(1).set_voters(hosts.voters([1, 2]), PATIENCE).await.unwrap();
+    assert!(out.is_named() && !out.is_removed());
+    hosts.heal();
+    let until = Instant::now() + PATIENCE;
+    while !out.is_removed() {
+        assert!(Instant::now() < until, "it still believes that it votes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!hosts.group(1).is_removed() && !hosts.group(2).is_removed());
+}
+
+#[tokio::test]
+async fn a_store_that_never_joined_names_nobody_and_a_learner_is_named_also_after_a_snapshot() {
+    let mut hosts = Hosts::voting(1..=1).await;
+    hosts.dirs.insert(2, tempfile::tempdir().unwrap());
+    hosts.start(2).await;
+    assert!(hosts.group(1).is_named() && !hosts.group(2).is_named());
+    for parent in 0..600 {
+        hosts.group(1).write(apply(parent, 10), PATIENCE).await.unwrap().unwrap();
+    }
+    hosts.group(1).set_voters(hosts.voters([1, 2]), PATIENCE).await.unwrap();
+    for number in [1, 2] {
+        hosts.stop(number).await;
+        hosts.start(number).await;
+        assert!(hosts.group(number).is_named());
+    }
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_another_node() {
+    let hosts = Hosts::voting(1..=3).await;
+    let (one, two) = (hosts.group(1).node_id(), hosts.group(2));
+    let term = two.lead().borrow().term;
+    let vote = openraft::Vote::new_committed(term + 7, one);
+    let append = net::Call::Append(openraft::raft::AppendEntriesRequest {
+        vote,
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    });
+    for from in [two.node_id(), hosts.group(3).node_id(), 99] {
+        let host = if from == 99 { host(9) } else { host(3) };
+        let frame = net::Frame { to: two.node_id(), from, call: append.clone() };
+        two.handle(host, &disk::encode(&frame)).await;
+    }
+    hosts.group(1).read(PATIENCE).await.unwrap();
+    assert_eq!(two.lead().borrow().term, term);
+}
+
+#[tokio::test]
 async fn a_voter_that_lost_its_store_never_answers_for_the_old_one() {
     let mut hosts = Hosts::voting(1..=3).await;
     let old = hosts.group(3).node_id();
