@@ -127,10 +127,10 @@ impl App {
         };
         let failed =
             |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
         let stamp = self.deps().mesh.now();
         let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
         let written = async {
+            let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
             group.init().await.map_err(|error| failed(words(&error)))?;
             // The only voter elects itself at once.
             let mut lead = group.lead();
@@ -141,7 +141,11 @@ impl App {
                     .await
                     .map_err(|refusal| refused(what.clone(), refusal))?;
             }
-            Ok(())
+            // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
+            let state = group.state().borrow().clone();
+            let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
+            let share = slice::share(&state, self.hub().me());
+            self.hub().accept(share).await.map_err(|refusal| refused(what.clone(), refusal))
         };
         if let Err(error) = written.await {
             self.hub().forget(session).await;
@@ -151,12 +155,6 @@ impl App {
         let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
         if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
             tracing::warn!(%name, %error, "the session's birth cannot be stated");
-        }
-        // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
-        let state = group.state().borrow().clone();
-        if let Some(state) = state {
-            let share = slice::share(&state, self.hub().me());
-            self.hub().accept(share).await.map_err(|refusal| refused(what, refusal))?;
         }
         Ok(self.applied(name.as_str(), session, &proposal))
     }

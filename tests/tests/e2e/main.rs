@@ -1,6 +1,7 @@
 //! The stories, one a file. Each starts real agents and, where it says machines, real guests.
 
 mod coordinator;
+mod ctrl_c;
 mod down_away;
 mod join;
 mod kills;

@@ -1,7 +1,7 @@
 //! What a host says of one machine: a phase of its life and, when that is not enough, why. Reasons
 //! hold no ticking numbers, so that a report changes only when something happened.
 
-use super::{Failed, Image, Seen, Shim, back_off_ms, failing};
+use super::{Failed, Image, Seen, Settings, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
     session::{MachineSpec, Phase},
@@ -16,7 +16,11 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
     if stale {
         return (Phase::Waiting, Some("its older incarnation is being removed".into()));
     }
+    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
+        Shim::Running { .. } if changed && spec.run => {
+            (Phase::Running, Some("restarting: its settings changed".into()))
+        }
         Shim::Running { since, booted, ready } => running(spec, now.since_ms(*since), *booted, ready),
         Shim::Starting { .. } => (Phase::Starting, None),
         _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
