@@ -1,5 +1,6 @@
 //! The stories, one a file. Each starts real agents and, where it says machines, real guests.
 
+mod bad_input;
 mod coordinator;
 mod ctrl_c;
 mod down_away;
