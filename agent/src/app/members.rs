@@ -10,14 +10,14 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::{doctor, session::actions::words};
+use crate::{doctor, machine::Qemu, session::actions::words};
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> Answer<api::Status> {
         let mesh = &self.deps().mesh;
         let hosts = self.host_rows();
-        let accelerator = self.deps().qemu.borrow().as_ref().map(|facts| facts.accelerator);
+        let accelerator = self.deps().qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
             name: row.name.clone(),
@@ -47,8 +47,8 @@ impl App {
 
     fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
         let mut warnings = Vec::new();
-        if *self.deps().offered.borrow() && self.deps().qemu.borrow().is_none() {
-            let what = "this host runs no machines: no usable QEMU".to_owned();
+        if let Qemu::Unusable(because) = &*self.deps().qemu.borrow() {
+            let what = format!("this host runs no machines: {because}");
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
         if hosts.len() >= 3 && hosts.iter().filter(|host| host.issuer).count() == 1 {
@@ -177,7 +177,10 @@ impl App {
         let hosts = self.host_rows();
         let qemu = self.deps().qemu.borrow().clone();
         let inside = doctor::Inside {
-            qemu: qemu.map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            qemu: qemu
+                .usable()
+                .map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
             dns: self.inner.dns,
             serves: self.deps().mesh.relay().map(|offer| offer.url),
             relays: reach.relays,

@@ -15,7 +15,7 @@ use super::free_mib;
 use crate::{
     config::Config,
     data::DataDir,
-    machine::{QemuFacts, qemu},
+    machine::{Qemu, qemu},
     session::{actions::words, hub::Hub},
 };
 
@@ -31,7 +31,7 @@ const STEADY_UPTIME_S: f64 = 24.0 * 3600.0;
 /// What is found out here, for everyone else.
 pub struct Found {
     /// The proved QEMU.
-    pub qemu: watch::Sender<Option<Arc<QemuFacts>>>,
+    pub qemu: watch::Sender<Qemu>,
     /// Whether the record tells it.
     pub offered: watch::Sender<bool>,
 }
@@ -76,13 +76,17 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
             if let Some(because) = facts.refused.clone() {
                 hub.deps().facts.send(Fact::AcceleratorRefused { because }).ok();
             }
-            found.send_replace(Some(Arc::new(facts)));
+            found.send_replace(Qemu::Usable(Arc::new(facts)));
         }
-        Err(error) => tracing::warn!(because = words(&error), "this host runs no machines"),
+        Err(error) => {
+            let because = words(&error);
+            tracing::warn!(because, "this host runs no machines");
+            found.send_replace(Qemu::Unusable(because));
+        }
     }
     let mut shares = hub.shares();
     loop {
-        let accelerator = found.borrow().as_ref().map(|facts| facts.accelerator);
+        let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = used(&hub);
         let record = gather(&config, &data, accelerator, &used).await;
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;

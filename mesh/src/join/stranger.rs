@@ -70,7 +70,7 @@ pub enum Joined {
         /// The mesh's label.
         mesh_name: Option<Name>,
     },
-    /// No issuer could be reached. The token is kept; the same join tried later goes on.
+    /// No issuer could be reached. Token and name are kept; the same join tried later goes on.
     Pending {
         /// The issuers' labels.
         issuers: Vec<Name>,
@@ -120,7 +120,7 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     }
     match told? {
         Told::Pending(issuers) => {
-            identity::set_pending(&joining.data, joining.token.trim())?;
+            identity::set_pending(&joining.data, &joining.token, &joining.name)?;
             Ok(Joined::Pending { issuers })
         }
         Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),

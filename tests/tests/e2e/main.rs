@@ -3,10 +3,12 @@
 mod bad_input;
 mod coordinator;
 mod ctrl_c;
+mod debian;
 mod down_away;
 mod join;
 mod kills;
 mod lab_session;
 mod one_host;
 mod restarts;
+mod setup;
 mod tidy;
