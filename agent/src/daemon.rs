@@ -249,8 +249,10 @@ pub async fn run(run: Run) -> Answer<()> {
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
 
-    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set.
+    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+    // once it is cancelled, parts that end do so because they were told to.
     let early = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         ended = &mut mesh_task => Some(match ended {
             Ok(Ok(())) => Ended("mesh").into(),
