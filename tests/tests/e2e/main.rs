@@ -6,5 +6,6 @@ mod join;
 mod kills;
 mod lab_session;
 mod one_host;
+mod partition;
 mod restarts;
 mod tidy;
