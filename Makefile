@@ -10,6 +10,7 @@ RUST   := 1.91
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 AGENT  := $(TARGET)/debug/agent
 TINY   := $(abspath target/tiny/tiny.raw)
+DEBIAN := $(abspath target/debian/debian.raw)
 
 .PHONY: help
 help:
@@ -17,6 +18,8 @@ help:
 	@echo 'make test        all tests, with the agent and the tiny guest built first'
 	@echo 'make check       formatting, lints, dependency rules, then the tests: what CI runs'
 	@echo 'make tiny        build the tiny guest; `make -s tiny` prints only its path'
+	@echo 'make debian      build the Debian guest (minutes); `make -s debian` prints only its path'
+	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
 	@echo 'later: bench bench-deps nat-matrix sim soak fuzz'
@@ -45,12 +48,15 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build tiny install
+.PHONY: build tiny debian install
 build: rust
 	@$(CARGO) build --workspace --bins
 
 tiny:
 	@images/guests/tiny/build target/tiny
+
+debian:
+	@images/guests/debian/build target/debian
 
 install: rust
 	$(CARGO) build --release -p agent
@@ -70,6 +76,12 @@ test: packages nextest build
 	@images/guests/tiny/test/run
 	@$(MAKE) --no-print-directory -s tiny >/dev/null
 	AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) $(CARGO) nextest run --workspace
+
+# Needs Debian's mirror and minutes, so it is not part of the gate.
+.PHONY: test-debian
+test-debian: packages nextest build tiny debian
+	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	  $(CARGO) nextest run -p tests debian
 
 # Needs the internet, so it is not part of the gate.
 advisories: deny

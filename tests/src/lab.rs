@@ -33,6 +33,24 @@ pub struct Lab {
     network: netsim::Lab,
 }
 
+/// One host in a network of its own, the only one of its mesh, with the tiny guest imported.
+pub struct Solo {
+    /// The host.
+    pub host: Host,
+    _network: netsim::Lab,
+}
+
+impl Solo {
+    /// Makes it.
+    pub fn started() -> Solo {
+        let network = netsim::Lab::up("host solo").expect("a lab");
+        let place = Place::Namespace(network.namespace("solo").expect("a host of the lab"));
+        let host = Host::first("solo", place);
+        host.import_tiny();
+        Solo { host, _network: network }
+    }
+}
+
 impl Lab {
     /// Makes the network and three empty hosts.
     pub fn empty() -> Lab {

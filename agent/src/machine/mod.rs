@@ -22,6 +22,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod record;
 pub mod seed;
+pub mod setup;
 pub mod shim;
 pub mod stop;
 pub mod wire;

@@ -26,7 +26,7 @@ use super::{
 use crate::machine::{self, Launch, Paths, Shim, ShimStatus};
 
 /// What a guest gets to shut down before QEMU is ended.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// One action with everything it needs.
 pub struct Order {
