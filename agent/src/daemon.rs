@@ -15,8 +15,10 @@ use proto::{
     facts::Fact,
     id::Name,
     time::Timestamp,
+    trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
+use rustix::fs::Mode;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -122,7 +124,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
-            .because("the hostname cannot be used as one")
+            .because(crate::cli::no_name())
             .next("agent join TOKEN --name NAME")
     })?;
     let joining = Joining {
@@ -153,6 +155,9 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                     (Kind::Failed, "check that the host that made the token runs and can be reached")
                 }
                 mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+                mesh::JoinError::Refused(JoinRefusal::NameTaken(_)) => {
+                    (Kind::Refused, "agent join TOKEN --name OTHER")
+                }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
             Err(Error::new(kind, what).because(words(&error)).next(next))
@@ -163,6 +168,8 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 /// Runs the daemon until it is told to stop; machines go on running.
 pub async fn run(run: Run) -> Answer<()> {
     let Run { data, config, join } = run;
+    // Whatever is written below the data directory is the owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let _lock = take(&data)?;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = member(&data, join)? {
@@ -228,6 +235,11 @@ pub async fn run(run: Run) -> Answer<()> {
     });
     let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
 
+    eprintln!(
+        "{} runs in the mesh {}; Ctrl-C ends the agent, machines run on",
+        mesh.name(),
+        mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string()),
+    );
     let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
@@ -249,8 +261,10 @@ pub async fn run(run: Run) -> Answer<()> {
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
 
-    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set.
+    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+    // once it is cancelled, parts that end do so because they were told to.
     let early = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         ended = &mut mesh_task => Some(match ended {
             Ok(Ok(())) => Ended("mesh").into(),
