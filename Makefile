@@ -10,6 +10,7 @@ RUST   := 1.91
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 AGENT  := $(TARGET)/debug/agent
 TINY   := $(abspath target/tiny/tiny.raw)
+DEBIAN := $(abspath target/debian/debian.raw)
 
 .PHONY: help
 help:
@@ -17,9 +18,13 @@ help:
 	@echo 'make test        all tests, with the agent and the tiny guest built first'
 	@echo 'make check       formatting, lints, dependency rules, then the tests: what CI runs'
 	@echo 'make tiny        build the tiny guest; `make -s tiny` prints only its path'
+	@echo 'make debian      build the Debian guest (minutes); `make -s debian` prints only its path'
+	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
-	@echo 'later: bench bench-deps nat-matrix sim soak fuzz'
+	@echo 'make bench       measure ratios on this computer, as root (ONLY=boot, net, dns or image)'
+	@echo 'make bench-deps  install the programs that bench compares with'
+	@echo 'later: nat-matrix sim soak fuzz'
 
 # --- what must be there -------------------------------------------------------------------------------------------
 
@@ -45,12 +50,15 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build tiny install
+.PHONY: build tiny debian install
 build: rust
 	@$(CARGO) build --workspace --bins
 
 tiny:
 	@images/guests/tiny/build target/tiny
+
+debian:
+	@images/guests/debian/build target/debian
 
 install: rust
 	$(CARGO) build --release -p agent
@@ -71,6 +79,12 @@ test: packages nextest build
 	@$(MAKE) --no-print-directory -s tiny >/dev/null
 	AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) $(CARGO) nextest run --workspace
 
+# Needs Debian's mirror and minutes, so it is not part of the gate.
+.PHONY: test-debian
+test-debian: packages nextest build tiny debian
+	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	  $(CARGO) nextest run -p tests debian
+
 # Needs the internet, so it is not part of the gate.
 advisories: deny
 	$(CARGO) deny check advisories
@@ -79,11 +93,23 @@ demo: packages build
 	@images/guests/tiny/build target/tiny >/dev/null
 	@AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) examples/demo.sh
 
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+# Figures of a development build say little: `make bench PROFILE=dev` is for trying the bench itself.
+PROFILE ?= release
+BUILT   := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+.PHONY: bench bench-deps
+bench: packages rust
+	@$(CARGO) build --profile $(PROFILE) -p agent -p netsim --bins
+	@images/guests/tiny/build target/tiny >/dev/null
+	@AGENT_BIN=$(BUILT)/agent NETSIM_BIN=$(BUILT)/netsim TINY_IMAGE=$(TINY) netsim/bench $(ONLY)
+
+bench-deps:
+	@sh .ci/packages --also dnsperf dnsmasq:dnsmasq-base
+
 # --- later --------------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-deps nat-matrix sim soak fuzz
-bench bench-deps:
-	@echo 'not yet: measuring against other programs comes with the performance issue' >&2; exit 1
+.PHONY: nat-matrix sim soak fuzz
 nat-matrix:
 	@echo 'not yet: the NAT matrix comes with the paths issue (double NAT, blocked UDP, hard NATs)' >&2; exit 1
 sim soak:

@@ -7,10 +7,14 @@
 # ends with 0 only if everything it shows is true.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export LC_ALL=C
 
-agent=${AGENT_BIN:?names the agent: run "make demo"}
-netsim=${NETSIM_BIN:?names netsim: run "make demo"}
-tiny=${TINY_IMAGE:?names the disk of the tiny guest: run "make demo"}
+agent=${AGENT_BIN:-target/debug/agent}
+netsim=${NETSIM_BIN:-target/debug/netsim}
+tiny=${TINY_IMAGE:-target/tiny/tiny.raw}
+for built in "$agent" "$netsim" "$tiny"; do
+    [ -f "$built" ] || { printf '%s is missing\nhint: make demo\n' "$built" >&2; exit 1; }
+done
 lab=examples/labs/three-hosts.lab
 topology=examples/shop/topology.toml
 
@@ -31,7 +35,7 @@ in_s() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
 why_no_lab=
 if [ -z "${NETSIM_LAB:-}" ]; then
     if [ "$(id -u)" != 0 ]; then
-        why_no_lab="making network namespaces needs root: sudo -E make demo"
+        why_no_lab='making network namespaces needs root (sudo examples/demo.sh, now that all is built)'
     elif ! tried=$("$netsim" run "$lab" -- true 2>&1); then
         case $tried in
             *"no lab is possible here"*) why_no_lab=${tried#netsim: } ;;
@@ -106,12 +110,13 @@ start() {
     within 15 "the agent of $1 answers" on "$1" "$agent" status
 }
 
-# all_up: every host sees every other one, and knows by which path.
+# all_up: every host sees every other one, knows by which path, and can run machines.
 all_up() {
     local host seen
     for host in $hosts; do
         seen=$(on "$host" "$agent" status --json) || return 1
         [ "$(grep -o '"state":"up","path":{"kind"' <<<"$seen" | wc -l)" = "$(wc -w <<<"$hosts")" ] || return 1
+        grep -q '"accelerator":"' <<<"$seen" || return 1
     done
 }
 
@@ -142,11 +147,14 @@ clean() {
     case $code in 130 | 143) printf '\ninterrupted: cleaning up\n' >&2 ;; esac
     # Agents first, in order; a machine outlives its agent, so what is left then is ended by force.
     [ ${#agents[@]} = 0 ] || kill "${agents[@]}" 2>/dev/null
-    wait
-    local left
+    { wait; } 2>/dev/null
+    local left sockets
     left=$(ours)
+    # A machine's process names the directory of its sockets, which is not below ours.
+    sockets=$(for process in $left; do tr '\0' '\n' <"/proc/$process/cmdline"; done 2>/dev/null |
+        grep -x '/.*/agent-[0-9a-f-]*' | sort -u)
     [ -z "$left" ] || kill -9 $left 2>/dev/null
-    rm -rf "$dir"
+    rm -rf "$dir" $sockets
     exit "$code"
 }
 trap clean EXIT
@@ -190,7 +198,7 @@ else
     asked=nas far=nas
 fi
 
-within 20 'every host sees every other one' all_up
+within 20 'every host sees every other one, and has asked its QEMU what it can do' all_up
 agent "$asked" status
 
 title 'A disk image enters the mesh on one host; the others fetch it from there, verified'
@@ -201,7 +209,7 @@ agent "$asked" session plan "$topology"
 
 title 'Up: real virtual machines, in order (web waits until db is ready)'
 up_began=$(now_ms)
-agent "$asked" session up "$topology"
+agent "$asked" session up "$topology" --timeout 2m
 up_took=$(($(now_ms) - up_began))
 
 step='the session is spread and voted for as it should be'

@@ -15,8 +15,10 @@ use proto::{
     facts::Fact,
     id::Name,
     time::Timestamp,
+    trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
+use rustix::fs::Mode;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -30,6 +32,7 @@ use crate::{
     data::DataDir,
     disk, dns, facts,
     forward::{self, Forwards},
+    machine::Qemu,
     session::{
         actions::words,
         hub::{Deps, Hub},
@@ -121,7 +124,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
-            .because("the hostname cannot be used as one")
+            .because(crate::cli::no_name())
             .next("agent join TOKEN --name NAME")
     })?;
     let joining = Joining {
@@ -152,6 +155,9 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                     (Kind::Failed, "check that the host that made the token runs and can be reached")
                 }
                 mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+                mesh::JoinError::Refused(JoinRefusal::NameTaken(_)) => {
+                    (Kind::Refused, "agent join TOKEN --name OTHER")
+                }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
             Err(Error::new(kind, what).because(words(&error)).next(next))
@@ -162,6 +168,8 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 /// Runs the daemon until it is told to stop; machines go on running.
 pub async fn run(run: Run) -> Answer<()> {
     let Run { data, config, join } = run;
+    // Whatever is written below the data directory is the owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let _lock = take(&data)?;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = member(&data, join)? {
@@ -185,7 +193,8 @@ pub async fn run(run: Run) -> Answer<()> {
         requests,
         raft,
     };
-    let (qemu_found, qemu) = watch::channel(None);
+    let (offer, offered) = watch::channel(false);
+    let (qemu_found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
     let mesh_config = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let (mesh, run_mesh) =
@@ -203,6 +212,7 @@ pub async fn run(run: Run) -> Answer<()> {
         net: net.clone(),
         facts: facts.clone(),
         qemu,
+        offered,
         store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
         run: run_dir.clone(),
         zone: config.dns.zone.clone(),
@@ -225,6 +235,11 @@ pub async fn run(run: Run) -> Answer<()> {
     });
     let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
 
+    eprintln!(
+        "{} runs in the mesh {}; Ctrl-C ends the agent, machines run on",
+        mesh.name(),
+        mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string()),
+    );
     let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
@@ -233,7 +248,8 @@ pub async fn run(run: Run) -> Answer<()> {
     tasks.spawn(core("zone", zones.clone().run()));
     tasks.spawn(core("heads", follow::heads(hub.clone())));
     tasks.spawn(core("images", follow::images(hub.clone())));
-    tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), qemu_found)));
+    let found = about::Found { qemu: qemu_found, offered: offer };
+    tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), found)));
     tasks.spawn(core("forwards", sweep(forwards, stop.clone())));
     if let Some(bound) = bound {
         let serve = dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone());
@@ -245,8 +261,10 @@ pub async fn run(run: Run) -> Answer<()> {
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
 
-    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set.
+    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+    // once it is cancelled, parts that end do so because they were told to.
     let early = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         ended = &mut mesh_task => Some(match ended {
             Ok(Ok(())) => Ended("mesh").into(),
@@ -311,7 +329,8 @@ fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::
     if mesh::identity::exists(data.path()) {
         return Ok(None);
     }
-    let pending = || mesh::identity::pending(data.path()).map(|token| api::JoinRequest { token, name: None });
+    let kept = || mesh::identity::pending(data.path());
+    let pending = || kept().map(|(token, name)| api::JoinRequest { token, name: Some(name) });
     join.or_else(pending).map(Some).ok_or_else(|| {
         Error::new(Kind::Failed, "the agent cannot run")
             .because(format!("{} belongs to no mesh yet", data.path().display()))

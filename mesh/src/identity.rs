@@ -170,14 +170,15 @@ pub(crate) fn host_seed(data: &Path) -> Result<Seed, IdentityError> {
     Ok(seed)
 }
 
-/// Gives the token of a join that waits for an issuer.
-pub fn pending(data: &Path) -> Option<String> {
-    let bytes = disk::read(&pending_file(data)).ok()??;
-    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+/// Gives token and wished name of a join that waits for an issuer.
+pub fn pending(data: &Path) -> Option<(String, Name)> {
+    let text = String::from_utf8(disk::read(&pending_file(data)).ok()??).ok()?;
+    let (token, name) = text.trim().split_once(' ')?;
+    Some((token.to_owned(), name.parse().ok()?))
 }
 
-pub(crate) fn set_pending(data: &Path, token: &str) -> Result<(), IdentityError> {
-    write(&pending_file(data), token.as_bytes())
+pub(crate) fn set_pending(data: &Path, token: &str, name: &Name) -> Result<(), IdentityError> {
+    write(&pending_file(data), format!("{} {name}\n", token.trim()).as_bytes())
 }
 
 /// Converts a libp2p peer id, which holds the key itself.

@@ -174,7 +174,13 @@ impl Host {
     /// Ends the agent in order; machines run on.
     #[track_caller]
     pub fn stop(&mut self) {
-        self.signal(Signal::TERM);
+        self.stop_by(Signal::TERM);
+    }
+
+    /// Ends the agent in order, by a signal of choice; machines run on.
+    #[track_caller]
+    pub fn stop_by(&mut self, signal: Signal) {
+        self.signal(signal);
         let mut child = self.agent.take().expect("the agent runs");
         let status = eventually(Duration::from_secs(20), &format!("{} ends in order", self.name), || {
             child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "still running".to_owned())

@@ -3,10 +3,14 @@
 
 mod host;
 mod lab;
+mod machines;
+mod running;
 mod wait;
 
 pub use host::{Answer, Host, Place};
-pub use lab::{Copies, Lab, tiny_topology};
+pub use lab::{Copies, Lab, Solo, tiny_topology};
+pub use machines::{BOOT, Pids, alive, kill};
+pub use running::Running;
 pub use wait::{eventually, http_get};
 
 use std::{env, path::PathBuf};
@@ -19,6 +23,16 @@ pub fn agent_bin() -> PathBuf {
 /// Names the tiny guest's disk.
 pub fn tiny_image() -> PathBuf {
     named("TINY_IMAGE", "the tiny guest's disk")
+}
+
+/// Names the Debian guest's disk for the stories that take minutes; they run with `SLOW=1` only, as
+/// `make test-debian` sets it, and else say that they were skipped.
+pub fn debian_image_or_skip(story: &str) -> Option<PathBuf> {
+    if env::var_os("SLOW").is_some_and(|value| value == "1") {
+        return Some(named("DEBIAN_IMAGE", "the Debian guest's disk"));
+    }
+    eprintln!("SKIPPED {story}: it takes minutes; run `make test-debian`");
+    None
 }
 
 fn named(variable: &str, what: &str) -> PathBuf {

@@ -1,8 +1,10 @@
 //! Machines and services as people use them: lists, wishes, ssh, consoles, forwards.
 
+use std::time::{Duration, Instant};
+
 use proto::{
     id::{MachineName, Name, SessionId},
-    session::{MachineEntry, Share, slice},
+    session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Request},
@@ -11,6 +13,9 @@ use proto::{
 
 use super::{Answer, App, Pipe, refused, sessions::unexpected};
 use crate::{machine::openssh, session::nic};
+
+/// How long `machine stop` waits for the host to say that it stops: a share there, a record back.
+const WISH_SHOWN: Duration = Duration::from_secs(3);
 
 impl App {
     /// Tells every machine of every session.
@@ -38,15 +43,29 @@ impl App {
     /// Commits whether a machine shall run: `machine start` and `machine stop`.
     pub async fn wish(&self, session: SessionId, machine: MachineName, run: bool) -> Answer<api::MachineRow> {
         let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
+        let before = self.row(session, &machine)?;
         let request = Request::Wish { session, machine: machine.clone(), run };
         match self.hub().ask(session, request).await {
             Ok(Rpc::Done) => {}
             Ok(answer) => return Err(unexpected(&what, &answer)),
             Err(refusal) => return Err(refused(what, refusal)),
         }
-        let (share, _) = self.find(session, &machine)?;
+        // Its host hears of it in a moment; until then the row would show what was before.
+        let start = Instant::now();
+        loop {
+            let row = self.row(session, &machine)?;
+            let as_wished = (row.state == Phase::Stopped) != run;
+            if as_wished || row != before || start.elapsed() >= WISH_SHOWN {
+                return Ok(row);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn row(&self, session: SessionId, machine: &MachineName) -> Answer<api::MachineRow> {
+        let (share, _) = self.find(session, machine)?;
         let rows = self.machine_rows(&share, &self.hub().known(&share));
-        let row = rows.into_iter().find(|row| row.name == machine);
+        let row = rows.into_iter().find(|row| row.name == *machine);
         row.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no machine {machine}")))
     }
 

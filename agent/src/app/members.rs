@@ -10,14 +10,17 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::{doctor, session::actions::words};
+use crate::{doctor, machine::Qemu, session::actions::words};
+
+/// A clock that is this far behind what issuers have signed is told.
+const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> Answer<api::Status> {
         let mesh = &self.deps().mesh;
         let hosts = self.host_rows();
-        let accelerator = self.deps().qemu.borrow().as_ref().map(|facts| facts.accelerator);
+        let accelerator = self.deps().qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
             name: row.name.clone(),
@@ -47,8 +50,8 @@ impl App {
 
     fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
         let mut warnings = Vec::new();
-        if self.deps().qemu.borrow().is_none() {
-            let what = "this host runs no machines: no usable QEMU".to_owned();
+        if let Qemu::Unusable(because) = &*self.deps().qemu.borrow() {
+            let what = format!("this host runs no machines: {because}");
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
         if hosts.len() >= 3 && hosts.iter().filter(|host| host.issuer).count() == 1 {
@@ -56,10 +59,13 @@ impl App {
             let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
             warnings.push(api::Warning { what, next: None });
         }
-        for host in hosts.iter().filter(|host| host.state == MemberState::Down) {
-            let what = format!("{} is down: not heard for too long", host.name);
-            warnings.push(api::Warning { what, next: Some(format!("on {}: agent run", host.name)) });
+        let behind = self.deps().mesh.now().0.saturating_sub(crate::daemon::wall_clock().0);
+        if behind > CLOCK_OFF_MS {
+            let behind = crate::cli::span(behind / 1000);
+            let what = format!("this host's clock is {behind} behind the mesh");
+            warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
         }
+        warnings.extend(absent(hosts));
         warnings
     }
 
@@ -177,7 +183,10 @@ impl App {
         let hosts = self.host_rows();
         let qemu = self.deps().qemu.borrow().clone();
         let inside = doctor::Inside {
-            qemu: qemu.map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            qemu: qemu
+                .usable()
+                .map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
             dns: self.inner.dns,
             serves: self.deps().mesh.relay().map(|offer| offer.url),
             relays: reach.relays,
@@ -190,6 +199,18 @@ impl App {
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
     }
+}
+
+/// One warning for all hosts that are away: a mesh of many would fill the screen.
+fn absent(hosts: &[api::HostRow]) -> Option<api::Warning> {
+    let down = hosts.iter().filter(|host| host.state == MemberState::Down);
+    let names: Vec<&str> = down.map(|host| host.name.as_str()).collect();
+    let (last, others) = names.split_last()?;
+    let what = match others {
+        [] => format!("{last} is down: not heard for too long"),
+        _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
+    };
+    Some(api::Warning { what, next: Some(format!("on {}: agent run", names.join(", "))) })
 }
 
 fn state(state: mesh::MemberState) -> MemberState {

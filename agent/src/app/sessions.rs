@@ -80,6 +80,7 @@ impl App {
     pub async fn plan(&self, intent: Intent) -> Answer<api::PlanReport> {
         let name = intent.topology.session.to_string();
         let Some(session) = self.named(&intent)? else {
+            self.hub().offers_known().await;
             let proposal = requests::propose(self.hub(), fresh_id(), None, &intent);
             return Ok(self.report(&name, &proposal, 0));
         };
@@ -129,6 +130,7 @@ impl App {
                 .because("the plan was made for a session that does not exist any more")
                 .next("agent session plan FILE"));
         }
+        self.hub().offers_known().await;
         let salt = rand::random();
         let session = SessionId::born(self.hub().me(), &salt);
         let proposal = requests::propose(self.hub(), session, None, &intent);
@@ -161,6 +163,7 @@ impl App {
             self.give_up(session).await;
             return Err(error);
         }
+        requests::committed(self.hub(), &name, &proposal);
         // Whoever asks next finds the session by its share.
         let mut shares = self.hub().shares();
         tokio::time::timeout(LED, shares.wait_for(|shares| shares.contains_key(&session))).await.ok();
@@ -327,6 +330,8 @@ impl App {
     /// Tells how a session is and whether every up host says the same.
     pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
         let share = self.share(session)?;
+        // Before the status: it may only be newer than this says.
+        let acted = self.hub().acted(session) >= share.version;
         let status = self.status_of(&share);
         let members = self.deps().mesh.members().borrow().clone();
         let others = members.up().filter(|member| member.id != self.hub().me());
@@ -335,10 +340,10 @@ impl App {
             let mine = self.hub().known(&share);
             async move {
                 let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
-                    Ok(Rpc::View { version, machines }) => {
+                    Ok(Rpc::View { acted, machines, .. }) => {
                         let theirs = machines.into_iter().map(|report| (report.machine, report.phase));
                         let theirs: BTreeMap<_, _> = theirs.collect();
-                        version >= share.version
+                        acted >= share.version
                             && mine.values().all(|report| theirs.get(&report.machine) == Some(&report.phase))
                     }
                     _ => false,
@@ -346,12 +351,9 @@ impl App {
                 (!agrees).then_some(host)
             }
         });
-        let behind: Vec<String> = futures::future::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-            .map(|host| self.name(host))
-            .collect();
+        let others = futures::future::join_all(asked).await.into_iter().flatten();
+        let me = (!acted).then_some(self.hub().me());
+        let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
         let fetching = self.fetching(&share);
         Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching })
     }

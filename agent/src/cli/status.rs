@@ -32,7 +32,7 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
             host.id.short(),
             status.mesh.name,
             host.version,
-            host.accelerator.map_or_else(|| "none: no usable QEMU".to_owned(), |found| word(&found)),
+            or_dash(host.accelerator.map(|found| word(&found))),
             span(host.up_s),
         ),
         format!("dns   {}   relay {}", or_dash(status.dns.as_ref()), or_dash(host.relay.as_ref())),

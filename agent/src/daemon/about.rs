@@ -15,7 +15,7 @@ use super::free_mib;
 use crate::{
     config::Config,
     data::DataDir,
-    machine::{QemuFacts, qemu},
+    machine::{Qemu, qemu},
     session::{actions::words, hub::Hub},
 };
 
@@ -27,6 +27,14 @@ const MEMORY_LEFT_MIB: u64 = 1024;
 const LOOK: Duration = Duration::from_secs(10);
 /// A host that was up for this long is steady also with a battery.
 const STEADY_UPTIME_S: f64 = 24.0 * 3600.0;
+
+/// What is found out here, for everyone else.
+pub struct Found {
+    /// The proved QEMU.
+    pub qemu: watch::Sender<Qemu>,
+    /// Whether the record tells it.
+    pub offered: watch::Sender<bool>,
+}
 
 /// Gathers the record. `used` is what machines hold, in MiB by session.
 pub async fn gather(
@@ -57,7 +65,8 @@ pub async fn gather(
 }
 
 /// Proves the local QEMU, then keeps the record true until the daemon ends.
-pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<Option<Arc<QemuFacts>>>) {
+pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
+    let Found { qemu: found, offered } = found;
     let stop = hub.deps().stop.clone();
     let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else {
         return;
@@ -67,16 +76,24 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<
             if let Some(because) = facts.refused.clone() {
                 hub.deps().facts.send(Fact::AcceleratorRefused { because }).ok();
             }
-            found.send_replace(Some(Arc::new(facts)));
+            found.send_replace(Qemu::Usable(Arc::new(facts)));
         }
-        Err(error) => tracing::warn!(because = words(&error), "this host runs no machines"),
+        Err(error) => {
+            let because = words(&error);
+            tracing::warn!(because, "this host runs no machines");
+            found.send_replace(Qemu::Unusable(because));
+        }
     }
     let mut shares = hub.shares();
     loop {
-        let accelerator = found.borrow().as_ref().map(|facts| facts.accelerator);
+        let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = used(&hub);
         let record = gather(&config, &data, accelerator, &used).await;
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
+        if !*offered.borrow() {
+            stop.run_until_cancelled(told(&hub, accelerator)).await;
+            offered.send_replace(true);
+        }
         // Every arm only wakes the loop.
         tokio::select! {
             () = stop.cancelled() => return,
@@ -84,6 +101,15 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: watch::Sender<
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Waits until gossip says of this host what was published.
+async fn told(hub: &Hub, accelerator: Option<Accelerator>) {
+    let (mut records, key) = (hub.deps().mesh.records(), (hub.me(), RecordKey::Host));
+    let says =
+        |body: Option<&Body>| matches!(body, Some(Body::Host(record)) if record.accelerator == accelerator);
+    // It fails only when the mesh has ended.
+    records.wait_for(|records| says(records.get(&key))).await.ok();
 }
 
 /// Sums what this host's machines may take, in MiB by session.

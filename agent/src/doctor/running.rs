@@ -15,6 +15,8 @@ use super::{check, ok};
 pub struct Inside {
     /// The proved QEMU: version, accelerator, and why hardware is not used.
     pub qemu: Option<(String, Accelerator, Option<String>)>,
+    /// Why no machine can run here.
+    pub no_qemu: Option<String>,
     /// Where names are answered.
     pub dns: Option<SocketAddr>,
     /// The relay that this host serves.
@@ -44,7 +46,9 @@ fn accelerator(inside: &Inside) -> Check {
             check("accelerator", CheckState::Limited, what, None)
         }
         None => {
-            let what = "no QEMU is proved here (yet): no machine can run; the agent's log says why";
+            let asked = || "QEMU is still being asked what it can do: look again in a moment".to_owned();
+            let what = inside.no_qemu.as_ref().map(|because| format!("no machine can run here: {because}"));
+            let what = what.unwrap_or_else(asked);
             check("accelerator", CheckState::Limited, what, None)
         }
     }

@@ -11,15 +11,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::limits::CONSOLE_BYTES;
+use proto::{limits::CONSOLE_BYTES, session::reconcile::Setup};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
+
+use super::setup::Scan;
 
 /// Pieces of output that wait for one watcher: with the pieces' size 256 KiB.
 const MAX_BEHIND: usize = 64;
@@ -73,14 +75,21 @@ impl Log {
     }
 }
 
-/// Carries the console until QEMU closes `serial`. New watchers come in through `watchers`.
-pub async fn carry(serial: UnixStream, log: PathBuf, mut watchers: mpsc::Receiver<UnixStream>) {
+/// Carries the console until QEMU closes `serial`. New watchers come in through `watchers`; what the
+/// guest tells of its setup goes to `told`.
+pub async fn carry(
+    serial: UnixStream,
+    log: PathBuf,
+    mut watchers: mpsc::Receiver<UnixStream>,
+    told: watch::Sender<Setup>,
+) {
     let (mut read, write) = serial.into_split();
     let (typed, typing) = mpsc::channel(MAX_TYPED);
     tokio::spawn(type_in(write, typing));
     // A full disk must not take the machine down: the log ends, the console goes on.
     let mut log = Log::open(log).ok();
     let mut ring = Ring::default();
+    let mut scan = Scan::default();
     let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -89,6 +98,9 @@ pub async fn carry(serial: UnixStream, log: PathBuf, mut watchers: mpsc::Receive
             count = read.read(&mut piece) => {
                 let Ok(count @ 1..) = count else { return };
                 ring.push(&piece[..count]);
+                if let Some(setup) = scan.push(&piece[..count]) {
+                    told.send_replace(setup);
+                }
                 log = log.and_then(|mut log| log.push(&piece[..count]).is_ok().then_some(log));
                 let bytes = Bytes::copy_from_slice(&piece[..count]);
                 outputs.retain(|output| output.try_send(bytes.clone()).is_ok());
@@ -159,8 +171,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut guest, serial) = UnixStream::pair().unwrap();
         let (watchers, watching) = mpsc::channel(1);
+        let (told, tells) = watch::channel(Setup::Pending);
         let log = dir.path().join("console.log");
-        let carrying = tokio::spawn(carry(serial, log.clone(), watching));
+        let carrying = tokio::spawn(carry(serial, log.clone(), watching, told));
         let story = async {
             guest.write_all(b"before ").await.unwrap();
             let (mut screen, theirs) = UnixStream::pair().unwrap();
@@ -177,9 +190,11 @@ mod tests {
             assert_eq!(&key, b"key");
         };
         timeout(Duration::from_secs(10), story).await.unwrap();
+        guest.write_all(b"\nmesh-setup: done.\n").await.unwrap();
         drop(guest);
         timeout(Duration::from_secs(10), carrying).await.unwrap().unwrap();
-        assert_eq!(fs::read(log).unwrap(), b"before after");
+        assert_eq!(fs::read(log).unwrap(), b"before after\nmesh-setup: done.\n");
+        assert_eq!(*tells.borrow(), Setup::Done);
     }
 
     #[test]

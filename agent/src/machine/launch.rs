@@ -145,6 +145,7 @@ fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&S
 
 async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
     if !paths.disk().exists() {
+        forget(&paths.set_up()).map_err(|error| LaunchError::Io("forget the last disk", error))?;
         let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
     } else if before.is_some_and(|before| before.spec.image != intent.spec.image) {
@@ -328,6 +329,8 @@ fn private(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proto::session::reconcile::Setup;
+
     use super::{super::tests::sample, *};
     use crate::machine::{process::Process, record::Ending};
 
@@ -353,6 +356,7 @@ mod tests {
             qemu: None,
             since: None,
             booted: false,
+            setup: Setup::Pending,
             ended: Some(ending),
         }
     }

@@ -22,13 +22,14 @@ pub mod qemu;
 pub mod qmp;
 pub mod record;
 pub mod seed;
+pub mod setup;
 pub mod shim;
 pub mod stop;
 pub mod wire;
 
 pub use handle::Shim;
 pub use launch::{Host, adopt, last, launch, remove};
-pub use qemu::QemuFacts;
+pub use qemu::Qemu;
 pub use record::{Launch, Paths, ShimStatus};
 
 #[cfg(test)]

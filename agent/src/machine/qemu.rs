@@ -6,6 +6,7 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,6 +53,28 @@ pub struct QemuFacts {
     pub pvpanic: bool,
     /// Whether a guest can be given random numbers.
     pub rng: bool,
+}
+
+/// What is known of the local QEMU by now.
+#[derive(Clone, Debug, Default)]
+pub enum Qemu {
+    /// It is being asked; that takes up to seconds after a start.
+    #[default]
+    Probing,
+    /// It runs machines.
+    Usable(Arc<QemuFacts>),
+    /// No machine can run here, and why.
+    Unusable(String),
+}
+
+impl Qemu {
+    /// Gives the facts of a usable QEMU.
+    pub fn usable(&self) -> Option<Arc<QemuFacts>> {
+        match self {
+            Qemu::Usable(facts) => Some(facts.clone()),
+            Qemu::Probing | Qemu::Unusable(_) => None,
+        }
+    }
 }
 
 /// Why this host runs no machines.

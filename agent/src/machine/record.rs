@@ -12,7 +12,7 @@ use std::{
 
 use proto::{
     id::{Epoch, MachineName, Name, SessionId},
-    session::{MachineSpec, Prefix},
+    session::{MachineSpec, Prefix, reconcile::Setup},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -90,6 +90,8 @@ pub struct ShimStatus {
     pub since: Option<Timestamp>,
     /// Whether the guest has answered on the network.
     pub booted: bool,
+    /// What became of its setup.
+    pub setup: Setup,
     /// How QEMU ended; nothing follows.
     pub ended: Option<Ending>,
 }
@@ -169,6 +171,11 @@ impl Paths {
     /// The machine's own disk, on top of the base.
     pub fn disk(&self) -> PathBuf {
         self.dir.join("disk.qcow2")
+    }
+
+    /// Exists once the setup on the disk is done.
+    pub fn set_up(&self) -> PathBuf {
+        self.dir.join("setup.done")
     }
 
     /// The disk that tells the guest who it is.

@@ -6,10 +6,8 @@
 
 use data_encoding::BASE64;
 
-use super::{openssh, record::Launch};
+use super::{openssh, record::Launch, setup};
 
-/// Where the commands of the topology's `setup` are written.
-const SETUP: &str = "/var/lib/mesh/setup.sh";
 /// Where the topology's `env` is written; login shells read it.
 const ENV: &str = "/etc/profile.d/mesh-env.sh";
 
@@ -78,8 +76,8 @@ fn user_data(launch: &Launch) -> String {
         lines.push("write_files:".into());
     }
     files.iter().for_each(|file| write_file(&mut lines, file));
-    if !spec.setup.is_empty() {
-        lines.extend(["runcmd:".into(), format!("  - [sh, {SETUP}]")]);
+    if setup::wanted(spec) {
+        lines.extend(["runcmd:".into(), format!("  - [sh, {}]", setup::RUNNER)]);
     }
     lines.push(String::new());
     lines.join("\n")
@@ -108,16 +106,11 @@ fn files(launch: &Launch) -> Vec<GuestFile> {
         let lines = spec.env.iter().map(|(key, value)| format!("export {key}={}\n", for_shell(value)));
         files.push((ENV.into(), 0o644, None, lines.collect::<String>().into_bytes()));
     }
-    if !spec.setup.is_empty() {
-        let mut script = String::from("#!/bin/sh\nset -e\n");
-        if !spec.env.is_empty() {
-            script += &format!(". {ENV}\n");
-        }
-        for command in &spec.setup {
-            script += command;
-            script.push('\n');
-        }
-        files.push((SETUP.into(), 0o700, None, script.into_bytes()));
+    if setup::wanted(spec) {
+        let env = (!spec.env.is_empty()).then_some(ENV);
+        let commands = setup::commands(&spec.setup, env);
+        files.push((setup::COMMANDS.into(), 0o700, None, commands.into_bytes()));
+        files.push((setup::RUNNER.into(), 0o755, None, setup::RUNNER_TEXT.into()));
     }
     files
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::machine::{self, Launch, Paths, Shim, ShimStatus};
 
 /// What a guest gets to shut down before QEMU is ended.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// One action with everything it needs.
 pub struct Order {
@@ -90,7 +90,7 @@ async fn ask(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
 async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     let deps = order.hub.deps();
     let spec = order.spec.clone().filter(|spec| spec.epoch == epoch).ok_or("the share changed meanwhile")?;
-    let qemu = deps.qemu.borrow().clone();
+    let qemu = deps.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;
     let base = deps.images.path(spec.image).ok_or("the image is not here any more")?;
     let launch = Launch {

@@ -126,7 +126,8 @@ impl Machine {
                 let status = shim.status().borrow().clone();
                 match status.since {
                     Some(since) => {
-                        ShimState::Running { since, booted: status.booted, ready: self.ready.clone() }
+                        let ShimStatus { booted, setup, .. } = status;
+                        ShimState::Running { since, booted, setup, ready: self.ready.clone() }
                     }
                     None => ShimState::Starting { since: self.started },
                 }

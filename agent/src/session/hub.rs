@@ -31,7 +31,7 @@ use super::{
     host,
     store::{Loaded, Store},
 };
-use crate::{dns::Resolve, machine::QemuFacts};
+use crate::{dns::Resolve, machine::Qemu};
 
 mod groups;
 mod voices;
@@ -39,6 +39,8 @@ mod voices;
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
 pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
 
+/// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
+const OFFER_WAIT: Duration = Duration::from_secs(5);
 /// Pause before a session's task is started again after a panic.
 const TASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -53,8 +55,10 @@ pub struct Deps {
     pub net: Net,
     /// Where facts go.
     pub facts: broadcast::Sender<Fact>,
-    /// The local QEMU, once it is probed; `None` inside = not usable.
-    pub qemu: watch::Receiver<Option<Arc<QemuFacts>>>,
+    /// The local QEMU.
+    pub qemu: watch::Receiver<Qemu>,
+    /// Whether gossip knows by now what this host offers.
+    pub offered: watch::Receiver<bool>,
     /// Shares and machines on disk.
     pub store: Store,
     /// Where sockets go.
@@ -82,6 +86,8 @@ struct Inner {
     deps: Deps,
     shares: watch::Sender<Shares>,
     reports: watch::Sender<Reports>,
+    /// The version of each share that the reports are about.
+    acted: Mutex<BTreeMap<SessionId, u64>>,
     groups: Mutex<BTreeMap<SessionId, Group>>,
     /// Whose word counted once, by session; see `voices`.
     voices: Mutex<BTreeMap<SessionId, BTreeSet<HostId>>>,
@@ -107,6 +113,7 @@ impl Hub {
             deps,
             shares: watch::Sender::new(Arc::new(known)),
             reports: watch::Sender::default(),
+            acted: Mutex::default(),
             groups: Mutex::default(),
             voices: Mutex::new(voices),
             door: tokio::sync::Mutex::default(),
@@ -158,6 +165,22 @@ impl Hub {
         if changed {
             let body = (!machines.is_empty()).then(|| session_record(version, &machines));
             self.inner.deps.mesh.publish(RecordKey::Session(session), body).await;
+        }
+        lock(&self.inner.acted).insert(session, version);
+    }
+
+    /// Gives the newest version of a share that this host's reports are about; 0 = none yet.
+    pub fn acted(&self, session: SessionId) -> u64 {
+        lock(&self.inner.acted).get(&session).copied().unwrap_or(0)
+    }
+
+    /// Waits until this host knows what it offers itself: right after the start its QEMU is still
+    /// being proved, and a plan would call it unfit. The proof is bounded, and so is this.
+    pub async fn offers_known(&self) {
+        let mut offered = self.inner.deps.offered.clone();
+        let known = offered.wait_for(|offered| *offered);
+        if tokio::time::timeout(OFFER_WAIT, known).await.is_err() {
+            tracing::warn!("planning without knowing what this host offers: its QEMU is not proved yet");
         }
     }
 
@@ -235,6 +258,7 @@ impl Hub {
         self.inner.reports.send_modify(|all| {
             Arc::make_mut(all).remove(&session);
         });
+        lock(&self.inner.acted).remove(&session);
         if let Some(session) = name {
             // Nobody listening is no error.
             let _heard = self.inner.deps.facts.send(Fact::SessionGone { session });

@@ -11,6 +11,7 @@ use mesh::{
     quorum::{Group, ReadError, Wire, WriteError},
 };
 use proto::{
+    facts::Fact,
     id::{HostId, Name, SessionId},
     session::{Command, Proposal, Refused, State, plan, slice, state},
     topology::Intent,
@@ -42,7 +43,10 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
             read(hub, session).await.map(|(_, state)| Answer::State(Box::new(State::clone(&state))))
         }
         Request::Plan { session, intent } => match read(hub, session).await {
-            Ok((_, state)) => Ok(Answer::Proposal(Box::new(propose(hub, session, Some(&state), &intent)))),
+            Ok((_, state)) => {
+                hub.offers_known().await;
+                Ok(Answer::Proposal(Box::new(propose(hub, session, Some(&state), &intent))))
+            }
             Err(refusal) => Err(refusal),
         },
         Request::Up { session, intent, index } => up(hub, session, *intent, index).await,
@@ -96,9 +100,12 @@ fn share_for(hub: &Hub, session: SessionId, host: HostId) -> Result<Answer, Refu
 
 fn view(hub: &Hub, session: SessionId) -> Answer {
     match hub.share(session) {
-        None => Answer::View { version: 0, machines: Vec::new() },
+        None => Answer::View { version: 0, acted: 0, machines: Vec::new() },
         Some(share) => {
-            Answer::View { version: share.version, machines: hub.known(&share).into_values().collect() }
+            // Before the reports: they may only be newer than it says.
+            let acted = hub.acted(session);
+            let machines = hub.known(&share).into_values().collect();
+            Answer::View { version: share.version, acted, machines }
         }
     }
 }
@@ -111,19 +118,31 @@ async fn up(hub: &Hub, session: SessionId, intent: Intent, index: Option<u64>) -
             let (current, parent) = (now.generation(), proto::id::Generation(index));
             return Err(Refusal::State(Refused::NotCurrent { current, parent }));
         }
+        hub.offers_known().await;
         let proposal = propose(hub, session, Some(&now), &intent);
         let Some(plan) = proposal.plan.clone() else { return Ok(Answer::Applied(Box::new(proposal))) };
         if now.intent.as_ref() == Some(&intent) && now.plan.as_ref().is_some_and(|old| same(old, &plan)) {
             return Ok(Answer::Applied(Box::new(Proposal { plan: now.plan.clone(), ..proposal })));
         }
         let command = Command::Apply { intent: intent.clone(), plan };
-        outcome = write(hub, session, command).await.map(|()| Answer::Applied(Box::new(proposal)));
+        outcome = write(hub, session, command).await.map(|()| {
+            committed(hub, &now.name, &proposal);
+            Answer::Applied(Box::new(proposal))
+        });
         match outcome {
             Err(Refusal::State(Refused::NotCurrent { .. })) if index.is_none() => {}
             outcome => return outcome,
         }
     }
     outcome
+}
+
+/// Tells that a plan is committed now.
+pub fn committed(hub: &Hub, session: &Name, proposal: &Proposal) {
+    let Some(plan) = &proposal.plan else { return };
+    let fact = Fact::PlanCommitted { session: session.clone(), generation: plan.generation };
+    // Nobody listening is no error.
+    let _heard = hub.deps().facts.send(fact);
 }
 
 /// Whether a plan would change nothing but its number.

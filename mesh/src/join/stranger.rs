@@ -70,7 +70,7 @@ pub enum Joined {
         /// The mesh's label.
         mesh_name: Option<Name>,
     },
-    /// No issuer could be reached. The token is kept; the same join tried later goes on.
+    /// No issuer could be reached. Token and name are kept; the same join tried later goes on.
     Pending {
         /// The issuers' labels.
         issuers: Vec<Name>,
@@ -90,7 +90,7 @@ pub enum JoinError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The mesh, or this host itself, says no.
-    #[error("the join was refused: {0}")]
+    #[error("the join was refused")]
     Refused(#[from] JoinRefusal),
     /// A relay lets no one in by this token.
     #[error("the join was refused: {0}")]
@@ -120,7 +120,7 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     }
     match told? {
         Told::Pending(issuers) => {
-            identity::set_pending(&joining.data, joining.token.trim())?;
+            identity::set_pending(&joining.data, &joining.token, &joining.name)?;
             Ok(Joined::Pending { issuers })
         }
         Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),

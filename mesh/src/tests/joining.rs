@@ -136,7 +136,7 @@ async fn a_join_is_pending_while_no_issuer_can_be_reached() {
         Joined::Pending { issuers } => assert_eq!(issuers, [name("attic")]),
         Joined::Member { .. } => panic!("let in by nobody"),
     }
-    assert_eq!(crate::identity::pending(dir.path()), Some(token.to_string()));
+    assert_eq!(crate::identity::pending(dir.path()), Some((token.to_string(), name("garden"))));
     let attic = Host::start(attic_dir, "attic", Serve::Off).await;
     attic.sees("cellar up", |members| members.up().count() == 2).await;
     assert!(matches!(try_join(dir.path(), "garden", &token.to_string()).await, Ok(Joined::Member { .. })));

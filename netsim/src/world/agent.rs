@@ -8,7 +8,7 @@ use proto::{
     names::{self, Kind, View, Zone},
     session::{
         MachineSpec, Share,
-        reconcile::{self, Action, Failed, Settings, Shim},
+        reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
     time::Timestamp,
@@ -259,7 +259,8 @@ impl World {
         let Some(process) = host.shims.get_mut(machine).filter(|p| p.pid == pid && p.alive()) else { return };
         let (next, wait) = match (&mut process.shim, step) {
             (shim @ Shim::Starting { .. }, Step::Run) => {
-                *shim = Shim::Running { since: now, booted: false, ready: BTreeSet::new() };
+                let setup = Setup::Done;
+                *shim = Shim::Running { since: now, booted: false, setup, ready: BTreeSet::new() };
                 (Some(Step::Boot), (500, 3000))
             }
             (Shim::Running { booted, .. }, Step::Boot) => {

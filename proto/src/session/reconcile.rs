@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     id::{Epoch, MachineName, Name},
     limits::{
@@ -94,6 +96,8 @@ pub enum Shim {
         since: Timestamp,
         /// Whether the guest answers.
         booted: bool,
+        /// Whether what the topology asked for is done in it.
+        setup: Setup,
         /// Services whose checks pass.
         ready: BTreeSet<Name>,
     },
@@ -108,6 +112,18 @@ pub enum Shim {
         /// Why, in words.
         because: String,
     },
+}
+
+/// What became of the files and commands that the topology has for a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setup {
+    /// The guest has not told.
+    #[default]
+    Pending,
+    /// All of it is done, or there is nothing to do.
+    Done,
+    /// It ended early; why, in words. Nobody tries again: the commands may not be repeatable.
+    Failed(String),
 }
 
 /// An action that failed.

@@ -114,6 +114,9 @@ pub enum Answer {
     View {
         /// The version of the share that the host has; 0 = none.
         version: u64,
+        /// The newest version that the host has looked at its machines with; what it says of them
+        /// before is about the plan before.
+        acted: u64,
         /// What it knows of every machine, its own and others'.
         machines: Vec<MachineReport>,
     },

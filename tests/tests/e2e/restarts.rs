@@ -37,8 +37,8 @@ fn one_agent_stops_and_starts(lab: &mut Lab, placed: &BTreeMap<String, String>) 
     let machine = on(placed, "nas");
     let before = qemu(&lab.nas);
     lab.nas.stop();
-    lab.sees(&lab.vps, "nas", "left");
-    lab.sees(&lab.laptop, "nas", "left");
+    lab.sees(&lab.vps, "nas", "down");
+    lab.sees(&lab.laptop, "nas", "down");
     assert_eq!(qemu(&lab.nas), before, "the machine runs on");
     lab.nas.start();
     lab.settled();

@@ -10,7 +10,7 @@
 
 use std::{ffi::OsString, io, path::Path, process::ExitCode, time::Duration};
 
-use proto::session::Accelerator;
+use proto::session::{Accelerator, reconcile::Setup};
 use rustix::fs::Mode;
 use serde_json::Value;
 use tokio::{
@@ -32,6 +32,7 @@ use super::{
     process::{self, Process},
     qmp::{Event, Qmp, QmpError},
     record::{self, Ending, Launch, Paths, ShimStatus},
+    setup,
     stop::{Step, Stopping},
 };
 
@@ -113,6 +114,7 @@ struct Links {
 }
 
 async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
+    let known = !setup::wanted(&intent.spec) || paths.set_up().exists();
     let first = ShimStatus {
         session: intent.session,
         machine: intent.spec.machine.clone(),
@@ -121,6 +123,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         qemu: None,
         since: None,
         booted: false,
+        setup: if known { Setup::Done } else { Setup::Pending },
         ended: None,
     };
     record::store(&paths.status(), &first)?;
@@ -172,14 +175,15 @@ async fn run_qemu(
         Some(Ok(links)) => {
             let (sign, signs) = watch::channel(Signs::default());
             let wires = network::Wires::new(intent, paths, links.nic, sign);
-            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers));
+            let (told, tells) = watch::channel(Setup::Pending);
+            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, told));
             tokio::spawn(network::carry(wires, waiting.happenings));
             desk.status.send_modify(|status| status.since = Some(record::now()));
             note(paths, &desk.status);
             let doubts = intent.qemu.accelerator == Accelerator::Kvm;
             let stops = waiting.stops;
-            let on = Supervised { qmp: links.qmp, events: links.events, stops, signs, doubts };
-            supervise(&mut child, on, desk, &mut seen).await?;
+            let on = Supervised { qmp: links.qmp, events: links.events, stops, signs, tells, doubts };
+            supervise(&mut child, on, (paths, desk), &mut seen).await?;
         }
         // Its sockets break some moments before it is seen to end; then its exit says more than they do.
         Some(Err(error)) if timeout(LAST_WORD, child.wait()).await.is_err() => {
@@ -223,6 +227,7 @@ struct Supervised {
     events: mpsc::Receiver<Event>,
     stops: mpsc::Receiver<Duration>,
     signs: watch::Receiver<Signs>,
+    tells: watch::Receiver<Setup>,
     /// Whether silence of the guest speaks against the accelerator.
     doubts: bool,
 }
@@ -231,7 +236,7 @@ struct Supervised {
 async fn supervise(
     child: &mut Child,
     mut on: Supervised,
-    desk: &serve::Desk,
+    (paths, desk): (&Paths, &serve::Desk),
     seen: &mut Seen,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -259,6 +264,10 @@ async fn supervise(
                 desk.status.send_if_modified(|status| std::mem::replace(&mut status.booted, booted) != booted);
                 continue;
             }
+            Ok(()) = on.tells.changed() => {
+                hear_setup(paths, desk, on.tells.borrow_and_update().clone());
+                continue;
+            }
             () = sleep_until(due), if stopping.is_some() || on.doubts => {
                 match &mut stopping {
                     Some(stopping) => on.press(stopping, child, seen).await?,
@@ -281,6 +290,18 @@ async fn supervise(
         seen.on(&event);
     }
     Ok(())
+}
+
+/// Passes on what the guest told of its setup. That it is done holds for as long as its disk.
+fn hear_setup(paths: &Paths, desk: &serve::Desk, setup: Setup) {
+    if setup == Setup::Done
+        && let Err(error) = record::replace(&paths.set_up(), b"")
+    {
+        // The guest tells it again at its next boot.
+        eprintln!("shim: cannot write {}: {error}", paths.set_up().display());
+    }
+    desk.status.send_modify(|status| status.setup = setup);
+    note(paths, &desk.status);
 }
 
 impl Supervised {

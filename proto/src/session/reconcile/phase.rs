@@ -1,7 +1,9 @@
 //! What a host says of one machine: a phase of its life and, when that is not enough, why. Reasons
 //! hold no ticking numbers, so that a report changes only when something happened.
 
-use super::{Failed, Image, Seen, Shim, back_off_ms, failing};
+use std::collections::BTreeSet;
+
+use super::{Failed, Image, Seen, Setup, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
     session::{MachineSpec, Phase},
@@ -17,7 +19,16 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
         return (Phase::Waiting, Some("its older incarnation is being removed".into()));
     }
     match &seen.shim {
-        Shim::Running { since, booted, ready } => running(spec, now.since_ms(*since), *booted, ready),
+        Shim::Running { since, booted, setup, ready } => {
+            let ran_ms = now.since_ms(*since);
+            if !spec.run {
+                (Phase::Running, Some("stopping".into()))
+            } else if *booted {
+                booted_guest(spec, ran_ms, setup, ready)
+            } else {
+                (Phase::Running, None)
+            }
+        }
         Shim::Starting { .. } => (Phase::Starting, None),
         _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
         Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, *clean, because),
@@ -41,17 +52,17 @@ fn first(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> (Phase, Option<Stri
     if seen.failed.is_some() { unstarted(seen) } else { (Phase::Starting, None) }
 }
 
-fn running(
+/// Setup first: a server that the image starts by itself is not yet the one that the topology wants.
+fn booted_guest(
     spec: &MachineSpec,
     ran_ms: u64,
-    booted: bool,
-    ready: &std::collections::BTreeSet<Name>,
+    setup: &Setup,
+    ready: &BTreeSet<Name>,
 ) -> (Phase, Option<String>) {
-    if !spec.run {
-        return (Phase::Running, Some("stopping".into()));
-    }
-    if !booted {
-        return (Phase::Running, None);
+    match setup {
+        Setup::Pending => return (Phase::Booted, Some("its setup is not done yet".into())),
+        Setup::Failed(because) => return (Phase::Failed, Some(because.clone())),
+        Setup::Done => {}
     }
     // A service without a check is ready with its machine.
     let missing = |(name, (_, check)): &(&Name, &(u16, Option<crate::topology::Ready>))| {

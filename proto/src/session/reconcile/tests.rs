@@ -55,7 +55,7 @@ fn launched(shim: Shim) -> Seen {
 
 fn running(booted: bool, ready: &[&str]) -> Shim {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    Shim::Running { since: Timestamp(90_000), booted, ready }
+    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready }
 }
 
 fn ended(asked: bool, clean: bool) -> Shim {
@@ -149,11 +149,35 @@ fn running_booted_and_ready_are_three_facts() {
 }
 
 #[test]
+fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
+    let check_setup = |setup, expected| {
+        let ready = ["http".parse().unwrap()].into();
+        check(
+            &[],
+            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready }),
+            expected,
+        );
+    };
+    check_setup(
+        Setup::Pending,
+        expect![[r#"
+            nothing
+            Booted its setup is not done yet"#]],
+    );
+    check_setup(
+        Setup::Failed("setup command 2 ended with exit code 1".into()),
+        expect![[r#"
+            nothing
+            Failed setup command 2 ended with exit code 1"#]],
+    );
+}
+
+#[test]
 fn a_check_that_fails_after_the_grace_is_told() {
     let since = Timestamp(30_000);
     check(
         &[],
-        launched(Shim::Running { since, booted: true, ready: BTreeSet::new() }),
+        launched(Shim::Running { since, booted: true, setup: Setup::Done, ready: BTreeSet::new() }),
         expect![[r#"
         nothing
         Booted http does not answer on port 80, 60 s after the start"#]],
