@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf, time::Duration};
 use serde_json::Value;
 use tests::{Host, Solo, debian_image_or_skip, eventually, lab_or_skip};
 
-/// A boot takes half a minute translated, and several on a busy computer.
-const BOOT: Duration = Duration::from_secs(300);
+/// A boot takes half a minute translated, and many times that on a busy computer.
+const BOOT: Duration = Duration::from_secs(600);
 
 const TOPOLOGY: &str = r#"
 session = "shop"
@@ -21,7 +21,7 @@ user = "ann"
 env = { GREETING = "it's $HOME \"here\"" }
 files = { "/etc/app.toml" = { source = "app.toml", mode = "0640", owner = "ann:www-data" }, "/srv/plain" = "app.toml" }
 setup = ["cat /srv/plain >>/srv/ran", "echo $GREETING >>/srv/ran", "sleep 3", "touch /srv/done"]
-services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "300s" } } }
+services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "600s" } } }
 
 [machines.web]
 image = "tiny"
@@ -59,7 +59,7 @@ fn debian_with_cloud_init_is_what_its_topology_says_through_reboot_stop_and_star
     host.agent(&["image", "import", image.to_str().expect("UTF-8"), "--name", "debian:12"]).expect(0);
     fs::write(host.scratch().join("app.toml"), "x = 1\n").expect("a file");
     let topology = host.topology(TOPOLOGY);
-    host.agent(&["session", "up", &topology, "--timeout", "10m"]).expect(0);
+    host.agent(&["session", "up", &topology, "--timeout", "15m"]).expect(0);
     check(host);
 
     let boot = boot_id(host).expect("a boot id");
