@@ -15,13 +15,16 @@ use proto::{
     facts::Fact,
     id::Name,
     time::Timestamp,
+    trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
+use rustix::fs::Mode;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Semaphore, broadcast, mpsc, watch},
+    task::JoinSet,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Parts},
@@ -50,8 +53,9 @@ const HANDS: usize = 64;
 const FACTS: usize = 1024;
 /// Between two tries of a join that found no issuer.
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
-/// What an orderly end may take in all; afterwards the process ends anyway.
-const DRAIN: Duration = Duration::from_secs(10);
+/// What each of the four stages of an orderly end may take: 10 s in all. A stage that does not end in
+/// time is left behind; what is on disk is whole at every moment.
+const STAGE: Duration = Duration::from_millis(2500);
 /// How often idle forwards are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -120,7 +124,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
-            .because("the hostname cannot be used as one")
+            .because(crate::cli::no_name())
             .next("agent join TOKEN --name NAME")
     })?;
     let joining = Joining {
@@ -151,6 +155,9 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                     (Kind::Failed, "check that the host that made the token runs and can be reached")
                 }
                 mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+                mesh::JoinError::Refused(JoinRefusal::NameTaken(_)) => {
+                    (Kind::Refused, "agent join TOKEN --name OTHER")
+                }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
             Err(Error::new(kind, what).because(words(&error)).next(next))
@@ -161,6 +168,8 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 /// Runs the daemon until it is told to stop; machines go on running.
 pub async fn run(run: Run) -> Answer<()> {
     let Run { data, config, join } = run;
+    // Whatever is written below the data directory is the owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let _lock = take(&data)?;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = member(&data, join)? {
@@ -191,7 +200,8 @@ pub async fn run(run: Run) -> Answer<()> {
     let (mesh, run_mesh) =
         mesh::build(mesh_config, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
-    let recorder = tokio::spawn(recorder.run(heard, wall_clock));
+    let recorded = CancellationToken::new();
+    let recorder = tokio::spawn(recorder.run(heard, wall_clock, recorded.clone()));
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 
@@ -225,63 +235,92 @@ pub async fn run(run: Run) -> Answer<()> {
     });
     let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
 
-    let tasks = TaskTracker::new();
+    eprintln!(
+        "{} runs in the mesh {}; Ctrl-C ends the agent, machines run on",
+        mesh.name(),
+        mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string()),
+    );
+    let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
-    tasks.spawn(answer_requests(hub.clone(), inbox));
-    tasks.spawn(answer_raft(hub.clone(), raft_inbox));
-    tasks.spawn(zones.clone().run());
-    tasks.spawn(follow::heads(hub.clone()));
-    tasks.spawn(follow::images(hub.clone()));
-    tasks.spawn(about::keep(
-        hub.clone(),
-        config.clone(),
-        data.clone(),
-        about::Found { qemu: qemu_found, offered: offer },
-    ));
-    tasks.spawn(sweep(forwards, stop.clone()));
+    tasks.spawn(core("requests", answer_requests(hub.clone(), inbox)));
+    tasks.spawn(core("raft messages", answer_raft(hub.clone(), raft_inbox)));
+    tasks.spawn(core("zone", zones.clone().run()));
+    tasks.spawn(core("heads", follow::heads(hub.clone())));
+    tasks.spawn(core("images", follow::images(hub.clone())));
+    let found = about::Found { qemu: qemu_found, offered: offer };
+    tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), found)));
+    tasks.spawn(core("forwards", sweep(forwards, stop.clone())));
     if let Some(bound) = bound {
-        tasks.spawn(dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone()));
+        let serve = dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone());
+        tasks.spawn(core("names", serve));
     }
-    tasks.spawn(crate::api::serve(listener, crate::api::router(app), stop.clone().cancelled_owned()).map(
-        |served| {
-            if let Err(error) = served {
-                tracing::error!(%error, "the local API ended");
-            }
-        },
+    let served = crate::api::serve(listener, crate::api::router(app), stop.clone().cancelled_owned());
+    tasks.spawn(core(
+        "local API",
+        served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
 
-    // Both arms are cancel-safe: a token, and a handle that is polled again below.
+    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+    // once it is cancelled, parts that end do so because they were told to.
     let early = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
-        ended = &mut mesh_task => Some(ended),
+        ended = &mut mesh_task => Some(match ended {
+            Ok(Ok(())) => Ended("mesh").into(),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error),
+        }),
+        Some(ended) = tasks.join_next() => Some(match ended {
+            Ok(part) => Ended(part).into(),
+            Err(error) => failed(&error),
+        }),
     };
     stop.cancel();
     kind(Fact::AgentStopped);
-    let drain = async {
-        tasks.close();
-        tasks.wait().await;
-        hub.drained().await;
-        net.shutdown();
-        if early.is_none() {
-            mesh.shutdown().await;
-        }
+    stage("tasks", async { while tasks.join_next().await.is_some() {} }).await;
+    tasks.abort_all();
+    stage("sessions", hub.drained()).await;
+    net.shutdown();
+    if !mesh_task.is_finished() {
+        stage("mesh", mesh.shutdown()).await;
+    }
+    stage("images", async {
         if let Err(error) = images.shutdown().await {
             tracing::warn!(%error, "the image store did not close");
         }
-    };
-    if tokio::time::timeout(DRAIN, drain).await.is_err() {
-        tracing::warn!("not everything ended in time; what is on disk is whole all the same");
-    }
-    drop(facts);
-    recorder.abort();
+    })
+    .await;
+    recorded.cancel();
+    stage("facts", recorder.map(drop)).await;
     std::fs::remove_file(data.socket()).ok();
     // Empty unless machines run on: nothing of this host stays outside its data directory.
     std::fs::remove_dir(&run_dir).ok();
-    match early {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(error))) => Err(failed(&error)),
-        Some(Err(error)) => Err(failed(&error)),
+    early.map_or(Ok(()), Err)
+}
+
+/// A part without which the agent is half an agent ended, although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("its {0} ended by itself")]
+struct Ended(&'static str);
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Error {
+        failed(&ended)
+    }
+}
+
+/// Names a task of the core. One that ends, or panics, before the agent is told to stop ends the agent:
+/// whoever supervises it starts it again whole.
+async fn core(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
+    run.await;
+    name
+}
+
+/// Ends one part, within its time.
+async fn stage(what: &str, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(STAGE, end).await.is_err() {
+        tracing::warn!("{what} did not end in time");
     }
 }
 
@@ -375,7 +414,7 @@ async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {
         let RaftInbound { from, session, frame, answer } = inbound;
         // A session that this host does not store: silence, as if it were away.
-        let Some(group) = hub.group(session) else { continue };
+        let Some(group) = hub.group(session).filter(|_| hub.has_voice(session, from)) else { continue };
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
         tokio::spawn(async move {
             answer.send(group.handle(from, &frame).await).ok();

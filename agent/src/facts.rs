@@ -19,6 +19,7 @@ use proto::{
     time::Timestamp,
 };
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Facts in one segment. Four old segments and the growing one hold [`MAX_FACTS`] at any time.
 const SEGMENT_FACTS: usize = MAX_FACTS / 4;
@@ -112,11 +113,22 @@ impl Recorder {
         self.last.send_replace(seq);
     }
 
-    /// Records everything that is broadcast, until every sender is gone. `now` reads the clock.
-    /// Cancel-safe: a fact is recorded at once when it is received.
-    pub async fn run(mut self, mut facts: broadcast::Receiver<Fact>, now: impl Fn() -> Timestamp) {
+    /// Records everything that is broadcast, until `end` and everything that was said before it. `now`
+    /// reads the clock.
+    pub async fn run(
+        mut self,
+        mut facts: broadcast::Receiver<Fact>,
+        now: impl Fn() -> Timestamp,
+        end: CancellationToken,
+    ) {
         loop {
-            match facts.recv().await {
+            // Cancel-safe: a fact is recorded at once when it is received. What waits comes before the end.
+            let heard = tokio::select! {
+                biased;
+                heard = facts.recv() => heard,
+                () = end.cancelled() => return,
+            };
+            match heard {
                 Ok(fact) => self.record(fact, now()),
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "facts came faster than they could be recorded");
@@ -293,8 +305,10 @@ mod tests {
         let (sender, receiver) = broadcast::channel(8);
         sender.send(fact("attic")).unwrap();
         sender.send(fact("cellar")).unwrap();
-        drop(sender);
-        recorder.run(receiver, || Timestamp(5)).await;
+        let end = CancellationToken::new();
+        end.cancel();
+        // A sender lives on: the end alone ends it, and loses nothing that was said before.
+        recorder.run(receiver, || Timestamp(5), end).await;
         assert_eq!(seqs(&log, 0), [1, 2]);
     }
 }

@@ -5,7 +5,7 @@
 //! Owns the listeners and the remembered addresses and ports. Decides nothing about names.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddrV4},
     path::PathBuf,
@@ -103,19 +103,37 @@ impl Forwards {
 
     /// Gives the address of a label, assigning one at the first call.
     pub fn address(&self, session: SessionId, label: &str) -> Option<Ipv4Addr> {
-        let mut kept = lock(&self.inner.kept);
-        if let Some(known) = kept.labels.get(&session).and_then(|labels| labels.get(label)) {
-            return Some(known.address);
+        if let Some(known) = self.known(session, label) {
+            return Some(known);
         }
-        let taken: Vec<Ipv4Addr> =
+        self.assign(session, &[label.to_owned()]);
+        self.known(session, label)
+    }
+
+    /// Gives every label of a session that has none an address, with one write for all.
+    pub fn assign(&self, session: SessionId, labels: &[String]) {
+        let mut kept = lock(&self.inner.kept);
+        let has = |label: &&String| kept.labels.get(&session).is_some_and(|all| all.contains_key(*label));
+        let new: Vec<&String> = labels.iter().filter(|label| !has(label)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let mut taken: BTreeSet<Ipv4Addr> =
             kept.labels.values().flat_map(|labels| labels.values().map(|kept| kept.address)).collect();
-        let address = (0..ADDRESS_TRIES)
-            .map(|i| names::forward_address(self.inner.me, session, label, i))
-            .find(|candidate| !taken.contains(candidate) && bindable(*candidate))?;
-        let entry = KeptLabel { address, ports: BTreeMap::new() };
-        kept.labels.entry(session).or_default().insert(label.to_owned(), entry);
+        for label in new {
+            let address = (0..ADDRESS_TRIES)
+                .map(|i| names::forward_address(self.inner.me, session, label, i))
+                .find(|candidate| !taken.contains(candidate) && bindable(*candidate));
+            let Some(address) = address else { continue };
+            taken.insert(address);
+            let entry = KeptLabel { address, ports: BTreeMap::new() };
+            kept.labels.entry(session).or_default().insert(label.clone(), entry);
+        }
         self.save(&kept);
-        Some(address)
+    }
+
+    fn known(&self, session: SessionId, label: &str) -> Option<Ipv4Addr> {
+        lock(&self.inner.kept).labels.get(&session)?.get(label).map(|kept| kept.address)
     }
 
     /// Makes every port of a label listen, and gives address and real port of each.

@@ -1,7 +1,8 @@
 //! Keeps the zone that `proto::names` answers from: gathered from shares, reports, members and
-//! forwards whenever one of them changes. Before a host is told a forward address, its ports listen.
+//! forwards whenever one of them changes, a few times a second at most. Before a host is told a forward
+//! address, its ports listen.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use proto::{
     id::{MachineName, Name, SessionId},
@@ -16,6 +17,10 @@ use crate::{
     forward::{Forwards, Targets},
     session::hub::Hub,
 };
+
+/// Pause after a gathering. In a large mesh some record changes all the time, and each gathering looks
+/// at all of them; a name may be this much behind.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Handle to the zone of this host.
 #[derive(Clone)]
@@ -51,9 +56,19 @@ impl Zones {
             if changed.is_err() {
                 return;
             }
-            let known = self.hub.shares().borrow().clone();
-            self.forwards.keep(|session| known.contains_key(&session));
-            self.refresh();
+            let zones = self.clone();
+            // Gives new groups their addresses, and writes those down.
+            let gathered = tokio::task::spawn_blocking(move || {
+                let known = zones.hub.shares().borrow().clone();
+                zones.forwards.keep(|session| known.contains_key(&session));
+                zones.refresh();
+            });
+            if let Err(error) = gathered.await {
+                tracing::error!(%error, "the zone was not gathered");
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                return;
+            }
         }
     }
 
@@ -95,13 +110,15 @@ impl Zones {
         let of = |(_, forward): &(&(SessionId, String), &Forward)| {
             addresses.contains(&IpAddr::V4(forward.address))
         };
-        let Some(((session, label), _)) = zone.forwards.iter().find(of) else { return };
+        let Some(((session, label), told)) = zone.forwards.iter().find(of) else { return };
         let Some(share) = self.hub.share(*session) else { return };
         let ports = services(&share, label).map(|services| services.values().copied()).into_iter().flatten();
-        if let Err(error) = self.forwards.open(*session, label, ports).await {
-            tracing::warn!(label, %error, "no forward listens");
+        match self.forwards.open(*session, label, ports).await {
+            // Almost always: the zone says already where each port listens.
+            Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {}
+            Ok(_) => self.refresh(),
+            Err(error) => tracing::warn!(label, %error, "no forward listens"),
         }
-        self.refresh();
     }
 }
 
@@ -152,7 +169,10 @@ fn gather(hub: &Hub, forwards: &Forwards) -> Zone {
     }
     for share in hub.shares().borrow().values() {
         zone.sessions.insert(share.session, SessionEntry::of(share));
-        for label in share.directory.groups.iter().flat_map(|(name, group)| labels(name, group)) {
+        let labels: Vec<String> =
+            share.directory.groups.iter().flat_map(|(name, group)| labels(name, group)).collect();
+        forwards.assign(share.session, &labels);
+        for label in labels {
             if let Some(forward) = forward(forwards, share, &label) {
                 zone.forwards.insert((share.session, label), forward);
             }

@@ -44,6 +44,16 @@ impl HostId {
 }
 
 impl SessionId {
+    /// Makes the id of a session from who starts it and a random number. Nobody else can state the
+    /// birth of a session with this id.
+    pub fn born(creator: HostId, salt: &[u8; 16]) -> SessionId {
+        let mut hasher = blake3::Hasher::new_derive_key("mesh session id 1");
+        hasher.update(&creator.0).update(salt);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        SessionId(id)
+    }
+
     /// Gives the first eight hex digits, enough for people to tell sessions apart.
     pub fn short(&self) -> String {
         HEX.encode(&self.0[..4])

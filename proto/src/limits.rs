@@ -1,6 +1,8 @@
 //! Every bound of the system, each with its reason. A queue, retry, size or wait that is not here
 //! is local to one function and says its reason there.
 
+/// Sessions on one host: each has tasks, a directory, at most one Raft log and two gossip records.
+pub const MAX_SESSIONS: usize = 100;
 /// Machines in one session. A share with all of them must stay far below [`MAX_RPC_BYTES`].
 pub const MAX_MACHINES: usize = 500;
 /// Groups in one topology: one address of the session's /24 at least for each, with room to grow.

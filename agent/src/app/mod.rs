@@ -100,6 +100,7 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::NoQuorum => (Kind::Unreachable, "agent status, to see which hosts are away"),
         Refusal::NotCoordinator { .. } => (Kind::Unreachable, "agent status, then try again"),
         Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
+        Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older => (Kind::Refused, "try again"),
         Refusal::Failed(_) => (Kind::Failed, "agent events"),
     };

@@ -9,9 +9,9 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
     topology::Intent,
-    trust::{Genesis, Statement},
+    trust::{Genesis, Statement, Tombstone},
     wire::{
         api::{self, Error, Kind, SessionState},
         record::{Body, RecordKey},
@@ -96,10 +96,21 @@ impl App {
 
     /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
     pub async fn up(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let (app, what) = (self.clone(), format!("{} was not started", intent.topology.session));
+        // In a task of its own: who asks may go away at any moment, and half a session must not stay.
+        let done = tokio::spawn(async move { app.up_alone(intent, index).await }).await;
+        done.unwrap_or_else(|error| {
+            Err(Error::new(Kind::Failed, what).because(error.to_string()).next("agent session list"))
+        })
+    }
+
+    async fn up_alone(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
         let name = intent.topology.session.to_string();
+        let birth = self.hub().births().lock().await;
         let Some(session) = self.named(&intent)? else {
             return self.create(intent, index).await;
         };
+        drop(birth);
         let what = format!("{name} was not changed");
         let request = Request::Up { session, intent: Box::new(intent), index };
         match self.hub().ask(session, request).await {
@@ -119,8 +130,9 @@ impl App {
                 .because("the plan was made for a session that does not exist any more")
                 .next("agent session plan FILE"));
         }
-        let session = fresh_id();
         self.hub().offers_known().await;
+        let salt = rand::random();
+        let session = SessionId::born(self.hub().me(), &salt);
         let proposal = requests::propose(self.hub(), session, None, &intent);
         let Some(plan) = proposal.plan.clone() else {
             return Ok(self.applied(name.as_str(), session, &proposal));
@@ -136,29 +148,39 @@ impl App {
             let mut lead = group.lead();
             let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
             led.map_err(|_| failed("its only voter does not lead it".into()))?.ok();
-            for command in [create, Command::Apply { intent, plan }] {
-                requests::write(self.hub(), session, command)
-                    .await
-                    .map_err(|refusal| refused(what.clone(), refusal))?;
-            }
-            Ok(())
+            let write = |command| async {
+                let written = requests::write(self.hub(), session, command).await;
+                written.map_err(|refusal| refused(what.clone(), refusal))
+            };
+            write(create).await?;
+            // Others take shares only from hosts that the birth names.
+            let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
+            let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
+            stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
+            write(Command::Apply { intent, plan }).await
         };
         if let Err(error) = written.await {
-            self.hub().forget(session).await;
+            self.give_up(session).await;
             return Err(error);
         }
         requests::committed(self.hub(), &name, &proposal);
-        let genesis = Genesis { session, name: name.clone(), stamp, voters: vec![self.hub().me()] };
-        if let Err(error) = self.deps().mesh.say(&Statement::Genesis(genesis)) {
-            tracing::warn!(%name, %error, "the session's birth cannot be stated");
-        }
-        // Whoever asked looks at the session at once: here it is known before the answer, not a moment after.
-        let state = group.state().borrow().clone();
-        if let Some(state) = state {
-            let share = slice::share(&state, self.hub().me());
-            self.hub().accept(share).await.map_err(|refusal| refused(what, refusal))?;
-        }
+        // Whoever asks next finds the session by its share.
+        let mut shares = self.hub().shares();
+        tokio::time::timeout(LED, shares.wait_for(|shares| shares.contains_key(&session))).await.ok();
         Ok(self.applied(name.as_str(), session, &proposal))
+    }
+
+    /// Takes a birth back. The last write may have been done although nobody heard of it, so that
+    /// others have shares: the end is stated.
+    async fn give_up(&self, session: SessionId) {
+        let tombstone = Tombstone { session, made: self.deps().mesh.now() };
+        if let Err(error) = self.deps().mesh.say(&Statement::Tombstone(tombstone)) {
+            tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
+        }
+        // The host's own task clears a session away that has a share here.
+        if self.hub().share(session).is_none() {
+            self.hub().forget(session).await;
+        }
     }
 
     fn applied(&self, name: &str, session: SessionId, proposal: &Proposal) -> api::UpAnswer {

@@ -378,11 +378,12 @@ fn the_status_screen() {
 fn a_plan_shows_marks_reasons_and_bytes() {
     expect![[r#"
         session shop
-           MACHINES  HOSTS       WHY
-        ~  cache-1   nas         in place: memory 512 MiB -> 1024 MiB
-        =  db-1      nas         unchanged
-        -  old-1     attic       no longer in the topology
-        +  web x2    nas, attic  image is here; spread
+           MACHINES  HOSTS  WHY
+        ~  cache-1   nas    in place: memory 512 MiB -> 1024 MiB
+        =  db-1      nas    unchanged
+        -  old-1     attic  no longer in the topology
+        +  web-1     nas    image is here
+        +  web-2     attic  spread
           not cellar: 1100 MiB free, needs 4096 (web-1, web-2)
           not laptop: down (web-2)
         fetch: 212 MiB of tiny to attic

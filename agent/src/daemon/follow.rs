@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proto::{
@@ -18,6 +18,8 @@ use crate::session::hub::Hub;
 
 /// A coordinator pushes new shares at once; only what did not arrive in this time is asked for.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// Between two rounds of questions about hosts that speak for a session and are not believed.
+const DOUBT: Duration = Duration::from_secs(5);
 /// One question for a share.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -25,6 +27,7 @@ const ASK: Duration = Duration::from_secs(5);
 pub async fn heads(hub: Hub) {
     let mut records = hub.deps().mesh.records();
     let stop = hub.deps().stop.clone();
+    let mut doubt_at = Instant::now();
     loop {
         let behind = behind(&hub);
         let sleep = if behind.is_empty() { Duration::from_secs(5) } else { PATIENCE };
@@ -37,6 +40,13 @@ pub async fn heads(hub: Hub) {
         for session in behind.intersection(&self::behind(&hub)) {
             pull(&hub, *session).await;
         }
+        if Instant::now() >= doubt_at {
+            doubt_at = Instant::now() + DOUBT;
+            for session in hub.doubted() {
+                hub.ask_voices(session).await;
+            }
+        }
+        hub.keep_voices().await;
     }
 }
 
@@ -55,7 +65,7 @@ async fn pull(hub: &Hub, session: SessionId) {
     let Some((host, _)) = hub.head(session).filter(|(host, _)| *host != hub.me()) else { return };
     match hub.deps().mesh.call(host, Request::GetShare(session), ASK).await {
         Ok(Answer::Share(share)) if share.session == session => {
-            if let Err(refusal) = hub.accept(*share).await {
+            if let Err(refusal) = hub.accept(host, *share).await {
                 tracing::debug!(%session, %refusal, "the share that was asked for is not taken");
             }
         }

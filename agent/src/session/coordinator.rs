@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{MemberView, quorum::Group};
+use mesh::{
+    MemberView,
+    quorum::{Group, Lead},
+};
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
@@ -35,6 +38,8 @@ const CHANGE_AGAIN: Duration = Duration::from_secs(5);
 /// How often the voters are asked whether they still have the store they vote with. One that lost
 /// it is up, and no silence would ever replace it.
 const VERIFY: Duration = Duration::from_secs(60);
+/// A log that no leader takes in for this long is removed: longer than any change of voters.
+const ORPHAN: Duration = Duration::from_secs(120);
 
 struct Coordinator {
     hub: Hub,
@@ -51,6 +56,8 @@ struct Coordinator {
     /// When each member was last seen up; one never seen counts from this task's start.
     heard: BTreeMap<HostId, Instant>,
     since: Instant,
+    /// Since when this host is no member of the group.
+    outside: Option<Instant>,
     /// What gossip was told last.
     head: Option<HeadRecord>,
     leader: Option<HostId>,
@@ -71,6 +78,7 @@ pub async fn run(hub: Hub, session: SessionId, group: Group) {
         verify_at: now + VERIFY,
         heard: BTreeMap::new(),
         since: now,
+        outside: None,
         head: None,
         leader: None,
         voters: BTreeSet::new(),
@@ -98,10 +106,17 @@ impl Coordinator {
                 Some(ended) = self.change.join_next() => self.changed(ended),
             }
             if self.hub.buried(self.session) {
+                // With a share, the host's task clears the machines away and then everything.
+                if self.hub.share(self.session).is_none() {
+                    self.hub.forget(self.session).await;
+                }
                 return;
             }
             self.listen();
             let now = lead.borrow_and_update().clone();
+            if self.has_no_place(&now) {
+                return self.hub.retire(self.session, &self.group).await;
+            }
             self.tell(now.leader, now.voters.values().copied().collect());
             let current = state.borrow_and_update().clone();
             match current {
@@ -110,6 +125,15 @@ impl Coordinator {
                 _ => self.rest().await,
             }
         }
+    }
+
+    /// Tells whether the group has taken this host out, or never took it in.
+    fn has_no_place(&mut self, lead: &Lead) -> bool {
+        if lead.voters.contains_key(&self.group.node_id()) || self.group.is_named() {
+            self.outside = None;
+            return self.group.is_removed();
+        }
+        self.outside.get_or_insert_with(Instant::now).elapsed() > ORPHAN
     }
 
     /// Notes who is there, also while another host leads: a new leader must know how long a voter

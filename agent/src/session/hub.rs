@@ -3,21 +3,24 @@
 //! Starts the tasks of each session; decides nothing about machines.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
+use futures::FutureExt;
 use images::Images;
 use mesh::{Mesh, net::Net, quorum::Group};
 use proto::{
     facts::Fact,
     id::{HostId, MachineName, SessionId},
-    session::{MachineReport, Share},
+    limits::MAX_SESSIONS,
+    session::{MachineReport, Share, slice},
     wire::{
-        record::{Body, HeadRecord, RecordKey, SessionRecord},
+        record::{Body, RecordKey, SessionRecord},
         rpc::{Answer, Refusal, Request},
     },
 };
@@ -25,16 +28,21 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    coordinator, host,
+    host,
     store::{Loaded, Store},
 };
 use crate::{dns::Resolve, machine::Qemu};
+
+mod groups;
+mod voices;
 
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
 pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
 
 /// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
 const OFFER_WAIT: Duration = Duration::from_secs(5);
+/// Pause before a session's task is started again after a panic.
+const TASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the tasks of all sessions share.
 #[derive(Clone)]
@@ -68,17 +76,6 @@ pub type Shares = Arc<BTreeMap<SessionId, Arc<Share>>>;
 /// What this host reports about its own machines, by session.
 pub type Reports = Arc<BTreeMap<SessionId, Vec<MachineReport>>>;
 
-/// Why this host cannot vote in a session.
-#[derive(Debug, thiserror::Error)]
-pub enum VoterError {
-    /// There is no place for its log.
-    #[error("cannot make the directory of its log")]
-    Directory(#[source] io::Error),
-    /// Its log cannot be used.
-    #[error(transparent)]
-    Group(#[from] mesh::quorum::GroupError),
-}
-
 /// Handle to everything that this host knows of sessions.
 #[derive(Clone)]
 pub struct Hub {
@@ -92,8 +89,12 @@ struct Inner {
     /// The version of each share that the reports are about.
     acted: Mutex<BTreeMap<SessionId, u64>>,
     groups: Mutex<BTreeMap<SessionId, Group>>,
-    /// One share at a time is compared, written and shown.
+    /// Whose word counted once, by session; see `voices`.
+    voices: Mutex<BTreeMap<SessionId, BTreeSet<HostId>>>,
+    /// What comes and goes does so one at a time: shares, logs, whole sessions.
     door: tokio::sync::Mutex<()>,
+    /// One session is begun at a time, so that two never take one name on one host.
+    births: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
@@ -107,25 +108,22 @@ impl Hub {
         }
         let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
         let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
+        let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
         let inner = Inner {
             deps,
             shares: watch::Sender::new(Arc::new(known)),
             reports: watch::Sender::default(),
             acted: Mutex::default(),
             groups: Mutex::default(),
-            door: tokio::sync::Mutex::new(()),
+            voices: Mutex::new(voices),
+            door: tokio::sync::Mutex::default(),
+            births: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         };
         let hub = Hub { inner: Arc::new(inner) };
-        for session in hub.deps().store.ids()? {
-            if hub.deps().store.raft(session).exists()
-                && let Err(error) = hub.open_group(session).await
-            {
-                tracing::error!(%session, %error, "the session's log cannot be opened; this host does not vote in it");
-            }
-        }
+        hub.open_groups().await?;
         for share in sessions {
-            hub.start(&share);
+            hub.start(share.session);
         }
         Ok(hub)
     }
@@ -186,46 +184,37 @@ impl Hub {
         }
     }
 
-    /// Finds this host's Raft group of a session.
-    pub fn group(&self, session: SessionId) -> Option<Group> {
-        lock(&self.inner.groups).get(&session).cloned()
-    }
-
-    /// Lists the sessions in which this host stores the hard state.
-    pub fn groups(&self) -> Vec<(SessionId, Group)> {
-        lock(&self.inner.groups).iter().map(|(session, group)| (*session, group.clone())).collect()
-    }
-
-    /// Opens this host's log of a session, makes it when it is missing, and starts its coordinator
-    /// task, which acts only while this host leads.
-    pub async fn open_group(&self, session: SessionId) -> Result<Group, VoterError> {
-        if let Some(group) = self.group(session) {
-            return Ok(group);
-        }
-        let wire = super::requests::raft_wire(&self.inner.deps.mesh, session);
-        let dir = self.inner.deps.store.make_raft(session).map_err(VoterError::Directory)?;
-        let group = Group::open(&dir, session, self.me(), wire).await?;
-        lock(&self.inner.groups).insert(session, group.clone());
-        self.inner.tasks.spawn(coordinator::run(self.clone(), session, group.clone()));
-        Ok(group)
+    /// Gives the lock that whoever begins a session holds.
+    pub fn births(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.births
     }
 
     /// Takes a share that the coordinator sent or that was asked for.
-    pub async fn accept(&self, share: Share) -> Result<(), Refusal> {
+    pub async fn accept(&self, from: HostId, share: Share) -> Result<(), Refusal> {
+        if !self.hears(share.session, from).await {
+            return Err(Refusal::NoVoice);
+        }
         let _one = self.inner.door.lock().await;
         let known = self.share(share.session);
-        if let Some(known) = &known {
-            match (share.recovery, share.version).cmp(&(known.recovery, known.version)) {
-                std::cmp::Ordering::Less => return Err(Refusal::Older),
-                std::cmp::Ordering::Equal => return Ok(()),
-                std::cmp::Ordering::Greater => {}
+        match &known {
+            Some(known) if slice::supersedes(known, &share) => return Err(Refusal::Older),
+            Some(known) if !slice::supersedes(&share, known) => return Ok(()),
+            Some(_) => {}
+            None if self.inner.shares.borrow().len() >= MAX_SESSIONS => {
+                return Err(Refusal::Failed(format!("it has {MAX_SESSIONS} sessions already")));
             }
+            None => {}
         }
         if self.buried(share.session) {
             return Err(Refusal::UnknownSession);
         }
-        let (store, written) = (self.inner.deps.store.clone(), share.clone());
-        let stored = tokio::task::spawn_blocking(move || store.put(&written)).await;
+        let (store, written, first) = (self.inner.deps.store.clone(), share.clone(), known.is_none());
+        let voices = self.voices(share.session);
+        let stored = tokio::task::spawn_blocking(move || {
+            store.put(&written)?;
+            if first { store.put_voices(written.session, &voices) } else { Ok(()) }
+        })
+        .await;
         stored
             .map_err(io::Error::other)
             .and_then(|result| result)
@@ -235,13 +224,15 @@ impl Hub {
             Arc::make_mut(all).insert(share.session, share.clone());
         });
         if known.is_none() {
-            self.start(&share);
+            self.start(share.session);
         }
         Ok(())
     }
 
-    fn start(&self, share: &Share) {
-        self.inner.tasks.spawn(host::run(self.clone(), share.session));
+    fn start(&self, session: SessionId) {
+        let (hub, stop) = (self.clone(), self.inner.deps.stop.clone());
+        let run = move || host::run(hub.clone(), session);
+        self.inner.tasks.spawn(supervised("host", session, stop, run));
     }
 
     /// Removes everything of a session from this host. Called once nothing of it runs here.
@@ -251,6 +242,7 @@ impl Hub {
         if let Some(group) = group {
             group.shutdown().await;
         }
+        lock(&self.inner.voices).remove(&session);
         let name = self.share(session).map(|share| share.name.clone());
         self.inner.deps.mesh.publish(RecordKey::Session(session), None).await;
         self.inner.deps.mesh.publish(RecordKey::Head(session), None).await;
@@ -299,30 +291,9 @@ impl Hub {
         known
     }
 
-    /// Gives the newest head of a session that gossip knows, with the host that says so.
-    pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
-        self.heads().remove(&session)
-    }
-
-    /// Gives the newest head of every session that gossip knows.
-    pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
-        let records = self.inner.deps.mesh.records().borrow().clone();
-        let mut heads: BTreeMap<SessionId, (HostId, HeadRecord)> = BTreeMap::new();
-        for ((host, key), body) in records.iter() {
-            let (RecordKey::Head(session), Body::Head(head)) = (key, body) else { continue };
-            let newer = heads.get(session).is_none_or(|(_, known)| {
-                (known.recovery, known.term, known.version) < (head.recovery, head.term, head.version)
-            });
-            if newer {
-                heads.insert(*session, (*host, head.clone()));
-            }
-        }
-        heads
-    }
-
     /// Tells whether a statement says that the session has ended and nothing of it is left.
     pub fn buried(&self, session: SessionId) -> bool {
-        self.inner.deps.mesh.roll().borrow().set.tombstones().any(|tombstone| tombstone.session == session)
+        self.inner.deps.mesh.roll().borrow().set.is_buried(session)
     }
 
     /// Names the coordinator of a session as far as this host can tell.
@@ -339,6 +310,7 @@ impl Hub {
 
     async fn ask_until_led(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
         let mut hint = None;
+        let mut asked = BTreeSet::new();
         loop {
             let target = hint.take().or_else(|| self.coordinator(session));
             let answer = match target {
@@ -357,10 +329,12 @@ impl Hub {
             };
             match answer {
                 Answer::Refused(Refusal::NotCoordinator { leader }) => {
-                    hint = leader.filter(|leader| Some(*leader) != target);
+                    asked.extend(target);
+                    hint = leader.filter(|leader| !asked.contains(leader));
                     if hint.is_none() {
                         // A new leader is being elected, or its head is on the way.
                         tokio::time::sleep(Duration::from_millis(200)).await;
+                        asked.clear();
                     }
                 }
                 Answer::Refused(refusal) => return Err(refusal),
@@ -373,9 +347,8 @@ impl Hub {
     pub async fn drained(&self) {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-        for (_, group) in self.groups() {
-            group.shutdown().await;
-        }
+        let groups = std::mem::take(&mut *lock(&self.inner.groups));
+        futures::future::join_all(groups.values().map(Group::shutdown)).await;
     }
 }
 
@@ -393,6 +366,22 @@ fn session_record(version: u64, machines: &[MachineReport]) -> Body {
         postcard::to_stdvec(body).is_ok_and(|bytes| bytes.len() < proto::limits::MAX_RECORD_BYTES / 2)
     };
     [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
+}
+
+/// Runs a session's task until it ends in order. One that panics is told and started again: the other
+/// sessions of this host go on meanwhile.
+async fn supervised<F: Future<Output = ()>>(
+    what: &'static str,
+    session: SessionId,
+    stop: CancellationToken,
+    run: impl Fn() -> F,
+) {
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!(%session, "the session's {what} task failed; it starts again");
+        if stop.run_until_cancelled(tokio::time::sleep(TASK_AGAIN)).await.is_none() {
+            return;
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

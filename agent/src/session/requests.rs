@@ -1,5 +1,8 @@
 //! What other members ask about sessions, and how it is answered. Every request is safe to repeat:
 //! shares carry versions, plans name their parent, drops are forgotten once.
+//!
+//! Who may ask: only a host with a voice in the session may bring a share or ask for a voter. `Up`,
+//! `Down` and `Wish` are what an operator does on any member, so any member may ask for them.
 
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ const PLAN_TRIES: u32 = 4;
 pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
     let result = match request {
         Request::Ping => Ok(Answer::Done),
-        Request::PutShare(share) => hub.accept(*share).await.map(|()| Answer::Done),
+        Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
         Request::GetShare(session) => share_for(hub, session, from),
         Request::KnowsImage { name, digest } => {
             let known = inventory::images(hub);
@@ -61,7 +64,9 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
             let command = Command::Dropped { machine, host: from, epoch };
             write(hub, session, command).await.map(|()| Answer::Done)
         }
+        Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
         Request::OpenVoter { session, name } => open_voter(hub, session, &name).await,
+        Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
         // Answered by the mesh itself.
         Request::Statements(_) | Request::Join { .. } => {
             Err(Refusal::Failed("this is not a question about sessions".into()))

@@ -2,13 +2,13 @@
 //! A share that cannot be read is set aside with a reason, never deleted: machines may be running.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use proto::{
-    id::{MachineName, SessionId},
+    id::{HostId, MachineName, SessionId},
     session::Share,
 };
 
@@ -103,12 +103,43 @@ impl Store {
         write_durably(&dir.join("share"), &bytes)
     }
 
-    /// Removes everything of a session.
-    pub fn remove(&self, session: SessionId) -> io::Result<()> {
-        match fs::remove_dir_all(self.session(session)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+    /// Tells whether a session has a share here, readable or not.
+    pub fn has_share(&self, session: SessionId) -> bool {
+        self.session(session).join("share").exists()
+    }
+
+    /// Reads whose word counted once. What cannot be read is learned again.
+    pub fn voices(&self, session: SessionId) -> BTreeSet<HostId> {
+        let bytes = fs::read(self.session(session).join("voices")).unwrap_or_default();
+        postcard::from_bytes(&bytes).unwrap_or_default()
+    }
+
+    /// Writes down whose word counts.
+    pub fn put_voices(&self, session: SessionId, voices: &BTreeSet<HostId>) -> io::Result<()> {
+        let bytes = postcard::to_stdvec(voices).map_err(io::Error::other)?;
+        write_durably(&self.session(session).join("voices"), &bytes)
+    }
+
+    /// Removes a session's Raft log, and the session's directory when nothing else is in it.
+    pub fn remove_raft(&self, session: SessionId) -> io::Result<()> {
+        remove_all(&self.raft(session))?;
+        match fs::remove_dir(self.session(session)) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
             _ => sync_dir(&self.root),
         }
+    }
+
+    /// Removes everything of a session.
+    pub fn remove(&self, session: SessionId) -> io::Result<()> {
+        remove_all(&self.session(session))?;
+        sync_dir(&self.root)
+    }
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use iroh::{Endpoint, EndpointAddr, endpoint::presets};
 use proto::{
     facts::Fact,
-    id::Digest,
+    id::{Digest, SessionId},
     trust::{Genesis, Statement},
     wire::{
         record::{Body, ImageRecord, RecordKey},
@@ -187,8 +187,10 @@ async fn frames_of_a_hostile_member_are_dropped_and_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_said_by_one_member_is_known_to_all() {
     let hosts = three().await;
+    let salt = [4; 16];
     let genesis = Genesis {
-        session: session(),
+        session: SessionId::born(hosts[1].id(), &salt),
+        salt,
         name: name("shop"),
         stamp: hosts[1].mesh.now(),
         voters: vec![hosts[1].id()],

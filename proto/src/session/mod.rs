@@ -7,7 +7,8 @@
 //! - `slice`: state -> the share of one host;
 //! - `order`: who may start now, given who is ready;
 //! - `reconcile`: (share, observed) -> actions;
-//! - `voters`: how many voters, and which hosts.
+//! - `voters`: how many voters, and which hosts;
+//! - `voices`: whose word on a session a host believes.
 
 pub mod difference;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub mod reconcile;
 pub mod schedule;
 pub mod slice;
 pub mod state;
+pub mod voices;
 pub mod voters;
 
 use std::{

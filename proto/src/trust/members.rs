@@ -100,6 +100,9 @@ pub enum RefusedBecause {
     /// A certificate of a plain member that lasts longer than allowed.
     #[error("the certificate lasts longer than a member's may")]
     TooLong,
+    /// The birth of a session that another host started.
+    #[error("the session was started by another host")]
+    NotItsOwn,
     /// The set, or the signer's part of it, is full.
     #[error("there are too many statements")]
     Full,
@@ -237,6 +240,11 @@ impl MemberSet {
     }
 
     fn authorise(&self, statement: &Statement, signer: &PublicKey) -> Result<(), RefusedBecause> {
+        if let Statement::Genesis(genesis) = statement
+            && genesis.session != SessionId::born(HostId(*signer), &genesis.salt)
+        {
+            return Err(RefusedBecause::NotItsOwn);
+        }
         if self.is_root(signer) {
             return Ok(());
         }

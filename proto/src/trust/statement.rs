@@ -103,6 +103,8 @@ pub struct Revocation {
 pub struct Genesis {
     /// Its identity.
     pub session: SessionId,
+    /// What its identity was made of, with the signer: see [`SessionId::born`].
+    pub salt: [u8; 16],
     /// Its label.
     pub name: Name,
     /// When it was made; of two sessions with one label the lower (stamp, id) keeps it.

@@ -267,14 +267,28 @@ fn mesh_time_survives_one_wrong_clock_and_never_falls_behind_an_issuer() {
 #[test]
 fn members_announce_sessions_and_the_earlier_birth_is_the_true_one() {
     let mut set = set();
-    let session = SessionId([5; 16]);
-    let genesis = |stamp| Genesis { session, name: name("shop"), stamp, voters: vec![host(&CELLAR)] };
+    let salt = [5; 16];
+    let session = SessionId::born(host(&CELLAR), &salt);
+    let genesis = |stamp| Genesis { session, salt, name: name("shop"), stamp, voters: vec![host(&CELLAR)] };
     set.apply(seal(Statement::Genesis(genesis(NOW)), &CELLAR), NOW).unwrap();
     let later = seal(Statement::Genesis(genesis(NOW.plus_ms(1))), &CELLAR);
     assert_eq!(set.apply(later, NOW), Ok(false));
     set.apply(seal(Statement::Tombstone(Tombstone { session, made: NOW }), &CELLAR), NOW).unwrap();
     assert_eq!(set.geneses().count(), 1);
+    assert_eq!(set.genesis(session).unwrap().stamp, NOW);
+    assert!(set.is_buried(session) && !set.is_buried(SessionId([1; 16])));
     assert_eq!(set.tombstones().next().unwrap().session, session);
+}
+
+#[test]
+fn nobody_states_the_birth_of_a_session_that_another_host_started() {
+    let mut set = set();
+    let salt = [5; 16];
+    let session = SessionId::born(host(&CELLAR), &salt);
+    let name = name("shop");
+    let forged = Genesis { session, salt, name, stamp: Timestamp(0), voters: vec![host(&ATTIC)] };
+    assert_eq!(set.apply(seal(Statement::Genesis(forged), &ATTIC), NOW), Err(RefusedBecause::NotItsOwn));
+    assert_eq!(set.genesis(session), None);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Requests between members on `/mesh/rpc/1`: one request, one answer, one substream each.
 //! Postcard, length-prefixed, at most `limits::MAX_RPC_BYTES`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -86,6 +88,8 @@ pub enum Request {
         /// Its label, for messages.
         name: Name,
     },
+    /// Whose word on this session counts, as far as the receiver knows? For a host that was away.
+    Voices(SessionId),
     /// For an issuer: the asker has a stranger at its door with this proof.
     Join {
         /// What both sides of the join know.
@@ -129,6 +133,8 @@ pub enum Answer {
         /// The Raft node id of that host's log for this session.
         node: u64,
     },
+    /// To `Voices`.
+    Voices(BTreeSet<HostId>),
     /// The request cannot be done, and why.
     Refused(Refusal),
     /// To `Join`.
@@ -156,6 +162,9 @@ pub enum Refusal {
     /// The receiver has a newer share than the one it was sent.
     #[error("the share is older than the one this host has")]
     Older,
+    /// The sender neither stores the session nor ever did, as far as the receiver knows.
+    #[error("the sender has no say in this session")]
+    NoVoice,
     /// Something failed on the receiver; its words.
     #[error("{0}")]
     Failed(String),

@@ -80,6 +80,7 @@ fn commands_work(lab: &Lab, others: &[&str], old: &str) {
     }
     let here = machine_on(lab.host(others[0]), others[0]);
     lab.host(others[1]).agent(&["machine", "stop", &here]).expect(0);
+    is_in(lab.host(others[0]), &here, "stopped");
     assert!(!lab.running().contains_key(&here), "{:?}", lab.running());
     lab.host(others[0]).agent(&["machine", "start", &here]).expect(0);
     is_in(lab.host(others[1]), &here, "ready");

@@ -7,6 +7,7 @@ mod join;
 mod kills;
 mod lab_session;
 mod one_host;
+mod partition;
 mod restarts;
 mod setup;
 mod tidy;

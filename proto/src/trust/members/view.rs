@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{CERTIFICATE_MS, DAY_MS, GrantState, Kept, Member, MemberSet, Slot};
 use crate::{
-    id::{HostId, Name},
+    id::{HostId, Name, SessionId},
     seal::PublicKey,
     time::Timestamp,
     trust::{
@@ -178,6 +178,19 @@ impl MemberSet {
             Statement::Genesis(genesis) => Some(genesis),
             _ => None,
         })
+    }
+
+    /// Gives the birth of a session, as the host that started it stated it.
+    pub fn genesis(&self, session: SessionId) -> Option<&Genesis> {
+        self.slots.get(&Slot::Genesis(session))?.first().and_then(|kept| match &kept.statement {
+            Statement::Genesis(genesis) => Some(genesis),
+            _ => None,
+        })
+    }
+
+    /// Tells whether a session has ended and nothing of it is left.
+    pub fn is_buried(&self, session: SessionId) -> bool {
+        self.slots.contains_key(&Slot::Tombstone(session))
     }
 
     /// Gives the ends of sessions.

@@ -1,0 +1,144 @@
+//! This host's part in the sessions' Raft groups: opened when a session is born here or its leader
+//! asks, closed and deleted when the group has no place for it any more. Node ids are minted with
+//! each store, so one that was deleted never comes back under its old id.
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use futures::future::BoxFuture;
+use mesh::quorum::{Group, ReadError};
+use proto::{
+    id::{HostId, SessionId},
+    limits::MAX_SESSIONS,
+};
+
+use super::{Hub, lock, supervised};
+use crate::session::{coordinator, requests};
+
+/// How long a lone voter may take to lead again after a start.
+const LED: Duration = Duration::from_secs(10);
+
+/// Why this host cannot vote in a session.
+#[derive(Debug, thiserror::Error)]
+pub enum VoterError {
+    /// There is no place for its log.
+    #[error("cannot make the directory of its log")]
+    Directory(#[source] io::Error),
+    /// Its log cannot be used.
+    #[error(transparent)]
+    Group(#[from] mesh::quorum::GroupError),
+    /// The session has ended, and nothing of it is left.
+    #[error("the session has ended")]
+    Buried,
+    /// This host has as many as it can carry.
+    #[error("this host stores {MAX_SESSIONS} sessions already")]
+    TooMany,
+}
+
+impl Hub {
+    /// Finds this host's Raft group of a session.
+    pub fn group(&self, session: SessionId) -> Option<Group> {
+        lock(&self.inner.groups).get(&session).cloned()
+    }
+
+    /// Opens this host's log of a session, makes it when it is missing, and starts its coordinator
+    /// task, which acts only while this host leads.
+    pub async fn open_group(&self, session: SessionId) -> Result<Group, VoterError> {
+        let _one = self.inner.door.lock().await;
+        self.open_group_alone(session).await
+    }
+
+    /// The same for who has the door. Boxed, because the task that it starts may come back here.
+    fn open_group_alone(&self, session: SessionId) -> BoxFuture<'_, Result<Group, VoterError>> {
+        Box::pin(self.open_group_now(session))
+    }
+
+    async fn open_group_now(&self, session: SessionId) -> Result<Group, VoterError> {
+        if let Some(group) = self.group(session) {
+            return Ok(group);
+        }
+        if self.buried(session) {
+            return Err(VoterError::Buried);
+        }
+        if lock(&self.inner.groups).len() >= MAX_SESSIONS {
+            return Err(VoterError::TooMany);
+        }
+        let wire = requests::raft_wire(&self.inner.deps.mesh, session);
+        let dir = self.inner.deps.store.make_raft(session).map_err(VoterError::Directory)?;
+        let group = Group::open(&dir, session, self.me(), wire).await?;
+        lock(&self.inner.groups).insert(session, group.clone());
+        let (hub, of) = (self.clone(), group.clone());
+        let run = move || coordinator::run(hub.clone(), session, of.clone());
+        self.inner.tasks.spawn(supervised("coordinator", session, self.inner.deps.stop.clone(), run));
+        Ok(group)
+    }
+
+    /// Opens every log that lies on the disk, and removes what a crash left of sessions that never
+    /// came to be.
+    pub(super) async fn open_groups(&self) -> io::Result<()> {
+        let store = &self.inner.deps.store;
+        for session in store.ids()? {
+            let shared = store.has_share(session);
+            if !shared && self.buried(session) {
+                store.remove(session)?;
+                continue;
+            }
+            if !store.raft(session).exists() {
+                continue;
+            }
+            match self.open_group(session).await {
+                Ok(group) if !shared => {
+                    let (hub, stop) = (self.clone(), self.inner.deps.stop.clone());
+                    self.inner.tasks.spawn(async move {
+                        stop.run_until_cancelled(hub.clear_unborn(session, group)).await;
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%session, %error, "the session's log cannot be opened; this host does not vote in it");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a session that was begun here and got no plan before the agent ended: nobody else
+    /// knows of it, and nobody was told that it exists.
+    async fn clear_unborn(&self, session: SessionId, group: Group) {
+        let mut lead = group.lead();
+        let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
+        let voters = led.ok().and_then(Result::ok).map(|lead| lead.voters.values().copied().collect());
+        let voters: BTreeSet<HostId> = voters.unwrap_or_default();
+        if voters != BTreeSet::from([self.me()]) {
+            return;
+        }
+        let unborn = match group.read(LED).await {
+            Ok((state, _)) => state.plan.is_none(),
+            Err(error) => error == ReadError::Empty,
+        };
+        if unborn {
+            tracing::info!(%session, "a session that was never planned is removed");
+            self.forget(session).await;
+        }
+    }
+
+    /// Closes and deletes this host's log of a session in whose group it has no place. When a leader
+    /// was quicker and took it in, the log is opened again.
+    pub async fn retire(&self, session: SessionId, group: &Group) {
+        let _one = self.inner.door.lock().await;
+        lock(&self.inner.groups).remove(&session);
+        let removed = group.is_removed();
+        group.shutdown().await;
+        if group.is_named() && !removed {
+            if let Err(error) = self.open_group_alone(session).await {
+                tracing::error!(%session, %error, "the session's log cannot be opened again");
+            }
+            return;
+        }
+        tracing::info!(%session, "this host votes no more; its log is removed");
+        let store = self.inner.deps.store.clone();
+        let gone = tokio::task::spawn_blocking(move || store.remove_raft(session)).await;
+        if let Err(error) = gone.map_err(io::Error::other).and_then(|gone| gone) {
+            tracing::error!(%session, %error, "the session's log cannot be removed");
+        }
+    }
+}
