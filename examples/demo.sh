@@ -262,7 +262,7 @@ qemu-img create -q -f qcow2 -F raw -b "$tiny" "$dir/bare.qcow2"
 port=$((20000 + RANDOM % 12000))
 while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 bare_began=$(now_ms)
-"${qemu[0]}" -nodefaults -no-user-config "${same[@]}" -display none \
+"${qemu[0]}" -nodefaults -no-user-config "${same[@]}" -display none -serial null \
     -blockdev driver=raw,node-name=base,read-only=on,file.driver=file,file.filename="$tiny" \
     -blockdev driver=qcow2,node-name=disk,backing=base,file.driver=file,file.filename="$dir/bare.qcow2" \
     -device virtio-blk-pci,drive=disk -device virtio-rng-pci \

@@ -43,7 +43,7 @@ use crate::{
 };
 
 mod about;
-mod follow;
+pub(crate) mod follow;
 
 /// Requests of members that wait for a free hand; the mesh holds further ones back.
 const INBOX: usize = 64;
@@ -394,7 +394,7 @@ fn dialer(hub: &Hub) -> forward::Dial {
     })
 }
 
-async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+pub(crate) async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
@@ -408,7 +408,7 @@ async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     }
 }
 
-async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+pub(crate) async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {

@@ -11,6 +11,9 @@ use crate::{
     topology::Restart,
 };
 
+/// A guest that is silent for so long is told: slow ones exist, but so do those that panicked.
+const SILENT_MS: u64 = 60_000;
+
 /// Gives the phase of a machine. `waits` is what `order::waits_for` says, `now` only matters for the
 /// grace of a service's check.
 pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> (Phase, Option<String>) {
@@ -30,7 +33,8 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
             } else if *booted {
                 booted_guest(spec, ran_ms, setup, ready)
             } else {
-                (Phase::Running, None)
+                let silent = "the guest has not answered, a minute after its start; its console shows why";
+                (Phase::Running, (ran_ms >= SILENT_MS).then(|| silent.into()))
             }
         }
         Shim::Starting { .. } => (Phase::Starting, None),
