@@ -15,8 +15,10 @@ use proto::{
     facts::Fact,
     id::Name,
     time::Timestamp,
+    trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
+use rustix::fs::Mode;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -41,7 +43,7 @@ use crate::{
 };
 
 mod about;
-mod follow;
+pub(crate) mod follow;
 
 /// Requests of members that wait for a free hand; the mesh holds further ones back.
 const INBOX: usize = 64;
@@ -122,7 +124,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
-            .because("the hostname cannot be used as one")
+            .because(crate::cli::no_name())
             .next("agent join TOKEN --name NAME")
     })?;
     let joining = Joining {
@@ -153,6 +155,9 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                     (Kind::Failed, "check that the host that made the token runs and can be reached")
                 }
                 mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+                mesh::JoinError::Refused(JoinRefusal::NameTaken(_)) => {
+                    (Kind::Refused, "agent join TOKEN --name OTHER")
+                }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
             Err(Error::new(kind, what).because(words(&error)).next(next))
@@ -163,6 +168,8 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 /// Runs the daemon until it is told to stop; machines go on running.
 pub async fn run(run: Run) -> Answer<()> {
     let Run { data, config, join } = run;
+    // Whatever is written below the data directory is the owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let _lock = take(&data)?;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = member(&data, join)? {
@@ -228,6 +235,11 @@ pub async fn run(run: Run) -> Answer<()> {
     });
     let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
 
+    eprintln!(
+        "{} runs in the mesh {}; Ctrl-C ends the agent, machines run on",
+        mesh.name(),
+        mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string()),
+    );
     let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
@@ -382,7 +394,7 @@ fn dialer(hub: &Hub) -> forward::Dial {
     })
 }
 
-async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+pub(crate) async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
@@ -396,7 +408,7 @@ async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     }
 }
 
-async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+pub(crate) async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {

@@ -10,6 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Longest runtime directory inside a data directory: 107 bytes less the name of a machine's socket.
+const RUN_MAX: usize = 90;
+
 /// The data directory. It need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
@@ -49,13 +52,14 @@ impl DataDir {
     }
 
     /// Makes the runtime directory (0700) of this data directory and gives it. It is short, because
-    /// socket paths end at 107 bytes, and one per data directory. One that somebody else owns is
-    /// refused: in `/tmp` anyone could have made it first.
+    /// socket paths end at 107 bytes, and one per data directory. Machines outlive the agent and the
+    /// login that started it, so nothing of the environment decides: XDG_RUNTIME_DIR differs between
+    /// a desktop, ssh and cron, and goes with the last login. One that somebody else owns is refused:
+    /// in `/tmp` anyone could have made it first.
     pub fn run(&self) -> io::Result<PathBuf> {
         let real = fs::canonicalize(&self.0)?;
-        let hash = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
         let uid = rustix::process::geteuid();
-        let dir = run_dir(uid.as_raw(), env::var_os("XDG_RUNTIME_DIR"), &hash[..8]);
+        let dir = run_dir(uid.as_raw(), &real);
         match DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -76,11 +80,13 @@ fn choose(flag: Option<&Path>, var: impl Fn(&str) -> Option<OsString>, root: boo
         .or_else(|| if root { Some("/var/lib/agent".into()) } else { home() })
 }
 
-fn run_dir(uid: u32, runtime: Option<OsString>, hash: &str) -> PathBuf {
-    match runtime.filter(|dir| dir.len() > 1) {
-        _ if uid == 0 => PathBuf::from(format!("/run/agent-{hash}")),
-        Some(dir) => PathBuf::from(dir).join(format!("agent-{hash}")),
-        None => PathBuf::from(format!("/tmp/agent-{uid}-{hash}")),
+fn run_dir(uid: u32, data: &Path) -> PathBuf {
+    let hash = blake3::hash(data.as_os_str().as_encoded_bytes()).to_hex();
+    let inside = data.join("run");
+    match uid {
+        0 => PathBuf::from(format!("/run/agent-{}", &hash[..8])),
+        _ if inside.as_os_str().len() <= RUN_MAX => inside,
+        _ => PathBuf::from(format!("/tmp/agent-{uid}-{}", &hash[..8])),
     }
 }
 
@@ -105,8 +111,11 @@ mod tests {
 
     #[test]
     fn the_runtime_directory_is_short_and_own() {
-        assert_eq!(run_dir(0, Some("/run/user/0".into()), "0a1b2c3d"), Path::new("/run/agent-0a1b2c3d"));
-        assert_eq!(run_dir(7, Some("/run/user/7".into()), "0a"), Path::new("/run/user/7/agent-0a"));
-        assert_eq!(run_dir(7, None, "0a"), Path::new("/tmp/agent-7-0a"));
+        let data = Path::new("/home/me/.local/share/agent");
+        assert_eq!(run_dir(7, data), data.join("run"));
+        let (root, deep) = (run_dir(0, data), run_dir(7, &Path::new("/home").join("d".repeat(90))));
+        assert!(root.to_str().unwrap().starts_with("/run/agent-"), "{root:?}");
+        assert!(deep.to_str().unwrap().starts_with("/tmp/agent-7-"), "{deep:?}");
+        assert_ne!(root, run_dir(0, Path::new("/var/lib/agent")));
     }
 }

@@ -17,6 +17,7 @@ use iroh::{
 use proto::id::HostId;
 
 use crate::{
+    deaf::Sounding,
     identity, join,
     path::{self, Path, Remote, Sample},
     roster::Roster,
@@ -64,6 +65,28 @@ impl Gate {
             .flat_map(|connection| samples(&connection))
             .collect();
         path::describe(&samples)
+    }
+
+    /// Tells what every open connection has received, and by which ways.
+    pub(crate) fn soundings(&self) -> Vec<Sounding> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut soundings = Vec::new();
+        for (host, connections) in open {
+            for connection in connections.into_iter().filter_map(|weak| weak.upgrade()) {
+                if connection.close_reason().is_some() {
+                    continue;
+                }
+                let samples = samples(&connection);
+                soundings.push(Sounding {
+                    host,
+                    connection: connection.stable_id(),
+                    received: connection.stats().udp_rx.bytes,
+                    direct: samples.iter().any(|sample| matches!(sample.remote, Remote::Address(_))),
+                    relayed: samples.iter().any(|sample| matches!(sample.remote, Remote::Relay(_))),
+                });
+            }
+        }
+        soundings
     }
 
     /// Turns relayed strangers away before the handshake on a host that could not let them in.

@@ -25,6 +25,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     cache::Cache,
+    deaf::Hearing,
     dialer::Dialer,
     gate::Gate,
     gossip::{Gossip, Records},
@@ -100,6 +101,7 @@ impl Keeper {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut dialer = Dialer::new(self.identity.host(), Instant::now());
+        let mut hearing = Hearing::default();
         let mut before = BTreeSet::new();
         let (changed, spreading) = watch::channel(());
         let spread = tokio::spawn(spread(self.streams.clone(), self.roster.clone(), spreading));
@@ -112,6 +114,10 @@ impl Keeper {
                     self.dial(&mut dialer);
                     let left = self.relays.watch().await;
                     self.leave(&left);
+                    for host in hearing.note(&self.gate.soundings(), Instant::now()) {
+                        tracing::info!(host = %host.short(), "its connections hold on to a dead way; starting over");
+                        self.gate.close(&host);
+                    }
                 }
                 _ = housekeeping.tick() => {
                     self.keep_house();

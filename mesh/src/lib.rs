@@ -16,6 +16,7 @@
 mod answer;
 mod assembly;
 mod cache;
+mod deaf;
 mod dialer;
 mod disk;
 mod endpoint;

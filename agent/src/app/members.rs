@@ -12,6 +12,9 @@ use proto::{
 use super::{Answer, App};
 use crate::{doctor, machine::Qemu, session::actions::words};
 
+/// A clock that is this far behind what issuers have signed is told.
+const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
+
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> Answer<api::Status> {
@@ -56,10 +59,13 @@ impl App {
             let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
             warnings.push(api::Warning { what, next: None });
         }
-        for host in hosts.iter().filter(|host| host.state == MemberState::Down) {
-            let what = format!("{} is down: not heard for too long", host.name);
-            warnings.push(api::Warning { what, next: Some(format!("on {}: agent run", host.name)) });
+        let behind = self.deps().mesh.now().0.saturating_sub(crate::daemon::wall_clock().0);
+        if behind > CLOCK_OFF_MS {
+            let behind = crate::cli::span(behind / 1000);
+            let what = format!("this host's clock is {behind} behind the mesh");
+            warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
         }
+        warnings.extend(absent(hosts));
         warnings
     }
 
@@ -193,6 +199,18 @@ impl App {
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
     }
+}
+
+/// One warning for all hosts that are away: a mesh of many would fill the screen.
+fn absent(hosts: &[api::HostRow]) -> Option<api::Warning> {
+    let down = hosts.iter().filter(|host| host.state == MemberState::Down);
+    let names: Vec<&str> = down.map(|host| host.name.as_str()).collect();
+    let (last, others) = names.split_last()?;
+    let what = match others {
+        [] => format!("{last} is down: not heard for too long"),
+        _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
+    };
+    Some(api::Warning { what, next: Some(format!("on {}: agent run", names.join(", "))) })
 }
 
 fn state(state: mesh::MemberState) -> MemberState {

@@ -29,10 +29,10 @@ pub struct Args {
 pub fn run(cx: &Cx, args: Args) -> Done {
     let name = args.name.or_else(value::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
-            .because("the hostname cannot be used as one")
+            .because(value::no_name())
             .next("agent init --name nas")
     })?;
-    let made = daemon::init(&cx.data, name, args.mesh, args.tags.into_iter().collect())?;
+    let made = daemon::init(&cx.data, name, args.mesh, value::tags(args.tags)?)?;
     cx.ui.show(&made, |made, _| in_words(made));
     cx.ui.say("hint: agent run    then, on each other computer, what `agent token create` prints");
     Ok(Exit::WELL)

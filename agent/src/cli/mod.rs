@@ -27,7 +27,7 @@ mod token;
 mod ui;
 mod up;
 mod value;
-pub use value::hostname;
+pub use value::{hostname, no_name, span};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 

@@ -140,7 +140,7 @@ impl Drop for Moving {
 /// Sends the program's log to stderr: the daemon's always, a command's when `AGENT_LOG` asks.
 pub fn log(daemon: bool) {
     let default = if daemon {
-        "info,iroh=warn,libp2p=warn,openraft=error,openraft::replication=off,chitchat=warn,hickory_server=warn"
+        "info,iroh=error,iroh::socket=off,libp2p=warn,openraft=error,openraft::replication=off,chitchat=warn,hickory_server=warn"
     } else {
         "off"
     };

@@ -1,8 +1,11 @@
 //! Reads the values that people write on the command line. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use proto::id::Name;
+use proto::{
+    id::Name,
+    wire::api::{Error, Kind},
+};
 
 /// Reads `90s`, `5m`, `2h`, `7d`, `250ms`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -32,6 +35,19 @@ pub fn tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Collects `--tag KEY=VALUE`s; one key twice is a mistake, of which neither value may win.
+pub fn tags(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Error> {
+    let mut tags = BTreeMap::new();
+    for (key, value) in given {
+        if let Some(first) = tags.insert(key.clone(), value.clone()) {
+            return Err(Error::new(Kind::Usage, format!("the tag {key} is given twice"))
+                .because(format!("{key}={first} and {key}={value}"))
+                .next("agent init --help"));
+        }
+    }
+    Ok(tags)
+}
+
 /// Makes a host's name of its hostname, as far as one can.
 pub fn name_of(hostname: &str) -> Option<Name> {
     let first = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
@@ -54,5 +70,14 @@ pub fn span(seconds: u64) -> String {
 
 /// Names this computer.
 pub fn hostname() -> Option<Name> {
-    name_of(&rustix::system::uname().nodename().to_string_lossy())
+    name_of(&nodename())
+}
+
+/// Says why the computer's own name does not do.
+pub fn no_name() -> String {
+    format!("the hostname, {:?}, cannot be made one: a name begins with a letter a-z", nodename())
+}
+
+fn nodename() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -42,14 +42,14 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[tokio::test]
-async fn without_a_daemon_the_hint_is_what_comes_next() {
+async fn without_a_daemon_the_hint_is_to_run_one() {
     let (dir, socket) = place();
     let client = Client::new(socket.clone());
     assert!(!client.is_running().await);
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
-    assert_eq!(error.kind, Kind::Unreachable);
-    assert!(error.next.is_some_and(|next| next.starts_with("agent init")));
-    std::fs::create_dir(dir.path().join("identity")).unwrap();
+    let next = Some("agent init --name NAME    or agent join TOKEN");
+    assert_eq!((error.kind, error.next.as_deref()), (Kind::Unreachable, next), "it is in no mesh yet");
+    fs::create_dir(dir.path().join("identity")).unwrap();
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
     assert_eq!((error.kind, error.next.as_deref()), (Kind::Unreachable, Some("agent run")));
     // What a killed daemon leaves behind is no daemon, and no obstacle for the next one.

@@ -90,7 +90,7 @@ pub enum JoinError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The mesh, or this host itself, says no.
-    #[error("the join was refused: {0}")]
+    #[error("the join was refused")]
     Refused(#[from] JoinRefusal),
     /// A relay lets no one in by this token.
     #[error("the join was refused: {0}")]

@@ -3,13 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failed, Image, Seen, Setup, Shim, back_off_ms, failing};
+use super::{Failed, Image, Seen, Settings, Setup, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
     session::{MachineSpec, Phase},
     time::Timestamp,
     topology::Restart,
 };
+
+/// A guest that is silent for so long is told: slow ones exist, but so do those that panicked.
+const SILENT_MS: u64 = 60_000;
 
 /// Gives the phase of a machine. `waits` is what `order::waits_for` says, `now` only matters for the
 /// grace of a service's check.
@@ -18,7 +21,11 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
     if stale {
         return (Phase::Waiting, Some("its older incarnation is being removed".into()));
     }
+    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
+        Shim::Running { .. } if changed && spec.run => {
+            (Phase::Running, Some("restarting: its settings changed".into()))
+        }
         Shim::Running { since, booted, setup, ready } => {
             let ran_ms = now.since_ms(*since);
             if !spec.run {
@@ -26,7 +33,8 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
             } else if *booted {
                 booted_guest(spec, ran_ms, setup, ready)
             } else {
-                (Phase::Running, None)
+                let silent = "the guest has not answered, a minute after its start; its console shows why";
+                (Phase::Running, (ran_ms >= SILENT_MS).then(|| silent.into()))
             }
         }
         Shim::Starting { .. } => (Phase::Starting, None),

@@ -173,6 +173,18 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
 }
 
 #[test]
+fn a_guest_that_stays_silent_is_told() {
+    let since = Timestamp(30_000);
+    check(
+        &[],
+        launched(Shim::Running { since, booted: false, setup: Setup::Pending, ready: BTreeSet::new() }),
+        expect![[r#"
+        nothing
+        Running the guest has not answered, a minute after its start; its console shows why"#]],
+    );
+}
+
+#[test]
 fn a_check_that_fails_after_the_grace_is_told() {
     let since = Timestamp(30_000);
     check(
@@ -314,7 +326,7 @@ fn other_settings_restart_a_machine_on_its_disk() {
         launched(running(true, &["http"])),
         expect![[r#"
         Stop { because: "its settings changed" }
-        Ready"#]],
+        Running restarting: its settings changed"#]],
     );
     check(
         launched(ended(true, true)),
