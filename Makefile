@@ -22,7 +22,9 @@ help:
 	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
-	@echo 'later: bench bench-deps nat-matrix sim soak fuzz'
+	@echo 'make bench       measure ratios on this computer, as root (ONLY=boot, net, dns or image)'
+	@echo 'make bench-deps  install the programs that bench compares with'
+	@echo 'later: nat-matrix sim soak fuzz'
 
 # --- what must be there -------------------------------------------------------------------------------------------
 
@@ -91,11 +93,23 @@ demo: packages build
 	@images/guests/tiny/build target/tiny >/dev/null
 	@AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) examples/demo.sh
 
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+# Figures of a development build say little: `make bench PROFILE=dev` is for trying the bench itself.
+PROFILE ?= release
+BUILT   := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+.PHONY: bench bench-deps
+bench: packages rust
+	@$(CARGO) build --profile $(PROFILE) -p agent -p netsim --bins
+	@images/guests/tiny/build target/tiny >/dev/null
+	@AGENT_BIN=$(BUILT)/agent NETSIM_BIN=$(BUILT)/netsim TINY_IMAGE=$(TINY) netsim/bench $(ONLY)
+
+bench-deps:
+	@sh .ci/packages --also dnsperf dnsmasq:dnsmasq-base
+
 # --- later --------------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-deps nat-matrix sim soak fuzz
-bench bench-deps:
-	@echo 'not yet: measuring against other programs comes with the performance issue' >&2; exit 1
+.PHONY: nat-matrix sim soak fuzz
 nat-matrix:
 	@echo 'not yet: the NAT matrix comes with the paths issue (double NAT, blocked UDP, hard NATs)' >&2; exit 1
 sim soak:

@@ -15,6 +15,8 @@ tiny=${TINY_IMAGE:-target/tiny/tiny.raw}
 for built in "$agent" "$netsim" "$tiny"; do
     [ -f "$built" ] || { printf '%s is missing\nhint: make demo\n' "$built" >&2; exit 1; }
 done
+# An overlay names its base by a path that must hold from another directory.
+tiny=$(realpath "$tiny")
 lab=examples/labs/three-hosts.lab
 topology=examples/shop/topology.toml
 
@@ -262,7 +264,8 @@ qemu-img create -q -f qcow2 -F raw -b "$tiny" "$dir/bare.qcow2"
 port=$((20000 + RANDOM % 12000))
 while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 bare_began=$(now_ms)
-"${qemu[0]}" -nodefaults -no-user-config "${same[@]}" -display none \
+# A session of its own, as the agent's machines have: the kernel shares processors out by session.
+setsid "${qemu[0]}" -nodefaults -no-user-config "${same[@]}" -display none -serial null \
     -blockdev driver=raw,node-name=base,read-only=on,file.driver=file,file.filename="$tiny" \
     -blockdev driver=qcow2,node-name=disk,backing=base,file.driver=file,file.filename="$dir/bare.qcow2" \
     -device virtio-blk-pci,drive=disk -device virtio-rng-pci \

@@ -43,7 +43,7 @@ use crate::{
 };
 
 mod about;
-mod follow;
+pub(crate) mod follow;
 
 /// Requests of members that wait for a free hand; the mesh holds further ones back.
 const INBOX: usize = 64;
@@ -261,8 +261,10 @@ pub async fn run(run: Run) -> Answer<()> {
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
 
-    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set.
+    // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+    // once it is cancelled, parts that end do so because they were told to.
     let early = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         ended = &mut mesh_task => Some(match ended {
             Ok(Ok(())) => Ended("mesh").into(),
@@ -392,7 +394,7 @@ fn dialer(hub: &Hub) -> forward::Dial {
     })
 }
 
-async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+pub(crate) async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
@@ -406,7 +408,7 @@ async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
     }
 }
 
-async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+pub(crate) async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {

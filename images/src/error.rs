@@ -4,7 +4,12 @@ use std::{io, path::PathBuf};
 
 use proto::id::Digest;
 
-use crate::{name::NameError, qcow2::Refused};
+use crate::{name::NameError, qcow2::Refused, sparse::RESERVE_BYTES};
+
+/// Whole MiB, so that what is needed is never told as less than it is.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
+}
 
 /// Why an image is not here.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +18,10 @@ pub enum ImageError {
     #[error("no room left on the disk that holds the images")]
     DiskFull,
     /// The disk has too little room to begin; nothing was written.
-    #[error("too little room on the disk that holds the images: {needed} bytes are needed, {free} are free")]
+    #[error(
+        "too little room on the disk that holds the images: {} MiB are needed, {} are free, {} stay in reserve",
+        mib(*needed), mib(*free), mib(RESERVE_BYTES)
+    )]
     NoRoom {
         /// Bytes that the next step takes, without the reserve that always stays free.
         needed: u64,

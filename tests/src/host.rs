@@ -32,6 +32,8 @@ pub struct Host {
     agent: Option<Child>,
     /// What the environment of its agent says beside the data directory.
     pub env: Vec<(String, String)>,
+    /// Whether the data directory is a disk of its own.
+    pub(crate) mounted: bool,
 }
 
 /// What a command of the CLI answered.
@@ -72,7 +74,7 @@ impl Host {
     /// Makes an empty host.
     pub fn new(name: &str, place: Place) -> Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
-        Host { name: name.to_owned(), place, dir, agent: None, env: Vec::new() }
+        Host { name: name.to_owned(), place, dir, agent: None, env: Vec::new(), mounted: false }
     }
 
     /// Makes a host that is the first of its mesh and runs.
@@ -278,6 +280,7 @@ impl Drop for Host {
         if let Some(run) = self.runtime() {
             let _removed = fs::remove_dir_all(run);
         }
+        self.unmount();
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log_text());
         }

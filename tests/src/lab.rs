@@ -113,7 +113,7 @@ impl Lab {
         self.hosts_mut().into_iter().find(|host| host.name == name).expect("a host of the lab")
     }
 
-    /// Waits until every host sees the two others up, with a path.
+    /// Waits until every host sees the two others up, with a path, and knows that all can run machines.
     #[track_caller]
     pub fn settled(&self) {
         for host in self.hosts() {
@@ -122,6 +122,11 @@ impl Lab {
                 let seen = rows(&status["members"]);
                 let up = seen.iter().filter(|row| row["state"] == "up" && row["path"]["kind"].is_string());
                 if up.count() == 3 { Ok(()) } else { Err(status["members"].to_string()) }
+            });
+            eventually(PATIENCE, &format!("{} knows what everyone offers", host.name), || {
+                let list = host.json(&["host", "list"]);
+                let able = rows(&list["hosts"]).iter().filter(|row| row["accelerator"].is_string());
+                if able.count() == 3 { Ok(()) } else { Err(list.to_string()) }
             });
         }
     }

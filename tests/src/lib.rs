@@ -1,6 +1,7 @@
 //! What the end-to-end stories need: hosts with a real agent each, the tiny guest, bounded waits.
 //! The binary under test is named by `AGENT_BIN`, the guest's disk by `TINY_IMAGE`; `make test` sets both.
 
+mod disk;
 mod host;
 mod lab;
 mod machines;

@@ -22,6 +22,8 @@ use crate::session::{actions::words, inventory};
 
 /// How long every member that is up may take to learn a name (DESIGN section 12).
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);
+/// How long this host's own record of a removed image may stay; one round of its own gossip task.
+const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
 /// One question to one member.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -147,6 +149,13 @@ impl App {
         let in_use = BTreeSet::new(); // looked at above, with the machine's name
         let removed = self.deps().images.remove(found.digest, &in_use).await;
         removed.map_err(|error| image_error(what, &error))?;
+        // The list is what gossip says of this host; it follows in a moment.
+        let (digest, start) = (found.digest, Instant::now());
+        while self.image_rows().iter().any(|row| row.digest == digest && row.here)
+            && start.elapsed() < UNLISTED_WITHIN
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(image)
     }
 }
@@ -173,6 +182,10 @@ async fn tell(mut seen: watch::Receiver<images::Progress>, telling: Telling) {
 fn image_error(what: String, error: &images::ImageError) -> Error {
     let (kind, next) = match error {
         images::ImageError::NameTaken { .. } => (Kind::Refused, "choose another name, or add --replace"),
+        images::ImageError::Name(_) => (Kind::Usage, "give it a name such as tiny or debian:12"),
+        images::ImageError::DiskFull | images::ImageError::NoRoom { .. } => {
+            (Kind::Failed, "agent image list    then agent image remove NAME")
+        }
         _ => (Kind::Failed, "agent image list"),
     };
     Error::new(kind, what).because(words(error)).next(next)

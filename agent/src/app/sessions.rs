@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement, Tombstone},
     wire::{
@@ -139,10 +139,10 @@ impl App {
         };
         let failed =
             |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
         let stamp = self.deps().mesh.now();
         let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
         let written = async {
+            let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
             group.init().await.map_err(|error| failed(words(&error)))?;
             // The only voter elects itself at once.
             let mut lead = group.lead();
@@ -157,16 +157,19 @@ impl App {
             let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
             let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
             stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
-            write(Command::Apply { intent, plan }).await
+            write(Command::Apply { intent, plan }).await?;
+            // Whoever asked looks at the session at once: here it is known before the answer.
+            let state = group.state().borrow().clone();
+            let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
+            let share = slice::share(&state, self.hub().me());
+            let accepted = self.hub().accept(self.hub().me(), share).await;
+            accepted.map_err(|refusal| refused(what.clone(), refusal))
         };
         if let Err(error) = written.await {
             self.give_up(session).await;
             return Err(error);
         }
         requests::committed(self.hub(), &name, &proposal);
-        // Whoever asks next finds the session by its share.
-        let mut shares = self.hub().shares();
-        tokio::time::timeout(LED, shares.wait_for(|shares| shares.contains_key(&session))).await.ok();
         Ok(self.applied(name.as_str(), session, &proposal))
     }
 

@@ -67,7 +67,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             })?;
             let import = ImageImport { path, name, replace };
             let lines = cx.client.post_lines("/v1/image/import", &import).await?;
-            show(cx, &watch(&cx.ui, lines).await?);
+            return end(cx, lines, "nothing of it is kept").await;
         }
         Verb::Pull { url, sha256, name, replace } => {
             let name = name.or_else(|| name_of(&url)).ok_or_else(|| {
@@ -77,7 +77,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             })?;
             let pull = ImagePull { url, sha256, name, replace };
             let lines = cx.client.post_lines("/v1/image/pull", &pull).await?;
-            show(cx, &watch(&cx.ui, lines).await?);
+            return end(cx, lines, "the same command goes on with what is here").await;
         }
         Verb::List => {
             let images: Images = cx.client.get("/v1/images").await?;
@@ -91,11 +91,20 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
     Ok(Exit::WELL)
 }
 
-fn show(cx: &Cx, image: &ImageRow) {
-    cx.ui.show(image, |image, _| {
+/// Watches the work to its end. Ctrl-C stops it: the agent drops what nobody waits for.
+async fn end(cx: &Cx, lines: Lines, kept: &str) -> Done {
+    let image = tokio::select! {
+        image = watch(&cx.ui, lines) => image?,
+        _ = tokio::signal::ctrl_c() => {
+            cx.ui.say(&format!("\nstopped; {kept}"));
+            return Ok(Exit::INTERRUPTED);
+        }
+    };
+    cx.ui.show(&image, |image, _| {
         let name = image.name.clone().unwrap_or_default();
         format!("{name}  {}  blake3:{}", bytes(image.size), image.digest)
     });
+    Ok(Exit::WELL)
 }
 
 /// Shows the steps of a long request until its last line.

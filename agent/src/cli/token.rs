@@ -65,7 +65,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
 fn about(made: &TokenCreated) -> String {
     let kinds = match made.addresses[..] {
         [] => "no address yet: it works on this host's own network only".to_owned(),
-        _ => format!("it names this mesh by: {}", made.addresses.join(", ")),
+        _ => format!("it leads here by: {}", made.addresses.join(", ")),
     };
     format!(
         "Paste the line above on another computer, then `agent run` there.\n\

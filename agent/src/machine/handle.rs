@@ -164,7 +164,10 @@ pub(super) async fn last_words(paths: &Paths, last: ShimStatus) -> io::Result<Op
     let reason = if rebooted { "the host was started again" } else { "its shim was killed" };
     let ending = Ending { reason: reason.into(), clean: false, asked: false, accelerator_doubted: false };
     let status = ShimStatus { ended: Some(ending), ..status };
-    record::store(&paths.status(), &status)?;
+    // On a full disk the next agent finds it out again.
+    if let Err(error) = record::store(&paths.status(), &status) {
+        tracing::warn!(path = %paths.status().display(), %error, "a machine's end is not written down");
+    }
     clean(paths);
     Ok(Some(status))
 }

@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn setup_that_a_power_cut_ended_is_told_and_not_repeated() {
-        let dir = prepare(&["kill -9 $PPID", "touch DIR/after"]);
+        let dir = prepare(&["kill -9 $PPID $$", "touch DIR/after"]);
         assert_eq!(boot(dir.path()), None);
         let cut = Setup::Failed("setup was cut short in command 1".into());
         assert_eq!(boot(dir.path()), Some(cut));

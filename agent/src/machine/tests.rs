@@ -25,6 +25,7 @@ use super::{
     qmp::{Qmp, QmpError},
     record::{Launch, Paths},
     seed::seed,
+    setup,
 };
 
 /// A launch with something of everything.
@@ -147,7 +148,9 @@ fn check_seed(launch: &Launch, expect: Expect) {
         .collect();
     // The key is tested with `ssh-keygen`; here it would only be long.
     let private = openssh::private_file(&launch.spec.host_key_seed, "web-1").replace('\n', "\n    ");
-    expect.assert_eq(&text.replace(private.trim_end(), "(private key)"));
+    let runner = data_encoding::BASE64.encode(setup::RUNNER_TEXT.as_bytes());
+    let text = text.replace(private.trim_end(), "(private key)").replace(&runner, "(runner)");
+    expect.assert_eq(&text);
 }
 
 #[test]
@@ -185,12 +188,16 @@ fn the_guest_is_told_who_it_is_and_what_to_do_first() {
             permissions: "0644"
             encoding: b64
             content: ZXhwb3J0IERCPSdpdCdcJydzJwo=
-          - path: "/var/lib/mesh/setup.sh"
+          - path: "/var/lib/mesh/commands.sh"
             permissions: "0700"
             encoding: b64
-            content: IyEvYmluL3NoCnNldCAtZQouIC9ldGMvcHJvZmlsZS5kL21lc2gtZW52LnNoCmFwdC1nZXQgaW5zdGFsbCAteSBuZ2lueAo=
+            content: c2V0IC1lCi4gL2V0Yy9wcm9maWxlLmQvbWVzaC1lbnYuc2gKZWNobyAxID4vdmFyL2xpYi9tZXNoL3N0ZXAKYXB0LWdldCBpbnN0YWxsIC15IG5naW54Cg==
+          - path: "/var/lib/cloud/scripts/per-boot/mesh-setup"
+            permissions: "0755"
+            encoding: b64
+            content: (runner)
         runcmd:
-          - [sh, /var/lib/mesh/setup.sh]
+          - [sh, /var/lib/cloud/scripts/per-boot/mesh-setup]
         == network-config
         version: 2
         ethernets:

@@ -5,10 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use mesh::{
     MemberView,
     quorum::{Group, Lead},
@@ -23,7 +25,7 @@ use proto::{
         rpc::{Answer, Request},
     },
 };
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 
 use super::{deliveries::Deliveries, hub::Hub};
 
@@ -46,7 +48,7 @@ struct Coordinator {
     session: SessionId,
     group: Group,
     shares: Deliveries,
-    deliveries: JoinSet<Option<u64>>,
+    deliveries: JoinSet<(HostId, Option<u64>)>,
     /// The change of voters that is under way, one at most.
     change: JoinSet<bool>,
     /// No change of voters before this moment.
@@ -102,7 +104,7 @@ impl Coordinator {
                 changed = state.changed() => if changed.is_err() { return },
                 changed = members.changed() => if changed.is_err() { return },
                 _ = tick.tick() => {}
-                Some(ended) = self.deliveries.join_next_with_id() => self.delivered(ended),
+                Some(ended) = self.deliveries.join_next() => self.delivered(ended),
                 Some(ended) = self.change.join_next() => self.changed(ended),
             }
             if self.hub.buried(self.session) {
@@ -179,18 +181,17 @@ impl Coordinator {
         let members = self.hub.deps().mesh.members().borrow().clone();
         let up = members.up().map(|member| member.id);
         for to in self.shares.due(up, state.version, Instant::now()) {
-            let task = self.deliveries.spawn(deliver(self.hub.clone(), to, state.clone()));
-            self.shares.begun(to, task.id());
+            self.shares.begun(to);
+            let delivery = AssertUnwindSafe(deliver(self.hub.clone(), to, state.clone())).catch_unwind();
+            // One that panics counts as not taken: its member is asked again.
+            self.deliveries.spawn(async move { (to, delivery.await.unwrap_or(None)) });
         }
     }
 
-    fn delivered(&mut self, ended: Result<(Id, Option<u64>), JoinError>) {
-        match ended {
-            Ok((task, taken)) => self.shares.ended(task, taken, Instant::now()),
-            Err(error) => {
-                tracing::error!(session = %self.session, %error, "a delivery did not end in order");
-                self.shares.ended(error.id(), None, Instant::now());
-            }
+    fn delivered(&mut self, ended: Result<(HostId, Option<u64>), JoinError>) {
+        // Err only when the set is dropped.
+        if let Ok((host, taken)) = ended {
+            self.shares.ended(host, taken, Instant::now());
         }
     }
 

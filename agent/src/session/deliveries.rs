@@ -2,12 +2,11 @@
 //! that did not is asked again after a pause that grows, so that a member which refuses is no storm.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use proto::id::HostId;
-use tokio::task::Id;
 
 /// Shares under way at once: each is whole, and a home's uplink carries few.
 const MAX_UNDER_WAY: usize = 32;
@@ -21,7 +20,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 pub struct Deliveries {
     /// The version that each member has acknowledged to this leader.
     taken: BTreeMap<HostId, u64>,
-    under_way: BTreeMap<HostId, Id>,
+    under_way: BTreeSet<HostId>,
     /// How often in a row a member did not take its share, and when it is asked again.
     failed: BTreeMap<HostId, (u32, Instant)>,
 }
@@ -31,21 +30,18 @@ impl Deliveries {
     pub fn due(&self, up: impl Iterator<Item = HostId>, version: u64, now: Instant) -> Vec<HostId> {
         let free = MAX_UNDER_WAY.saturating_sub(self.under_way.len());
         let waits = |host: &HostId| self.failed.get(host).is_some_and(|(_, again)| now < *again);
-        up.filter(|host| !self.has(*host, version) && !self.under_way.contains_key(host) && !waits(host))
+        up.filter(|host| !self.has(*host, version) && !self.under_way.contains(host) && !waits(host))
             .take(free)
             .collect()
     }
 
     /// Notes that a share is on its way.
-    pub fn begun(&mut self, to: HostId, task: Id) {
-        self.under_way.insert(to, task);
+    pub fn begun(&mut self, to: HostId) {
+        self.under_way.insert(to);
     }
 
     /// Notes how it ended: the version that the member has now, or that it took none.
-    pub fn ended(&mut self, task: Id, taken: Option<u64>, now: Instant) {
-        let Some(host) = self.under_way.iter().find(|(_, of)| **of == task).map(|(host, _)| *host) else {
-            return;
-        };
+    pub fn ended(&mut self, host: HostId, taken: Option<u64>, now: Instant) {
         self.under_way.remove(&host);
         match taken {
             Some(version) => {
@@ -80,18 +76,13 @@ mod tests {
         HostId([number; 32])
     }
 
-    /// Ids of tasks are tokio's own; these do nothing.
-    fn task() -> Id {
-        tokio::spawn(async {}).id()
-    }
-
-    #[tokio::test]
-    async fn a_member_gets_each_version_once() {
-        let (mut shares, now, one) = (Deliveries::default(), Instant::now(), task());
+    #[test]
+    fn a_member_gets_each_version_once() {
+        let (mut shares, now) = (Deliveries::default(), Instant::now());
         assert_eq!(shares.due([host(1), host(2)].into_iter(), 1, now), [host(1), host(2)]);
-        shares.begun(host(1), one);
+        shares.begun(host(1));
         assert_eq!(shares.due([host(1), host(2)].into_iter(), 2, now), [host(2)], "one at a time");
-        shares.ended(one, Some(1), now);
+        shares.ended(host(1), Some(1), now);
         assert_eq!(shares.due([host(1)].into_iter(), 1, now), []);
         assert_eq!(shares.due([host(1)].into_iter(), 2, now), [host(1)]);
         assert!(shares.has(host(1), 1) && !shares.has(host(1), 2) && !shares.has(host(2), 0));
@@ -99,32 +90,30 @@ mod tests {
         assert_eq!(shares.due([host(1)].into_iter(), 1, now), [host(1)]);
     }
 
-    #[tokio::test]
-    async fn a_member_that_refuses_is_asked_less_and_less_often() {
+    #[test]
+    fn a_member_that_refuses_is_asked_less_and_less_often() {
         let (mut shares, mut now) = (Deliveries::default(), Instant::now());
         for pause in [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4] {
-            let task = task();
-            shares.begun(host(1), task);
-            shares.ended(task, None, now);
+            shares.begun(host(1));
+            shares.ended(host(1), None, now);
             assert_eq!(shares.due([host(1)].into_iter(), 1, now + pause / 2), []);
             now += pause;
             assert_eq!(shares.due([host(1)].into_iter(), 1, now), [host(1)]);
         }
         for _ in 0..40 {
-            let task = task();
-            shares.begun(host(1), task);
-            shares.ended(task, None, now);
+            shares.begun(host(1));
+            shares.ended(host(1), None, now);
         }
         assert_eq!(shares.due([host(1)].into_iter(), 1, now + LAST_PAUSE), [host(1)]);
     }
 
-    #[tokio::test]
-    async fn a_large_mesh_is_served_in_turns() {
+    #[test]
+    fn a_large_mesh_is_served_in_turns() {
         let mut shares = Deliveries::default();
         let all = || (0..200).map(host);
         let first = shares.due(all(), 1, Instant::now());
         assert_eq!(first.len(), MAX_UNDER_WAY);
-        first.iter().for_each(|to| shares.begun(*to, task()));
+        first.iter().for_each(|to| shares.begun(*to));
         assert_eq!(shares.due(all(), 1, Instant::now()), []);
     }
 }

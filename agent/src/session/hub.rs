@@ -353,7 +353,7 @@ impl Hub {
 }
 
 /// Fits reports into one gossip record: reasons are shortened first, then left out.
-fn session_record(version: u64, machines: &[MachineReport]) -> Body {
+pub(super) fn session_record(version: u64, machines: &[MachineReport]) -> Body {
     let shortened = |limit: usize| {
         let cut = |reason: &String| reason.chars().take(limit).collect();
         let short = |report: &MachineReport| MachineReport {

@@ -22,3 +22,6 @@ pub mod inventory;
 pub mod nic;
 pub mod requests;
 pub mod store;
+
+#[cfg(test)]
+mod tests;

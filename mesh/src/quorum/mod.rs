@@ -17,7 +17,7 @@ mod store;
 mod voters;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Cursor,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +25,7 @@ use std::{
 };
 
 use openraft::{
-    Config, ServerState, SnapshotPolicy,
+    Config, Membership, ServerState, SnapshotPolicy,
     error::{CheckIsLeaderError, ForwardToLeader, InitializeError, RaftError},
 };
 use proto::{
@@ -86,8 +86,11 @@ pub struct Lead {
     pub leading: bool,
     /// The Raft term.
     pub term: u64,
-    /// The voters' hosts by node id.
+    /// The voters' hosts by node id; while they change, the ones before, because nothing happens
+    /// without them yet.
     pub voters: BTreeMap<u64, HostId>,
+    /// Every host that the group names: voters before and after a change, and those that learn.
+    pub named: BTreeSet<HostId>,
     /// Why this voter stopped for good, such as a failed disk.
     pub stopped: Option<String>,
 }
@@ -322,7 +325,11 @@ async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
                 leader: seen.current_leader.as_ref().and_then(host_of),
                 leading: seen.state == ServerState::Leader && seen.running_state.is_ok(),
                 term: seen.current_term,
-                voters: members.voter_ids().filter_map(|node| Some((node, host_of(&node)?))).collect(),
+                voters: settled(members)
+                    .into_iter()
+                    .filter_map(|node| Some((node, host_of(&node)?)))
+                    .collect(),
+                named: members.nodes().map(|(_, voter)| voter.host).collect(),
                 stopped: seen.running_state.as_ref().err().map(ToString::to_string),
             }
         };
@@ -335,6 +342,12 @@ async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
             return;
         }
     }
+}
+
+/// Gives the voters that must agree whatever a change that is under way comes to. A leader that dies in
+/// the middle of one leaves it to the next, which would take both sets together for the wanted one.
+fn settled(members: &Membership<u64, Voter>) -> BTreeSet<u64> {
+    members.get_joint_config().first().cloned().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,11 +1,7 @@
 //! Groups of one, two and three voters in one process, on a wire of closures that can be cut. Cut
 //! links swallow a frame until its time is over, as a dead host does.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -336,6 +332,16 @@ fn a_voter_says_yes_only_without_a_leader_and_to_one_candidate() {
     assert!(!elect::would_vote(&leading(None)));
     assert!(!elect::would_vote(&leading(Some(LEASE / 2))));
     assert!(elect::would_vote(&leading(Some(LEASE * 2))));
+}
+
+#[test]
+fn a_change_of_voters_that_is_not_done_shows_the_voters_before_it() {
+    let set = |nodes: &[u64]| nodes.iter().copied().collect::<BTreeSet<u64>>();
+    let nodes: BTreeMap<u64, Voter> = (1..=4).map(|node| (node, Voter { host: host(node as u8) })).collect();
+    let settled = |config| super::settled(&openraft::Membership::new(config, nodes.clone()));
+    assert_eq!(settled(vec![set(&[1])]), set(&[1]));
+    assert_eq!(settled(vec![set(&[1]), set(&[1, 2, 3])]), set(&[1]));
+    assert_eq!(settled(vec![set(&[1, 2, 3]), set(&[1, 2, 4])]), set(&[1, 2, 3]));
 }
 
 #[test]

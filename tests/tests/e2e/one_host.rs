@@ -243,19 +243,17 @@ fn fewer_and_more_machines(host: &Host, file: &str) {
 }
 
 fn more_memory_is_there_when_up_returns(host: &Host, file: &str) {
-    edit(file, "memory = \"128MiB\"", "memory = \"160MiB\"");
+    edit(file, "role  = \"database\"", "role  = \"database\"\nmemory = \"160MiB\"");
     let plan = host.json(&["session", "plan", file]);
-    for change in list(&plan, "changes") {
-        assert_eq!(change["action"], "change");
-        assert!(change["because"].as_str().is_some_and(|b| b.starts_with("in place")), "{change}");
-    }
-    let before = host.pids("db-1");
+    let changes = list(&plan, "changes");
+    assert_eq!(texts(changes, "action"), ["change", "keep", "keep"], "{plan}");
+    assert!(texts(changes, "because")[0].starts_with("in place: memory 128 -> 160 MiB"), "{plan}");
+    let (before, web) = (host.pids("db-1"), host.pids("web-1"));
     let status = host.json(&["session", "up", file]);
     assert_ne!(host.pids("db-1"), before, "up returned before the change was made: {status}");
-    for machine in ["db-1", "web-1", "web-2"] {
-        let line = &host.processes(&format!("-name {machine}."))[0].1;
-        assert!(line.contains("-m 160"), "{line}");
-    }
+    assert_eq!(host.pids("web-1"), web, "the others were not touched");
+    let line = &host.processes("-name db-1.")[0].1;
+    assert!(line.contains("size=160M"), "{line}");
 }
 
 fn events_tell_the_story(host: &Host) {

@@ -8,7 +8,13 @@
 //!                   \___________\________\________/^ QEMU ended, whenever that is
 //! ```
 
-use std::{ffi::OsString, io, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use proto::session::{Accelerator, reconcile::Setup};
 use rustix::fs::Mode;
@@ -69,7 +75,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shim: {error}");
+            writeln!(io::stderr(), "shim: {error}").ok();
             ExitCode::FAILURE
         }
     }
@@ -201,7 +207,8 @@ async fn run_qemu(
 /// when the shim has gone without a word.
 fn note(paths: &Paths, status: &watch::Sender<ShimStatus>) {
     if let Err(error) = record::store(&paths.status(), &*status.borrow()) {
-        eprintln!("shim: cannot write {}: {error}", paths.status().display());
+        // Not eprintln, which panics when the log's disk is the full one.
+        writeln!(io::stderr(), "shim: cannot write {}: {error}", paths.status().display()).ok();
     }
 }
 

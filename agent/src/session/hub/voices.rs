@@ -33,8 +33,8 @@ impl Hub {
         let roll = self.inner.deps.mesh.roll().borrow().clone();
         let born = roll.set.genesis(session).map(|genesis| genesis.voters.clone()).unwrap_or_default();
         let group = self.group(session);
-        let voters = group.map(|group| group.lead().borrow().voters.clone()).unwrap_or_default();
-        let believed = kept.into_iter().chain(born).chain(voters.into_values());
+        let named = group.map(|group| group.lead().borrow().named.clone()).unwrap_or_default();
+        let believed = kept.into_iter().chain(born).chain(named);
         let records = self.inner.deps.mesh.records().borrow().clone();
         voices::voices(believed, |host| match records.get(&(host, RecordKey::Head(session))) {
             Some(Body::Head(head)) => Some(&head.voters[..]),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failed, Image, Seen, Setup, Shim, back_off_ms, failing};
+use super::{Failed, Image, Seen, Settings, Setup, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
     session::{MachineSpec, Phase},
@@ -21,7 +21,11 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
     if stale {
         return (Phase::Waiting, Some("its older incarnation is being removed".into()));
     }
+    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
+        Shim::Running { .. } if changed && spec.run => {
+            (Phase::Running, Some("restarting: its settings changed".into()))
+        }
         Shim::Running { since, booted, setup, ready } => {
             let ran_ms = now.since_ms(*since);
             if !spec.run {

@@ -326,7 +326,7 @@ fn other_settings_restart_a_machine_on_its_disk() {
         launched(running(true, &["http"])),
         expect![[r#"
         Stop { because: "its settings changed" }
-        Ready"#]],
+        Running restarting: its settings changed"#]],
     );
     check(
         launched(ended(true, true)),

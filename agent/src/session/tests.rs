@@ -1,0 +1,373 @@
+//! Sessions on real meshes on loopback, without machines: who is believed, what a crash leaves, who
+//! votes. Every host has its own directory and may be stopped and started.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use images::Images;
+use mesh::{Config, Founding, Handlers, Joining, Mesh, MeshError, Ports, Serve, net::Net};
+use proto::{
+    id::{HostId, Name, SessionId},
+    session::{Command, Directory, MachineReport, Phase, Prefix, Share},
+    time::Timestamp,
+    topology::{Intent, Topology},
+    trust::{Genesis, Statement, Tombstone},
+    wire::{
+        record::{Body, HostRecord, Reach, RecordKey},
+        rpc::{Answer, Refusal, Request},
+    },
+};
+use tempfile::TempDir;
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    hub::{Deps, Hub, session_record},
+    store::Store,
+};
+use crate::{
+    app::{App, Parts},
+    daemon, facts,
+    forward::Forwards,
+};
+
+/// The longest that anything in these tests may take.
+const WITHIN: Duration = Duration::from_secs(40);
+
+struct Host {
+    dir: TempDir,
+    name: Name,
+    hub: Hub,
+    app: App,
+    mesh: Mesh,
+    images: Images,
+    net: Net,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), MeshError>>,
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn about(name: &Name) -> HostRecord {
+    HostRecord {
+        name: name.clone(),
+        version: "0.1.0".to_owned(),
+        reach: Reach::default(),
+        arch: "x86_64".to_owned(),
+        accelerator: None,
+        cpus: 2,
+        memory_mib: 1024,
+        disk_mib: 1024,
+        runs_machines: true,
+        memory_used_mib: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        prefixes: Vec::new(),
+        steady: true,
+        issuer: false,
+    }
+}
+
+impl Host {
+    async fn founder(label: &str) -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        let founding =
+            Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new(), recovery: None };
+        mesh::identity::create(dir.path(), founding, daemon::wall_clock()).unwrap();
+        Host::start(dir, name(label)).await
+    }
+
+    async fn joiner(label: &str, issuer: &Host) -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = mesh::Wanted { expires_ms: 3_600_000, uses: 10, admin: false };
+        let token = issuer.mesh.token_create(wanted).await.unwrap().text;
+        let joining =
+            Joining { data: dir.path().to_owned(), token, name: name(label), ports: Ports::Loopback };
+        mesh::join(joining).await.unwrap();
+        Host::start(dir, name(label)).await
+    }
+
+    async fn start(dir: TempDir, label: Name) -> Host {
+        let (facts, heard) = broadcast::channel(1000);
+        let images = Images::open(&dir.path().join("images"), facts.clone()).await.unwrap();
+        let (net, handler) = Net::new();
+        let (requests, inbox) = mpsc::channel(64);
+        let (raft, raft_inbox) = mpsc::channel(64);
+        let extra: Vec<(Vec<u8>, Box<dyn iroh::protocol::DynProtocolHandler>)> =
+            vec![(mesh::net::ALPN.to_vec(), Box::new(handler))];
+        let identity = mesh::identity::load(dir.path()).unwrap();
+        let config = Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) };
+        let handlers = Handlers { extra, requests, raft };
+        let (mesh, run) = mesh::build(config, identity, handlers, facts.clone()).await.unwrap();
+        let (log, recorder) = facts::open(&dir.path().join("facts"), &label).unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(recorder.run(heard, daemon::wall_clock, stop.clone()));
+        let running = tokio::spawn(run);
+        net.bind(mesh.endpoint());
+        let deps = Deps {
+            mesh: mesh.clone(),
+            images: images.clone(),
+            net: net.clone(),
+            facts,
+            qemu: watch::channel(crate::machine::Qemu::default()).1,
+            offered: watch::channel(true).1,
+            store: Store::open(dir.path().join("sessions")).unwrap(),
+            run: dir.path().join("run"),
+            zone: "mesh.internal".to_owned(),
+            resolve: Arc::new(OnceLock::new()),
+            stop: stop.clone(),
+        };
+        let hub = Hub::open(deps).await.unwrap();
+        let dial: crate::forward::Dial =
+            Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
+        let targets = crate::zone::targets(&hub);
+        let forwards = Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets);
+        let parts = Parts { facts: log, hub: hub.clone(), forwards, dns: None, started: Instant::now() };
+        tokio::spawn(daemon::answer_requests(hub.clone(), inbox));
+        tokio::spawn(daemon::answer_raft(hub.clone(), raft_inbox));
+        tokio::spawn(daemon::follow::heads(hub.clone()));
+        Host { dir, name: label, hub, app: App::new(parts), mesh, images, net, stop, running }
+    }
+
+    async fn stop(self) -> (TempDir, Name) {
+        self.stop.cancel();
+        self.hub.drained().await;
+        self.net.shutdown();
+        self.mesh.shutdown().await;
+        self.running.await.unwrap().unwrap();
+        self.images.shutdown().await.unwrap();
+        (self.dir, self.name)
+    }
+
+    async fn restart(self) -> Host {
+        let (dir, label) = self.stop().await;
+        Host::start(dir, label).await
+    }
+
+    fn id(&self) -> HostId {
+        self.hub.me()
+    }
+
+    fn raft_dir(&self, session: SessionId) -> std::path::PathBuf {
+        self.hub.deps().store.raft(session)
+    }
+
+    /// States a birth, as the host that starts a session does.
+    fn bear(&self) -> SessionId {
+        let salt = rand::random();
+        let session = SessionId::born(self.id(), &salt);
+        let genesis =
+            Genesis { session, salt, name: name("shop"), stamp: Timestamp(1), voters: vec![self.id()] };
+        self.mesh.say(&Statement::Genesis(genesis)).unwrap();
+        session
+    }
+
+    async fn up(&self) -> SessionId {
+        self.app.up(intent(), None).await.unwrap().id.unwrap()
+    }
+
+    fn voters(&self, session: SessionId) -> BTreeSet<HostId> {
+        let group = self.hub.group(session);
+        group.map(|group| group.lead().borrow().voters.values().copied().collect()).unwrap_or_default()
+    }
+}
+
+fn intent() -> Intent {
+    let topology = Topology { session: name("shop"), groups: BTreeMap::new() };
+    Intent { topology, files: BTreeMap::new(), ssh_keys: BTreeMap::new() }
+}
+
+fn share(session: SessionId, version: u64) -> Share {
+    Share {
+        session,
+        name: name("shop"),
+        stamp: Timestamp(1),
+        recovery: 0,
+        version,
+        generation: proto::id::Generation(1),
+        ended: false,
+        directory: Directory { subnet: Prefix::NONE, groups: BTreeMap::new() },
+        machines: Vec::new(),
+        drops: Vec::new(),
+        ssh_seed: [0; 32],
+    }
+}
+
+/// Looks again and again: what is asked is spread over many watches.
+async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let until = Instant::now() + WITHIN;
+    while !is_so().await {
+        assert!(Instant::now() < until, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn three() -> [Host; 3] {
+    let attic = Host::founder("attic").await;
+    let cellar = Host::joiner("cellar", &attic).await;
+    let garden = Host::joiner("garden", &attic).await;
+    let hosts = [attic, cellar, garden];
+    for host in &hosts {
+        let mut members = host.mesh.members();
+        let all = members.wait_for(|members| members.up().count() == 3);
+        tokio::time::timeout(WITHIN, all).await.unwrap().unwrap();
+    }
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer() {
+    let attic = Host::founder("attic").await;
+    let (me, stranger) = (attic.id(), HostId([9; 32]));
+    let session = attic.bear();
+    let hub = &attic.hub;
+    assert_eq!(hub.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(hub.accept(me, share(session, 2)).await, Ok(()));
+    assert_eq!(hub.accept(me, share(session, 1)).await, Err(Refusal::Older));
+    assert_eq!(hub.accept(me, share(session, 2)).await, Ok(()), "again is no error");
+    assert_eq!(hub.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(hub.share(session).unwrap().version, 2);
+    let asked = Request::OpenVoter { session, name: name("shop") };
+    let answer = super::requests::answer(hub, stranger, asked).await;
+    assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
+    // A session whose birth nobody stated.
+    let unborn = share(SessionId([1; 16]), 1);
+    assert_eq!(hub.accept(stranger, unborn).await, Err(Refusal::NoVoice));
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buried_session_is_cleared_away_and_never_comes_back() {
+    let attic = Host::founder("attic").await;
+    let session = attic.up().await;
+    assert!(attic.hub.share(session).is_some(), "whoever asked finds it at once");
+    let tombstone = Tombstone { session, made: attic.mesh.now() };
+    attic.mesh.say(&Statement::Tombstone(tombstone)).unwrap();
+    let dir = attic.hub.deps().store.session(session);
+    eventually("the end", async || attic.hub.share(session).is_none() && !dir.exists()).await;
+    assert!(attic.hub.group(session).is_none());
+    assert_eq!(attic.hub.accept(attic.id(), share(session, 9)).await, Err(Refusal::UnknownSession));
+    assert!(attic.hub.open_group(session).await.is_err());
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_of_a_birth_is_removed_and_a_born_session_stays() {
+    let attic = Host::founder("attic").await;
+    let born = attic.up().await;
+    let (empty, created) = (attic.bear(), attic.bear());
+    for (session, create) in [(empty, false), (created, true)] {
+        let group = attic.hub.open_group(session).await.unwrap();
+        group.init().await.unwrap();
+        group.lead().wait_for(|lead| lead.leading).await.unwrap();
+        if create {
+            let stamp = Timestamp(1);
+            let command = Command::Create { id: session, name: name("shop"), stamp, ssh_seed: [1; 32] };
+            super::requests::write(&attic.hub, session, command).await.unwrap();
+        }
+    }
+    let attic = attic.restart().await;
+    for session in [empty, created] {
+        let gone = async || attic.hub.group(session).is_none() && !attic.raft_dir(session).exists();
+        eventually("the rest of a birth is gone", gone).await;
+    }
+    assert!(attic.hub.group(born).is_some() && attic.hub.share(born).is_some());
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_ask_for_one_name_at_once_get_one_session() {
+    let attic = Host::founder("attic").await;
+    let (one, two) = tokio::join!(attic.up(), attic.up());
+    assert_eq!(one, two);
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hosts_vote_all_hear_and_another_leads_when_the_first_is_gone() {
+    let [attic, cellar, garden] = three().await;
+    let session = attic.up().await;
+    let all = BTreeSet::from([attic.id(), cellar.id(), garden.id()]);
+    for host in [&attic, &cellar, &garden] {
+        eventually("its share", async || host.hub.share(session).is_some()).await;
+        eventually("three voters", async || host.voters(session) == all).await;
+        eventually("three voices", async || host.hub.voices(session) == all).await;
+    }
+    let (dir, label) = attic.stop().await;
+    let ended = async || {
+        let request = Request::Down(session);
+        matches!(cellar.hub.ask(session, request).await, Ok(Answer::Done))
+    };
+    eventually("another coordinator takes the end", ended).await;
+    eventually("the end is heard", async || garden.hub.share(session).is_none_or(|share| share.ended)).await;
+    // It comes back to a session that is gone meanwhile, or goes now.
+    let attic = Host::start(dir, label).await;
+    for host in [&attic, &cellar, &garden] {
+        let gone = async || host.hub.share(session).is_none() && !host.raft_dir(session).exists();
+        eventually("nothing is left", gone).await;
+    }
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_no_voter_is_not_believed_whatever_it_says() {
+    let [attic, cellar, garden] = three().await;
+    let session = attic.bear();
+    let mut roll = garden.mesh.roll();
+    let born = roll.wait_for(|roll| roll.set.genesis(session).is_some());
+    tokio::time::timeout(WITHIN, born).await.unwrap().unwrap();
+    let head = proto::wire::record::HeadRecord {
+        name: name("shop"),
+        stamp: Timestamp(1),
+        term: u64::MAX,
+        recovery: u64::MAX,
+        version: u64::MAX,
+        generation: proto::id::Generation(1),
+        voters: vec![cellar.id()],
+        ended: false,
+    };
+    cellar.mesh.publish(RecordKey::Head(session), Some(Body::Head(head))).await;
+    let place = (cellar.id(), RecordKey::Head(session));
+    let mut records = garden.mesh.records();
+    let heard = records.wait_for(|records| records.contains_key(&place));
+    tokio::time::timeout(WITHIN, heard).await.unwrap().unwrap();
+    let request = Request::PutShare(Box::new(share(session, u64::MAX)));
+    let answer = cellar.mesh.call(garden.id(), request, WITHIN).await.unwrap();
+    assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
+    assert_eq!(garden.hub.head(session), None);
+    assert_eq!(garden.hub.doubted(), BTreeSet::from([session]));
+    garden.hub.ask_voices(session).await;
+    assert_eq!(garden.hub.voices(session), BTreeSet::from([attic.id()]));
+    for host in [attic, cellar, garden] {
+        host.stop().await;
+    }
+}
+
+#[test]
+fn reports_fit_a_record_reasons_are_cut_first() {
+    let report = |index| MachineReport {
+        machine: format!("web-{index}").parse().unwrap(),
+        epoch: proto::id::Epoch(1),
+        phase: Phase::Failed,
+        reason: Some("x".repeat(200)),
+    };
+    let reasons = |machines: u32| {
+        let reports: Vec<MachineReport> = (1..=machines).map(report).collect();
+        let Body::Session(record) = session_record(1, &reports) else { panic!("it is a session record") };
+        assert_eq!(record.machines.len(), machines as usize);
+        record.machines[0].reason.as_ref().map(String::len)
+    };
+    assert_eq!(reasons(2), Some(200));
+    assert_eq!(reasons(20), Some(80));
+    assert_eq!(reasons(40), Some(30));
+    assert_eq!(reasons(100), None);
+}
