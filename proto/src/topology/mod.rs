@@ -134,7 +134,7 @@ pub struct FileSpec {
 pub struct Service {
     /// TCP port in the machine.
     pub port: u16,
-    /// How readiness is found out; `None` = ready when the machine has booted.
+    /// How readiness is found out; `None` = ready when the machine has booted and its setup is done.
     pub ready: Option<Ready>,
 }
 

@@ -88,9 +88,10 @@ fn files_that_cannot_be_read_end_with_1_and_their_name() {
 fn without_an_agent_or_a_mesh_the_next_command_is_named() {
     let mut host = Host::new("nas", Place::Here);
     refused(&host, &["run"], 1, &["belongs to no mesh yet", "hint: agent init --name NAME"]);
+    refused(&host, &["status"], 7, &["the agent does not run here", "hint: agent init --name NAME"]);
+    host.agent(&["init", "--name", "nas"]).expect(0);
     let error = refused(&host, &["status"], 7, &["the agent does not run here", "hint: agent run"]);
     assert_eq!(error["kind"], "unreachable");
-    host.agent(&["init", "--name", "nas"]).expect(0);
     let before = fs::read(host.data().join("identity/host.key")).expect("a key");
     refused(&host, &["init", "--name", "other"], 4, &["belongs to a mesh already", "hint: "]);
     assert_eq!(fs::read(host.data().join("identity/host.key")).expect("a key"), before);
