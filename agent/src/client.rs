@@ -189,11 +189,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> Error {
         io::ErrorKind::ConnectionRefused => format!("nothing listens at {}", socket.display()),
         _ => format!("{}: {error}", socket.display()),
     };
-    let in_a_mesh = socket.parent().is_some_and(|data| data.join("identity").exists());
     let next = match error.kind() {
-        io::ErrorKind::NotFound if !in_a_mesh => {
-            "agent init --name NAME makes a mesh, agent join TOKEN enters one; then agent run"
-        }
         io::ErrorKind::PermissionDenied => "run this as the user that runs the agent, or name its --data-dir",
         _ => "agent run",
     };

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use proto::{
@@ -13,6 +14,10 @@ use proto::{
 };
 
 use crate::disk::{private_dir, write_durably};
+
+/// What writes into a session that ends is gone within milliseconds.
+const REMOVE_TRIES: u32 = 10;
+const REMOVE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The directory of all sessions of this host.
 #[derive(Clone, Debug)]
@@ -136,10 +141,19 @@ impl Store {
     }
 }
 
+/// Removes a directory with everything in it. A writer that is just ending may add a file while the
+/// directory is being read; then it is read again, a few times.
 fn remove_all(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let mut left = REMOVE_TRIES;
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && left > 1 => {
+                left -= 1;
+                std::thread::sleep(REMOVE_AGAIN);
+            }
+            removed => return removed,
+        }
     }
 }
 
