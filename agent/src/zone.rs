@@ -88,36 +88,47 @@ impl Zones {
         Arc::new(move |view, name, kind| {
             let zones = zones.clone();
             Box::pin(async move {
-                if view == View::Host {
-                    zones.listen_for(&name, kind).await;
+                // One zone for both steps: what becomes ready between them is not answered yet, because
+                // nothing listens for it yet.
+                let mut zone = zones.now.borrow().clone();
+                if view == View::Host && zones.listen_for(&zone, &name, kind).await {
+                    zone = zones.now.borrow().clone();
                 }
-                let zone = zones.now.borrow().clone();
                 names::answer(&zone, view, &name, kind)
             })
         })
     }
 
-    /// Makes the ports of a name listen before it is answered.
-    async fn listen_for(&self, name: &str, kind: Kind) {
+    /// Makes the ports of a name listen before it is answered. Tells whether that changed the zone.
+    async fn listen_for(&self, zone: &Zone, name: &str, kind: Kind) -> bool {
         let owner = match kind {
             Kind::A => name,
             // `_SERVICE._tcp.` stands before the group's own name.
             Kind::Srv => name.splitn(3, '.').nth(2).unwrap_or(name),
-            _ => return,
+            _ => return false,
         };
-        let zone = self.now.borrow().clone();
-        let Answer::Addresses(addresses) = names::answer(&zone, View::Host, owner, Kind::A) else { return };
+        let Answer::Addresses(addresses) = names::answer(zone, View::Host, owner, Kind::A) else {
+            return false;
+        };
         let of = |(_, forward): &(&(SessionId, String), &Forward)| {
             addresses.contains(&IpAddr::V4(forward.address))
         };
-        let Some(((session, label), told)) = zone.forwards.iter().find(of) else { return };
-        let Some(share) = self.hub.share(*session) else { return };
+        let Some(((session, label), told)) = zone.forwards.iter().find(of) else { return false };
+        let Some(share) = self.hub.share(*session) else { return false };
         let ports = services(&share, label).map(|services| services.values().copied()).into_iter().flatten();
         match self.forwards.open(*session, label, ports).await {
             // Almost always: the zone says already where each port listens.
-            Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {}
-            Ok(_) => self.refresh(),
-            Err(error) => tracing::warn!(label, %error, "no forward listens"),
+            Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {
+                false
+            }
+            Ok(_) => {
+                self.refresh();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(label, %error, "no forward listens");
+                false
+            }
         }
     }
 }
