@@ -191,6 +191,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> Error {
     };
     let next = match error.kind() {
         io::ErrorKind::PermissionDenied => "run this as the user that runs the agent, or name its --data-dir",
+        _ if !socket.with_file_name("identity").exists() => "agent init --name NAME    or agent join TOKEN",
         _ => "agent run",
     };
     Error::new(Kind::Unreachable, "the agent does not run here").because(because).next(next)
