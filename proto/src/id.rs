@@ -14,7 +14,7 @@ pub struct HostId(#[serde(with = "hex")] pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MeshId(#[serde(with = "hex")] pub [u8; 32]);
 
-/// A session: 128 random bits, written as 32 hex digits.
+/// A session: 128 bits of a hash over its creator and a random number, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(#[serde(with = "hex")] pub [u8; 16]);
 
