@@ -14,6 +14,7 @@ pub mod cidata;
 pub mod console;
 pub mod disk;
 pub mod handle;
+mod hangup;
 pub mod launch;
 pub mod openssh;
 pub mod probe;
