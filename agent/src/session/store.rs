@@ -41,6 +41,11 @@ impl Store {
         Ok(Store { root })
     }
 
+    /// Gives the directory of all sessions.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Gives the directory of one session.
     pub fn session(&self, session: SessionId) -> PathBuf {
         self.root.join(session.to_string())
