@@ -1,7 +1,15 @@
 //! A machine's own disk: an empty qcow2 layer over the read-only image. Made once, kept until the
 //! machine is removed: it may hold what the user cannot get back.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read, Seek},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::{process::Command, time::timeout};
 
@@ -9,6 +17,9 @@ use super::qemu::QemuFacts;
 
 /// Making an empty layer takes milliseconds; this is for a disk that is waking up.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of a backing file's name, as qcow2 allows.
+const MAX_NAME_BYTES: usize = 1023;
 
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
@@ -47,4 +58,19 @@ pub async fn create(facts: &QemuFacts, base: &Path, overlay: &Path, size: u64) -
     fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, overlay)?;
     Ok(())
+}
+
+/// Tells whether a disk is a layer over `base`, by the name in its header: that name is the image's hash,
+/// and the directory before it may have moved.
+pub fn is_over(overlay: &Path, base: &Path) -> io::Result<bool> {
+    let mut file = fs::File::open(overlay)?;
+    let mut header = [0; 20];
+    file.read_exact(&mut header)?;
+    let at = u64::from_be_bytes(header[8..16].try_into().unwrap_or_default());
+    let size = u32::from_be_bytes(header[16..20].try_into().unwrap_or_default());
+    let mut name = vec![0; usize::try_from(size).unwrap_or_default().min(MAX_NAME_BYTES)];
+    file.seek(io::SeekFrom::Start(at))?;
+    file.read_exact(&mut name)?;
+    let name = Path::new(OsStr::from_bytes(&name)).file_name();
+    Ok(name.is_some() && name == base.file_name())
 }
