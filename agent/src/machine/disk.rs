@@ -1,7 +1,14 @@
 //! A machine's own disk: an empty qcow2 layer over the read-only image. Made once, kept until the
-//! machine is removed: it may hold what the user cannot get back.
+//! machine is removed: it may hold what the user cannot get back. It grows and never shrinks.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::{process::Command, time::timeout};
 
@@ -30,21 +37,45 @@ pub enum DiskError {
 /// Makes `overlay` of `size` bytes over `base`, whole or not at all.
 pub async fn create(facts: &QemuFacts, base: &Path, overlay: &Path, size: u64) -> Result<(), DiskError> {
     let new = overlay.with_extension("new");
-    let child = Command::new(&facts.disk_tool)
-        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-        .arg(base)
-        .arg(&new)
-        .arg(size.to_string())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let mut create = Command::new(&facts.disk_tool);
+    create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(base).arg(&new).arg(size.to_string());
+    done(create).await?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, overlay)?;
+    Ok(())
+}
+
+/// Makes `overlay` as large as `size` if it is smaller. Nobody may have it open.
+pub async fn grow(facts: &QemuFacts, overlay: &Path, size: u64) -> Result<(), DiskError> {
+    if virtual_size(overlay)? >= size {
+        return Ok(());
+    }
+    let mut resize = Command::new(&facts.disk_tool);
+    resize.args(["resize", "-q", "-f", "qcow2"]).arg(overlay).arg(size.to_string());
+    done(resize).await?;
+    File::open(overlay)?.sync_all()?;
+    Ok(())
+}
+
+/// Reads how large the guest sees a qcow2 file: its header has the bytes at 24, most significant first.
+fn virtual_size(overlay: &Path) -> io::Result<u64> {
+    let mut header = [0; 32];
+    File::open(overlay)?.read_exact(&mut header)?;
+    if !header.starts_with(b"QFI\xfb") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 file"));
+    }
+    let mut size = [0; 8];
+    size.copy_from_slice(&header[24..]);
+    Ok(u64::from_be_bytes(size))
+}
+
+async fn done(mut command: Command) -> Result<(), DiskError> {
+    let child = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(WITHIN, child).await.map_err(|_| DiskError::Late)?.map_err(DiskError::Run)?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(DiskError::Refused(words));
     }
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    fs::File::open(&new)?.sync_all()?;
-    fs::rename(&new, overlay)?;
     Ok(())
 }

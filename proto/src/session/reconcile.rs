@@ -77,6 +77,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Size of the disk in MiB; `None` = the image's own size.
+    pub disk_mib: Option<u64>,
 }
 
 /// The process that is the parent of QEMU.
@@ -206,7 +208,7 @@ pub fn back_off_ms(times: u32) -> u64 {
 impl Settings {
     /// Gives what a machine is to be launched with.
     pub fn of(spec: &MachineSpec) -> Settings {
-        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib }
+        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib, disk_mib: spec.disk_mib }
     }
 }
 
@@ -246,11 +248,11 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
                 Restart::Never => None,
                 Restart::OnFailure if *clean => None,
                 _ if now < due => Some(Action::Wait { until: Some(due) }),
-                _ => Some(start(spec, seen, Some(because.clone()))),
+                _ => Some(start(spec, seen, waits, Some(because.clone()))),
             }
         }
-        Shim::Ended { .. } => Some(start(spec, seen, None)),
-        Shim::None if seen.launched.is_some() => Some(start(spec, seen, None)),
+        Shim::Ended { .. } => Some(start(spec, seen, waits, None)),
+        Shim::None if seen.launched.is_some() => Some(start(spec, seen, waits, None)),
         Shim::None => Some(first_start(spec, seen, waits)),
     }
 }
@@ -265,9 +267,15 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
 }
 
 /// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
-/// asked and nothing is waited for.
-fn start(spec: &MachineSpec, seen: &Seen, after: Option<String>) -> Action {
-    fetch(seen).unwrap_or(Action::Launch { epoch: spec.epoch, after })
+/// asked. What it needs must be ready all the same: after a power cut everything starts again.
+fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>) -> Action {
+    if let Some(fetch) = fetch(seen) {
+        return fetch;
+    }
+    if !waits.is_empty() {
+        return Action::Wait { until: None };
+    }
+    Action::Launch { epoch: spec.epoch, after }
 }
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.
