@@ -33,6 +33,8 @@ pub mod limits;
 pub mod names;
 pub mod seal;
 pub mod session;
+pub mod size;
+pub mod spelling;
 pub mod time;
 pub mod topology;
 pub mod trust;

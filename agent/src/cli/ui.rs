@@ -22,9 +22,16 @@ pub struct Ui {
     shown: Rc<Cell<bool>>,
 }
 
-/// A line on stderr that moves, on a terminal only.
+/// What moves on stderr.
 #[derive(Debug)]
-pub struct Moving(Option<ProgressBar>);
+pub enum Moving {
+    /// A line on a terminal.
+    Line(ProgressBar),
+    /// Lines one after the other, where nothing can be moved.
+    Lines,
+    /// Nothing: programs that asked for JSON are not talked to.
+    Nothing,
+}
 
 impl Ui {
     /// Speaks JSON or to people.
@@ -90,8 +97,11 @@ impl Ui {
 
     /// Starts a line that moves.
     pub fn moving(&self) -> Moving {
-        if self.json || !io::stderr().is_terminal() {
-            return Moving(None);
+        if self.json {
+            return Moving::Nothing;
+        }
+        if !io::stderr().is_terminal() {
+            return Moving::Lines;
         }
         let bar = ProgressBar::new_spinner();
         bar.set_style(
@@ -99,14 +109,21 @@ impl Ui {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
-        Moving(Some(bar))
+        Moving::Line(bar)
     }
 
     /// Asks before something goes; yes without a terminal, where nobody could answer.
     pub fn agrees(&self, question: &str) -> bool {
-        if self.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return true;
-        }
+        !self.can_ask() || self.asks(question)
+    }
+
+    /// Tells whether somebody is there who could answer.
+    pub fn can_ask(&self) -> bool {
+        !self.json && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks; anything but a clear yes is a no.
+    pub fn asks(&self, question: &str) -> bool {
         eprint!("{question} [y/N] ");
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
@@ -116,22 +133,24 @@ impl Ui {
 impl Moving {
     /// Replaces the line.
     pub fn set(&self, text: String) {
-        if let Some(bar) = &self.0 {
+        if let Moving::Line(bar) = self {
             bar.set_message(text);
         }
     }
 
-    /// Leaves a line above the moving one.
+    /// Leaves a line above the moving one, or behind those before.
     pub fn leave(&self, text: &str) {
-        if let Some(bar) = &self.0 {
-            bar.println(text);
+        match self {
+            Moving::Line(bar) => bar.println(text),
+            Moving::Lines => talk(text),
+            Moving::Nothing => {}
         }
     }
 }
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Moving::Line(bar) = self {
             bar.finish_and_clear();
         }
     }

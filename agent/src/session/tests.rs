@@ -170,7 +170,7 @@ impl Host {
     }
 
     async fn up(&self) -> SessionId {
-        self.app.up(intent(), None).await.unwrap().id.unwrap()
+        self.app.up(intent(), Default::default(), None).await.unwrap().id.unwrap()
     }
 
     fn voters(&self, session: SessionId) -> BTreeSet<HostId> {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, HostId, MachineName, MeshId, Name, SessionId},
-    session::{Accelerator, ChangeAction, Guard, Phase},
+    limits::MAX_MACHINES,
+    session::{Accelerator, ChangeAction, Guard, How, Phase, Replace},
     topology::{Diagnostic, Intent, Topology},
 };
 
@@ -337,18 +338,32 @@ pub struct Wanted {
     pub ssh_keys: BTreeMap<Name, Vec<String>>,
     /// For `up`: the plan's generation that the user saw; anything else is refused.
     pub index: Option<u64>,
+    /// Whose started disks may be lost.
+    #[serde(default)]
+    pub replace: Replace,
 }
 
 impl From<Intent> for Wanted {
     fn from(intent: Intent) -> Wanted {
         let files = intent.files.into_iter().map(|(path, bytes)| (path, BASE64.encode(&bytes))).collect();
-        Wanted { topology: intent.topology, files, ssh_keys: intent.ssh_keys, index: None }
+        Wanted {
+            topology: intent.topology,
+            files,
+            ssh_keys: intent.ssh_keys,
+            index: None,
+            replace: Replace::default(),
+        }
     }
 }
 
 impl TryFrom<Wanted> for Intent {
     type Error = Error;
     fn try_from(wanted: Wanted) -> Result<Intent, Error> {
+        let machines = wanted.topology.count();
+        if machines > MAX_MACHINES as u64 {
+            return Err(Error::new(Kind::Invalid, format!("the topology has {machines} machines"))
+                .because(format!("at most {MAX_MACHINES} are possible")));
+        }
         let decode = |(path, text): (String, String)| match BASE64.decode(text.as_bytes()) {
             Ok(bytes) => Ok((path, bytes)),
             Err(error) => Err(Error::new(Kind::Usage, format!("{path} is not base64")).because(error)),
@@ -369,6 +384,10 @@ pub struct PlanReport {
     pub rejected: Vec<PlanRejection>,
     /// What stands in the way; not empty = nothing is done.
     pub obstacles: Vec<PlanObstacle>,
+    /// Machines whose started disks would be lost although nobody said that they may be; not empty =
+    /// `up` does nothing without `--replace`.
+    #[serde(default)]
+    pub replaces: Vec<PlanChange>,
     /// Images that would travel.
     pub fetch: Vec<PlanFetch>,
     /// The generation that this plan would replace; `up --index` refuses any other.
@@ -384,6 +403,8 @@ pub struct PlanChange {
     pub machine: MachineName,
     /// What happens.
     pub action: ChangeAction,
+    /// For a change: `in place`, or `replace` when an empty disk takes the place of its own.
+    pub how: Option<How>,
     /// The host it is on, or was on.
     pub host: String,
     /// Why.
@@ -518,6 +539,9 @@ pub struct UpProgress {
     pub behind: Vec<String>,
     /// Images on their way: bytes here of bytes in all.
     pub fetching: Vec<Fetching>,
+    /// Hosts with machines of the session that are not heard now.
+    #[serde(default)]
+    pub away: Vec<String>,
 }
 
 /// An image on its way to a host.
