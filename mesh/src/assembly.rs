@@ -31,12 +31,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    addresses::Interfaces,
     answer::{self, Answering, Inbound, RaftInbound},
     cache::Cache,
     endpoint::{self, BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
+    interfaces::interfaces,
     join::{self, door::Door},
     keeper::Keeper,
     members::Members,
@@ -111,6 +113,7 @@ struct Inner {
     about: watch::Sender<HostRecord>,
     reach: watch::Receiver<Reach>,
     members: watch::Receiver<Arc<Members>>,
+    interfaces: watch::Receiver<Arc<Interfaces>>,
     serves: Option<RelayOffer>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
@@ -248,6 +251,11 @@ impl Mesh {
         self.inner.reach.clone()
     }
 
+    /// Watches this host's networks.
+    pub fn interfaces(&self) -> watch::Receiver<Arc<Interfaces>> {
+        self.inner.interfaces.clone()
+    }
+
     #[cfg(test)]
     pub(crate) fn streams(&self) -> Streams {
         self.inner.streams.clone()
@@ -296,6 +304,7 @@ pub async fn build(
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
     let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host())));
+    let (interfaces_tx, interfaces) = watch::channel(Arc::new(interfaces().await));
     let keeper = Keeper {
         identity: identity.clone(),
         endpoint: endpoint.clone(),
@@ -314,6 +323,7 @@ pub async fn build(
         facts,
         ways: ways_tx,
         heard: Default::default(),
+        interfaces: interfaces_tx,
     };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
@@ -335,8 +345,20 @@ pub async fn build(
     let running =
         Running { router, endpoint: endpoint.clone(), relay, stop: stop.clone(), stopped: stopped_tx };
     let run = running.run(parts);
-    let inner =
-        Inner { identity, endpoint, roster, streams, gossip, about, reach, members, serves, stop, stopped };
+    let inner = Inner {
+        identity,
+        endpoint,
+        roster,
+        streams,
+        gossip,
+        about,
+        reach,
+        members,
+        interfaces,
+        serves,
+        stop,
+        stopped,
+    };
     Ok((Mesh { inner: Arc::new(inner) }, run))
 }
 
@@ -448,7 +470,7 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
         (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
         (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
         (serve, Ports::Fixed(_)) => {
-            let addresses = reach::interfaces().await.addresses;
+            let addresses: Vec<IpAddr> = interfaces().await.addresses().collect();
             let any = addresses.first().copied().filter(|_| serve == Serve::On);
             reach::relay_address(&addresses).or(any)
         }

@@ -24,12 +24,14 @@ use proto::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
+    addresses::Interfaces,
     cache::Cache,
     deaf::Hearing,
     dialer::Dialer,
     gate::Gate,
     gossip::{Gossip, Records},
     identity::{self, Identity},
+    interfaces::interfaces,
     members::{self, Members, Sources},
     path::{Path, PathKind},
     reach,
@@ -51,6 +53,8 @@ const SPREAD_WIDTH: usize = 8;
 /// How long a host that gossip has lost is only suspected: a hiccup of a loaded host ends sooner.
 const SILENCE: Duration = Duration::from_secs(3);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the system is asked for its interfaces, beside when an address comes or goes.
+const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 /// Everything the loop works with.
 pub(crate) struct Keeper {
@@ -72,6 +76,8 @@ pub(crate) struct Keeper {
     pub(crate) ways: watch::Sender<Arc<Ways>>,
     /// Hosts that are or were just live, and when they last were.
     pub(crate) heard: BTreeMap<HostId, Instant>,
+    /// This host's networks.
+    pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
 }
 
 impl Keeper {
@@ -100,6 +106,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut look = tokio::time::interval(LOOK_AROUND);
         let mut dialer = Dialer::new(self.identity.host(), Instant::now());
         let mut hearing = Hearing::default();
         let mut before = BTreeSet::new();
@@ -145,7 +152,8 @@ impl Keeper {
                     self.note_connections(&before, &now);
                     before = now;
                 }
-                Some(_) = addresses.next() => {}
+                Some(_) = addresses.next() => self.look_around().await,
+                _ = look.tick() => self.look_around().await,
                 result = self.about.changed() => {
                     if result.is_err() { return }
                 }
@@ -215,10 +223,21 @@ impl Keeper {
         self.relays.set(self.offer.clone().into_iter().chain(theirs)).await;
     }
 
+    async fn look_around(&self) {
+        let found = interfaces().await;
+        self.interfaces.send_if_modified(|known| {
+            let changed = **known != found;
+            *known = Arc::new(found);
+            changed
+        });
+    }
+
     async fn publish(&self) {
         let me = self.identity.host();
         let bound = self.endpoint.bound_sockets();
-        let described = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let interfaces = self.interfaces.borrow().clone();
+        let own = self.endpoint.addr();
+        let described = reach::describe(&own, &interfaces, self.offer.clone(), self.loopback);
         let reach = reach::or_loopback(described, &bound);
         self.reach.send_if_modified(|old| {
             let changed = *old != reach;

@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod answer;
 mod assembly;
 mod cache;
@@ -24,6 +25,7 @@ mod gate;
 mod gossip;
 pub mod identity;
 mod inbound;
+mod interfaces;
 mod join;
 mod keeper;
 pub mod link;
@@ -41,15 +43,16 @@ mod swarm;
 mod tokens;
 mod wire;
 
+pub use addresses::Interfaces;
 pub use answer::{Inbound, RaftInbound};
 pub use assembly::{Config, Handlers, Mesh, MeshError, build};
 pub use endpoint::{FIRST_PORT, Ports};
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
+pub use interfaces::interfaces;
 pub use join::{JoinError, Joined, Joining, join};
 pub use members::{MemberState, MemberView, Members};
 pub use path::{Path, PathKind};
-pub use reach::{Interfaces, interfaces, is_public};
 pub use relay::Serve;
 pub use roster::Roll;
 pub use rpc::RpcError;
