@@ -8,10 +8,12 @@ use proto::{
     wire::record::{Reach, RelayOffer},
 };
 
-use crate::addresses::{Interfaces, MAX_ADDRESSES};
+use crate::addresses::Interfaces;
 
 /// Relays in one record.
 pub(crate) const MAX_RELAYS: usize = 2;
+/// Addresses of one kind that are dialled at once, whatever a member says of itself.
+const MAX_DIALLED: usize = 16;
 
 /// Chooses the address under which an own relay is offered, of those that are best first: IPv4, because every host
 /// has it.
@@ -63,8 +65,9 @@ fn is_useful(address: &IpAddr, loopback: bool) -> bool {
 }
 
 /// Gives what iroh needs to dial a host.
-pub(crate) fn endpoint_addr(id: iroh::EndpointId, reach: &Reach) -> EndpointAddr {
-    let direct = reach.addresses.iter().take(MAX_ADDRESSES).map(|address| TransportAddr::Ip(*address));
+pub(crate) fn endpoint_addr(id: iroh::EndpointId, reach: &Reach, more: &[SocketAddr]) -> EndpointAddr {
+    let direct = reach.addresses.iter().take(MAX_DIALLED).chain(more.iter().take(MAX_DIALLED));
+    let direct = direct.map(|address| TransportAddr::Ip(*address));
     let relays = reach.relays.iter().take(MAX_RELAYS).map(String::as_str);
     let own = reach.serves.as_ref().map(|offer| offer.url.as_str());
     let relays = relays.chain(own).filter_map(|url| url.parse().ok()).map(TransportAddr::Relay);

@@ -17,7 +17,8 @@ const STDIN_MAX: u64 = 64 * 1024;
 /// Join the mesh that a token is of
 ///
 /// Takes the token that `agent token create` printed on a host of the mesh. Works with and without a
-/// running agent, and says success only after data went both ways.
+/// running agent, and says success only after data went both ways. On a host that is in that mesh
+/// already, the token tells where the others are: so hosts that all moved at once meet again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  agent join mesh1abc... --name attic\n  \
     ssh nas agent token create | agent join - --name attic\n\n\
@@ -38,13 +39,35 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         daemon::join(&cx.data, request).await?
     };
     cx.ui.show(&joined, |joined, _| {
+        if joined.again.is_some() {
+            return again_in_words(joined);
+        }
         let by = joined.by.as_ref().map(|by| format!(", let in by {by}")).unwrap_or_default();
         format!("{} is a host of mesh {}{by}", joined.host.name, joined.mesh.name)
     });
-    if !cx.client.is_running().await {
+    if !cx.client.is_running().await && joined.again.as_ref().is_none_or(|again| !again.silent.is_empty()) {
         cx.ui.say("hint: agent run");
     }
     Ok(Exit::WELL)
+}
+
+/// Tells a member what came of a token of its own mesh.
+pub fn again_in_words(joined: &Joined) -> String {
+    let (host, mesh) = (&joined.host.name, &joined.mesh.name);
+    let Some(again) = &joined.again else { return format!("{host} is a host of mesh {mesh}") };
+    let came = match (&again.reached[..], &again.silent[..]) {
+        ([], []) => "the token names nobody else".to_owned(),
+        ([], silent) if again.tried => format!(
+            "the token's addresses are tried: {} {} not answer yet",
+            silent.join(", "),
+            if silent.len() == 1 { "does" } else { "do" }
+        ),
+        ([], silent) => {
+            format!("the token's addresses of {} are tried when the agent runs", silent.join(", "))
+        }
+        (reached, _) => format!("the token's addresses are tried: {} reached", reached.join(", ")),
+    };
+    format!("{host} is in the mesh {mesh} already; {came}")
 }
 
 /// Takes the token from the command line or, as `-`, from stdin.
