@@ -117,7 +117,28 @@ pub fn init(
 /// Joins a mesh without a daemon.
 pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
     let _lock = take(data)?;
+    if mesh::identity::exists(data.path()) {
+        return join_again(data, &request);
+    }
     join_locked(data, &request).await
+}
+
+/// Writes down what a token of this host's own mesh tells of members, for the next start.
+fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+    let token = request.token.parse().map_err(mesh::MeetError::from);
+    let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
+        Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
+    })?;
+    let silent = noted.members.iter().map(Name::to_string).collect();
+    Ok(api::Joined {
+        mesh: api::MeshRef {
+            id: noted.identity.mesh,
+            name: noted.mesh_name.map_or_else(String::new, |name| name.to_string()),
+        },
+        host: api::HostRef { id: noted.identity.host(), name: noted.name.to_string() },
+        by: None,
+        again: Some(api::Again { tried: false, reached: Vec::new(), silent }),
+    })
 }
 
 async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
@@ -142,6 +163,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
             },
             host: api::HostRef { id: identity.host(), name: name.to_string() },
             by: None,
+            again: None,
         }),
         Ok(Joined::Pending { issuers }) => {
             let names: Vec<&str> = issuers.iter().map(Name::as_str).collect();
@@ -327,6 +349,12 @@ async fn stage(what: &str, end: impl Future<Output = ()>) {
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.
 fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
     if mesh::identity::exists(data.path()) {
+        // The command line of a service stays when its token ends: it never keeps a member from running.
+        match join.map(|request| join_again(data, &request)) {
+            Some(Ok(joined)) => eprintln!("{}", crate::cli::joined_again(&joined)),
+            Some(Err(error)) => eprintln!("--join is passed over: {}", error.because.unwrap_or(error.what)),
+            None => {}
+        }
         return Ok(None);
     }
     let kept = || mesh::identity::pending(data.path());

@@ -1,8 +1,10 @@
 //! The mesh as people see it: status, hosts, tokens.
 
+use std::time::Duration;
+
 use proto::{
     id::{HostId, Name},
-    trust::GrantState,
+    trust::{GrantState, TokenError},
     wire::{
         api::{self, Error, Kind, MemberState, PathKind},
         record::{Body, HostRecord, RecordKey},
@@ -14,6 +16,8 @@ use crate::{doctor, machine::Qemu, session::actions::words};
 
 /// A clock that is this far behind what issuers have signed is told.
 const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
+/// How long a member that joins again is waited for; it is tried on afterwards.
+const MEET_WITHIN: Duration = Duration::from_secs(8);
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
@@ -107,13 +111,31 @@ impl App {
         rows
     }
 
-    /// Joins the mesh of a token: refused, because a running agent is in a mesh already.
+    /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
+    /// running agent is in a mesh already.
     pub async fn join(&self, request: api::JoinRequest) -> Answer<api::Joined> {
         let mesh = &self.deps().mesh;
-        let named = request.name.map_or(String::new(), |name| format!(" as {name}"));
-        Err(Error::new(Kind::Refused, format!("this host did not join{named}"))
-            .because(format!("it is {} in the mesh {} already", mesh.name(), self.mesh_name()))
-            .next("use another data directory: agent join TOKEN --data-dir DIR"))
+        let refused = |error: mesh::MeetError| {
+            let named = request.name.as_ref().map_or(String::new(), |name| format!(" as {name}"));
+            let next = match &error {
+                mesh::MeetError::OtherMesh { .. } => {
+                    "use another data directory: agent join TOKEN --data-dir DIR"
+                }
+                _ => "ask for a new one: agent token create",
+            };
+            Error::new(Kind::Refused, format!("this host did not join{named}"))
+                .because(words(&error))
+                .next(next)
+        };
+        let token = request.token.parse().map_err(|error: TokenError| refused(error.into()))?;
+        let met = mesh.meet(&token, MEET_WITHIN).await.map_err(refused)?;
+        let names = |names: Vec<Name>| names.iter().map(Name::to_string).collect();
+        Ok(api::Joined {
+            mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
+            host: api::HostRef { id: mesh.me(), name: mesh.name().to_string() },
+            by: None,
+            again: Some(api::Again { tried: true, reached: names(met.reached), silent: names(met.silent) }),
+        })
     }
 
     /// Tells every grant.

@@ -27,6 +27,7 @@ mod token;
 mod ui;
 mod up;
 mod value;
+pub use join::again_in_words as joined_again;
 pub use value::{hostname, no_name, span};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};

@@ -145,6 +145,20 @@ pub struct Joined {
     pub host: HostRef,
     /// The member that let it in.
     pub by: Option<String>,
+    /// For a host that was in the mesh before: what came of the token's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// What a token's addresses brought to a host that is in its mesh already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Whether an agent runs here that tries them.
+    pub tried: bool,
+    /// Members of the token that are connected now.
+    pub reached: Vec<String>,
+    /// Members of the token that are not.
+    pub silent: Vec<String>,
 }
 
 /// `agent status`.
