@@ -48,7 +48,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(output: Output) -> Answer {
+    /// Takes what a command that has ended left.
+    pub fn of(output: Output) -> Answer {
         Answer {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -12,4 +12,5 @@ mod one_host;
 mod partition;
 mod restarts;
 mod setup;
+mod stdout;
 mod tidy;
