@@ -5,6 +5,7 @@ mod coordinator;
 mod ctrl_c;
 mod debian;
 mod down_away;
+mod enter;
 mod join;
 mod kills;
 mod lab_session;
