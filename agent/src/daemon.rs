@@ -89,12 +89,14 @@ fn take(data: &DataDir) -> Answer<disk::Lock> {
     })
 }
 
-/// Makes a mesh of one host in `data`, without a daemon.
+/// Makes a mesh of one host in `data`, without a daemon. It is told before it is made: when that fails,
+/// there is none.
 pub fn init(
     data: &DataDir,
     name: Name,
     mesh: Name,
     tags: BTreeMap<String, String>,
+    tell: impl FnOnce(&api::Initialised) -> Answer<()>,
 ) -> Answer<api::Initialised> {
     let what = "no mesh was made";
     if mesh::identity::exists(data.path()) {
@@ -104,14 +106,19 @@ pub fn init(
     }
     let _lock = take(data)?;
     let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags, recovery: None };
-    let made = mesh::identity::create(data.path(), founding, wall_clock());
-    let (identity, recovery) =
-        made.map_err(|error| Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor"))?;
-    Ok(api::Initialised {
+    let failed = |error: mesh::IdentityError| {
+        Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor")
+    };
+    let prepared = mesh::identity::prepare(data.path(), founding, wall_clock()).map_err(failed)?;
+    let identity = prepared.identity();
+    let made = api::Initialised {
         mesh: api::MeshRef { id: identity.mesh, name: mesh.to_string() },
         host: api::HostRef { id: identity.host(), name: name.to_string() },
-        recovery,
-    })
+        recovery: prepared.recovery(),
+    };
+    tell(&made)?;
+    prepared.commit().map_err(failed)?;
+    Ok(made)
 }
 
 /// Joins a mesh without a daemon.

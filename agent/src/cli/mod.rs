@@ -9,12 +9,14 @@ mod doctor;
 mod down;
 mod error;
 mod events;
+mod file;
 mod host;
 mod image;
 mod init;
 mod intent;
 mod join;
 mod machine;
+mod out;
 mod plan;
 mod run;
 mod service;
@@ -128,7 +130,7 @@ pub fn main() -> ExitCode {
             .because(error)
             .next("set HOME or name one with --data-dir DIR")),
     };
-    done.unwrap_or_else(|error| ui.fail(&error)).into()
+    ui.end(done).into()
 }
 
 fn start(cx: Cx, noun: Noun) -> Done {
