@@ -18,7 +18,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     time::Timestamp,
-    trust::{RefusedBecause, Statement},
+    trust::Statement,
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -44,7 +44,7 @@ use crate::{
     reach,
     relay::{Doorkeeper, Relay, Serve},
     relays::Relays,
-    roster::{Roll, Roster},
+    roster::{Roll, Roster, SayError},
     rpc::{self, Exchange, RpcError},
     swarm::{self, Streams},
     tokens::{self, Made, TokenView, TokensError, Wanted},
@@ -159,8 +159,8 @@ impl Mesh {
         self.inner.roster.watch()
     }
 
-    /// Signs a statement of this host and spreads it.
-    pub fn say(&self, statement: &Statement) -> Result<(), RefusedBecause> {
+    /// Signs a statement of this host, stores it, and spreads it.
+    pub fn say(&self, statement: &Statement) -> Result<(), SayError> {
         self.inner.roster.say(statement, &self.inner.identity.seed)
     }
 

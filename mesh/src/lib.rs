@@ -51,7 +51,7 @@ pub use members::{MemberState, MemberView, Members};
 pub use path::{Path, PathKind};
 pub use reach::{Interfaces, interfaces, is_public};
 pub use relay::Serve;
-pub use roster::Roll;
+pub use roster::{Roll, SayError};
 pub use rpc::RpcError;
 pub use tokens::{Made, TokenView, TokensError, Wanted};
 

@@ -41,6 +41,7 @@ use super::{
     setup,
     stop::{Step, Stopping},
 };
+use crate::limits;
 
 mod ending;
 mod guard;
@@ -93,7 +94,11 @@ fn start(dir: &Path, run: &Path) -> io::Result<()> {
         return Err(io::Error::other("the intent is from before this host's last start"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_machine(&intent, &paths))?;
+    runtime.block_on(async {
+        limits::raise();
+        limits::catch_file_size();
+        run_machine(&intent, &paths).await
+    })?;
     drop(lock);
     Ok(())
 }
@@ -305,7 +310,7 @@ fn hear_setup(paths: &Paths, desk: &serve::Desk, setup: Setup) {
         && let Err(error) = record::replace(&paths.set_up(), b"")
     {
         // The guest tells it again at its next boot.
-        eprintln!("shim: cannot write {}: {error}", paths.set_up().display());
+        writeln!(io::stderr(), "shim: cannot write {}: {error}", paths.set_up().display()).ok();
     }
     desk.status.send_modify(|status| status.setup = setup);
     note(paths, &desk.status);
