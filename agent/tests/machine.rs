@@ -7,6 +7,10 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../src/machine/mod.rs"]
 mod machine;
+// What the module stands on.
+#[allow(dead_code)]
+#[path = "../src/limits.rs"]
+mod limits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -19,7 +19,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     time::Timestamp,
-    trust::{RefusedBecause, Statement, Token},
+    trust::{Statement, Token},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -49,7 +49,7 @@ use crate::{
     reach,
     relay::{Doorkeeper, Relay, Serve},
     relays::Relays,
-    roster::{Roll, Roster},
+    roster::{Roll, Roster, SayError},
     rpc::{self, Exchange, RpcError},
     swarm::{self, Streams},
     tokens::{self, Made, TokenView, TokensError, Wanted},
@@ -168,8 +168,8 @@ impl Mesh {
         self.inner.roster.watch()
     }
 
-    /// Signs a statement of this host and spreads it.
-    pub fn say(&self, statement: &Statement) -> Result<(), RefusedBecause> {
+    /// Signs a statement of this host, stores it, and spreads it.
+    pub fn say(&self, statement: &Statement) -> Result<(), SayError> {
         self.inner.roster.say(statement, &self.inner.identity.seed)
     }
 

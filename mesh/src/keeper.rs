@@ -37,7 +37,7 @@ use crate::{
     path::{Path, PathKind},
     reach,
     relays::Relays,
-    roster::{self, Roster},
+    roster::{self, Roster, SayError},
     rpc::{self, Exchange},
     swarm::Streams,
 };
@@ -128,6 +128,7 @@ impl Keeper {
                     }
                 }
                 _ = housekeeping.tick() => {
+                    self.roster.catch_up();
                     self.keep_house();
                     changed.send_replace(());
                 }
@@ -327,8 +328,11 @@ impl Keeper {
 
     fn sign(&self, certificate: Option<proto::trust::Certificate>, seed: &proto::seal::Seed) {
         let Some(certificate) = certificate else { return };
-        if let Err(because) = self.roster.say(&Statement::Certificate(certificate), seed) {
-            tracing::warn!(%because, "a certificate was not accepted");
+        match self.roster.say(&Statement::Certificate(certificate), seed) {
+            Ok(()) => {}
+            Err(SayError::Refused(because)) => tracing::warn!(%because, "a certificate was not accepted"),
+            // A disk that is full is told by its owner, and this is tried again at every look.
+            Err(SayError::Store(error)) => tracing::debug!(%error, "a certificate was not stored"),
         }
     }
 }

@@ -60,7 +60,7 @@ pub use join::{JoinError, Joined, Joining, MeetError, Met, Noted, join, note};
 pub use members::{MemberState, MemberView, Members};
 pub use path::{Path, PathKind};
 pub use relay::Serve;
-pub use roster::Roll;
+pub use roster::{Roll, SayError};
 pub use rpc::RpcError;
 pub use tokens::{Made, TokenView, TokensError, Wanted};
 

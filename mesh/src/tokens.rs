@@ -8,7 +8,7 @@ use proto::{
     seal::{PublicKey, Seed},
     time::Timestamp,
     trust::{
-        Bootstrap, Capabilities, Grant, GrantState, RefusedBecause, Revocation, Statement, Token, TokenError,
+        Bootstrap, Capabilities, Grant, GrantState, Revocation, Statement, Token, TokenError,
         token::{MAX_ADDRESSES, MAX_BOOTSTRAP},
     },
     wire::record::{Reach, RelayOffer},
@@ -18,7 +18,7 @@ use crate::{
     gossip::Records,
     identity::Identity,
     members,
-    roster::{Roll, Roster},
+    roster::{Roll, Roster, SayError},
 };
 
 /// What a token shall allow.
@@ -81,9 +81,9 @@ pub enum TokensError {
     /// The addresses do not fit.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The statement was not accepted.
-    #[error("the statement was not accepted: {0}")]
-    Refused(#[from] RefusedBecause),
+    /// The statement was not accepted, or could not be stored.
+    #[error(transparent)]
+    Said(#[from] SayError),
 }
 
 fn names(names: &[Name]) -> String {

@@ -45,6 +45,7 @@ impl App {
             members: hosts.iter().map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
+            health: self.health().await,
         })
     }
 
@@ -69,8 +70,22 @@ impl App {
             let what = format!("this host's clock is {behind} behind the mesh");
             warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
         }
+        warnings.extend(self.others_in_trouble());
         warnings.extend(absent(hosts));
         warnings
+    }
+
+    /// Tells which other members say that they cannot store anything.
+    fn others_in_trouble(&self) -> Vec<api::Warning> {
+        let records = self.deps().mesh.records().borrow().clone();
+        let warning = |((host, _), body): (&(HostId, RecordKey), &Body)| match body {
+            Body::Host(record) if *host != self.hub().me() => Some(api::Warning {
+                what: format!("{}: {}", record.name, record.trouble.as_ref()?),
+                next: Some(format!("on {}: agent doctor", record.name)),
+            }),
+            _ => None,
+        };
+        records.iter().filter_map(warning).collect()
     }
 
     /// Tells every member with what it offers.
@@ -163,15 +178,13 @@ impl App {
     pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
         let wanted = mesh::Wanted { expires_ms, uses: create.uses, admin: create.admin };
-        let made = self.deps().mesh.token_create(wanted).await;
-        let made = made.map_err(|error| {
-            let members = self.deps().mesh.members().borrow().clone();
-            let issuers: Vec<String> =
-                members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
-            Error::new(Kind::Refused, "no token was made")
-                .because(words(&error))
-                .next(format!("on {}: agent token create", issuers.join(" or ")))
-        })?;
+        let made = match self.deps().mesh.token_create(wanted).await {
+            Ok(made) => made,
+            Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
+                return Err(self.not_said("no token was made", &error).await);
+            }
+            Err(error) => return Err(self.no_token(&error)),
+        };
         Ok(api::TokenCreated {
             id: made.id,
             token: made.text,
@@ -179,6 +192,15 @@ impl App {
             uses: u64::from(create.uses),
             addresses: made.kinds.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    fn no_token(&self, error: &mesh::TokensError) -> Error {
+        let members = self.deps().mesh.members().borrow().clone();
+        let issuers: Vec<String> =
+            members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+        Error::new(Kind::Refused, "no token was made")
+            .because(words(error))
+            .next(format!("on {}: agent token create", issuers.join(" or ")))
     }
 
     /// Revokes a grant, by id or a unique beginning of it.
@@ -190,12 +212,16 @@ impl App {
             return Err(Error::new(kind, format!("{} tokens have the id {}", found.len(), token.id))
                 .next("agent token list"));
         };
-        let revoked = self.deps().mesh.token_revoke(&row.id);
-        revoked.map_err(|error| {
-            Error::new(Kind::Refused, "the token was not revoked")
-                .because(words(&error))
-                .next("agent token list")
-        })?;
+        let what = "the token was not revoked";
+        match self.deps().mesh.token_revoke(&row.id) {
+            Ok(()) => {}
+            Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
+                return Err(self.not_said(what, &error).await);
+            }
+            Err(error) => {
+                return Err(Error::new(Kind::Refused, what).because(words(&error)).next("agent token list"));
+            }
+        }
         Ok(api::Named { id: row.id.clone() })
     }
 

@@ -37,7 +37,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use proto::wire::api::{Error, Kind};
 
-use crate::{client::Client, data::DataDir};
+use crate::{client::Client, data::DataDir, limits, log};
 use error::Exit;
 use ui::Ui;
 
@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
 
 fn start(cx: Cx, noun: Noun) -> Done {
     let daemon = matches!(noun, Noun::Run(_));
-    ui::log(daemon);
+    log::start(daemon);
     let runtime = if daemon {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
     } else {
@@ -143,9 +143,16 @@ fn start(cx: Cx, noun: Noun) -> Done {
     };
     let runtime =
         runtime.map_err(|error| Error::new(Kind::Failed, "the program cannot start").because(error))?;
-    let done = runtime.block_on(dispatch(&cx, noun));
+    let done = runtime.block_on(async {
+        if daemon {
+            limits::raise();
+        }
+        limits::catch_file_size();
+        dispatch(&cx, noun).await
+    });
     // A blocking read of stdin would hold the program after its work.
     runtime.shutdown_background();
+    log::flush();
     done
 }
 

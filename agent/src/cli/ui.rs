@@ -148,7 +148,8 @@ impl Ui {
 
     /// Asks; anything but a clear yes is a no.
     pub fn asks(&self, question: &str) -> bool {
-        eprint!("{question} [y/N] ");
+        // Who cannot be asked is shown nothing, and says nothing: that is a no.
+        drop(write!(io::stderr(), "{question} [y/N] "));
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
     }
@@ -178,21 +179,6 @@ impl Drop for Moving {
             bar.finish_and_clear();
         }
     }
-}
-
-/// Sends the program's log to stderr: the daemon's always, a command's when `AGENT_LOG` asks.
-pub fn log(daemon: bool) {
-    let default = if daemon {
-        "info,iroh=error,iroh::socket=off,libp2p=warn,openraft=error,openraft::replication=off,chitchat=warn,hickory_server=warn"
-    } else {
-        "off"
-    };
-    let wanted = std::env::var("AGENT_LOG").unwrap_or_else(|_| default.to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&wanted)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // A second subscriber is refused; the first one does the work.
-    drop(subscriber.with_ansi(io::stderr().is_terminal()).try_init());
 }
 
 /// Writes an error in three lines: what, why, what next.

@@ -75,6 +75,8 @@ pub struct HostFacts {
     pub memory_mib: u64,
     /// Disk in MiB free for machines.
     pub disk_mib: u64,
+    /// Disk in MiB that stays free for the host itself, besides.
+    pub disk_kept_mib: u64,
     /// Whether its owner lets it run machines for others; and the reason why not.
     pub runs_machines: bool,
     /// Memory in MiB held by machines of *other* sessions.

@@ -176,6 +176,9 @@ pub struct Status {
     pub sessions: Vec<SessionRow>,
     /// What a person should look at, with the command that helps.
     pub warnings: Vec<Warning>,
+    /// What keeps this agent from doing its work; empty = it is well.
+    #[serde(default)]
+    pub health: Vec<Trouble>,
 }
 
 /// The host that answers.
@@ -193,6 +196,17 @@ pub struct ThisHost {
     pub up_s: u64,
     /// The relay this host serves.
     pub relay: Option<String>,
+}
+
+/// Something that keeps an agent from doing its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What is wrong.
+    pub what: String,
+    /// What was seen.
+    pub because: String,
+    /// The command that helps.
+    pub next: Option<String>,
 }
 
 /// Something a person should look at.
@@ -584,6 +598,9 @@ pub struct DownProgress {
     pub remaining: Vec<Remaining>,
     /// Hosts that had machines and do not answer: they stop and delete them when they return.
     pub away: Vec<String>,
+    /// What keeps it from going on.
+    #[serde(default)]
+    pub because: Vec<String>,
 }
 
 /// A machine that is not gone yet.
