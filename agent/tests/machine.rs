@@ -7,6 +7,10 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../src/machine/mod.rs"]
 mod machine;
+// What the module stands on.
+#[allow(dead_code)]
+#[path = "../src/limits.rs"]
+mod limits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -510,6 +514,125 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
 
     let ending = within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
     assert_eq!((ending.reason.as_str(), ending.clean), ("stopped", true));
+}
+
+/// What a process holds, as the kernel counts it.
+fn descriptors(process: &Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", process.pid)).unwrap().count()
+}
+
+/// Ends one connection in each way there is, from either side, while the other reads, writes or does nothing.
+async fn every_way_to_end(shim: &Shim) {
+    // Errors are how some of them end.
+    let page = async {
+        assert!(page(shim, "/file").await.len() > 200_000);
+    };
+    let refused = async {
+        shim.dial(9).await.unwrap_err();
+    };
+    let at_once = async { drop(shim.dial(ECHO).await.unwrap()) };
+    let unread = async {
+        for port in [ENDLESS, 8080] {
+            let mut stream = shim.dial(port).await.unwrap();
+            stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").await.unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+        }
+    };
+    let in_order = async {
+        let mut stream = shim.dial(ECHO).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello");
+    };
+    let half = async { shim.dial(DEAF).await.unwrap().shutdown().await.unwrap() };
+    let abandoned = async { shim.dial(DEAF).await.unwrap().write_all(b"hello").await.unwrap() };
+    let full = async {
+        let mut stream = shim.dial(DEAF).await.unwrap();
+        timeout(Duration::from_millis(300), stream.write_all(&vec![0; 1 << 20])).await.ok();
+    };
+    let by_the_guest = async {
+        let mut stream = shim.dial(BRIEF).await.unwrap();
+        let _ended = stream.write_all(&[0; 50_000]).await;
+        let _ended = stream.read_to_end(&mut Vec::new()).await;
+    };
+    let while_asked = async {
+        for port in [ECHO, DEAF, 9] {
+            timeout(Duration::ZERO, shim.dial(port)).await.ok();
+            timeout(Duration::from_millis(1), shim.dial(port)).await.ok();
+        }
+    };
+    let checks = async {
+        assert!(machine::probe::ready(shim, 8080, &Probe::Http("/file".into())).await);
+        assert!(machine::probe::ready(shim, DEAF, &Probe::Tcp).await);
+    };
+    let all = async {
+        tokio::join!(page, refused, at_once, unread, in_order, half, abandoned, full, by_the_guest);
+        tokio::join!(while_asked, checks)
+    };
+    within(60, all).await;
+}
+
+/// Ports of the guest: echoes, writes for ever, reads and writes nothing, ends at once.
+const ECHO: u16 = 7001;
+const ENDLESS: u16 = 7002;
+const DEAF: u16 = 7003;
+const BRIEF: u16 = 7004;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
+    let Some(tiny) = tiny() else { return };
+    let Some(mut bench) = bench(Some(&tiny)).await else { return };
+    let programs = [(ECHO, "cat"), (ENDLESS, "yes"), (DEAF, "sleep 40"), (BRIEF, "true")];
+    let listen = |(port, program)| format!("nc -ll -p {port} -e {program} >/dev/null 2>&1 </dev/null &");
+    bench.launch.spec.setup = programs.map(listen).to_vec();
+    let shim = bench.launch().await;
+    let process = shim.status().borrow().shim.clone();
+    within(120, async {
+        while !machine::probe::ready(&shim, 8080, &Probe::Http("/file".into())).await {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    let held = || async { (descriptors(&process), shim.counts().await.unwrap()) };
+    let settles = |what: &'static str, goal: (usize, machine::wire::Counts)| async move {
+        let mut seen = held().await;
+        let start = Instant::now();
+        while seen != goal {
+            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {seen:?}, not {goal:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            seen = held().await;
+        }
+    };
+    // The checks so far have to end first.
+    let mut quiet = held().await;
+    within(30, async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let before = std::mem::replace(&mut quiet, held().await);
+            if before == quiet && (quiet.1.dials, quiet.1.callers) == (0, 0) {
+                return;
+            }
+        }
+    })
+    .await;
+
+    let open = [shim.dial(ECHO).await.unwrap(), shim.dial(DEAF).await.unwrap()];
+    let seen = held().await;
+    assert_eq!((seen.0, seen.1.dials, seen.1.callers), (quiet.0 + 2, 2, 2), "what is held is seen");
+    drop(open);
+    for _ in 0..20 {
+        every_way_to_end(&shim).await;
+    }
+    settles("after hundreds of connections", quiet).await;
+    // Whoever looks at the silent console and goes away leaves nothing either.
+    for _ in 0..40 {
+        drop(shim.console().await.unwrap());
+    }
+    settles("after many looks at the console", quiet).await;
+    assert_eq!(page(&shim, "/file").await.len(), PAGE.len() * BIG);
+    within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
 }
 
 /// Sends an echo request from 10.64.7.9 until the guest answers it.

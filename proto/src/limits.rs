@@ -9,6 +9,12 @@ pub const MAX_MACHINES: usize = 500;
 pub const MAX_GROUPS: usize = 100;
 /// Machines of one group.
 pub const MAX_COUNT: u32 = 200;
+/// Wished disk per free disk of a host: disks are sparse, and few guests fill theirs.
+pub const DISK_OVERCOMMIT: u64 = 4;
+/// Least memory of a machine: half of what the smallest guest that we know boots with.
+pub const MIN_MEMORY_MIB: u64 = 32;
+/// Largest disk of a machine, 64 TiB: beyond this guests' file systems and qcow2 begin to differ.
+pub const MAX_DISK_MIB: u64 = 64 << 20;
 /// Bytes of a topology file. Ten times the largest a person would write by hand.
 pub const MAX_TOPOLOGY_BYTES: usize = 256 * 1024;
 /// Bytes of one file that a topology injects (DESIGN section 13).

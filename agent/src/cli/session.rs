@@ -17,15 +17,19 @@ use crate::client::quoted;
 pub enum Verb {
     /// Show what `up` would do, and change nothing
     ///
-    /// The marks: + created, ~ changed, - removed, = kept. Below are the hosts that were not chosen
-    /// and why, and what travels. Ends with 4 when something stands in the way, with 2 when the file
-    /// is wrong.
+    /// The marks: + created, ~ changed, - removed with its disk, = kept. A change says "in place", or
+    /// "replace" when the machine would start with an empty disk. Below are the hosts that were not
+    /// chosen and why, and what travels. Ends with 4 when something stands in the way, with 2 when the
+    /// file is wrong.
     #[command(
         after_help = "Example:\n  agent session plan topology.toml\n  agent session plan topology.toml --json | jq .obstacles"
     )]
     Plan {
-        /// The topology file
+        /// The topology file, or `-` for stdin
         file: PathBuf,
+        /// Plan as `up --replace` would
+        #[arg(long, value_name = "MACHINE|all")]
+        replace: Vec<String>,
     },
     Up(up::Args),
     /// Show a session: its machines, where they are, and its services
@@ -42,7 +46,7 @@ pub enum Verb {
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
-        Verb::Plan { file } => plan::run(cx, &file).await,
+        Verb::Plan { file, replace } => plan::run(cx, &file, &replace).await,
         Verb::Up(args) => up::run(cx, args).await,
         Verb::Down(args) => down::run(cx, args).await,
         Verb::Status { session } => {

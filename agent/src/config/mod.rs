@@ -154,14 +154,7 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 fn parse_mib(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
-    match unit.trim_start() {
-        "MiB" => Some(number),
-        "GiB" => number.checked_mul(1024),
-        "TiB" => number.checked_mul(1024 * 1024),
-        _ => None,
-    }
+    proto::size::mib(text).ok()
 }
 
 fn parse_zone(text: &str) -> Option<String> {

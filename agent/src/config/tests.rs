@@ -85,7 +85,6 @@ fn every_wrong_value_is_told() {
         expect![[r#"
             config.toml:4: policy.machines is "maybe", it must be true or false
             config.toml:2: policy.cpus is "0", it must be "all" or a number from 1
-            config.toml:3: policy.memory is "4GB", it must be "auto" or a size such as "4GiB"
             environment AGENT_RELAY_SERVE: relay.serve is "perhaps", it must be "auto", "on" or "off"
             --set: dns.zone is "a..b", it must be a domain such as mesh.internal
             config.toml:6: listen.port is "65535", it must be a port from 1 to 65534

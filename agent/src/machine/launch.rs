@@ -148,8 +148,9 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     if !intent.base.is_file() {
         return Err(LaunchError::NoImage(intent.base.clone()));
     }
-    disks(&paths, intent, before.as_ref()).await?;
-    let intent = Launch { boot, qemu, ..intent.clone() };
+    let intent = as_made(intent, before.as_ref());
+    disks(&paths, &intent, before.as_ref()).await?;
+    let intent = Launch { boot, qemu, ..intent };
     record::store(&paths.launch(), &intent).map_err(|error| LaunchError::Io("write the intent", error))?;
     let mark = intent.mark(&paths).to_string();
     let child = spawn(host, &paths, &mark).map_err(|error| LaunchError::Io("start the shim", error))?;
@@ -191,10 +192,22 @@ fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&S
     qemu
 }
 
+/// Gives the intent with what the disk was made with: what a guest is told at its first boot stays as it
+/// was for as long as it has that disk, also for guests that ask at every boot.
+fn as_made(intent: &Launch, before: Option<&Launch>) -> Launch {
+    let mut intent = intent.clone();
+    if let Some(was) = before.map(|before| &before.spec).filter(|was| was.epoch == intent.spec.epoch) {
+        let spec = &mut intent.spec;
+        (spec.setup, spec.files, spec.env) = (was.setup.clone(), was.files.clone(), was.env.clone());
+        (spec.ssh_keys, spec.user) = (was.ssh_keys.clone(), was.user.clone());
+    }
+    intent
+}
+
 async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
+    let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
     if !paths.disk().exists() {
         forget(&paths.set_up()).map_err(|error| LaunchError::Io("forget the last disk", error))?;
-        let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
     } else if before.is_some_and(|before| before.spec.image != intent.spec.image) {
         return Err(LaunchError::OtherImage);
@@ -204,6 +217,8 @@ async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Resul
     {
         // Nothing else tells any more what it was made from.
         return Err(LaunchError::OtherImage);
+    } else {
+        disk::grow(&intent.qemu, &paths.disk(), size).await?;
     }
     cidata::write(&paths.seed(), &seed::seed(intent))
         .map_err(|error| LaunchError::Io("write the seed disk", error))

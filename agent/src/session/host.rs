@@ -274,7 +274,7 @@ impl HostLoop {
         }
         let last = || {
             let last: ShimStatus = record::known(&paths.status())?;
-            Some(Settings { epoch: last.epoch, cpus: 0, memory_mib: 0 })
+            Some(Settings { epoch: last.epoch, cpus: 0, memory_mib: 0, disk_mib: None })
         };
         known.or_else(last).or_else(|| reconcile::presumed(&*self.hub.share(self.session)?, name))
     }

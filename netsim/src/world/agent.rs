@@ -121,6 +121,13 @@ impl World {
                 let share = Rc::make_mut(&mut share);
                 share.directory.groups.values_mut().for_each(|group| group.needs.clear());
             }
+            Mutant::IgnoresNeedsLater => {
+                let share = Rc::make_mut(&mut share);
+                let later: BTreeSet<_> =
+                    host.disk.launched.keys().map(|machine| machine.group.clone()).collect();
+                let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
+                groups.for_each(|(_, group)| group.needs.clear());
+            }
             Mutant::IgnoresDrops => Rc::make_mut(&mut share).drops.clear(),
             _ => {}
         }
@@ -145,15 +152,11 @@ impl World {
             Action::ReportDropped(epoch) => self.ask(id, machine.clone(), Message::Dropped(machine, epoch)),
             Action::Launch { after, .. } => {
                 let Some(settings) = spec.map(Settings::of) else { return };
-                let first =
-                    self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(&machine));
                 self.tell(Some(id), || match after {
                     Some(because) => format!("{machine} starts again: {because}"),
                     None => format!("{machine} starts (epoch {})", settings.epoch),
                 });
-                if first {
-                    self.note_first_start(id, &machine);
-                }
+                self.note_start(id, &machine);
                 // The intent is on the disk before the process exists.
                 if let Some(host) = self.hosts.get_mut(&id) {
                     host.disk.launched.insert(machine.clone(), settings);
@@ -175,13 +178,19 @@ impl World {
         }
     }
 
-    fn note_first_start(&mut self, id: HostId, machine: &MachineName) {
+    fn note_start(&mut self, id: HostId, machine: &MachineName) {
+        let first = self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(machine));
         let share = self.hosts.get(&id).and_then(|host| host.disk.share.clone());
         let Some(directory) = share.as_ref().map(|share| &share.directory) else { return };
         let Some(group) = directory.groups.get(&machine.group) else { return };
         let needed = group.needs.iter().filter_map(|name| directory.groups.get(name));
         let needed: Vec<_> = needed.flat_map(|group| &group.machines).filter(|entry| entry.run).collect();
-        self.history.first_start(machine, &needed);
+        if first {
+            self.history.first_start(machine, &needed);
+        }
+        // What is on this very host, its agent knows: it cannot be an old word.
+        let beside: Vec<_> = needed.into_iter().filter(|entry| entry.host == id).collect();
+        self.history.start(machine, &beside);
     }
 
     /// Asks the coordinator; the answer, or its absence, ends the work.

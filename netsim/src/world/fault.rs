@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     id::{HostId, MachineName, Name},
-    session::Command,
+    session::{Command, Replace},
     time::Timestamp,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
 };
@@ -40,7 +40,7 @@ pub enum Fault {
     /// So many messages of a hundred get lost.
     Loss(u64),
     /// A user asks for a topology at this host.
-    Up(HostId, Box<Intent>),
+    Up(HostId, Box<Intent>, Replace),
     /// A user stops or starts a machine at this host.
     Wish(HostId, MachineName, bool),
     /// A user ends the session at this host.
@@ -69,6 +69,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on) {
                     (host.on, host.agent) = (false, None);
                     host.shims.clear();
+                    self.history.lost_power(id);
                     self.tell(Some(id), || "loses power".into());
                 }
             }
@@ -103,7 +104,7 @@ impl World {
                 self.net.loss = percent;
                 self.tell(None, || format!("{percent} % of all messages get lost"));
             }
-            Fault::Up(id, intent) => self.plan(id, *intent),
+            Fault::Up(id, intent, replace) => self.plan(id, *intent, replace),
             Fault::Wish(id, machine, run) => self.ask_coordinator(id, Command::Wish { machine, run }),
             Fault::Down(id) => self.ask_coordinator(id, Command::End),
             Fault::AllIsWell => self.all_is_well(),
@@ -157,7 +158,7 @@ pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String
     let mut world = World::new(seed, mutant, &hosts);
     world.log = log;
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
-    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random))));
+    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random)), Replace::default()));
     trouble(&mut world, &mut random, &ids);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
@@ -194,12 +195,15 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
                 world.at(at, Fault::ShimSilent(id, which, silence));
             }
             10 if random.chance(15) => world.at(at, Fault::Down(id)),
-            _ => world.at(at, Fault::Up(id, Box::new(topology(random)))),
+            _ => {
+                let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
+                world.at(at, Fault::Up(id, Box::new(topology(random)), replace));
+            }
         }
     }
     world.at(TROUBLE_MS, Fault::AllIsWell);
     // A user who saw nothing of it tries once more, so that there is a plan at all.
-    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random))));
+    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random)), Replace::all()));
 }
 
 fn live(world: &mut World) -> Result<(), Violation> {
@@ -233,6 +237,10 @@ fn topology(random: &mut Random) -> Intent {
         let mut group = group(count as u32, memory_mib, needs);
         if random.chance(25) {
             group.setup.push("true".into());
+        }
+        if random.chance(40) {
+            // Grows in place, and shrinks only to an empty disk.
+            group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
         groups.insert(name.parse::<Name>().expect("a valid name"), group);

@@ -141,7 +141,8 @@ impl Host {
         zone.sessions.insert(share.session, SessionEntry::of(share));
         for (id, name) in names {
             let up = self.hears(*id, now);
-            zone.hosts.insert(*id, HostEntry { name: name.clone(), up, addresses: vec![] });
+            zone.hosts
+                .insert(*id, HostEntry { name: name.clone(), up, addresses: vec![], same_computer: false });
         }
         for (id, record) in &agent.view {
             zone.reports.insert((*id, share.session), record.reports.clone());

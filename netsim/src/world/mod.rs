@@ -49,6 +49,10 @@ pub enum Mutant {
     ReportsDropsEarly,
     /// Hosts start machines before what they need.
     IgnoresNeeds,
+    /// Hosts start machines again before what they need.
+    IgnoresNeedsLater,
+    /// The planner and the hard state let started disks go although nobody said so.
+    ReplacesUnasked,
     /// Names follow the readiness of any incarnation.
     AnswersOldEpochs,
     /// Hosts do not remove what their share says must go.

@@ -79,6 +79,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Size of the disk in MiB; `None` = the image's own size.
+    pub disk_mib: Option<u64>,
 }
 
 /// The process that is the parent of QEMU.
@@ -226,7 +228,7 @@ pub fn back_off_ms(times: u32) -> u64 {
 impl Settings {
     /// Gives what a machine is to be launched with.
     pub fn of(spec: &MachineSpec) -> Settings {
-        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib }
+        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib, disk_mib: spec.disk_mib }
     }
 }
 
@@ -235,7 +237,7 @@ impl Settings {
 pub fn presumed(share: &Share, machine: &MachineName) -> Option<Settings> {
     let dropped = share.drops.iter().find(|(name, _)| name == machine);
     if let Some((_, epoch)) = dropped {
-        return Some(Settings { epoch: *epoch, cpus: 0, memory_mib: 0 });
+        return Some(Settings { epoch: *epoch, cpus: 0, memory_mib: 0, disk_mib: None });
     }
     share.machines.iter().find(|spec| spec.machine == *machine).map(Settings::of)
 }
@@ -284,11 +286,11 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
                 Restart::Never => None,
                 Restart::OnFailure if *clean => None,
                 _ if now < due => Some(Action::Wait { until: Some(due) }),
-                _ => Some(start(spec, seen, Some(because.clone()))),
+                _ => Some(start(spec, seen, waits, Some(because.clone()))),
             }
         }
-        Shim::Ended { .. } => Some(start(spec, seen, None)),
-        Shim::None if seen.launched.is_some() => Some(start(spec, seen, None)),
+        Shim::Ended { .. } => Some(start(spec, seen, waits, None)),
+        Shim::None if seen.launched.is_some() => Some(start(spec, seen, waits, None)),
         Shim::None => Some(first_start(spec, seen, waits)),
     }
 }
@@ -303,9 +305,15 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
 }
 
 /// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
-/// asked and nothing is waited for.
-fn start(spec: &MachineSpec, seen: &Seen, after: Option<String>) -> Action {
-    fetch(seen).unwrap_or(Action::Launch { epoch: spec.epoch, after })
+/// asked. What it needs must be ready all the same: after a power cut everything starts again.
+fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>) -> Action {
+    if let Some(fetch) = fetch(seen) {
+        return fetch;
+    }
+    if !waits.is_empty() {
+        return Action::Wait { until: None };
+    }
+    Action::Launch { epoch: spec.epoch, after }
 }
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.

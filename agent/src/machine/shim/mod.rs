@@ -46,6 +46,7 @@ use super::{
     setup,
     stop::{Step, Stopping},
 };
+use crate::limits;
 
 mod ending;
 mod guard;
@@ -99,7 +100,11 @@ fn start(dir: &Path, run: &Path) -> io::Result<()> {
         return Err(io::Error::other("the intent is from before this host's last start"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_machine(&intent, &paths))?;
+    runtime.block_on(async {
+        limits::raise();
+        limits::catch_file_size();
+        run_machine(&intent, &paths).await
+    })?;
     drop(lock);
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -134,6 +134,14 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
         }
         Ok(Wish::Dial { port }) => {
             desk.happen.send(Happening::Dial { port, stream }).await.map_err(|_| gone())
+        }
+        Ok(Wish::Counts) => {
+            let (asker, counts) = oneshot::channel();
+            desk.happen.send(Happening::Count(asker)).await.map_err(|_| gone())?;
+            // Without a carrier there is no answer: QEMU has not started, or has ended.
+            let counts = counts.await.map_err(|_| gone())?;
+            write_line(&mut stream, &Answer::Granted).await?;
+            write_line(&mut stream, &counts).await
         }
         Ok(Wish::Network) => {
             write_line(&mut stream, &Answer::Granted).await?;

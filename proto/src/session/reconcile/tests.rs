@@ -42,7 +42,7 @@ fn check(ready: &[&str], seen: Seen, expected: Expect) {
 }
 
 fn settings(epoch: u64) -> Option<Settings> {
-    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256 })
+    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256, disk_mib: None })
 }
 
 fn here() -> Seen {
@@ -220,23 +220,23 @@ fn a_start_that_hangs_is_stopped() {
 }
 
 #[test]
-fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
+fn after_a_crash_the_pause_doubles() {
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 1, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(100500)) }
         Starting QEMU got signal 9; try 2 follows after 1 s"#]],
     );
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 3, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(103500)) }
         Starting QEMU got signal 9; try 4 follows after 4 s"#]],
     );
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 7, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(159500)) }
@@ -244,7 +244,7 @@ fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
     );
     let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 7, ..launched(long_ago) },
         expect![[r#"
         Launch { epoch: Epoch(1), after: Some("crash") }
@@ -252,6 +252,65 @@ fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
     );
     assert_eq!([0, 1, 2, 6, 7, 99].map(back_off_ms), [0, 1000, 2000, 32_000, 60_000, 60_000]);
     assert_eq!((ends(6, 599_999), ends(6, 600_000)), (7, 1));
+}
+
+#[test]
+fn needs_hold_at_every_start() {
+    // A power cut: the incarnation lies on the disk, nothing runs.
+    check(
+        &[],
+        launched(Shim::None),
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
+    check(
+        &["db-1"],
+        launched(Shim::None),
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: None }
+        Starting"#]],
+    );
+    // A crash while the other is away.
+    let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
+    check(
+        &[],
+        Seen { ends: 1, ..launched(long_ago.clone()) },
+        expect![[r#"
+        Wait { until: None }
+        Waiting crash; needs db, not ready yet"#]],
+    );
+    check(
+        &["db-1"],
+        Seen { ends: 1, ..launched(long_ago) },
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: Some("crash") }
+        Starting crash; try 2 follows after 1 s"#]],
+    );
+    // `machine start`, and a restart with other settings.
+    check(
+        &[],
+        launched(ended(true, true)),
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
+    // What runs goes on, and what found out meanwhile that a try failed still waits.
+    check(
+        &[],
+        launched(running(true, &["http"])),
+        expect![[r#"
+        nothing
+        Ready"#]],
+    );
+    let failed = Some(Failed { at: Timestamp(90_000), times: 2, because: "no space left".into() });
+    check(
+        &[],
+        Seen { failed, ..launched(Shim::None) },
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
 }
 
 #[test]
@@ -332,8 +391,8 @@ fn a_machine_that_its_user_stopped_starts_again_only_when_wished() {
 
 #[test]
 fn other_settings_restart_a_machine_on_its_disk() {
-    let state = up(shop(), "web 1 512 needs=db checked=http:80\ndb 1 256", HOSTS);
-    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &[], seen));
+    let state = up(shop(), "web 1 512 needs=db checked=http:80 disk=900\ndb 1 256", HOSTS);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &["db-1"], seen));
     check(
         launched(running(true, &["http"])),
         expect![[r#"
