@@ -15,7 +15,7 @@ use proto::{
     wire::api::{Error, Kind},
 };
 
-use super::error;
+use super::{error, value};
 
 /// Why there is no intent.
 #[derive(Debug)]
@@ -105,9 +105,10 @@ fn place(name: &str, beside: &Path, home: Option<&Path>) -> PathBuf {
 }
 
 fn read_text(path: &Path, most: usize) -> Result<String, Error> {
-    String::from_utf8(read_bounded(path, most)?).map_err(|_| {
+    let text = String::from_utf8(read_bounded(path, most)?).map_err(|_| {
         Error::new(Kind::Invalid, format!("{} is no text", path.display())).because("it is not UTF-8")
-    })
+    })?;
+    Ok(value::unmarked(text))
 }
 
 fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
@@ -163,16 +164,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("home")).unwrap();
         fs::write(dir.path().join("app.toml"), b"x = 1\n\xff").unwrap();
-        fs::write(dir.path().join("home/id.pub"), "# mine\nssh-ed25519 AAAA me@home\n\nssh-rsa BBBB\n")
-            .unwrap();
+        let keys = "\u{feff}# mine\r\nssh-ed25519 AAAA me@home\r\n\nssh-rsa BBBB\n";
+        fs::write(dir.path().join("home/id.pub"), keys).unwrap();
+        fs::write(dir.path().join("marked.pub"), "\u{feff}ssh-rsa DDDD\n").unwrap();
         let home = dir.path().join("home");
-        let made = complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you"]), |name| {
-            place(name, dir.path(), Some(&home))
-        });
+        let made =
+            complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you", "marked.pub"]), |name| {
+                place(name, dir.path(), Some(&home))
+            });
         let intent = made.unwrap();
         assert_eq!(intent.files["app.toml"], b"x = 1\n\xff");
         let keys = &intent.ssh_keys[&"web".parse::<Name>().unwrap()];
-        assert_eq!(*keys, ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you"]);
+        assert_eq!(
+            *keys,
+            ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you", "ssh-rsa DDDD"]
+        );
     }
 
     #[test]
