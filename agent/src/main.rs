@@ -14,7 +14,10 @@ mod dns;
 mod doctor;
 mod facts;
 mod forward;
+mod limits;
+mod log;
 mod machine;
+mod runtime;
 mod session;
 mod zone;
 

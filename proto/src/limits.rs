@@ -64,5 +64,9 @@ pub const ASK_AGAIN_MS: u64 = 4_000;
 pub const STEADY_AFTER_MS: u64 = 10 * 60 * 1000;
 /// Failures in a row after which a machine is shown as failed, although tries go on.
 pub const FAILING_AFTER: u32 = 5;
+/// Pause between two looks for a machine's process that lives and does not answer.
+pub const FIND_AGAIN_MS: u64 = 2_000;
+/// How long such a process may be silent before it is ended: longer than a host that swaps needs.
+pub const UNSEEN_WITHIN_MS: u64 = 5 * 60_000;
 /// How long a shim may take to bring QEMU up; a cold disk under load takes half of it.
 pub const START_WITHIN_MS: u64 = 120_000;

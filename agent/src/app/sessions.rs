@@ -405,7 +405,7 @@ impl App {
         let name =
             self.hub().share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
-        let mut away = BTreeSet::new();
+        let (mut away, mut because) = (BTreeSet::new(), Vec::new());
         let members = self.deps().mesh.members().borrow().clone();
         match self.hub().ask(session, Request::State(session)).await {
             Ok(Rpc::State(state)) => {
@@ -421,12 +421,25 @@ impl App {
             }
             Ok(answer) => return Err(unexpected("the session's end cannot be followed", &answer)),
             // Its voters have forgotten it, or are forgetting it just now.
-            Err(Refusal::UnknownSession | Refusal::NoQuorum | Refusal::NotCoordinator { .. }) => {}
+            Err(Refusal::UnknownSession) => {}
+            Err(refusal) if self.hub().share(session).is_some() => because.push(refusal.to_string()),
+            Err(Refusal::NoQuorum | Refusal::NotCoordinator { .. }) => {}
             Err(refusal) => return Err(refused("the session's end cannot be followed", refusal)),
         }
+        because.extend(self.troubles(remaining.iter().map(|left| left.host.as_str())).await);
         let only_away = remaining.iter().all(|left| away.contains(&left.host));
         let gone = only_away && (!remaining.is_empty() || self.forgotten_everywhere(session).await);
-        Ok(api::DownProgress { id: session, name, gone, remaining, away: away.into_iter().collect() })
+        if gone {
+            because.clear();
+        }
+        Ok(api::DownProgress {
+            id: session,
+            name,
+            gone,
+            remaining,
+            away: away.into_iter().collect(),
+            because,
+        })
     }
 
     async fn forgotten_everywhere(&self, session: SessionId) -> bool {

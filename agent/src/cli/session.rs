@@ -25,7 +25,7 @@ pub enum Verb {
         after_help = "Example:\n  agent session plan topology.toml\n  agent session plan topology.toml --json | jq .obstacles"
     )]
     Plan {
-        /// The topology file
+        /// The topology file, or `-` for stdin
         file: PathBuf,
         /// Plan as `up --replace` would
         #[arg(long, value_name = "MACHINE|all")]

@@ -42,6 +42,11 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
     if !status.sessions.is_empty() {
         parts.extend([String::new(), sessions(&status.sessions, width)]);
     }
+    for trouble in &status.health {
+        parts.extend([String::new(), format!("NOT WELL: {}", trouble.what)]);
+        parts.push(format!("because: {}", trouble.because));
+        parts.extend(trouble.next.iter().map(|next| format!("hint: {next}")));
+    }
     for warning in &status.warnings {
         parts.extend([String::new(), format!("warning: {}", warning.what)]);
         parts.extend(warning.next.iter().map(|next| format!("hint: {next}")));

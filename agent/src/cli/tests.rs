@@ -95,6 +95,7 @@ fn status() -> Status {
             coordinator: Some("nas".into()),
         }],
         warnings: vec![Warning { what: "cellar is down".into(), next: Some("agent host list".into()) }],
+        health: vec![],
     }
 }
 
@@ -372,7 +373,8 @@ fn the_status_screen() {
               "what": "cellar is down",
               "next": "agent host list"
             }
-          ]
+          ],
+          "health": []
         }"#]]
     .assert_eq(&json(&status()));
 }
@@ -643,10 +645,13 @@ fn down_is_partly_done_while_a_host_is_away() {
         gone,
         remaining: Vec::new(),
         away: away.iter().map(|host| host.to_string()).collect(),
+        because: vec!["the disk is full".into()],
     };
     assert_eq!(down::ending(&progress(true, &[])), None);
     assert_eq!(down::ending(&progress(true, &["attic"])).unwrap().kind, Kind::Partly);
-    assert_eq!(down::ending(&progress(false, &["attic"])).unwrap().kind, Kind::TimedOut);
+    let late = down::ending(&progress(false, &["attic"])).unwrap();
+    assert_eq!(late.kind, Kind::TimedOut);
+    assert_eq!(late.because.unwrap(), "nothing is left but records: the disk is full");
 }
 
 #[test]

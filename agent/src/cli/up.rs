@@ -49,7 +49,7 @@ pub enum Wait {
     after_help = "Example:\n  agent session plan topology.toml\n  agent session up topology.toml --timeout 10m"
 )]
 pub struct Args {
-    /// The topology file
+    /// The topology file, or `-` for stdin
     file: PathBuf,
     /// What to wait for
     #[arg(long, value_enum, default_value = "ready")]

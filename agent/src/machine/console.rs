@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::setup::Scan;
+use super::{hangup::hung_up, setup::Scan};
 
 /// Pieces of output that wait for one watcher: with the pieces' size 256 KiB.
 const MAX_BEHIND: usize = 64;
@@ -51,27 +51,38 @@ impl Ring {
     }
 }
 
-/// The log on disk, at most twice [`MAX_LOG_BYTES`].
+/// The log on disk, at most twice [`MAX_LOG_BYTES`]. A full disk must not take the machine down: what
+/// finds no room is missing, what comes later is there.
 struct Log {
     path: PathBuf,
-    file: File,
-    bytes: u64,
+    open: Option<(File, u64)>,
 }
 
 impl Log {
-    fn open(path: PathBuf) -> io::Result<Log> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Log { path, file, bytes })
+    fn new(path: PathBuf) -> Log {
+        Log { path, open: None }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.bytes >= MAX_LOG_BYTES {
+    fn push(&mut self, bytes: &[u8]) {
+        let open = self.open.take().map_or_else(|| self.reopen(), Ok);
+        // After a failure it is opened again for the next piece.
+        self.open = open.and_then(|open| self.write(open, bytes)).ok();
+    }
+
+    fn reopen(&self) -> io::Result<(File, u64)> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let bytes = file.metadata()?.len();
+        Ok((file, bytes))
+    }
+
+    fn write(&self, open: (File, u64), bytes: &[u8]) -> io::Result<(File, u64)> {
+        let (mut file, mut length) = open;
+        if length >= MAX_LOG_BYTES {
             fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *self = Log::open(self.path.clone())?;
+            (file, length) = self.reopen()?;
         }
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
+        file.write_all(bytes)?;
+        Ok((file, length + bytes.len() as u64))
     }
 }
 
@@ -86,8 +97,7 @@ pub async fn carry(
     let (mut read, write) = serial.into_split();
     let (typed, typing) = mpsc::channel(MAX_TYPED);
     tokio::spawn(type_in(write, typing));
-    // A full disk must not take the machine down: the log ends, the console goes on.
-    let mut log = Log::open(log).ok();
+    let mut log = Log::new(log);
     let mut ring = Ring::default();
     let mut scan = Scan::default();
     let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
@@ -101,7 +111,7 @@ pub async fn carry(
                 if let Some(setup) = scan.push(&piece[..count]) {
                     told.send_replace(setup);
                 }
-                log = log.and_then(|mut log| log.push(&piece[..count]).is_ok().then_some(log));
+                log.push(&piece[..count]);
                 let bytes = Bytes::copy_from_slice(&piece[..count]);
                 outputs.retain(|output| output.try_send(bytes.clone()).is_ok());
             }
@@ -110,12 +120,23 @@ pub async fn carry(
                 if outputs.len() < MAX_WATCHERS {
                     let (output, live) = mpsc::channel(MAX_BEHIND);
                     outputs.push(output);
-                    let (keys, screen) = stream.into_split();
-                    tokio::spawn(show(screen, ring.replay(), live));
-                    tokio::spawn(hear(keys, typed.clone()));
+                    tokio::spawn(attend(stream, ring.replay(), live, typed.clone()));
                 }
             }
         }
+    }
+}
+
+/// Serves one watcher until it has gone or was cut off. One that types no more may watch on.
+async fn attend(stream: UnixStream, replay: Bytes, live: mpsc::Receiver<Bytes>, typed: mpsc::Sender<Bytes>) {
+    let (keys, screen) = stream.into_split();
+    // Both may be dropped half-way: the watcher is gone.
+    tokio::select! {
+        () = show(screen, replay, live) => {}
+        () = async {
+            let keys = hear(keys, typed).await;
+            hung_up(keys.as_ref()).await;
+        } => {}
     }
 }
 
@@ -130,13 +151,15 @@ async fn show(mut screen: OwnedWriteHalf, replay: Bytes, mut live: mpsc::Receive
     }
 }
 
-async fn hear(mut keys: OwnedReadHalf, typed: mpsc::Sender<Bytes>) {
+/// Passes on what is typed, and gives the half back once nothing more is.
+async fn hear(mut keys: OwnedReadHalf, typed: mpsc::Sender<Bytes>) -> OwnedReadHalf {
     let mut piece = [0; 1024];
     while let Ok(count @ 1..) = keys.read(&mut piece).await {
         if typed.send(Bytes::copy_from_slice(&piece[..count])).await.is_err() {
-            return;
+            break;
         }
     }
+    keys
 }
 
 async fn type_in(mut serial: OwnedWriteHalf, mut typing: mpsc::Receiver<Bytes>) {
@@ -197,13 +220,41 @@ mod tests {
         assert_eq!(*tells.borrow(), Setup::Done);
     }
 
+    #[tokio::test]
+    async fn a_watcher_that_has_gone_is_forgotten_although_the_guest_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut guest, serial) = UnixStream::pair().unwrap();
+        let (watchers, watching) = mpsc::channel(1);
+        let (told, mut tells) = watch::channel(Setup::Pending);
+        let carrying = tokio::spawn(carry(serial, dir.path().join("console.log"), watching, told));
+        guest.write_all(b"\nmesh-setup: done.\n").await.unwrap();
+        timeout(Duration::from_secs(10), tells.wait_for(|told| *told == Setup::Done)).await.unwrap().unwrap();
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        // More than may watch at once, one after the other; every second one ends its half first.
+        for turn in 0..3 * MAX_WATCHERS {
+            let (mut screen, theirs) = UnixStream::pair().unwrap();
+            watchers.send(theirs).await.unwrap();
+            if turn % 2 == 0 {
+                screen.shutdown().await.unwrap();
+            }
+        }
+        let settled = async {
+            while open() > before {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), settled).await.unwrap();
+        assert!(!carrying.is_finished());
+    }
+
     #[test]
     fn the_log_starts_again_when_it_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
-        let mut log = Log::open(path.clone()).unwrap();
-        log.push(&vec![1; MAX_LOG_BYTES as usize]).unwrap();
-        log.push(&[2]).unwrap();
+        let mut log = Log::new(path.clone());
+        log.push(&vec![1; MAX_LOG_BYTES as usize]);
+        log.push(&[2]);
         assert_eq!(fs::read(&path).unwrap(), [2]);
         assert_eq!(fs::metadata(dir.path().join("console.log.1")).unwrap().len(), MAX_LOG_BYTES);
     }

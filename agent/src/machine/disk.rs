@@ -2,9 +2,10 @@
 //! machine is removed: it may hold what the user cannot get back. It grows and never shrinks.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    io::{self, Read, Seek},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     process::Stdio,
     time::Duration,
@@ -16,6 +17,9 @@ use super::qemu::QemuFacts;
 
 /// Making an empty layer takes milliseconds; this is for a disk that is waking up.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of a backing file's name, as qcow2 allows.
+const MAX_NAME_BYTES: usize = 1023;
 
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +45,24 @@ pub async fn create(facts: &QemuFacts, base: &Path, overlay: &Path, size: u64) -
     create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(base).arg(&new).arg(size.to_string());
     done(create).await?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    fs::File::open(&new)?.sync_all()?;
+    File::open(&new)?.sync_all()?;
     fs::rename(&new, overlay)?;
     Ok(())
+}
+
+/// Tells whether a disk is a layer over `base`, by the name in its header: that name is the image's hash,
+/// and the directory before it may have moved.
+pub fn is_over(overlay: &Path, base: &Path) -> io::Result<bool> {
+    let mut file = File::open(overlay)?;
+    let mut header = [0; 20];
+    file.read_exact(&mut header)?;
+    let at = u64::from_be_bytes(header[8..16].try_into().unwrap_or_default());
+    let size = u32::from_be_bytes(header[16..20].try_into().unwrap_or_default());
+    let mut name = vec![0; usize::try_from(size).unwrap_or_default().min(MAX_NAME_BYTES)];
+    file.seek(io::SeekFrom::Start(at))?;
+    file.read_exact(&mut name)?;
+    let name = Path::new(OsStr::from_bytes(&name)).file_name();
+    Ok(name.is_some() && name == base.file_name())
 }
 
 /// Makes `overlay` as large as `size` if it is smaller. Nobody may have it open.

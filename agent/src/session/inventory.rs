@@ -30,6 +30,7 @@ pub fn gather(hub: &Hub, session: SessionId) -> Inventory {
             cpus: record.cpus,
             memory_mib: record.memory_mib,
             disk_mib: record.disk_mib,
+            disk_kept_mib: record.disk_kept_mib,
             runs_machines: record.runs_machines,
             memory_used_mib: others.sum(),
             tags: record.tags.clone(),

@@ -197,6 +197,11 @@ fn group(hub: &Hub, session: SessionId) -> Result<Group, Refusal> {
     hub.group(session).ok_or(unknown)
 }
 
+/// Says why a log that was closed answers nothing.
+fn stopped(because: &str) -> Refusal {
+    Refusal::Failed(format!("the coordinator cannot write the session's log: {because}"))
+}
+
 /// Reads the hard state through a quorum round.
 async fn read(hub: &Hub, session: SessionId) -> Result<(u64, std::sync::Arc<State>), Refusal> {
     let group = group(hub, session)?;
@@ -204,6 +209,7 @@ async fn read(hub: &Hub, session: SessionId) -> Result<(u64, std::sync::Arc<Stat
         Ok((state, term)) => Ok((term, state)),
         Err(ReadError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),
         Err(ReadError::Empty) => Err(Refusal::UnknownSession),
+        Err(ReadError::Stopped(because)) => Err(stopped(&because)),
         Err(error) => {
             tracing::debug!(%session, %error, "no quorum round");
             Err(Refusal::NoQuorum)
@@ -218,6 +224,8 @@ pub async fn write(hub: &Hub, session: SessionId, command: Command) -> Result<()
         Ok(Ok(())) => Ok(()),
         Ok(Err(refused)) => Err(Refusal::State(refused)),
         Err(WriteError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),
+        Err(WriteError::Stopped(because)) => Err(stopped(&because)),
+        Err(error @ WriteError::TooLarge(_)) => Err(Refusal::Failed(error.to_string())),
         Err(error) => {
             tracing::debug!(%session, %error, "the write was not answered");
             Err(Refusal::NoQuorum)

@@ -41,6 +41,11 @@ impl Store {
         Ok(Store { root })
     }
 
+    /// Tells whether a file can be written here now.
+    pub fn takes_files(&self) -> bool {
+        crate::disk::takes_files(&self.root)
+    }
+
     /// Gives the directory of one session.
     pub fn session(&self, session: SessionId) -> PathBuf {
         self.root.join(session.to_string())

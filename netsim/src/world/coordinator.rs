@@ -253,6 +253,7 @@ impl World {
             cpus: 4,
             memory_mib: other.memory_mib,
             disk_mib: 100_000,
+            disk_kept_mib: 0,
             runs_machines: true,
             memory_used_mib: 0,
             tags: BTreeMap::new(),

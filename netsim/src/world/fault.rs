@@ -31,6 +31,8 @@ pub enum Fault {
     PowerOn(HostId),
     /// A QEMU on this host dies, counted from its first.
     QemuDies(HostId, u64),
+    /// A shim on this host, counted from its first, answers nobody for so many milliseconds.
+    ShimSilent(HostId, u64, u64),
     /// The network falls apart.
     Cut(BTreeMap<HostId, u8>),
     /// It is whole again.
@@ -79,12 +81,13 @@ impl World {
                 }
             }
             Fault::QemuDies(id, which) => {
-                let alive = self.hosts.get(&id).map(|host| {
-                    host.shims.iter().filter(|(_, p)| p.alive()).map(|(m, _)| m.clone()).collect::<Vec<_>>()
-                });
-                let alive = alive.unwrap_or_default();
-                if let Some(machine) = alive.get((which % alive.len().max(1) as u64) as usize) {
-                    self.crash(id, machine);
+                if let Some(machine) = self.living(id, which) {
+                    self.crash(id, &machine);
+                }
+            }
+            Fault::ShimSilent(id, which, millis) => {
+                if let Some(machine) = self.living(id, which) {
+                    self.falls_silent(id, &machine, millis);
                 }
             }
             Fault::Cut(sides) => {
@@ -106,6 +109,13 @@ impl World {
             Fault::Down(id) => self.ask_coordinator(id, Command::End),
             Fault::AllIsWell => self.all_is_well(),
         }
+    }
+
+    /// Picks a living process of a host.
+    fn living(&self, id: HostId, which: u64) -> Option<MachineName> {
+        let shims = &self.hosts.get(&id)?.shims;
+        let alive: Vec<_> = shims.iter().filter(|(_, p)| p.alive()).map(|(machine, _)| machine).collect();
+        alive.get((which % alive.len().max(1) as u64) as usize).map(|machine| MachineName::clone(machine))
     }
 
     fn all_is_well(&mut self) {
@@ -160,7 +170,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
         let at = random.between(1_500, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let Some(id) = random.pick(ids) else { return };
-        match random.between(0, 13) {
+        match random.between(0, 14) {
             0 | 1 => {
                 world.at(at, Fault::AgentDies(id));
                 world.at(at + lasts, Fault::AgentStarts(id));
@@ -179,6 +189,10 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
             9 => {
                 let machine = format!("web-{}", random.between(1, 3)).parse().expect("a valid machine");
                 world.at(at, Fault::Wish(id, machine, random.chance(60)));
+            }
+            11 => {
+                let (which, silence) = (random.draw(), random.between(1_000, 60_000));
+                world.at(at, Fault::ShimSilent(id, which, silence));
             }
             10 if random.chance(15) => world.at(at, Fault::Down(id)),
             _ => {

@@ -75,6 +75,11 @@ impl History {
         self.broken = Some(Violation::UnsafePlan(because.to_owned()));
     }
 
+    /// Notes that a process was started beside a living one of the same machine.
+    pub fn twice_here(&mut self, machine: &MachineName, host: &str) {
+        self.broken = Some(Violation::Twice(machine.clone(), host.to_owned(), host.to_owned()));
+    }
+
     /// Notes what a host says of its own machines.
     pub fn reported(&mut self, host: HostId, reports: &[MachineReport]) {
         for report in reports.iter().filter(|report| report.phase == Phase::Ready) {

@@ -57,6 +57,8 @@ pub enum Mutant {
     AnswersOldEpochs,
     /// Hosts do not remove what their share says must go.
     IgnoresDrops,
+    /// Hosts take a process that does not answer for a dead one.
+    TakesSilenceForDeath,
 }
 
 /// The world.
@@ -119,6 +121,11 @@ pub enum Work {
     Launch(Settings),
     /// Ending QEMU in order.
     Stop,
+    /// Looking for a process that does not answer; after a long silence it is ended.
+    Find {
+        /// Whether silence is still borne.
+        patient: bool,
+    },
     /// Deleting an incarnation.
     Remove(Epoch),
 }

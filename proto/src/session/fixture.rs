@@ -40,6 +40,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
         cpus: 4,
         memory_mib: words.next().unwrap().parse().unwrap(),
         disk_mib: 10_000,
+        disk_kept_mib: 0,
         runs_machines: true,
         memory_used_mib: 0,
         tags: BTreeMap::new(),

@@ -75,6 +75,8 @@ pub struct HostFacts {
     pub memory_mib: u64,
     /// Disk in MiB free for machines.
     pub disk_mib: u64,
+    /// Disk in MiB that stays free for the host itself, besides.
+    pub disk_kept_mib: u64,
     /// Whether its owner lets it run machines for others; and the reason why not.
     pub runs_machines: bool,
     /// Memory in MiB held by machines of *other* sessions.
@@ -265,6 +267,8 @@ pub struct State {
     pub addresses: BTreeMap<MachineName, Ipv4Addr>,
     /// Machines that the user stopped.
     pub stopped: BTreeSet<MachineName>,
+    /// How often a person asked for the start of each machine.
+    pub starts: BTreeMap<MachineName, u64>,
     /// Incarnations that hosts must remove, until they say it is done.
     pub drops: BTreeMap<MachineName, Vec<Drop>>,
     /// Whether `session down` was committed. Nothing starts afterwards.
@@ -454,6 +458,9 @@ pub struct MachineSpec {
     pub epoch: Epoch,
     /// Whether the user wants it to run now.
     pub run: bool,
+    /// How often a person asked for its start: each time the failures before it are forgotten.
+    #[serde(default)]
+    pub starts: u64,
     /// The image's content.
     pub image: Digest,
     /// Size of the image in bytes.
@@ -508,7 +515,7 @@ pub enum Phase {
     Booted,
     /// All its services' checks pass.
     Ready,
-    /// QEMU is stopped by us.
+    /// QEMU holds the guest until its disk can be written again; the reason says more.
     Paused,
     /// It ended or could not start, and no restart is due; the reason says more.
     Failed,

@@ -94,7 +94,11 @@ pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Opt
     // Disks are sparse: what must fit at once is the image, where it is not yet.
     let image_mib = image.size.div_ceil(1024 * 1024);
     if !host.images.contains(&image.digest) && host.disk_mib < image_mib {
-        return Some(format!("{} of {image_mib} MiB disk free for the image", host.disk_mib));
+        let kept = match host.disk_kept_mib {
+            0 => String::new(),
+            kept => format!(", besides the {kept} MiB that stay free for the host (policy.disk)"),
+        };
+        return Some(format!("{} of {image_mib} MiB disk free for the image{kept}", host.disk_mib));
     }
     None
 }

@@ -81,6 +81,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         machine: placement.machine.clone(),
         epoch: placement.epoch,
         run: !state.stopped.contains(&placement.machine),
+        starts: state.starts.get(&placement.machine).copied().unwrap_or_default(),
         image: placement.image,
         image_size: placement.image_size,
         cpus: group.cpus,

@@ -28,6 +28,7 @@ pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result
                 granted: BTreeMap::new(),
                 addresses: BTreeMap::new(),
                 stopped: BTreeSet::new(),
+                starts: BTreeMap::new(),
                 drops: BTreeMap::new(),
                 ended: false,
                 ssh_seed,
@@ -112,7 +113,14 @@ fn change(state: &mut State, command: Command) -> Result<(), Refused> {
         Command::Wish { machine, run } => {
             alive(state)?;
             state.placement(&machine).ok_or_else(|| Refused::NoMachine(machine.clone()))?;
-            let changed = if run { state.stopped.remove(&machine) } else { state.stopped.insert(machine) };
+            // A start that changes nothing else still tells its host to try now.
+            let changed = if run {
+                state.stopped.remove(&machine);
+                *state.starts.entry(machine).or_default() += 1;
+                true
+            } else {
+                state.stopped.insert(machine)
+            };
             state.version += u64::from(changed);
             Ok(())
         }
@@ -234,6 +242,7 @@ fn replace_plan(state: &mut State, intent: Intent, plan: Plan) {
         state.addresses.insert(p.machine.clone(), p.address);
     }
     state.stopped.retain(|machine| plan.placement(machine).is_some());
+    state.starts.retain(|machine, _| plan.placement(machine).is_some());
     state.granted.retain(|machine, epoch| plan.placement(machine).is_some_and(|p| p.epoch == *epoch));
     state.intent = Some(intent);
     state.plan = Some(plan);

@@ -145,6 +145,20 @@ pub struct Joined {
     pub host: HostRef,
     /// The member that let it in.
     pub by: Option<String>,
+    /// For a host that was in the mesh before: what came of the token's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// What a token's addresses brought to a host that is in its mesh already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Whether an agent runs here that tries them.
+    pub tried: bool,
+    /// Members of the token that are connected now.
+    pub reached: Vec<String>,
+    /// Members of the token that are not.
+    pub silent: Vec<String>,
 }
 
 /// `agent status`.
@@ -162,6 +176,9 @@ pub struct Status {
     pub sessions: Vec<SessionRow>,
     /// What a person should look at, with the command that helps.
     pub warnings: Vec<Warning>,
+    /// What keeps this agent from doing its work; empty = it is well.
+    #[serde(default)]
+    pub health: Vec<Trouble>,
 }
 
 /// The host that answers.
@@ -179,6 +196,17 @@ pub struct ThisHost {
     pub up_s: u64,
     /// The relay this host serves.
     pub relay: Option<String>,
+}
+
+/// Something that keeps an agent from doing its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What is wrong.
+    pub what: String,
+    /// What was seen.
+    pub because: String,
+    /// The command that helps.
+    pub next: Option<String>,
 }
 
 /// Something a person should look at.
@@ -570,6 +598,9 @@ pub struct DownProgress {
     pub remaining: Vec<Remaining>,
     /// Hosts that had machines and do not answer: they stop and delete them when they return.
     pub away: Vec<String>,
+    /// What keeps it from going on.
+    #[serde(default)]
+    pub because: Vec<String>,
 }
 
 /// A machine that is not gone yet.

@@ -156,7 +156,14 @@ async fn down(away: &[&str], gone_after: usize, line: &str) -> Result<Exit, Erro
     let asked = Arc::new(AtomicUsize::new(0));
     let progress = move || async move {
         let gone = asked.fetch_add(1, Ordering::Relaxed) >= gone_after;
-        Json(DownProgress { id: SHOP, name: "shop".into(), gone, remaining: Vec::new(), away })
+        Json(DownProgress {
+            id: SHOP,
+            name: "shop".into(),
+            gone,
+            remaining: Vec::new(),
+            away,
+            because: Vec::new(),
+        })
     };
     let routes = Router::new()
         .route("/v1/session", get(|| async { Json(status(Phase::Ready)) }))

@@ -55,7 +55,7 @@ fn launched(shim: Shim) -> Seen {
 
 fn running(booted: bool, ready: &[&str]) -> Shim {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready }
+    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready, paused: None }
 }
 
 fn ended(asked: bool, clean: bool) -> Shim {
@@ -154,7 +154,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
         let ready = ["http".parse().unwrap()].into();
         check(
             &[],
-            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready }),
+            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready, paused: None }),
             expected,
         );
     };
@@ -177,7 +177,13 @@ fn a_guest_that_stays_silent_is_told() {
     let since = Timestamp(30_000);
     check(
         &[],
-        launched(Shim::Running { since, booted: false, setup: Setup::Pending, ready: BTreeSet::new() }),
+        launched(Shim::Running {
+            since,
+            booted: false,
+            setup: Setup::Pending,
+            ready: BTreeSet::new(),
+            paused: None,
+        }),
         expect![[r#"
         nothing
         Running the guest has not answered, a minute after its start; its console shows why"#]],
@@ -189,7 +195,13 @@ fn a_check_that_fails_after_the_grace_is_told() {
     let since = Timestamp(30_000);
     check(
         &[],
-        launched(Shim::Running { since, booted: true, setup: Setup::Done, ready: BTreeSet::new() }),
+        launched(Shim::Running {
+            since,
+            booted: true,
+            setup: Setup::Done,
+            ready: BTreeSet::new(),
+            paused: None,
+        }),
         expect![[r#"
         nothing
         Booted http does not answer on port 80, 60 s after the start"#]],
@@ -477,4 +489,93 @@ fn nothing_is_begun_while_an_action_is_carried_out() {
         nothing
         Waiting asks the coordinator for its first start"#]],
     );
+}
+
+fn unseen(since_ms: u64, tried_ms: u64) -> Shim {
+    let because = "its shim (process 7) does not answer".to_owned();
+    Shim::Unseen { since: Timestamp(since_ms), tried: Timestamp(tried_ms), because }
+}
+
+#[test]
+fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
+    check(
+        &[],
+        launched(unseen(90_000, 99_000)),
+        expect![[r#"
+        Wait { until: Some(Timestamp(101000)) }
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+    );
+    check(
+        &[],
+        launched(unseen(90_000, 98_000)),
+        expect![[r#"
+        Find { patient: true }
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+    );
+    let stopped = command(shop(), Command::Wish { machine: machine("web-1"), run: false });
+    let failed = Failed { at: Timestamp(99_500), times: 1, because: "QEMU does not end".into() };
+    expect![[r#"
+        Stop { because: "stopped" }
+        Running stopping, although unknown to us: its shim (process 7) does not answer"#]]
+    .assert_eq(&act(&stopped, &[], launched(unseen(90_000, 99_000))));
+    let seen = Seen { failed: Some(failed), ..launched(unseen(90_000, 99_000)) };
+    expect![[r#"
+        Wait { until: Some(Timestamp(100500)) }
+        Running stopping: QEMU does not end; try 2 follows after 1 s"#]]
+    .assert_eq(&act(&stopped, &[], seen));
+}
+
+#[test]
+fn silence_is_borne_for_a_while_then_what_is_silent_is_ended() {
+    let find = |since| {
+        let share = slice::share(&shop(), host_id("nas"));
+        let seen = launched(Shim::Unseen { since, tried: since, because: "silent".into() });
+        let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
+        let now = Timestamp(1_000_000);
+        let actions = reconcile(&share, &observed, now);
+        actions.into_iter().find(|(name, _)| *name == machine("web-1")).expect("an action").1
+    };
+    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS + 1)), Action::Find { patient: true });
+    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS)), Action::Find { patient: false });
+}
+
+#[test]
+fn nothing_that_may_run_is_reported_as_gone() {
+    let state = command(shop(), Command::End);
+    let lost = |shim| Seen { launched: None, shim, ..here() };
+    for shim in [running(true, &[]), Shim::Starting { since: Timestamp(0) }, unseen(0, 0)] {
+        assert_eq!(act(&state, &[], lost(shim)), "Remove(Epoch(1))");
+    }
+    assert_eq!(act(&state, &[], lost(Shim::None)), "ReportDropped(Epoch(1))");
+}
+
+#[test]
+fn a_directory_without_its_word_is_what_must_go_else_what_shall_run() {
+    let presumed = |state: &State| presumed(&slice::share(state, host_id("nas")), &machine("web-1"));
+    assert_eq!(presumed(&shop()), settings(1));
+    let replaced = up(shop(), "web 1 256 setup=true\ndb 1 256", HOSTS);
+    assert_eq!(presumed(&replaced).map(|settings| settings.epoch), Some(Epoch(1)));
+    let dropped = Command::Dropped { machine: machine("web-1"), host: host_id("nas"), epoch: Epoch(1) };
+    assert_eq!(presumed(&command(replaced, dropped)), settings(2));
+    assert_eq!(presumed(&created()), None);
+}
+
+#[test]
+fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
+    let because = Some("no space is left on this host's disk".to_owned());
+    let paused = |run| {
+        let ready = ["http".parse().unwrap()].into();
+        let since = Timestamp(90_000);
+        let shim = Shim::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
+        let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
+        act(&state, &[], launched(shim))
+    };
+    expect![[r#"
+        nothing
+        Paused no space is left on this host's disk; it goes on as soon as that is mended"#]]
+    .assert_eq(&paused(true));
+    expect![[r#"
+        Stop { because: "stopped" }
+        Running stopping"#]]
+    .assert_eq(&paused(false));
 }

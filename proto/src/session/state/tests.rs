@@ -238,9 +238,11 @@ fn the_version_grows_only_when_something_changed() {
         |state, run| apply(Some(state), Command::Wish { machine: "web-1".parse().unwrap(), run }).0.unwrap();
     let state = running();
     let before = state.version;
-    assert_eq!(wish(state.clone(), true).version, before);
+    let again = wish(state.clone(), true);
+    assert_eq!((again.version, again.starts.len()), (before + 1, 1), "its host is told to try now");
     let stopped = wish(state, false);
     assert_eq!(stopped.version, before + 1);
+    assert_eq!(wish(stopped.clone(), false).version, before + 1);
     assert!(!may_start(&stopped, NAS, &"web-1".parse().unwrap(), Epoch(1)));
     assert_eq!(dropped(stopped.clone(), "web-1", NAS, 1).version, before + 1, "nothing was to be dropped");
     let unknown = Command::Wish { machine: "db-1".parse().unwrap(), run: true };
