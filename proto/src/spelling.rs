@@ -5,13 +5,18 @@ const LISTED: usize = 40;
 
 /// Names the nearest known word, or the known ones; `None` when nothing is known.
 pub fn suggestion<'k>(word: &str, what: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
-    let mut known: Vec<(usize, &str)> = known.map(|other| (distance(word, other), other)).collect();
-    known.sort_unstable();
-    let (far, nearest) = *known.first()?;
-    if far <= 1 + nearest.len() / 3 {
-        return Some(format!("did you mean {nearest}?"));
+    let known: Vec<&str> = known.collect();
+    match nearest(word, known.iter().copied()) {
+        Some(nearest) => Some(format!("did you mean {nearest}?")),
+        None if known.is_empty() => None,
+        None => Some(format!("{what}: {}", list(known.into_iter()))),
     }
-    Some(format!("{what}: {}", list(known.into_iter().map(|(_, word)| word))))
+}
+
+/// Names the known word that was probably meant.
+pub fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let (far, nearest) = known.map(|other| (distance(word, other), other)).min()?;
+    (far <= 1 + nearest.len() / 3).then_some(nearest)
 }
 
 /// Lists words in their order, a long list in part.

@@ -13,7 +13,7 @@ use proto::{
     wire::api::{Error, Kind},
 };
 
-use super::file;
+use super::{file, value};
 
 /// Why there is no intent.
 #[derive(Debug)]
@@ -107,9 +107,10 @@ fn read_text(path: &Path, most: usize) -> Result<String, Error> {
 }
 
 fn as_text(path: &Path, bytes: Vec<u8>) -> Result<String, Error> {
-    String::from_utf8(bytes).map_err(|_| {
+    let text = String::from_utf8(bytes).map_err(|_| {
         Error::new(Kind::Invalid, format!("{} is no text", path.display())).because("it is not UTF-8")
-    })
+    })?;
+    Ok(value::unmarked(text))
 }
 
 #[cfg(test)]
@@ -151,16 +152,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("home")).unwrap();
         fs::write(dir.path().join("app.toml"), b"x = 1\n\xff").unwrap();
-        fs::write(dir.path().join("home/id.pub"), "# mine\nssh-ed25519 AAAA me@home\n\nssh-rsa BBBB\n")
-            .unwrap();
+        let keys = "\u{feff}# mine\r\nssh-ed25519 AAAA me@home\r\n\nssh-rsa BBBB\n";
+        fs::write(dir.path().join("home/id.pub"), keys).unwrap();
+        fs::write(dir.path().join("marked.pub"), "\u{feff}ssh-rsa DDDD\n").unwrap();
         let home = dir.path().join("home");
-        let made = complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you"]), |name| {
-            place(name, dir.path(), Some(&home))
-        });
+        let made =
+            complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you", "marked.pub"]), |name| {
+                place(name, dir.path(), Some(&home))
+            });
         let intent = made.unwrap();
         assert_eq!(intent.files["app.toml"], b"x = 1\n\xff");
         let keys = &intent.ssh_keys[&"web".parse::<Name>().unwrap()];
-        assert_eq!(*keys, ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you"]);
+        assert_eq!(
+            *keys,
+            ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you", "ssh-rsa DDDD"]
+        );
     }
 
     #[test]

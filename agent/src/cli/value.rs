@@ -80,6 +80,14 @@ pub fn tags(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Er
     Ok(tags)
 }
 
+/// Takes the mark away that editors of Windows put in front of UTF-8.
+pub fn unmarked(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
+}
+
 /// Makes a host's name of its hostname, as far as one can.
 pub fn name_of(hostname: &str) -> Option<Name> {
     let first = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();

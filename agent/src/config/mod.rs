@@ -130,7 +130,7 @@ impl Reader<'_> {
     }
 }
 
-const SIZE: &str = "\"auto\" or a size such as \"4GiB\"";
+const SIZE: &str = "\"auto\" or a size such as \"4G\"";
 
 /// Lets one word stand for "found out by the program".
 fn word<T>(auto: &'static str, parse: fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Option<T>> {

@@ -102,3 +102,19 @@ fn a_broken_file_is_told_with_its_line() {
         "#]],
     );
 }
+
+#[test]
+fn sizes_are_read_as_people_write_them() {
+    let memory = |text: &str| {
+        let file = format!("[policy]\nmemory = \"{text}\"\ndisk = \"{text}\"\n");
+        let layers = Layers { file: Some(("config.toml".into(), file)), ..Layers::default() };
+        load(&layers).map(|(config, _)| (config.policy.memory_mib, config.policy.disk_mib)).ok()
+    };
+    for text in ["4G", "4GB", "4GiB", "4096M", "4gib", "4 GiB"] {
+        assert_eq!(memory(text), Some((Some(4096), Some(4096))), "{text}");
+    }
+    assert_eq!(memory("auto"), Some((None, None)));
+    for wrong in ["4", "4X", "64K", "99999999T"] {
+        assert_eq!(memory(wrong), None, "{wrong}");
+    }
+}

@@ -71,6 +71,7 @@ pub fn propose(
     kept.into_iter().for_each(|machine| planner.keep(machine));
     new.into_iter().for_each(|machine| planner.create(machine));
     planner.removals();
+    planner.note_strangers();
     planner.finish()
 }
 
@@ -346,18 +347,31 @@ impl<'a> Planner<'a> {
         let names = || self.inventory.hosts.values().map(|host| host.name.as_str());
         let unknown = spec.place.hosts.iter().filter(|name| !names().any(|known| known == name.as_str()));
         let tell = |name: &Name| {
-            let hint = spelling::suggestion(name.as_str(), "hosts", names());
-            let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-            format!("{name}: no member has this name{hint}")
+            let known = spelling::list(names());
+            let nearest = spelling::nearest(name.as_str(), names());
+            let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
+            format!("{name}: no member has this name ({meant}hosts: {known})")
         };
         unknown.map(tell).collect()
+    }
+
+    /// Notes names of `place` that nobody has, also where another host was found.
+    fn note_strangers(&mut self) {
+        for (name, group) in &self.intent.topology.groups {
+            let strangers = self.strangers(group).into_iter();
+            let notes: Vec<String> =
+                strangers.map(|told| format!("machines.{name}.place.hosts: {told}")).collect();
+            self.proposal.notes.extend(notes);
+        }
     }
 
     fn image(&self, reference: &ImageRef) -> Result<ImageFacts, String> {
         let images = &self.inventory.images;
         match reference {
             ImageRef::Named(name) => images.get(name).cloned().ok_or_else(|| {
-                format!("no member has an image named {name} (agent image import PATH --name {name})")
+                let nearest = spelling::nearest(name, images.keys().map(String::as_str));
+                let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
+                format!("no member has an image named {name} ({meant}agent image import PATH --name {name})")
             }),
             ImageRef::Pinned(digest) => {
                 let found = images.values().find(|image| image.digest == *digest);

@@ -256,7 +256,7 @@ fn sizes_beyond_reason_are_mistakes_of_the_file() {
         &sizes("\"1MiB\"", "\"16777215TiB\""),
         expect![[r#"
         4: machines.a.memory = "1MiB" is too small
-           no guest that is made for virtual machines boots with less than 32MiB
+           no guest that is made for virtual machines boots with less than 64MiB
         5: machines.a.disk = "16777215TiB" is too large
            at most 64TiB are possible
     "#]],

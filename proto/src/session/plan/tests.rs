@@ -414,7 +414,7 @@ fn a_host_that_nobody_is_gets_the_nearest_name() {
         "nas 900 image\ncellar 900 image",
         "web 1 256 hosts=cellr",
         expect![[r#"
-        obstacle web-1: no host fits: cellar: not among place.hosts; nas: not among place.hosts; cellr: no member has this name (did you mean cellar?)
+        obstacle web-1: no host fits: cellar: not among place.hosts; nas: not among place.hosts; cellr: no member has this name (did you mean cellar? hosts: cellar, nas)
           web-1 not on cellar: not among place.hosts
           web-1 not on nas: not among place.hosts
     "#]],
@@ -428,6 +428,13 @@ fn a_host_that_nobody_is_gets_the_nearest_name() {
           web-1 not on cellar: not among place.hosts
           web-1 not on nas: not among place.hosts
     "#]],
+    );
+    let notes = first("nas 900 image\ncellar 900 image", "web 1 256 hosts=nas,cellr").notes;
+    assert_eq!(
+        notes,
+        [
+            "machines.web.place.hosts: cellr: no member has this name (did you mean cellar? hosts: cellar, nas)"
+        ],
     );
 }
 
