@@ -32,7 +32,9 @@ use crate::{
     data::DataDir,
     disk, dns, facts,
     forward::{self, Forwards},
+    limits, log,
     machine::Qemu,
+    runtime,
     session::{
         actions::words,
         hub::{Deps, Hub},
@@ -80,21 +82,19 @@ fn failed(error: &dyn std::error::Error) -> Error {
 fn take(data: &DataDir) -> Answer<disk::Lock> {
     let taken = disk::open(data).and_then(|()| disk::Lock::take(data));
     taken.map_err(|error| {
-        let next = match &error {
-            disk::DiskError::Taken { .. } => "agent status, to ask the one that runs",
-            disk::DiskError::Newer { .. } => "install the newer program, or use another --data-dir",
-            _ => "agent doctor",
-        };
-        Error::new(Kind::Failed, "the data directory cannot be used").because(words(&error)).next(next)
+        let what = "the data directory cannot be used";
+        Error::new(Kind::Failed, what).because(words(&error)).next(error.next())
     })
 }
 
-/// Makes a mesh of one host in `data`, without a daemon.
+/// Makes a mesh of one host in `data`, without a daemon. It is told before it is made: when that fails,
+/// there is none.
 pub fn init(
     data: &DataDir,
     name: Name,
     mesh: Name,
     tags: BTreeMap<String, String>,
+    tell: impl FnOnce(&api::Initialised) -> Answer<()>,
 ) -> Answer<api::Initialised> {
     let what = "no mesh was made";
     if mesh::identity::exists(data.path()) {
@@ -104,20 +104,46 @@ pub fn init(
     }
     let _lock = take(data)?;
     let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags, recovery: None };
-    let made = mesh::identity::create(data.path(), founding, wall_clock());
-    let (identity, recovery) =
-        made.map_err(|error| Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor"))?;
-    Ok(api::Initialised {
+    let failed = |error: mesh::IdentityError| {
+        Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor")
+    };
+    let prepared = mesh::identity::prepare(data.path(), founding, wall_clock()).map_err(failed)?;
+    let identity = prepared.identity();
+    let made = api::Initialised {
         mesh: api::MeshRef { id: identity.mesh, name: mesh.to_string() },
         host: api::HostRef { id: identity.host(), name: name.to_string() },
-        recovery,
-    })
+        recovery: prepared.recovery(),
+    };
+    tell(&made)?;
+    prepared.commit().map_err(failed)?;
+    Ok(made)
 }
 
 /// Joins a mesh without a daemon.
 pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
     let _lock = take(data)?;
+    if mesh::identity::exists(data.path()) {
+        return join_again(data, &request);
+    }
     join_locked(data, &request).await
+}
+
+/// Writes down what a token of this host's own mesh tells of members, for the next start.
+fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+    let token = request.token.parse().map_err(mesh::MeetError::from);
+    let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
+        Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
+    })?;
+    let silent = noted.members.iter().map(Name::to_string).collect();
+    Ok(api::Joined {
+        mesh: api::MeshRef {
+            id: noted.identity.mesh,
+            name: noted.mesh_name.map_or_else(String::new, |name| name.to_string()),
+        },
+        host: api::HostRef { id: noted.identity.host(), name: noted.name.to_string() },
+        by: None,
+        again: Some(api::Again { tried: false, reached: Vec::new(), silent }),
+    })
 }
 
 async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
@@ -142,6 +168,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
             },
             host: api::HostRef { id: identity.host(), name: name.to_string() },
             by: None,
+            again: None,
         }),
         Ok(Joined::Pending { issuers }) => {
             let names: Vec<&str> = issuers.iter().map(Name::as_str).collect();
@@ -172,6 +199,7 @@ pub async fn run(run: Run) -> Answer<()> {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let _lock = take(&data)?;
     let stop = stop_signal().map_err(|error| failed(&error))?;
+    let shares = limits::shares();
     if let Some(request) = member(&data, join)? {
         tokio::select! {
             joined = join_until_member(&data, request) => joined?,
@@ -206,6 +234,7 @@ pub async fn run(run: Run) -> Answer<()> {
     let mut mesh_task = tokio::spawn(run_mesh);
 
     let run_dir = data.run().map_err(|error| failed(&error))?;
+    keep_runtime(&run_dir, &data);
     let deps = Deps {
         mesh: mesh.clone(),
         images: images.clone(),
@@ -227,6 +256,7 @@ pub async fn run(run: Run) -> Answer<()> {
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
     let app = App::new(Parts {
+        data: data.clone(),
         facts: log,
         hub: hub.clone(),
         forwards: forwards.clone(),
@@ -235,11 +265,9 @@ pub async fn run(run: Run) -> Answer<()> {
     });
     let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
 
-    eprintln!(
-        "{} runs in the mesh {}; Ctrl-C ends the agent, machines run on",
-        mesh.name(),
-        mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string()),
-    );
+    let mesh_name = mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string());
+    let name = mesh.name();
+    log::say(&format!("{name} runs in the mesh {mesh_name}; Ctrl-C ends the agent, machines run on"));
     let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
@@ -252,10 +280,12 @@ pub async fn run(run: Run) -> Answer<()> {
     tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), found)));
     tasks.spawn(core("forwards", sweep(forwards, stop.clone())));
     if let Some(bound) = bound {
-        let serve = dns::serve(bound, config.dns.zone.clone(), zones.resolve(), stop.clone());
+        let (zone, most) = (config.dns.zone.clone(), shares.names);
+        let serve = dns::serve(bound, zone, zones.resolve(), most, stop.clone());
         tasks.spawn(core("names", serve));
     }
-    let served = crate::api::serve(listener, crate::api::router(app), stop.clone().cancelled_owned());
+    let routes = crate::api::router(app);
+    let served = crate::api::serve(listener, shares.api, routes, stop.clone().cancelled_owned());
     tasks.spawn(core(
         "local API",
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
@@ -294,9 +324,19 @@ pub async fn run(run: Run) -> Answer<()> {
     recorded.cancel();
     stage("facts", recorder.map(drop)).await;
     std::fs::remove_file(data.socket()).ok();
-    // Empty unless machines run on: nothing of this host stays outside its data directory.
-    std::fs::remove_dir(&run_dir).ok();
+    // Unless machines run on, nothing of this host stays outside its data directory.
+    runtime::leave(&run_dir);
     early.map_or(Ok(()), Err)
+}
+
+/// Says whose the runtime directory is, and removes those that are nobody's any more.
+fn keep_runtime(run: &Path, data: &DataDir) {
+    if let Err(error) = runtime::claim(run, data.path()) {
+        tracing::warn!(path = %run.display(), %error, "it does not say whose it is");
+    }
+    for gone in runtime::sweep(run) {
+        tracing::info!(path = %gone.display(), "removed: its data directory is gone");
+    }
 }
 
 /// A part without which the agent is half an agent ended, although nobody asked it to.
@@ -327,6 +367,12 @@ async fn stage(what: &str, end: impl Future<Output = ()>) {
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.
 fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
     if mesh::identity::exists(data.path()) {
+        // The command line of a service stays when its token ends: it never keeps a member from running.
+        match join.map(|request| join_again(data, &request)) {
+            Some(Ok(joined)) => eprintln!("{}", crate::cli::joined_again(&joined)),
+            Some(Err(error)) => eprintln!("--join is passed over: {}", error.because.unwrap_or(error.what)),
+            None => {}
+        }
         return Ok(None);
     }
     let kept = || mesh::identity::pending(data.path());
@@ -343,11 +389,11 @@ async fn join_until_member(data: &DataDir, request: api::JoinRequest) -> Answer<
     loop {
         match join_locked(data, &request).await {
             Ok(joined) => {
-                eprintln!("joined the mesh {} as {}", joined.mesh.name, joined.host.name);
+                log::say(&format!("joined the mesh {} as {}", joined.mesh.name, joined.host.name));
                 return Ok(());
             }
             Err(error) if error.kind == Kind::TimedOut => {
-                eprintln!("{error}: {}", error.because.as_deref().unwrap_or_default());
+                log::say(&format!("{error}: {}", error.because.as_deref().unwrap_or_default()));
                 tokio::time::sleep(JOIN_AGAIN).await;
             }
             Err(error) => return Err(error),

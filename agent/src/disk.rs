@@ -1,19 +1,31 @@
-//! The data directory as something that is held: its version, the lock that keeps a second agent
-//! away, and writes that survive a crash whole.
+//! The data directory as something that is held: whose it is, its version, the lock that keeps a
+//! second agent away, writes that survive a crash whole, and how its disk is.
+
+mod trouble;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use proto::wire::api::Trouble;
+use rustix::{
+    fs::{Access, FlockOperation, Mode, OFlags, StatVfsMountFlags, flock},
+    io::Errno,
+};
+
+pub use trouble::line;
 
 use crate::data::DataDir;
 
 /// The layout this program reads and writes. A directory of a higher number is left alone.
 const LAYOUT: u32 = 1;
+/// Entries of a data directory that are looked at for other owners.
+const MAX_LOOKED_AT: usize = 4096;
+/// What is written to see whether something can be: more than one block of any file system.
+const TRIED_BYTES: usize = 16 * 1024;
 
 /// The right to be the only agent on a data directory; given up when dropped or killed.
 #[derive(Debug)]
@@ -33,6 +45,26 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+    /// It belongs to another user.
+    #[error("{path} belongs to {owner}, and this is {me}: files made here would be out of {owner}'s reach")]
+    Others {
+        /// The data directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Who asks.
+        me: String,
+    },
+    /// Somebody else left files in it.
+    #[error("{path} belongs to {owner}, and this is {me}, who may not write it")]
+    Left {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Who asks.
+        me: String,
+    },
     /// Another agent runs on it.
     #[error("another agent (process {pid}) runs on {path}")]
     Taken {
@@ -40,6 +72,25 @@ pub enum DiskError {
         path: PathBuf,
         /// Its process, as it wrote it down.
         pid: String,
+    },
+    /// It is locked, and not by the process that wrote itself down.
+    #[error(
+        "{path} is locked, but process {pid}, which took it last, does not run here: another computer may share it"
+    )]
+    Held {
+        /// The data directory.
+        path: PathBuf,
+        /// The process that wrote itself down.
+        pid: String,
+    },
+    /// Its file system cannot keep a second agent away.
+    #[error("the file system of {path} has no locks")]
+    NoLocks {
+        /// The data directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
     },
     /// A newer program wrote it.
     #[error("{path} was written by a newer agent (layout {found}, this one knows {LAYOUT})")]
@@ -62,21 +113,100 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     move |source| DiskError::Io { path, source }
 }
 
-/// Makes the data directory when it is missing, and checks that this program may use it.
-pub fn open(data: &DataDir) -> Result<(), DiskError> {
+/// Checks, without writing anything, that this program may use the data directory: whose it is, and
+/// which program wrote it.
+pub fn inspect(data: &DataDir) -> Result<(), DiskError> {
     let root = data.path();
-    private_dir(root).map_err(at(root))?;
+    check_owner(root)?;
     let version = root.join("version");
     match fs::read_to_string(&version) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found > LAYOUT => Err(DiskError::Newer { path: root.to_owned(), found }),
-            Ok(_) => Ok(()),
+            Ok(_) => check_left(root),
             Err(_) => Err(DiskError::Unreadable { path: version }),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            write_durably(&version, format!("{LAYOUT}\n").as_bytes()).map_err(at(&version))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at(&version)(error)),
+    }
+}
+
+/// Makes the data directory when it is missing, and checks that this program may use it.
+pub fn open(data: &DataDir) -> Result<(), DiskError> {
+    inspect(data)?;
+    let root = data.path();
+    private_dir(root).map_err(at(root))?;
+    let version = root.join("version");
+    if !version.exists() {
+        write_durably(&version, format!("{LAYOUT}\n").as_bytes()).map_err(at(root))?;
+    }
+    Ok(())
+}
+
+/// Refuses a directory of somebody else before a file is made in it. Only root gets this far: others
+/// may not write there, unless the owner lets them.
+fn check_owner(root: &Path) -> Result<(), DiskError> {
+    let me = rustix::process::geteuid();
+    match fs::metadata(root) {
+        Ok(seen) if seen.uid() != me.as_raw() && (me.is_root() || !may_write(root)) => {
+            let (owner, me) = (user(seen.uid()), user(me.as_raw()));
+            Err(DiskError::Others { path: root.to_owned(), owner, me })
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(root)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Looks for what another user left, as an agent that root once ran does: each write to it would fail.
+fn check_left(root: &Path) -> Result<(), DiskError> {
+    let me = rustix::process::geteuid();
+    if me.is_root() {
+        return Ok(());
+    }
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = entries(root).flat_map(|path| std::iter::once(path.clone()).chain(entries(&path)));
+    // The settings may be given by an administrator; they are only read.
+    let ours = all.filter(|path| !path.ends_with("config.toml")).take(MAX_LOOKED_AT);
+    for path in ours {
+        let Ok(seen) = fs::symlink_metadata(&path) else { continue };
+        if seen.uid() != me.as_raw() && !seen.is_symlink() && !may_write(&path) {
+            return Err(DiskError::Left { owner: user(seen.uid()), me: user(me.as_raw()), path });
+        }
+    }
+    Ok(())
+}
+
+fn may_write(path: &Path) -> bool {
+    rustix::fs::access(path, Access::WRITE_OK).is_ok()
+}
+
+/// Names a user for people.
+fn user(uid: u32) -> String {
+    let all = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = all.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| format!("user {uid}"))
+}
+
+impl DiskError {
+    /// Gives what a person can do about it.
+    pub fn next(&self) -> String {
+        match self {
+            DiskError::Others { path, owner, me } => {
+                let path = path.display();
+                format!("sudo -u {owner} agent ...    or sudo chown -R {me} {path}, or another --data-dir")
+            }
+            DiskError::Left { path, me, .. } => format!("sudo chown -R {me} {}", path.display()),
+            DiskError::Taken { .. } => "agent status, to ask the one that runs".to_owned(),
+            DiskError::Held { .. } => "use another --data-dir; one computer, one data directory".to_owned(),
+            DiskError::NoLocks { .. } => {
+                "use a --data-dir on a local disk (ext4, xfs, btrfs, tmpfs)".to_owned()
+            }
+            DiskError::Newer { .. } => "install the newer program, or use another --data-dir".to_owned(),
+            DiskError::Io { .. } | DiskError::Unreadable { .. } => "agent doctor".to_owned(),
+        }
     }
 }
 
@@ -87,14 +217,84 @@ impl Lock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(at(&path))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(at(&path))?;
-            return Err(DiskError::Taken { path: data.path().to_owned(), pid: pid.trim().to_owned() });
+            let lives = |pid: &str| Path::new("/proc").join(pid).exists();
+            return Err(not_locked(data.path(), error, pid.trim().to_owned(), lives));
         }
         file.set_len(0).map_err(at(&path))?;
         write!(file, "{}", std::process::id()).map_err(at(&path))?;
         Ok(Lock { _file: file })
+    }
+}
+
+/// Says why a lock was not given: only one that somebody holds speaks of another agent.
+fn not_locked(path: &Path, error: Errno, pid: String, lives: impl Fn(&str) -> bool) -> DiskError {
+    let path = path.to_owned();
+    match error {
+        Errno::WOULDBLOCK if pid.is_empty() || lives(&pid) => DiskError::Taken { path, pid },
+        Errno::WOULDBLOCK => DiskError::Held { path, pid },
+        Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL => {
+            DiskError::NoLocks { path, source: error.into() }
+        }
+        error => DiskError::Io { path: path.join("lock"), source: error.into() },
+    }
+}
+
+/// Looks at the disk of the data directory, and tries whether a file can be written. It is one without
+/// a name: nothing of it stays.
+pub fn look(data: &DataDir) -> Option<Trouble> {
+    let dir = data.path();
+    trouble::judge(&measured(trouble::Seen {
+        refused: try_write(dir).err(),
+        dir: dir.to_owned(),
+        ..Default::default()
+    }))
+}
+
+/// The same for who looks often: tries to write only when there is a reason to, so that a disk that
+/// sleeps is not woken.
+pub fn glance(data: &DataDir, before: Option<&Trouble>) -> Option<Trouble> {
+    let seen = measured(trouble::Seen { dir: data.path().to_owned(), ..Default::default() });
+    let full = seen.inodes.is_some_and(|(free, _)| free == 0);
+    if before.is_some() || full || trouble::judge(&seen).is_some() { look(data) } else { None }
+}
+
+/// Adds what the file system says of itself.
+fn measured(mut seen: trouble::Seen) -> trouble::Seen {
+    match rustix::fs::statvfs(&seen.dir) {
+        Ok(found) => {
+            seen.free = found.f_bavail.saturating_mul(found.f_frsize);
+            seen.read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
+            seen.inodes = (found.f_files > 0).then_some((found.f_favail, found.f_files));
+        }
+        // What cannot be measured is not called full.
+        Err(error) => (seen.free, seen.refused) = (u64::MAX, seen.refused.or(Some(error))),
+    }
+    seen
+}
+
+/// Tells whether a small file can be written in a directory now.
+pub fn takes_files(dir: &Path) -> bool {
+    try_write(dir).is_ok()
+}
+
+fn try_write(dir: &Path) -> Result<(), Errno> {
+    let nameless = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, nameless, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => {
+            let bytes = [0; TRIED_BYTES];
+            let mut left = &bytes[..];
+            while !left.is_empty() {
+                let count = rustix::io::write(&file, left)?;
+                left = &left[count..];
+            }
+            Ok(())
+        }
+        // This file system or kernel has no files without a name: what it has room for, it says itself.
+        Err(Errno::NOTSUP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) if dir.is_dir() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -103,17 +303,25 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes a file so that after a crash either the old or the new content is there, whole.
+/// Writes a file so that after a crash either the old or the new content is there, whole. Errors name
+/// the file. What cannot be written leaves nothing beside it: on a full disk it would be in the way.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    let staged = PathBuf::from(staged);
+    let written = write_new(&staged, bytes).and_then(|()| fs::rename(&staged, path));
+    if written.is_err() {
+        fs::remove_file(&staged).ok();
+    }
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let stored = written.and_then(|()| File::open(parent)?.sync_all());
+    stored.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
-    File::open(parent)?.sync_all()
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -144,5 +352,39 @@ mod tests {
         assert!(error.contains("newer agent (layout 2, this one knows 1)"), "{error}");
         fs::write(dir.path().join("version"), "what").unwrap();
         assert!(matches!(open(&data(&dir)), Err(DiskError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn only_a_lock_that_somebody_holds_speaks_of_another_agent() {
+        let told = |error, lives: bool| not_locked(Path::new("/d"), error, "42".to_owned(), |_| lives);
+        let text = |error, lives| told(error, lives).to_string();
+        assert_eq!(text(Errno::WOULDBLOCK, true), "another agent (process 42) runs on /d");
+        assert!(text(Errno::WOULDBLOCK, false).contains("does not run here"));
+        for error in [Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS] {
+            assert_eq!(text(error, false), "the file system of /d has no locks");
+            assert!(told(error, false).next().contains("local disk"));
+        }
+        assert_eq!(text(Errno::IO, false), "cannot use /d/lock");
+    }
+
+    #[test]
+    fn what_is_not_written_leaves_nothing_behind_and_names_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("no/such/file");
+        let error = write_durably(&path, b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");
+        // A directory is no file: its replacement is written and cannot be put in place.
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("full")).unwrap();
+        write_durably(&path, b"x").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_takes_files_is_well_and_nothing_stays_of_the_try() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(look(&data(&dir)), None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -1,8 +1,11 @@
 //! Speaks DNS for `proto::names`: an authoritative server on loopback for this host's programs, and
 //! the answers that guests get through their gateway. Decides nothing about names.
 //!
-//! The server is hickory's: sockets, time-outs, truncation (RFC 1035, RFC 7766). Answers are
-//! authoritative, live for a second, and carry the SOA when there is nothing (RFC 2308).
+//! Over UDP the server is hickory's (RFC 1035). Answers are authoritative, live for a second, and carry
+//! the SOA when there is nothing (RFC 2308).
+
+mod ask;
+mod tcp;
 
 use std::{
     io,
@@ -10,7 +13,6 @@ use std::{
     path::Path,
     str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -31,12 +33,9 @@ use proto::names::{self, Answer, Kind, View};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use crate::disk::write_durably;
+pub use ask::ask;
 
-/// A TCP client that says nothing is cut off; loopback needs no more.
-const TCP_IDLE: Duration = Duration::from_secs(5);
-/// Answers of one TCP client that wait for it to read.
-const TCP_BUFFER: usize = 16;
+use crate::disk::write_durably;
 
 /// Answers a question: full name, kind, who asks. May open a forward before it answers.
 pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -80,19 +79,34 @@ async fn bind_both(port: u16) -> io::Result<Bound> {
     Ok(Bound { udp, tcp, address })
 }
 
-/// Serves until `stop`.
-pub async fn serve(bound: Bound, zone: String, resolve: Resolve, stop: CancellationToken) {
+/// Serves until `stop`, over TCP no more than `most` connections at once.
+pub async fn serve(bound: Bound, zone: String, resolve: Resolve, most: usize, stop: CancellationToken) {
+    let over_tcp = tcp::serve(bound.tcp, most, zone.clone(), resolve.clone());
     let mut server = Server::new(Handler { zone, resolve });
     server.register_socket(bound.udp);
-    server.register_listener(bound.tcp, TCP_IDLE, TCP_BUFFER);
+    stop.run_until_cancelled(over_tcp).await;
     stop.cancelled().await;
     if let Err(error) = server.shutdown_gracefully().await {
         tracing::debug!(%error, "the DNS server ended");
     }
 }
 
+/// Answers a message of a program of this host, of any length. `None`: it is not a question.
+async fn answer_host(message: &[u8], zone: &str, resolve: &Resolve) -> Option<Vec<u8>> {
+    respond(message, View::Host, zone, resolve).await?.to_vec().ok()
+}
+
 /// Answers a guest's message. `None`: it is not a question, and silence is the answer.
 pub async fn answer_guest(message: &[u8], view: View, zone: &str, resolve: &Resolve) -> Option<Vec<u8>> {
+    let response = respond(message, view, zone, resolve).await?;
+    let bytes = response.to_vec().ok()?;
+    if bytes.len() <= 512 {
+        return Some(bytes);
+    }
+    response.truncate().to_vec().ok()
+}
+
+async fn respond(message: &[u8], view: View, zone: &str, resolve: &Resolve) -> Option<Message> {
     let request = Message::from_vec(message).ok()?;
     if request.metadata.message_type != MessageType::Query {
         return None;
@@ -102,18 +116,19 @@ pub async fn answer_guest(message: &[u8], view: View, zone: &str, resolve: &Reso
     response.metadata.authoritative = true;
     let [query] = &request.queries[..] else {
         response.metadata.response_code = ResponseCode::FormErr;
-        return response.to_vec().ok();
+        return Some(response);
     };
+    if request.metadata.op_code != OpCode::Query {
+        response.metadata.response_code = ResponseCode::NotImp;
+        return Some(response);
+    }
     let reply = reply(query.name(), query.query_type(), view, zone, resolve).await;
     response.add_query(query.clone());
     response.metadata.response_code = reply.code;
+    response.metadata.authoritative = reply.code != ResponseCode::Refused;
     response.add_answers(reply.answers);
     response.add_authorities(reply.soa);
-    let bytes = response.to_vec().ok()?;
-    if bytes.len() <= 512 {
-        return Some(bytes);
-    }
-    response.truncate().to_vec().ok()
+    Some(response)
 }
 
 struct Handler {
@@ -212,7 +227,13 @@ fn soa(zone: &str) -> Option<Record> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hickory_proto::op::Query;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
 
     use super::*;
 
@@ -256,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bound = bind(&dir.path().join("port"), Some(0)).await.unwrap();
         let (address, stop) = (bound.address, CancellationToken::new());
-        let server = tokio::spawn(serve(bound, "mesh.internal".into(), resolve(), stop.clone()));
+        let server = tokio::spawn(serve(bound, "mesh.internal".into(), resolve(), 2, stop.clone()));
 
         let found = ask_server(address, &query("web.shop.mesh.internal.", RecordType::A)).await;
         assert!(found.metadata.authoritative);
@@ -275,6 +296,30 @@ mod tests {
 
         let found = ask_server(address, &query("example.org.", RecordType::A)).await;
         assert_eq!(found.metadata.response_code, ResponseCode::Refused);
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn over_tcp_idle_clients_make_room_and_many_questions_share_a_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = bind(&dir.path().join("port"), Some(0)).await.unwrap();
+        let (address, stop) = (bound.address, CancellationToken::new());
+        let server = tokio::spawn(serve(bound, "mesh.internal".into(), resolve(), 2, stop.clone()));
+        let mut idle = Vec::new();
+        for _ in 0..4 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut client = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            let question = query("web.shop.mesh.internal.", RecordType::A).to_vec().unwrap();
+            client.write_u16(question.len() as u16).await.unwrap();
+            client.write_all(&question).await.unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(20), client.read_u16()).await;
+            let mut answer = vec![0; usize::from(read.unwrap().unwrap())];
+            client.read_exact(&mut answer).await.unwrap();
+            assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 1);
+        }
         stop.cancel();
         server.await.unwrap();
     }

@@ -8,17 +8,17 @@ mod tests;
 use std::{
     fs::{self, OpenOptions},
     io,
-    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use futures::future::join_all;
-use proto::wire::api::{Check, CheckState, HostRow};
+use proto::wire::api::{Check, CheckState, Error, HostRow, Trouble};
 use tokio::{net::TcpStream, time};
 
-use crate::{config::Config, data::DataDir};
+use crate::{config::Config, data::DataDir, disk, limits, session::actions::words};
 
 pub use running::{Inside, judge};
 
@@ -39,7 +39,11 @@ pub struct Seen {
     pub packages: Packages,
     /// The data directory.
     pub data: PathBuf,
-    /// Why the data directory cannot be written.
+    /// Why the data directory cannot be used, and what mends it.
+    pub refused: Option<(String, String)>,
+    /// What is wrong with its disk.
+    pub trouble: Option<Trouble>,
+    /// Why the directory that it would be made in cannot be written.
     pub unwritable: Option<String>,
     /// Content of DATA/version.
     pub version: Option<String>,
@@ -57,6 +61,8 @@ pub struct Seen {
     pub taken: Vec<String>,
     /// Whether port 53 of loopback can be used.
     pub port_53: bool,
+    /// How far files may grow, in bytes, if that is limited.
+    pub file_bytes: Option<u64>,
 }
 
 /// How `/dev/kvm` is.
@@ -96,7 +102,13 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
     let port = config.map_or(7440, |config| config.listen_port);
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let existing = data.path().ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let refused = disk::inspect(data).err().map(|error| (words(&error), error.next()));
+    // Nothing is tried in a directory of somebody else, or in one that is not ours yet.
+    let ours = refused.is_none() && existing == data.path();
     Seen {
+        refused,
+        trouble: if ours { disk::look(data) } else { None },
+        file_bytes: limits::file_bytes(),
         qemu: first_line(Command::new(format!("qemu-system-{arch}")).arg("--version")),
         qemu_img: first_line(Command::new("qemu-img").arg("--version")).is_some(),
         ssh: Command::new("ssh").arg("-V").output().is_ok(),
@@ -120,8 +132,22 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
 
 /// Decides what was seen means.
 pub fn examine(seen: &Seen) -> Vec<Check> {
-    let checks = vec![qemu(seen), accelerator(seen), qemu_img(seen), ssh(seen), data(seen), disk(seen)];
-    checks.into_iter().chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
+    let checks = vec![qemu(seen), accelerator(seen), qemu_img(seen), ssh(seen), data(seen), room(seen)];
+    let checks = checks.into_iter().chain(file_size(seen));
+    checks.chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
+}
+
+/// Says whether the name server answers: asked as any program of this host asks, because what the
+/// server knows of itself is no proof.
+pub fn names_answered(address: SocketAddr, asked: Result<(), &Error>) -> Check {
+    match asked {
+        Ok(()) => ok("names", format!("answered at {address}")),
+        Err(error) => {
+            let what = format!("{}: {}", error.what, error.because.as_deref().unwrap_or_default());
+            let mend = "ip address show lo    then sudo ip link set lo up".to_owned();
+            check("names", CheckState::Missing, what, Some(mend))
+        }
+    }
 }
 
 /// A relay that is there answers at once; the far side of the world takes a third of a second.
@@ -168,18 +194,23 @@ fn qemu(seen: &Seen) -> Check {
     }
 }
 
+/// What opens `/dev/kvm` to the user of the agent; a process keeps the groups it began with.
+const KVM_DENIED: &str = "sudo usermod -aG kvm $USER    then log in again and start the agent anew";
+/// What brings `/dev/kvm` into being on a computer that can do it.
+const KVM_ABSENT: &str =
+    "sudo modprobe kvm_intel    on AMD kvm_amd; if it refuses, look at VT-x or SVM in the firmware";
+
 fn accelerator(seen: &Seen) -> Check {
     let slow = "machines run 10 to 30 times slower";
     match seen.kvm {
         Kvm::Open => ok("accelerator", "/dev/kvm can be opened; the running agent proves its speed"),
         Kvm::Denied => {
-            let mend = "sudo usermod -aG kvm $USER    and log in again".to_owned();
             let what = format!("/dev/kvm belongs to others: {slow}");
-            check("accelerator", CheckState::Limited, what, Some(mend))
+            check("accelerator", CheckState::Limited, what, Some(KVM_DENIED.to_owned()))
         }
         Kvm::Absent => {
             let what = format!("there is no /dev/kvm: {slow}; virtualisation may be off in the firmware");
-            check("accelerator", CheckState::Limited, what, None)
+            check("accelerator", CheckState::Limited, what, Some(KVM_ABSENT.to_owned()))
         }
     }
 }
@@ -202,6 +233,12 @@ fn ssh(seen: &Seen) -> Check {
 
 fn data(seen: &Seen) -> Check {
     let dir = seen.data.display();
+    if let Some((what, mend)) = &seen.refused {
+        return check("data", CheckState::Missing, what, Some(mend.clone()));
+    }
+    if let Some(trouble) = &seen.trouble {
+        return check("data", CheckState::Missing, disk::line(trouble), trouble.next.clone());
+    }
     match (&seen.unwritable, &seen.version) {
         (Some(error), _) => {
             let what = format!("{dir} cannot be written: {error}");
@@ -216,7 +253,15 @@ fn data(seen: &Seen) -> Check {
     }
 }
 
-fn disk(seen: &Seen) -> Check {
+fn file_size(seen: &Seen) -> Option<Check> {
+    let bytes = seen.file_bytes?;
+    let what =
+        format!("files may grow to {} MiB only (ulimit -f): images and disks fail beyond", bytes >> 20);
+    let mend = "ulimit -f unlimited    before agent run".to_owned();
+    Some(check("files", CheckState::Limited, what, Some(mend)))
+}
+
+fn room(seen: &Seen) -> Check {
     match seen.free_mib {
         Some(free) if free < LOW_DISK_MIB => {
             let what = format!("{free} MiB are free in {}: images and disks need more", seen.data.display());

@@ -27,7 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::disk::write_durably;
+use crate::{disk::write_durably, limits};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
 const IDLE: Duration = Duration::from_secs(600);
@@ -63,6 +63,10 @@ struct Inner {
     open: Mutex<BTreeMap<(SessionId, String), Open>>,
     /// One caller at a time opens: a second would find the port taken, by us.
     opening: tokio::sync::Mutex<()>,
+    /// Ports that may listen at once, and connections through all of them: the rest of this process
+    /// needs descriptors too.
+    most: usize,
+    carried: Arc<Semaphore>,
 }
 
 /// What survives a restart: addresses people may have written down, and ports that stood in.
@@ -100,7 +104,9 @@ impl Forwards {
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         let (kept, open, opening) = (Mutex::new(kept), Mutex::default(), tokio::sync::Mutex::default());
-        Forwards { inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening }) }
+        let shares = limits::shares();
+        let (most, carried) = (shares.listening, Arc::new(Semaphore::new(shares.forwarded)));
+        Forwards { inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening, most, carried }) }
     }
 
     /// Gives the address of a label, assigning one at the first call.
@@ -210,6 +216,12 @@ impl Forwards {
     }
 
     async fn listen(&self, session: SessionId, label: &str, address: Ipv4Addr, port: u16) -> io::Result<u16> {
+        let listening: usize = lock(&self.inner.open).values().map(|open| open.listeners.len()).sum();
+        if listening >= self.inner.most {
+            let because =
+                format!("{listening} ports of services listen already, all that `ulimit -n` allows");
+            return Err(io::Error::other(because));
+        }
         let listener = self.bind(session, label, address, port).await?;
         let here = listener.local_addr()?.port();
         let mut open = lock(&self.inner.open);
@@ -273,6 +285,7 @@ async fn serve(
     let busy: Arc<Mutex<BTreeMap<MachineName, usize>>> = Arc::default();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(carried) = inner.carried.clone().acquire_owned().await else { return };
         let client = match listener.accept().await {
             Ok((client, _)) => client,
             Err(error) => {
@@ -289,7 +302,7 @@ async fn serve(
         tokio::spawn(async move {
             carry(&inner, client, session, &label, port, &busy).await;
             *lock(&used) = Instant::now();
-            drop(slot);
+            drop((slot, carried));
         });
     }
 }

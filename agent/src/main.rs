@@ -15,7 +15,10 @@ mod doctor;
 mod facts;
 mod forward;
 mod internals;
+mod limits;
+mod log;
 mod machine;
+mod runtime;
 mod session;
 mod zone;
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::SystemTime,
@@ -43,13 +44,41 @@ impl Roll {
     }
 }
 
+/// Why a statement of this host was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum SayError {
+    /// The statements that are here speak against it.
+    #[error("the statement was not accepted: {0}")]
+    Refused(#[from] RefusedBecause),
+    /// It could not be written down; nobody has heard it.
+    #[error("the statement cannot be stored")]
+    Store(#[source] io::Error),
+}
+
+impl SayError {
+    /// Writes it with its cause, for those who get words only.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            SayError::Refused(_) => self.to_string(),
+            SayError::Store(error) => format!("{self}: {error}"),
+        }
+    }
+}
+
 /// The owner of the set.
 #[derive(Debug)]
 pub(crate) struct Roster {
     path: PathBuf,
     roll: watch::Sender<Arc<Roll>>,
     /// Makes changes one at a time, the write to disk included.
-    changing: Mutex<()>,
+    changing: Mutex<Disk>,
+}
+
+/// How the file is, compared with what is known.
+#[derive(Debug, Default)]
+struct Disk {
+    /// What others said is known here and not in the file.
+    behind: bool,
 }
 
 impl Roster {
@@ -84,35 +113,61 @@ impl Roster {
 
     /// Takes statements from others. Returns how many were new, and how many were refused.
     pub(crate) fn take(&self, sealed: Vec<Sealed>) -> (usize, usize) {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut set = self.roll().set.clone();
         let (new, refused) = set.apply_all(sealed, self.now());
         if let Some(because) = refused.first() {
             tracing::debug!(%because, count = refused.len(), "statements refused");
         }
         if new > 0 {
-            self.keep(set);
+            self.learn(&mut disk, set);
         }
         (new, refused.len())
     }
 
-    /// Says something ourselves.
-    pub(crate) fn say(&self, statement: &Statement, seed: &Seed) -> Result<(), RefusedBecause> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Says something ourselves: it is on disk before anybody hears it, or it is not said.
+    pub(crate) fn say(&self, statement: &Statement, seed: &Seed) -> Result<(), SayError> {
+        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut set = self.roll().set.clone();
         if set.apply(statement.seal(set.mesh(), seed), self.now())? {
-            self.keep(set);
+            set.prune(self.now());
+            self.store(&set).map_err(SayError::Store)?;
+            disk.behind = false;
+            self.roll.send_replace(Roll::of(set));
         }
         Ok(())
     }
 
-    /// Stores first, then tells: nobody acts on a member that a crash would forget.
-    fn keep(&self, mut set: MemberSet) {
+    /// Takes note of what others said. It is true whether or not it can be written down here: an
+    /// eviction must not wait for room on a disk, and whoever said it keeps it.
+    fn learn(&self, disk: &mut Disk, mut set: MemberSet) {
         set.prune(self.now());
-        if let Err(error) = disk::replace(&self.path, &proto::seal::encode(&set.all())) {
-            tracing::error!(%error, "cannot store the statements; they will be asked for again");
-        }
+        self.write_down(disk, &set);
         self.roll.send_replace(Roll::of(set));
+    }
+
+    /// Writes what an earlier try could not. Called now and then.
+    pub(crate) fn catch_up(&self) {
+        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk.behind {
+            self.write_down(&mut disk, &self.roll().set);
+        }
+    }
+
+    /// Tells a failure once, until it has passed.
+    fn write_down(&self, disk: &mut Disk, set: &MemberSet) {
+        match self.store(set) {
+            Ok(()) if std::mem::take(&mut disk.behind) => tracing::info!("the statements are stored again"),
+            Ok(()) => {}
+            Err(error) if !std::mem::replace(&mut disk.behind, true) => {
+                tracing::error!(%error, "cannot store the statements; they are kept in memory and tried again");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn store(&self, set: &MemberSet) -> io::Result<()> {
+        disk::replace(&self.path, &proto::seal::encode(&set.all()))
     }
 
     /// Gives the mesh's time: the own clock, but never before what an issuer has signed.

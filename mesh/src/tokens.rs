@@ -1,11 +1,14 @@
 //! Tokens: making one that says how to find this mesh, listing them, ending one.
 
+use std::net::SocketAddr;
+
 use proto::{
+    addresses::{is_public, pick},
     id::{HostId, Name},
     seal::{PublicKey, Seed},
     time::Timestamp,
     trust::{
-        Bootstrap, Capabilities, Grant, GrantState, RefusedBecause, Revocation, Statement, Token, TokenError,
+        Bootstrap, Capabilities, Grant, GrantState, Revocation, Statement, Token, TokenError,
         token::{MAX_ADDRESSES, MAX_BOOTSTRAP},
     },
     wire::record::{Reach, RelayOffer},
@@ -15,8 +18,7 @@ use crate::{
     gossip::Records,
     identity::Identity,
     members,
-    reach::is_public,
-    roster::{Roll, Roster},
+    roster::{Roll, Roster, SayError},
 };
 
 /// What a token shall allow.
@@ -79,9 +81,9 @@ pub enum TokensError {
     /// The addresses do not fit.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The statement was not accepted.
-    #[error("the statement was not accepted: {0}")]
-    Refused(#[from] RefusedBecause),
+    /// The statement was not accepted, or could not be stored.
+    #[error(transparent)]
+    Said(#[from] SayError),
 }
 
 fn names(names: &[Name]) -> String {
@@ -181,7 +183,7 @@ fn entry(host: HostId, reach: &Reach, relays: &[RelayOffer]) -> Bootstrap {
         reach.relays.iter().any(|url| url.trim_end_matches('/') == offer.url.trim_end_matches('/'))
     };
     let relay = relays.iter().find(home).or(reach.serves.as_ref()).cloned();
-    let addresses = reach.addresses.iter().take(MAX_ADDRESSES).copied().collect();
+    let addresses = pick(&reach.addresses, MAX_ADDRESSES, SocketAddr::ip);
     Bootstrap { host, addresses, relay }
 }
 

@@ -164,6 +164,15 @@ pub enum Fact {
         /// Why it ended.
         because: String,
     },
+    /// Nothing can be stored on this host, or soon nothing can.
+    StorageTrouble {
+        /// What is wrong.
+        what: String,
+        /// What was seen.
+        because: String,
+    },
+    /// Its storage is well again.
+    StorageWell,
     /// An accelerator that exists was not good enough.
     AcceleratorRefused {
         /// What was measured.
@@ -218,6 +227,8 @@ impl fmt::Display for Fact {
             Fact::MachineRestarted { session, machine, because } => {
                 write!(f, "{session}/{machine}: starting again: {because}")
             }
+            Fact::StorageTrouble { what, because } => write!(f, "{what}: {because}"),
+            Fact::StorageWell => write!(f, "the data directory can be written again"),
             Fact::AcceleratorRefused { because } => write!(f, "hardware acceleration is not used: {because}"),
         }
     }

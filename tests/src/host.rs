@@ -36,6 +36,10 @@ pub struct Host {
     pub(crate) mounted: bool,
     /// Whether what it holds is looked at when its story is over.
     pub(crate) judged: bool,
+    /// What the data directory is called.
+    data: String,
+    /// The user without rights whose host it is, if it is not the tests' own.
+    owner: Option<u32>,
 }
 
 /// What a command of the CLI answered.
@@ -50,7 +54,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(output: Output) -> Answer {
+    /// Takes what a command that has ended left.
+    pub fn of(output: Output) -> Answer {
         Answer {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -76,7 +81,18 @@ impl Host {
     /// Makes an empty host.
     pub fn new(name: &str, place: Place) -> Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
-        Host { name: name.to_owned(), place, dir, agent: None, env: Vec::new(), mounted: false, judged: true }
+        let (data, env) = ("data".to_owned(), Vec::new());
+        let (mounted, judged) = (false, true);
+        Host { name: name.to_owned(), place, dir, agent: None, env, mounted, judged, data, owner: None }
+    }
+
+    /// Makes an empty host whose data directory is called `data`, and which belongs to the user with
+    /// the number `owner` if there is one. Only root can make such a host.
+    pub fn odd(name: &str, data: &str, owner: Option<u32>) -> Host {
+        let mut host = Host::new(name, Place::Here);
+        (host.data, host.owner) = (data.to_owned(), owner);
+        std::os::unix::fs::chown(host.dir.path(), owner, owner).expect("root gives a directory away");
+        host
     }
 
     /// Makes a host that is the first of its mesh and runs.
@@ -97,7 +113,7 @@ impl Host {
 
     /// Gives the data directory.
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir.path().join(&self.data)
     }
 
     /// Gives a place for files of the story.
@@ -108,7 +124,19 @@ impl Host {
     /// Builds a command that runs where this host is.
     pub fn command(&self, program: &Path) -> Command {
         match &self.place {
-            Place::Here => Command::new(program),
+            Place::Here => match self.owner {
+                None => Command::new(program),
+                Some(owner) => {
+                    let mut command = Command::new("setpriv");
+                    command.args([
+                        &format!("--reuid={owner}"),
+                        &format!("--regid={owner}"),
+                        "--clear-groups",
+                    ]);
+                    command.arg(program).env("HOME", self.dir.path());
+                    command
+                }
+            },
             Place::Namespace(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(program);

@@ -1,6 +1,7 @@
 //! The local API: HTTP on a unix socket in the data directory, readable by its owner alone.
 //! Whoever can open the socket may do everything; nothing here authenticates, decides or prints.
 
+mod held;
 mod resolve;
 mod routes;
 mod socket;
@@ -23,8 +24,15 @@ pub const RAW: &str = "agent-raw";
 /// Followers of events never end by themselves; the other requests are short.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Serves the local API until `stop` ends, and then no longer than a moment.
-pub async fn serve(listener: UnixListener, routes: Router, stop: impl Future<Output = ()>) -> io::Result<()> {
+/// Serves the local API until `stop` ends, and then no longer than a moment; to `most` connections at
+/// once, consoles included.
+pub async fn serve(
+    listener: UnixListener,
+    most: usize,
+    routes: Router,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let listener = held::Bounded::new(listener, most);
     let (stopped, seen) = watch::channel(false);
     let mut first = seen.clone();
     // An error of `wait_for` means that the sender is gone: that is an end as well.

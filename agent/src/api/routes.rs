@@ -177,12 +177,13 @@ fn refusal(error: Error) -> Response {
 }
 
 async fn plan(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::PlanReport, Error> {
-    app.plan(Intent::try_from(wanted)?).await
+    let replace = wanted.replace.clone();
+    app.plan(Intent::try_from(wanted)?, replace).await
 }
 
 async fn up(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::UpAnswer, Error> {
-    let index = wanted.index;
-    app.up(Intent::try_from(wanted)?, index).await
+    let (index, replace) = (wanted.index, wanted.replace.clone());
+    app.up(Intent::try_from(wanted)?, replace, index).await
 }
 
 async fn session(app: &App, Query(of): &OfSession) -> Result<SessionId, Error> {

@@ -55,11 +55,27 @@ impl App {
         loop {
             let row = self.row(session, &machine)?;
             let as_wished = (row.state == Phase::Stopped) != run;
-            if as_wished || row != before || start.elapsed() >= WISH_SHOWN {
+            if as_wished || row != before {
                 return Ok(row);
+            }
+            if start.elapsed() >= WISH_SHOWN {
+                return Err(self.not_yet(&row, &what).await);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Says that a wish is committed and nothing came of it so far.
+    async fn not_yet(&self, row: &api::MachineRow, what: &str) -> Error {
+        let host = row.host.as_deref().unwrap_or("its host");
+        let troubles = self.troubles([host].into_iter()).await;
+        let because = match &troubles[..] {
+            [] => format!("{host} has not acted on it in {} s", WISH_SHOWN.as_secs()),
+            known => known.join("; "),
+        };
+        Error::new(Kind::TimedOut, format!("{what} yet; it goes on"))
+            .because(because)
+            .next("agent machine list, and agent doctor on that host")
     }
 
     fn row(&self, session: SessionId, machine: &MachineName) -> Answer<api::MachineRow> {

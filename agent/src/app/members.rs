@@ -1,8 +1,10 @@
 //! The mesh as people see it: status, hosts, tokens.
 
+use std::time::Duration;
+
 use proto::{
     id::{HostId, Name},
-    trust::GrantState,
+    trust::{GrantState, TokenError},
     wire::{
         api::{self, Error, Kind, MemberState, PathKind},
         record::{Body, HostRecord, RecordKey},
@@ -14,6 +16,8 @@ use crate::{doctor, internals, machine::Qemu, session::actions::words};
 
 /// A clock that is this far behind what issuers have signed is told.
 const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
+/// How long a member that joins again is waited for; it is tried on afterwards.
+const MEET_WITHIN: Duration = Duration::from_secs(8);
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
@@ -41,6 +45,7 @@ impl App {
             members: hosts.iter().map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
+            health: self.health().await,
         })
     }
 
@@ -65,8 +70,22 @@ impl App {
             let what = format!("this host's clock is {behind} behind the mesh");
             warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
         }
+        warnings.extend(self.others_in_trouble());
         warnings.extend(absent(hosts));
         warnings
+    }
+
+    /// Tells which other members say that they cannot store anything.
+    fn others_in_trouble(&self) -> Vec<api::Warning> {
+        let records = self.deps().mesh.records().borrow().clone();
+        let warning = |((host, _), body): (&(HostId, RecordKey), &Body)| match body {
+            Body::Host(record) if *host != self.hub().me() => Some(api::Warning {
+                what: format!("{}: {}", record.name, record.trouble.as_ref()?),
+                next: Some(format!("on {}: agent doctor", record.name)),
+            }),
+            _ => None,
+        };
+        records.iter().filter_map(warning).collect()
     }
 
     /// Tells every member with what it offers.
@@ -107,13 +126,31 @@ impl App {
         rows
     }
 
-    /// Joins the mesh of a token: refused, because a running agent is in a mesh already.
+    /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
+    /// running agent is in a mesh already.
     pub async fn join(&self, request: api::JoinRequest) -> Answer<api::Joined> {
         let mesh = &self.deps().mesh;
-        let named = request.name.map_or(String::new(), |name| format!(" as {name}"));
-        Err(Error::new(Kind::Refused, format!("this host did not join{named}"))
-            .because(format!("it is {} in the mesh {} already", mesh.name(), self.mesh_name()))
-            .next("use another data directory: agent join TOKEN --data-dir DIR"))
+        let refused = |error: mesh::MeetError| {
+            let named = request.name.as_ref().map_or(String::new(), |name| format!(" as {name}"));
+            let next = match &error {
+                mesh::MeetError::OtherMesh { .. } => {
+                    "use another data directory: agent join TOKEN --data-dir DIR"
+                }
+                _ => "ask for a new one: agent token create",
+            };
+            Error::new(Kind::Refused, format!("this host did not join{named}"))
+                .because(words(&error))
+                .next(next)
+        };
+        let token = request.token.parse().map_err(|error: TokenError| refused(error.into()))?;
+        let met = mesh.meet(&token, MEET_WITHIN).await.map_err(refused)?;
+        let names = |names: Vec<Name>| names.iter().map(Name::to_string).collect();
+        Ok(api::Joined {
+            mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
+            host: api::HostRef { id: mesh.me(), name: mesh.name().to_string() },
+            by: None,
+            again: Some(api::Again { tried: true, reached: names(met.reached), silent: names(met.silent) }),
+        })
     }
 
     /// Tells every grant.
@@ -141,15 +178,13 @@ impl App {
     pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
         let wanted = mesh::Wanted { expires_ms, uses: create.uses, admin: create.admin };
-        let made = self.deps().mesh.token_create(wanted).await;
-        let made = made.map_err(|error| {
-            let members = self.deps().mesh.members().borrow().clone();
-            let issuers: Vec<String> =
-                members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
-            Error::new(Kind::Refused, "no token was made")
-                .because(words(&error))
-                .next(format!("on {}: agent token create", issuers.join(" or ")))
-        })?;
+        let made = match self.deps().mesh.token_create(wanted).await {
+            Ok(made) => made,
+            Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
+                return Err(self.not_said("no token was made", &error).await);
+            }
+            Err(error) => return Err(self.no_token(&error)),
+        };
         Ok(api::TokenCreated {
             id: made.id,
             token: made.text,
@@ -157,6 +192,15 @@ impl App {
             uses: u64::from(create.uses),
             addresses: made.kinds.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    fn no_token(&self, error: &mesh::TokensError) -> Error {
+        let members = self.deps().mesh.members().borrow().clone();
+        let issuers: Vec<String> =
+            members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+        Error::new(Kind::Refused, "no token was made")
+            .because(words(error))
+            .next(format!("on {}: agent token create", issuers.join(" or ")))
     }
 
     /// Revokes a grant, by id or a unique beginning of it.
@@ -168,12 +212,16 @@ impl App {
             return Err(Error::new(kind, format!("{} tokens have the id {}", found.len(), token.id))
                 .next("agent token list"));
         };
-        let revoked = self.deps().mesh.token_revoke(&row.id);
-        revoked.map_err(|error| {
-            Error::new(Kind::Refused, "the token was not revoked")
-                .because(words(&error))
-                .next("agent token list")
-        })?;
+        let what = "the token was not revoked";
+        match self.deps().mesh.token_revoke(&row.id) {
+            Ok(()) => {}
+            Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
+                return Err(self.not_said(what, &error).await);
+            }
+            Err(error) => {
+                return Err(Error::new(Kind::Refused, what).because(words(&error)).next("agent token list"));
+            }
+        }
         Ok(api::Named { id: row.id.clone() })
     }
 

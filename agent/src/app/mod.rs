@@ -5,8 +5,10 @@
 //! - `members`: the mesh, its hosts and its tokens;
 //! - `sessions`: plan, up, down, status;
 //! - `machines`: machines and services from the inside;
-//! - `images`: import, pull, list, remove.
+//! - `images`: import, pull, list, remove;
+//! - `health`: what keeps this agent from doing its work.
 
+mod health;
 mod images;
 mod machines;
 mod members;
@@ -24,6 +26,7 @@ use proto::{
 use tokio::sync::mpsc;
 
 use crate::{
+    data::DataDir,
     facts,
     forward::Forwards,
     session::hub::{Deps, Hub},
@@ -47,6 +50,8 @@ pub struct App {
 
 /// What the handle is made of.
 pub struct Parts {
+    /// Where everything is kept.
+    pub data: DataDir,
     /// The recorded facts.
     pub facts: facts::Log,
     /// Sessions and everything that their tasks share.

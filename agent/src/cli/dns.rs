@@ -1,25 +1,19 @@
 //! `agent dns`: asks this host's own name server, over UDP as any program would.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
-    time::Duration,
 };
 
 use hickory_proto::{
-    op::{Message, Query, ResponseCode},
+    op::ResponseCode,
     rr::{Name, RData, RecordType},
 };
 use proto::wire::api::{Error, Kind, Status};
 use serde::Serialize;
-use tokio::{net::UdpSocket, time};
 
 use super::{Cx, Done, error::Exit};
-
-/// The server is on loopback and answers from memory.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// One lost datagram (a full socket buffer) is asked again.
-const TRIES: u32 = 3;
+use crate::dns::ask;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
@@ -101,38 +95,6 @@ fn question(name: &str, wanted: Wanted) -> Result<(Name, &'static [RecordType]),
     };
     asked.set_fqdn(true);
     Ok((asked, kinds))
-}
-
-async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, Error> {
-    let lost = |error: &dyn std::fmt::Display| {
-        Error::new(Kind::Unreachable, format!("the name server {server} does not answer"))
-            .because(error)
-            .next("agent doctor")
-    };
-    let any: SocketAddr = match server.ip() {
-        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await.map_err(|error| lost(&error))?;
-    socket.connect(server).await.map_err(|error| lost(&error))?;
-    let mut query = Message::query();
-    query.add_query(Query::query(name.clone(), kind));
-    let bytes = query.to_vec().map_err(|error| lost(&error))?;
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    for _ in 0..TRIES {
-        socket.send(&bytes).await.map_err(|error| lost(&error))?;
-        match time::timeout(ANSWER_WITHIN, socket.recv(&mut buffer)).await {
-            Ok(Ok(length)) => {
-                let answer = Message::from_vec(&buffer[..length]).map_err(|error| lost(&error))?;
-                if answer.metadata.id == query.metadata.id {
-                    return Ok(answer);
-                }
-            }
-            Ok(Err(error)) => return Err(lost(&error)),
-            Err(_) => {}
-        }
-    }
-    Err(lost(&format!("asked {TRIES} times")))
 }
 
 fn in_words(data: &RData) -> Option<String> {

@@ -1,9 +1,10 @@
 //! `agent doctor`: what is missing here and the command that mends it.
 
-use proto::wire::api::{Check, CheckState, Checks, Error, Hosts, Kind};
+use hickory_proto::rr::{Name, RecordType};
+use proto::wire::api::{Check, CheckState, Checks, Error, Hosts, Kind, Status};
 
 use super::{Cx, Done, config, error::Exit, ui::table};
-use crate::doctor;
+use crate::{dns, doctor};
 
 /// See what is missing on this host, with the command that mends it
 ///
@@ -40,12 +41,24 @@ pub async fn run(cx: &Cx, Args {}: Args) -> Done {
             }),
         }
     }
+    names(cx, &mut checks).await;
     let missing = checks.iter().filter(|check| check.state == CheckState::Missing).count();
     cx.ui.show(&Checks { checks }, in_words);
     match missing {
         0 => Ok(Exit::WELL),
         count => Err(Error::new(Kind::Failed, format!("{count} of these need mending"))),
     }
+}
+
+/// Asks the name server, if the agent has one, and lets its answer count.
+async fn names(cx: &Cx, checks: &mut Vec<Check>) {
+    let Ok(status) = cx.client.get::<Status>("/v1/status").await else { return };
+    let Some(server) = status.dns.and_then(|dns| dns.parse().ok()) else { return };
+    // Any answer will do, also that there is no such name.
+    let asked = dns::ask(server, &Name::root(), RecordType::SOA).await;
+    let proved = doctor::names_answered(server, asked.as_ref().map(|_| ()));
+    checks.retain(|check| check.name != proved.name);
+    checks.push(proved);
 }
 
 /// Lays checks out, each with its remedy below it.

@@ -54,8 +54,14 @@ async fn end(cx: &Cx, path: &str, within: Duration) -> Done {
 async fn watch(cx: &Cx, mut progress: DownProgress, path: &str, within: Duration) -> Done {
     let (moving, start) = (cx.ui.moving(), Instant::now());
     let mut ticks = time::interval(POLL);
+    let mut told = Vec::new();
     while !progress.gone && start.elapsed() < within {
         moving.set(format!("{}: {}", progress.name, what_is_left(&progress)));
+        // Said once where it stays, also without a terminal: it may be long until it goes on.
+        if progress.because != told {
+            told.clone_from(&progress.because);
+            told.iter().for_each(|because| cx.ui.say(&format!("{}: waits: {because}", progress.name)));
+        }
         ticks.tick().await;
         if let Ok(answer) = time::timeout_at(start + within, cx.client.get(path)).await {
             // Once it is forgotten, only its id is left of it.
@@ -98,9 +104,10 @@ fn in_words(progress: &DownProgress) -> String {
 fn what_is_left(progress: &DownProgress) -> String {
     let left: Vec<String> =
         progress.remaining.iter().map(|left| format!("{} on {}", left.machine, left.host)).collect();
-    if left.is_empty() {
-        "nothing is left but records".to_owned()
-    } else {
-        format!("still there: {}", left.join(", "))
-    }
+    let left = match &left[..] {
+        [] => "nothing is left but records".to_owned(),
+        left => format!("still there: {}", left.join(", ")),
+    };
+    // What keeps it from going on, if that is known.
+    std::iter::once(left).chain(progress.because.iter().cloned()).collect::<Vec<_>>().join(": ")
 }

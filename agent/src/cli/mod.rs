@@ -9,24 +9,28 @@ mod doctor;
 mod down;
 mod error;
 mod events;
+mod file;
 mod host;
 mod image;
 mod init;
 mod intent;
 mod join;
 mod machine;
+mod out;
 mod plan;
 mod run;
 mod service;
 mod session;
 mod ssh;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod token;
 mod ui;
 mod up;
 mod value;
+pub use join::again_in_words as joined_again;
 pub use value::{hostname, no_name, span};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -34,7 +38,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use proto::wire::api::{Error, Kind};
 
-use crate::{client::Client, data::DataDir};
+use crate::{client::Client, data::DataDir, limits, log};
 use error::Exit;
 use ui::Ui;
 
@@ -127,12 +131,12 @@ pub fn main() -> ExitCode {
             .because(error)
             .next("set HOME or name one with --data-dir DIR")),
     };
-    done.unwrap_or_else(|error| ui.fail(&error)).into()
+    ui.end(done).into()
 }
 
 fn start(cx: Cx, noun: Noun) -> Done {
     let daemon = matches!(noun, Noun::Run(_));
-    ui::log(daemon);
+    log::start(daemon);
     let runtime = if daemon {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
     } else {
@@ -140,9 +144,16 @@ fn start(cx: Cx, noun: Noun) -> Done {
     };
     let runtime =
         runtime.map_err(|error| Error::new(Kind::Failed, "the program cannot start").because(error))?;
-    let done = runtime.block_on(dispatch(&cx, noun));
+    let done = runtime.block_on(async {
+        if daemon {
+            limits::raise();
+        }
+        limits::catch_file_size();
+        dispatch(&cx, noun).await
+    });
     // A blocking read of stdin would hold the program after its work.
     runtime.shutdown_background();
+    log::flush();
     done
 }
 

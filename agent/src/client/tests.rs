@@ -233,7 +233,7 @@ async fn the_server_stops_although_somebody_follows() {
     let listener = listen(&socket).unwrap();
     let events = move || async move { api::events_body(log, 0, true) };
     let routes = Router::new().route("/v1/events", axum::routing::get(events));
-    let server = tokio::spawn(api::serve(listener, routes, async move { drop(stopped.await) }));
+    let server = tokio::spawn(api::serve(listener, 8, routes, async move { drop(stopped.await) }));
     let client = Client::new(socket);
     let _follower = client.lines("/v1/events?follow=true").await.unwrap();
     drop(stop);

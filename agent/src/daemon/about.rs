@@ -7,7 +7,10 @@ use proto::{
     facts::Fact,
     id::{Name, SessionId},
     session::Accelerator,
-    wire::record::{Body, HostRecord, Reach, RecordKey},
+    wire::{
+        api::Trouble,
+        record::{Body, HostRecord, Reach, RecordKey},
+    },
 };
 use tokio::sync::watch;
 
@@ -15,6 +18,7 @@ use super::free_mib;
 use crate::{
     config::Config,
     data::DataDir,
+    disk,
     machine::{Qemu, qemu},
     session::{actions::words, hub::Hub},
 };
@@ -55,10 +59,12 @@ pub async fn gather(
         cpus: policy.cpus.unwrap_or(cpus),
         memory_mib: policy.memory_mib.unwrap_or(total - (total / 4).max(MEMORY_LEFT_MIB).min(total)),
         disk_mib: policy.disk_mib.unwrap_or_else(|| free_mib(data.path()).saturating_sub(DISK_LEFT_MIB)),
+        disk_kept_mib: if policy.disk_mib.is_none() { DISK_LEFT_MIB } else { 0 },
+        trouble: None,
         runs_machines: policy.machines,
         memory_used_mib: used.clone(),
         tags: config.tags.clone(),
-        prefixes: mesh::interfaces().await.prefixes,
+        prefixes: mesh::interfaces().await.prefixes(),
         steady: config.steady.unwrap_or_else(steady),
         issuer: false,
     }
@@ -85,10 +91,13 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
         }
     }
     let mut shares = hub.shares();
+    let mut trouble = None;
     loop {
         let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = used(&hub);
-        let record = gather(&config, &data, accelerator, &used).await;
+        trouble = watch_disk(&hub, &data, trouble).await;
+        let gathered = gather(&config, &data, accelerator, &used).await;
+        let record = HostRecord { trouble: trouble.as_ref().map(|trouble| trouble.what.clone()), ..gathered };
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
         if !*offered.borrow() {
             stop.run_until_cancelled(told(&hub, accelerator)).await;
@@ -101,6 +110,29 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Looks at the disk of the data directory, and tells when something begins or ends there.
+async fn watch_disk(hub: &Hub, data: &DataDir, before: Option<Trouble>) -> Option<Trouble> {
+    let (data, known) = (data.clone(), before.clone());
+    let looked = tokio::task::spawn_blocking(move || disk::glance(&data, known.as_ref())).await;
+    let now = looked.unwrap_or(None);
+    let what = |trouble: &Option<Trouble>| trouble.as_ref().map(|trouble| trouble.what.clone());
+    if what(&now) == what(&before) {
+        return now;
+    }
+    let fact = match &now {
+        Some(Trouble { what, because, .. }) => {
+            tracing::warn!("{what}: {because}");
+            Fact::StorageTrouble { what: what.clone(), because: because.clone() }
+        }
+        None => {
+            tracing::info!("the data directory can be written again");
+            Fact::StorageWell
+        }
+    };
+    hub.deps().facts.send(fact).ok();
+    now
 }
 
 /// Waits until gossip says of this host what was published.

@@ -51,27 +51,38 @@ impl Ring {
     }
 }
 
-/// The log on disk, at most twice [`MAX_LOG_BYTES`].
+/// The log on disk, at most twice [`MAX_LOG_BYTES`]. A full disk must not take the machine down: what
+/// finds no room is missing, what comes later is there.
 struct Log {
     path: PathBuf,
-    file: File,
-    bytes: u64,
+    open: Option<(File, u64)>,
 }
 
 impl Log {
-    fn open(path: PathBuf) -> io::Result<Log> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Log { path, file, bytes })
+    fn new(path: PathBuf) -> Log {
+        Log { path, open: None }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.bytes >= MAX_LOG_BYTES {
+    fn push(&mut self, bytes: &[u8]) {
+        let open = self.open.take().map_or_else(|| self.reopen(), Ok);
+        // After a failure it is opened again for the next piece.
+        self.open = open.and_then(|open| self.write(open, bytes)).ok();
+    }
+
+    fn reopen(&self) -> io::Result<(File, u64)> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let bytes = file.metadata()?.len();
+        Ok((file, bytes))
+    }
+
+    fn write(&self, open: (File, u64), bytes: &[u8]) -> io::Result<(File, u64)> {
+        let (mut file, mut length) = open;
+        if length >= MAX_LOG_BYTES {
             fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *self = Log::open(self.path.clone())?;
+            (file, length) = self.reopen()?;
         }
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
+        file.write_all(bytes)?;
+        Ok((file, length + bytes.len() as u64))
     }
 }
 
@@ -86,8 +97,7 @@ pub async fn carry(
     let (mut read, write) = serial.into_split();
     let (typed, typing) = mpsc::channel(MAX_TYPED);
     tokio::spawn(type_in(write, typing));
-    // A full disk must not take the machine down: the log ends, the console goes on.
-    let mut log = Log::open(log).ok();
+    let mut log = Log::new(log);
     let mut ring = Ring::default();
     let mut scan = Scan::default();
     let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
@@ -101,7 +111,7 @@ pub async fn carry(
                 if let Some(setup) = scan.push(&piece[..count]) {
                     told.send_replace(setup);
                 }
-                log = log.and_then(|mut log| log.push(&piece[..count]).is_ok().then_some(log));
+                log.push(&piece[..count]);
                 let bytes = Bytes::copy_from_slice(&piece[..count]);
                 outputs.retain(|output| output.try_send(bytes.clone()).is_ok());
             }
@@ -242,9 +252,9 @@ mod tests {
     fn the_log_starts_again_when_it_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
-        let mut log = Log::open(path.clone()).unwrap();
-        log.push(&vec![1; MAX_LOG_BYTES as usize]).unwrap();
-        log.push(&[2]).unwrap();
+        let mut log = Log::new(path.clone());
+        log.push(&vec![1; MAX_LOG_BYTES as usize]);
+        log.push(&[2]);
         assert_eq!(fs::read(&path).unwrap(), [2]);
         assert_eq!(fs::metadata(dir.path().join("console.log.1")).unwrap().len(), MAX_LOG_BYTES);
     }

@@ -34,6 +34,7 @@ pub(super) fn sample() -> Launch {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
         run: true,
+        starts: 0,
         image: Digest([1; 32]),
         image_size: 1 << 30,
         cpus: 2,
@@ -92,33 +93,33 @@ fn qemu_is_given_everything_and_takes_nothing_from_defaults() {
     check_argv(
         &sample(),
         expect![[r#"
-        -nodefaults
-        -no-user-config
-        -S
-        -name web-1.shop,debug-threads=on
-        -uuid 4388d732-392f-884f-8448-5f7317199e10
-        -machine pc-q35-10.0,graphics=off
-        -accel tcg,thread=multi
-        -cpu Nehalem-v1
-        -smp 2
-        -m size=512M
-        -rtc base=utc
-        -display none
-        -action panic=pause
-        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-        -chardev socket,id=qmp,path=/run/a,,gent/e5904ea9d598.q,server=on,wait=off
-        -mon chardev=qmp,mode=control
-        -chardev socket,id=console,path=/run/a,,gent/e5904ea9d598.c,server=on,wait=off
-        -serial chardev:console
-        -blockdev {"driver":"raw","file":{"driver":"file","filename":"/data/images/raw/01,01"},"node-name":"base","read-only":true}
-        -blockdev {"backing":"base","discard":"unmap","driver":"qcow2","file":{"discard":"unmap","driver":"file","filename":"/nowhere/web-1/disk.qcow2"},"node-name":"disk"}
-        -blockdev {"driver":"raw","file":{"driver":"file","filename":"/nowhere/web-1/seed.img"},"node-name":"seed","read-only":true}
-        -device virtio-blk-pci,drive=disk,bootindex=0
-        -device virtio-blk-pci,drive=seed
-        -netdev stream,id=net,server=on,addr.type=unix,addr.path=/run/a,,gent/e5904ea9d598.n
-        -device virtio-net-pci,netdev=net,mac=52:54:00:ab:02:03,host_mtu=1280,romfile=
-        -device virtio-rng-pci
-        -device pvpanic-pci"#]],
+            -nodefaults
+            -no-user-config
+            -S
+            -name web-1.shop.03030303030303030303030303030303.1.e5904ea9d598,debug-threads=on
+            -uuid 4388d732-392f-884f-8448-5f7317199e10
+            -machine pc-q35-10.0,graphics=off
+            -accel tcg,thread=multi
+            -cpu Nehalem-v1
+            -smp 2
+            -m size=512M
+            -rtc base=utc
+            -display none
+            -action panic=pause
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -chardev socket,id=qmp,path=/run/a,,gent/e5904ea9d598.q,server=on,wait=off
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=console,path=/run/a,,gent/e5904ea9d598.c,server=on,wait=off
+            -serial chardev:console
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/data/images/raw/01,01"},"node-name":"base","read-only":true}
+            -blockdev {"backing":"base","discard":"unmap","driver":"qcow2","file":{"discard":"unmap","driver":"file","filename":"/nowhere/web-1/disk.qcow2"},"node-name":"disk"}
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/nowhere/web-1/seed.img"},"node-name":"seed","read-only":true}
+            -device virtio-blk-pci,drive=disk,bootindex=0,werror=stop,rerror=stop
+            -device virtio-blk-pci,drive=seed,werror=stop,rerror=stop
+            -netdev stream,id=net,server=on,addr.type=unix,addr.path=/run/a,,gent/e5904ea9d598.n
+            -device virtio-net-pci,netdev=net,mac=52:54:00:ab:02:03,host_mtu=1280,romfile=
+            -device virtio-rng-pci
+            -device pvpanic-pci"#]],
     );
 }
 
@@ -260,9 +261,9 @@ fn every_incarnation_has_its_own_uuid() {
     let first = sample();
     let mut second = sample();
     second.spec.epoch = Epoch(2);
-    assert_ne!(first.uuid(), second.uuid());
-    assert_eq!(first.uuid(), sample().uuid());
-    assert_eq!(first.uuid().len(), 36);
+    assert_ne!(first.who().uuid(), second.who().uuid());
+    assert_eq!(first.who().uuid(), sample().who().uuid());
+    assert_eq!(first.who().uuid().len(), 36);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! Status  -> lines of ShimStatus, one for each change, until QEMU has ended
+//! Launched -> what it was launched with, as JSON, to the end of the connection
 //! Stop    -> nothing; the status tells
 //! Dial    -> the bytes of a TCP connection to the guest
 //! Console -> what the console printed, then both directions live
@@ -28,6 +29,8 @@ const MAX_LINE_BYTES: usize = 16 * 1024;
 pub enum Wish {
     /// To see what happens.
     Status,
+    /// To know what it was launched with, where the file that says so is lost.
+    Launched,
     /// To stop the machine; the guest has that many milliseconds for itself.
     Stop {
         /// Milliseconds until QEMU is told to end.

@@ -27,7 +27,7 @@ use proto::{
 };
 use tokio::task::{JoinError, JoinSet};
 
-use super::{deliveries::Deliveries, hub::Hub};
+use super::{actions::words, deliveries::Deliveries, hub::Hub};
 
 /// Between two looks at voters and at shares that did not arrive. Changes are acted on at once.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,6 +42,9 @@ const CHANGE_AGAIN: Duration = Duration::from_secs(5);
 const VERIFY: Duration = Duration::from_secs(60);
 /// A log that no leader takes in for this long is removed: longer than any change of voters.
 const ORPHAN: Duration = Duration::from_secs(120);
+
+/// Longest pause between two tries to open a log again.
+const REOPEN_LAST: Duration = Duration::from_secs(16);
 
 struct Coordinator {
     hub: Hub,
@@ -64,6 +67,8 @@ struct Coordinator {
     head: Option<HeadRecord>,
     leader: Option<HostId>,
     voters: BTreeSet<HostId>,
+    /// Whether it was told that the session's end cannot be stated.
+    told_unstated: bool,
 }
 
 /// Runs until the daemon ends or the session is buried. Idle while another host leads.
@@ -84,6 +89,7 @@ pub async fn run(hub: Hub, session: SessionId, group: Group) {
         head: None,
         leader: None,
         voters: BTreeSet::new(),
+        told_unstated: false,
     };
     // An earlier process may have led: what it told gossip is taken back.
     coordinator.hub.deps().mesh.publish(RecordKey::Head(session), None).await;
@@ -108,14 +114,13 @@ impl Coordinator {
                 Some(ended) = self.change.join_next() => self.changed(ended),
             }
             if self.hub.buried(self.session) {
-                // With a share, the host's task clears the machines away and then everything.
-                if self.hub.share(self.session).is_none() {
-                    self.hub.forget(self.session).await;
-                }
-                return;
+                return self.bury_here().await;
             }
             self.listen();
             let now = lead.borrow_and_update().clone();
+            if let Some(because) = &now.stopped {
+                return self.start_over(because).await;
+            }
             if self.has_no_place(&now) {
                 return self.hub.retire(self.session, &self.group).await;
             }
@@ -126,6 +131,33 @@ impl Coordinator {
                 Some(state) if now.leading && state.plan.is_some() => self.lead(&state, now.term).await,
                 _ => self.rest().await,
             }
+        }
+    }
+
+    /// The log could not be written. As soon as the disk takes files it is opened again, with a new
+    /// task in the place of this one.
+    async fn start_over(&mut self, because: &str) {
+        let session = self.session;
+        tracing::error!(%session, because, "the session's log cannot be written; it is closed until it can");
+        self.rest().await;
+        let (stop, mut pause) = (self.hub.deps().stop.clone(), TICK);
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            if self.hub.buried(session) {
+                return self.bury_here().await;
+            }
+            pause = (pause * 2).min(REOPEN_LAST);
+            let store = self.hub.deps().store.clone();
+            let takes_files = tokio::task::spawn_blocking(move || store.takes_files()).await;
+            if takes_files.unwrap_or(false) && self.hub.reopen(session, &self.group).await {
+                return tracing::info!(%session, "the session's log is open again");
+            }
+        }
+    }
+
+    /// With a share, the host's task clears the machines away and then everything.
+    async fn bury_here(&self) {
+        if self.hub.share(self.session).is_none() {
+            self.hub.forget(self.session).await;
         }
     }
 
@@ -235,15 +267,21 @@ impl Coordinator {
 
     /// Once every machine is gone and every member that is up has heard the end, the session is
     /// buried: a statement tells hosts that are away now.
-    fn bury(&self, state: &State) {
+    fn bury(&mut self, state: &State) {
         if !state.gone() {
             return;
         }
         let members = self.hub.deps().mesh.members().borrow().clone();
         if members.up().all(|member| self.shares.has(member.id, state.version)) {
             let tombstone = Tombstone { session: self.session, made: self.hub.deps().mesh.now() };
-            if let Err(error) = self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
-                tracing::warn!(session = %state.name, %error, "the session's end cannot be stated");
+            match self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
+                Ok(()) => self.told_unstated = false,
+                // It is tried at every look; once is enough to be told.
+                Err(error) if !std::mem::replace(&mut self.told_unstated, true) => {
+                    let because = words(&error);
+                    tracing::warn!(session = %state.name, because, "the session's end cannot be stated");
+                }
+                Err(_) => {}
             }
         }
     }

@@ -41,6 +41,11 @@ impl Store {
         Ok(Store { root })
     }
 
+    /// Tells whether a file can be written here now.
+    pub fn takes_files(&self) -> bool {
+        crate::disk::takes_files(&self.root)
+    }
+
     /// Gives the directory of all sessions.
     pub fn root(&self) -> &Path {
         &self.root

@@ -66,6 +66,8 @@ fn about(name: &Name) -> HostRecord {
         cpus: 2,
         memory_mib: 1024,
         disk_mib: 1024,
+        disk_kept_mib: 0,
+        trouble: None,
         runs_machines: true,
         memory_used_mib: BTreeMap::new(),
         tags: BTreeMap::new(),
@@ -129,7 +131,9 @@ impl Host {
             Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
         let targets = crate::zone::targets(&hub);
         let forwards = Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets);
-        let parts = Parts { facts: log, hub: hub.clone(), forwards, dns: None, started: Instant::now() };
+        let data = crate::data::DataDir::choose(Some(dir.path())).unwrap();
+        let (facts, started) = (log, Instant::now());
+        let parts = Parts { data, facts, hub: hub.clone(), forwards, dns: None, started };
         tokio::spawn(daemon::answer_requests(hub.clone(), inbox));
         tokio::spawn(daemon::answer_raft(hub.clone(), raft_inbox));
         tokio::spawn(daemon::follow::heads(hub.clone()));
@@ -170,7 +174,7 @@ impl Host {
     }
 
     async fn up(&self) -> SessionId {
-        self.app.up(intent(), None).await.unwrap().id.unwrap()
+        self.app.up(intent(), Default::default(), None).await.unwrap().id.unwrap()
     }
 
     fn voters(&self, session: SessionId) -> BTreeSet<HostId> {

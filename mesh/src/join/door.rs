@@ -221,9 +221,8 @@ impl Door {
             (Admission::ByHost(certificate), _) => Some((certificate, &identity.seed)),
         };
         if let Some((certificate, seed)) = signed {
-            roster
-                .say(&Statement::Certificate(certificate), seed)
-                .map_err(|because| JoinRefusal::Failed(because.to_string()))?;
+            let said = roster.say(&Statement::Certificate(certificate), seed);
+            said.map_err(|error| JoinRefusal::Failed(error.in_full()))?;
         }
         Ok(JoinAnswer::Admitted(roster.roll().set.chain(transcript.joiner)))
     }

@@ -120,7 +120,7 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     }
     match told? {
         Told::Pending(issuers) => {
-            identity::set_pending(&joining.data, &joining.token, &joining.name)?;
+            identity::set_pending(&joining.data, &token.to_string(), &joining.name)?;
             Ok(Joined::Pending { issuers })
         }
         Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),

@@ -51,6 +51,8 @@ fn about(name: &Name) -> HostRecord {
         cpus: 2,
         memory_mib: 1024,
         disk_mib: 1024,
+        disk_kept_mib: 0,
+        trouble: None,
         runs_machines: true,
         memory_used_mib: BTreeMap::new(),
         tags: BTreeMap::new(),

@@ -26,6 +26,7 @@ pub enum RecordKey {
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "each host has exactly one of the large kind")]
 pub enum Body {
     /// For [`RecordKey::Host`].
     Host(HostRecord),
@@ -56,6 +57,10 @@ pub struct HostRecord {
     pub memory_mib: u64,
     /// Disk in MiB free for machines.
     pub disk_mib: u64,
+    /// Disk in MiB that stays free for the host itself and is not in `disk_mib`.
+    pub disk_kept_mib: u64,
+    /// What keeps its agent from storing anything.
+    pub trouble: Option<String>,
     /// Whether it runs machines for others.
     pub runs_machines: bool,
     /// Memory in MiB held by machines, by session.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
-    session::{MachineReport, Proposal, Share, State},
+    session::{MachineReport, Proposal, Replace, Share, State},
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Transcript},
 };
@@ -40,6 +40,8 @@ pub enum Request {
         session: SessionId,
         /// The topology with its files.
         intent: Box<Intent>,
+        /// Whose started disks may be lost.
+        replace: Replace,
     },
     /// For the coordinator: make it so. Refused when `index` is given and no longer current.
     Up {
@@ -49,6 +51,8 @@ pub enum Request {
         intent: Box<Intent>,
         /// The generation that the user saw.
         index: Option<u64>,
+        /// Whose started disks may be lost.
+        replace: Replace,
     },
     /// For the coordinator: end the session.
     Down(SessionId),

@@ -12,6 +12,8 @@ use std::{
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
+use crate::limits;
+
 /// What tells this use of the subcommand from the other.
 pub const EXEC: &str = "exec";
 
@@ -30,5 +32,6 @@ pub fn exec(parent: &OsStr, program: &OsStr, arguments: &[OsString]) -> io::Resu
     if now.as_deref().map(OsStr::new) != Some(parent) {
         return Err(io::Error::other("the shim ended before QEMU began"));
     }
+    limits::lower();
     Err(Command::new(program).args(arguments).exec())
 }

@@ -1,4 +1,5 @@
-//! The process that is the parent of one QEMU and outlives the agent: `agent shim DIR RUN`.
+//! The process that is the parent of one QEMU and outlives the agent: `agent shim DIR RUN MARK`. The mark
+//! is for those who look for it among all processes, see `traces`.
 //! It owns QEMU's control socket, its console and its network card, and answers agents on one socket.
 //! It ends by itself once QEMU has ended and that is written down. One thread, so that QEMU's parent
 //! thread lives exactly as long as the shim: the kernel kills QEMU when that thread ends.
@@ -13,6 +14,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,9 +30,12 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use ending::words;
+
 use self::{
     ending::Seen,
     network::{Happening, Signs},
+    pause::Pause,
 };
 use super::{
     argv::argv,
@@ -41,10 +46,12 @@ use super::{
     setup,
     stop::{Step, Stopping},
 };
+use crate::limits;
 
 mod ending;
 mod guard;
 mod network;
+mod pause;
 mod serve;
 mod streams;
 
@@ -69,8 +76,8 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         [exec, parent, program, arguments @ ..] if exec == guard::EXEC => {
             guard::exec(parent, program, arguments)
         }
-        [dir, run] => start(Path::new(dir), Path::new(run)),
-        _ => Err(io::Error::other("this command is the agent's own: agent shim DIR RUN")),
+        [dir, run, _mark] => start(Path::new(dir), Path::new(run)),
+        _ => Err(io::Error::other("this command is the agent's own: agent shim DIR RUN MARK")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,7 +100,11 @@ fn start(dir: &Path, run: &Path) -> io::Result<()> {
         return Err(io::Error::other("the intent is from before this host's last start"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_machine(&intent, &paths))?;
+    runtime.block_on(async {
+        limits::raise();
+        limits::catch_file_size();
+        run_machine(&intent, &paths).await
+    })?;
     drop(lock);
     Ok(())
 }
@@ -130,17 +141,19 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         since: None,
         booted: false,
         setup: if known { Setup::Done } else { Setup::Pending },
+        paused: None,
         ended: None,
     };
     record::store(&paths.status(), &first)?;
     handle::clean(paths);
     let listener = UnixListener::bind(paths.control())?;
+    let launch = Arc::new(intent.clone());
     let (stop, stops) = mpsc::channel(MAX_WISHES);
     let (watcher, watchers) = mpsc::channel(MAX_WISHES);
     let (happen, happenings) = network::channel();
-    let desk =
-        serve::Desk { status: watch::Sender::new(first), stop, watcher, happen, callers: TaskTracker::new() };
-    let server = tokio::spawn(serve::serve(listener, desk.clone()));
+    let (status, callers) = (watch::Sender::new(first), TaskTracker::new());
+    let desk = serve::Desk { launch, status, stop, watcher, happen, callers };
+    let server = tokio::spawn(serve::stand(listener, paths.control(), desk.clone()));
     let waiting = Waiting { stops, watchers, happenings };
     let ending = run_qemu(intent, paths, &desk, waiting).await?;
     desk.status.send_modify(|status| status.ended = Some(ending));
@@ -249,14 +262,22 @@ async fn supervise(
     let mut terminate = signal(SignalKind::terminate())?;
     let doubt_at = Instant::now() + SIGN_OF_LIFE;
     let mut stopping: Option<Stopping> = None;
+    let mut pause = Pause::default();
     loop {
         let due = stopping.map_or(doubt_at, |stopping| Instant::from_std(stopping.due));
+        let look = pause.due().map_or_else(Instant::now, Instant::from_std);
         // All arms wait for a channel, a signal, the clock or the child's end: nothing is lost by
         // dropping them.
         let within = tokio::select! {
             _ = child.wait() => break,
             Some(event) = on.events.recv() => {
                 seen.on(&event);
+                let now = std::time::Instant::now();
+                if pause.on(&event, now) {
+                    held(paths, desk, &pause, seen);
+                    // The guest hears no power button any more.
+                    stopping = stopping.map(|before| Stopping::ask(Some(before), pause.patience(before.within), now));
+                }
                 match event.name.as_str() {
                     "RESET" => drop(desk.happen.send(Happening::Reset).await),
                     // It is held so that this can be known; there is nothing left to run.
@@ -286,11 +307,17 @@ async fn supervise(
                 }
                 continue;
             }
+            () = sleep_until(look), if pause.due().is_some() && stopping.is_none() => {
+                if pause.step(room(&paths.dir), std::time::Instant::now()) {
+                    on.tell("cont").await;
+                }
+                continue;
+            }
             Some(within) = on.stops.recv() => within,
             _ = terminate.recv() => HOST_SHUTDOWN,
         };
         seen.asked = true;
-        stopping = Some(Stopping::ask(stopping, within, std::time::Instant::now()));
+        stopping = Some(Stopping::ask(stopping, pause.patience(within), std::time::Instant::now()));
     }
     // What QEMU said last may still be on its way; its closed socket ends the queue.
     while let Ok(Some(event)) = timeout(LAST_WORD, on.events.recv()).await {
@@ -299,13 +326,27 @@ async fn supervise(
     Ok(())
 }
 
+/// Gives the bytes that are free where `dir` is.
+fn room(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Passes on whether QEMU holds the guest, and why.
+fn held(paths: &Paths, desk: &serve::Desk, pause: &Pause, seen: &mut Seen) {
+    let because = pause.because().map(str::to_owned);
+    seen.paused.clone_from(&because);
+    desk.status.send_modify(|status| status.paused = because);
+    note(paths, &desk.status);
+}
+
 /// Passes on what the guest told of its setup. That it is done holds for as long as its disk.
 fn hear_setup(paths: &Paths, desk: &serve::Desk, setup: Setup) {
     if setup == Setup::Done
         && let Err(error) = record::replace(&paths.set_up(), b"")
     {
         // The guest tells it again at its next boot.
-        eprintln!("shim: cannot write {}: {error}", paths.set_up().display());
+        writeln!(io::stderr(), "shim: cannot write {}: {error}", paths.set_up().display()).ok();
     }
     desk.status.send_modify(|status| status.setup = setup);
     note(paths, &desk.status);

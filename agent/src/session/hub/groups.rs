@@ -40,6 +40,17 @@ impl Hub {
         lock(&self.inner.groups).get(&session).cloned()
     }
 
+    /// Names the sessions whose log on this host has stopped, and why.
+    pub fn stopped(&self) -> Vec<(String, String)> {
+        let groups: Vec<Group> = lock(&self.inner.groups).values().cloned().collect();
+        let stopped = |group: &Group| {
+            let because = group.lead().borrow().stopped.clone()?;
+            let name = group.state().borrow().as_ref().map_or_else(|| "?".to_owned(), |s| s.name.to_string());
+            Some((name, because))
+        };
+        groups.iter().filter_map(stopped).collect()
+    }
+
     /// Opens this host's log of a session, makes it when it is missing, and starts its coordinator
     /// task, which acts only while this host leads.
     pub async fn open_group(&self, session: SessionId) -> Result<Group, VoterError> {
@@ -47,20 +58,29 @@ impl Hub {
         self.open_group_alone(session).await
     }
 
-    /// The same for who has the door. Boxed, because the task that it starts may come back here.
-    fn open_group_alone(&self, session: SessionId) -> BoxFuture<'_, Result<Group, VoterError>> {
-        Box::pin(self.open_group_now(session))
-    }
-
-    async fn open_group_now(&self, session: SessionId) -> Result<Group, VoterError> {
+    /// The same for who has the door.
+    async fn open_group_alone(&self, session: SessionId) -> Result<Group, VoterError> {
         if let Some(group) = self.group(session) {
             return Ok(group);
         }
+        self.open_group_over(session).await
+    }
+
+    /// Opens a log, also in the place of one that has stopped. Boxed, because the task that it starts
+    /// may come back here.
+    fn open_group_over(&self, session: SessionId) -> BoxFuture<'_, Result<Group, VoterError>> {
+        Box::pin(self.open_group_here(session))
+    }
+
+    async fn open_group_here(&self, session: SessionId) -> Result<Group, VoterError> {
         if self.buried(session) {
             return Err(VoterError::Buried);
         }
-        if lock(&self.inner.groups).len() >= MAX_SESSIONS {
-            return Err(VoterError::TooMany);
+        {
+            let groups = lock(&self.inner.groups);
+            if groups.len() >= MAX_SESSIONS && !groups.contains_key(&session) {
+                return Err(VoterError::TooMany);
+            }
         }
         let wire = requests::raft_wire(&self.inner.deps.mesh, session);
         let dir = self.inner.deps.store.make_raft(session).map_err(VoterError::Directory)?;
@@ -118,6 +138,21 @@ impl Hub {
         if unborn {
             tracing::info!(%session, "a session that was never planned is removed");
             self.forget(session).await;
+        }
+    }
+
+    /// Closes a log that could not be written and opens it again, as a restart of the agent would:
+    /// what the disk holds counts, and nothing was acknowledged beyond it. Tells whether it is open.
+    pub async fn reopen(&self, session: SessionId, group: &Group) -> bool {
+        let _one = self.inner.door.lock().await;
+        group.shutdown().await;
+        // Until the new one is there, the old one answers why it does nothing.
+        match self.open_group_over(session).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%session, %error, "the session's log cannot be opened yet");
+                false
+            }
         }
     }
 

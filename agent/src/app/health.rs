@@ -1,0 +1,71 @@
+//! What keeps this agent from doing its work, and the words for what was not done because of it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proto::wire::{
+    api::{Error, Kind, Trouble},
+    record::Body,
+};
+
+use super::App;
+use crate::{disk, session::actions::words};
+
+/// A disk that does not answer in this time is in trouble itself.
+const LOOK: Duration = Duration::from_secs(3);
+
+impl App {
+    /// Looks at everything that this agent stands on.
+    pub(super) async fn health(&self) -> Vec<Trouble> {
+        let mut all: Vec<Trouble> = self.disk().await.into_iter().collect();
+        all.extend(self.hub().stopped().into_iter().map(|(session, because)| Trouble {
+            what: format!("this host's log of the session {session} is closed"),
+            because: format!("it could not be written: {because}"),
+            next: Some("it is opened again as soon as the disk takes files: agent doctor".to_owned()),
+        }));
+        all
+    }
+
+    async fn disk(&self) -> Option<Trouble> {
+        let data = self.inner.data.clone();
+        let looked = tokio::task::spawn_blocking(move || disk::look(&data));
+        match tokio::time::timeout(LOOK, looked).await {
+            Ok(looked) => looked.ok().flatten(),
+            Err(_) => Some(Trouble {
+                what: "the disk of the data directory does not answer".to_owned(),
+                because: format!("a small write took more than {} s", LOOK.as_secs()),
+                next: Some("dmesg".to_owned()),
+            }),
+        }
+    }
+
+    /// Tells why something was not done: what the disk says, if it is the disk.
+    pub(super) async fn not_done(&self, kind: Kind, what: impl Into<String>, because: String) -> Error {
+        let failed = Error::new(kind, what);
+        match self.disk().await {
+            Some(trouble) => failed
+                .because(format!("{because}; {}", disk::line(&trouble)))
+                .next(trouble.next.unwrap_or_else(|| "agent doctor".to_owned())),
+            None => failed.because(because).next("agent doctor"),
+        }
+    }
+
+    /// Tells what keeps these hosts, and this one, from storing anything: each in one line.
+    pub(super) async fn troubles(&self, hosts: impl Iterator<Item = &str>) -> Vec<String> {
+        let me = self.name(self.hub().me());
+        let own = self.disk().await.map(|trouble| format!("{me}: {}", disk::line(&trouble)));
+        let hosts: BTreeSet<&str> = hosts.filter(|host| *host != me).collect();
+        let records = self.deps().mesh.records().borrow().clone();
+        let theirs = records.values().filter_map(|body| match body {
+            Body::Host(record) if hosts.contains(record.name.as_str()) => {
+                record.trouble.as_ref().map(|trouble| format!("{}: {trouble}", record.name))
+            }
+            _ => None,
+        });
+        own.into_iter().chain(theirs).collect()
+    }
+
+    /// Tells why a statement of this host was not made.
+    pub(super) async fn not_said(&self, what: &str, error: &mesh::SayError) -> Error {
+        self.not_done(Kind::Failed, what, words(error)).await
+    }
+}

@@ -1,0 +1,159 @@
+//! Pure: what is wrong with the disk of the data directory, judged once for `status`, `doctor` and
+//! everything that could not be stored.
+
+use std::path::PathBuf;
+
+use proto::wire::api::Trouble;
+use rustix::io::Errno;
+
+/// Below this much room the next write may fail: a Raft log and an image record need megabytes.
+const NEARLY_FULL: u64 = 8 * 1024 * 1024;
+
+/// What was seen of a disk.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Why a small file could not be written now.
+    pub refused: Option<Errno>,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+    /// Bytes that this user may still write.
+    pub free: u64,
+    /// Files that can still be made, and how many there can be; `None` where they are not counted.
+    pub inodes: Option<(u64, u64)>,
+}
+
+/// Decides what it means; `None` = all is well.
+pub fn judge(seen: &Seen) -> Option<Trouble> {
+    let dir = seen.dir.display();
+    let refused = match (seen.refused, seen.read_only) {
+        (None, false) if seen.free >= NEARLY_FULL => return None,
+        (None, false) => {
+            let because = format!("{dir}: {} are free", bytes(seen.free));
+            return Some(trouble("the disk of the data directory is nearly full", because, make_room(seen)));
+        }
+        (_, true) => Errno::ROFS,
+        (Some(refused), false) => refused,
+    };
+    Some(match (refused, seen.inodes) {
+        (Errno::ROFS, _) => trouble(
+            "the data directory is read-only: nothing can be stored",
+            format!("{dir}: {}; Linux does this to a disk that fails", words(refused)),
+            format!("findmnt -T {dir}    then dmesg, and sudo mount -o remount,rw of that disk"),
+        ),
+        (Errno::NOSPC, Some((0, all))) => trouble(
+            "the disk of the data directory has no inodes left: nothing can be stored",
+            format!("{dir}: all {all} files that it can hold are there, with {} free", bytes(seen.free)),
+            format!("df -i {dir}    and remove files that nobody needs"),
+        ),
+        (Errno::NOSPC, _) => trouble(
+            "the disk of the data directory is full: nothing can be stored",
+            format!("{dir}: {}; {} are free", words(refused), bytes(seen.free)),
+            make_room(seen),
+        ),
+        (Errno::DQUOT, _) => trouble(
+            "the disk quota of this user is used up: nothing can be stored",
+            format!("{dir}: {}", words(refused)),
+            "quota -s    and remove files that nobody needs".to_owned(),
+        ),
+        (Errno::FBIG, _) => trouble(
+            "files may not grow: nothing can be stored",
+            format!("{dir}: {}", words(refused)),
+            "ulimit -f unlimited    before agent run".to_owned(),
+        ),
+        (Errno::MFILE | Errno::NFILE, _) => trouble(
+            "no file can be opened: nothing can be stored",
+            words(refused),
+            "ulimit -n 4096    before agent run".to_owned(),
+        ),
+        (Errno::ACCESS | Errno::PERM, _) => trouble(
+            "the data directory cannot be written by this user: nothing can be stored",
+            format!("{dir}: {}", words(refused)),
+            format!("sudo chown -R $USER {dir}"),
+        ),
+        _ => trouble(
+            "the data directory cannot be written: nothing can be stored",
+            format!("{dir}: {}", words(refused)),
+            format!("findmnt -T {dir}    then dmesg"),
+        ),
+    })
+}
+
+/// Writes trouble in one line.
+pub fn line(trouble: &Trouble) -> String {
+    format!("{}: {}", trouble.what, trouble.because)
+}
+
+fn trouble(what: &str, because: String, next: String) -> Trouble {
+    Trouble { what: what.to_owned(), because, next: Some(next) }
+}
+
+fn make_room(seen: &Seen) -> String {
+    format!("df -h {}    and agent image list, then agent image remove NAME", seen.dir.display())
+}
+
+fn words(error: Errno) -> String {
+    std::io::Error::from(error).to_string()
+}
+
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(refused: Option<Errno>) -> Seen {
+        let free = if refused == Some(Errno::NOSPC) { 0 } else { 1 << 40 };
+        Seen { dir: "/d".into(), refused, read_only: false, free, inodes: Some((100, 1000)) }
+    }
+
+    fn check(seen: &Seen, told: &str) {
+        let trouble = judge(seen).map(|trouble| line(&trouble)).unwrap_or_default();
+        assert_eq!(trouble, told);
+    }
+
+    #[test]
+    fn a_disk_that_takes_files_is_well() {
+        check(&seen(None), "");
+        check(
+            &Seen { free: 5 << 20, ..seen(None) },
+            "the disk of the data directory is nearly full: /d: 5 MiB are free",
+        );
+    }
+
+    #[test]
+    fn each_kind_of_disk_that_takes_nothing_is_called_what_it_is() {
+        check(
+            &seen(Some(Errno::NOSPC)),
+            "the disk of the data directory is full: nothing can be stored: \
+             /d: No space left on device (os error 28); 0 bytes are free",
+        );
+        check(
+            &Seen { free: 9 << 20, inodes: Some((0, 77)), ..seen(Some(Errno::NOSPC)) },
+            "the disk of the data directory has no inodes left: nothing can be stored: \
+             /d: all 77 files that it can hold are there, with 9 MiB free",
+        );
+        let read_only = "the data directory is read-only: nothing can be stored: \
+             /d: Read-only file system (os error 30); Linux does this to a disk that fails";
+        check(&seen(Some(Errno::ROFS)), read_only);
+        check(&Seen { read_only: true, ..seen(None) }, read_only);
+        for (error, told) in [
+            (Errno::DQUOT, "quota"),
+            (Errno::FBIG, "may not grow"),
+            (Errno::MFILE, "no file can be opened"),
+            (Errno::ACCESS, "by this user"),
+            (Errno::IO, "cannot be written: nothing can be stored: /d: Input/output error"),
+        ] {
+            let trouble = judge(&seen(Some(error))).unwrap();
+            assert!(line(&trouble).contains(told), "{trouble:?}");
+            assert!(trouble.next.is_some());
+        }
+    }
+}
