@@ -435,7 +435,7 @@ fn dialer(hub: &Hub) -> forward::Dial {
         let net = net.clone();
         Box::pin(async move {
             let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
-            Ok(Box::new(stream) as Box<dyn forward::Stream>)
+            Ok(Box::new(stream) as Box<dyn mesh::net::End>)
         })
     })
 }

@@ -14,6 +14,7 @@ mod dns;
 mod doctor;
 mod facts;
 mod forward;
+mod internals;
 mod limits;
 mod log;
 mod machine;

@@ -595,7 +595,9 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
         }
     })
     .await;
-    let held = || async { (descriptors(&process), shim.counts().await.unwrap()) };
+    let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
+    let counts = || machine::wire::counts(&control, Duration::from_secs(10));
+    let held = || async { (descriptors(&process), counts().await.unwrap()) };
     let settles = |what: &'static str, goal: (usize, machine::wire::Counts)| async move {
         let mut seen = held().await;
         let start = Instant::now();

@@ -12,7 +12,7 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::{doctor, machine::Qemu, session::actions::words};
+use crate::{doctor, internals, machine::Qemu, session::actions::words};
 
 /// A clock that is this far behind what issuers have signed is told.
 const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
@@ -223,6 +223,15 @@ impl App {
             }
         }
         Ok(api::Named { id: row.id.clone() })
+    }
+
+    /// Tells what the agent and the shims of this host hold.
+    pub async fn internals(&self) -> Answer<api::Internals> {
+        let deps = self.deps();
+        let held = internals::look(deps.store.root(), &deps.run).await;
+        held.map_err(|error| {
+            Error::new(Kind::Failed, "what this agent holds cannot be counted").because(error)
+        })
     }
 
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.

@@ -23,6 +23,7 @@ mod service;
 mod session;
 mod ssh;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -8,7 +8,7 @@ use super::{
     Cx, Done, down,
     error::Exit,
     plan, service, status,
-    ui::{or_dash, table, word},
+    ui::{bend, or_dash, spread, table, word},
     up,
 };
 use crate::client::quoted;
@@ -66,20 +66,20 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
 /// Lays one session out.
 pub fn in_words(session: &SessionStatus, width: Option<u16>) -> String {
     let voters = if session.voters.is_empty() { "-".to_owned() } else { session.voters.join(", ") };
-    let mut text = format!(
-        "session {} ({})   {}   plan {}   coordinator {}   voters {voters}   network {}\n\n{}",
-        session.name,
-        session.id.short(),
+    let parts = [
+        format!("session {} ({})", session.name, session.id.short()),
         word(&session.state),
-        session.generation,
-        or_dash(session.coordinator.as_ref()),
-        or_dash(session.subnet.as_ref()),
-        machines(&session.machines, false, width),
-    );
+        format!("plan {}", session.generation),
+        format!("coordinator {}", or_dash(session.coordinator.as_ref())),
+        format!("voters {voters}"),
+        format!("network {}", or_dash(session.subnet.as_ref())),
+    ];
+    let heading = spread(&parts.each_ref().map(String::as_str), "   ", width);
+    let mut text = format!("{heading}\n\n{}", machines(&session.machines, false, width));
     if !session.services.is_empty() {
         text.push_str(&format!("\n\n{}", service::in_words(&session.services, width)));
     }
-    text.push_str(&format!("\n\nnote: {}", plan::HOLD));
+    text.push_str(&format!("\n\n{}", bend(&format!("note: {}", plan::HOLD), width)));
     text
 }
 

@@ -837,16 +837,6 @@ fn the_other_tables() {
 }
 
 #[test]
-fn tables_bend_to_a_narrow_terminal() {
-    let rows = [vec!["web-1".to_owned(), "a reason that is longer than the terminal is wide".to_owned()]];
-    expect![[r#"
-        MACHINE  REASON
-        web-1    a reason that is longer than
-                 the terminal is wide"#]]
-    .assert_eq(&ui::table(&["MACHINE", "REASON"], rows, Some(40)));
-}
-
-#[test]
 fn values_are_read_and_written() {
     let durations = ["90s", "5m", "2h", "7d", "250ms"].map(|text| value::duration(text).unwrap().as_millis());
     assert_eq!(durations, [90_000, 300_000, 7_200_000, 604_800_000, 250]);

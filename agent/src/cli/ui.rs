@@ -6,11 +6,11 @@ use std::{
     rc::Rc,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::wire::api::{Error, ErrorBody, Kind};
 use serde::Serialize;
 
+pub use super::table::{bend, spread, table};
 use super::{
     Done,
     error::{self, Exit},
@@ -191,22 +191,6 @@ pub fn in_words(error: &Error) -> String {
         text.push_str(&format!("\nhint: {next}"));
     }
     text
-}
-
-/// Lays rows out under a heading; `width` bends long cells to a terminal.
-pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heading.iter().copied());
-    table.add_rows(rows);
-    match width {
-        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
-        None => table.set_content_arrangement(ContentArrangement::Disabled),
-    };
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
 }
 
 /// Writes what may be unknown.

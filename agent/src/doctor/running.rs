@@ -8,7 +8,7 @@ use proto::{
     wire::api::{Check, CheckState},
 };
 
-use super::{check, ok};
+use super::{KVM_ABSENT, KVM_DENIED, check, ok};
 
 /// What the daemon knows.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,7 @@ fn accelerator(inside: &Inside) -> Check {
         Some((version, Accelerator::Tcg, refused)) => {
             let because = refused.as_ref().map(|because| format!("; {because}")).unwrap_or_default();
             let what = format!("QEMU {version} translates: machines run 10 to 30 times slower{because}");
-            check("accelerator", CheckState::Limited, what, None)
+            check("accelerator", CheckState::Limited, what, refused.as_deref().and_then(mend))
         }
         None => {
             let asked = || "QEMU is still being asked what it can do: look again in a moment".to_owned();
@@ -51,6 +51,15 @@ fn accelerator(inside: &Inside) -> Check {
             let what = what.unwrap_or_else(asked);
             check("accelerator", CheckState::Limited, what, None)
         }
+    }
+}
+
+/// Names the command against the reason for which hardware is not used, where there is one.
+fn mend(refused: &str) -> Option<String> {
+    match () {
+        () if refused.contains("Permission denied") => Some(KVM_DENIED.to_owned()),
+        () if refused.contains("no /dev/kvm") => Some(KVM_ABSENT.to_owned()),
+        () => None,
     }
 }
 

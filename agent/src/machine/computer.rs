@@ -1,13 +1,19 @@
 //! Asks the computer itself what runs of a machine, whatever its directory says. One look through
 //! `/proc`; nothing is kept. What cannot be seen is an error, never "nothing".
 
-use std::{fs, io, os::unix::fs::MetadataExt};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, thread, time::Duration};
 
 use super::{
     process::Process,
     record::{self, Paths, ShimStatus},
     traces::{self, Scope, Trace, Who},
 };
+
+/// Looks at a process that has no command line yet. The kernel shows none while a program takes another's
+/// place, which takes microseconds.
+const LOOKS: u32 = 50;
+/// Between two of these looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A living process of a machine.
 #[derive(Clone, Debug)]
@@ -43,7 +49,7 @@ fn marked(who: &Who, place: &str, scope: Scope) -> io::Result<Vec<Found>> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let Some(line) = living(fs::read(entry.path().join("cmdline")))? else { continue };
+        let Some(line) = command_line(&entry.path())? else { continue };
         let Some(trace) = traces::read(&line).filter(|trace| trace.is(who, place, scope)) else { continue };
         // Somebody else can write anything on a command line.
         let Some(owner) = living(fs::metadata(entry.path()))?.map(|meta| meta.uid()) else { continue };
@@ -54,6 +60,21 @@ fn marked(who: &Who, place: &str, scope: Scope) -> io::Result<Vec<Found>> {
         }
     }
     Ok(found)
+}
+
+/// Reads the command line of a process; `None` when it has none, as kernel threads and the dead have.
+fn command_line(process: &Path) -> io::Result<Option<Vec<u8>>> {
+    for _ in 0..LOOKS {
+        let Some(line) = living(fs::read(process.join("cmdline")))? else { return Ok(None) };
+        if !line.is_empty() {
+            return Ok(Some(line));
+        }
+        if living(fs::read_link(process.join("exe")))?.is_none() {
+            return Ok(None);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(None)
 }
 
 /// A process that ends while it is looked at is gone; what may not be looked at is not ours. Anything

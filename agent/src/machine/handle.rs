@@ -18,7 +18,7 @@ use super::{
     computer::Found,
     process::{self, Process},
     record::{self, Ending, Launch, Paths, ShimStatus},
-    wire::{self, Counts, Wish},
+    wire::{self, Wish},
 };
 
 /// How long a living shim may take for an answer on a loaded host.
@@ -122,13 +122,6 @@ impl Shim {
     /// Opens the serial console: what it printed, then both directions live.
     pub async fn console(&self) -> io::Result<UnixStream> {
         wire::ask(&self.paths.control(), &Wish::Console, ANSWER).await
-    }
-
-    /// Asks how much the shim holds.
-    #[allow(dead_code)] // Used by the process tests until the local API shows it.
-    pub async fn counts(&self) -> io::Result<Counts> {
-        let mut stream = wire::ask(&self.paths.control(), &Wish::Counts, ANSWER).await?;
-        timeout(ANSWER, wire::read_line(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Opens the packet port. The newest one replaces all others.

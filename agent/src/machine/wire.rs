@@ -89,6 +89,12 @@ pub async fn ask(control: &Path, wish: &Wish, within: Duration) -> io::Result<Un
     timeout(within, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
+/// Asks a shim how much it holds.
+pub async fn counts(control: &Path, within: Duration) -> io::Result<Counts> {
+    let mut stream = ask(control, &Wish::Counts, within).await?;
+    timeout(within, read_line(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
 /// Writes one line.
 pub async fn write_line<T: Serialize>(stream: &mut UnixStream, value: &T) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;

@@ -856,3 +856,43 @@ pub enum CheckState {
     /// Needs mending.
     Missing,
 }
+
+/// What the agent's processes hold: what must come back to where it was when nothing is asked of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Internals {
+    /// The agent's own process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime.
+    pub tasks: usize,
+    /// Connections that it carries between two sides.
+    pub flows: usize,
+    /// Its memory that no file stands behind, in KiB; `null` where the kernel does not tell.
+    pub anonymous_kib: Option<u64>,
+    /// The shims that live on this host.
+    pub shims: Vec<ShimInternals>,
+}
+
+/// What one shim holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimInternals {
+    /// Its machine.
+    pub machine: String,
+    /// The machine's session.
+    pub session: SessionId,
+    /// The machine's incarnation.
+    pub epoch: u64,
+    /// The process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime; `null` when it did not answer.
+    pub tasks: Option<usize>,
+    /// Connections into the guest that have not ended; `null` when it did not answer.
+    pub dials: Option<usize>,
+    /// Callers whose connection holds a descriptor; `null` when it did not answer.
+    pub callers: Option<usize>,
+    /// Its memory that no file stands behind, in KiB.
+    pub anonymous_kib: Option<u64>,
+}
