@@ -1,7 +1,7 @@
 //! What a changed topology does to disks that are in use, and in which order machines start after a
 //! power cut: one host, a database and a web machine that needs it.
 
-use std::fs;
+use std::{fs, io::Write, path::Path, process::Stdio};
 
 use serde_json::Value;
 use tests::{Host, Place};
@@ -115,12 +115,14 @@ fn a_moved_name_needs_a_word(host: &Host, old: &str) {
 
     let same = host.topology(&topology("disk = \"96M\"", ""));
     assert_eq!(refused(host, &same, &["--replace", "db-1"]), ["web-1"]);
-    let status = host.json(&["session", "up", &same, "--replace", "all"]);
-    assert_eq!(
-        (&status["machines"][0]["epoch"], &status["machines"][1]["epoch"]),
-        (&2.into(), &2.into()),
-        "{status}"
-    );
+    let (code, said) = on_a_terminal(host, &["session", "up", &same], "n\n");
+    assert!(code == 4 && said.contains("db-1") && said.contains("web-1"), "{code} {said}");
+    assert_eq!([host.pids("db-1"), host.pids("web-1")], before, "a no is a no");
+    let (code, said) = on_a_terminal(host, &["session", "up", &same, "--replace", "db-1"], "y\n");
+    assert!(code == 0 && said.contains("lose their disks"), "{code} {said}");
+    let status = host.json(&["session", "status", "shop"]);
+    let epochs = (&status["machines"][0]["epoch"], &status["machines"][1]["epoch"]);
+    assert_eq!(epochs, (&2.into(), &2.into()), "{status}");
     assert_eq!(mark(host), "", "a new disk");
 }
 
@@ -171,6 +173,21 @@ fn refused(host: &Host, file: &str, more: &[&str]) -> Vec<String> {
     }
     assert_eq!(answer.stderr.lines().count(), 1, "{answer:?}");
     machines
+}
+
+/// Runs a command on a terminal of its own, where somebody types `answer`.
+fn on_a_terminal(host: &Host, args: &[&str], answer: &str) -> (i32, String) {
+    let mut line = tests::agent_bin().display().to_string();
+    args.iter().for_each(|arg| line.push_str(&format!(" {arg}")));
+    let mut script = host.command(Path::new("script"));
+    script.args(["-qec", &line, "/dev/null"]).env("AGENT_DATA_DIR", host.data());
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script of bsdutils");
+    // The pipe stays open: its end would be typed too.
+    let mut keys = child.stdin.take().expect("a pipe");
+    keys.write_all(answer.as_bytes()).expect("keys");
+    let output = child.wait_with_output().expect("an end");
+    drop(keys);
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn facts(host: &Host) -> Vec<Value> {
