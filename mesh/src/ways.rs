@@ -71,8 +71,8 @@ impl Known {
         for address in entry.addresses.iter().rev() {
             self.prove(*address);
         }
-        let before = |new: Vec<SocketAddr>, old: &[SocketAddr]| unique(new.iter().chain(old), MAX_ADDRESSES);
-        self.reach.addresses = before(entry.addresses.clone(), &self.reach.addresses);
+        let all = entry.addresses.iter().chain(&self.reach.addresses);
+        self.reach.addresses = unique(all, MAX_ADDRESSES);
         if let Some(offer) = &entry.relay {
             let old = self.reach.relays.iter().filter(|url| **url != offer.url);
             self.reach.relays = std::iter::once(&offer.url).chain(old).take(MAX_RELAYS).cloned().collect();
