@@ -1,6 +1,8 @@
 //! The stories, one a file. Each starts real agents and, where it says machines, real guests.
 
+mod addresses;
 mod bad_input;
+mod clock;
 mod coordinator;
 mod ctrl_c;
 mod debian;
