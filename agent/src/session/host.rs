@@ -66,6 +66,8 @@ struct Machine {
     granted: Option<Epoch>,
     failed: Option<Failed>,
     phase: Option<Phase>,
+    /// Whether it was told that it cannot be removed.
+    told_left: bool,
 }
 
 struct HostLoop {
@@ -464,7 +466,10 @@ impl HostLoop {
             machine.release();
             let dir = self.hub.deps().store.machine(self.session, name);
             if let Err(error) = machine::remove(&self.host, &dir).await {
-                tracing::error!(machine = %name, %error, "it cannot be removed");
+                // It is tried at every look; once is enough to be told.
+                if !std::mem::replace(&mut machine.told_left, true) {
+                    tracing::error!(machine = %name, %error, "it cannot be removed");
+                }
                 gone = false;
             }
         }

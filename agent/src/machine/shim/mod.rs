@@ -45,6 +45,7 @@ use crate::limits;
 
 mod ending;
 mod guard;
+mod log;
 mod network;
 mod serve;
 mod streams;
@@ -146,6 +147,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
     let desk =
         serve::Desk { status: watch::Sender::new(first), stop, watcher, happen, callers: TaskTracker::new() };
     let server = tokio::spawn(serve::serve(listener, desk.clone()));
+    tokio::spawn(log::keep_short(paths.log()));
     let waiting = Waiting { stops, watchers, happenings };
     let ending = run_qemu(intent, paths, &desk, waiting).await?;
     desk.status.send_modify(|status| status.ended = Some(ending));
