@@ -79,7 +79,7 @@ fn a_log_on_a_full_disk_and_files_that_may_not_grow_end_nothing() {
     let mut host = initialised("nas");
     let small = host.scratch().join("small");
     fs::create_dir(&small).expect("a directory");
-    let mounted = tests::Mounted::tmpfs(&small, "size=64k");
+    let mounted = tests::Mounted::tmpfs(&small, "size=8k");
     // 512-byte blocks for sh: nothing may grow beyond 3 MiB, which the log's disk ends long before.
     let log = small.join("log");
     host.spawn_by(&format!("ulimit -f 6144; exec \"$AGENT\" run 2>{}", log.display()));
@@ -87,7 +87,7 @@ fn a_log_on_a_full_disk_and_files_that_may_not_grow_end_nothing() {
     eventually(SOON, "the log's disk is full", || {
         host.agent(&["token", "create"]).expect(0);
         let length = fs::metadata(&log).map_err(|error| error.to_string())?.len();
-        if length >= 60 * 1024 { Ok(()) } else { Err(length.to_string()) }
+        if length >= 8 * 1024 { Ok(()) } else { Err(length.to_string()) }
     });
     let image = host.scratch().join("large.raw");
     fs::write(&image, vec![7; 8 * 1024 * 1024]).expect("a file");
@@ -126,7 +126,7 @@ fn others_cannot_hold_all_descriptors_and_what_nobody_needs_is_swept() {
     let dns: SocketAddr = status["dns"].as_str().expect("an address").parse().expect("an address");
     let idle: Vec<TcpStream> = (0..171).filter_map(|_| TcpStream::connect(dns).ok()).collect();
     assert!(idle.len() > 100, "only {} connections", idle.len());
-    for _ in 0..5 {
+    for _ in 0..3 {
         let begun = std::time::Instant::now();
         serves(&host);
         host.agent(&["token", "create"]).expect(0);
@@ -204,17 +204,17 @@ fn doctor_and_dns_query_agree_when_loopback_is_down() {
         assert!(done.expect("ip starts").success());
     };
     let names = || {
-        let answer = host.agent(&["doctor", "--json"]);
-        let checks = answer.json()["checks"].clone();
-        let names = checks.as_array().expect("a list").iter().find(|check| check["name"] == "names").cloned();
-        names.expect("a check")["state"].as_str().expect("a state").to_owned()
+        let checks = host.agent(&["doctor", "--json"]).json()["checks"].clone();
+        checks.as_array().expect("a list").iter().find(|check| check["name"] == "names").cloned().expect("it")
     };
     host.agent(&["dns", "query", "solo.host.mesh.internal"]).expect(0);
-    assert_eq!(names(), "ok");
+    assert_eq!(names()["state"], "ok");
     lo("down");
     host.agent(&["dns", "query", "solo.host.mesh.internal"]).expect(7);
-    assert_eq!(names(), "missing");
-    says(&host.agent(&["doctor"]).expect(1), &["does not answer", "mend names:", "lo up"]);
+    let seen = names();
+    assert_eq!(seen["state"], "missing");
+    assert!(seen["what"].as_str().expect("words").contains("does not answer"), "{seen}");
+    assert!(seen["mend"].as_str().expect("a command").contains("lo up"), "{seen}");
     lo("up");
-    assert_eq!(names(), "ok");
+    assert_eq!(names()["state"], "ok");
 }
