@@ -2,6 +2,9 @@
 //! Nothing is decided here; `cli` reads the command line and hands on. The shim comes before it: it
 //! must own its main thread and start no runtime of the CLI's.
 
+// A print that fails panics, and what cannot be said must end nothing.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod api;
 mod app;
 mod cli;

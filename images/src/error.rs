@@ -100,6 +100,9 @@ pub enum ImageError {
         /// What was observed.
         because: String,
     },
+    /// A file of this process may not become so large.
+    #[error("File too large: the system lets no file of the agent grow so far (ulimit -f)")]
+    MayNotGrow,
     /// iroh-blobs refused or failed.
     #[error("the image store failed: {0}")]
     Store(String),
@@ -121,9 +124,8 @@ pub enum ImageError {
 /// can do something about it.
 pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> ImageError {
     move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            ImageError::DiskFull
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ImageError::DiskFull,
+        io::ErrorKind::FileTooLarge => ImageError::MayNotGrow,
         _ => ImageError::Io { what: what.into(), source },
     }
 }
@@ -136,6 +138,6 @@ pub(crate) fn store(error: impl std::fmt::Display) -> ImageError {
 impl ImageError {
     /// Says whether the disk is the reason, so that what is half done should make room.
     pub(crate) fn is_full(&self) -> bool {
-        matches!(self, ImageError::DiskFull | ImageError::NoRoom { .. })
+        matches!(self, ImageError::DiskFull | ImageError::MayNotGrow | ImageError::NoRoom { .. })
     }
 }

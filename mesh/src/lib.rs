@@ -14,6 +14,8 @@
 //! keeper    the loop that keeps this host connected and known
 //! join      token -> member               tokens   make, list, end
 //! ```
+// A print that fails panics, and what cannot be said must end nothing.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod addresses;

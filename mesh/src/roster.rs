@@ -229,3 +229,56 @@ pub(crate) fn pack(statements: &[Sealed]) -> Vec<Vec<u8>> {
 pub(crate) fn unpack(packed: &[Vec<u8>]) -> Vec<Sealed> {
     packed.iter().filter_map(|bytes| Sealed::decode(bytes).ok()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proto::trust::{Grant, Revocation};
+
+    use super::*;
+    use crate::Founding;
+
+    fn founding(name: &str) -> Founding {
+        let (name, mesh_name) = (name.parse().unwrap(), "home".parse().unwrap());
+        Founding { name, mesh_name, tags: BTreeMap::new(), recovery: None }
+    }
+
+    fn grant(seed: u8) -> Statement {
+        let made = wall_clock();
+        Statement::Grant(Grant {
+            token: Seed([seed; 32]).public(),
+            made,
+            expires: made.plus_ms(60_000),
+            max_uses: 1,
+            capabilities: proto::trust::Capabilities::NONE,
+            tags: BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn what_this_host_says_is_stored_or_not_said_and_what_others_say_counts_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (identity, _) = identity::create(dir.path(), founding("nas"), wall_clock()).unwrap();
+        let roster = Roster::load(&identity).unwrap();
+        roster.say(&grant(1), &identity.seed).unwrap();
+        // A directory in the place of the file that is written first: no write succeeds.
+        let beside = identity::statements_file(dir.path()).with_extension("new");
+        fs::create_dir(&beside).unwrap();
+        let error = roster.say(&grant(2), &identity.seed).unwrap_err();
+        assert!(matches!(error, SayError::Store(_)), "{error}");
+        assert!(error.in_full().contains("statements"), "{}", error.in_full());
+        assert_eq!(roster.roll().set.grants().len(), 1, "nobody heard what is not stored");
+
+        let revoked = Revocation { token: Seed([1; 32]).public(), made: wall_clock() };
+        let sealed = Statement::Revocation(revoked).seal(roster.roll().set.mesh(), &identity.seed);
+        let before = roster.roll().set.all().len();
+        assert_eq!(roster.take(vec![sealed]), (1, 0));
+        assert_eq!(roster.roll().set.all().len(), before + 1, "it holds although it is not stored");
+        roster.catch_up();
+        fs::remove_dir(&beside).unwrap();
+        roster.catch_up();
+        let again = Roster::load(&identity).unwrap();
+        assert_eq!(again.roll().set.all().len(), before + 1, "it was written once it could be");
+    }
+}

@@ -3,11 +3,32 @@
 use std::{
     fs::{self, File},
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use crate::Host;
+
+/// A small disk of its own somewhere, taken away when dropped. Needs root.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts a tmpfs.
+    #[track_caller]
+    pub fn tmpfs(at: &Path, options: &str) -> Mounted {
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
+        let done = done.expect("mount starts");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a process that was just ended may still hold it for a moment.
+        let _done = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
 
 impl Host {
     /// Puts the data directory on a disk of `mib` MiB, or gives the one there another size.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStderr, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -54,7 +54,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Takes what a command that has ended left.
+    /// Reads what a command that has ended left.
     pub fn of(output: Output) -> Answer {
         Answer {
             code: output.status.code().unwrap_or(-1),
@@ -193,6 +193,35 @@ impl Host {
         self.agent = Some(run.stdout(log).stderr(error).spawn().expect("the agent starts"));
     }
 
+    /// Starts the agent by a line of shell, which ends with `exec "$AGENT" run`, and waits for nothing.
+    pub fn spawn_by(&mut self, script: &str) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
+        let error = log.try_clone().expect("a second handle");
+        let mut run = self.shell(script);
+        self.agent = Some(run.stdout(log).stderr(error).spawn().expect("sh starts"));
+    }
+
+    /// Starts the agent with its stderr in a pipe, and gives the reader's end.
+    pub fn spawn_piped(&mut self) -> ChildStderr {
+        let mut run = self.cli(&["run"]);
+        let mut child = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the agent starts");
+        let stderr = child.stderr.take().expect("a pipe");
+        self.agent = Some(child);
+        stderr
+    }
+
+    /// Runs a line of shell that uses `$AGENT`.
+    pub fn by_shell(&self, script: &str) -> Answer {
+        Answer::of(self.shell(script).output().expect("sh starts"))
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut shell = self.command(Path::new("sh"));
+        shell.args(["-c", script]).env("AGENT", agent_bin()).env("AGENT_DATA_DIR", self.data());
+        shell.envs(self.env.iter().cloned()).stdin(Stdio::null());
+        shell
+    }
+
     /// Gives the file with everything the agent said.
     pub fn log(&self) -> PathBuf {
         self.dir.path().join("log")
@@ -274,7 +303,8 @@ impl Host {
     /// Kills what still runs. Looks again, because a dying shim may have just started its QEMU.
     fn end_everything(&self) {
         for _ in 0..100 {
-            let left = self.processes("");
+            let mut left = self.processes("");
+            left.extend(self.begun_by_its_agent());
             if left.is_empty() {
                 return;
             }
@@ -285,6 +315,21 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Lists what its agent began and what outlived it without its directory on the command line, such
+    /// as a QEMU that was only being asked what it can do.
+    fn begun_by_its_agent(&self) -> Vec<(u32, String)> {
+        let mark = format!("AGENT_DATA_DIR={}", self.data().display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(bytes) = fs::read(entry.path().join("environ")) else { continue };
+            if bytes.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+                found.push((pid, mark.clone()));
+            }
+        }
+        found
     }
 
     /// Names the directory of this host's sockets, as the agent does.

@@ -9,6 +9,7 @@ mod machines;
 mod running;
 mod wait;
 
+pub use disk::Mounted;
 pub use host::{Answer, Host, Place};
 pub use lab::{Copies, Lab, Solo, tiny_topology};
 pub use machines::{BOOT, Pids, alive, kill};

@@ -186,6 +186,7 @@ fn image_error(what: String, error: &images::ImageError) -> Error {
         images::ImageError::DiskFull | images::ImageError::NoRoom { .. } => {
             (Kind::Failed, "agent image list    then agent image remove NAME")
         }
+        images::ImageError::MayNotGrow => (Kind::Failed, "ulimit -f unlimited    before agent run"),
         _ => (Kind::Failed, "agent image list"),
     };
     Error::new(kind, what).because(words(error)).next(next)

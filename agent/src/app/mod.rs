@@ -100,7 +100,7 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
         Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older => (Kind::Refused, "try again"),
-        Refusal::Failed(_) => (Kind::Failed, "agent events"),
+        Refusal::Failed(_) => (Kind::Failed, "agent doctor, then agent events"),
     };
     Error::new(kind, what).because(because).next(next)
 }

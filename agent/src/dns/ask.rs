@@ -14,7 +14,7 @@ use proto::wire::api::{Error, Kind};
 use tokio::{net::UdpSocket, time};
 
 /// The server is on loopback and answers from memory.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// One lost datagram (a full socket buffer) is asked again.
 const TRIES: u32 = 3;
 

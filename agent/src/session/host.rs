@@ -465,7 +465,10 @@ impl HostLoop {
             // Of a buried session every incarnation goes.
             let who = Who { session: self.session, machine: name.clone(), epoch: Epoch(u64::MAX) };
             if let Err(error) = machine::remove(&self.host, &dir, &who).await {
-                tracing::error!(machine = %name, error = actions::words(&error), "it cannot be removed");
+                // It is tried at every look; once is enough to be told.
+                if !std::mem::replace(&mut machine.told_left, true) {
+                    tracing::error!(machine = %name, error = actions::words(&error), "it cannot be removed");
+                }
                 gone = false;
             }
         }

@@ -54,6 +54,8 @@ pub struct Machine {
     pub failed: Option<Failed>,
     /// What was said of it last.
     pub phase: Option<Phase>,
+    /// Whether it was told that it cannot be removed.
+    pub told_left: bool,
 }
 
 impl Machine {

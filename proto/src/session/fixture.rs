@@ -21,7 +21,7 @@ pub fn host_name(id: HostId) -> String {
 }
 
 /// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [image] [cpus=N]
-/// [used=MIB] [disk=MIB] [arch=A] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
+/// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
 /// exists.
 pub fn inventory(text: &str) -> Inventory {
     let image = ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() };
@@ -58,6 +58,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
             ("cpus", n) => facts.cpus = n.parse().unwrap(),
             ("used", n) => facts.memory_used_mib = n.parse().unwrap(),
             ("disk", n) => facts.disk_mib = n.parse().unwrap(),
+            ("kept", n) => facts.disk_kept_mib = n.parse().unwrap(),
             ("arch", arch) => facts.arch = arch.into(),
             ("rtt", n) => facts.rtt_ms = Some(n.parse().unwrap()),
             ("net", net) => {

@@ -248,3 +248,27 @@ impl Rank {
 fn list<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
     names.into_iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::session::{
+        Replace,
+        fixture::{SESSION, intent, inventory},
+        plan::propose,
+    };
+
+    #[test]
+    fn a_host_without_room_for_an_image_names_what_it_keeps_for_itself() {
+        let told = |host: &str| {
+            let proposal =
+                propose(SESSION, None, (&intent("web 1 256"), &Replace::default()), &inventory(host));
+            assert!(proposal.plan.is_none(), "{proposal:?}");
+            proposal.rejected[0].because.clone()
+        };
+        assert_eq!(told("nas 4096 disk=10"), "10 of 64 MiB disk free for the image");
+        assert_eq!(
+            told("nas 4096 disk=0 kept=2048"),
+            "0 of 64 MiB disk free for the image, besides the 2048 MiB that stay free for the host (policy.disk)"
+        );
+    }
+}

@@ -50,6 +50,7 @@ use crate::limits;
 
 mod ending;
 mod guard;
+mod log;
 mod network;
 mod pause;
 mod serve;
@@ -154,6 +155,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
     let (status, callers) = (watch::Sender::new(first), TaskTracker::new());
     let desk = serve::Desk { launch, status, stop, watcher, happen, callers };
     let server = tokio::spawn(serve::stand(listener, paths.control(), desk.clone()));
+    tokio::spawn(log::keep_short(paths.log()));
     let waiting = Waiting { stops, watchers, happenings };
     let ending = run_qemu(intent, paths, &desk, waiting).await?;
     desk.status.send_modify(|status| status.ended = Some(ending));
