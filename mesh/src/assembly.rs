@@ -1,13 +1,7 @@
 //! Puts the mesh together and hands out its handle. Builds in order, runs every part, and ends them
 //! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use iroh::{
@@ -36,7 +30,7 @@ use crate::{
     answer::{self, Answering, Inbound, RaftInbound},
     book::{Book, Hint},
     cache::Cache,
-    endpoint::{self, BindError, Ports},
+    endpoint::{BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
@@ -46,8 +40,7 @@ use crate::{
     lan::Search,
     members::Members,
     pins::Pins,
-    reach,
-    relay::{Doorkeeper, Relay, Serve},
+    relay::{Relay, Serve},
     relays::Relays,
     roster::{Roll, Roster, SayError},
     rpc::{self, Exchange, RpcError},
@@ -55,6 +48,8 @@ use crate::{
     tokens::{self, Made, TokenView, TokensError, Wanted},
     wire,
 };
+
+mod bound;
 
 /// How the mesh runs on this host.
 #[derive(Clone, Debug)]
@@ -320,7 +315,7 @@ pub async fn build(
     let gate = Gate::new(roster.clone());
     let (pins, lookup) = (Pins::new(facts.clone()), MemoryLookup::with_provenance("mesh"));
     let book = Book::new(Cache::load(&identity.data), lookup.clone());
-    let bound = bind(&config, &identity, &gate, &roster, &pins, &lookup).await?;
+    let bound = bound::bind(&config, &identity, &gate, &roster, &pins, &lookup).await?;
     let (endpoint, relay) = (bound.endpoint, bound.relay);
     let serves = relay.as_ref().map(|relay| relay.offer.clone());
     if let Some(offer) = &serves {
@@ -449,72 +444,5 @@ async fn close(router: Router, endpoint: &Endpoint, relay: Option<Relay>) {
     };
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
         tracing::debug!("somebody did not hear the goodbye");
-    }
-}
-
-struct Bound {
-    endpoint: Endpoint,
-    relay: Option<Relay>,
-}
-
-/// Finds a pair of ports on which the endpoint and the relay both come up, and remembers it.
-async fn bind(
-    config: &Config,
-    identity: &Identity,
-    gate: &Gate,
-    roster: &Arc<Roster>,
-    pins: &Pins,
-    lookup: &MemoryLookup,
-) -> Result<Bound, MeshError> {
-    let address = relay_address(config).await;
-    let first = match config.ports {
-        Ports::Fixed(first) => first,
-        Ports::Loopback => 0,
-    };
-    let mut last = BindError::NoPorts(first);
-    for pair in endpoint::pairs(&identity.data, config.ports) {
-        let at = (config.ports, pair);
-        let endpoint = match endpoint::bind(identity, at, gate.clone(), pins, lookup).await {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                tracing::debug!(port = pair.0, %error, "ports not free");
-                last = error;
-                continue;
-            }
-        };
-        let relay = match address {
-            None => Ok(None),
-            Some(address) => {
-                let doorkeeper = Doorkeeper::new(gate.clone(), roster.clone());
-                Relay::serve(&identity.data, at, address, doorkeeper).await.map(Some)
-            }
-        };
-        match relay {
-            Ok(relay) => {
-                if let Err(error) = endpoint::remember(&identity.data, &endpoint) {
-                    tracing::warn!(%error, "cannot remember the ports");
-                }
-                return Ok(Bound { endpoint, relay });
-            }
-            Err(error) => {
-                tracing::debug!(port = pair.0, %error, "relay not served");
-                last = BindError::Iroh(error.to_string());
-                endpoint.close().await;
-            }
-        }
-    }
-    Err(last.into())
-}
-
-/// Chooses the address under which a relay is offered; `None` = serve none.
-async fn relay_address(config: &Config) -> Option<IpAddr> {
-    match (config.serve, config.ports) {
-        (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
-        (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
-        (serve, Ports::Fixed(_)) => {
-            let addresses: Vec<IpAddr> = interfaces().await.addresses().collect();
-            let any = addresses.first().copied().filter(|_| serve == Serve::On);
-            reach::relay_address(&addresses).or(any)
-        }
     }
 }
