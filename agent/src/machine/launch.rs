@@ -62,7 +62,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Patience {
         // Seconds on a very loaded host; and a look that is repeated for ever may be short.
-        Patience { start: Duration::from_secs(40), find: Duration::from_secs(3) }
+        Patience { start: Duration::from_secs(40), find: Duration::from_secs(5) }
     }
 }
 

@@ -217,8 +217,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Record<T>> {
     }
 }
 
-/// Gives what can be known from a file of [`store`]: one that is damaged or cannot be read says nothing,
-/// and is told in the log.
+/// Gives what can be known from a file of [`store`]: one that is damaged or cannot be read says nothing.
+/// It is looked at again and again, so it is told to those only who ask for everything.
 pub fn known<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let because = match read(path) {
         Ok(Record::Whole(value)) => return Some(value),
@@ -226,7 +226,7 @@ pub fn known<T: DeserializeOwned>(path: &Path) -> Option<T> {
         Ok(Record::Damaged(because)) => because,
         Err(error) => error.to_string(),
     };
-    tracing::warn!(path = %path.display(), because, "a machine's file is damaged or cannot be read");
+    tracing::debug!(path = %path.display(), because, "a machine's file is damaged or cannot be read");
     None
 }
 

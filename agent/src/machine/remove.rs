@@ -26,11 +26,18 @@ pub async fn end(host: &Host, dir: &Path, who: &Who, scope: Scope, asked: bool) 
     let deadline = Instant::now() + WITHIN;
     loop {
         let found = computer::search(&paths, who, scope).await.map_err(LaunchError::Unknown)?;
-        if found.is_empty() {
+        if found.is_empty() && !is_held(&paths) {
             break;
         }
         if Instant::now() >= deadline {
-            return Err(LaunchError::Running(computer::named(&found)));
+            return Err(match found.is_empty() {
+                true => LaunchError::Locked(paths.lock()),
+                false => LaunchError::Running(computer::named(&found)),
+            });
+        }
+        if found.is_empty() {
+            sleep(AGAIN).await;
+            continue;
         }
         tracing::warn!(machine = %who.machine, processes = computer::named(&found), "what does not answer is ended");
         if asked {
@@ -40,6 +47,11 @@ pub async fn end(host: &Host, dir: &Path, who: &Who, scope: Scope, asked: bool) 
         sleep(AGAIN).await;
     }
     if paths.dir.exists() { launch::bury(&paths).await } else { Ok(()) }
+}
+
+/// Tells whether somebody holds the lock who is not seen: what runs in another container, perhaps.
+fn is_held(paths: &Paths) -> bool {
+    paths.dir.exists() && matches!(launch::try_lock(paths), Ok(None))
 }
 
 /// Asks QEMU itself, which hears it although its shim does not.

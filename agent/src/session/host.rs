@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use super::{
     actions::{self, Outcome},
     hub::Hub,
-    machine::{Machine, asked_for},
+    machine::{Machine, asked_for, lost},
     nic,
 };
 use crate::machine::{
@@ -154,12 +154,8 @@ impl HostLoop {
             Ok(Record::Whole(launch)) => return Some(Settings::of(&launch.spec)),
             Ok(Record::Absent) if !paths.disk().exists() => return None,
             Ok(Record::Absent) => {}
-            Ok(Record::Damaged(because)) => {
-                tracing::error!(path = %paths.launch().display(), because, "the intent of a start is damaged");
-            }
-            Err(error) => {
-                tracing::error!(path = %paths.launch().display(), %error, "the intent of a start is not read");
-            }
+            Ok(Record::Damaged(because)) => lost(&paths, &because, known),
+            Err(error) => lost(&paths, &error.to_string(), known),
         }
         let last = || {
             let last: ShimStatus = record::known(&paths.status())?;

@@ -13,7 +13,7 @@ use proto::{
 };
 use tokio::task::AbortHandle;
 
-use crate::machine::{Shim, ShimStatus, process::Process};
+use crate::machine::{Paths, Shim, ShimStatus, process::Process};
 
 /// Something that may run and does not answer.
 #[derive(Clone)]
@@ -150,6 +150,13 @@ pub fn asked_for(ended: Option<ShimState>, now: Timestamp) -> ShimState {
             ShimState::Ended { at, asked: true, clean, because }
         }
         _ => ShimState::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
+    }
+}
+
+/// Tells that an intent cannot be read; once, because it is looked at after every action.
+pub fn lost(paths: &Paths, because: &str, known: Option<Settings>) {
+    if known.is_none() {
+        tracing::error!(path = %paths.launch().display(), because, "the intent of a start cannot be read");
     }
 }
 

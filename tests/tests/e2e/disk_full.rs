@@ -79,13 +79,13 @@ fn a_guest_on_a_full_disk_is_paused_and_goes_on_when_there_is_room() {
     host.agent(&["machine", "start", "web-1"]).expect(0);
     host.reaches("web-1", "ready");
     let before = host.pids("web-1");
-    assert_eq!(host.addresses("web.full.mesh.internal").len(), 1);
+    assert_eq!(host.addresses("web-1.full.mesh.internal").len(), 1);
 
     let writing = fill(&host);
     let row = host.reaches("web-1", "paused");
     assert!(row["reason"].as_str().is_some_and(|because| because.contains("no space is left")), "{row}");
     eventually(Duration::from_secs(10), "its name is withdrawn", || {
-        match host.addresses("web.full.mesh.internal").as_slice() {
+        match host.addresses("web-1.full.mesh.internal").as_slice() {
             [] => Ok(()),
             found => Err(format!("{found:?}")),
         }
