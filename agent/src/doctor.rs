@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time};
 
 use crate::{config::Config, data::DataDir, disk, limits, session::actions::words};
 
-pub use running::{Inside, judge};
+pub use running::{Inside, MEND_CLOCK, judge};
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]

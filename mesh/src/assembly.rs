@@ -19,7 +19,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     time::Timestamp,
-    trust::{Statement, Token},
+    trust::{ClockError, Statement, Token},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -290,6 +290,11 @@ impl Mesh {
     /// Gives the mesh's time.
     pub fn now(&self) -> Timestamp {
         self.inner.roster.now()
+    }
+
+    /// Tells whether this host's clock is off, as most members see it.
+    pub fn clock_error(&self) -> Option<ClockError> {
+        self.inner.roster.clock_error(&self.inner.streams.connected().borrow())
     }
 
     /// Says goodbye to everybody and waits until it is done.

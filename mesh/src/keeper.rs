@@ -370,8 +370,9 @@ async fn exchange(streams: &Streams, roster: &Roster, host: HostId) {
     let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
     match rpc::ask(streams, &protocol, host, &request, EXCHANGE_TIMEOUT).await {
         Ok(answer) => {
-            if let Ok(Answer::Statements(packed)) = postcard::from_bytes(&answer) {
-                roster.take(roster::unpack(&packed));
+            if let Ok(Answer::Statements { lacking, time }) = postcard::from_bytes(&answer) {
+                roster.hear_clock(host, time);
+                roster.take(roster::unpack(&lacking));
             }
         }
         // It will be compared again at the next change, handshake or minute.

@@ -34,6 +34,8 @@ pub struct Host {
     pub env: Vec<(String, String)>,
     /// Whether the data directory is a disk of its own.
     pub(crate) mounted: bool,
+    /// Whether what it holds is looked at when its story is over.
+    pub(crate) judged: bool,
     /// What the data directory is called.
     data: String,
     /// The user without rights whose host it is, if it is not the tests' own.
@@ -80,7 +82,8 @@ impl Host {
     pub fn new(name: &str, place: Place) -> Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
         let (data, env) = ("data".to_owned(), Vec::new());
-        Host { name: name.to_owned(), place, dir, agent: None, env, mounted: false, data, owner: None }
+        let (mounted, judged) = (false, true);
+        Host { name: name.to_owned(), place, dir, agent: None, env, mounted, judged, data, owner: None }
     }
 
     /// Makes an empty host whose data directory is called `data`, and which belongs to the user with
@@ -291,6 +294,14 @@ impl Host {
         Some(PathBuf::from(format!("/run/agent-{}", &hash[..8])))
     }
 
+    /// Judges once what an agent that still runs holds at the end of its story. None does on a disk of its own,
+    /// which stories fill.
+    pub(crate) fn judge(&mut self) -> Result<(), String> {
+        let judged = std::mem::take(&mut self.judged) && !self.mounted && !std::thread::panicking();
+        let runs = self.agent.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if judged && runs { self.settles() } else { Ok(()) }
+    }
+
     /// What a command line of this host contains: the data or the runtime directory.
     fn marks(&self) -> Vec<String> {
         vec![self.dir.path().to_string_lossy().into_owned()]
@@ -299,6 +310,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        let judged = self.judge();
         if let Some(mut child) = self.agent.take() {
             let _killed = child.kill();
             let _reaped = child.wait();
@@ -310,6 +322,9 @@ impl Drop for Host {
         self.unmount();
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log_text());
+        }
+        if let Err(held) = judged {
+            panic!("its story is over, and {} holds on:\n{held}", self.name);
         }
     }
 }

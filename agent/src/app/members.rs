@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{
     id::{HostId, Name},
-    trust::{GrantState, TokenError},
+    trust::{ClockError, GrantState, TokenError},
     wire::{
         api::{self, Error, Kind, MemberState, PathKind},
         record::{Body, HostRecord, RecordKey},
@@ -14,8 +14,6 @@ use proto::{
 use super::{Answer, App};
 use crate::{doctor, internals, machine::Qemu, session::actions::words};
 
-/// A clock that is this far behind what issuers have signed is told.
-const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
 /// How long a member that joins again is waited for; it is tried on afterwards.
 const MEET_WITHIN: Duration = Duration::from_secs(8);
 
@@ -64,11 +62,8 @@ impl App {
             let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
             warnings.push(api::Warning { what, next: None });
         }
-        let behind = self.deps().mesh.now().0.saturating_sub(crate::daemon::wall_clock().0);
-        if behind > CLOCK_OFF_MS {
-            let behind = crate::cli::span(behind / 1000);
-            let what = format!("this host's clock is {behind} behind the mesh");
-            warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
+        if let Some(what) = self.clock_off() {
+            warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });
         }
         warnings.extend(self.others_in_trouble());
         warnings.extend(absent(hosts));
@@ -86,6 +81,15 @@ impl App {
             _ => None,
         };
         records.iter().filter_map(warning).collect()
+    }
+
+    /// Says how far this host's clock is off, if it is.
+    fn clock_off(&self) -> Option<String> {
+        let off = |ms: u64| crate::cli::span(ms / 1000);
+        Some(match self.deps().mesh.clock_error()? {
+            ClockError::Ahead(ms) => format!("this host's clock is {} ahead of the mesh", off(ms)),
+            ClockError::Behind(ms) => format!("this host's clock is {} behind the mesh", off(ms)),
+        })
     }
 
     /// Tells every member with what it offers.
@@ -253,6 +257,7 @@ impl App {
                 .map(|row| row.name.clone())
                 .collect(),
             members: hosts.len(),
+            clock_off: self.clock_off(),
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
     }

@@ -38,7 +38,9 @@ pub fn read(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
 /// Reads a regular file or, as `-`, stdin.
 pub fn read_or_stdin(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     if path != Path::new("-") {
-        return read(path, most);
+        let pipe = fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+        let told = |error: Error| if pipe { error.next("give it on stdin, as the file `-`") } else { error };
+        return read(path, most).map_err(told);
     }
     let read = up_to(io::stdin().lock(), most)
         .map_err(|error| Error::new(Kind::Failed, "stdin cannot be read").because(error))?;

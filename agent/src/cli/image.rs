@@ -74,7 +74,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             let name = name.or_else(|| name_of(&url)).ok_or_else(|| {
                 Error::new(Kind::Usage, "the image needs a name")
                     .because("the URL ends without one")
-                    .next("--name NAME")
+                    .next(format!("agent image pull {url} --sha256 {sha256} --name tiny"))
             })?;
             let pull = ImagePull { url, sha256, name, replace };
             let lines = cx.client.post_lines("/v1/image/pull", &pull).await?;

@@ -34,7 +34,9 @@ pub async fn run(cx: &Cx, file: &Path, replace: &[String]) -> Done {
 
 /// Reads a topology for a request; its mistakes are shown here, for `plan` and `up` alike.
 pub fn read(cx: &Cx, file: &Path) -> Result<Wanted, Error> {
-    match intent::read(file) {
+    let read = intent::read(file);
+    let file = if file == Path::new("-") { Path::new("stdin") } else { file };
+    match read {
         Ok(intent) => Ok(intent.into()),
         Err(Wrong::Error(error)) => Err(error),
         Err(Wrong::Mistakes(diagnostics)) => {

@@ -27,12 +27,17 @@ pub struct Inside {
     pub down: Vec<String>,
     /// Members in all, this host included.
     pub members: usize,
+    /// How far the clock is off, if it is.
+    pub clock_off: Option<String>,
 }
+
+/// What sets a clock right.
+pub const MEND_CLOCK: &str = "timedatectl set-ntp true";
 
 /// Decides what the daemon's knowledge means. These checks replace those of the same name that were
 /// only guessed from outside.
 pub fn judge(inside: &Inside) -> Vec<Check> {
-    vec![accelerator(inside), names(inside), relay(inside), mesh(inside)]
+    vec![accelerator(inside), names(inside), relay(inside), mesh(inside), clock(inside)]
 }
 
 fn accelerator(inside: &Inside) -> Check {
@@ -92,5 +97,12 @@ fn mesh(inside: &Inside) -> Check {
             let what = format!("{} of {} hosts not up: {}", down.len(), inside.members, down.join(", "));
             check("mesh", CheckState::Limited, what, Some("agent host list".to_owned()))
         }
+    }
+}
+
+fn clock(inside: &Inside) -> Check {
+    match &inside.clock_off {
+        None => ok("clock", "nobody in the mesh contradicts it"),
+        Some(what) => check("clock", CheckState::Limited, what.clone(), Some(MEND_CLOCK.to_owned())),
     }
 }

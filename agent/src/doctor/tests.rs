@@ -109,6 +109,7 @@ fn the_daemon_tells_what_it_proved() {
             relays: Vec::new(),
             down: vec!["attic".into()],
             members: 3,
+            clock_off: Some("this host's clock is 1h ahead of the mesh".into()),
             ..Inside::default()
         }),
         expect![[r#"
@@ -116,6 +117,7 @@ fn the_daemon_tells_what_it_proved() {
             Missing names: the name server has no port  -> agent run --set dns.port=auto
             Limited relay: no relay: hosts behind other routers may not find this one  -> agent run --set relay.serve=on    on a host with a public address
             Limited mesh: 1 of 3 hosts not up: attic  -> agent host list
+            Limited clock: this host's clock is 1h ahead of the mesh  -> timedatectl set-ntp true
         "#]],
     );
     told(
@@ -131,6 +133,7 @@ fn the_daemon_tells_what_it_proved() {
             Ok names: answered at 127.0.0.1:53
             Ok relay: this host serves http://203.0.113.4:7440
             Ok mesh: all 1 hosts are up
+            Ok clock: nobody in the mesh contradicts it
         "#]],
     );
 }

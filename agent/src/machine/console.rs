@@ -92,14 +92,13 @@ pub async fn carry(
     serial: UnixStream,
     log: PathBuf,
     mut watchers: mpsc::Receiver<UnixStream>,
-    told: watch::Sender<Setup>,
+    (mut scan, told): (Scan, watch::Sender<Setup>),
 ) {
     let (mut read, write) = serial.into_split();
     let (typed, typing) = mpsc::channel(MAX_TYPED);
     tokio::spawn(type_in(write, typing));
     let mut log = Log::new(log);
     let mut ring = Ring::default();
-    let mut scan = Scan::default();
     let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -196,7 +195,7 @@ mod tests {
         let (watchers, watching) = mpsc::channel(1);
         let (told, tells) = watch::channel(Setup::Pending);
         let log = dir.path().join("console.log");
-        let carrying = tokio::spawn(carry(serial, log.clone(), watching, told));
+        let carrying = tokio::spawn(carry(serial, log.clone(), watching, (Scan::default(), told)));
         let story = async {
             guest.write_all(b"before ").await.unwrap();
             let (mut screen, theirs) = UnixStream::pair().unwrap();
@@ -226,7 +225,8 @@ mod tests {
         let (mut guest, serial) = UnixStream::pair().unwrap();
         let (watchers, watching) = mpsc::channel(1);
         let (told, mut tells) = watch::channel(Setup::Pending);
-        let carrying = tokio::spawn(carry(serial, dir.path().join("console.log"), watching, told));
+        let carrying =
+            tokio::spawn(carry(serial, dir.path().join("console.log"), watching, (Scan::default(), told)));
         guest.write_all(b"\nmesh-setup: done.\n").await.unwrap();
         timeout(Duration::from_secs(10), tells.wait_for(|told| *told == Setup::Done)).await.unwrap().unwrap();
         let open = || fs::read_dir("/proc/self/fd").unwrap().count();

@@ -159,57 +159,57 @@ fn the_guest_is_told_who_it_is_and_what_to_do_first() {
     check_seed(
         &sample(),
         expect![[r#"
-        == meta-data
-        instance-id: 03030303030303030303030303030303-web-1
-        local-hostname: web-1
-        == user-data
-        #cloud-config
-        hostname: web-1
-        fqdn: web-1.shop.mesh.internal
-        prefer_fqdn_over_hostname: false
-        ssh_pwauth: false
-        disable_root: false
-        ssh_authorized_keys:
-          - ssh-ed25519 AAAA me@home
-          - "ssh-ed25519 BBBB a: #b"
-        ssh_deletekeys: true
-        ssh_genkeytypes: [ed25519]
-        ssh_keys:
-          ed25519_private: |
-            (private key)
-          ed25519_public: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP0XJDhaoMdbZPt4zWAvodmR/ev3axPFjtcC6sg16fYY web-1
-        write_files:
-          - path: "/etc/a b.toml"
-            permissions: "0640"
-            owner: "www-data:www-data"
-            defer: true
-            encoding: b64
-            content: eCA9IDEK
-          - path: "/etc/profile.d/mesh-env.sh"
-            permissions: "0644"
-            encoding: b64
-            content: ZXhwb3J0IERCPSdpdCdcJydzJwo=
-          - path: "/var/lib/mesh/commands.sh"
-            permissions: "0700"
-            encoding: b64
-            content: c2V0IC1lCi4gL2V0Yy9wcm9maWxlLmQvbWVzaC1lbnYuc2gKZWNobyAxID4vdmFyL2xpYi9tZXNoL3N0ZXAKYXB0LWdldCBpbnN0YWxsIC15IG5naW54Cg==
-          - path: "/var/lib/cloud/scripts/per-boot/mesh-setup"
-            permissions: "0755"
-            encoding: b64
-            content: (runner)
-        runcmd:
-          - [sh, /var/lib/cloud/scripts/per-boot/mesh-setup]
-        == network-config
-        version: 2
-        ethernets:
-          mesh:
-            match: {macaddress: "52:54:00:ab:02:03"}
-            dhcp4: true
-            dhcp6: false
-            mtu: 1280
-            nameservers:
-              search: ["shop.mesh.internal"]
-    "#]],
+            == meta-data
+            instance-id: 03030303030303030303030303030303-web-1
+            local-hostname: web-1
+            == user-data
+            #cloud-config
+            hostname: web-1
+            fqdn: web-1.shop.mesh.internal
+            prefer_fqdn_over_hostname: false
+            ssh_pwauth: false
+            disable_root: false
+            ssh_authorized_keys:
+              - ssh-ed25519 AAAA me@home
+              - "ssh-ed25519 BBBB a: #b"
+            ssh_deletekeys: true
+            ssh_genkeytypes: [ed25519]
+            ssh_keys:
+              ed25519_private: |
+                (private key)
+              ed25519_public: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP0XJDhaoMdbZPt4zWAvodmR/ev3axPFjtcC6sg16fYY web-1
+            write_files:
+              - path: "/etc/a b.toml"
+                permissions: "0640"
+                owner: "www-data:www-data"
+                defer: true
+                encoding: b64
+                content: eCA9IDEK
+              - path: "/etc/profile.d/mesh-env.sh"
+                permissions: "0644"
+                encoding: b64
+                content: ZXhwb3J0IERCPSdpdCdcJydzJwo=
+              - path: "/var/lib/mesh/commands.sh"
+                permissions: "0700"
+                encoding: b64
+                content: c2V0IC1lCi4gL2V0Yy9wcm9maWxlLmQvbWVzaC1lbnYuc2gKZWNobyAxID4vdmFyL2xpYi9tZXNoL3N0ZXA7IHdjIC1jIDwvdmFyL2xpYi9tZXNoL291dHB1dCA+L3Zhci9saWIvbWVzaC9mcm9tIHx8IDoKYXB0LWdldCBpbnN0YWxsIC15IG5naW54Cg==
+              - path: "/var/lib/cloud/scripts/per-boot/mesh-setup"
+                permissions: "0755"
+                encoding: b64
+                content: (runner)
+            runcmd:
+              - [sh, /var/lib/cloud/scripts/per-boot/mesh-setup]
+            == network-config
+            version: 2
+            ethernets:
+              mesh:
+                match: {macaddress: "52:54:00:ab:02:03"}
+                dhcp4: true
+                dhcp6: false
+                mtu: 1280
+                nameservers:
+                  search: ["shop.mesh.internal"]
+        "#]],
     );
 }
 

@@ -17,16 +17,17 @@ use proto::{
     id::{Digest, Epoch, MachineName, Name, SessionId},
     session::{
         MachineReport, MachineSpec, Phase, Share, order,
-        reconcile::{self, Action, Failed, Image, Observed, Seen, Settings, Shim as ShimState},
+        reconcile::{self, Action, Image, Observed, Settings},
     },
     time::Timestamp,
     wire::rpc::{Answer, Refusal, Request},
 };
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::mpsc;
 
 use super::{
     actions::{self, Outcome},
     hub::Hub,
+    machine::{Machine, asked_for},
     nic,
 };
 use crate::machine::{
@@ -53,39 +54,6 @@ pub enum News {
     Probed(MachineName, Name, bool),
     /// A fetch has ended.
     Fetched(Digest, Result<(), String>),
-}
-
-/// Something that may run and does not answer.
-#[derive(Clone)]
-struct Unseen {
-    since: Timestamp,
-    tried: Timestamp,
-    because: String,
-}
-
-/// What the loop keeps of one machine.
-#[derive(Default)]
-struct Machine {
-    shim: Option<Shim>,
-    /// Stands above everything else: nobody knows whether it runs.
-    unseen: Option<Unseen>,
-    /// When this loop first saw the shim.
-    started: Timestamp,
-    /// Tasks that live as long as the shim: status follower, readiness checks, network.
-    tasks: Vec<AbortHandle>,
-    /// QEMU's last end, already counted.
-    ended: Option<ShimState>,
-    /// The shim of that end.
-    counted: Option<Process>,
-    launched: Option<Settings>,
-    /// How often a person had asked for its start.
-    starts: Option<u64>,
-    ready: BTreeSet<Name>,
-    busy: bool,
-    ends: u32,
-    granted: Option<Epoch>,
-    failed: Option<Failed>,
-    phase: Option<Phase>,
 }
 
 struct HostLoop {
@@ -118,85 +86,6 @@ pub async fn run(hub: Hub, session: SessionId) {
     this.adopt_all().await;
     this.run().await;
     this.machines.values_mut().for_each(Machine::release);
-}
-
-impl Machine {
-    /// Ends the tasks that belong to the shim, not the shim.
-    fn release(&mut self) {
-        self.tasks.drain(..).for_each(|task| task.abort());
-        self.ready.clear();
-    }
-
-    /// Takes note of QEMU's end, once.
-    fn note_end(&mut self, status: &ShimStatus, now: Timestamp) {
-        let Some(ending) = &status.ended else { return };
-        self.release();
-        (self.shim, self.unseen) = (None, None);
-        if self.counted.replace(status.shim.clone()).as_ref() == Some(&status.shim) {
-            return;
-        }
-        let ran_ms = status.since.map_or(0, |since| now.since_ms(since));
-        if !ending.asked {
-            self.ends = reconcile::ends(self.ends, ran_ms);
-        }
-        let (asked, clean, because) = (ending.asked, ending.clean, ending.reason.clone());
-        self.ended = Some(ShimState::Ended { at: now, asked, clean, because });
-    }
-
-    fn unseen_state(&self) -> ShimState {
-        let unseen = self.unseen.clone();
-        unseen.map_or(ShimState::None, |Unseen { since, tried, because }| ShimState::Unseen {
-            since,
-            tried,
-            because,
-        })
-    }
-
-    /// It may run: it is looked for until it answers or is known to be dead.
-    fn lose_sight(&mut self, because: String, now: Timestamp) {
-        self.release();
-        self.shim = None;
-        let since = self.unseen.take().map_or(now, |unseen| unseen.since);
-        self.unseen = Some(Unseen { since, tried: now, because });
-    }
-
-    /// A person asks for its start: whatever failed before is forgotten.
-    fn start_anew(&mut self, starts: u64, now: Timestamp) {
-        if self.starts.replace(starts).is_none_or(|before| before == starts) {
-            return;
-        }
-        (self.failed, self.ends) = (None, 0);
-        if let Some(ended @ ShimState::Ended { .. }) = self.ended.take() {
-            self.ended = Some(asked_for(Some(ended), now));
-        }
-    }
-
-    fn seen(&self, image: Image) -> Seen {
-        let shim = match (&self.shim, &self.ended) {
-            _ if self.unseen.is_some() => self.unseen_state(),
-            (Some(shim), _) => {
-                let status = shim.status().borrow().clone();
-                match status.since {
-                    Some(since) => {
-                        let ShimStatus { booted, setup, paused, .. } = status;
-                        ShimState::Running { since, booted, setup, ready: self.ready.clone(), paused }
-                    }
-                    None => ShimState::Starting { since: self.started },
-                }
-            }
-            (None, Some(ended)) => ended.clone(),
-            (None, None) => ShimState::None,
-        };
-        Seen {
-            busy: self.busy,
-            image,
-            launched: self.launched,
-            shim,
-            ends: self.ends,
-            granted: self.granted,
-            failed: self.failed.clone(),
-        }
-    }
 }
 
 impl HostLoop {
@@ -581,23 +470,6 @@ impl HostLoop {
             }
         }
         gone
-    }
-}
-
-impl Machine {
-    fn fail(&mut self, because: String, now: Timestamp) {
-        let times = self.failed.as_ref().map_or(0, |failed| failed.times).saturating_add(1);
-        self.failed = Some(Failed { at: now, times, because });
-    }
-}
-
-/// Marks an end that has happened as asked for.
-fn asked_for(ended: Option<ShimState>, now: Timestamp) -> ShimState {
-    match ended {
-        Some(ShimState::Ended { at, clean, because, .. }) => {
-            ShimState::Ended { at, asked: true, clean, because }
-        }
-        _ => ShimState::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `deliveries`: to whom it sends a share now;
 //! - `requests`: what other members ask;
 //! - `host`: makes this host's share true;
+//! - `machine`: what that keeps of one machine;
 //! - `inventory`: what the mesh offers, from gossip.
 
 pub mod actions;
@@ -19,6 +20,7 @@ pub mod deliveries;
 pub mod host;
 pub mod hub;
 pub mod inventory;
+pub mod machine;
 pub mod nic;
 pub mod requests;
 pub mod store;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     session::{MachineReport, Proposal, Replace, Share, State},
+    time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Transcript},
 };
@@ -109,7 +110,12 @@ pub enum Answer {
     /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
     Done,
     /// To `Statements`.
-    Statements(Vec<Vec<u8>>),
+    Statements {
+        /// Those that the asker lacks, sealed.
+        lacking: Vec<Vec<u8>>,
+        /// The answerer's clock.
+        time: Timestamp,
+    },
     /// To `GetShare`.
     Share(Box<Share>),
     /// To `KnowsImage`.

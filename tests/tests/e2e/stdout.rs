@@ -103,6 +103,8 @@ fn a_command_whose_answer_cannot_be_written_fails_and_says_so() {
     fs::write(&image, vec![7; 1024 * 1024]).expect("a file");
     let image = image.to_str().expect("UTF-8");
     nobody_can_read(&host, &[&["image", "import", image, "--name", "disk"]]);
+    let file = host.topology(&tiny_topology("shop", 1).replace("\"tiny\"", "\"disk\""));
+    nobody_can_read(&host, &[&["session", "plan", &file], &["session", "plan", &file, "--json"]]);
 
     // Nor is there a token left that somebody could use and nobody has.
     let lost = into_a_closed_pipe(&host, &["token", "create"]).expect(1);

@@ -195,7 +195,8 @@ async fn run_qemu(
             let (sign, signs) = watch::channel(Signs::default());
             let wires = network::Wires::new(intent, paths, links.nic, sign);
             let (told, tells) = watch::channel(Setup::Pending);
-            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, told));
+            let hears = (setup::Scan::of(&intent.spec.setup), told);
+            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, hears));
             tokio::spawn(network::carry(wires, waiting.happenings));
             desk.status.send_modify(|status| status.since = Some(record::now()));
             note(paths, &desk.status);
