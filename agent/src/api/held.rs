@@ -33,7 +33,7 @@ pub struct Bounded {
 /// A connection that holds one of the places.
 pub struct Held {
     stream: UnixStream,
-    _slot: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 impl Bounded {
@@ -79,12 +79,19 @@ impl Listener for Bounded {
                 continue;
             };
             let (stream, address) = self.accept_one().await;
-            return (Held { stream, _slot: slot }, address);
+            return (Held { stream, slot }, address);
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+impl Held {
+    /// Gives the socket, and the place that the connection holds until it is dropped.
+    pub fn into_parts(self) -> (UnixStream, OwnedSemaphorePermit) {
+        (self.stream, self.slot)
     }
 }
 

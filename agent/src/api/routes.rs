@@ -26,6 +26,7 @@ use tokio::{io::AsyncWriteExt, net::UnixStream, sync::mpsc};
 
 use super::{
     RAW,
+    held::Held,
     resolve::{self, find_machine, find_session},
 };
 use crate::{
@@ -261,8 +262,11 @@ pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
     let upgraded = hyper::upgrade::on(&mut request);
     // The task ends with either side of the connection.
     tokio::spawn(async move {
-        let ended = match upgraded.await.map(upgrade::downcast::<TokioIo<UnixStream>>) {
-            Ok(Ok(client)) => join(client.io.into_inner(), &client.read_buf, &mut pipe).await.err(),
+        let ended = match upgraded.await.map(upgrade::downcast::<TokioIo<Held>>) {
+            Ok(Ok(client)) => {
+                let (socket, _place) = client.io.into_inner().into_parts();
+                join(socket, &client.read_buf, &mut pipe).await.err()
+            }
             Ok(Err(_)) => return tracing::error!("a raw connection is none of the local API's socket"),
             Err(error) => return tracing::debug!(%error, "a client went before its connection was raw"),
         };
