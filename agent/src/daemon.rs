@@ -87,12 +87,14 @@ fn take(data: &DataDir) -> Answer<disk::Lock> {
     })
 }
 
-/// Makes a mesh of one host in `data`, without a daemon.
+/// Makes a mesh of one host in `data`, without a daemon. It is told before it is made: when that fails,
+/// there is none.
 pub fn init(
     data: &DataDir,
     name: Name,
     mesh: Name,
     tags: BTreeMap<String, String>,
+    tell: impl FnOnce(&api::Initialised) -> Answer<()>,
 ) -> Answer<api::Initialised> {
     let what = "no mesh was made";
     if mesh::identity::exists(data.path()) {
@@ -102,20 +104,46 @@ pub fn init(
     }
     let _lock = take(data)?;
     let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags, recovery: None };
-    let made = mesh::identity::create(data.path(), founding, wall_clock());
-    let (identity, recovery) =
-        made.map_err(|error| Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor"))?;
-    Ok(api::Initialised {
+    let failed = |error: mesh::IdentityError| {
+        Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor")
+    };
+    let prepared = mesh::identity::prepare(data.path(), founding, wall_clock()).map_err(failed)?;
+    let identity = prepared.identity();
+    let made = api::Initialised {
         mesh: api::MeshRef { id: identity.mesh, name: mesh.to_string() },
         host: api::HostRef { id: identity.host(), name: name.to_string() },
-        recovery,
-    })
+        recovery: prepared.recovery(),
+    };
+    tell(&made)?;
+    prepared.commit().map_err(failed)?;
+    Ok(made)
 }
 
 /// Joins a mesh without a daemon.
 pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
     let _lock = take(data)?;
+    if mesh::identity::exists(data.path()) {
+        return join_again(data, &request);
+    }
     join_locked(data, &request).await
+}
+
+/// Writes down what a token of this host's own mesh tells of members, for the next start.
+fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+    let token = request.token.parse().map_err(mesh::MeetError::from);
+    let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
+        Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
+    })?;
+    let silent = noted.members.iter().map(Name::to_string).collect();
+    Ok(api::Joined {
+        mesh: api::MeshRef {
+            id: noted.identity.mesh,
+            name: noted.mesh_name.map_or_else(String::new, |name| name.to_string()),
+        },
+        host: api::HostRef { id: noted.identity.host(), name: noted.name.to_string() },
+        by: None,
+        again: Some(api::Again { tried: false, reached: Vec::new(), silent }),
+    })
 }
 
 async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
@@ -140,6 +168,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
             },
             host: api::HostRef { id: identity.host(), name: name.to_string() },
             by: None,
+            again: None,
         }),
         Ok(Joined::Pending { issuers }) => {
             let names: Vec<&str> = issuers.iter().map(Name::as_str).collect();
@@ -338,6 +367,14 @@ async fn stage(what: &str, end: impl Future<Output = ()>) {
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.
 fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
     if mesh::identity::exists(data.path()) {
+        // The command line of a service stays when its token ends: it never keeps a member from running.
+        match join.map(|request| join_again(data, &request)) {
+            Some(Ok(joined)) => log::say(&crate::cli::joined_again(&joined)),
+            Some(Err(error)) => {
+                log::say(&format!("--join is passed over: {}", error.because.unwrap_or(error.what)));
+            }
+            None => {}
+        }
         return Ok(None);
     }
     let kept = || mesh::identity::pending(data.path());
@@ -400,7 +437,7 @@ fn dialer(hub: &Hub) -> forward::Dial {
         let net = net.clone();
         Box::pin(async move {
             let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
-            Ok(Box::new(stream) as Box<dyn forward::Stream>)
+            Ok(Box::new(stream) as Box<dyn mesh::net::End>)
         })
     })
 }

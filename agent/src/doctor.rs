@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time};
 
 use crate::{config::Config, data::DataDir, disk, limits, session::actions::words};
 
-pub use running::{Inside, judge};
+pub use running::{Inside, MEND_CLOCK, judge};
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
@@ -194,18 +194,23 @@ fn qemu(seen: &Seen) -> Check {
     }
 }
 
+/// What opens `/dev/kvm` to the user of the agent; a process keeps the groups it began with.
+const KVM_DENIED: &str = "sudo usermod -aG kvm $USER    then log in again and start the agent anew";
+/// What brings `/dev/kvm` into being on a computer that can do it.
+const KVM_ABSENT: &str =
+    "sudo modprobe kvm_intel    on AMD kvm_amd; if it refuses, look at VT-x or SVM in the firmware";
+
 fn accelerator(seen: &Seen) -> Check {
     let slow = "machines run 10 to 30 times slower";
     match seen.kvm {
         Kvm::Open => ok("accelerator", "/dev/kvm can be opened; the running agent proves its speed"),
         Kvm::Denied => {
-            let mend = "sudo usermod -aG kvm $USER    and log in again".to_owned();
             let what = format!("/dev/kvm belongs to others: {slow}");
-            check("accelerator", CheckState::Limited, what, Some(mend))
+            check("accelerator", CheckState::Limited, what, Some(KVM_DENIED.to_owned()))
         }
         Kvm::Absent => {
             let what = format!("there is no /dev/kvm: {slow}; virtualisation may be off in the firmware");
-            check("accelerator", CheckState::Limited, what, None)
+            check("accelerator", CheckState::Limited, what, Some(KVM_ABSENT.to_owned()))
         }
     }
 }

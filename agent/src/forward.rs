@@ -14,13 +14,14 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use mesh::net::{End, splice};
 use proto::{
     id::{HostId, MachineName, SessionId},
     names,
 };
+use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
@@ -32,16 +33,17 @@ use crate::{disk::write_durably, limits};
 const IDLE: Duration = Duration::from_secs(600);
 /// Connections through one label's port at once: a browser opens six, a load test stops here.
 const MAX_CONNECTIONS: usize = 512;
+/// What one connection holds in each direction.
+const COPY_BYTES: usize = 32 * 1024;
+/// A client that has closed its socket may look like one that listens on; its kernel knows, and is asked
+/// after so much silence, this often, this many times.
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 /// Addresses tried for one label before giving up; two labels of one host rarely meet.
 const ADDRESS_TRIES: u32 = 64;
 
-/// A byte stream to a service of a machine.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
 /// Opens a stream to a port of a machine, wherever it runs.
 pub type Dial =
-    Arc<dyn Fn(SessionId, MachineName, u16) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> + Send + Sync>;
+    Arc<dyn Fn(SessionId, MachineName, u16) -> BoxFuture<'static, io::Result<Box<dyn End>>> + Send + Sync>;
 
 /// Gives the ready machines behind a label, nearest first.
 pub type Targets = Arc<dyn Fn(SessionId, &str) -> Vec<MachineName> + Send + Sync>;
@@ -292,6 +294,9 @@ async fn serve(
                 continue;
             }
         };
+        if let Err(error) = keep_alive(&client) {
+            tracing::debug!(%error, "a client that goes without a word will not be noticed");
+        }
         *lock(&used) = Instant::now();
         let (inner, label, used, busy) = (inner.clone(), label.clone(), used.clone(), busy.clone());
         tokio::spawn(async move {
@@ -300,6 +305,14 @@ async fn serve(
             drop((slot, carried));
         });
     }
+}
+
+fn keep_alive(client: &TcpStream) -> io::Result<()> {
+    let (idle, interval, count) = KEEP_ALIVE;
+    sockopt::set_tcp_keepidle(client, idle)?;
+    sockopt::set_tcp_keepintvl(client, interval)?;
+    sockopt::set_tcp_keepcnt(client, count)?;
+    Ok(sockopt::set_socket_keepalive(client, true)?)
 }
 
 /// Carries one connection. When no machine takes it, the client sees a reset, as if refused.
@@ -320,15 +333,19 @@ async fn carry(
     for machine in machines {
         let Ok(mut far) = (inner.dial)(session, machine.clone(), port).await else { continue };
         *lock(busy).entry(machine.clone()).or_default() += 1;
-        let done = tokio::io::copy_bidirectional(&mut client, &mut far).await;
+        let done = splice(&mut client, &mut far, COPY_BYTES).await;
         if let Some(count) = lock(busy).get_mut(&machine) {
             *count = count.saturating_sub(1);
         }
+        let lost = done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
         tracing::trace!(%machine, port, ?done, "forward ended");
-        return;
+        if !lost {
+            return;
+        }
+        break;
     }
     if let Err(error) = client.set_zero_linger() {
-        tracing::trace!(%error, "the refused connection ends without a reset");
+        tracing::trace!(%error, "a connection that was refused or lost bytes ends without a reset");
     }
 }
 
@@ -356,7 +373,7 @@ mod tests {
                 }
                 let (near, mut far) = tokio::io::duplex(1024);
                 tokio::spawn(async move { far.write_all(machine.to_string().as_bytes()).await });
-                Ok(Box::new(near) as Box<dyn Stream>)
+                Ok(Box::new(near) as Box<dyn End>)
             })
         })
     }

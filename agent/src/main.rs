@@ -17,6 +17,7 @@ mod dns;
 mod doctor;
 mod facts;
 mod forward;
+mod internals;
 mod limits;
 mod log;
 mod machine;

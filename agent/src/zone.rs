@@ -2,7 +2,12 @@
 //! forwards whenever one of them changes, a few times a second at most. Before a host is told a forward
 //! address, its ports listen.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::{
     id::{MachineName, Name, SessionId},
@@ -43,6 +48,7 @@ impl Zones {
         let (mut shares, mut reports) = (self.hub.shares(), self.hub.own_reports());
         let mut records = self.hub.deps().mesh.records();
         let mut members = self.hub.deps().mesh.members();
+        let mut interfaces = self.hub.deps().mesh.interfaces();
         let stop = self.hub.deps().stop.clone();
         loop {
             // Every arm only wakes the loop.
@@ -52,6 +58,7 @@ impl Zones {
                 changed = reports.changed() => changed,
                 changed = records.changed() => changed,
                 changed = members.changed() => changed,
+                changed = interfaces.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -161,15 +168,20 @@ fn gather(hub: &Hub, forwards: &Forwards) -> Zone {
     let mesh = &hub.deps().mesh;
     let members = mesh.members().borrow().clone();
     let records = mesh.records().borrow().clone();
+    let here = mesh.interfaces().borrow().here();
     let mut zone = Zone { zone: hub.deps().zone.clone(), ..Zone::default() };
     for member in members.hosts.values() {
         let addresses = match records.get(&(member.id, RecordKey::Host)) {
             Some(Body::Host(record)) => record.reach.addresses.iter().map(|address| address.ip()).collect(),
             _ => Vec::new(),
         };
-        let entry = HostEntry { name: member.name.clone(), up: member.is_up(), addresses };
+        // Packets to an agent on this computer go to an address of this computer.
+        let via = member.path.as_ref().and_then(|path| path.via.parse::<SocketAddr>().ok());
+        let same_computer = member.id == hub.me() || via.is_some_and(|via| here.has(&via.ip()));
+        let entry = HostEntry { name: member.name.clone(), up: member.is_up(), addresses, same_computer };
         zone.hosts.insert(member.id, entry);
     }
+    zone.here = here;
     for ((host, key), body) in records.iter() {
         if let (RecordKey::Session(session), Body::Session(record)) = (key, body) {
             zone.reports.insert((*host, *session), record.machines.clone());

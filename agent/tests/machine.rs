@@ -21,7 +21,9 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
-use machine::{Host, Launch, Shim, adopt, launch, launch::LaunchError, process::Process, remove};
+use machine::{
+    Host, Launch, LaunchError, Scope, Shim, ShimStatus, launch, launch::Patience, process::Process,
+};
 use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
@@ -53,6 +55,14 @@ impl Bench {
     async fn launch(&self) -> Shim {
         launch(&self.host, &self.machine(), &self.launch).await.unwrap()
     }
+
+    async fn adopt(&self) -> Result<Option<Shim>, LaunchError> {
+        machine::adopt(&self.host, &self.machine(), &self.launch.who()).await
+    }
+
+    async fn remove(&self) -> Result<(), LaunchError> {
+        machine::remove(&self.host, &self.machine(), &self.launch.who()).await
+    }
 }
 
 /// Makes a bench for a machine on `image`; `None` without QEMU.
@@ -78,6 +88,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
         run: true,
+        starts: 0,
         image: Digest([1; 32]),
         image_size: std::fs::metadata(&base).unwrap().len(),
         cpus: 1,
@@ -98,7 +109,8 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         host_key_seed: [9; 32],
     };
     let launch = Launch {
-        session: SessionId([3; 16]),
+        // All tests share this computer, and a machine is looked for in all of it.
+        session: SessionId(rand::random()),
         session_name: "shop".parse().unwrap(),
         zone: "mesh.internal".into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
@@ -107,7 +119,8 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         qemu,
         boot: String::new(),
     };
-    let host = Host { run: dir.path().join("r"), program: env!("CARGO_BIN_EXE_agent").into() };
+    let program = env!("CARGO_BIN_EXE_agent").into();
+    let host = Host { run: dir.path().join("r"), program, patience: Patience::default() };
     Some(Bench { dir, host, launch })
 }
 
@@ -157,7 +170,7 @@ async fn qemu_dies_within_a_second_of_its_shim_and_the_handle_says_so() {
     let mut status = shim.status();
     let ended = within(10, status.wait_for(|status| status.ended.is_some())).await.unwrap().clone();
     assert_eq!(ended.ended.unwrap().reason, "its shim was killed");
-    assert!(adopt(&bench.host, &bench.machine()).await.unwrap().is_none());
+    assert!(bench.adopt().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -165,10 +178,10 @@ async fn a_machine_is_found_again_by_a_new_agent_and_is_not_launched_twice() {
     let Some(bench) = bench(None).await else { return };
     let first = bench.launch().await.status().borrow().clone();
     // The first handle is gone, as with a dead agent.
-    let again = adopt(&bench.host, &bench.machine()).await.unwrap().unwrap();
+    let again = bench.adopt().await.unwrap().unwrap();
     assert_eq!(again.status().borrow().clone(), first);
     let twice = launch(&bench.host, &bench.machine(), &bench.launch).await;
-    assert!(matches!(twice, Err(LaunchError::Running)));
+    assert!(matches!(twice, Err(LaunchError::Running(_))));
     let ending = within(30, again.kill()).await.unwrap();
     assert!(!ending.clean);
 }
@@ -193,10 +206,10 @@ async fn a_guest_that_does_not_shut_down_is_quit_and_its_ending_is_on_disk() {
     })
     .await;
     assert!(!alive(&before.qemu.unwrap()));
-    assert!(adopt(&bench.host, &bench.machine()).await.unwrap().is_none());
+    assert!(bench.adopt().await.unwrap().is_none());
     // The same disk starts again.
     let shim = bench.launch().await;
-    within(30, remove(&bench.host, &bench.machine())).await.unwrap();
+    within(30, bench.remove()).await.unwrap();
     assert!(shim.status().borrow().ended.is_some() || !alive(&shim.status().borrow().shim));
     assert!(!bench.machine().exists());
     assert_eq!(std::fs::read_dir(&bench.host.run).unwrap().count(), 0, "sockets are left");
@@ -243,6 +256,154 @@ async fn a_disk_of_another_image_is_never_started() {
     bench.launch.spec.image = Digest([2; 32]);
     let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
     assert!(matches!(refused, Err(LaunchError::OtherImage)));
+    // Also when nothing but the disk itself tells what it was made from.
+    std::fs::write(bench.machine().join("launch.json"), b"").unwrap();
+    bench.launch.base = bench.dir.path().join("other.raw");
+    std::fs::File::create(&bench.launch.base).unwrap().set_len(1 << 20).unwrap();
+    let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
+    assert!(matches!(refused, Err(LaunchError::OtherImage)));
+}
+
+fn signal(process: &Process, name: &str) {
+    let done = Command::new("kill").args([name, &process.pid.to_string()]).status().unwrap();
+    assert!(done.success());
+}
+
+/// Both processes of a machine that runs.
+fn processes(status: &ShimStatus) -> [Process; 2] {
+    [status.shim.clone(), status.qemu.clone().unwrap()]
+}
+
+#[tokio::test]
+async fn a_directory_that_was_replaced_by_its_copy_does_not_hide_what_runs() {
+    let Some(bench) = bench(None).await else { return };
+    let first = bench.launch().await.status().borrow().clone();
+    let dir = bench.machine();
+    let copy = dir.with_extension("copy");
+    assert!(Command::new("cp").arg("-a").arg(&dir).arg(&copy).status().unwrap().success());
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&copy, &dir).unwrap();
+    let twice = launch(&bench.host, &dir, &bench.launch).await;
+    assert!(matches!(twice, Err(LaunchError::Running(_))));
+    assert_eq!(bench.adopt().await.unwrap().unwrap().status().borrow().clone(), first);
+
+    // A copy in another place, and a directory that is gone, hide it no better.
+    let elsewhere = bench.dir.path().join("copy/web-1");
+    std::fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg("-a").arg(&dir).arg(&elsewhere).status().unwrap().success());
+    let twice = launch(&bench.host, &elsewhere, &bench.launch).await;
+    assert!(matches!(twice, Err(LaunchError::Running(_))));
+    let found = machine::adopt(&bench.host, &elsewhere, &bench.launch.who()).await;
+    assert!(matches!(found, Err(LaunchError::Elsewhere { .. })));
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert!(bench.adopt().await.unwrap().is_some());
+    std::fs::remove_dir_all(&dir).unwrap();
+    within(30, bench.remove()).await.unwrap();
+    assert!(processes(&first).iter().all(|process| !alive(process)));
+    assert!(bench.adopt().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that_does_not() {
+    let Some(bench) = bench(None).await else { return };
+    let damage = |text: &[u8]| {
+        for file in ["launch.json", "shim.json"] {
+            std::fs::write(bench.machine().join(file), text).unwrap();
+        }
+    };
+    let mut shim = bench.launch().await;
+    for text in [&b""[..], b"{", b"{\"spec\": {\"machine\": {\"newer\": 1}}}", b"\0\0\0"] {
+        let first = shim.status().borrow().clone();
+        damage(text);
+        shim = bench.adopt().await.unwrap().unwrap();
+        assert_eq!(processes(&shim.status().borrow()), processes(&first));
+        let written: Launch = machine::record::load(&bench.machine().join("launch.json")).unwrap().unwrap();
+        assert_eq!(written.spec, bench.launch.spec, "the shim knows what it was launched with");
+
+        damage(text);
+        within(30, shim.kill()).await.unwrap();
+        damage(text);
+        assert!(bench.adopt().await.unwrap().is_none());
+        shim = bench.launch().await;
+    }
+    let last = shim.status().borrow().clone();
+    damage(b"");
+    within(30, bench.remove()).await.unwrap();
+    assert!(processes(&last).iter().all(|process| !alive(process)) && !bench.machine().exists());
+}
+
+#[tokio::test]
+async fn a_shim_that_answers_late_is_adopted_then_and_can_be_ended_before() {
+    let Some(mut bench) = bench(None).await else { return };
+    bench.host.patience.find = Duration::from_millis(300);
+    let first = bench.launch().await.status().borrow().clone();
+    signal(&first.shim, "-STOP");
+    for _ in 0..2 {
+        let silent = bench.adopt().await.err().unwrap();
+        assert!(silent.may_run() && silent.to_string().contains(&first.shim.pid.to_string()), "{silent}");
+        let twice = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+        assert!(twice.may_run(), "{twice}");
+    }
+    signal(&first.shim, "-CONT");
+    bench.host.patience.find = Duration::from_secs(10);
+    let again = bench.adopt().await.unwrap().unwrap();
+    assert_eq!(again.status().borrow().clone(), first, "nothing happened to it meanwhile");
+
+    signal(&first.shim, "-STOP");
+    let who = bench.launch.who();
+    within(30, machine::end(&bench.host, &bench.machine(), &who, Scope::Any, true)).await.unwrap();
+    assert!(processes(&first).iter().all(|process| !alive(process)));
+    assert!(bench.adopt().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_shim_that_is_late_at_its_start_is_found_later() {
+    let Some(mut bench) = bench(None).await else { return };
+    bench.host.patience.start = Duration::ZERO;
+    let late = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    assert!(late.may_run(), "{late}");
+    let shim = within(60, async {
+        loop {
+            match bench.adopt().await {
+                Ok(Some(shim)) => break shim,
+                Ok(None) => panic!("it runs"),
+                Err(error) => assert!(error.may_run(), "{error}"),
+            }
+        }
+    })
+    .await;
+    let mut status = shim.status();
+    within(60, status.wait_for(|status| status.since.is_some())).await.unwrap();
+    within(30, shim.kill()).await.unwrap();
+}
+
+#[tokio::test]
+async fn sockets_that_vanish_under_a_shim_are_made_again() {
+    let Some(bench) = bench(None).await else { return };
+    let shim = bench.launch().await;
+    for remove in ["the directory", "one socket", "a socket that answers nobody"] {
+        match remove {
+            "the directory" => std::fs::remove_dir_all(&bench.host.run).unwrap(),
+            _ => {
+                let control = std::fs::read_dir(&bench.host.run).unwrap().flatten();
+                let control = control.map(|entry| entry.path()).find(|path| path.extension().unwrap() == "s");
+                let control = control.unwrap();
+                std::fs::remove_file(&control).unwrap();
+                if remove != "one socket" {
+                    drop(std::os::unix::net::UnixListener::bind(&control).unwrap());
+                }
+            }
+        }
+        assert!(!shim.answers().await, "{remove}");
+        within(10, async {
+            while !shim.answers().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+    assert!(bench.adopt().await.unwrap().is_some());
+    within(30, shim.kill()).await.unwrap();
 }
 
 #[tokio::test]
@@ -353,6 +514,127 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
 
     let ending = within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
     assert_eq!((ending.reason.as_str(), ending.clean), ("stopped", true));
+}
+
+/// What a process holds, as the kernel counts it.
+fn descriptors(process: &Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", process.pid)).unwrap().count()
+}
+
+/// Ends one connection in each way there is, from either side, while the other reads, writes or does nothing.
+async fn every_way_to_end(shim: &Shim) {
+    // Errors are how some of them end.
+    let page = async {
+        assert!(page(shim, "/file").await.len() > 200_000);
+    };
+    let refused = async {
+        shim.dial(9).await.unwrap_err();
+    };
+    let at_once = async { drop(shim.dial(ECHO).await.unwrap()) };
+    let unread = async {
+        for port in [ENDLESS, 8080] {
+            let mut stream = shim.dial(port).await.unwrap();
+            stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").await.unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+        }
+    };
+    let in_order = async {
+        let mut stream = shim.dial(ECHO).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello");
+    };
+    let half = async { shim.dial(DEAF).await.unwrap().shutdown().await.unwrap() };
+    let abandoned = async { shim.dial(DEAF).await.unwrap().write_all(b"hello").await.unwrap() };
+    let full = async {
+        let mut stream = shim.dial(DEAF).await.unwrap();
+        timeout(Duration::from_millis(300), stream.write_all(&vec![0; 1 << 20])).await.ok();
+    };
+    let by_the_guest = async {
+        let mut stream = shim.dial(BRIEF).await.unwrap();
+        let _ended = stream.write_all(&[0; 50_000]).await;
+        let _ended = stream.read_to_end(&mut Vec::new()).await;
+    };
+    let while_asked = async {
+        for port in [ECHO, DEAF, 9] {
+            timeout(Duration::ZERO, shim.dial(port)).await.ok();
+            timeout(Duration::from_millis(1), shim.dial(port)).await.ok();
+        }
+    };
+    let checks = async {
+        assert!(machine::probe::ready(shim, 8080, &Probe::Http("/file".into())).await);
+        assert!(machine::probe::ready(shim, DEAF, &Probe::Tcp).await);
+    };
+    let all = async {
+        tokio::join!(page, refused, at_once, unread, in_order, half, abandoned, full, by_the_guest);
+        tokio::join!(while_asked, checks)
+    };
+    within(60, all).await;
+}
+
+/// Ports of the guest: echoes, writes for ever, reads and writes nothing, ends at once.
+const ECHO: u16 = 7001;
+const ENDLESS: u16 = 7002;
+const DEAF: u16 = 7003;
+const BRIEF: u16 = 7004;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
+    let Some(tiny) = tiny() else { return };
+    let Some(mut bench) = bench(Some(&tiny)).await else { return };
+    let programs = [(ECHO, "cat"), (ENDLESS, "yes"), (DEAF, "sleep 40"), (BRIEF, "true")];
+    let listen = |(port, program)| format!("nc -ll -p {port} -e {program} >/dev/null 2>&1 </dev/null &");
+    bench.launch.spec.setup = programs.map(listen).to_vec();
+    let shim = bench.launch().await;
+    let process = shim.status().borrow().shim.clone();
+    within(120, async {
+        while !machine::probe::ready(&shim, 8080, &Probe::Http("/file".into())).await {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
+    let counts = || machine::wire::counts(&control, Duration::from_secs(10));
+    let held = || async { (descriptors(&process), counts().await.unwrap()) };
+    let settles = |what: &'static str, goal: (usize, machine::wire::Counts)| async move {
+        let mut seen = held().await;
+        let start = Instant::now();
+        while seen != goal {
+            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {seen:?}, not {goal:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            seen = held().await;
+        }
+    };
+    // The checks so far have to end first.
+    let mut quiet = held().await;
+    within(30, async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let before = std::mem::replace(&mut quiet, held().await);
+            if before == quiet && (quiet.1.dials, quiet.1.callers) == (0, 0) {
+                return;
+            }
+        }
+    })
+    .await;
+
+    let open = [shim.dial(ECHO).await.unwrap(), shim.dial(DEAF).await.unwrap()];
+    let seen = held().await;
+    assert_eq!((seen.0, seen.1.dials, seen.1.callers), (quiet.0 + 2, 2, 2), "what is held is seen");
+    drop(open);
+    for _ in 0..20 {
+        every_way_to_end(&shim).await;
+    }
+    settles("after hundreds of connections", quiet).await;
+    // Whoever looks at the silent console and goes away leaves nothing either.
+    for _ in 0..40 {
+        drop(shim.console().await.unwrap());
+    }
+    settles("after many looks at the console", quiet).await;
+    assert_eq!(page(&shim, "/file").await.len(), PAGE.len() * BIG);
+    within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
 }
 
 /// Sends an echo request from 10.64.7.9 until the guest answers it.

@@ -3,9 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Write},
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
 };
 
 use proto::{id::Digest, time::Timestamp, wire::record::ImageRecord};
@@ -23,6 +24,19 @@ pub(crate) const MAX_IMAGES: usize = 128;
 pub(crate) const MAX_NAMES: usize = 16;
 
 const VERSION: u32 = 1;
+/// The source of an image that a rebuilt catalogue found on the disk.
+const FOUND: &str = "found";
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Found {
+    /// There is none.
+    Absent,
+    /// A catalogue.
+    Whole(Catalogue),
+    /// Something else; why it cannot be understood.
+    Damaged(String),
+}
 
 /// All images of this host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,33 +153,97 @@ impl Catalogue {
         self.images.iter().map(|(digest, entry)| (*digest, record(entry))).collect()
     }
 
-    /// Reads the catalogue; `None` if there is no file yet.
-    pub(crate) fn read(path: &Path) -> Result<Option<Catalogue>, ImageError> {
+    /// Reads the catalogue. One of another version, or one that cannot be opened now, is an error: it may
+    /// be whole.
+    pub(crate) fn read(path: &Path) -> Result<Found, ImageError> {
         let wrong = |because: String| ImageError::Catalogue { path: path.to_owned(), because };
         let text = match std::fs::read(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let catalogue: Catalogue = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if catalogue.version != VERSION {
-            return Err(wrong(format!("version {} is of another agent", catalogue.version)));
+        let value = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
+        if let Some(version) = value["version"].as_u64().filter(|version| *version != u64::from(VERSION)) {
+            return Err(wrong(format!("version {version} is of another agent")));
         }
-        Ok(Some(catalogue))
+        Ok(match serde_json::from_slice(&text) {
+            Ok(catalogue) => Found::Whole(catalogue),
+            Err(error) => Found::Damaged(error.to_string()),
+        })
+    }
+
+    /// Rebuilds a damaged catalogue from its copy and from the complete images in `raw`, which are named
+    /// by their content, and writes it. The damaged file is kept beside it.
+    pub(crate) fn rebuild(path: &Path, raw: &Path, because: &str) -> Catalogue {
+        let aside = path.with_extension("json.damaged");
+        if let Err(error) = std::fs::copy(path, &aside) {
+            tracing::warn!(path = %aside.display(), %error, "the damaged catalogue is not kept");
+        }
+        let mut catalogue = match Catalogue::read(&copy_of(path)) {
+            Ok(Found::Whole(copy)) => copy,
+            _ => Catalogue::default(),
+        };
+        let files = std::fs::read_dir(raw).into_iter().flatten().flatten();
+        for file in files {
+            let digest = file.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
+            if let (Some(digest), Ok(meta)) = (digest, file.metadata())
+                && !catalogue.images.contains_key(&digest)
+            {
+                // One too many is left where it is.
+                catalogue.list(digest, Entry::found(&meta)).ok();
+            }
+        }
+        tracing::error!(
+            path = %path.display(), because, aside = %aside.display(), images = catalogue.images.len(),
+            "the image catalogue was damaged and is rebuilt; agent image list tells what is here"
+        );
+        if let Err(error) = catalogue.write(path) {
+            tracing::warn!(path = %path.display(), %error, "the rebuilt catalogue is not written");
+        }
+        catalogue
     }
 
     /// Writes the catalogue; after a crash either the old or the new one is there.
     pub(crate) fn write(&self, path: &Path) -> Result<(), ImageError> {
         let text = serde_json::to_vec_pretty(self).expect("maps with text keys are JSON");
-        let scratch = Scratch::new(path.with_extension("new"));
-        let put = || {
-            let mut file = File::create(scratch.path())?;
-            file.write_all(&text)?;
-            file.sync_all()
-        };
-        put().map_err(failed("write the image catalogue"))?;
-        scratch.rename(path)?;
+        // The copy first: of the two one is always whole.
+        for path in [copy_of(path), path.to_owned()] {
+            let scratch = Scratch::new(path.with_extension("new"));
+            let put = || {
+                let mut file = File::create(scratch.path())?;
+                file.write_all(&text)?;
+                file.sync_all()
+            };
+            put().map_err(failed("write the image catalogue"))?;
+            scratch.rename(&path)?;
+        }
         sparse::sync_dir(path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+/// Where the same list is once more: names are nowhere else.
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.json")
+}
+
+impl Entry {
+    /// Describes a complete image of which only the file is left.
+    fn found(meta: &Metadata) -> Entry {
+        Entry {
+            names: BTreeMap::new(),
+            size: meta.len(),
+            allocated: meta.blocks() * 512,
+            // Images of others are possible, and are refused by their own boot only.
+            arch: std::env::consts::ARCH.to_owned(),
+            complete: true,
+            source: FOUND.to_owned(),
+            sha256: None,
+        }
+    }
+
+    /// Tells whether nothing is worth keeping: the file that was found is not what its name says.
+    pub(crate) fn is_rubble(&self) -> bool {
+        self.source == FOUND && !self.complete
     }
 }
 

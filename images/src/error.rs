@@ -92,7 +92,7 @@ pub enum ImageError {
     /// The file changed while it was read.
     #[error("{0} changed while it was read")]
     Changed(PathBuf),
-    /// The catalogue on disk cannot be read; it is never overwritten then.
+    /// The catalogue on disk cannot be opened, or is of another agent; it is never overwritten then.
     #[error("cannot read the image catalogue {path}: {because}")]
     Catalogue {
         /// The file.

@@ -2,13 +2,14 @@
 //! name only when it is whole. Whatever fails, nothing half is left.
 
 use std::{
-    fs::{File, Permissions},
-    os::unix::fs::{FileExt, PermissionsExt},
+    fs::{File, OpenOptions, Permissions},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use proto::{facts::Fact, id::Digest};
+use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::{
@@ -203,12 +204,19 @@ impl Images {
 /// Opens a file and judges what it holds.
 pub(crate) fn open(path: &Path) -> Result<(File, Format), ImageError> {
     let what = || format!("read {}", path.display());
-    // Asked before opening: a pipe without a writer would block for ever.
+    let no_file = || io(what())(std::io::Error::other("it is not a file"));
+    // Asked before opening, which already does something to some devices.
     if !std::fs::metadata(path).map_err(io(what()))?.is_file() {
-        return Err(io(what())(std::io::Error::other("it is not a file")));
+        return Err(no_file());
     }
-    let file = File::open(path).map_err(io(what()))?;
-    let size = file.metadata().map_err(io(what()))?.len();
+    // And again afterwards: a pipe without a writer that took the name since must not block for ever.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io(what()))?;
+    let meta = file.metadata().map_err(io(what()))?;
+    if !meta.is_file() {
+        return Err(no_file());
+    }
+    let size = meta.len();
     let mut head = vec![0; qcow2::HEAD_BYTES.min(usize::try_from(size).unwrap_or(usize::MAX))];
     file.read_exact_at(&mut head, 0).map_err(io(what()))?;
     let format = qcow2::judge(&head, size)?;

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! catalogue.json   the list; what it does not name is not kept
+//! catalogue.copy.json   the same, for a damaged one is rebuilt from it and from raw/
 //! raw/HASH         complete images, 0444; a hard link to the store's file when it was fetched
 //! blobs/           iroh-blobs: hash trees, partial fetches; disposable
 //! pulls/           downloads that may be resumed
@@ -42,7 +43,7 @@ pub use progress::{Progress, Step};
 pub use pull::Download;
 pub use store::Serve;
 
-use catalogue::Catalogue;
+use catalogue::{Catalogue, Found};
 use error::io;
 use store::Content;
 
@@ -80,12 +81,15 @@ impl Images {
             std::fs::create_dir_all(dir.join(sub))
                 .map_err(io(format!("make {}", dir.join(sub).display())))?;
         }
-        let read = Catalogue::read(&dir.join("catalogue.json"))?;
+        let path = dir.join("catalogue.json");
+        let (catalogue, known) = match Catalogue::read(&path)? {
+            Found::Whole(catalogue) => (catalogue, true),
+            Found::Absent => (Catalogue::default(), false),
+            Found::Damaged(because) => (Catalogue::rebuild(&path, &dir.join("raw"), &because), false),
+        };
         pull::remove_old(&dir.join("pulls"));
         let content = Content::open(&dir.join("blobs")).await?;
         let serve = Serve::new(&content);
-        let known = read.is_some();
-        let catalogue = read.unwrap_or_default();
         let images = Images(Arc::new(Inner {
             dir,
             content,
@@ -97,6 +101,12 @@ impl Images {
             catalogue: tokio::sync::Mutex::new(catalogue),
         }));
         images.repair(known).await?;
+        images
+            .change(|catalogue| {
+                catalogue.images.retain(|_, entry| !entry.is_rubble());
+                Ok(())
+            })
+            .await?;
         Ok(images)
     }
 

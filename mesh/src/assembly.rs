@@ -2,8 +2,9 @@
 //! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     time::Timestamp,
-    trust::Statement,
+    trust::{ClockError, Statement, Token},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -31,14 +32,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    addresses::Interfaces,
     answer::{self, Answering, Inbound, RaftInbound},
+    book::{Book, Hint},
     cache::Cache,
     endpoint::{self, BindError, Ports},
     gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
-    join::{self, door::Door},
+    interfaces::interfaces,
+    join::{self, MeetError, Met, door::Door},
     keeper::Keeper,
+    lan::Search,
     members::Members,
     pins::Pins,
     reach,
@@ -93,6 +98,8 @@ pub enum MeshError {
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer it waits for a relay, when there is one in the mesh.
 const HOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// Hints that wait for the keeper.
+const HINTS: usize = 64;
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -111,6 +118,8 @@ struct Inner {
     about: watch::Sender<HostRecord>,
     reach: watch::Receiver<Reach>,
     members: watch::Receiver<Arc<Members>>,
+    interfaces: watch::Receiver<Arc<Interfaces>>,
+    hints: mpsc::Sender<Hint>,
     serves: Option<RelayOffer>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
@@ -228,6 +237,26 @@ impl Mesh {
         tokens::create(roster, identity, bootstrap, wanted)
     }
 
+    /// Takes the addresses that a token of this mesh tells of members, and waits until one of these is connected.
+    pub async fn meet(&self, token: &Token, within: Duration) -> Result<Met, MeetError> {
+        let roll = self.inner.roster.roll();
+        let members = join::member::others(token, self.mesh_id(), self.me(), &roll)?;
+        // It fails only when the mesh has ended.
+        self.inner.hints.send(Hint::Token(token.bootstrap.clone())).await.ok();
+        let mut connected = self.inner.streams.connected();
+        let is_there =
+            |hosts: &BTreeSet<HostId>| members.is_empty() || members.iter().any(|host| hosts.contains(host));
+        tokio::time::timeout(within, connected.wait_for(is_there)).await.ok();
+        let hosts = connected.borrow().clone();
+        let name = |host: &HostId| roll.members.get(host).map(|member| member.name.clone());
+        let (reached, silent): (Vec<HostId>, Vec<HostId>) =
+            members.iter().partition(|host| hosts.contains(*host));
+        Ok(Met {
+            reached: reached.iter().filter_map(name).collect(),
+            silent: silent.iter().filter_map(name).collect(),
+        })
+    }
+
     /// Lists the mesh's tokens.
     pub fn tokens(&self) -> Vec<TokenView> {
         tokens::list(&self.inner.roster)
@@ -248,6 +277,11 @@ impl Mesh {
         self.inner.reach.clone()
     }
 
+    /// Watches this host's networks.
+    pub fn interfaces(&self) -> watch::Receiver<Arc<Interfaces>> {
+        self.inner.interfaces.clone()
+    }
+
     #[cfg(test)]
     pub(crate) fn streams(&self) -> Streams {
         self.inner.streams.clone()
@@ -256,6 +290,11 @@ impl Mesh {
     /// Gives the mesh's time.
     pub fn now(&self) -> Timestamp {
         self.inner.roster.now()
+    }
+
+    /// Tells whether this host's clock is off, as most members see it.
+    pub fn clock_error(&self) -> Option<ClockError> {
+        self.inner.roster.clock_error(&self.inner.streams.connected().borrow())
     }
 
     /// Says goodbye to everybody and waits until it is done.
@@ -280,15 +319,14 @@ pub async fn build(
     }
     let gate = Gate::new(roster.clone());
     let (pins, lookup) = (Pins::new(facts.clone()), MemoryLookup::with_provenance("mesh"));
-    let cache = Cache::load(&identity.data);
+    let book = Book::new(Cache::load(&identity.data), lookup.clone());
     let bound = bind(&config, &identity, &gate, &roster, &pins, &lookup).await?;
     let (endpoint, relay) = (bound.endpoint, bound.relay);
     let serves = relay.as_ref().map(|relay| relay.offer.clone());
     if let Some(offer) = &serves {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
-    let (ways_tx, ways) = watch::channel(Arc::new(cache.known().clone()));
-    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone(), ways);
+    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone(), book.watch());
     let streams = built.streams;
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
@@ -296,24 +334,26 @@ pub async fn build(
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
     let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host())));
+    let (interfaces_tx, interfaces) = watch::channel(Arc::new(interfaces().await));
+    let (hints, hints_rx) = mpsc::channel(HINTS);
     let keeper = Keeper {
         identity: identity.clone(),
         endpoint: endpoint.clone(),
-        lookup,
         gate: gate.clone(),
         roster: roster.clone(),
         streams: streams.clone(),
         gossip: gossip.clone(),
         relays: Relays::new(endpoint.clone(), pins),
-        cache,
+        book,
+        hints: hints_rx,
         offer: serves.clone(),
         loopback: config.ports == Ports::Loopback,
         about: about_rx,
         reach: reach_tx,
         members: members_tx,
         facts,
-        ways: ways_tx,
         heard: Default::default(),
+        interfaces: interfaces_tx,
     };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
@@ -325,18 +365,42 @@ pub async fn build(
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
-    let parts = vec![
+    let search = Search {
+        me: identity.host(),
+        port: endpoint.bound_sockets().first().map_or(0, SocketAddr::port),
+        interfaces: interfaces.clone(),
+        connected: streams.connected(),
+        roll: roster.watch(),
+        hints: hints.clone(),
+    };
+    let mut parts = vec![
         part("swarm", run_swarm),
         part("gossip", run_gossip),
         part("keeper", keeper.run()),
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
     ];
+    if config.ports != Ports::Loopback {
+        parts.push(part("search on the LAN", search.run()));
+    }
     let running =
         Running { router, endpoint: endpoint.clone(), relay, stop: stop.clone(), stopped: stopped_tx };
     let run = running.run(parts);
-    let inner =
-        Inner { identity, endpoint, roster, streams, gossip, about, reach, members, serves, stop, stopped };
+    let inner = Inner {
+        identity,
+        endpoint,
+        roster,
+        streams,
+        gossip,
+        about,
+        reach,
+        members,
+        interfaces,
+        hints,
+        serves,
+        stop,
+        stopped,
+    };
     Ok((Mesh { inner: Arc::new(inner) }, run))
 }
 
@@ -448,7 +512,7 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
         (Serve::Off, _) | (Serve::Auto, Ports::Loopback) => None,
         (Serve::On, Ports::Loopback) => Some(Ipv4Addr::LOCALHOST.into()),
         (serve, Ports::Fixed(_)) => {
-            let addresses = reach::interfaces().await.addresses;
+            let addresses: Vec<IpAddr> = interfaces().await.addresses().collect();
             let any = addresses.first().copied().filter(|_| serve == Serve::On);
             reach::relay_address(&addresses).or(any)
         }

@@ -1,30 +1,36 @@
-//! Where members were last reached, on disk: when every host of a mesh starts again at once, this is
+//! Where members are and ever were, on disk: when every host of a mesh starts again at once, this is
 //! how they find each other without a token.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use proto::{id::HostId, wire::record::Reach};
+use proto::{
+    id::HostId,
+    limits::{MAX_MEMBERS, MAX_RPC_BYTES},
+    seal,
+    trust::Bootstrap,
+    wire::record::Reach,
+};
 
-use crate::disk;
+use crate::{disk, ways::Known};
 
 /// Remembered ways to members.
 #[derive(Debug)]
 pub(crate) struct Cache {
     path: PathBuf,
-    known: BTreeMap<HostId, Reach>,
+    known: BTreeMap<HostId, Known>,
 }
 
 impl Cache {
     /// Reads the file; a damaged one is as good as none, the hosts are found by others' records.
     pub(crate) fn load(data: &std::path::Path) -> Cache {
         let path = data.join("mesh/addresses");
-        let bytes = disk::read(&path).ok().flatten();
-        let known = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
+        let bytes = disk::read(&path).ok().flatten().unwrap_or_default();
+        let known = seal::decode(&bytes, MAX_RPC_BYTES, "addresses").unwrap_or_else(|_| old(&bytes));
         Cache { path, known }
     }
 
     /// Gives all that is known.
-    pub(crate) fn known(&self) -> &BTreeMap<HostId, Reach> {
+    pub(crate) fn known(&self) -> &BTreeMap<HostId, Known> {
         &self.known
     }
 
@@ -34,16 +40,80 @@ impl Cache {
         said: BTreeMap<HostId, Reach>,
         is_member: impl Fn(&HostId) -> bool,
     ) -> io::Result<()> {
+        self.change(|known| {
+            for (host, reach) in said.into_iter().filter(|(host, _)| is_member(host)) {
+                known.entry(host).or_default().say(reach);
+            }
+            known.retain(|host, _| is_member(host));
+        })
+    }
+
+    /// Notes where members are connected. Writes on change.
+    pub(crate) fn prove(
+        &mut self,
+        held: impl IntoIterator<Item = (HostId, std::net::SocketAddr)>,
+    ) -> io::Result<()> {
+        self.change(|known| {
+            for (host, address) in held {
+                known.entry(host).or_default().prove(address);
+            }
+        })
+    }
+
+    /// Takes a token's word on members. Writes on change.
+    pub(crate) fn hint(
+        &mut self,
+        entries: &[Bootstrap],
+        is_member: impl Fn(&HostId) -> bool,
+    ) -> io::Result<()> {
+        self.change(|known| {
+            for entry in entries.iter().filter(|entry| is_member(&entry.host)) {
+                known.entry(entry.host).or_default().hint(entry);
+            }
+        })
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut BTreeMap<HostId, Known>)) -> io::Result<()> {
         let mut next = self.known.clone();
-        // A host that has no address at the moment, such as a laptop without network, keeps its last.
-        next.extend(
-            said.into_iter().filter(|(_, reach)| !reach.addresses.is_empty() || !reach.relays.is_empty()),
-        );
-        next.retain(|host, _| is_member(host));
+        change(&mut next);
         if next == self.known {
             return Ok(());
         }
         self.known = next;
-        disk::replace(&self.path, &proto::seal::encode(&self.known))
+        disk::replace(&self.path, &seal::encode(&self.known))
+    }
+}
+
+/// Reads what held only the last addresses.
+fn old(bytes: &[u8]) -> BTreeMap<HostId, Known> {
+    let said: BTreeMap<HostId, Reach> = seal::decode(bytes, MAX_RPC_BYTES, "addresses").unwrap_or_default();
+    let known = said.into_iter().take(MAX_MEMBERS).map(|(host, reach)| {
+        let mut known = Known::default();
+        known.say(reach);
+        (host, known)
+    });
+    known.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_last_addresses_only_and_a_damaged_one_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        let file = dir.path().join("mesh/addresses");
+        let (host, address) = (HostId([3; 32]), "192.168.1.2:7440".parse().unwrap());
+        let reach = Reach { addresses: vec![address], ..Reach::default() };
+        std::fs::write(&file, seal::encode(&BTreeMap::from([(host, reach.clone())]))).unwrap();
+        let mut cache = Cache::load(dir.path());
+        assert_eq!(cache.known()[&host], Known { reach, proved: vec![address] });
+        cache.prove([(host, "10.0.0.1:7440".parse().unwrap())]).unwrap();
+        assert_eq!(Cache::load(dir.path()).known()[&host].proved.len(), 2);
+        for damaged in [&b""[..], b"\xff\xff\xff\xff\xff", b"no addresses at all, but text"] {
+            std::fs::write(&file, damaged).unwrap();
+            assert!(Cache::load(dir.path()).known().is_empty());
+        }
     }
 }

@@ -96,9 +96,44 @@ pub fn exists(data: &Path) -> bool {
     mesh_file(data).exists()
 }
 
-/// Makes a mesh with this host as its first member and issuer. Gives the recovery phrase, which is
-/// written nowhere.
+/// A mesh that does not exist yet: its recovery phrase, which is written nowhere, can be shown before
+/// the host belongs to it.
+pub struct Prepared {
+    identity: Identity,
+    root: Seed,
+    statements: Vec<Sealed>,
+    now: Timestamp,
+}
+
+impl Prepared {
+    /// Gives what the host will be.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Gives the phrase that the mesh's root key can be made of again.
+    pub fn recovery(&self) -> String {
+        phrase(&self.root)
+    }
+
+    /// Makes the mesh.
+    pub fn commit(self) -> Result<Identity, IdentityError> {
+        let Identity { data, mesh, seed, .. } = self.identity;
+        write(&root_file(&data), &self.root.0)?;
+        let identity = adopt(&data, mesh, seed, self.statements, self.now)?;
+        Ok(Identity { root: Some(self.root), ..identity })
+    }
+}
+
+/// Makes a mesh with this host as its first member and issuer. Gives the recovery phrase.
 pub fn create(data: &Path, founding: Founding, now: Timestamp) -> Result<(Identity, String), IdentityError> {
+    let prepared = prepare(data, founding, now)?;
+    let phrase = prepared.recovery();
+    Ok((prepared.commit()?, phrase))
+}
+
+/// Prepares a mesh with this host as its first member and issuer. Writes nothing but the host's key.
+pub fn prepare(data: &Path, founding: Founding, now: Timestamp) -> Result<Prepared, IdentityError> {
     if exists(data) {
         return Err(IdentityError::Exists);
     }
@@ -122,10 +157,8 @@ pub fn create(data: &Path, founding: Founding, now: Timestamp) -> Result<(Identi
         not_after: None,
     });
     let statements = vec![charter, certificate.seal(mesh, &root)];
-    write(&root_file(data), &root.0)?;
-    let phrase = phrase(&root);
-    let identity = adopt(data, mesh, seed, statements, now)?;
-    Ok((Identity { root: Some(root), ..identity }, phrase))
+    let identity = Identity { data: data.to_owned(), mesh, seed, root: None };
+    Ok(Prepared { identity, root, statements, now })
 }
 
 /// Reads the identity of a directory.
@@ -303,6 +336,24 @@ mod tests {
         assert_ne!(one.host(), two.host());
         let wrong = phrase.replace(&phrase[..5], "aaaaa");
         assert_eq!(parse_phrase(&wrong), None);
+    }
+
+    #[test]
+    fn a_mesh_that_is_only_prepared_does_not_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let founding = Founding {
+            name: "attic".parse().unwrap(),
+            mesh_name: "home".parse().unwrap(),
+            tags: BTreeMap::new(),
+            recovery: None,
+        };
+        let dropped = prepare(dir.path(), founding.clone(), Timestamp(1)).unwrap();
+        assert!(!exists(dir.path()) && !root_file(dir.path()).exists());
+        let prepared = prepare(dir.path(), founding, Timestamp(2)).unwrap();
+        assert_ne!(prepared.recovery(), dropped.recovery());
+        let mesh = prepared.identity().mesh;
+        assert_eq!(prepared.commit().unwrap().mesh, mesh);
+        assert!(load(dir.path()).unwrap().holds_root());
     }
 
     #[test]

@@ -4,12 +4,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream};
-use iroh::{Endpoint, RelayUrl, Watcher, address_lookup::memory::MemoryLookup};
+use iroh::{Endpoint, RelayUrl, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
@@ -21,15 +22,17 @@ use proto::{
         rpc::{Answer, Request},
     },
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::{
-    cache::Cache,
+    addresses::Interfaces,
+    book::{Book, Hint},
     deaf::Hearing,
     dialer::Dialer,
     gate::Gate,
     gossip::{Gossip, Records},
-    identity::{self, Identity},
+    identity::Identity,
+    interfaces::interfaces,
     members::{self, Members, Sources},
     path::{Path, PathKind},
     reach,
@@ -37,7 +40,6 @@ use crate::{
     roster::{self, Roster, SayError},
     rpc::{self, Exchange},
     swarm::Streams,
-    wire::Ways,
 };
 
 /// How often dials, paths and the home relay are looked at.
@@ -51,27 +53,30 @@ const SPREAD_WIDTH: usize = 8;
 /// How long a host that gossip has lost is only suspected: a hiccup of a loaded host ends sooner.
 const SILENCE: Duration = Duration::from_secs(3);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the system is asked for its interfaces, beside when an address comes or goes.
+const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 /// Everything the loop works with.
 pub(crate) struct Keeper {
     pub(crate) identity: Identity,
     pub(crate) endpoint: Endpoint,
-    pub(crate) lookup: MemoryLookup,
     pub(crate) gate: Gate,
     pub(crate) roster: Arc<Roster>,
     pub(crate) streams: Streams,
     pub(crate) gossip: Gossip,
     pub(crate) relays: Relays,
-    pub(crate) cache: Cache,
+    pub(crate) book: Book,
+    pub(crate) hints: mpsc::Receiver<Hint>,
     pub(crate) offer: Option<RelayOffer>,
     pub(crate) loopback: bool,
     pub(crate) about: watch::Receiver<HostRecord>,
     pub(crate) reach: watch::Sender<Reach>,
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
-    pub(crate) ways: watch::Sender<Arc<Ways>>,
     /// Hosts that are or were just live, and when they last were.
     pub(crate) heard: BTreeMap<HostId, Instant>,
+    /// This host's networks.
+    pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
 }
 
 impl Keeper {
@@ -100,17 +105,20 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut look = tokio::time::interval(LOOK_AROUND);
         let mut dialer = Dialer::new(self.identity.host(), Instant::now());
         let mut hearing = Hearing::default();
         let mut before = BTreeSet::new();
         let (changed, spreading) = watch::channel(());
         let spread = tokio::spawn(spread(self.streams.clone(), self.roster.clone(), spreading));
         let _spread = AbortOnDrop(spread);
+        let me = self.identity.host();
         self.learn(&mut dialer).await;
         loop {
             // Cancel-safe: intervals, watches and a stream; work is done in the arms' bodies.
             tokio::select! {
                 _ = tick.tick() => {
+                    self.note_paths(&mut dialer);
                     self.dial(&mut dialer);
                     let left = self.relays.watch().await;
                     self.leave(&left);
@@ -146,7 +154,14 @@ impl Keeper {
                     self.note_connections(&before, &now);
                     before = now;
                 }
-                Some(_) = addresses.next() => {}
+                Some(hint) = self.hints.recv() => {
+                    let roll = self.roster.roll();
+                    let is_member = |host: &HostId| *host != me && roll.members.contains_key(host);
+                    retry(&mut dialer, self.book.hint(hint, is_member));
+                    self.set_relays().await;
+                }
+                Some(_) = addresses.next() => self.look_around().await,
+                _ = look.tick() => self.look_around().await,
                 result = self.about.changed() => {
                     if result.is_err() { return }
                 }
@@ -157,7 +172,8 @@ impl Keeper {
     }
 
     fn dial(&self, dialer: &mut Dialer) {
-        let known: BTreeSet<HostId> = self.cache.known().keys().copied().collect();
+        let ways = self.book.ways();
+        let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
         let connected = self.streams.connected().borrow().clone();
         for host in dialer.due(&known, &connected, Instant::now()) {
             tracing::debug!(?host, "dialling");
@@ -198,28 +214,40 @@ impl Keeper {
             .filter(|host| **host != me)
             .filter_map(|host| Some((*host, members::host_record(&records, *host)?.reach.clone())))
             .collect();
-        let old = self.cache.known().clone();
-        if let Err(error) = self.cache.update(said, |host| roll.members.contains_key(host)) {
-            tracing::warn!(%error, "cannot remember the members' addresses");
-        }
-        for (host, reach) in self.cache.known() {
-            let Some(id) = identity::endpoint_id(host) else { continue };
-            self.lookup.set_endpoint_info(reach::endpoint_addr(id, reach));
-            if old.get(host) != Some(reach) {
-                dialer.retry(host, Instant::now());
-            }
-        }
-        if old != *self.cache.known() {
-            self.ways.send_replace(Arc::new(self.cache.known().clone()));
-        }
-        let theirs = self.cache.known().values().filter_map(|reach| reach.serves.clone());
-        self.relays.set(self.offer.clone().into_iter().chain(theirs)).await;
+        retry(dialer, self.book.say(said, |host| roll.members.contains_key(host)));
+        self.set_relays().await;
+    }
+
+    async fn set_relays(&mut self) {
+        let all = self.offer.clone().into_iter().chain(self.book.relays());
+        self.relays.set(all).await;
+    }
+
+    /// Remembers where members are connected: they may be there again when nothing else is known.
+    fn note_paths(&mut self, dialer: &mut Dialer) {
+        let connected = self.streams.connected().borrow().clone();
+        let direct = connected.into_iter().filter_map(|host| {
+            let path = self.gate.path(&host).filter(|path| path.kind == PathKind::Direct)?;
+            Some((path.via.parse::<SocketAddr>().ok()?, host))
+        });
+        retry(dialer, self.book.hold(direct.collect()));
+    }
+
+    async fn look_around(&self) {
+        let found = interfaces().await;
+        self.interfaces.send_if_modified(|known| {
+            let changed = **known != found;
+            *known = Arc::new(found);
+            changed
+        });
     }
 
     async fn publish(&self) {
         let me = self.identity.host();
         let bound = self.endpoint.bound_sockets();
-        let described = reach::describe(&self.endpoint.addr(), self.offer.clone(), self.loopback);
+        let interfaces = self.interfaces.borrow().clone();
+        let own = self.endpoint.addr();
+        let described = reach::describe(&own, &interfaces, self.offer.clone(), self.loopback);
         let reach = reach::or_loopback(described, &bound);
         self.reach.send_if_modified(|old| {
             let changed = *old != reach;
@@ -309,6 +337,12 @@ impl Keeper {
     }
 }
 
+fn retry(dialer: &mut Dialer, hosts: Vec<HostId>) {
+    for host in hosts {
+        dialer.retry(&host, Instant::now());
+    }
+}
+
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -336,8 +370,9 @@ async fn exchange(streams: &Streams, roster: &Roster, host: HostId) {
     let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
     match rpc::ask(streams, &protocol, host, &request, EXCHANGE_TIMEOUT).await {
         Ok(answer) => {
-            if let Ok(Answer::Statements(packed)) = postcard::from_bytes(&answer) {
-                roster.take(roster::unpack(&packed));
+            if let Ok(Answer::Statements { lacking, time }) = postcard::from_bytes(&answer) {
+                roster.hear_clock(host, time);
+                roster.take(roster::unpack(&lacking));
             }
         }
         // It will be compared again at the next change, handshake or minute.

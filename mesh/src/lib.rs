@@ -8,6 +8,9 @@
 //! relay     the embedded relay            relays   the relays in use, pinned; the watchdog
 //! inbound   streams that others open    dialer   whom to dial now
 //! gossip    signed records, liveness      rpc      request, answer, deadline
+//! ways      where a member may be         book     that, on disk, for iroh and the swarm
+//! interfaces, addresses  which of this host's addresses are told
+//! lan       who is on the same LAN
 //! keeper    the loop that keeps this host connected and known
 //! join      token -> member               tokens   make, list, end
 //! ```
@@ -15,8 +18,10 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod answer;
 mod assembly;
+mod book;
 mod cache;
 mod deaf;
 mod dialer;
@@ -26,8 +31,10 @@ mod gate;
 mod gossip;
 pub mod identity;
 mod inbound;
+mod interfaces;
 mod join;
 mod keeper;
+mod lan;
 pub mod link;
 mod members;
 pub mod net;
@@ -41,17 +48,19 @@ mod roster;
 mod rpc;
 mod swarm;
 mod tokens;
+mod ways;
 mod wire;
 
+pub use addresses::Interfaces;
 pub use answer::{Inbound, RaftInbound};
 pub use assembly::{Config, Handlers, Mesh, MeshError, build};
 pub use endpoint::{FIRST_PORT, Ports};
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
-pub use join::{JoinError, Joined, Joining, join};
+pub use interfaces::interfaces;
+pub use join::{JoinError, Joined, Joining, MeetError, Met, Noted, join, note};
 pub use members::{MemberState, MemberView, Members};
 pub use path::{Path, PathKind};
-pub use reach::{Interfaces, interfaces, is_public};
 pub use relay::Serve;
 pub use roster::{Roll, SayError};
 pub use rpc::RpcError;

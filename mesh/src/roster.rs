@@ -15,7 +15,7 @@ use proto::{
     id::{Digest, HostId, Name},
     seal::Seed,
     time::Timestamp,
-    trust::{Member, MemberSet, RefusedBecause, Sealed, Statement},
+    trust::{ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, clock_error},
 };
 use tokio::sync::watch;
 
@@ -72,6 +72,8 @@ pub(crate) struct Roster {
     roll: watch::Sender<Arc<Roll>>,
     /// Makes changes one at a time, the write to disk included.
     changing: Mutex<Disk>,
+    /// How far each member's clock is beyond the time since this computer started, as heard last.
+    clocks: watch::Sender<BTreeMap<HostId, i64>>,
 }
 
 /// How the file is, compared with what is known.
@@ -98,7 +100,12 @@ impl Roster {
         for because in refused {
             tracing::warn!(%because, "a stored statement is not accepted any more");
         }
-        Ok(Roster { path, roll: watch::Sender::new(Roll::of(set)), changing: Mutex::default() })
+        Ok(Roster {
+            path,
+            roll: watch::Sender::new(Roll::of(set)),
+            changing: Mutex::default(),
+            clocks: Default::default(),
+        })
     }
 
     /// Watches the member list.
@@ -175,6 +182,25 @@ impl Roster {
         wall_clock().max(self.roll.borrow().set.floor())
     }
 
+    /// Notes what a member's clock says now.
+    pub(crate) fn hear_clock(&self, host: HostId, time: Timestamp) {
+        let roll = self.roll();
+        self.clocks.send_modify(|clocks| {
+            clocks.retain(|host, _| roll.members.contains_key(host));
+            clocks.insert(host, i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(since_boot()));
+        });
+    }
+
+    /// Tells whether this host's clock is off, by the clocks of `connected` members and what issuers have signed.
+    pub(crate) fn clock_error(&self, connected: &BTreeSet<HostId>) -> Option<ClockError> {
+        let (clocks, boot) = (self.clocks.borrow(), since_boot());
+        let heard = clocks.iter().filter(|(host, _)| connected.contains(*host));
+        let now =
+            |(_, beyond): (&HostId, &i64)| Timestamp(u64::try_from(beyond.saturating_add(boot)).unwrap_or(0));
+        let heard: Vec<Timestamp> = heard.map(now).collect();
+        clock_error(wall_clock(), &heard, self.roll().set.floor())
+    }
+
     /// Gives the statements that a host with `theirs` lacks.
     pub(crate) fn beyond(&self, theirs: &[Sealed]) -> Vec<Sealed> {
         let theirs: BTreeSet<Digest> = theirs.iter().map(Sealed::digest).collect();
@@ -186,6 +212,12 @@ impl Roster {
 pub(crate) fn wall_clock() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Counts milliseconds since this computer started, through every sleep.
+fn since_boot() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
 }
 
 /// Encodes statements for the wire.

@@ -36,7 +36,8 @@ use crate::{
     identity::{self, Identity},
     inbound::{Inbound, Inlet},
     rpc,
-    wire::{self, Ways, Wire},
+    ways::Ways,
+    wire::{self, Wire},
 };
 
 /// Requests to the swarm that wait; a dial is asked again when it did not fit.

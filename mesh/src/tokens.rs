@@ -1,6 +1,9 @@
 //! Tokens: making one that says how to find this mesh, listing them, ending one.
 
+use std::net::SocketAddr;
+
 use proto::{
+    addresses::{is_public, pick},
     id::{HostId, Name},
     seal::{PublicKey, Seed},
     time::Timestamp,
@@ -15,7 +18,6 @@ use crate::{
     gossip::Records,
     identity::Identity,
     members,
-    reach::is_public,
     roster::{Roll, Roster, SayError},
 };
 
@@ -181,7 +183,7 @@ fn entry(host: HostId, reach: &Reach, relays: &[RelayOffer]) -> Bootstrap {
         reach.relays.iter().any(|url| url.trim_end_matches('/') == offer.url.trim_end_matches('/'))
     };
     let relay = relays.iter().find(home).or(reach.serves.as_ref()).cloned();
-    let addresses = reach.addresses.iter().take(MAX_ADDRESSES).copied().collect();
+    let addresses = pick(&reach.addresses, MAX_ADDRESSES, SocketAddr::ip);
     Bootstrap { host, addresses, relay }
 }
 

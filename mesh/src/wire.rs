@@ -3,7 +3,7 @@
 //! Nothing here knows an address: libp2p dials by peer id, iroh finds the way.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
@@ -13,7 +13,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId,
+    Endpoint, EndpointId,
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -25,16 +25,20 @@ use libp2p::{
     },
     multiaddr::Protocol,
 };
-use proto::{id::HostId, wire::record::Reach};
 use tokio::sync::{mpsc, watch};
 
-use crate::{identity, reach};
+use crate::{
+    identity, reach,
+    ways::{Way, Ways},
+};
 
 /// The protocol name of the iroh connections that carry libp2p.
 pub(crate) const ALPN: &[u8] = b"mesh/libp2p/1";
 
 /// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// How much of that belongs to the ways that hold now, when there are old ones too.
+const FIRST_TURN: Duration = Duration::from_secs(4);
 /// iroh forgets a host's ways when its last connection is gone, which takes it a moment.
 const REDIAL_PAUSE: Duration = Duration::from_millis(50);
 /// Accepted connections waiting for the swarm. More than this arrive only from a flood.
@@ -51,9 +55,6 @@ impl ProtocolHandler for Accept {
 }
 
 type Upgrade = BoxFuture<'static, io::Result<(PeerId, StreamMuxerBox)>>;
-
-/// Where members can be reached.
-pub(crate) type Ways = BTreeMap<HostId, Reach>;
 
 /// The transport.
 pub(crate) struct Wire {
@@ -136,14 +137,28 @@ async fn connect(
     let host = identity::host_of_endpoint(&id);
     loop {
         let known = ways.borrow_and_update().get(&host).cloned();
-        let address = known.as_ref().map_or(EndpointAddr::from(id), |known| reach::endpoint_addr(id, known));
+        let way = known.clone().unwrap_or_default();
         // Cancel-safe: a dial that is dropped is closed, and a watch keeps its last value.
         tokio::select! {
-            connected = endpoint.connect(address, ALPN) => return connected.map_err(io::Error::other),
+            connected = by_turns(&endpoint, id, &way) => return connected,
             Ok(_) = ways.wait_for(|ways| ways.get(&host) != known.as_ref()) => {}
         }
         tokio::time::sleep(REDIAL_PAUSE).await;
     }
+}
+
+/// Dials where the host is now; when nothing comes of that soon, also where it ever was.
+async fn by_turns(endpoint: &Endpoint, id: EndpointId, way: &Way) -> io::Result<Connection> {
+    let now = reach::endpoint_addr(id, &way.reach, &[]);
+    if !way.more.is_empty() {
+        let first = tokio::time::timeout(FIRST_TURN, endpoint.connect(now, ALPN)).await;
+        if let Ok(Ok(connection)) = first {
+            return Ok(connection);
+        }
+        tokio::time::sleep(REDIAL_PAUSE).await;
+    }
+    let all = reach::endpoint_addr(id, &way.reach, &way.more);
+    endpoint.connect(all, ALPN).await.map_err(io::Error::other)
 }
 
 type Opening = BoxFuture<'static, io::Result<Substream>>;

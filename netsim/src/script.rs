@@ -4,8 +4,9 @@
 //! ```text
 //! # text                          stays as it is
 //! host NAME MEMORY [image]        before everything else: a host, MiB given to the mesh
-//! up HOST                         a user asks for the groups in the indented lines below it:
-//!     GROUP COUNT MEMORY [needs A,B] [setup TEXT]
+//! up HOST [replace]               a user asks for the groups in the indented lines below it, and that
+//!                                 disks which cannot stay may be lost:
+//!     GROUP COUNT MEMORY [needs A,B] [disk MIB] [setup TEXT]
 //! down HOST                       a user ends the session
 //! stop HOST MACHINE | start HOST MACHINE
 //! off HOST | on HOST              power
@@ -24,6 +25,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use proto::{
     id::{HostId, MachineName, Name},
     names::{self, Answer, Kind, View},
+    session::Replace,
     topology::{Intent, Topology},
 };
 
@@ -115,7 +117,8 @@ impl Stage {
             ["settle"] => return self.settle(),
             ["status", host] => return self.status(host),
             ["ask", host, name] => return self.ask(host, name),
-            ["up", host] => Fault::Up(self.id(host)?, Box::new(intent(block)?)),
+            ["up", host] => Fault::Up(self.id(host)?, Box::new(intent(block)?), Replace::default()),
+            ["up", host, "replace"] => Fault::Up(self.id(host)?, Box::new(intent(block)?), Replace::all()),
             ["down", host] => Fault::Down(self.id(host)?),
             ["stop", host, machine] => Fault::Wish(self.id(host)?, self.machine(machine)?, false),
             ["start", host, machine] => Fault::Wish(self.id(host)?, self.machine(machine)?, true),
@@ -272,6 +275,7 @@ fn intent(block: &[&str]) -> Result<Intent, Failed> {
         let value = |key: &str| rest.windows(2).find(|pair| pair[0] == key).map(|pair| pair[1]);
         let count = number(count)?.try_into().map_err(|_| wrong("too many machines"))?;
         let mut group = group(count, number(memory)?, value("needs").unwrap_or(""));
+        group.disk_mib = value("disk").map(number).transpose()?;
         group.setup.extend(value("setup").map(str::to_owned));
         groups.insert(name, group);
     }

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod addresses;
 pub mod facts;
 pub mod firewall;
 pub mod id;
@@ -33,6 +34,8 @@ pub mod limits;
 pub mod names;
 pub mod seal;
 pub mod session;
+pub mod size;
+pub mod spelling;
 pub mod time;
 pub mod topology;
 pub mod trust;

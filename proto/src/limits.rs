@@ -9,6 +9,13 @@ pub const MAX_MACHINES: usize = 500;
 pub const MAX_GROUPS: usize = 100;
 /// Machines of one group.
 pub const MAX_COUNT: u32 = 200;
+/// Wished disk per free disk of a host: disks are sparse, and few guests fill theirs.
+pub const DISK_OVERCOMMIT: u64 = 4;
+/// Least memory of a machine: below it the boot loaders of common guests stop without a word. (The tiny
+/// guest boots from 96 MiB on.)
+pub const MIN_MEMORY_MIB: u64 = 64;
+/// Largest disk of a machine, 64 TiB: beyond this guests' file systems and qcow2 begin to differ.
+pub const MAX_DISK_MIB: u64 = 64 << 20;
 /// Bytes of a topology file. Ten times the largest a person would write by hand.
 pub const MAX_TOPOLOGY_BYTES: usize = 256 * 1024;
 /// Bytes of one file that a topology injects (DESIGN section 13).
@@ -57,5 +64,9 @@ pub const ASK_AGAIN_MS: u64 = 4_000;
 pub const STEADY_AFTER_MS: u64 = 10 * 60 * 1000;
 /// Failures in a row after which a machine is shown as failed, although tries go on.
 pub const FAILING_AFTER: u32 = 5;
+/// Pause between two looks for a machine's process that lives and does not answer.
+pub const FIND_AGAIN_MS: u64 = 2_000;
+/// How long such a process may be silent before it is ended: longer than a host that swaps needs.
+pub const UNSEEN_WITHIN_MS: u64 = 5 * 60_000;
 /// How long a shim may take to bring QEMU up; a cold disk under load takes half of it.
 pub const START_WITHIN_MS: u64 = 120_000;

@@ -5,18 +5,19 @@
 //! ```text
 //! GROUP.SESSION            guests: ready machines; hosts: the group's forward address
 //! MACHINE.SESSION          guests: the machine if ready; hosts: its forward address if ready
-//! HOST.host                the host's own addresses
+//! HOST.host                the host's own addresses, those that the asker reaches best first
 //! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
 //! *.in-addr.arpa           PTR of the addresses above
 //! ```
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
 use crate::{
+    addresses::Here,
     id::{HostId, MachineName, Name, SessionId},
     session::{Directory, GroupEntry, MachineEntry, MachineReport, Phase, Prefix, Share},
     time::Timestamp,
@@ -44,6 +45,8 @@ pub struct Zone {
     pub reports: BTreeMap<(HostId, SessionId), Vec<MachineReport>>,
     /// This host's forward addresses, by session and label (`web` or `web-1`).
     pub forwards: BTreeMap<(SessionId, String), Forward>,
+    /// This host's own networks.
+    pub here: Here,
 }
 
 /// A member in the zone.
@@ -53,8 +56,10 @@ pub struct HostEntry {
     pub name: Name,
     /// Whether it is heard: the readiness that a silent host told is no news any more.
     pub up: bool,
-    /// Where it is.
+    /// Where it is, as it says: best first.
     pub addresses: Vec<IpAddr>,
+    /// Whether it lives on the asker's own computer: the asker itself, or an agent beside it.
+    pub same_computer: bool,
 }
 
 /// A session in the zone.
@@ -306,8 +311,8 @@ impl Found<'_> {
 fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Answer {
     // Of two hosts with one name the lower id keeps it; certificates make that rare.
     match zone.hosts.values().find(|host| host.name.as_str() == label) {
-        // One address is often there with several ports.
-        Some(host) => of_kind(host.addresses.iter().copied().collect::<BTreeSet<_>>(), kind),
+        Some(host) if host.same_computer => of_kind(host.addresses.iter().copied(), kind),
+        Some(host) => of_kind(zone.here.order(&host.addresses), kind),
         None => Answer::NoName,
     }
 }
@@ -318,7 +323,14 @@ fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Answer {
         Kind::Aaaa => address.is_ipv6(),
         Kind::Srv | Kind::Ptr | Kind::Other => false,
     };
-    let addresses: Vec<IpAddr> = addresses.into_iter().filter(fits).take(MAX_ADDRESSES).collect();
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in addresses.into_iter().filter(fits).take(MAX_ADDRESSES) {
+        // One address is often there with several ports.
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    let addresses = found;
     if addresses.is_empty() { Answer::NoData } else { Answer::Addresses(addresses) }
 }
 

@@ -34,6 +34,12 @@ pub struct Host {
     pub env: Vec<(String, String)>,
     /// Whether the data directory is a disk of its own.
     pub(crate) mounted: bool,
+    /// Whether what it holds is looked at when its story is over.
+    pub(crate) judged: bool,
+    /// What the data directory is called.
+    data: String,
+    /// The user without rights whose host it is, if it is not the tests' own.
+    owner: Option<u32>,
 }
 
 /// What a command of the CLI answered.
@@ -48,7 +54,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads what a command that has ended left.
+    /// Takes what a command that has ended left.
     pub fn of(output: Output) -> Answer {
         Answer {
             code: output.status.code().unwrap_or(-1),
@@ -75,7 +81,18 @@ impl Host {
     /// Makes an empty host.
     pub fn new(name: &str, place: Place) -> Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
-        Host { name: name.to_owned(), place, dir, agent: None, env: Vec::new(), mounted: false }
+        let (data, env) = ("data".to_owned(), Vec::new());
+        let (mounted, judged) = (false, true);
+        Host { name: name.to_owned(), place, dir, agent: None, env, mounted, judged, data, owner: None }
+    }
+
+    /// Makes an empty host whose data directory is called `data`, and which belongs to the user with
+    /// the number `owner` if there is one. Only root can make such a host.
+    pub fn odd(name: &str, data: &str, owner: Option<u32>) -> Host {
+        let mut host = Host::new(name, Place::Here);
+        (host.data, host.owner) = (data.to_owned(), owner);
+        std::os::unix::fs::chown(host.dir.path(), owner, owner).expect("root gives a directory away");
+        host
     }
 
     /// Makes a host that is the first of its mesh and runs.
@@ -96,7 +113,7 @@ impl Host {
 
     /// Gives the data directory.
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir.path().join(&self.data)
     }
 
     /// Gives a place for files of the story.
@@ -107,7 +124,19 @@ impl Host {
     /// Builds a command that runs where this host is.
     pub fn command(&self, program: &Path) -> Command {
         match &self.place {
-            Place::Here => Command::new(program),
+            Place::Here => match self.owner {
+                None => Command::new(program),
+                Some(owner) => {
+                    let mut command = Command::new("setpriv");
+                    command.args([
+                        &format!("--reuid={owner}"),
+                        &format!("--regid={owner}"),
+                        "--clear-groups",
+                    ]);
+                    command.arg(program).env("HOME", self.dir.path());
+                    command
+                }
+            },
             Place::Namespace(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(program);
@@ -310,6 +339,14 @@ impl Host {
         Some(PathBuf::from(format!("/run/agent-{}", &hash[..8])))
     }
 
+    /// Judges once what an agent that still runs holds at the end of its story. None does on a disk of its own,
+    /// which stories fill.
+    pub(crate) fn judge(&mut self) -> Result<(), String> {
+        let judged = std::mem::take(&mut self.judged) && !self.mounted && !std::thread::panicking();
+        let runs = self.agent.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if judged && runs { self.settles() } else { Ok(()) }
+    }
+
     /// What a command line of this host contains: the data or the runtime directory.
     fn marks(&self) -> Vec<String> {
         vec![self.dir.path().to_string_lossy().into_owned()]
@@ -318,6 +355,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        let judged = self.judge();
         if let Some(mut child) = self.agent.take() {
             let _killed = child.kill();
             let _reaped = child.wait();
@@ -329,6 +367,9 @@ impl Drop for Host {
         self.unmount();
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log_text());
+        }
+        if let Err(held) = judged {
+            panic!("its story is over, and {} holds on:\n{held}", self.name);
         }
     }
 }

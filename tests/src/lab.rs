@@ -33,6 +33,17 @@ pub struct Lab {
     network: netsim::Lab,
 }
 
+impl Drop for Lab {
+    /// All are looked at while all are there.
+    fn drop(&mut self) {
+        let judged: Vec<String> =
+            self.hosts_mut().into_iter().filter_map(|host| host.judge().err()).collect();
+        if !judged.is_empty() {
+            panic!("its story is over, and a host of the lab holds on:\n{}", judged.join("\n"));
+        }
+    }
+}
+
 /// One host in a network of its own, the only one of its mesh, with the tiny guest imported.
 pub struct Solo {
     /// The host.
@@ -162,6 +173,11 @@ impl Lab {
         self.network
             .inside(&host.name, move || http_get(address, &path))
             .map_err(|error| error.to_string())?
+    }
+
+    /// Does something from where `host` is.
+    pub fn inside<T: Send + 'static>(&self, host: &Host, what: impl FnOnce() -> T + Send + 'static) -> T {
+        self.network.inside(&host.name, what).expect("a host of the lab")
     }
 
     /// Pulls the plug of a host or a home.

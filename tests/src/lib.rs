@@ -2,6 +2,7 @@
 //! The binary under test is named by `AGENT_BIN`, the guest's disk by `TINY_IMAGE`; `make test` sets both.
 
 mod disk;
+mod held;
 mod host;
 mod lab;
 mod machines;

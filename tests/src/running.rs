@@ -43,6 +43,11 @@ impl Running {
         stdin.write_all(text.as_bytes()).expect("it reads");
     }
 
+    /// Types nothing more into it.
+    pub fn types_nothing_more(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Gives what it has said as data so far.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stdout).expect("a file")).into_owned()

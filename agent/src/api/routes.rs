@@ -1,7 +1,7 @@
 //! Which request calls which method of [`App`]. One line of the table a method; the handlers only
 //! take requests apart and put answers together.
 
-use std::{convert::Infallible, future::Future};
+use std::{convert::Infallible, future::Future, io};
 
 use axum::{
     Json, Router,
@@ -12,7 +12,8 @@ use axum::{
     routing::{get, post},
 };
 use futures::{StreamExt, stream};
-use hyper_util::rt::TokioIo;
+use hyper_util::{rt::TokioIo, server::conn::auto::upgrade};
+use mesh::net::splice;
 use proto::{
     facts::Event,
     id::{MachineName, SessionId},
@@ -21,7 +22,7 @@ use proto::{
     wire::api::{self, Error, ErrorBody, Kind, Step},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{io::AsyncWriteExt, net::UnixStream, sync::mpsc};
 
 use super::{
     RAW,
@@ -32,6 +33,8 @@ use crate::{
     facts::Log,
 };
 
+/// What a raw connection holds in each direction.
+const RAW_BYTES: usize = 32 * 1024;
 /// Progress lines that wait for a slow reader; more are dropped, the newest counts.
 const TELLING: usize = 16;
 
@@ -76,6 +79,7 @@ pub fn router(app: App) -> Router {
             post(|State(app): App_, Body_(token)| finish(async move { app.token_revoke(token).await })),
         )
         .route("/v1/doctor", get(|State(app): App_| answer(async move { app.doctor().await })))
+        .route("/v1/internals", get(|State(app): App_| answer(async move { app.internals().await })))
         .route("/v1/events", get(events))
         .fallback(|request: Request| async move {
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -173,12 +177,13 @@ fn refusal(error: Error) -> Response {
 }
 
 async fn plan(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::PlanReport, Error> {
-    app.plan(Intent::try_from(wanted)?).await
+    let replace = wanted.replace.clone();
+    app.plan(Intent::try_from(wanted)?, replace).await
 }
 
 async fn up(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::UpAnswer, Error> {
-    let index = wanted.index;
-    app.up(Intent::try_from(wanted)?, index).await
+    let (index, replace) = (wanted.index, wanted.replace.clone());
+    app.up(Intent::try_from(wanted)?, replace, index).await
 }
 
 async fn session(app: &App, Query(of): &OfSession) -> Result<SessionId, Error> {
@@ -256,14 +261,21 @@ pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
     let upgraded = hyper::upgrade::on(&mut request);
     // The task ends with either side of the connection.
     tokio::spawn(async move {
-        let ended = match upgraded.await {
-            Ok(client) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut pipe).await.err(),
+        let ended = match upgraded.await.map(upgrade::downcast::<TokioIo<UnixStream>>) {
+            Ok(Ok(client)) => join(client.io.into_inner(), &client.read_buf, &mut pipe).await.err(),
+            Ok(Err(_)) => return tracing::error!("a raw connection is none of the local API's socket"),
             Err(error) => return tracing::debug!(%error, "a client went before its connection was raw"),
         };
         tracing::debug!(?ended, "a raw connection ended");
     });
     let head = [(header::UPGRADE, RAW), (header::CONNECTION, "upgrade")];
     (StatusCode::SWITCHING_PROTOCOLS, head).into_response()
+}
+
+/// Joins a client with `pipe`, which gets first what the client said already.
+async fn join(mut client: UnixStream, said: &[u8], pipe: &mut Pipe) -> io::Result<()> {
+    pipe.write_all(said).await?;
+    splice(&mut client, pipe, RAW_BYTES).await
 }
 
 async fn image_import(State(app): App_, Body_(import): Body_<api::ImageImport>) -> Response {

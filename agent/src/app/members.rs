@@ -1,8 +1,10 @@
 //! The mesh as people see it: status, hosts, tokens.
 
+use std::time::Duration;
+
 use proto::{
     id::{HostId, Name},
-    trust::GrantState,
+    trust::{ClockError, GrantState, TokenError},
     wire::{
         api::{self, Error, Kind, MemberState, PathKind},
         record::{Body, HostRecord, RecordKey},
@@ -10,10 +12,10 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::{doctor, machine::Qemu, session::actions::words};
+use crate::{doctor, internals, machine::Qemu, session::actions::words};
 
-/// A clock that is this far behind what issuers have signed is told.
-const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
+/// How long a member that joins again is waited for; it is tried on afterwards.
+const MEET_WITHIN: Duration = Duration::from_secs(8);
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
@@ -60,11 +62,8 @@ impl App {
             let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
             warnings.push(api::Warning { what, next: None });
         }
-        let behind = self.deps().mesh.now().0.saturating_sub(crate::daemon::wall_clock().0);
-        if behind > CLOCK_OFF_MS {
-            let behind = crate::cli::span(behind / 1000);
-            let what = format!("this host's clock is {behind} behind the mesh");
-            warnings.push(api::Warning { what, next: Some("timedatectl set-ntp true".to_owned()) });
+        if let Some(what) = self.clock_off() {
+            warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });
         }
         warnings.extend(self.others_in_trouble());
         warnings.extend(absent(hosts));
@@ -82,6 +81,15 @@ impl App {
             _ => None,
         };
         records.iter().filter_map(warning).collect()
+    }
+
+    /// Says how far this host's clock is off, if it is.
+    fn clock_off(&self) -> Option<String> {
+        let off = |ms: u64| crate::cli::span(ms / 1000);
+        Some(match self.deps().mesh.clock_error()? {
+            ClockError::Ahead(ms) => format!("this host's clock is {} ahead of the mesh", off(ms)),
+            ClockError::Behind(ms) => format!("this host's clock is {} behind the mesh", off(ms)),
+        })
     }
 
     /// Tells every member with what it offers.
@@ -122,13 +130,31 @@ impl App {
         rows
     }
 
-    /// Joins the mesh of a token: refused, because a running agent is in a mesh already.
+    /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
+    /// running agent is in a mesh already.
     pub async fn join(&self, request: api::JoinRequest) -> Answer<api::Joined> {
         let mesh = &self.deps().mesh;
-        let named = request.name.map_or(String::new(), |name| format!(" as {name}"));
-        Err(Error::new(Kind::Refused, format!("this host did not join{named}"))
-            .because(format!("it is {} in the mesh {} already", mesh.name(), self.mesh_name()))
-            .next("use another data directory: agent join TOKEN --data-dir DIR"))
+        let refused = |error: mesh::MeetError| {
+            let named = request.name.as_ref().map_or(String::new(), |name| format!(" as {name}"));
+            let next = match &error {
+                mesh::MeetError::OtherMesh { .. } => {
+                    "use another data directory: agent join TOKEN --data-dir DIR"
+                }
+                _ => "ask for a new one: agent token create",
+            };
+            Error::new(Kind::Refused, format!("this host did not join{named}"))
+                .because(words(&error))
+                .next(next)
+        };
+        let token = request.token.parse().map_err(|error: TokenError| refused(error.into()))?;
+        let met = mesh.meet(&token, MEET_WITHIN).await.map_err(refused)?;
+        let names = |names: Vec<Name>| names.iter().map(Name::to_string).collect();
+        Ok(api::Joined {
+            mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
+            host: api::HostRef { id: mesh.me(), name: mesh.name().to_string() },
+            by: None,
+            again: Some(api::Again { tried: true, reached: names(met.reached), silent: names(met.silent) }),
+        })
     }
 
     /// Tells every grant.
@@ -203,6 +229,15 @@ impl App {
         Ok(api::Named { id: row.id.clone() })
     }
 
+    /// Tells what the agent and the shims of this host hold.
+    pub async fn internals(&self) -> Answer<api::Internals> {
+        let deps = self.deps();
+        let held = internals::look(deps.store.root(), &deps.run).await;
+        held.map_err(|error| {
+            Error::new(Kind::Failed, "what this agent holds cannot be counted").because(error)
+        })
+    }
+
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
     pub async fn doctor(&self) -> Answer<api::Checks> {
         let reach = self.deps().mesh.reach().borrow().clone();
@@ -222,6 +257,7 @@ impl App {
                 .map(|row| row.name.clone())
                 .collect(),
             members: hosts.len(),
+            clock_off: self.clock_off(),
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
     }

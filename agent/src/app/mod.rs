@@ -23,10 +23,7 @@ use proto::{
         rpc::Refusal,
     },
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
 use crate::{
     data::DataDir,
@@ -36,11 +33,7 @@ use crate::{
 };
 
 /// Bytes both ways: a console, or a connection into a machine.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// A boxed [`Duplex`].
-pub type Pipe = Box<dyn Duplex>;
+pub type Pipe = Box<dyn mesh::net::End>;
 
 /// Where a long request tells how far it is. Bounded; a full channel means the reader is slow, so
 /// senders use `try_send`.

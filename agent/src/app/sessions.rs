@@ -9,7 +9,7 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Share, State, slice},
+    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Replace, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement, Tombstone},
     wire::{
@@ -77,16 +77,16 @@ impl App {
     }
 
     /// Tells what `up` would do. Obstacles are part of an `Ok` report.
-    pub async fn plan(&self, intent: Intent) -> Answer<api::PlanReport> {
+    pub async fn plan(&self, intent: Intent, replace: Replace) -> Answer<api::PlanReport> {
         let name = intent.topology.session.to_string();
         let Some(session) = self.named(&intent)? else {
             self.hub().offers_known().await;
-            let proposal = requests::propose(self.hub(), fresh_id(), None, &intent);
+            let proposal = requests::propose(self.hub(), fresh_id(), None, (&intent, &replace));
             return Ok(self.report(&name, &proposal, 0));
         };
         let what = format!("{name} was not planned");
         let index = self.hard_state(session, &what).await?.generation().0;
-        let request = Request::Plan { session, intent: Box::new(intent) };
+        let request = Request::Plan { session, intent: Box::new(intent), replace };
         match self.hub().ask(session, request).await {
             Ok(Rpc::Proposal(proposal)) => Ok(self.report(&name, &proposal, index)),
             Ok(answer) => Err(unexpected(&what, &answer)),
@@ -95,16 +95,16 @@ impl App {
     }
 
     /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
-    pub async fn up(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+    pub async fn up(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
         let (app, what) = (self.clone(), format!("{} was not started", intent.topology.session));
         // In a task of its own: who asks may go away at any moment, and half a session must not stay.
-        let done = tokio::spawn(async move { app.up_alone(intent, index).await }).await;
+        let done = tokio::spawn(async move { app.up_alone(intent, replace, index).await }).await;
         done.unwrap_or_else(|error| {
             Err(Error::new(Kind::Failed, what).because(error.to_string()).next("agent session list"))
         })
     }
 
-    async fn up_alone(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+    async fn up_alone(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
         let name = intent.topology.session.to_string();
         let birth = self.hub().births().lock().await;
         let Some(session) = self.named(&intent)? else {
@@ -112,7 +112,7 @@ impl App {
         };
         drop(birth);
         let what = format!("{name} was not changed");
-        let request = Request::Up { session, intent: Box::new(intent), index };
+        let request = Request::Up { session, intent: Box::new(intent), index, replace };
         match self.hub().ask(session, request).await {
             Ok(Rpc::Applied(proposal)) => Ok(self.applied(&name, session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
@@ -133,7 +133,7 @@ impl App {
         self.hub().offers_known().await;
         let salt = rand::random();
         let session = SessionId::born(self.hub().me(), &salt);
-        let proposal = requests::propose(self.hub(), session, None, &intent);
+        let proposal = requests::propose(self.hub(), session, None, (&intent, &Replace::default()));
         let Some(plan) = proposal.plan.clone() else {
             return Ok(self.applied(name.as_str(), session, &proposal));
         };
@@ -157,7 +157,7 @@ impl App {
             let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
             let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
             stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
-            write(Command::Apply { intent, plan }).await?;
+            write(Command::Apply { intent, plan, replace: Replace::default() }).await?;
             // Whoever asked looks at the session at once: here it is known before the answer.
             let state = group.state().borrow().clone();
             let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
@@ -197,6 +197,7 @@ impl App {
         let change = |change: &proto::session::Change| api::PlanChange {
             machine: change.machine.clone(),
             action: change.action,
+            how: change.how,
             host: self.name(change.host),
             because: change.because.clone(),
         };
@@ -223,6 +224,7 @@ impl App {
             changes: proposal.changes.iter().map(change).collect(),
             rejected: proposal.rejected.iter().map(rejection).collect(),
             obstacles: proposal.obstacles.iter().map(obstacle).collect(),
+            replaces: proposal.unasked.iter().map(change).collect(),
             fetch: proposal.fetch.iter().map(fetch).collect(),
             index,
             notes: notes(proposal),
@@ -358,7 +360,10 @@ impl App {
         let me = (!acted).then_some(self.hub().me());
         let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
         let fetching = self.fetching(&share);
-        Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching })
+        let hosts: BTreeSet<HostId> = share.directory.machines().map(|entry| entry.host).collect();
+        let away = hosts.into_iter().filter(|host| !members.is_up(*host)).map(|host| self.name(host));
+        let (everywhere, away) = (behind.is_empty(), away.collect());
+        Ok(api::UpProgress { status, everywhere, behind, fetching, away })
     }
 
     /// Lists the images that machines of a session wait for, by what their hosts report.
@@ -461,7 +466,7 @@ impl App {
 
 /// What a person should know before saying yes.
 fn notes(proposal: &Proposal) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = proposal.notes.clone();
     if proposal.changes.iter().any(|change| change.action == ChangeAction::Create) {
         notes.push("machines reach their own session only (egress: none in this version)".to_owned());
     }

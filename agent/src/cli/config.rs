@@ -1,20 +1,19 @@
 //! `agent config`: the settings of this host and where each comes from. Reads the file and the
 //! environment for `crate::config`, which does neither.
 
-use std::io;
+use std::{fs, io, path::Path};
 
 use proto::wire::api::{Error, Kind};
 use serde::Serialize;
 
-use super::{
-    Cx, Done,
-    error::{self, Exit},
-    ui::table,
-};
+use super::{Cx, Done, error::Exit, file, ui::table};
 use crate::{
     config::{self, Config, Layers, Setting},
     data::DataDir,
 };
+
+/// The manual of all settings has some KiB.
+const MAX_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
@@ -48,7 +47,8 @@ struct Row {
 pub fn run(cx: &Cx, verb: Verb) -> Done {
     let Verb::Show { set, default } = verb;
     if default {
-        cx.ui.line(config::DEFAULT.trim_end().as_bytes());
+        // What it did not take is told at the end of every command.
+        let _taken = cx.ui.line(config::DEFAULT.trim_end().as_bytes());
         return Ok(Exit::WELL);
     }
     let (_, settings) = load(&cx.data, set)?;
@@ -65,11 +65,7 @@ pub fn run(cx: &Cx, verb: Verb) -> Done {
 /// Reads the layers of a data directory and this process.
 pub fn load(data: &DataDir, flags: Vec<String>) -> Result<(Config, Vec<Setting>), Error> {
     let path = data.config();
-    let file = match std::fs::read_to_string(&path) {
-        Ok(text) => Some((path.display().to_string(), text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error::unreadable(&path, &error)),
-    };
+    let file = read(&path)?.map(|text| (path.display().to_string(), text));
     let ours = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with("AGENT_"))?;
         Some((name, value.to_string_lossy().into_owned()))
@@ -79,5 +75,18 @@ pub fn load(data: &DataDir, flags: Vec<String>) -> Result<(Config, Vec<Setting>)
         Error::new(Kind::Invalid, "the settings of this host are wrong")
             .because(lines.join("; "))
             .next("agent config show --default    prints the manual of all settings")
+    })
+}
+
+/// Reads the owner's settings, if there are any.
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let text = String::from_utf8(file::read(path, MAX_BYTES)?);
+    text.map(Some).map_err(|_| {
+        Error::new(Kind::Invalid, format!("{} is no text", path.display()))
+            .because("it is not UTF-8")
+            .next("agent config show --default    prints one that is")
     })
 }

@@ -14,6 +14,8 @@ impl Exit {
     pub const WELL: Exit = Exit(0);
     /// The wait was interrupted by Ctrl-C; the work goes on.
     pub const INTERRUPTED: Exit = Exit(130);
+    /// What the shell makes of SIGPIPE: nobody reads what the command still has to say.
+    pub const CLOSED_PIPE: Exit = Exit(141);
     /// ssh's own code for "ssh itself failed".
     pub const SSH_FAILED: Exit = Exit(255);
 }

@@ -34,10 +34,13 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             _ = tokio::signal::ctrl_c() => return Ok(Exit::INTERRUPTED),
         };
         let Some(line) = line else { return Ok(Exit::WELL) };
-        match serde_json::from_slice::<Event>(&line) {
+        let taken = match serde_json::from_slice::<Event>(&line) {
             Ok(event) if people => cx.ui.line(in_words(&event).as_bytes()),
             // A newer daemon's fact is shown as it came.
             _ => cx.ui.line(&line),
+        };
+        if !taken {
+            return Ok(Exit::WELL);
         }
     }
 }

@@ -7,6 +7,7 @@ use proto::wire::api::{Error, ImageImport, ImagePull, ImageRow, Images, Kind, Na
 use super::{
     Cx, Done,
     error::{self, Exit},
+    file,
     ui::{Ui, bytes, or_dash, table},
 };
 use crate::client::Lines;
@@ -59,7 +60,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
         Verb::Import { path, name, replace } => {
             // Opened here first, so that a wrong path is told in the words of this shell.
-            std::fs::File::open(&path).map_err(|error| error::unreadable(&path, &error))?;
+            file::open(&path)?;
             let path = std::path::absolute(&path).map_err(|error| error::unreadable(&path, &error))?;
             let path = path.into_os_string().into_string().map_err(|path| {
                 Error::new(Kind::Usage, format!("{} is no UTF-8", PathBuf::from(path).display()))
@@ -73,7 +74,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             let name = name.or_else(|| name_of(&url)).ok_or_else(|| {
                 Error::new(Kind::Usage, "the image needs a name")
                     .because("the URL ends without one")
-                    .next("--name NAME")
+                    .next(format!("agent image pull {url} --sha256 {sha256} --name tiny"))
             })?;
             let pull = ImagePull { url, sha256, name, replace };
             let lines = cx.client.post_lines("/v1/image/pull", &pull).await?;

@@ -32,16 +32,27 @@ pub fn run(cx: &Cx, args: Args) -> Done {
             .because(value::no_name())
             .next("agent init --name nas")
     })?;
-    let made = daemon::init(&cx.data, name, args.mesh, value::tags(args.tags)?)?;
-    cx.ui.show(&made, |made, _| in_words(made));
+    let told = |made: &Initialised| cx.ui.show_or_fail(made, |made, _| in_words(made)).map_err(not_made);
+    let made = daemon::init(&cx.data, name, args.mesh, value::tags(args.tags)?, told)?;
+    cx.ui.say(&format!("mesh {} has its first host, {}", made.mesh.name, made.host.name));
     cx.ui.say("hint: agent run    then, on each other computer, what `agent token create` prints");
     Ok(Exit::WELL)
 }
 
 fn in_words(made: &Initialised) -> String {
     format!(
-        "mesh {} has its first host, {}\n\n\
-         Recovery phrase of the mesh's root key, shown only now. Write it down:\n\n    {}\n",
-        made.mesh.name, made.host.name, made.recovery
+        "Recovery phrase of the root key of mesh {}, shown only now. Write it down:\n\n    {}\n",
+        made.mesh.name, made.recovery
     )
+}
+
+/// A mesh whose recovery phrase nobody has seen would be lost with this host.
+fn not_made(unwritten: Error) -> Error {
+    let because = format!("its recovery phrase is shown only once, and {}", unwritten.what);
+    Error::new(Kind::Failed, "no mesh was made")
+        .because(match unwritten.because {
+            Some(why) => format!("{because}: {why}"),
+            None => because,
+        })
+        .next("agent init    with a stdout that can be read")
 }

@@ -3,8 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +13,7 @@ use proto::{
     wire::api::{Error, Kind},
 };
 
-use super::error;
+use super::{file, value};
 
 /// Why there is no intent.
 #[derive(Debug)]
@@ -35,9 +33,9 @@ impl From<Error> for Wrong {
 /// A public key file holds some lines of less than 1 KiB.
 const MAX_KEY_BYTES: usize = 64 * 1024;
 
-/// Reads `path` and what it names; paths in it are relative to its own directory.
+/// Reads `path`, or stdin as `-`, and what it names; paths in it are relative to its own directory.
 pub fn read(path: &Path) -> Result<Intent, Wrong> {
-    let text = read_text(path, MAX_TOPOLOGY_BYTES)?;
+    let text = as_text(path, file::read_or_stdin(path, MAX_TOPOLOGY_BYTES)?)?;
     let (topology, mistakes) = proto::topology::parse(&text);
     let Some(topology) = topology.filter(|_| mistakes.is_empty()) else {
         return Err(Wrong::Mistakes(mistakes));
@@ -54,7 +52,7 @@ fn complete(topology: Topology, place: impl Fn(&str) -> PathBuf) -> Result<Inten
     for (name, group) in &topology.groups {
         for file in group.files.values().filter(|file| !file.source.is_empty()) {
             if !files.contains_key(&file.source) {
-                files.insert(file.source.clone(), read_bounded(&place(&file.source), MAX_FILE_BYTES)?);
+                files.insert(file.source.clone(), file::read(&place(&file.source), MAX_FILE_BYTES)?);
             }
         }
         ssh_keys.insert(name.clone(), read_keys(name, group, &place)?);
@@ -105,23 +103,14 @@ fn place(name: &str, beside: &Path, home: Option<&Path>) -> PathBuf {
 }
 
 fn read_text(path: &Path, most: usize) -> Result<String, Error> {
-    String::from_utf8(read_bounded(path, most)?).map_err(|_| {
-        Error::new(Kind::Invalid, format!("{} is no text", path.display())).because("it is not UTF-8")
-    })
+    as_text(path, file::read(path, most)?)
 }
 
-fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| error::unreadable(path, &error))?;
-    if bytes.len() > most {
-        return Err(Error::new(Kind::Invalid, format!("{} is too large", path.display()))
-            .because(format!("at most {most} bytes are possible")));
-    }
-    Ok(bytes)
+fn as_text(path: &Path, bytes: Vec<u8>) -> Result<String, Error> {
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::new(Kind::Invalid, format!("{} is no text", path.display())).because("it is not UTF-8")
+    })?;
+    Ok(value::unmarked(text))
 }
 
 #[cfg(test)]
@@ -163,16 +152,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("home")).unwrap();
         fs::write(dir.path().join("app.toml"), b"x = 1\n\xff").unwrap();
-        fs::write(dir.path().join("home/id.pub"), "# mine\nssh-ed25519 AAAA me@home\n\nssh-rsa BBBB\n")
-            .unwrap();
+        let keys = "\u{feff}# mine\r\nssh-ed25519 AAAA me@home\r\n\nssh-rsa BBBB\n";
+        fs::write(dir.path().join("home/id.pub"), keys).unwrap();
+        fs::write(dir.path().join("marked.pub"), "\u{feff}ssh-rsa DDDD\n").unwrap();
         let home = dir.path().join("home");
-        let made = complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you"]), |name| {
-            place(name, dir.path(), Some(&home))
-        });
+        let made =
+            complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you", "marked.pub"]), |name| {
+                place(name, dir.path(), Some(&home))
+            });
         let intent = made.unwrap();
         assert_eq!(intent.files["app.toml"], b"x = 1\n\xff");
         let keys = &intent.ssh_keys[&"web".parse::<Name>().unwrap()];
-        assert_eq!(*keys, ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you"]);
+        assert_eq!(
+            *keys,
+            ["ssh-ed25519 AAAA me@home", "ssh-rsa BBBB", "ssh-ed25519 CCCC you", "ssh-rsa DDDD"]
+        );
     }
 
     #[test]

@@ -9,24 +9,28 @@ mod doctor;
 mod down;
 mod error;
 mod events;
+mod file;
 mod host;
 mod image;
 mod init;
 mod intent;
 mod join;
 mod machine;
+mod out;
 mod plan;
 mod run;
 mod service;
 mod session;
 mod ssh;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod token;
 mod ui;
 mod up;
 mod value;
+pub use join::again_in_words as joined_again;
 pub use value::{hostname, no_name, span};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -127,7 +131,7 @@ pub fn main() -> ExitCode {
             .because(error)
             .next("set HOME or name one with --data-dir DIR")),
     };
-    done.unwrap_or_else(|error| ui.fail(&error)).into()
+    ui.end(done).into()
 }
 
 fn start(cx: Cx, noun: Noun) -> Done {

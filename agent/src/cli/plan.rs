@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use proto::{
+    id::MachineName,
     session::ChangeAction,
     topology::Diagnostic,
     wire::api::{Diagnostics, Error, Kind, PlanChange, PlanReport, Wanted},
@@ -13,14 +14,16 @@ use super::{
     error::Exit,
     intent::{self, Wrong},
     ui::{bytes, table},
+    value,
 };
 
 /// What every plan of this version ends with.
 pub const HOLD: &str =
     "every machine behaves as `hold`: it waits for its host and is never started on another one";
 
-pub async fn run(cx: &Cx, file: &Path) -> Done {
-    let wanted = read(cx, file)?;
+pub async fn run(cx: &Cx, file: &Path, replace: &[String]) -> Done {
+    let mut wanted = read(cx, file)?;
+    wanted.replace = value::replace(&wanted.topology, replace)?;
     let report: PlanReport = cx.client.post("/v1/sessions/plan", &wanted).await?;
     cx.ui.show(&report, in_words);
     match obstacles(&report) {
@@ -31,7 +34,9 @@ pub async fn run(cx: &Cx, file: &Path) -> Done {
 
 /// Reads a topology for a request; its mistakes are shown here, for `plan` and `up` alike.
 pub fn read(cx: &Cx, file: &Path) -> Result<Wanted, Error> {
-    match intent::read(file) {
+    let read = intent::read(file);
+    let file = if file == Path::new("-") { Path::new("stdin") } else { file };
+    match read {
         Ok(intent) => Ok(intent.into()),
         Err(Wrong::Error(error)) => Err(error),
         Err(Wrong::Mistakes(diagnostics)) => {
@@ -48,20 +53,61 @@ pub fn read(cx: &Cx, file: &Path) -> Result<Wanted, Error> {
     }
 }
 
-/// Makes an error of what stands in the way of a plan.
+/// Obstacles and disks that are told one by one; of more, their number.
+const TOLD: usize = 20;
+
+/// Makes an error of what stands in the way of a plan: each reason once, with its machines.
 pub fn obstacles(report: &PlanReport) -> Option<Error> {
-    let first = report.obstacles.first()?;
-    let more = report.obstacles.len() - 1;
-    let because = format!("{}: {}", first.machine, first.because);
-    Some(
-        Error::new(
-            Kind::Refused,
-            format!("{} cannot run as it is written; nothing was changed", report.session),
-        )
-        .because(if more == 0 { because } else { format!("{because}; and {more} more") })
-        .next("agent host list"),
-    )
+    let mut gathered: Vec<(&str, Vec<String>)> = Vec::new();
+    for obstacle in &report.obstacles {
+        let (because, machine) = (obstacle.because.as_str(), obstacle.machine.to_string());
+        match gathered.iter_mut().find(|(reason, _)| *reason == because) {
+            Some((_, machines)) => machines.push(machine),
+            None => gathered.push((because, vec![machine])),
+        }
+    }
+    let lines = gathered.iter().map(|(because, machines)| format!("{}: {because}", machines.join(", ")));
+    let because = some_of(lines.collect(), "obstacles")?;
+    let what = format!("{} cannot run as it is written; nothing was changed", report.session);
+    Some(Error::new(Kind::Refused, what).because(because).next("agent host list"))
 }
+
+/// Makes an error of started disks that would be lost although nobody said so.
+pub fn losses(report: &PlanReport, file: &Path) -> Option<Error> {
+    let because = some_of(lost(report), "machines")?;
+    let machines: Vec<String> = report.replaces.iter().map(|change| change.machine.to_string()).collect();
+    let told = if machines.len() > 4 { "all".to_owned() } else { machines.join(" --replace ") };
+    let what = format!("{}: disks would be lost, and nobody said so; nothing was changed", report.session);
+    let next = format!("agent session up {} --replace {told}", file.display());
+    Some(Error::new(Kind::Refused, what).because(because).next(next))
+}
+
+/// Tells whose disks would be lost, by name; one line for machines with the same reason.
+pub fn lost(report: &PlanReport) -> Vec<String> {
+    let named = |line: Line| format!("{} on {}: {}", line.names.join(", "), line.hosts, line.because);
+    together(&report.replaces).into_iter().map(named).collect()
+}
+
+/// Tells what a person should know of what was just committed: whose disk goes, and what does not
+/// reach a machine that exists.
+pub fn told(report: &PlanReport) -> Vec<String> {
+    let changes = together(&report.changes).into_iter();
+    let worth = |line: &Line| matches!(line.mark.as_str(), "~" | "-") || line.because.contains("applies to");
+    changes.filter(worth).map(Line::in_words).collect()
+}
+
+/// Joins lines, of very many only the first; `None` of none.
+fn some_of(mut lines: Vec<String>, what: &str) -> Option<String> {
+    let more = lines.len().saturating_sub(TOLD);
+    lines.truncate(TOLD);
+    if more > 0 {
+        lines.push(format!("and {more} more {what}"));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n  "))
+}
+
+/// Mistakes that are printed; of more, their number.
+const MISTAKES: usize = 50;
 
 pub(super) fn mistakes(file: &Path, diagnostics: &[Diagnostic]) -> String {
     let tell = |mistake: &Diagnostic| {
@@ -69,7 +115,11 @@ pub(super) fn mistakes(file: &Path, diagnostics: &[Diagnostic]) -> String {
         let hint = if mistake.hint.is_empty() { String::new() } else { format!("\n    {}", mistake.hint) };
         format!("{}:{line} {}{hint}", file.display(), mistake.what)
     };
-    diagnostics.iter().map(tell).collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> = diagnostics.iter().take(MISTAKES).map(tell).collect();
+    if diagnostics.len() > MISTAKES {
+        lines.push(format!("and {} more", diagnostics.len() - MISTAKES));
+    }
+    lines.join("\n")
 }
 
 /// Lays a plan out: what happens, who was not chosen, what travels, what stands in the way.
@@ -83,14 +133,16 @@ pub fn in_words(report: &PlanReport, width: Option<u16>) -> String {
     for (host, because, machines) in rejections(report) {
         let _ = writeln!(text, "  not {host}: {because} ({})", machines.join(", "));
     }
-    for obstacle in &report.obstacles {
-        let _ = writeln!(text, "! {}: {}", obstacle.machine, obstacle.because);
-    }
     for fetch in &report.fetch {
         let _ = writeln!(text, "fetch: {} of {} to {}", bytes(fetch.bytes), fetch.image, fetch.host);
     }
+    // What stands in the way is told by the error that follows.
     if !report.obstacles.is_empty() {
         return text;
+    }
+    if !report.replaces.is_empty() {
+        let machines: Vec<String> = report.replaces.iter().map(|change| change.machine.to_string()).collect();
+        let _ = writeln!(text, "! `up` replaces started disks only with --replace: {}", machines.join(", "));
     }
     let all: u64 = report.fetch.iter().map(|fetch| fetch.bytes).sum();
     let _ = writeln!(
@@ -109,8 +161,15 @@ pub fn in_words(report: &PlanReport, width: Option<u16>) -> String {
 struct Line {
     mark: String,
     machines: String,
+    names: Vec<String>,
     hosts: String,
     because: String,
+}
+
+impl Line {
+    fn in_words(self) -> String {
+        format!("{} {} on {}: {}", self.mark, self.machines, self.hosts, self.because)
+    }
 }
 
 /// What the planner adds to a reason; the note below says it once for all.
@@ -135,6 +194,7 @@ fn together(changes: &[PlanChange]) -> Vec<Line> {
             } else {
                 format!("{} x{count}", first.machine.group)
             },
+            names: group.iter().map(|change| change.machine.to_string()).collect(),
             hosts: hosts(group.iter().map(|change| change.host.as_str())),
             because: first.because.strip_suffix(WAITS).unwrap_or(&first.because).to_owned(),
         });
@@ -164,7 +224,9 @@ fn hosts<'a>(hosts: impl Iterator<Item = &'a str>) -> String {
 /// Gathers rejections by host and reason.
 fn rejections(report: &PlanReport) -> Vec<(&str, &str, Vec<String>)> {
     let mut gathered: Vec<(&str, &str, Vec<String>)> = Vec::new();
-    for rejected in &report.rejected {
+    // A machine that fits nowhere has every host's reason in its obstacle.
+    let stuck = |machine: &MachineName| report.obstacles.iter().any(|obstacle| obstacle.machine == *machine);
+    for rejected in report.rejected.iter().filter(|rejected| !stuck(&rejected.machine)) {
         let (host, because) = (rejected.host.as_str(), rejected.because.as_str());
         let machine = rejected.machine.to_string();
         match gathered.iter_mut().find(|(h, b, _)| *h == host && *b == because) {
@@ -174,3 +236,6 @@ fn rejections(report: &PlanReport) -> Vec<(&str, &str, Vec<String>)> {
     }
     gathered
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::daemon;
     agent run --set policy.memory=4GiB --set relay.serve=off\n\n\
     `agent config show` lists every setting. AGENT_LOG=debug says more on stderr.")]
 pub struct Args {
-    /// Join with this token first, unless this host is in that mesh already; `-` reads it from stdin
+    /// Join with this token first; a host that is in that mesh already takes its addresses. `-` reads it from stdin
     #[arg(long, value_name = "TOKEN")]
     join: Option<String>,
     /// This host's name in the mesh, with --join [default: the hostname]

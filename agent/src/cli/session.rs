@@ -8,7 +8,7 @@ use super::{
     Cx, Done, down,
     error::Exit,
     plan, service, status,
-    ui::{or_dash, table, word},
+    ui::{bend, or_dash, spread, table, word},
     up,
 };
 use crate::client::quoted;
@@ -17,15 +17,19 @@ use crate::client::quoted;
 pub enum Verb {
     /// Show what `up` would do, and change nothing
     ///
-    /// The marks: + created, ~ changed, - removed, = kept. Below are the hosts that were not chosen
-    /// and why, and what travels. Ends with 4 when something stands in the way, with 2 when the file
-    /// is wrong.
+    /// The marks: + created, ~ changed, - removed with its disk, = kept. A change says "in place", or
+    /// "replace" when the machine would start with an empty disk. Below are the hosts that were not
+    /// chosen and why, and what travels. Ends with 4 when something stands in the way, with 2 when the
+    /// file is wrong.
     #[command(
         after_help = "Example:\n  agent session plan topology.toml\n  agent session plan topology.toml --json | jq .obstacles"
     )]
     Plan {
-        /// The topology file
+        /// The topology file, or `-` for stdin
         file: PathBuf,
+        /// Plan as `up --replace` would
+        #[arg(long, value_name = "MACHINE|all")]
+        replace: Vec<String>,
     },
     Up(up::Args),
     /// Show a session: its machines, where they are, and its services
@@ -42,7 +46,7 @@ pub enum Verb {
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
-        Verb::Plan { file } => plan::run(cx, &file).await,
+        Verb::Plan { file, replace } => plan::run(cx, &file, &replace).await,
         Verb::Up(args) => up::run(cx, args).await,
         Verb::Down(args) => down::run(cx, args).await,
         Verb::Status { session } => {
@@ -62,20 +66,20 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
 /// Lays one session out.
 pub fn in_words(session: &SessionStatus, width: Option<u16>) -> String {
     let voters = if session.voters.is_empty() { "-".to_owned() } else { session.voters.join(", ") };
-    let mut text = format!(
-        "session {} ({})   {}   plan {}   coordinator {}   voters {voters}   network {}\n\n{}",
-        session.name,
-        session.id.short(),
+    let parts = [
+        format!("session {} ({})", session.name, session.id.short()),
         word(&session.state),
-        session.generation,
-        or_dash(session.coordinator.as_ref()),
-        or_dash(session.subnet.as_ref()),
-        machines(&session.machines, false, width),
-    );
+        format!("plan {}", session.generation),
+        format!("coordinator {}", or_dash(session.coordinator.as_ref())),
+        format!("voters {voters}"),
+        format!("network {}", or_dash(session.subnet.as_ref())),
+    ];
+    let heading = spread(&parts.each_ref().map(String::as_str), "   ", width);
+    let mut text = format!("{heading}\n\n{}", machines(&session.machines, false, width));
     if !session.services.is_empty() {
         text.push_str(&format!("\n\n{}", service::in_words(&session.services, width)));
     }
-    text.push_str(&format!("\n\nnote: {}", plan::HOLD));
+    text.push_str(&format!("\n\n{}", bend(&format!("note: {}", plan::HOLD), width)));
     text
 }
 

@@ -1,29 +1,41 @@
 //! `agent machine ssh`: the system's ssh, with the session's key, the machine's known host key, and
-//! this program as its way into the machine. The key lies in the runtime directory while ssh runs.
+//! this program as its way into the machine. The key lies in the runtime directory while ssh runs, and
+//! ssh runs in its directory. A terminal is ssh's own; what goes elsewhere is carried by this program.
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     os::unix::{
         fs::{DirBuilderExt, OpenOptionsExt},
         process::ExitStatusExt,
     },
     path::{Path, PathBuf},
-    process::ExitStatus,
+    pin::pin,
+    process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use proto::{
     id::hex,
     wire::api::{Error, Kind, SshAccess},
 };
+use rustix::process::{Pid, kill_process};
 use tokio::{
-    process::Command,
-    signal::unix::{SignalKind, signal},
+    process::{Child, Command},
+    signal::unix::{Signal, SignalKind, signal},
+    time::{self, Instant},
 };
 
-use super::{Cx, Done, error::Exit};
+use super::{
+    Cx, Done,
+    error::Exit,
+    out::{self, Pace, Stop},
+};
 use crate::{client::quoted, machine::openssh};
+
+/// A server that hears of a closed pipe ends the command and says how; others never will.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Enter a machine, or run a command in it
 ///
@@ -41,22 +53,18 @@ pub struct Args {
 }
 
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let code = match enter(cx, &args).await {
-        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
-        Err(error) => {
-            let exit = cx.ui.fail(&error);
-            // A name that fits two machines is the command line's fault; the rest is as ssh says it.
-            return Ok(if error.kind == Kind::Ambiguous { Kind::Usage.into() } else { failed(exit) });
-        }
-    };
-    Ok(Exit(u8::try_from(code).unwrap_or(u8::MAX)))
+    enter(cx, &args).await.or_else(|error| {
+        let exit = cx.ui.fail(&error);
+        // A name that fits two machines is the command line's fault; the rest is as ssh says it.
+        Ok(if error.kind == Kind::Ambiguous { Kind::Usage.into() } else { failed(exit) })
+    })
 }
 
 fn failed(exit: Exit) -> Exit {
     if exit == Kind::Usage.into() { exit } else { Exit::SSH_FAILED }
 }
 
-async fn enter(cx: &Cx, args: &Args) -> Result<ExitStatus, Error> {
+async fn enter(cx: &Cx, args: &Args) -> Done {
     let access: SshAccess =
         cx.client.get(&format!("/v1/machine/ssh?machine={}", quoted(&args.machine))).await?;
     let stay = |error: io::Error| {
@@ -65,9 +73,19 @@ async fn enter(cx: &Cx, args: &Args) -> Result<ExitStatus, Error> {
     let seed = hex::parse(&access.seed).map_err(|error| stay(io::Error::other(error)))?;
     let place = Place::new(&cx.data.run().map_err(stay)?, &access, &seed).map_err(stay)?;
     let program = std::env::current_exe().map_err(stay)?;
-    let way = way(&program, cx.data.path(), &access);
+    let terminal = io::stdout().is_terminal();
     let mut ssh = Command::new("ssh");
-    ssh.args(options(&place.0, &way, &access)).arg(alias(&access)).args(&args.command);
+    ssh.args(OPTIONS.iter().flat_map(|option| ["-o", option]))
+        .args(["-F", "none", "-o", &way(&access), "-o", &format!("User={}", access.user)])
+        // What follows is no option, whatever it begins with.
+        .args(["--", &alias(&access)])
+        .args(&args.command)
+        .current_dir(&place.0)
+        .env("SHELL", "/bin/sh")
+        .env(PROGRAM, program)
+        .env(DATA, cx.data.path())
+        .stdout(if terminal { Stdio::inherit() } else { Stdio::piped() })
+        .kill_on_drop(true);
     let missing = |error: io::Error| {
         Error::new(Kind::Failed, "ssh cannot be started")
             .because(error)
@@ -75,14 +93,84 @@ async fn enter(cx: &Cx, args: &Args) -> Result<ExitStatus, Error> {
     };
     // Ctrl-C is for the program in the machine; `kill` ends ssh, and then the key is removed.
     let _interrupt = signal(SignalKind::interrupt()).map_err(missing)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(missing)?;
-    let mut child = ssh.kill_on_drop(true).spawn().map_err(missing)?;
-    tokio::select! {
-        status = child.wait() => status.map_err(missing),
-        _ = terminate.recv() => {
-            child.start_kill().map_err(missing)?;
-            child.wait().await.map_err(missing)
+    let terminate = signal(SignalKind::terminate()).map_err(missing)?;
+    let ended = watch(ssh.spawn().map_err(missing)?, terminate).await.map_err(missing)?;
+    Ok(code(cx, ended))
+}
+
+/// How ssh came to its end.
+struct Ended {
+    status: ExitStatus,
+    /// Whether it had to be told.
+    told: bool,
+    /// Why its data found no way out.
+    lost: Option<io::Error>,
+}
+
+/// Waits for ssh and carries what it says. Where a machine's ssh server does not hear that nobody
+/// reads any more, ssh would wait for it for ever: then it is ended.
+async fn watch(mut ssh: Child, mut terminate: Signal) -> io::Result<Ended> {
+    let pace = Pace::default();
+    let from = ssh.stdout.take();
+    let mut carried = from.is_none();
+    let mut carrying = pin!(async {
+        match from {
+            Some(from) => out::carry(from, &pace).await,
+            None => Stop::End,
         }
+    });
+    let (mut status, mut told, mut lost, mut limit) = (None, false, None, None::<Instant>);
+    // All arms are cancel-safe but the carrying, which is the same future each time.
+    while status.is_none() || !carried {
+        let late = async {
+            match limit {
+                Some(limit) => time::sleep_until(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ssh.wait(), if status.is_none() => status = Some(ended?),
+            stop = &mut carrying, if !carried => {
+                carried = true;
+                if let Stop::Stdout(error) = stop {
+                    lost = Some(error);
+                    limit = Some(Instant::now() + ENDS_WITHIN);
+                }
+            }
+            _ = terminate.recv(), if status.is_none() => {
+                end(&mut ssh, &mut told)?;
+                limit = Some(Instant::now() + ENDS_WITHIN);
+            }
+            () = late, if status.is_none() => {
+                end(&mut ssh, &mut told)?;
+                limit = Some(Instant::now() + ENDS_WITHIN);
+            }
+        }
+    }
+    Ok(Ended { status: status.unwrap_or_default(), told, lost })
+}
+
+/// Asks ssh to end, and the second time does not ask.
+fn end(ssh: &mut Child, told: &mut bool) -> io::Result<()> {
+    let pid = ssh.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    match pid {
+        Some(pid) if !std::mem::replace(told, true) => Ok(kill_process(pid, rustix::process::Signal::TERM)?),
+        _ => ssh.start_kill(),
+    }
+}
+
+/// Decides the exit code: ssh's, or why it had to be ended.
+fn code(cx: &Cx, ended: Ended) -> Exit {
+    let status = ended.status;
+    let own = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let own = Exit(u8::try_from(own).unwrap_or(u8::MAX));
+    match ended.lost {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            cx.ui.fail(&out::unwritten(&error));
+            if ended.told || own == Exit::WELL { Exit::SSH_FAILED } else { own }
+        }
+        Some(_) if ended.told => Exit::CLOSED_PIPE,
+        _ => own,
     }
 }
 
@@ -91,44 +179,31 @@ fn alias(access: &SshAccess) -> String {
     format!("{}.{}", access.machine, access.session)
 }
 
-/// Writes the ProxyCommand: this program, as this data directory's owner.
-fn way(program: &Path, data: &Path, access: &SshAccess) -> String {
+/// The variables that hold paths for [`way`].
+const PROGRAM: &str = "MACHINE_SSH_PROGRAM";
+const DATA: &str = "MACHINE_SSH_DATA";
+
+/// Writes the ProxyCommand: this program, as this data directory's owner. Paths of the user's come
+/// through the environment, so neither ssh nor the shell behind it reads anything into them.
+fn way(access: &SshAccess) -> String {
     let target = format!("{}/{}", access.session_id, access.machine);
-    let (program, data) = (shell(program), shell(data));
-    // ssh gives `%` a meaning, the shell behind it gives the rest one.
-    format!("{program} --data-dir {data} machine dial {target} {}", access.port).replace('%', "%%")
+    format!(r#"ProxyCommand="${PROGRAM}" --data-dir "${DATA}" machine dial {target} {}"#, access.port)
 }
 
-fn shell(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
-fn options(place: &Path, way: &str, access: &SshAccess) -> Vec<OsString> {
-    let set = |key: &str, value: &dyn AsRef<std::ffi::OsStr>| {
-        let mut option = OsString::from(format!("{key}="));
-        option.push(value);
-        [OsString::from("-o"), option]
-    };
-    let known = place.join("known_hosts");
-    let key = place.join("key");
-    [
-        // The user's own ssh configuration is about other hosts.
-        vec![OsString::from("-F"), OsString::from("none")],
-        set("ProxyCommand", &way).into(),
-        set("IdentityFile", &key).into(),
-        set("IdentitiesOnly", &"yes").into(),
-        set("UserKnownHostsFile", &known).into(),
-        set("GlobalKnownHostsFile", &"none").into(),
-        set("StrictHostKeyChecking", &"yes").into(),
-        set("PasswordAuthentication", &"no").into(),
-        set("KbdInteractiveAuthentication", &"no").into(),
-        set("LogLevel", &"ERROR").into(),
-        // A host that went away is noticed within a minute.
-        set("ServerAliveInterval", &"15").into(),
-        set("User", &access.user).into(),
-    ]
-    .concat()
-}
+/// How ssh is to behave. The files are named as they lie in the directory that ssh runs in, for the
+/// same reason.
+const OPTIONS: [&str; 9] = [
+    "IdentityFile=key",
+    "IdentitiesOnly=yes",
+    "UserKnownHostsFile=known_hosts",
+    "GlobalKnownHostsFile=none",
+    "StrictHostKeyChecking=yes",
+    "PasswordAuthentication=no",
+    "KbdInteractiveAuthentication=no",
+    "LogLevel=ERROR",
+    // A host that went away is noticed within a minute.
+    "ServerAliveInterval=15",
+];
 
 /// A directory with the key and the known host, for as long as ssh runs.
 #[derive(Debug)]
@@ -190,13 +265,6 @@ mod tests {
             seed: "07".repeat(32),
             host_key: "ssh-ed25519 AAAA".into(),
         }
-    }
-
-    #[test]
-    fn the_way_survives_ssh_and_the_shell() {
-        let way = way(Path::new("/opt/my agent"), Path::new("/data/50%'s"), &access());
-        expect_test::expect![[r#"'/opt/my agent' --data-dir '/data/50%%'\''s' machine dial 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a/web-1 22"#]]
-            .assert_eq(&way);
     }
 
     #[test]

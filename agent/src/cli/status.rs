@@ -5,7 +5,7 @@ use proto::wire::api::{Member, Path, PathKind, SessionRow, Status};
 use super::{
     Cx, Done,
     error::Exit,
-    ui::{or_dash, table, word},
+    ui::{or_dash, spread, table, word},
     value::span,
 };
 
@@ -25,16 +25,15 @@ pub async fn run(cx: &Cx, Args {}: Args) -> Done {
 /// Lays the screen out.
 pub fn in_words(status: &Status, width: Option<u16>) -> String {
     let host = &status.host;
+    let heading = [
+        format!("host  {} ({})", host.name, host.id.short()),
+        format!("mesh {}", status.mesh.name),
+        format!("agent {}", host.version),
+        format!("accelerator {}", or_dash(host.accelerator.map(|found| word(&found)))),
+        format!("up {}", span(host.up_s)),
+    ];
     let mut parts = vec![
-        format!(
-            "host  {} ({})   mesh {}   agent {}   accelerator {}   up {}",
-            host.name,
-            host.id.short(),
-            status.mesh.name,
-            host.version,
-            or_dash(host.accelerator.map(|found| word(&found))),
-            span(host.up_s),
-        ),
+        spread(&heading.each_ref().map(String::as_str), "   ", width),
         format!("dns   {}   relay {}", or_dash(status.dns.as_ref()), or_dash(host.relay.as_ref())),
         String::new(),
         table(&["MEMBER", "STATE", "PATH", "RTT"], status.members.iter().map(member), width),

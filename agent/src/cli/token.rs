@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::wire::api::{Named, TokenCreate, TokenCreated, TokenRow, Tokens};
+use proto::wire::api::{Error, Kind, Named, TokenCreate, TokenCreated, TokenRow, Tokens};
 
 use super::{
     Cx, Done,
@@ -47,7 +47,10 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         Verb::Create { expires, uses, admin } => {
             let create = TokenCreate { expires_s: expires.as_secs(), uses, admin };
             let made: TokenCreated = cx.client.post("/v1/token/create", &create).await?;
-            cx.ui.show(&made, |made, _| format!("agent join {}", made.token));
+            let shown = cx.ui.show_or_fail(&made, |made, _| format!("agent join {}", made.token));
+            if let Err(unwritten) = shown {
+                return Err(unmade(cx, made.id, unwritten).await);
+            }
             cx.ui.say(&about(&made));
         }
         Verb::List => {
@@ -60,6 +63,21 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         }
     }
     Ok(Exit::WELL)
+}
+
+/// Ends a token that nobody has seen, and tells what became of it.
+async fn unmade(cx: &Cx, id: String, unwritten: Error) -> Error {
+    let revoked: Result<Named, Error> = cx.client.post("/v1/token/revoke", &Named { id: id.clone() }).await;
+    let why = unwritten.because.map(|why| format!(": {why}")).unwrap_or_default();
+    let because = format!("its secret is shown only once, and {}{why}", unwritten.what);
+    match revoked {
+        Ok(_) => Error::new(Kind::Failed, "no token was made")
+            .because(because)
+            .next("agent token create    with a stdout that can be read"),
+        Err(error) => Error::new(Kind::Failed, format!("the token {id} was made and is lost"))
+            .because(format!("{because}; it could not be revoked: {}", error.what))
+            .next(format!("agent token revoke {id}")),
+    }
 }
 
 fn about(made: &TokenCreated) -> String {

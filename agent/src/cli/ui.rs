@@ -2,34 +2,43 @@
 //! meaning never hangs on colour alone.
 
 use std::{
-    cell::Cell,
     io::{self, IsTerminal, Write},
     rc::Rc,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::wire::api::{Error, ErrorBody, Kind};
 use serde::Serialize;
 
-use super::error::{self, Exit};
+pub use super::table::{bend, spread, table};
+use super::{
+    Done,
+    error::{self, Exit},
+    out::Out,
+};
 
 /// What the program says, and to whom.
 #[derive(Clone, Debug)]
 pub struct Ui {
     json: bool,
-    /// Whether stdout has its one object.
-    shown: Rc<Cell<bool>>,
+    out: Rc<Out>,
 }
 
-/// A line on stderr that moves, on a terminal only.
+/// What moves on stderr.
 #[derive(Debug)]
-pub struct Moving(Option<ProgressBar>);
+pub enum Moving {
+    /// A line on a terminal.
+    Line(ProgressBar),
+    /// Lines one after the other, where nothing can be moved.
+    Lines,
+    /// Nothing: programs that asked for JSON are not talked to.
+    Nothing,
+}
 
 impl Ui {
     /// Speaks JSON or to people.
     pub fn new(json: bool) -> Ui {
-        Ui { json, shown: Rc::default() }
+        Ui { json, out: Rc::default() }
     }
 
     /// Tells whether stdout holds JSON.
@@ -40,17 +49,26 @@ impl Ui {
     /// Prints a command's data: the object itself, or `text` of it. `text` gets the width of the
     /// terminal, if stdout is one.
     pub fn show<T: Serialize>(&self, data: &T, text: impl FnOnce(&T, Option<u16>) -> String) {
-        self.shown.set(true);
         let text = if self.json { json(data) } else { text(data, width()) };
         if !text.is_empty() {
-            line(text.trim_end().as_bytes());
+            self.out.line(text.trim_end().as_bytes());
         }
     }
 
-    /// Prints one line of a stream.
-    pub fn line(&self, text: &[u8]) {
-        self.shown.set(true);
-        line(text);
+    /// Prints data that is shown this once: nothing may come of the command when it cannot be shown.
+    pub fn show_or_fail<T: Serialize>(
+        &self,
+        data: &T,
+        text: impl FnOnce(&T, Option<u16>) -> String,
+    ) -> Result<(), Error> {
+        self.show(data, text);
+        self.out.taken()
+    }
+
+    /// Prints one line of a stream, and tells whether anybody takes it.
+    #[must_use]
+    pub fn line(&self, text: &[u8]) -> bool {
+        self.out.line(text)
     }
 
     /// Says something to a person. Programs that asked for JSON are not talked to.
@@ -60,13 +78,26 @@ impl Ui {
         }
     }
 
+    /// Ends a command. Its own failure counts first, then data that stdout did not take.
+    pub fn end(&self, done: Done) -> Exit {
+        let exit = done.unwrap_or_else(|error| self.fail(&error));
+        match self.out.taken_as_far_as_wanted() {
+            Err(error) if exit == Exit::WELL => self.fail(&error),
+            Err(error) => {
+                self.say(&in_words(&error));
+                exit
+            }
+            Ok(()) => exit,
+        }
+    }
+
     /// Tells a failure and gives its exit code. With JSON, a refusal is also the object on stdout
     /// if the command has shown none.
     pub fn fail(&self, error: &Error) -> Exit {
         if self.json {
             let body = json(&ErrorBody { error: error.clone() });
-            if matches!(error.kind, Kind::Refused | Kind::Ambiguous) && !self.shown.get() {
-                line(body.as_bytes());
+            if matches!(error.kind, Kind::Refused | Kind::Ambiguous) && !self.out.shown() {
+                self.out.line(body.as_bytes());
             }
             talk(&body);
         } else {
@@ -78,8 +109,8 @@ impl Ui {
     /// Tells what clap found: help and version are data, the rest is a failure.
     pub fn usage(&self, error: &clap::Error) -> Exit {
         if !error.use_stderr() {
-            line(error.to_string().trim_end().as_bytes());
-            return Exit::WELL;
+            self.out.line(error.to_string().trim_end().as_bytes());
+            return self.end(Ok(Exit::WELL));
         }
         if self.json {
             return self.fail(&error::usage(error));
@@ -90,8 +121,11 @@ impl Ui {
 
     /// Starts a line that moves.
     pub fn moving(&self) -> Moving {
-        if self.json || !io::stderr().is_terminal() {
-            return Moving(None);
+        if self.json {
+            return Moving::Nothing;
+        }
+        if !io::stderr().is_terminal() {
+            return Moving::Lines;
         }
         let bar = ProgressBar::new_spinner();
         bar.set_style(
@@ -99,14 +133,21 @@ impl Ui {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
-        Moving(Some(bar))
+        Moving::Line(bar)
     }
 
     /// Asks before something goes; yes without a terminal, where nobody could answer.
     pub fn agrees(&self, question: &str) -> bool {
-        if self.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return true;
-        }
+        !self.can_ask() || self.asks(question)
+    }
+
+    /// Tells whether somebody is there who could answer.
+    pub fn can_ask(&self) -> bool {
+        !self.json && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks; anything but a clear yes is a no.
+    pub fn asks(&self, question: &str) -> bool {
         // Who cannot be asked is shown nothing, and says nothing: that is a no.
         drop(write!(io::stderr(), "{question} [y/N] "));
         let mut answer = String::new();
@@ -117,22 +158,24 @@ impl Ui {
 impl Moving {
     /// Replaces the line.
     pub fn set(&self, text: String) {
-        if let Some(bar) = &self.0 {
+        if let Moving::Line(bar) = self {
             bar.set_message(text);
         }
     }
 
-    /// Leaves a line above the moving one.
+    /// Leaves a line above the moving one, or behind those before.
     pub fn leave(&self, text: &str) {
-        if let Some(bar) = &self.0 {
-            bar.println(text);
+        match self {
+            Moving::Line(bar) => bar.println(text),
+            Moving::Lines => talk(text),
+            Moving::Nothing => {}
         }
     }
 }
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Moving::Line(bar) = self {
             bar.finish_and_clear();
         }
     }
@@ -148,22 +191,6 @@ pub fn in_words(error: &Error) -> String {
         text.push_str(&format!("\nhint: {next}"));
     }
     text
-}
-
-/// Lays rows out under a heading; `width` bends long cells to a terminal.
-pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heading.iter().copied());
-    table.add_rows(rows);
-    match width {
-        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
-        None => table.set_content_arrangement(ContentArrangement::Disabled),
-    };
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
 }
 
 /// Writes what may be unknown.
@@ -195,15 +222,6 @@ fn json(data: &impl Serialize) -> String {
 
 fn width() -> Option<u16> {
     rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns >= 40)
-}
-
-fn line(text: &[u8]) {
-    let mut out = io::stdout().lock();
-    let written = out.write_all(text).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    // Whoever reads us, such as `head`, has had enough.
-    if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        std::process::exit(0);
-    }
 }
 
 fn talk(text: &str) {

@@ -41,13 +41,15 @@ pub enum Wait {
 ///
 /// Plans, commits, and returns when every machine is ready and every host of the mesh knows it.
 /// Running it again with a changed file changes the session; with the same file it does nothing.
-/// Ctrl-C detaches: the session goes on.
+/// A machine keeps its disk: a larger one grows in place, and another `setup`, `files`, `env`,
+/// `ssh_keys` or `user` applies to new machines. Where only an empty disk would do, it asks; without
+/// a terminal it ends with 4 unless --replace says so. Ctrl-C detaches: the session goes on.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  agent session plan topology.toml\n  agent session up topology.toml --timeout 10m"
 )]
 pub struct Args {
-    /// The topology file
+    /// The topology file, or `-` for stdin
     file: PathBuf,
     /// What to wait for
     #[arg(long, value_enum, default_value = "ready")]
@@ -58,11 +60,19 @@ pub struct Args {
     /// Refuse when the session has another index than `plan` showed
     #[arg(long)]
     index: Option<u64>,
+    /// Let this machine's disk be replaced by an empty one (repeatable; a group stands for all of its
+    /// machines; `all` = wherever the change needs it)
+    #[arg(long, value_name = "MACHINE|all")]
+    replace: Vec<String>,
+    /// Do not ask; started disks are replaced with --replace only
+    #[arg(long, short)]
+    yes: bool,
 }
 
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let mut wanted = plan::read(cx, &args.file)?;
     wanted.index = args.index;
+    wanted.replace = value::replace(&wanted.topology, &args.replace)?;
     let name = wanted.topology.session.clone();
     // Cancel-safe: the agent carries a request to its end by itself, and watching changes nothing.
     tokio::select! {
@@ -74,9 +84,21 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     }
 }
 
-async fn commit(cx: &Cx, wanted: Wanted, args: &Args) -> Done {
-    let answer: UpAnswer = cx.client.post("/v1/sessions/up", &wanted).await?;
-    if let Some(error) = plan::obstacles(&answer.plan) {
+async fn commit(cx: &Cx, mut wanted: Wanted, args: &Args) -> Done {
+    let mut answer: UpAnswer = cx.client.post("/v1/sessions/up", &wanted).await?;
+    let asked = !answer.plan.replaces.is_empty() && !args.yes && cx.ui.can_ask();
+    if asked {
+        let lost = plan::lost(&answer.plan).join("\n  ");
+        if !cx.ui.asks(&format!("These machines lose their disks and everything on them:\n  {lost}\nGo on?"))
+        {
+            let what = format!("{} stays as it is", answer.plan.session);
+            return Err(Error::new(Kind::Refused, what).because("you said no"));
+        }
+        wanted.replace.machines.extend(answer.plan.replaces.iter().map(|change| change.machine.clone()));
+        answer = cx.client.post("/v1/sessions/up", &wanted).await?;
+    }
+    let refused = plan::obstacles(&answer.plan).or_else(|| plan::losses(&answer.plan, &args.file));
+    if let Some(error) = refused {
         cx.ui.show(&answer.plan, plan::in_words);
         return Err(error);
     }
@@ -86,6 +108,7 @@ async fn commit(cx: &Cx, wanted: Wanted, args: &Args) -> Done {
             .next("agent events"));
     };
     cx.ui.say(&format!("{}: {} is committed", answer.plan.session, said(answer.generation)));
+    plan::told(&answer.plan).iter().for_each(|line| cx.ui.say(line));
     if args.wait == Wait::None {
         cx.ui.show(&answer, |_, _| String::new());
         return Ok(Exit::WELL);
@@ -144,7 +167,7 @@ fn end(cx: &Cx, name: &str, seen: &Seen, verdict: Verdict, took: Duration) -> Do
         Verdict::Stuck if seen.stuck_for(Instant::now()) >= STUCK_AFTER => {
             Err(Error::new(Kind::Partly, format!("{name} is up in part"))
                 .because(because)
-                .next(format!("agent machine console {name}/MACHINE    shows what it said last")))
+                .next(seen.last.as_ref().map_or_else(|| format!("agent session status {name}"), next)))
         }
         _ => Err(Error::new(Kind::TimedOut, format!("{name} is not ready after {seconds:.0} s; it goes on"))
             .because(because)
@@ -240,6 +263,23 @@ pub(super) fn news(old: &[MachineRow], new: &[MachineRow]) -> Vec<String> {
         format!("{}{host} {}{reason}", row.name, word(&row.state))
     };
     changed.map(tell).collect()
+}
+
+/// Names the command that tells most about why a session is not up: never a console that nobody can
+/// reach.
+pub(super) fn next(progress: &UpProgress) -> String {
+    let session = &progress.status.name;
+    let away = |row: &MachineRow| row.host.as_ref().is_some_and(|host| progress.away.contains(host));
+    let mut ended = progress.status.machines.iter().filter(|row| !away(row));
+    let failed = ended.clone().find(|row| row.state == Phase::Failed);
+    match (failed, ended.find(|row| row.state == Phase::Stopped)) {
+        (Some(row), _) => format!("agent machine console {session}/{}    shows what it said last", row.name),
+        (None, Some(row)) => format!("agent machine start {session}/{}", row.name),
+        (None, None) if !progress.away.is_empty() => {
+            "agent host list    shows which hosts are away".to_owned()
+        }
+        (None, None) => format!("agent session status {session}"),
+    }
 }
 
 pub(super) fn what_lacks(progress: &UpProgress) -> String {

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use proto::{
-    id::Name,
+    id::{MachineName, Name},
+    session::Replace,
+    spelling,
+    topology::Topology,
     wire::api::{Error, Kind},
 };
 
@@ -21,6 +24,35 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Reads `--replace`s: machines, whole groups, or `all`.
+pub fn replace(topology: &Topology, given: &[String]) -> Result<Replace, Error> {
+    let mut replace = Replace::default();
+    for word in given {
+        let group = topology.groups.iter().find(|(name, _)| name.as_str() == word);
+        match (word.as_str(), group, word.parse::<MachineName>()) {
+            ("all", ..) => replace.all = true,
+            (_, Some((name, group)), _) => {
+                let machine = |index| MachineName { group: name.clone(), index };
+                replace.machines.extend((1..=group.count).map(machine));
+            }
+            (_, _, Ok(machine)) if topology.machines().any(|known| known == machine) => {
+                replace.machines.insert(machine);
+            }
+            _ => {
+                let known: Vec<String> = topology.machines().map(|machine| machine.to_string()).collect();
+                let known = spelling::suggestion(word, "machines", known.iter().map(String::as_str));
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("--replace {word}: the topology has no such machine"),
+                )
+                .because(known.unwrap_or_else(|| "it has no machines".into()))
+                .next("agent session plan FILE"));
+            }
+        }
+    }
+    Ok(replace)
 }
 
 /// Reads `KEY=VALUE` of a tag.
@@ -46,6 +78,14 @@ pub fn tags(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Er
         }
     }
     Ok(tags)
+}
+
+/// Takes the mark away that editors of Windows put in front of UTF-8.
+pub fn unmarked(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// Makes a host's name of its hostname, as far as one can.

@@ -130,7 +130,7 @@ impl Reader<'_> {
     }
 }
 
-const SIZE: &str = "\"auto\" or a size such as \"4GiB\"";
+const SIZE: &str = "\"auto\" or a size such as \"4G\"";
 
 /// Lets one word stand for "found out by the program".
 fn word<T>(auto: &'static str, parse: fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Option<T>> {
@@ -154,14 +154,7 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 fn parse_mib(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
-    match unit.trim_start() {
-        "MiB" => Some(number),
-        "GiB" => number.checked_mul(1024),
-        "TiB" => number.checked_mul(1024 * 1024),
-        _ => None,
-    }
+    proto::size::mib(text).ok()
 }
 
 fn parse_zone(text: &str) -> Option<String> {

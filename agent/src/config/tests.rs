@@ -85,7 +85,6 @@ fn every_wrong_value_is_told() {
         expect![[r#"
             config.toml:4: policy.machines is "maybe", it must be true or false
             config.toml:2: policy.cpus is "0", it must be "all" or a number from 1
-            config.toml:3: policy.memory is "4GB", it must be "auto" or a size such as "4GiB"
             environment AGENT_RELAY_SERVE: relay.serve is "perhaps", it must be "auto", "on" or "off"
             --set: dns.zone is "a..b", it must be a domain such as mesh.internal
             config.toml:6: listen.port is "65535", it must be a port from 1 to 65534
@@ -102,4 +101,20 @@ fn a_broken_file_is_told_with_its_line() {
             config.toml:2: extra `=`, expected nothing
         "#]],
     );
+}
+
+#[test]
+fn sizes_are_read_as_people_write_them() {
+    let memory = |text: &str| {
+        let file = format!("[policy]\nmemory = \"{text}\"\ndisk = \"{text}\"\n");
+        let layers = Layers { file: Some(("config.toml".into(), file)), ..Layers::default() };
+        load(&layers).map(|(config, _)| (config.policy.memory_mib, config.policy.disk_mib)).ok()
+    };
+    for text in ["4G", "4GB", "4GiB", "4096M", "4gib", "4 GiB"] {
+        assert_eq!(memory(text), Some((Some(4096), Some(4096))), "{text}");
+    }
+    assert_eq!(memory("auto"), Some((None, None)));
+    for wrong in ["4", "4X", "64K", "99999999T"] {
+        assert_eq!(memory(wrong), None, "{wrong}");
+    }
 }

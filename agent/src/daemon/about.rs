@@ -64,7 +64,7 @@ pub async fn gather(
         runs_machines: policy.machines,
         memory_used_mib: used.clone(),
         tags: config.tags.clone(),
-        prefixes: mesh::interfaces().await.prefixes,
+        prefixes: mesh::interfaces().await.prefixes(),
         steady: config.steady.unwrap_or_else(steady),
         issuer: false,
     }

@@ -8,7 +8,7 @@ use proto::{
     wire::api::{Check, CheckState},
 };
 
-use super::{check, ok};
+use super::{KVM_ABSENT, KVM_DENIED, check, ok};
 
 /// What the daemon knows.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +27,17 @@ pub struct Inside {
     pub down: Vec<String>,
     /// Members in all, this host included.
     pub members: usize,
+    /// How far the clock is off, if it is.
+    pub clock_off: Option<String>,
 }
+
+/// What sets a clock right.
+pub const MEND_CLOCK: &str = "timedatectl set-ntp true";
 
 /// Decides what the daemon's knowledge means. These checks replace those of the same name that were
 /// only guessed from outside.
 pub fn judge(inside: &Inside) -> Vec<Check> {
-    vec![accelerator(inside), names(inside), relay(inside), mesh(inside)]
+    vec![accelerator(inside), names(inside), relay(inside), mesh(inside), clock(inside)]
 }
 
 fn accelerator(inside: &Inside) -> Check {
@@ -43,7 +48,7 @@ fn accelerator(inside: &Inside) -> Check {
         Some((version, Accelerator::Tcg, refused)) => {
             let because = refused.as_ref().map(|because| format!("; {because}")).unwrap_or_default();
             let what = format!("QEMU {version} translates: machines run 10 to 30 times slower{because}");
-            check("accelerator", CheckState::Limited, what, None)
+            check("accelerator", CheckState::Limited, what, refused.as_deref().and_then(mend))
         }
         None => {
             let asked = || "QEMU is still being asked what it can do: look again in a moment".to_owned();
@@ -51,6 +56,15 @@ fn accelerator(inside: &Inside) -> Check {
             let what = what.unwrap_or_else(asked);
             check("accelerator", CheckState::Limited, what, None)
         }
+    }
+}
+
+/// Names the command against the reason for which hardware is not used, where there is one.
+fn mend(refused: &str) -> Option<String> {
+    match () {
+        () if refused.contains("Permission denied") => Some(KVM_DENIED.to_owned()),
+        () if refused.contains("no /dev/kvm") => Some(KVM_ABSENT.to_owned()),
+        () => None,
     }
 }
 
@@ -83,5 +97,12 @@ fn mesh(inside: &Inside) -> Check {
             let what = format!("{} of {} hosts not up: {}", down.len(), inside.members, down.join(", "));
             check("mesh", CheckState::Limited, what, Some("agent host list".to_owned()))
         }
+    }
+}
+
+fn clock(inside: &Inside) -> Check {
+    match &inside.clock_off {
+        None => ok("clock", "nobody in the mesh contradicts it"),
+        Some(what) => check("clock", CheckState::Limited, what.clone(), Some(MEND_CLOCK.to_owned())),
     }
 }

@@ -31,7 +31,7 @@ fn a_bare_host_is_told_every_command() {
         Seen { free_mib: Some(100), taken, ..bare() },
         expect![[r#"
         Missing qemu: qemu-system-x86_64 is not installed: no machine runs here  -> sudo apt-get install -y qemu-system-x86
-        Limited accelerator: there is no /dev/kvm: machines run 10 to 30 times slower; virtualisation may be off in the firmware
+        Limited accelerator: there is no /dev/kvm: machines run 10 to 30 times slower; virtualisation may be off in the firmware  -> sudo modprobe kvm_intel    on AMD kvm_amd; if it refuses, look at VT-x or SVM in the firmware
         Limited qemu-img: qemu-img is not installed: qcow2 files cannot be imported  -> sudo apt-get install -y qemu-utils
         Limited ssh: ssh is not installed: `machine ssh` does not work here  -> sudo apt-get install -y openssh-client
         Ok data: /data
@@ -109,6 +109,7 @@ fn the_daemon_tells_what_it_proved() {
             relays: Vec::new(),
             down: vec!["attic".into()],
             members: 3,
+            clock_off: Some("this host's clock is 1h ahead of the mesh".into()),
             ..Inside::default()
         }),
         expect![[r#"
@@ -116,6 +117,7 @@ fn the_daemon_tells_what_it_proved() {
             Missing names: the name server has no port  -> agent run --set dns.port=auto
             Limited relay: no relay: hosts behind other routers may not find this one  -> agent run --set relay.serve=on    on a host with a public address
             Limited mesh: 1 of 3 hosts not up: attic  -> agent host list
+            Limited clock: this host's clock is 1h ahead of the mesh  -> timedatectl set-ntp true
         "#]],
     );
     told(
@@ -131,8 +133,25 @@ fn the_daemon_tells_what_it_proved() {
             Ok names: answered at 127.0.0.1:53
             Ok relay: this host serves http://203.0.113.4:7440
             Ok mesh: all 1 hosts are up
+            Ok clock: nobody in the mesh contradicts it
         "#]],
     );
+}
+
+#[test]
+fn what_keeps_hardware_from_being_used_has_a_command_against_it() {
+    let refused = |because: &str| {
+        let qemu = Some(("9.2".into(), Accelerator::Tcg, Some(because.to_owned())));
+        let accelerator = judge(&Inside { qemu, ..Inside::default() }).swap_remove(0);
+        assert!(accelerator.what.contains(because), "{accelerator:?}");
+        accelerator.mend
+    };
+    let denied = refused("/dev/kvm cannot be opened: Permission denied (os error 13)").unwrap();
+    assert!(denied.starts_with("sudo usermod -aG kvm $USER"), "{denied}");
+    assert_eq!(examine(&Seen { kvm: Kvm::Denied, ..bare() })[1].mend.as_ref(), Some(&denied));
+    let absent = refused("there is no /dev/kvm").unwrap();
+    assert!(absent.starts_with("sudo modprobe kvm_intel"), "{absent}");
+    assert_eq!(refused("/dev/kvm opens but a guest on it hangs"), None);
 }
 
 #[tokio::test]

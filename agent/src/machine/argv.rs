@@ -17,8 +17,9 @@ pub fn argv(launch: &Launch, facts: &QemuFacts, paths: &Paths) -> Vec<OsString> 
     let spec = &launch.spec;
     let mut args = Args(Vec::new());
     args.flag("-nodefaults").flag("-no-user-config").flag("-S");
-    args.pair("-name", format!("{}.{},debug-threads=on", spec.machine, launch.session_name));
-    args.pair("-uuid", launch.uuid());
+    // The two by which it is recognised, whatever becomes of its directory.
+    args.pair("-name", format!("{},debug-threads=on", launch.mark(paths)));
+    args.pair("-uuid", launch.who().uuid());
     // Without graphics the firmware talks on the serial console.
     args.pair("-machine", format!("{},graphics=off", facts.machine));
     args.pair(
@@ -80,8 +81,10 @@ fn disks(args: &mut Args, launch: &Launch, paths: &Paths) {
     blockdev(base);
     blockdev(disk);
     blockdev(seed);
-    args.pair("-device", "virtio-blk-pci,drive=disk,bootindex=0");
-    args.pair("-device", "virtio-blk-pci,drive=seed");
+    // A guest never sees an error of this host's disk: it is held until the disk works again.
+    let held = "werror=stop,rerror=stop";
+    args.pair("-device", format!("virtio-blk-pci,drive=disk,bootindex=0,{held}"));
+    args.pair("-device", format!("virtio-blk-pci,drive=seed,{held}"));
 }
 
 fn listening(start: &str, key: &str, path: &Path) -> String {

@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::setup::Scan;
+use super::{hangup::hung_up, setup::Scan};
 
 /// Pieces of output that wait for one watcher: with the pieces' size 256 KiB.
 const MAX_BEHIND: usize = 64;
@@ -92,14 +92,13 @@ pub async fn carry(
     serial: UnixStream,
     log: PathBuf,
     mut watchers: mpsc::Receiver<UnixStream>,
-    told: watch::Sender<Setup>,
+    (mut scan, told): (Scan, watch::Sender<Setup>),
 ) {
     let (mut read, write) = serial.into_split();
     let (typed, typing) = mpsc::channel(MAX_TYPED);
     tokio::spawn(type_in(write, typing));
     let mut log = Log::new(log);
     let mut ring = Ring::default();
-    let mut scan = Scan::default();
     let mut outputs: Vec<mpsc::Sender<Bytes>> = Vec::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -120,12 +119,23 @@ pub async fn carry(
                 if outputs.len() < MAX_WATCHERS {
                     let (output, live) = mpsc::channel(MAX_BEHIND);
                     outputs.push(output);
-                    let (keys, screen) = stream.into_split();
-                    tokio::spawn(show(screen, ring.replay(), live));
-                    tokio::spawn(hear(keys, typed.clone()));
+                    tokio::spawn(attend(stream, ring.replay(), live, typed.clone()));
                 }
             }
         }
+    }
+}
+
+/// Serves one watcher until it has gone or was cut off. One that types no more may watch on.
+async fn attend(stream: UnixStream, replay: Bytes, live: mpsc::Receiver<Bytes>, typed: mpsc::Sender<Bytes>) {
+    let (keys, screen) = stream.into_split();
+    // Both may be dropped half-way: the watcher is gone.
+    tokio::select! {
+        () = show(screen, replay, live) => {}
+        () = async {
+            let keys = hear(keys, typed).await;
+            hung_up(keys.as_ref()).await;
+        } => {}
     }
 }
 
@@ -140,13 +150,15 @@ async fn show(mut screen: OwnedWriteHalf, replay: Bytes, mut live: mpsc::Receive
     }
 }
 
-async fn hear(mut keys: OwnedReadHalf, typed: mpsc::Sender<Bytes>) {
+/// Passes on what is typed, and gives the half back once nothing more is.
+async fn hear(mut keys: OwnedReadHalf, typed: mpsc::Sender<Bytes>) -> OwnedReadHalf {
     let mut piece = [0; 1024];
     while let Ok(count @ 1..) = keys.read(&mut piece).await {
         if typed.send(Bytes::copy_from_slice(&piece[..count])).await.is_err() {
-            return;
+            break;
         }
     }
+    keys
 }
 
 async fn type_in(mut serial: OwnedWriteHalf, mut typing: mpsc::Receiver<Bytes>) {
@@ -183,7 +195,7 @@ mod tests {
         let (watchers, watching) = mpsc::channel(1);
         let (told, tells) = watch::channel(Setup::Pending);
         let log = dir.path().join("console.log");
-        let carrying = tokio::spawn(carry(serial, log.clone(), watching, told));
+        let carrying = tokio::spawn(carry(serial, log.clone(), watching, (Scan::default(), told)));
         let story = async {
             guest.write_all(b"before ").await.unwrap();
             let (mut screen, theirs) = UnixStream::pair().unwrap();
@@ -205,6 +217,35 @@ mod tests {
         timeout(Duration::from_secs(10), carrying).await.unwrap().unwrap();
         assert_eq!(fs::read(log).unwrap(), b"before after\nmesh-setup: done.\n");
         assert_eq!(*tells.borrow(), Setup::Done);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_has_gone_is_forgotten_although_the_guest_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut guest, serial) = UnixStream::pair().unwrap();
+        let (watchers, watching) = mpsc::channel(1);
+        let (told, mut tells) = watch::channel(Setup::Pending);
+        let carrying =
+            tokio::spawn(carry(serial, dir.path().join("console.log"), watching, (Scan::default(), told)));
+        guest.write_all(b"\nmesh-setup: done.\n").await.unwrap();
+        timeout(Duration::from_secs(10), tells.wait_for(|told| *told == Setup::Done)).await.unwrap().unwrap();
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        // More than may watch at once, one after the other; every second one ends its half first.
+        for turn in 0..3 * MAX_WATCHERS {
+            let (mut screen, theirs) = UnixStream::pair().unwrap();
+            watchers.send(theirs).await.unwrap();
+            if turn % 2 == 0 {
+                screen.shutdown().await.unwrap();
+            }
+        }
+        let settled = async {
+            while open() > before {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), settled).await.unwrap();
+        assert!(!carrying.is_finished());
     }
 
     #[test]

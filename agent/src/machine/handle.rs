@@ -6,7 +6,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use mesh::link::PortCodec;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
     sync::watch,
     task::AbortHandle,
@@ -15,8 +15,9 @@ use tokio::{
 use tokio_util::codec::Framed;
 
 use super::{
+    computer::Found,
     process::{self, Process},
-    record::{self, Ending, Paths, ShimStatus},
+    record::{self, Ending, Launch, Paths, ShimStatus},
     wire::{self, Wish},
 };
 
@@ -28,6 +29,8 @@ const DIAL: Duration = Duration::from_secs(12);
 pub(super) const DEATH: Duration = Duration::from_secs(10);
 /// Between two attempts to reach a shim that lives but does not answer.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Bytes of an intent with all its files, as JSON.
+const MAX_LAUNCH_BYTES: u64 = 64 * 1024 * 1024;
 /// What the shim needs to end QEMU after the guest's own time is over, see `stop`.
 const AFTER_STOP: Duration = Duration::from_secs(12);
 
@@ -38,6 +41,7 @@ pub type PacketPort = Framed<UnixStream, PortCodec>;
 #[derive(Clone)]
 pub struct Shim {
     paths: Arc<Paths>,
+    launch: Arc<Launch>,
     status: watch::Receiver<ShimStatus>,
     /// Ends the following task with the last clone.
     _follower: Arc<Follower>,
@@ -52,15 +56,35 @@ impl Drop for Follower {
 }
 
 impl Shim {
-    /// Connects to the shim that lives in `paths`.
-    pub(super) async fn connect(paths: Paths) -> io::Result<Shim> {
+    /// Connects to the shim that lives in `paths`. `intent` is what it was launched with as far as the
+    /// disk tells; where that is not what runs, the shim is asked.
+    pub(super) async fn connect(paths: &Paths, intent: Option<&Launch>) -> io::Result<Shim> {
         let stream = wire::ask(&paths.control(), &Wish::Status, ANSWER).await?;
         let mut lines = BufReader::new(stream);
-        let first = timeout(ANSWER, next(&mut lines)).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        let (told, status) = watch::channel(first?);
-        let paths = Arc::new(paths);
+        let first = timeout(ANSWER, next(&mut lines)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let launch = match intent.filter(|intent| intent.spec.epoch == first.epoch) {
+            Some(intent) => intent.clone(),
+            None => launched(paths).await?,
+        };
+        let (told, status) = watch::channel(first);
+        let paths = Arc::new(paths.clone());
         let follower = tokio::spawn(follow(lines, paths.clone(), told));
-        Ok(Shim { paths, status, _follower: Arc::new(Follower(follower.abort_handle())) })
+        let _follower = Arc::new(Follower(follower.abort_handle()));
+        Ok(Shim { paths, launch: Arc::new(launch), status, _follower })
+    }
+
+    /// Gives what the machine was launched with.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// Tells whether the shim answers now.
+    pub async fn answers(&self) -> bool {
+        let told = async {
+            let stream = wire::ask(&self.paths.control(), &Wish::Status, ANSWER).await?;
+            next(&mut BufReader::new(stream)).await
+        };
+        timeout(ANSWER, told).await.is_ok_and(|told| told.is_ok())
     }
 
     /// Watches what the machine's process is doing.
@@ -113,6 +137,15 @@ impl Shim {
     }
 }
 
+/// Asks a shim what it was launched with.
+async fn launched(paths: &Paths) -> io::Result<Launch> {
+    let stream = wire::ask(&paths.control(), &Wish::Launched, ANSWER).await?;
+    let mut text = Vec::new();
+    let mut stream = stream.take(MAX_LAUNCH_BYTES);
+    timeout(ANSWER, stream.read_to_end(&mut text)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    Ok(serde_json::from_slice(&text)?)
+}
+
 async fn next(lines: &mut BufReader<UnixStream>) -> io::Result<ShimStatus> {
     let mut line = String::new();
     match lines.read_line(&mut line).await? {
@@ -153,7 +186,8 @@ pub(super) async fn last_words(paths: &Paths, last: ShimStatus) -> io::Result<Op
     {
         return Ok(None);
     }
-    let written: Option<ShimStatus> = record::load(&paths.status())?;
+    // A damaged file says less than what was heard before.
+    let written: Option<ShimStatus> = record::known(&paths.status());
     let status = written.filter(|written| written.shim == last.shim).unwrap_or(last);
     if status.ended.is_some() {
         return Ok(Some(status));
@@ -180,6 +214,19 @@ async fn bury(process: Option<&Process>) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::TimedOut, "QEMU was killed and does not end"))
+}
+
+/// Makes sure that processes are dead: all are killed before any is waited for.
+pub(super) async fn end_all(found: &[Found]) -> io::Result<()> {
+    for found in found {
+        if let Some(living) = found.process.living()? {
+            living.kill()?;
+        }
+    }
+    for found in found {
+        bury(Some(&found.process)).await?;
+    }
+    Ok(())
 }
 
 /// Removes the sockets of a machine whose shim is gone.

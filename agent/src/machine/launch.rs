@@ -1,6 +1,7 @@
-//! The life of a machine's process as the agent drives it: launched from a written intent, found again
-//! after the agent's own death, removed with everything it had. A shim holds the lock on its directory
-//! for as long as it lives, so two processes of one machine cannot be.
+//! How a machine's process begins, and how the next agent finds it again. Before anything starts the
+//! computer itself is asked what runs, because a directory can be copied, replaced or damaged meanwhile;
+//! a shim also holds the lock on its directory for as long as it lives. What may run is never taken for
+//! dead: it is found, or it is unknown and looked for again.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -15,25 +16,27 @@ use proto::session::Accelerator;
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     cidata,
+    computer::{self, Found},
     disk::{self, DiskError},
     handle::{self, Shim},
     process,
     qemu::QemuFacts,
     record::{self, Launch, Paths, ShimStatus},
-    seed,
+    seed, shim,
+    traces::{Role, Scope, Who},
 };
 
-/// How long shim and QEMU may take until the guest runs: seconds on a very loaded host.
-const START: Duration = Duration::from_secs(40);
-/// How long a shim that holds the lock may take until it answers.
-const FIND: Duration = Duration::from_secs(10);
 /// Between two looks at a shim that is starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks at all processes.
+const SEARCH_AGAIN: Duration = Duration::from_millis(100);
+/// How long a shim that has written its ending may take to be gone.
+const LAST_STEPS: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024 * 1024;
 
 /// What is the same for all machines of this host.
@@ -43,21 +46,66 @@ pub struct Host {
     pub run: PathBuf,
     /// The agent program, which has the shim in it.
     pub program: PathBuf,
+    /// How long is waited for shims.
+    pub patience: Patience,
+}
+
+/// How long is waited for a shim before it is called silent. Who is silent is looked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long shim and QEMU may take until the guest runs.
+    pub start: Duration,
+    /// How long a living shim may take until it answers.
+    pub find: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        // Seconds on a very loaded host; and a look that is repeated for ever may be short.
+        Patience { start: Duration::from_secs(40), find: Duration::from_secs(3) }
+    }
 }
 
 impl Host {
     /// Uses this very program, also when its file was replaced by an upgrade.
     pub fn new(run: PathBuf) -> Host {
-        Host { run, program: "/proc/self/exe".into() }
+        Host { run, program: "/proc/self/exe".into(), patience: Patience::default() }
     }
 }
 
 /// Why a machine was not launched or not found.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// Its process exists already.
-    #[error("it runs already")]
-    Running,
+    /// Something of it runs already; which processes.
+    #[error("it runs already ({0})")]
+    Running(String),
+    /// Something of it lives and does not answer; which processes.
+    #[error("its shim does not answer ({0})")]
+    Silent(String),
+    /// It was started from another directory, a copy of which this one is.
+    #[error("it runs from another directory, {dir} ({processes})")]
+    Elsewhere {
+        /// The other directory.
+        dir: PathBuf,
+        /// Which processes.
+        processes: String,
+    },
+    /// Nothing of it is seen, and yet its lock is held.
+    #[error("something that cannot be seen from here holds {0}")]
+    Locked(PathBuf),
+    /// Nobody can tell whether it runs.
+    #[error("it cannot be found out whether it runs")]
+    Unknown(#[source] io::Error),
+    /// What answers is another machine.
+    #[error("the process in {dir} is {found}, not {wanted}")]
+    Another {
+        /// The directory.
+        dir: PathBuf,
+        /// What it says to be.
+        found: String,
+        /// What it should be.
+        wanted: String,
+    },
     /// The disk that is here was made from another image.
     #[error("its disk was made from another image; the machine must be removed first")]
     OtherImage,
@@ -73,19 +121,14 @@ pub enum LaunchError {
     /// The process ended at once.
     #[error("QEMU did not start: {0}")]
     Ended(String),
-    /// The process exists and does not answer.
-    #[error("its shim does not answer; see {0}")]
-    Silent(PathBuf),
-    /// What answers is another machine.
-    #[error("the process in {dir} is {found}, not {wanted}")]
-    Another {
-        /// The directory.
-        dir: PathBuf,
-        /// What it says to be.
-        found: String,
-        /// What it should be.
-        wanted: String,
-    },
+}
+
+impl LaunchError {
+    /// Tells whether the machine may be running in spite of the error.
+    pub fn may_run(&self) -> bool {
+        use LaunchError::{Another, Elsewhere, Locked, Running, Silent, Unknown};
+        matches!(self, Running(_) | Silent(_) | Elsewhere { .. } | Locked(_) | Unknown(_) | Another { .. })
+    }
 }
 
 /// Writes the intent, makes the disks that are missing, and starts the machine in `dir`.
@@ -93,13 +136,11 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     private(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
     private(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
-    let lock = lock_dead(&paths).await?;
+    let lock = lock_dead(&paths, &intent.who()).await?;
     bury(&paths).await?;
     let boot = process::boot().map_err(|error| LaunchError::Io("read the boot id", error))?;
-    let before = record::load(&paths.launch())
-        .map_err(|error| LaunchError::Io("read the intent of the last start", error))?;
-    let last = record::load(&paths.status())
-        .map_err(|error| LaunchError::Io("read what became of the last start", error))?;
+    let before = record::known::<Launch>(&paths.launch());
+    let last = record::known::<ShimStatus>(&paths.status());
     let qemu = trusted(intent.qemu.clone(), &boot, before.as_ref(), last.as_ref());
     // From here on the file speaks of this start only.
     forget(&paths.status()).map_err(|error| LaunchError::Io("forget the last start", error))?;
@@ -107,26 +148,34 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
     if !intent.base.is_file() {
         return Err(LaunchError::NoImage(intent.base.clone()));
     }
-    disks(&paths, intent, before.as_ref()).await?;
-    let intent = Launch { boot, qemu, ..intent.clone() };
+    let intent = as_made(intent, before.as_ref());
+    disks(&paths, &intent, before.as_ref()).await?;
+    let intent = Launch { boot, qemu, ..intent };
     record::store(&paths.launch(), &intent).map_err(|error| LaunchError::Io("write the intent", error))?;
-    let child = spawn(host, &paths).map_err(|error| LaunchError::Io("start the shim", error))?;
-    started(paths, &intent, child).await
+    let mark = intent.mark(&paths).to_string();
+    let child = spawn(host, &paths, &mark).map_err(|error| LaunchError::Io("start the shim", error))?;
+    started(host, paths, intent, child).await
 }
 
-/// Takes the lock of a machine that does not run. A shim that has written its ending needs a moment more.
-async fn lock_dead(paths: &Paths) -> Result<File, LaunchError> {
-    let wrong = |error| LaunchError::Io("lock the machine's directory", error);
-    let deadline = Instant::now() + FIND;
+/// Takes the lock of a machine of which nothing lives on this computer. A shim that has written its
+/// ending needs a moment more.
+async fn lock_dead(paths: &Paths, who: &Who) -> Result<File, LaunchError> {
+    let deadline = Instant::now() + LAST_STEPS;
     loop {
-        if let Some(lock) = try_lock(paths).map_err(wrong)? {
+        let lock = try_lock(paths).map_err(|error| LaunchError::Io("lock the machine's directory", error))?;
+        let found = computer::search(paths, who, Scope::Any).await.map_err(LaunchError::Unknown)?;
+        // Let go of at once otherwise: a shim that is starting waits for it.
+        if let Some(lock) = lock.filter(|_| found.is_empty()) {
             return Ok(lock);
         }
-        let last = record::load::<ShimStatus>(&paths.status()).map_err(wrong)?;
+        let last = record::known::<ShimStatus>(&paths.status());
         if last.is_none_or(|last| last.ended.is_none()) || Instant::now() >= deadline {
-            return Err(LaunchError::Running);
+            return Err(match found.is_empty() {
+                true => LaunchError::Locked(paths.lock()),
+                false => LaunchError::Running(computer::named(&found)),
+            });
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(SEARCH_AGAIN).await;
     }
 }
 
@@ -143,19 +192,39 @@ fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&S
     qemu
 }
 
+/// Gives the intent with what the disk was made with: what a guest is told at its first boot stays as it
+/// was for as long as it has that disk, also for guests that ask at every boot.
+fn as_made(intent: &Launch, before: Option<&Launch>) -> Launch {
+    let mut intent = intent.clone();
+    if let Some(was) = before.map(|before| &before.spec).filter(|was| was.epoch == intent.spec.epoch) {
+        let spec = &mut intent.spec;
+        (spec.setup, spec.files, spec.env) = (was.setup.clone(), was.files.clone(), was.env.clone());
+        (spec.ssh_keys, spec.user) = (was.ssh_keys.clone(), was.user.clone());
+    }
+    intent
+}
+
 async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
+    let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
     if !paths.disk().exists() {
         forget(&paths.set_up()).map_err(|error| LaunchError::Io("forget the last disk", error))?;
-        let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
     } else if before.is_some_and(|before| before.spec.image != intent.spec.image) {
         return Err(LaunchError::OtherImage);
+    } else if before.is_none()
+        && !disk::is_over(&paths.disk(), &intent.base)
+            .map_err(|error| LaunchError::Io("read the disk's header", error))?
+    {
+        // Nothing else tells any more what it was made from.
+        return Err(LaunchError::OtherImage);
+    } else {
+        disk::grow(&intent.qemu, &paths.disk(), size).await?;
     }
     cidata::write(&paths.seed(), &seed::seed(intent))
         .map_err(|error| LaunchError::Io("write the seed disk", error))
 }
 
-fn spawn(host: &Host, paths: &Paths) -> io::Result<Child> {
+fn spawn(host: &Host, paths: &Paths, mark: &str) -> io::Result<Child> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(paths.log())?;
     log.set_len(0)?;
     Command::new(&host.program)
@@ -163,6 +232,7 @@ fn spawn(host: &Host, paths: &Paths) -> io::Result<Child> {
         .arg("shim")
         .arg(&paths.dir)
         .arg(&host.run)
+        .arg(mark)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -171,19 +241,19 @@ fn spawn(host: &Host, paths: &Paths) -> io::Result<Child> {
 }
 
 /// Waits until the guest runs or the shim has ended.
-async fn started(paths: Paths, intent: &Launch, mut child: Child) -> Result<Shim, LaunchError> {
-    let deadline = Instant::now() + START;
-    let log = paths.log();
-    let silent = || LaunchError::Silent(log.clone());
+async fn started(host: &Host, paths: Paths, intent: Launch, mut child: Child) -> Result<Shim, LaunchError> {
+    let deadline = Instant::now() + host.patience.start;
+    let silent = LaunchError::Silent(format!("process {}", child.id().unwrap_or_default()));
+    let who = intent.who();
     let shim = loop {
-        if let Ok(shim) = Shim::connect(paths.clone()).await {
+        if let Ok(Ok(shim)) = timeout_at(deadline, Shim::connect(&paths, Some(&intent))).await {
             break shim;
         }
         if let Ok(Some(_)) = child.try_wait() {
             return Err(LaunchError::Ended(why_ended(&paths)));
         }
         if Instant::now() >= deadline {
-            return Err(silent());
+            return Err(silent);
         }
         sleep(LOOK_AGAIN).await;
     };
@@ -191,111 +261,128 @@ async fn started(paths: Paths, intent: &Launch, mut child: Child) -> Result<Shim
     drop(child);
     let mut status = shim.status();
     let known = |status: &ShimStatus| status.since.is_some() || status.ended.is_some();
-    let left = deadline.saturating_duration_since(Instant::now());
-    match tokio::time::timeout(left, status.wait_for(known)).await {
+    match timeout_at(deadline, status.wait_for(known)).await {
         Ok(Ok(status)) => {
             if let Some(ending) = status.ended.as_ref().filter(|_| status.since.is_none()) {
                 return Err(LaunchError::Ended(ending.reason.clone()));
             }
         }
-        _ => return Err(silent()),
+        _ => return Err(silent),
     }
-    check(&paths, intent, &shim)?;
+    check(&paths, &who, &shim)?;
     Ok(shim)
 }
 
 fn why_ended(paths: &Paths) -> String {
-    let status: Option<ShimStatus> = record::load(&paths.status()).ok().flatten();
+    let status: Option<ShimStatus> = record::known(&paths.status());
     if let Some(ending) = status.and_then(|status| status.ended) {
         return ending.reason;
     }
     let log = fs::read_to_string(paths.log()).unwrap_or_default();
-    log.lines().rev().find(|line| !line.is_empty()).unwrap_or("the shim ended without a word").to_owned()
+    shim::words(&log).unwrap_or_else(|| "the shim ended without a word".to_owned())
 }
 
-/// Finds the machine in `dir` that an earlier agent launched; `None` when it does not run, and then
-/// its QEMU is certainly dead.
-pub async fn adopt(host: &Host, dir: &Path) -> Result<Option<Shim>, LaunchError> {
+/// Finds the machine that an earlier agent launched in `dir`; `None` when it does not run, and then its
+/// QEMU is certainly dead. What answers is the truth: an intent on the disk that is lost, or speaks of
+/// another incarnation, is written again.
+pub async fn adopt(host: &Host, dir: &Path, who: &Who) -> Result<Option<Shim>, LaunchError> {
     let paths = Paths::new(dir, &host.run);
-    let read = |error| LaunchError::Io("read what became of the machine", error);
-    let Some(intent) = record::load::<Launch>(&paths.launch()).map_err(read)? else { return Ok(None) };
-    let deadline = Instant::now() + FIND;
+    let deadline = Instant::now() + host.patience.find;
     loop {
-        if let Some(_lock) = try_lock(&paths).map_err(read)? {
-            bury(&paths).await?;
+        let found = computer::search(&paths, who, Scope::Any).await.map_err(LaunchError::Unknown)?;
+        if found.is_empty() {
+            settle_dead(&paths).await?;
             return Ok(None);
         }
-        if let Ok(shim) = Shim::connect(paths.clone()).await {
-            check(&paths, &intent, &shim)?;
+        let intent = record::known(&paths.launch());
+        let asked = timeout_at(deadline, Shim::connect(&paths, intent.as_ref())).await;
+        if let Ok(Ok(shim)) = asked {
+            check(&paths, who, &shim)?;
+            write_again(&paths, intent.as_ref(), shim.launch());
             return Ok(Some(shim));
         }
-        if Instant::now() >= deadline {
-            return Err(LaunchError::Silent(paths.log()));
+        if let Some(error) = elsewhere(&paths, &found) {
+            return Err(error);
         }
-        sleep(LOOK_AGAIN).await;
+        if found.iter().all(is_qemu) {
+            // Its shim is dead, and the kernel was not asked in time to end it as well.
+            handle::end_all(&found).await.map_err(LaunchError::Unknown)?;
+        } else if Instant::now() >= deadline {
+            return Err(LaunchError::Silent(computer::named(&found)));
+        }
+        sleep(SEARCH_AGAIN).await;
     }
 }
 
-/// Tells what became of the last start of the machine in `dir`; `None` when there was none.
-pub fn last(host: &Host, dir: &Path) -> Result<Option<ShimStatus>, LaunchError> {
-    record::load(&Paths::new(dir, &host.run).status())
-        .map_err(|error| LaunchError::Io("read what became of the machine", error))
-}
-
-/// Makes sure that what the last shim left behind is dead, and writes its ending down. The caller has
-/// the lock, so no shim lives here; what is written tells whom to look for.
-async fn bury(paths: &Paths) -> Result<(), LaunchError> {
-    let wrong = |error| LaunchError::Io("end what is left of the machine's last start", error);
-    if let Some(last) = record::load::<ShimStatus>(&paths.status()).map_err(wrong)? {
-        handle::last_words(paths, last).await.map_err(wrong)?;
-    }
-    Ok(())
-}
-
-/// Ends the machine in `dir`, if it runs, and deletes everything it had.
-pub async fn remove(host: &Host, dir: &Path) -> Result<(), LaunchError> {
-    if !dir.exists() {
+/// Nothing of it lives: its ending is written down, unless it is already.
+async fn settle_dead(paths: &Paths) -> Result<(), LaunchError> {
+    if !paths.dir.exists() {
         return Ok(());
     }
-    let wrong = |error| LaunchError::Io("remove the machine", error);
-    match adopt(host, dir).await {
-        Ok(Some(shim)) => drop(shim.kill().await.map_err(wrong)?),
-        Ok(None) => {}
-        // Whoever it is, it is in the way: the directory is ours.
-        Err(LaunchError::Silent(_) | LaunchError::Another { .. }) => kill_recorded(host, dir).await?,
-        Err(error) => return Err(error),
+    match try_lock(paths) {
+        Ok(Some(_lock)) => bury(paths).await,
+        Ok(None) => Err(LaunchError::Locked(paths.lock())),
+        // The lock is a second opinion; a disk that takes none does not make the dead alive.
+        Err(_) => bury(paths).await,
     }
-    let paths = Paths::new(dir, &host.run);
-    handle::clean(&paths);
-    // The intent goes last: whatever is left without it is no machine.
-    fs::remove_dir_all(dir).map_err(wrong)
 }
 
-async fn kill_recorded(host: &Host, dir: &Path) -> Result<(), LaunchError> {
-    let paths = Paths::new(dir, &host.run);
-    let wrong = |error| LaunchError::Io("end the machine's process", error);
-    let Some(last) = record::load::<ShimStatus>(&paths.status()).map_err(wrong)? else {
-        return Err(LaunchError::Silent(paths.log()));
-    };
-    if let Some(living) = last.shim.living().map_err(wrong)? {
-        living.kill().map_err(wrong)?;
-        living.ended(handle::DEATH).await;
-    }
-    handle::last_words(&paths, last).await.map_err(wrong)?.ok_or(LaunchError::Silent(paths.log())).map(drop)
+fn is_qemu(found: &Found) -> bool {
+    found.trace.as_ref().is_some_and(|trace| trace.role == Role::Qemu)
 }
 
-/// Compares who answers with who was launched.
-fn check(paths: &Paths, intent: &Launch, shim: &Shim) -> Result<(), LaunchError> {
+/// Tells of a shim that was started for another directory which is still there.
+fn elsewhere(paths: &Paths, found: &[Found]) -> Option<LaunchError> {
+    let dir = found.iter().find_map(|found| match found.trace.as_ref() {
+        Some(trace) if trace.mark.place != paths.place() => match &trace.role {
+            Role::Shim(dir) if dir.exists() => Some(dir.clone()),
+            _ => None,
+        },
+        _ => None,
+    })?;
+    Some(LaunchError::Elsewhere { dir, processes: computer::named(found) })
+}
+
+fn write_again(paths: &Paths, known: Option<&Launch>, launch: &Launch) {
+    if known.is_some_and(|known| known.who() == launch.who()) {
+        return;
+    }
+    let written = private(&paths.dir).and_then(|()| record::store(&paths.launch(), launch));
+    match written {
+        Ok(()) => {
+            tracing::warn!(path = %paths.launch().display(), "the intent was lost and is written again")
+        }
+        // The handle has it.
+        Err(error) => tracing::warn!(path = %paths.launch().display(), %error, "the intent is lost"),
+    }
+}
+
+/// Tells what became of the last start of the machine in `dir`; `None` when nothing does.
+pub fn last(host: &Host, dir: &Path) -> Option<ShimStatus> {
+    record::known(&Paths::new(dir, &host.run).status())
+}
+
+/// Writes down the ending of what the last shim left behind, and makes sure that it is dead.
+pub(super) async fn bury(paths: &Paths) -> Result<(), LaunchError> {
+    // A damaged file names nobody; who lived would have been found by its command line.
+    let Some(last) = record::known::<ShimStatus>(&paths.status()) else { return Ok(()) };
+    let shim = format!("process {}", last.shim.pid);
+    match handle::last_words(paths, last).await.map_err(LaunchError::Unknown)? {
+        Some(_) => Ok(()),
+        None => Err(LaunchError::Running(shim)),
+    }
+}
+
+/// Compares who answers with whose directory it is. Of which incarnation it is, it knows best.
+fn check(paths: &Paths, who: &Who, shim: &Shim) -> Result<(), LaunchError> {
     let status = shim.status().borrow().clone();
-    let found = (status.session, &status.machine, status.epoch);
-    let wanted = (intent.session, &intent.spec.machine, intent.spec.epoch);
-    if found == wanted {
+    if (status.session, &status.machine) == (who.session, &who.machine) {
         return Ok(());
     }
     Err(LaunchError::Another {
         dir: paths.dir.clone(),
-        found: format!("{} epoch {}", status.machine, status.epoch),
-        wanted: format!("{} epoch {}", intent.spec.machine, intent.spec.epoch),
+        found: format!("{} of session {}", status.machine, status.session),
+        wanted: format!("{} of session {}", who.machine, who.session),
     })
 }
 
@@ -317,7 +404,7 @@ fn forget(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a directory for its owner only. Below /tmp somebody else could have made it first.
-fn private(dir: &Path) -> io::Result<()> {
+pub(super) fn private(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let found = fs::symlink_metadata(dir)?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
@@ -357,6 +444,7 @@ mod tests {
             since: None,
             booted: false,
             setup: Setup::Pending,
+            paused: None,
             ended: Some(ending),
         }
     }

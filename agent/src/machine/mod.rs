@@ -11,9 +11,11 @@
 pub mod accelerator;
 pub mod argv;
 pub mod cidata;
+pub mod computer;
 pub mod console;
 pub mod disk;
 pub mod handle;
+mod hangup;
 pub mod launch;
 pub mod openssh;
 pub mod probe;
@@ -21,16 +23,20 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod record;
+pub mod remove;
 pub mod seed;
 pub mod setup;
 pub mod shim;
 pub mod stop;
+pub mod traces;
 pub mod wire;
 
 pub use handle::Shim;
-pub use launch::{Host, adopt, last, launch, remove};
+pub use launch::{Host, LaunchError, adopt, last, launch};
 pub use qemu::Qemu;
 pub use record::{Launch, Paths, ShimStatus};
+pub use remove::{end, remove};
+pub use traces::{Scope, Who};
 
 #[cfg(test)]
 mod tests;

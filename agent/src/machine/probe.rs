@@ -13,6 +13,10 @@ use super::handle::Shim;
 
 /// How long a check may take. A translated guest under load answers in 2 to 3 s.
 const WITHIN: Duration = Duration::from_secs(8);
+/// What is read of an answer after its verdict, so that the service sees its answer taken, not a reset.
+const POLITE_BYTES: u64 = 256 * 1024;
+/// How long an answer that goes on is listened to.
+const POLITE: Duration = Duration::from_secs(1);
 /// `HTTP/1.1 200`: what has to be read of an answer.
 const STATUS_LINE_BYTES: usize = 12;
 
@@ -21,14 +25,35 @@ pub async fn ready(shim: &Shim, port: u16, probe: &Probe) -> bool {
     let check = async {
         let stream = shim.dial(port).await?;
         match probe {
-            Probe::Tcp => Ok(true),
+            Probe::Tcp => tcp(stream).await,
             Probe::Http(path) => http(stream, path).await,
         }
     };
-    timeout(WITHIN, check).await.is_ok_and(|answer: io::Result<bool>| answer.unwrap_or(false))
+    match timeout(WITHIN, check).await {
+        Ok(Ok((ready, stream))) => {
+            // The verdict need not wait for the goodbye.
+            tokio::spawn(hang_up(stream));
+            ready
+        }
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
-async fn http(mut stream: UnixStream, path: &str) -> io::Result<bool> {
+/// Takes the rest of what the service says, within reason, and hangs up.
+async fn hang_up(stream: UnixStream) {
+    let mut rest = stream.take(POLITE_BYTES);
+    // How the connection ends changes no verdict.
+    timeout(POLITE, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await.ok();
+}
+
+/// A port that takes the connection is ready; it is told at once that nothing follows.
+async fn tcp(mut stream: UnixStream) -> io::Result<(bool, UnixStream)> {
+    stream.shutdown().await?;
+    Ok((true, stream))
+}
+
+/// Asks, and gives the verdict with the connection that it came over.
+async fn http(mut stream: UnixStream, path: &str) -> io::Result<(bool, UnixStream)> {
     // A name of the topology's file must not become a second header.
     let path: String = path.chars().filter(|c| !c.is_control() && *c != ' ').collect();
     let request =
@@ -36,7 +61,7 @@ async fn http(mut stream: UnixStream, path: &str) -> io::Result<bool> {
     stream.write_all(request.as_bytes()).await?;
     let mut line = [0; STATUS_LINE_BYTES];
     stream.read_exact(&mut line).await?;
-    Ok(good(&line))
+    Ok((good(&line), stream))
 }
 
 fn good(line: &[u8; STATUS_LINE_BYTES]) -> bool {
@@ -62,7 +87,7 @@ mod tests {
             server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
             String::from_utf8_lossy(&asked[..count]).into_owned()
         });
-        assert!(timeout(WITHIN, http(client, "/health\r\nX: y")).await.unwrap().unwrap());
+        assert!(timeout(WITHIN, http(client, "/health\r\nX: y")).await.unwrap().unwrap().0);
         assert!(answer.await.unwrap().starts_with("GET /healthX:y HTTP/1.1\r\n"));
     }
 }

@@ -40,6 +40,19 @@ impl Process {
         Ok(Process { pid, start, boot: boot()? })
     }
 
+    /// Tells whether it lives. One that has ended and was not reaped runs nothing.
+    pub fn runs(&self) -> io::Result<bool> {
+        if boot()? != self.boot {
+            return Ok(false);
+        }
+        match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            Ok(stat) => Ok(start_time(&stat) == Some(self.start) && !ended(&stat)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes hold of the process; `None` when it has ended. Needs a tokio runtime.
     pub fn living(&self) -> io::Result<Option<Living>> {
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
@@ -65,12 +78,21 @@ impl Process {
 }
 
 impl Living {
-    /// Kills it for certain, and its children that asked to die with it.
-    pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+    /// Asks it to end, as a person would; QEMU flushes its disks first.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Kills it for certain, and its children that asked to die with it.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
     }
 
     /// Waits for its end; false when it still lives after `within`.
@@ -83,6 +105,11 @@ impl Living {
 fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Field 3: whether the process only waits to be reaped.
+fn ended(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]
@@ -99,7 +126,8 @@ mod tests {
     #[tokio::test]
     async fn a_process_of_another_start_or_boot_is_not_the_one_that_is_meant() {
         let me = Process::of(std::process::id()).unwrap();
-        assert!(me.living().unwrap().is_some());
+        assert!(me.living().unwrap().is_some() && me.runs().unwrap());
+        assert!(!Process { start: me.start + 1, ..me.clone() }.runs().unwrap());
         assert!(Process { start: me.start + 1, ..me.clone() }.living().unwrap().is_none());
         assert!(Process { boot: "another".into(), ..me }.living().unwrap().is_none());
     }
@@ -107,10 +135,12 @@ mod tests {
     #[tokio::test]
     async fn a_killed_process_is_seen_to_end() {
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let living = Process::of(child.id()).unwrap().living().unwrap().unwrap();
-        assert!(!living.ended(Duration::ZERO).await);
+        let process = Process::of(child.id()).unwrap();
+        let living = process.living().unwrap().unwrap();
+        assert!(!living.ended(Duration::ZERO).await && process.runs().unwrap());
         living.kill().unwrap();
         assert!(living.ended(Duration::from_secs(5)).await);
+        assert!(!process.runs().unwrap(), "nobody reaped it yet");
         child.wait().unwrap();
     }
 }

@@ -16,10 +16,12 @@ use tokio::{
 const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
 /// Calls on the way at once; the shim makes one at a time.
 const MAX_CALLS: usize = 8;
-/// Events kept for a reader that is busy. Only [`HEARD`] ones count, and a guest can cause few of them.
-const MAX_EVENTS: usize = 256;
+/// Events kept for a reader that is busy. Only [`HEARD`] ones count: of a disk that fails, one for each of
+/// the requests that are under way.
+const MAX_EVENTS: usize = 2048;
 /// Events that somebody acts on. A guest can cause others (`RTC_CHANGE`) as fast as it likes.
-const HEARD: [&str; 6] = ["SHUTDOWN", "POWERDOWN", "RESET", "STOP", "RESUME", "GUEST_PANICKED"];
+const HEARD: [&str; 7] =
+    ["SHUTDOWN", "POWERDOWN", "RESET", "STOP", "RESUME", "GUEST_PANICKED", "BLOCK_IO_ERROR"];
 
 /// Why QEMU gave no answer.
 #[derive(Debug, thiserror::Error)]

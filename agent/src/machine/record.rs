@@ -17,7 +17,11 @@ use proto::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{process::Process, qemu::QemuFacts};
+use super::{
+    process::Process,
+    qemu::QemuFacts,
+    traces::{Mark, Who},
+};
 
 /// The intent: everything the shim needs, fixed before its process exists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,17 +45,15 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Gives the uuid of this incarnation, by which QEMU is recognised.
-    pub fn uuid(&self) -> String {
-        let label = format!("{} {} {}", self.session, self.spec.machine, self.spec.epoch);
-        let hash = blake3::derive_key("mesh machine uuid 1", label.as_bytes());
-        let mut bytes = [0_u8; 16];
-        bytes.copy_from_slice(&hash[..16]);
-        // Version 8, variant 1 of RFC 9562: "vendor specific".
-        bytes[6] = bytes[6] & 0x0f | 0x80;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        let hex = data_encoding::HEXLOWER.encode(&bytes);
-        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    /// Names the incarnation.
+    pub fn who(&self) -> Who {
+        let MachineSpec { machine, epoch, .. } = &self.spec;
+        Who { session: self.session, machine: machine.clone(), epoch: *epoch }
+    }
+
+    /// Gives what its processes in the directory of `paths` carry on their command lines.
+    pub fn mark(&self, paths: &Paths) -> Mark {
+        Mark { who: self.who(), label: self.session_name.to_string(), place: paths.place() }
     }
 
     /// Gives the domain that the machine's short names are completed with.
@@ -92,6 +94,9 @@ pub struct ShimStatus {
     pub booted: bool,
     /// What became of its setup.
     pub setup: Setup,
+    /// Why QEMU holds the guest, if it does.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// How QEMU ended; nothing follows.
     pub ended: Option<Ending>,
 }
@@ -112,6 +117,11 @@ impl Paths {
         let hash = blake3::hash(dir.as_os_str().as_encoded_bytes());
         let sockets = run.join(&hash.to_hex()[..12]);
         Paths { dir, sockets }
+    }
+
+    /// Names this directory in a few characters, among all of a computer.
+    pub fn place(&self) -> String {
+        self.sockets.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     fn socket(&self, kind: &str) -> PathBuf {
@@ -184,12 +194,48 @@ impl Paths {
     }
 }
 
+/// What a file of [`store`] holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record<T> {
+    /// There is none.
+    Absent,
+    /// What was written.
+    Whole(T),
+    /// Something else; why it cannot be understood.
+    Damaged(String),
+}
+
+/// Reads what [`store`] wrote. An error says that nobody can tell now.
+pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Record<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(match serde_json::from_slice(&bytes) {
+            Ok(value) => Record::Whole(value),
+            Err(error) => Record::Damaged(error.to_string()),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::Absent),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives what can be known from a file of [`store`]: one that is damaged or cannot be read says nothing,
+/// and is told in the log.
+pub fn known<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let because = match read(path) {
+        Ok(Record::Whole(value)) => return Some(value),
+        Ok(Record::Absent) => return None,
+        Ok(Record::Damaged(because)) => because,
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(path = %path.display(), because, "a machine's file is damaged or cannot be read");
+    None
+}
+
 /// Reads what [`store`] wrote; `None` when there is no such file.
 pub fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match read(path)? {
+        Record::Absent => Ok(None),
+        Record::Whole(value) => Ok(Some(value)),
+        Record::Damaged(because) => Err(io::Error::new(io::ErrorKind::InvalidData, because)),
     }
 }
 

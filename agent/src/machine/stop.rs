@@ -25,7 +25,8 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopping {
     began: Instant,
-    within: Duration,
+    /// What the guest has for itself.
+    pub within: Duration,
     /// When the next step is due.
     pub due: Instant,
 }

@@ -34,6 +34,7 @@ pub(super) fn sample() -> Launch {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
         run: true,
+        starts: 0,
         image: Digest([1; 32]),
         image_size: 1 << 30,
         cpus: 2,
@@ -92,33 +93,33 @@ fn qemu_is_given_everything_and_takes_nothing_from_defaults() {
     check_argv(
         &sample(),
         expect![[r#"
-        -nodefaults
-        -no-user-config
-        -S
-        -name web-1.shop,debug-threads=on
-        -uuid 4388d732-392f-884f-8448-5f7317199e10
-        -machine pc-q35-10.0,graphics=off
-        -accel tcg,thread=multi
-        -cpu Nehalem-v1
-        -smp 2
-        -m size=512M
-        -rtc base=utc
-        -display none
-        -action panic=pause
-        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-        -chardev socket,id=qmp,path=/run/a,,gent/e5904ea9d598.q,server=on,wait=off
-        -mon chardev=qmp,mode=control
-        -chardev socket,id=console,path=/run/a,,gent/e5904ea9d598.c,server=on,wait=off
-        -serial chardev:console
-        -blockdev {"driver":"raw","file":{"driver":"file","filename":"/data/images/raw/01,01"},"node-name":"base","read-only":true}
-        -blockdev {"backing":"base","discard":"unmap","driver":"qcow2","file":{"discard":"unmap","driver":"file","filename":"/nowhere/web-1/disk.qcow2"},"node-name":"disk"}
-        -blockdev {"driver":"raw","file":{"driver":"file","filename":"/nowhere/web-1/seed.img"},"node-name":"seed","read-only":true}
-        -device virtio-blk-pci,drive=disk,bootindex=0
-        -device virtio-blk-pci,drive=seed
-        -netdev stream,id=net,server=on,addr.type=unix,addr.path=/run/a,,gent/e5904ea9d598.n
-        -device virtio-net-pci,netdev=net,mac=52:54:00:ab:02:03,host_mtu=1280,romfile=
-        -device virtio-rng-pci
-        -device pvpanic-pci"#]],
+            -nodefaults
+            -no-user-config
+            -S
+            -name web-1.shop.03030303030303030303030303030303.1.e5904ea9d598,debug-threads=on
+            -uuid 4388d732-392f-884f-8448-5f7317199e10
+            -machine pc-q35-10.0,graphics=off
+            -accel tcg,thread=multi
+            -cpu Nehalem-v1
+            -smp 2
+            -m size=512M
+            -rtc base=utc
+            -display none
+            -action panic=pause
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -chardev socket,id=qmp,path=/run/a,,gent/e5904ea9d598.q,server=on,wait=off
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=console,path=/run/a,,gent/e5904ea9d598.c,server=on,wait=off
+            -serial chardev:console
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/data/images/raw/01,01"},"node-name":"base","read-only":true}
+            -blockdev {"backing":"base","discard":"unmap","driver":"qcow2","file":{"discard":"unmap","driver":"file","filename":"/nowhere/web-1/disk.qcow2"},"node-name":"disk"}
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/nowhere/web-1/seed.img"},"node-name":"seed","read-only":true}
+            -device virtio-blk-pci,drive=disk,bootindex=0,werror=stop,rerror=stop
+            -device virtio-blk-pci,drive=seed,werror=stop,rerror=stop
+            -netdev stream,id=net,server=on,addr.type=unix,addr.path=/run/a,,gent/e5904ea9d598.n
+            -device virtio-net-pci,netdev=net,mac=52:54:00:ab:02:03,host_mtu=1280,romfile=
+            -device virtio-rng-pci
+            -device pvpanic-pci"#]],
     );
 }
 
@@ -158,57 +159,57 @@ fn the_guest_is_told_who_it_is_and_what_to_do_first() {
     check_seed(
         &sample(),
         expect![[r#"
-        == meta-data
-        instance-id: 03030303030303030303030303030303-web-1
-        local-hostname: web-1
-        == user-data
-        #cloud-config
-        hostname: web-1
-        fqdn: web-1.shop.mesh.internal
-        prefer_fqdn_over_hostname: false
-        ssh_pwauth: false
-        disable_root: false
-        ssh_authorized_keys:
-          - ssh-ed25519 AAAA me@home
-          - "ssh-ed25519 BBBB a: #b"
-        ssh_deletekeys: true
-        ssh_genkeytypes: [ed25519]
-        ssh_keys:
-          ed25519_private: |
-            (private key)
-          ed25519_public: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP0XJDhaoMdbZPt4zWAvodmR/ev3axPFjtcC6sg16fYY web-1
-        write_files:
-          - path: "/etc/a b.toml"
-            permissions: "0640"
-            owner: "www-data:www-data"
-            defer: true
-            encoding: b64
-            content: eCA9IDEK
-          - path: "/etc/profile.d/mesh-env.sh"
-            permissions: "0644"
-            encoding: b64
-            content: ZXhwb3J0IERCPSdpdCdcJydzJwo=
-          - path: "/var/lib/mesh/commands.sh"
-            permissions: "0700"
-            encoding: b64
-            content: c2V0IC1lCi4gL2V0Yy9wcm9maWxlLmQvbWVzaC1lbnYuc2gKZWNobyAxID4vdmFyL2xpYi9tZXNoL3N0ZXAKYXB0LWdldCBpbnN0YWxsIC15IG5naW54Cg==
-          - path: "/var/lib/cloud/scripts/per-boot/mesh-setup"
-            permissions: "0755"
-            encoding: b64
-            content: (runner)
-        runcmd:
-          - [sh, /var/lib/cloud/scripts/per-boot/mesh-setup]
-        == network-config
-        version: 2
-        ethernets:
-          mesh:
-            match: {macaddress: "52:54:00:ab:02:03"}
-            dhcp4: true
-            dhcp6: false
-            mtu: 1280
-            nameservers:
-              search: ["shop.mesh.internal"]
-    "#]],
+            == meta-data
+            instance-id: 03030303030303030303030303030303-web-1
+            local-hostname: web-1
+            == user-data
+            #cloud-config
+            hostname: web-1
+            fqdn: web-1.shop.mesh.internal
+            prefer_fqdn_over_hostname: false
+            ssh_pwauth: false
+            disable_root: false
+            ssh_authorized_keys:
+              - ssh-ed25519 AAAA me@home
+              - "ssh-ed25519 BBBB a: #b"
+            ssh_deletekeys: true
+            ssh_genkeytypes: [ed25519]
+            ssh_keys:
+              ed25519_private: |
+                (private key)
+              ed25519_public: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP0XJDhaoMdbZPt4zWAvodmR/ev3axPFjtcC6sg16fYY web-1
+            write_files:
+              - path: "/etc/a b.toml"
+                permissions: "0640"
+                owner: "www-data:www-data"
+                defer: true
+                encoding: b64
+                content: eCA9IDEK
+              - path: "/etc/profile.d/mesh-env.sh"
+                permissions: "0644"
+                encoding: b64
+                content: ZXhwb3J0IERCPSdpdCdcJydzJwo=
+              - path: "/var/lib/mesh/commands.sh"
+                permissions: "0700"
+                encoding: b64
+                content: c2V0IC1lCi4gL2V0Yy9wcm9maWxlLmQvbWVzaC1lbnYuc2gKZWNobyAxID4vdmFyL2xpYi9tZXNoL3N0ZXA7IHdjIC1jIDwvdmFyL2xpYi9tZXNoL291dHB1dCA+L3Zhci9saWIvbWVzaC9mcm9tIHx8IDoKYXB0LWdldCBpbnN0YWxsIC15IG5naW54Cg==
+              - path: "/var/lib/cloud/scripts/per-boot/mesh-setup"
+                permissions: "0755"
+                encoding: b64
+                content: (runner)
+            runcmd:
+              - [sh, /var/lib/cloud/scripts/per-boot/mesh-setup]
+            == network-config
+            version: 2
+            ethernets:
+              mesh:
+                match: {macaddress: "52:54:00:ab:02:03"}
+                dhcp4: true
+                dhcp6: false
+                mtu: 1280
+                nameservers:
+                  search: ["shop.mesh.internal"]
+        "#]],
     );
 }
 
@@ -260,9 +261,9 @@ fn every_incarnation_has_its_own_uuid() {
     let first = sample();
     let mut second = sample();
     second.spec.epoch = Epoch(2);
-    assert_ne!(first.uuid(), second.uuid());
-    assert_eq!(first.uuid(), sample().uuid());
-    assert_eq!(first.uuid().len(), 36);
+    assert_ne!(first.who().uuid(), second.who().uuid());
+    assert_eq!(first.who().uuid(), sample().who().uuid());
+    assert_eq!(first.who().uuid().len(), 36);
 }
 
 #[test]

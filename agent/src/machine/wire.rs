@@ -4,9 +4,11 @@
 //!
 //! ```text
 //! Status  -> lines of ShimStatus, one for each change, until QEMU has ended
+//! Launched -> what it was launched with, as JSON, to the end of the connection
 //! Stop    -> nothing; the status tells
 //! Dial    -> the bytes of a TCP connection to the guest
 //! Console -> what the console printed, then both directions live
+//! Counts  -> one line of Counts
 //! Network -> mesh::link::PortMessage both ways; the newest connection replaces the older
 //! ```
 
@@ -27,6 +29,8 @@ const MAX_LINE_BYTES: usize = 16 * 1024;
 pub enum Wish {
     /// To see what happens.
     Status,
+    /// To know what it was launched with, where the file that says so is lost.
+    Launched,
     /// To stop the machine; the guest has that many milliseconds for itself.
     Stop {
         /// Milliseconds until QEMU is told to end.
@@ -41,6 +45,20 @@ pub enum Wish {
     Console,
     /// To carry the machine's packets.
     Network,
+    /// To see how much the shim holds.
+    Counts,
+}
+
+/// What a shim holds: what must come back to where it was when nobody uses the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Connections into the guest that have not ended, our own attempts among them.
+    pub dials: usize,
+    /// Callers whose connection holds a descriptor.
+    pub callers: usize,
+    /// Tasks of its runtime.
+    pub tasks: usize,
 }
 
 /// Whether a wish is granted.
@@ -69,6 +87,12 @@ pub async fn ask(control: &Path, wish: &Wish, within: Duration) -> io::Result<Un
         }
     };
     timeout(within, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Asks a shim how much it holds.
+pub async fn counts(control: &Path, within: Duration) -> io::Result<Counts> {
+    let mut stream = ask(control, &Wish::Counts, within).await?;
+    timeout(within, read_line(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Writes one line.

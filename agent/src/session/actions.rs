@@ -1,13 +1,7 @@
 //! What a host does for one machine, one function an action. Each may be repeated after a crash and
 //! says how it went; none decides what comes next.
 
-use std::{
-    io,
-    panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use proto::{
@@ -23,10 +17,14 @@ use super::{
     hub::Hub,
     inventory,
 };
-use crate::machine::{self, Launch, Paths, Shim, ShimStatus};
+use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
 
 /// What a guest gets to shut down before QEMU is ended.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Between two questions to a shim whether it answers, and how many in a row may go unanswered.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+const SILENCES: u32 = 2;
 
 /// One action with everything it needs.
 pub struct Order {
@@ -44,6 +42,20 @@ pub struct Order {
     pub dir: PathBuf,
     /// The machine.
     pub machine: MachineName,
+    /// The incarnation that its directory is of, as far as anybody knows.
+    pub epoch: Option<Epoch>,
+}
+
+impl Order {
+    fn who(&self, epoch: Epoch) -> Who {
+        Who { session: self.share.session, machine: self.machine.clone(), epoch }
+    }
+
+    /// The incarnation of the directory, else the one that the share wants.
+    fn here(&self) -> Who {
+        let wanted = self.spec.as_ref().map(|spec| spec.epoch);
+        self.who(self.epoch.or(wanted).unwrap_or_default())
+    }
 }
 
 /// How an action went.
@@ -54,6 +66,12 @@ pub enum Outcome {
     Granted(Epoch),
     /// QEMU is being started by this shim.
     Launched(Shim),
+    /// It runs already: this shim answers.
+    Adopted(Shim),
+    /// It may run, and nobody answers for it; what was seen.
+    Unseen(String),
+    /// It was looked for, and nothing of it runs.
+    Gone,
     /// QEMU is gone; its last status, if there was a shim.
     Stopped(Option<ShimStatus>),
     /// Nothing of it is left on the disk.
@@ -67,8 +85,9 @@ pub async fn carry_out(order: Order, action: Action) -> Outcome {
     let done = match action {
         Action::Ask(epoch) => ask(&order, epoch).await,
         Action::Launch { epoch, .. } => launch(&order, epoch).await,
+        Action::Find { patient } => find(&order, patient).await,
         Action::Stop { because } => stop(&order, &because).await,
-        Action::Remove(_) => remove(&order).await,
+        Action::Remove(epoch) => remove(&order, epoch).await,
         Action::ReportDropped(epoch) => report_dropped(&order, epoch).await,
         Action::Fetch | Action::Wait { .. } => Err("this is not an action of a machine".into()),
     };
@@ -103,28 +122,67 @@ async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
         qemu: (*qemu).clone(),
         boot: machine::process::boot().map_err(|error| format!("the boot id cannot be read: {error}"))?,
     };
-    let shim = machine::launch(&order.host, &order.dir, &launch).await;
-    shim.map(Outcome::Launched).map_err(|error| words(&error))
+    match machine::launch(&order.host, &order.dir, &launch).await {
+        Ok(shim) => Ok(Outcome::Launched(shim)),
+        Err(error) if error.may_run() => Ok(Outcome::Unseen(words(&error))),
+        Err(error) => Err(words(&error)),
+    }
+}
+
+/// Looks for what may run. Silence that lasted too long is ended, unless it is another directory's, whose
+/// agent may live.
+async fn find(order: &Order, patient: bool) -> Result<Outcome, String> {
+    let who = order.here();
+    let error = match machine::adopt(&order.host, &order.dir, &who).await {
+        Ok(Some(shim)) => return Ok(Outcome::Adopted(shim)),
+        Ok(None) => return Ok(Outcome::Gone),
+        Err(error) => error,
+    };
+    if patient || matches!(error, LaunchError::Elsewhere { .. }) {
+        return Ok(Outcome::Unseen(words(&error)));
+    }
+    match machine::end(&order.host, &order.dir, &who, Scope::Any, true).await {
+        Ok(()) => Ok(Outcome::Stopped(None)),
+        Err(error) => Ok(Outcome::Unseen(words(&error))),
+    }
 }
 
 async fn stop(order: &Order, because: &str) -> Result<Outcome, String> {
     tracing::info!(machine = %order.machine, because, "stopping");
-    let Some(shim) = &order.shim else { return Ok(Outcome::Stopped(None)) };
-    shim.stop(STOP_WITHIN).await.map_err(|error| format!("QEMU does not end: {error}"))?;
-    let status = shim.status().borrow().clone();
-    Ok(Outcome::Stopped(Some(status)))
+    let who = order.here();
+    let found = match &order.shim {
+        Some(shim) => Ok(Some(shim.clone())),
+        None => machine::adopt(&order.host, &order.dir, &who).await,
+    };
+    match found {
+        Ok(Some(shim)) => {
+            shim.stop(STOP_WITHIN).await.map_err(|error| format!("QEMU does not end: {error}"))?;
+            let status = shim.status().borrow().clone();
+            Ok(Outcome::Stopped(Some(status)))
+        }
+        Ok(None) => Ok(Outcome::Stopped(None)),
+        Err(error) => {
+            tracing::warn!(machine = %order.machine, error = words(&error), "it is ended by its processes");
+            let ended = machine::end(&order.host, &order.dir, &who, Scope::Any, true).await;
+            ended.map(|()| Outcome::Stopped(None)).map_err(|error| words(&error))
+        }
+    }
 }
 
-async fn remove(order: &Order) -> Result<Outcome, String> {
+async fn remove(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     if let Some(shim) = &order.shim {
         shim.kill().await.map_err(|error| format!("QEMU does not end: {error}"))?;
     }
-    machine::remove(&order.host, &order.dir).await.map_err(|error| words(&error))?;
+    let removed = machine::remove(&order.host, &order.dir, &order.who(epoch)).await;
+    removed.map_err(|error| words(&error))?;
     Ok(Outcome::Removed)
 }
 
 async fn report_dropped(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
     let session = order.share.session;
+    // Its files are gone. Whether its processes are, only the computer knows.
+    let ended = machine::end(&order.host, &order.dir, &order.who(epoch), Scope::UpTo, false).await;
+    ended.map_err(|error| words(&error))?;
     let request = Request::Dropped { session, machine: order.machine.clone(), epoch };
     match order.hub.ask(session, request).await {
         Ok(Answer::Done) => Ok(Outcome::Reported),
@@ -185,6 +243,18 @@ pub async fn follow(shim: Shim, news: mpsc::Sender<News>) {
     }
 }
 
+/// Asks the shim again and again whether it answers; tells when it does not, twice in a row.
+pub async fn listen(shim: Shim, machine: MachineName, news: mpsc::Sender<News>) {
+    let mut silences = 0;
+    while silences < SILENCES {
+        tokio::time::sleep(LISTEN_AGAIN).await;
+        silences = if shim.answers().await { 0 } else { silences + 1 };
+    }
+    let process = shim.status().borrow().shim.clone();
+    // The loop has ended with the session.
+    let _heard = news.send(News::Silent(machine, process)).await;
+}
+
 /// Asks one service of a machine again and again whether it is ready.
 pub async fn check(
     shim: Shim,
@@ -211,11 +281,6 @@ pub async fn check(
         }
         tokio::time::sleep(if passed { later } else { soon }).await;
     }
-}
-
-/// Reads what a machine was launched with; `None` = nothing of it is on the disk.
-pub fn launched(host: &machine::Host, dir: &Path) -> io::Result<Option<Launch>> {
-    machine::record::load(&Paths::new(dir, &host.run).launch())
 }
 
 /// Writes an error with its causes in one line.

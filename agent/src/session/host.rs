@@ -29,7 +29,11 @@ use super::{
     hub::Hub,
     nic,
 };
-use crate::machine::{self, Launch, Shim, ShimStatus};
+use crate::machine::{
+    self, Launch, Paths, Shim, ShimStatus, Who,
+    process::Process,
+    record::{self, Record},
+};
 
 /// The longest sleep between two looks. Changes wake the loop at once; this only bounds what a
 /// missed wake could cost.
@@ -43,23 +47,39 @@ pub enum News {
     Done(MachineName, Outcome),
     /// The shim's status changed.
     Shim,
+    /// This shim does not answer.
+    Silent(MachineName, Process),
     /// A readiness check answered.
     Probed(MachineName, Name, bool),
     /// A fetch has ended.
     Fetched(Digest, Result<(), String>),
 }
 
+/// Something that may run and does not answer.
+#[derive(Clone)]
+struct Unseen {
+    since: Timestamp,
+    tried: Timestamp,
+    because: String,
+}
+
 /// What the loop keeps of one machine.
 #[derive(Default)]
 struct Machine {
     shim: Option<Shim>,
+    /// Stands above everything else: nobody knows whether it runs.
+    unseen: Option<Unseen>,
     /// When this loop first saw the shim.
     started: Timestamp,
     /// Tasks that live as long as the shim: status follower, readiness checks, network.
     tasks: Vec<AbortHandle>,
     /// QEMU's last end, already counted.
     ended: Option<ShimState>,
+    /// The shim of that end.
+    counted: Option<Process>,
     launched: Option<Settings>,
+    /// How often a person had asked for its start.
+    starts: Option<u64>,
     ready: BTreeSet<Name>,
     busy: bool,
     ends: u32,
@@ -113,7 +133,10 @@ impl Machine {
     fn note_end(&mut self, status: &ShimStatus, now: Timestamp) {
         let Some(ending) = &status.ended else { return };
         self.release();
-        self.shim = None;
+        (self.shim, self.unseen) = (None, None);
+        if self.counted.replace(status.shim.clone()).as_ref() == Some(&status.shim) {
+            return;
+        }
         let ran_ms = status.since.map_or(0, |since| now.since_ms(since));
         if !ending.asked {
             self.ends = reconcile::ends(self.ends, ran_ms);
@@ -122,14 +145,43 @@ impl Machine {
         self.ended = Some(ShimState::Ended { at: now, asked, clean, because });
     }
 
+    fn unseen_state(&self) -> ShimState {
+        let unseen = self.unseen.clone();
+        unseen.map_or(ShimState::None, |Unseen { since, tried, because }| ShimState::Unseen {
+            since,
+            tried,
+            because,
+        })
+    }
+
+    /// It may run: it is looked for until it answers or is known to be dead.
+    fn lose_sight(&mut self, because: String, now: Timestamp) {
+        self.release();
+        self.shim = None;
+        let since = self.unseen.take().map_or(now, |unseen| unseen.since);
+        self.unseen = Some(Unseen { since, tried: now, because });
+    }
+
+    /// A person asks for its start: whatever failed before is forgotten.
+    fn start_anew(&mut self, starts: u64, now: Timestamp) {
+        if self.starts.replace(starts).is_none_or(|before| before == starts) {
+            return;
+        }
+        (self.failed, self.ends) = (None, 0);
+        if let Some(ended @ ShimState::Ended { .. }) = self.ended.take() {
+            self.ended = Some(asked_for(Some(ended), now));
+        }
+    }
+
     fn seen(&self, image: Image) -> Seen {
         let shim = match (&self.shim, &self.ended) {
+            _ if self.unseen.is_some() => self.unseen_state(),
             (Some(shim), _) => {
                 let status = shim.status().borrow().clone();
                 match status.since {
                     Some(since) => {
-                        let ShimStatus { booted, setup, .. } = status;
-                        ShimState::Running { since, booted, setup, ready: self.ready.clone() }
+                        let ShimStatus { booted, setup, paused, .. } = status;
+                        ShimState::Running { since, booted, setup, ready: self.ready.clone(), paused }
                     }
                     None => ShimState::Starting { since: self.started },
                 }
@@ -150,29 +202,55 @@ impl Machine {
 }
 
 impl HostLoop {
-    /// Finds the machines that an earlier agent left running, and what lies on the disk.
+    /// Finds the machines that an earlier agent left running, and what lies on the disk. The share names
+    /// machines as well: a directory may be lost while its machine runs.
     async fn adopt_all(&mut self) {
-        for name in self.hub.deps().store.machines(self.session) {
-            let dir = self.dir(&name);
-            let mut machine = Machine::default();
-            match machine::adopt(&self.host, &dir).await {
-                Ok(Some(shim)) => {
-                    self.follow(&name, &mut machine, shim);
-                    let session = self.hub.share(self.session).map(|share| share.name.clone());
-                    if let Some(session) = session {
-                        self.tell(Fact::MachineAdopted { session, machine: name.clone() });
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => tracing::error!(machine = %name, %error, "it cannot be looked at"),
+        let mut names: BTreeSet<_> = self.hub.deps().store.machines(self.session).into_iter().collect();
+        if let Some(share) = self.hub.share(self.session) {
+            names.extend(share.machines.iter().map(|spec| spec.machine.clone()));
+            names.extend(share.drops.iter().map(|(machine, _)| machine.clone()));
+        }
+        let looks = names.into_iter().map(|name| {
+            let (host, dir) = (self.host.clone(), self.dir(&name));
+            let launched = self.launched(&name, None);
+            let wanted = || reconcile::presumed(&*self.hub.share(self.session)?, &name);
+            let epoch = launched.or_else(wanted).map(|settings| settings.epoch).unwrap_or_default();
+            let who = Who { session: self.session, machine: name.clone(), epoch };
+            async move {
+                let adopted = machine::adopt(&host, &dir, &who).await;
+                (name, launched, adopted)
             }
-            machine.launched = self.launched(&dir);
-            if machine.shim.is_none()
-                && let Ok(Some(status)) = machine::last(&self.host, &dir)
-            {
-                machine.note_end(&status, self.now());
+        });
+        for (name, launched, adopted) in futures::future::join_all(looks).await {
+            let now = self.now();
+            let mut machine = Machine { launched, ..Machine::default() };
+            match adopted {
+                Ok(Some(shim)) => self.adopted(&name, &mut machine, shim),
+                Ok(None) => self.found_dead(&name, &mut machine),
+                Err(error) => {
+                    tracing::error!(machine = %name, error = actions::words(&error), "it does not answer");
+                    machine.lose_sight(actions::words(&error), now);
+                }
             }
             self.machines.insert(name, machine);
+        }
+    }
+
+    fn adopted(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
+        let session = self.hub.share(self.session).map(|share| share.name.clone());
+        self.follow(name, machine, shim);
+        if let Some(session) = session {
+            self.tell(Fact::MachineAdopted { session, machine: name.clone() });
+        }
+    }
+
+    /// Nothing of it runs: what is written down tells how it ended.
+    fn found_dead(&self, name: &MachineName, machine: &mut Machine) {
+        machine.release();
+        (machine.shim, machine.unseen) = (None, None);
+        self.hub.deps().net.detach(self.session, name);
+        if let Some(status) = machine::last(&self.host, &self.dir(name)) {
+            machine.note_end(&status, self.now());
         }
     }
 
@@ -180,14 +258,27 @@ impl HostLoop {
         self.hub.deps().store.machine(self.session, machine)
     }
 
-    fn launched(&self, dir: &std::path::Path) -> Option<Settings> {
-        match actions::launched(&self.host, dir) {
-            Ok(launch) => launch.map(|launch| Settings::of(&launch.spec)),
+    /// Tells what a machine was launched with; `None` = nothing of it is on the disk. An intent that cannot
+    /// be read was one, and a disk was made for one: of which incarnation, is `known` before, or the
+    /// directory's other file tells, or the share.
+    fn launched(&self, name: &MachineName, known: Option<Settings>) -> Option<Settings> {
+        let paths = Paths::new(&self.dir(name), &self.host.run);
+        match record::read::<Launch>(&paths.launch()) {
+            Ok(Record::Whole(launch)) => return Some(Settings::of(&launch.spec)),
+            Ok(Record::Absent) if !paths.disk().exists() => return None,
+            Ok(Record::Absent) => {}
+            Ok(Record::Damaged(because)) => {
+                tracing::error!(path = %paths.launch().display(), because, "the intent of a start is damaged");
+            }
             Err(error) => {
-                tracing::error!(dir = %dir.display(), %error, "the launch file cannot be read");
-                None
+                tracing::error!(path = %paths.launch().display(), %error, "the intent of a start is not read");
             }
         }
+        let last = || {
+            let last: ShimStatus = record::known(&paths.status())?;
+            Some(Settings { epoch: last.epoch, cpus: 0, memory_mib: 0, disk_mib: None })
+        };
+        known.or_else(last).or_else(|| reconcile::presumed(&*self.hub.share(self.session)?, name))
     }
 
     fn now(&self) -> Timestamp {
@@ -255,6 +346,9 @@ impl HostLoop {
                 self.hub.deps().net.detach(self.session, name);
             }
         }
+        for spec in &share.machines {
+            self.machines.entry(spec.machine.clone()).or_default().start_anew(spec.starts, now);
+        }
         let observed = self.observe(share);
         let mut sleep = LONGEST;
         for (name, action) in reconcile::reconcile(share, &observed, now) {
@@ -309,6 +403,13 @@ impl HostLoop {
         let now = self.now();
         match news {
             News::Shim => {}
+            News::Silent(name, process) => {
+                let machine = self.machines.entry(name).or_default();
+                let shim = machine.shim.as_ref().map(|shim| shim.status().borrow().shim.clone());
+                if shim.as_ref() == Some(&process) {
+                    machine.lose_sight(format!("its shim does not answer (process {})", process.pid), now);
+                }
+            }
             News::Probed(name, service, passed) => {
                 if let Some(machine) = self.machines.get_mut(&name) {
                     if passed {
@@ -338,10 +439,9 @@ impl HostLoop {
     }
 
     fn done(&mut self, name: &MachineName, outcome: Outcome, now: Timestamp) {
-        let launched = self.launched(&self.dir(name));
         let mut machine = self.machines.remove(name).unwrap_or_default();
         machine.busy = false;
-        machine.launched = launched;
+        machine.launched = self.launched(name, machine.launched);
         match outcome {
             Outcome::Failed(because) => machine.fail(because, now),
             Outcome::Granted(epoch) => {
@@ -349,18 +449,27 @@ impl HostLoop {
                 machine.granted = Some(epoch);
             }
             Outcome::Launched(shim) => {
-                machine.failed = None;
-                machine.granted = None;
-                machine.ended = None;
+                (machine.failed, machine.granted) = (None, None);
                 self.follow(name, &mut machine, shim);
             }
-            Outcome::Stopped(status) => {
+            Outcome::Adopted(shim) => {
+                (machine.failed, machine.granted) = (None, None);
+                self.adopted(name, &mut machine, shim);
+            }
+            Outcome::Unseen(because) => {
                 machine.failed = None;
-                machine.ends = 0;
-                match status {
-                    Some(status) => machine.note_end(&status, now),
-                    None => machine.ended = Some(asked_for(machine.ended.take(), now)),
+                machine.lose_sight(because, now);
+            }
+            Outcome::Gone => self.found_dead(name, &mut machine),
+            Outcome::Stopped(status) => {
+                if let Some(status) = &status {
+                    machine.note_end(status, now);
                 }
+                self.hub.deps().net.detach(self.session, name);
+                machine.release();
+                (machine.failed, machine.ends) = (None, 0);
+                (machine.shim, machine.unseen) = (None, None);
+                machine.ended = Some(asked_for(machine.ended.take(), now));
             }
             Outcome::Removed => {
                 machine.release();
@@ -379,18 +488,18 @@ impl HostLoop {
     fn follow(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
         machine.release();
         machine.tasks.push(tokio::spawn(actions::follow(shim.clone(), self.news.clone())).abort_handle());
-        let launch = actions::launched(&self.host, &self.dir(name)).ok().flatten();
-        if let Some(Launch { spec, .. }) = launch {
-            for (service, (port, ready)) in spec.services.clone() {
-                let Some(ready) = ready else { continue };
-                let check =
-                    actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
-                machine.tasks.push(tokio::spawn(check).abort_handle());
-            }
-            nic::attach(&self.hub, self.session, &spec, &shim);
+        let listen = actions::listen(shim.clone(), name.clone(), self.news.clone());
+        machine.tasks.push(tokio::spawn(listen).abort_handle());
+        let spec = &shim.launch().spec;
+        for (service, (port, ready)) in spec.services.clone() {
+            let Some(ready) = ready else { continue };
+            let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
+            machine.tasks.push(tokio::spawn(check).abort_handle());
         }
+        nic::attach(&self.hub, self.session, spec, &shim);
+        machine.launched = Some(Settings::of(spec));
         machine.started = self.now();
-        machine.shim = Some(shim);
+        (machine.shim, machine.unseen, machine.ended) = (Some(shim), None, None);
     }
 
     fn act(&mut self, share: &Arc<Share>, name: MachineName, action: Action) {
@@ -412,6 +521,7 @@ impl HostLoop {
             shim: machine.shim.clone(),
             dir: self.hub.deps().store.machine(self.session, &name),
             machine: name.clone(),
+            epoch: machine.launched.map(|settings| settings.epoch),
         };
         let news = self.news.clone();
         // Not bound to the shim's life: an action that was begun is carried to its end.
@@ -465,10 +575,12 @@ impl HostLoop {
         for (name, machine) in &mut self.machines {
             machine.release();
             let dir = self.hub.deps().store.machine(self.session, name);
-            if let Err(error) = machine::remove(&self.host, &dir).await {
+            // Of a buried session every incarnation goes.
+            let who = Who { session: self.session, machine: name.clone(), epoch: Epoch(u64::MAX) };
+            if let Err(error) = machine::remove(&self.host, &dir, &who).await {
                 // It is tried at every look; once is enough to be told.
                 if !std::mem::replace(&mut machine.told_left, true) {
-                    tracing::error!(machine = %name, %error, "it cannot be removed");
+                    tracing::error!(machine = %name, error = actions::words(&error), "it cannot be removed");
                 }
                 gone = false;
             }

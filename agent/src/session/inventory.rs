@@ -42,7 +42,9 @@ pub fn gather(hub: &Hub, session: SessionId) -> Inventory {
     }
     let mut inventory = Inventory { hosts, images: BTreeMap::new() };
     for image in images(hub) {
-        for name in image.names {
+        // One that lost its names to another is still what machines were made from.
+        let pinned = image.names.is_empty().then(|| format!("blake3:{}", image.facts.digest));
+        for name in image.names.into_iter().chain(pinned) {
             inventory.images.insert(name, image.facts.clone());
         }
         for holder in image.holders {

@@ -12,8 +12,8 @@ use mesh::{
 };
 use proto::{
     facts::Fact,
-    id::{HostId, Name, SessionId},
-    session::{Command, Proposal, Refused, State, plan, slice, state},
+    id::{Epoch, HostId, MachineName, Name, SessionId},
+    session::{Command, Proposal, Refused, Replace, State, plan, slice, state},
     topology::Intent,
     wire::rpc::{Answer, Refusal, Request},
 };
@@ -42,14 +42,14 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::State(session) => {
             read(hub, session).await.map(|(_, state)| Answer::State(Box::new(State::clone(&state))))
         }
-        Request::Plan { session, intent } => match read(hub, session).await {
+        Request::Plan { session, intent, replace } => match read(hub, session).await {
             Ok((_, state)) => {
                 hub.offers_known().await;
-                Ok(Answer::Proposal(Box::new(propose(hub, session, Some(&state), &intent))))
+                Ok(Answer::Proposal(Box::new(propose(hub, session, Some(&state), (&intent, &replace)))))
             }
             Err(refusal) => Err(refusal),
         },
-        Request::Up { session, intent, index } => up(hub, session, *intent, index).await,
+        Request::Up { session, intent, index, replace } => up(hub, session, (*intent, replace), index).await,
         Request::Down(session) => match write(hub, session, Command::End).await {
             Ok(()) | Err(Refusal::State(Refused::Ended)) => Ok(Answer::Done),
             Err(refusal) => Err(refusal),
@@ -57,9 +57,9 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::Wish { session, machine, run } => {
             write(hub, session, Command::Wish { machine, run }).await.map(|()| Answer::Done)
         }
-        Request::MayStart { session, machine, epoch } => read(hub, session)
-            .await
-            .map(|(_, now)| Answer::MayStart(state::may_start(&now, from, &machine, epoch))),
+        Request::MayStart { session, machine, epoch } => {
+            grant(hub, session, from, (machine, epoch)).await.map(Answer::MayStart)
+        }
         Request::Dropped { session, machine, epoch } => {
             let command = Command::Dropped { machine, host: from, epoch };
             write(hub, session, command).await.map(|()| Answer::Done)
@@ -76,8 +76,13 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
 }
 
 /// Plans with what the mesh offers now.
-pub fn propose(hub: &Hub, session: SessionId, state: Option<&State>, intent: &Intent) -> Proposal {
-    plan::propose(session, state, intent, &inventory::gather(hub, session))
+pub fn propose(
+    hub: &Hub,
+    session: SessionId,
+    state: Option<&State>,
+    wanted: (&Intent, &Replace),
+) -> Proposal {
+    plan::propose(session, state, wanted, &inventory::gather(hub, session))
 }
 
 /// Carries Raft messages of one session over the mesh.
@@ -110,7 +115,31 @@ fn view(hub: &Hub, session: SessionId) -> Answer {
     }
 }
 
-async fn up(hub: &Hub, session: SessionId, intent: Intent, index: Option<u64>) -> Result<Answer, Refusal> {
+/// Allows a host to start an incarnation for the first time. That is written down before it is told:
+/// from then on there may be a disk that nobody throws away unasked.
+async fn grant(
+    hub: &Hub,
+    session: SessionId,
+    host: HostId,
+    (machine, epoch): (MachineName, Epoch),
+) -> Result<bool, Refusal> {
+    let (_, now) = read(hub, session).await?;
+    if !state::may_start(&now, host, &machine, epoch) {
+        return Ok(false);
+    }
+    match write(hub, session, Command::Grant { machine, host, epoch }).await {
+        Ok(()) => Ok(true),
+        Err(Refusal::State(Refused::NoStart(_))) => Ok(false),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+async fn up(
+    hub: &Hub,
+    session: SessionId,
+    (intent, replace): (Intent, Replace),
+    index: Option<u64>,
+) -> Result<Answer, Refusal> {
     let mut outcome = Err(Refusal::NoQuorum);
     for _ in 0..PLAN_TRIES {
         let (_, now) = read(hub, session).await?;
@@ -119,18 +148,20 @@ async fn up(hub: &Hub, session: SessionId, intent: Intent, index: Option<u64>) -
             return Err(Refusal::State(Refused::NotCurrent { current, parent }));
         }
         hub.offers_known().await;
-        let proposal = propose(hub, session, Some(&now), &intent);
+        let proposal = propose(hub, session, Some(&now), (&intent, &replace));
         let Some(plan) = proposal.plan.clone() else { return Ok(Answer::Applied(Box::new(proposal))) };
         if now.intent.as_ref() == Some(&intent) && now.plan.as_ref().is_some_and(|old| same(old, &plan)) {
             return Ok(Answer::Applied(Box::new(Proposal { plan: now.plan.clone(), ..proposal })));
         }
-        let command = Command::Apply { intent: intent.clone(), plan };
+        let command = Command::Apply { intent: intent.clone(), plan, replace: replace.clone() };
         outcome = write(hub, session, command).await.map(|()| {
             committed(hub, &now.name, &proposal);
             Answer::Applied(Box::new(proposal))
         });
         match outcome {
             Err(Refusal::State(Refused::NotCurrent { .. })) if index.is_none() => {}
+            // It was allowed to start a moment ago: the next proposal says so.
+            Err(Refusal::State(Refused::Started(_))) => {}
             outcome => return outcome,
         }
     }

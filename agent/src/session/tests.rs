@@ -11,7 +11,7 @@ use images::Images;
 use mesh::{Config, Founding, Handlers, Joining, Mesh, MeshError, Ports, Serve, net::Net};
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Command, Directory, MachineReport, Phase, Prefix, Share},
+    session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Topology},
     trust::{Genesis, Statement, Tombstone},
@@ -174,7 +174,7 @@ impl Host {
     }
 
     async fn up(&self) -> SessionId {
-        self.app.up(intent(), None).await.unwrap().id.unwrap()
+        self.app.up(intent(), Default::default(), None).await.unwrap().id.unwrap()
     }
 
     fn voters(&self, session: SessionId) -> BTreeSet<HostId> {
@@ -291,6 +291,77 @@ async fn two_that_ask_for_one_name_at_once_get_one_session() {
     let attic = Host::founder("attic").await;
     let (one, two) = tokio::join!(attic.up(), attic.up());
     assert_eq!(one, two);
+    attic.stop().await;
+}
+
+/// One machine with a disk of this size, from an image that nobody has just now.
+fn shop_with_disk(disk: &str) -> Intent {
+    let text = format!("session = \"shop\"\n[machines.web]\nimage = \"tiny\"\ndisk = \"{disk}\"\n");
+    let (topology, mistakes) = proto::topology::parse(&text);
+    assert_eq!(mistakes, []);
+    Intent { topology: topology.unwrap(), files: BTreeMap::new(), ssh_keys: BTreeMap::new() }
+}
+
+/// Commits a plan for [`shop_with_disk`] behind the planner's back: this host runs no machines.
+async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
+    let state = host.hub.group(session).unwrap().state().borrow().clone().unwrap();
+    let before = state.plan.clone().unwrap();
+    let group = intent.topology.groups[&name("web")].clone();
+    let placement = proto::session::Placement {
+        machine: "web-1".parse().unwrap(),
+        host: host.id(),
+        epoch: proto::id::Epoch(1),
+        address: (u32::from(before.subnet.base) + 10).into(),
+        mac: [0x52, 0, 0, 0, 0, 1],
+        image: proto::id::Digest([1; 32]),
+        image_size: 1 << 20,
+        image_name: group.image.clone(),
+        guard: proto::session::Guard::Hold,
+        because: String::new(),
+        disk_mib: group.disk_mib,
+        made: proto::session::Made::of(&intent, &name("web"), &group),
+    };
+    let plan = proto::session::Plan {
+        generation: before.generation.next(),
+        parent: before.generation,
+        placements: vec![placement],
+        ..before
+    };
+    let command = Command::Apply { intent, plan, replace: Default::default() };
+    super::requests::write(&host.hub, session, command).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
+    let attic = Host::founder("attic").await;
+    let session = attic.up().await;
+    place_by_hand(&attic, session, shop_with_disk("8G")).await;
+    let web: proto::id::MachineName = "web-1".parse().unwrap();
+    let up = async |disk: &str, replace: Replace| {
+        let intent = Box::new(shop_with_disk(disk));
+        let request = Request::Up { session, intent, index: None, replace };
+        match super::requests::answer(&attic.hub, attic.id(), request).await {
+            Answer::Applied(proposal) => *proposal,
+            answer => panic!("{answer:?}"),
+        }
+    };
+    // Nothing was started: a smaller disk costs nobody anything.
+    let free = up("7G", Replace::default()).await;
+    assert_eq!((free.plan.map(|plan| plan.placements[0].epoch.0), free.unasked), (Some(2), vec![]));
+    let dropped = Command::Dropped { machine: web.clone(), host: attic.id(), epoch: proto::id::Epoch(1) };
+    super::requests::write(&attic.hub, session, dropped).await.unwrap();
+    let may = Request::MayStart { session, machine: web.clone(), epoch: proto::id::Epoch(2) };
+    let granted = super::requests::answer(&attic.hub, attic.id(), may).await;
+    assert_eq!(granted, Answer::MayStart(true));
+
+    let refused = up("6G", Replace::default()).await;
+    assert_eq!((refused.plan, refused.unasked.len(), refused.unasked[0].machine.clone()), (None, 1, web));
+    let plan = attic.hub.group(session).unwrap().state().borrow().clone().unwrap().plan.clone().unwrap();
+    assert_eq!(plan.placements[0].epoch.0, 2, "nothing was changed");
+    let larger = up("9G", Replace::default()).await.plan.unwrap();
+    assert_eq!((larger.placements[0].epoch.0, larger.placements[0].disk_mib), (2, Some(9 << 10)));
+    let told = up("6G", Replace::all()).await.plan.unwrap();
+    assert_eq!((told.placements[0].epoch.0, told.placements[0].disk_mib), (3, Some(6 << 10)));
     attic.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use proto::{id::Digest, time::Timestamp};
 
-use super::{Catalogue, Entry, Giving, MAX_IMAGES, MAX_NAMES};
+use super::{Catalogue, Entry, Found, Giving, MAX_IMAGES, MAX_NAMES};
 use crate::error::ImageError;
 
 const A: Digest = Digest([1; 32]);
@@ -103,13 +103,13 @@ fn images_and_names_are_bounded_by_what_gossip_can_carry() {
 fn the_file_reads_back_and_a_broken_one_is_never_taken_for_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalogue.json");
-    assert_eq!(Catalogue::read(&path).unwrap(), None);
+    assert_eq!(Catalogue::read(&path).unwrap(), Found::Absent);
     let mut catalogue = two();
     catalogue.give(A, &giving("debian:12", 10)).unwrap();
     catalogue.write(&path).unwrap();
-    assert_eq!(Catalogue::read(&path).unwrap(), Some(catalogue));
+    assert_eq!(Catalogue::read(&path).unwrap(), Found::Whole(catalogue));
     std::fs::write(&path, "{\"version\": 1, \"ima").unwrap();
-    assert!(matches!(Catalogue::read(&path), Err(ImageError::Catalogue { .. })));
+    assert!(matches!(Catalogue::read(&path), Ok(Found::Damaged(_))));
     std::fs::write(&path, "{\"version\": 2, \"images\": {}}").unwrap();
     assert!(Catalogue::read(&path).unwrap_err().to_string().contains("version 2"));
 }

@@ -182,14 +182,44 @@ async fn a_damaged_or_missing_file_is_no_longer_called_complete() {
 }
 
 #[tokio::test]
-async fn an_unreadable_catalogue_stops_the_start_and_removes_nothing() {
+async fn a_damaged_catalogue_is_rebuilt_from_its_copy_and_from_the_images_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("disk.raw");
+    let digest = disk(&source, 8 * MIB, MIB);
+    let mut host = Host::start(&dir.path().join("images"), 1).await;
+    host.import(&source, "tiny").await.unwrap();
+    for (text, copy) in [(&b""[..], true), (b"{", true), (b"\0\0", false), (b"[7]", false)] {
+        let images = host.stop().await;
+        std::fs::write(images.join("catalogue.json"), text).unwrap();
+        if !copy {
+            std::fs::write(images.join("catalogue.copy.json"), text).unwrap();
+        }
+        let rubble = images.join("raw").join(Digest([7; 32]).to_string());
+        std::fs::write(&rubble, b"not what its name says").unwrap();
+        host = Host::start(&images, 1).await;
+        assert_eq!(std::fs::read(images.join("catalogue.json.damaged")).unwrap(), text);
+        let names: Vec<String> = host.images.list()[&digest].names.keys().cloned().collect();
+        assert_eq!(names, if copy { vec!["tiny".to_owned()] } else { vec![] }, "{text:?}");
+        assert!(host.images.path(digest).unwrap().exists());
+        assert!(!rubble.exists() && host.images.list().len() == 1);
+    }
+    // It has lost its name, and nothing else.
+    host.import(&source, "tiny").await.unwrap();
+    let images = host.stop().await;
+    let host = Host::start(&images, 1).await;
+    assert_eq!(host.images.list()[&digest].names.len(), 1);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_catalogue_of_another_agent_stops_the_start_and_removes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("disk.raw");
     let digest = disk(&source, 8 * MIB, MIB);
     let host = Host::start(&dir.path().join("images"), 1).await;
     host.import(&source, "tiny").await.unwrap();
     let images = host.stop().await;
-    std::fs::write(images.join("catalogue.json"), b"{").unwrap();
+    std::fs::write(images.join("catalogue.json"), br#"{"version": 2, "pictures": []}"#).unwrap();
     let opened = Images::open(&images, broadcast::channel(1).0).await;
     assert!(matches!(opened, Err(ImageError::Catalogue { .. })));
     assert!(images.join("raw").join(digest.to_string()).exists());

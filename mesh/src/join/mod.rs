@@ -9,6 +9,7 @@
 //! succeeds has seen data go both ways.
 
 pub(crate) mod door;
+pub(crate) mod member;
 mod stranger;
 
 use std::{io, time::Duration};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::roster::Roll;
 
+pub use member::{MeetError, Met, Noted, note};
 pub use stranger::{JoinError, Joined, Joining, join};
 
 /// The protocol name of the iroh connections on which strangers join.

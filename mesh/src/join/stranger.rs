@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use proto::{
         Bootstrap, JoinAnswer, JoinHello, JoinOffer, JoinRefusal, MemberSet, Sealed, Token, TokenError,
         Transcript, join::JOIN_VERSION,
     },
-    wire::record::Reach,
+    wire::record::{Reach, RelayOffer},
 };
 use tokio::sync::broadcast;
 
@@ -43,6 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 const TALK_TIMEOUT: Duration = Duration::from_secs(15);
 /// A relay's refusal is final once a direct way had so much time to open.
 const DIRECT_HEAD_START: Duration = Duration::from_millis(1500);
+/// What a handshake with another host than the one that was dialled ends with.
+const WRONG_KEY: &str = "invalid peer certificate";
 /// How often the relay is asked whether it refused.
 const RELAY_LOOK: Duration = Duration::from_millis(100);
 /// How long a user waits for the endpoint's goodbyes; it goes on saying them in the background.
@@ -107,24 +110,59 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
         return Err(IdentityError::Exists.into());
     }
     let seed = identity::host_seed(&joining.data)?;
+    let told = match attempt(&joining, &token, &seed).await {
+        Err(JoinError::Unreachable(because)) if because.contains(WRONG_KEY) => {
+            apart(&joining, &token, &seed).await.ok_or(JoinError::Unreachable(because))
+        }
+        told => told,
+    };
+    match told? {
+        Told::Pending(issuers) => {
+            identity::set_pending(&joining.data, &token.to_string(), &joining.name)?;
+            Ok(Joined::Pending { issuers })
+        }
+        Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),
+    }
+}
+
+/// Tries all that the token names, with an endpoint for this one time.
+async fn attempt(joining: &Joining, token: &Token, seed: &Seed) -> Result<Told, JoinError> {
     let (facts, _) = broadcast::channel::<Fact>(1);
     let pins = Pins::new(facts);
     let lookup = MemoryLookup::with_provenance("token");
     let key = iroh::SecretKey::from_bytes(&seed.0);
     let endpoint = endpoint::bind_stranger(key, joining.ports, &pins, &lookup).await?;
-    let stranger = Stranger { token: &token, seed: &seed, name: &joining.name, endpoint: &endpoint };
+    let stranger = Stranger { token, seed, name: &joining.name, endpoint: &endpoint };
     let told = stranger.try_all(&pins, &lookup).await;
     let closing = tokio::spawn(async move { endpoint.close().await });
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
         tracing::debug!("the endpoint of the join is still closing");
     }
-    match told? {
-        Told::Pending(issuers) => {
-            identity::set_pending(&joining.data, &joining.token, &joining.name)?;
-            Ok(Joined::Pending { issuers })
+    told
+}
+
+/// Tries every way of the token by itself. Another host at one of the addresses, as in a home with the same numbers,
+/// answers first with its own key, and that ends a dial whatever other ways it has. Gives `None` when none leads in.
+async fn apart(joining: &Joining, token: &Token, seed: &Seed) -> Option<Told> {
+    let alone = |entry: &Bootstrap, addresses: Vec<SocketAddr>, relay: Option<RelayOffer>| Token {
+        bootstrap: vec![Bootstrap { host: entry.host, addresses, relay }],
+        ..token.clone()
+    };
+    let ways = token.bootstrap.iter().flat_map(|entry| {
+        let direct = entry.addresses.iter().map(move |address| alone(entry, vec![*address], None));
+        direct.chain(entry.relay.iter().map(move |relay| alone(entry, Vec::new(), Some(relay.clone()))))
+    });
+    let trying = ways.map(|token| async move { attempt(joining, &token, seed).await });
+    let mut trying: FuturesUnordered<_> = trying.collect();
+    let mut pending = None;
+    while let Some(told) = trying.next().await {
+        match told {
+            Ok(admitted @ Told::Admitted { .. }) => return Some(admitted),
+            Ok(told) => pending = Some(told),
+            Err(error) => tracing::debug!(%error, "one way of the token"),
         }
-        Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),
     }
+    pending
 }
 
 enum Told {

@@ -37,6 +37,9 @@ const REPEAT: Duration = Duration::from_millis(200);
 const KEEP_ALIVE: SmolDuration = SmolDuration::from_secs(30);
 /// ...and given up after this long, which outlasts a pause for a live move or a loaded host.
 const SILENT_FOR: SmolDuration = SmolDuration::from_secs(180);
+/// A caller that has left hears no answer: what it said last gets this long to arrive and to be answered
+/// by an end. Kernels wait a minute (`tcp_fin_timeout`), with less memory at stake.
+const LINGER: Duration = Duration::from_secs(10);
 /// The dynamic ports of RFC 6335.
 const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
@@ -49,7 +52,7 @@ pub enum DialError {
     /// The guest did not answer.
     #[error("the guest did not answer")]
     TimedOut,
-    /// [`MAX_DIALS`] are open, or the port is 0.
+    /// [`MAX_DIALS`] are open whose callers are still there, or the port is 0.
     #[error("no further connection into the guest can be opened")]
     Unavailable,
 }
@@ -80,6 +83,8 @@ struct Flow {
     queued: usize,
     guest_ended: bool,
     we_ended: bool,
+    /// When the caller was found to have gone entirely.
+    left: Option<Instant>,
 }
 
 impl Dials {
@@ -110,6 +115,9 @@ impl Dials {
     /// Starts a connection; its outcome is an effect of this or a later call.
     pub fn dial(&mut self, id: u64, port: u16, now: Instant, effects: &mut Vec<Effect>) {
         let unavailable = Effect::DialFailed { id, because: DialError::Unavailable };
+        if self.flows.len() >= MAX_DIALS {
+            self.make_place(now, effects);
+        }
         if self.flows.len() >= MAX_DIALS || self.flows.contains_key(&id) {
             return effects.push(unavailable);
         }
@@ -131,6 +139,7 @@ impl Dials {
             queued: 0,
             guest_ended: false,
             we_ended: false,
+            left: None,
         };
         self.flows.insert(id, flow);
         self.poll(now, effects);
@@ -174,12 +183,33 @@ impl Dials {
         self.poll(now, effects);
     }
 
-    /// Tears a connection down; no further effects name it.
+    /// Notes that nobody is left to hear the guest on this connection. It ends soon, whatever the guest does.
+    pub fn left(&mut self, id: u64, now: Instant) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.left.get_or_insert(now);
+        }
+    }
+
+    /// Gives up the connection whose caller left first, so that those who are there can connect.
+    fn make_place(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let left = self.flows.iter().filter_map(|(&id, flow)| Some((flow.left?, id)));
+        if let Some((_, id)) = left.min() {
+            self.reset(id, now, effects);
+        }
+    }
+
+    /// Tears a connection or an attempt down. That it is gone is the last that names it.
     pub fn reset(&mut self, id: u64, now: Instant, effects: &mut Vec<Effect>) {
         let Some(flow) = self.flows.remove(&id) else { return };
         self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
         self.poll(now, effects);
         self.sockets.remove(flow.socket);
+        effects.push(Effect::DialGone { id, clean: false });
+    }
+
+    /// Counts the connections and attempts.
+    pub fn count(&self) -> usize {
+        self.flows.len()
     }
 
     /// Tells when [`Dials::poll`] is due.
@@ -191,13 +221,15 @@ impl Dials {
         let delay = delay.map(|delay| now + Duration::from_micros(delay.total_micros()));
         let unanswered = self.flows.values().filter(|flow| !flow.open);
         let repeat = unanswered.map(|flow| flow.repeat.0.min(flow.since + CONNECT_WITHIN)).min();
-        [delay, repeat].into_iter().flatten().min()
+        let left = self.flows.values().filter_map(|flow| flow.left).min().map(|left| left + LINGER);
+        [delay, repeat, left].into_iter().flatten().min()
     }
 
     /// Lets time pass, sends what is due, and reports what changed.
     pub fn poll(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let at = self.smol(now);
         self.repeat(now);
+        self.give_up_left(now);
         self.interface.poll(at, &mut self.wire, &mut self.sockets);
         let mut gone = Vec::new();
         let mut read = false;
@@ -218,6 +250,14 @@ impl Dials {
             self.interface.poll(at, &mut self.wire, &mut self.sockets);
         }
         effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
+    }
+
+    /// Aborts what nobody waits for and the guest does not end.
+    fn give_up_left(&mut self, now: Instant) {
+        let late = |left: Instant| now.saturating_duration_since(left) >= LINGER;
+        for flow in self.flows.values().filter(|flow| flow.left.is_some_and(late)) {
+            self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+        }
     }
 
     /// Makes unanswered attempts anew. The port is a new one too: the guest may have heard the old
@@ -292,7 +332,8 @@ impl Flow {
             self.guest_ended = true;
             to.push(Effect::DialEnd { id });
         }
-        let over = matches!(state, State::Closed | State::TimeWait) && !socket.can_recv();
+        let unread = socket.can_recv() && self.left.is_none();
+        let over = matches!(state, State::Closed | State::TimeWait) && !unread;
         if over {
             to.push(Effect::DialGone { id, clean: self.guest_ended && self.we_ended });
         }

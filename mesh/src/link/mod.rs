@@ -102,7 +102,13 @@ pub enum Event {
         /// The connection.
         id: u64,
     },
-    /// Give the connection up. No further effect names it.
+    /// Whoever dialled has gone entirely and hears nothing more. The guest gets what was sent before, and
+    /// some time to end the connection.
+    DialLeft {
+        /// The connection.
+        id: u64,
+    },
+    /// Give the connection, or the attempt, up. [`Effect::DialGone`] confirms it, unless it is over already.
     DialReset {
         /// The connection.
         id: u64,
@@ -111,7 +117,8 @@ pub enum Event {
     Tick,
 }
 
-/// What an edge wants done.
+/// What an edge wants done. Every dial ends with one [`Effect::DialFailed`] or one [`Effect::DialGone`],
+/// whoever ended it, and no effect names it afterwards.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Send this Ethernet frame to the guest (without QEMU's length).
@@ -156,7 +163,7 @@ pub enum Effect {
         /// The connection.
         id: u64,
     },
-    /// The connection is over; the id is free.
+    /// The connection is over, or the attempt was given up; the id is free.
     DialGone {
         /// The connection.
         id: u64,
@@ -239,6 +246,7 @@ impl Edge {
             Event::DialData { id, bytes } => self.dials.send(id, &bytes, now, to),
             Event::DialRoom { id, bytes } => self.dials.room(id, bytes, now, to),
             Event::DialEnd { id } => self.dials.end(id, now, to),
+            Event::DialLeft { id } => self.dials.left(id, now),
             Event::DialReset { id } => self.dials.reset(id, now, to),
             Event::Tick => self.dials.poll(now, to),
         }
@@ -256,6 +264,11 @@ impl Edge {
     /// Says whether the guest has ever taken or used its address: its network is up.
     pub fn heard(&self) -> bool {
         self.heard
+    }
+
+    /// Counts the dials that have not ended.
+    pub fn dials(&self) -> usize {
+        self.dials.count()
     }
 
     /// Tells what went nowhere so far.

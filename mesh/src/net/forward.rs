@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{Dial, Net, hosts::Unreachable};
+use super::{Dial, Net, hosts::Unreachable, splice::splice};
 use crate::identity::host_of_endpoint;
 
 /// A TCP connection into a guest.
@@ -86,7 +86,7 @@ const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// A guest gets 5 s to answer a SYN (`link`); the rest is for the shim and the way.
 const DIAL_WITHIN: Duration = Duration::from_secs(8);
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
-/// What one `copy` holds in each direction.
+/// What one splice holds in each direction.
 const COPY_BYTES: usize = 64 * 1024;
 /// Tells the other side that the connection broke, as opposed to ended.
 const BROKE: VarInt = VarInt::from_u32(1);
@@ -151,9 +151,7 @@ pub(super) async fn serve(net: Net, mut send: SendStream, mut recv: RecvStream) 
     let said = send.write_all(&[answer]).await;
     let (Ok(()), Some(mut guest)) = (said, guest) else { return };
     let mut stream = tokio::io::join(recv, send);
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut stream, COPY_BYTES, COPY_BYTES).await;
-    if copied.is_err() {
+    if splice(&mut guest, &mut stream, COPY_BYTES).await.is_err() {
         let (mut recv, mut send) = stream.into_inner();
         // Either may be over already, which is what we want.
         let _ = (send.reset(BROKE), recv.stop(BROKE));

@@ -38,12 +38,14 @@ use counts::{Count, Counters};
 pub use forward::{ForwardError, Stream};
 use hosts::Hosts;
 use routes::{Lost, Next, Routes};
+pub use splice::{End, splice, splices};
 
 mod counts;
 mod forward;
 mod hosts;
 mod local;
 mod routes;
+mod splice;
 #[cfg(test)]
 mod tests;
 

@@ -44,7 +44,8 @@ fn apply(parent: u64, bytes: usize) -> Command {
         subnet: Prefix { base: "10.64.1.0".parse().unwrap(), len: 24 },
         placements: Vec::new(),
     };
-    Command::Apply { intent: Intent { topology, files, ssh_keys: BTreeMap::new() }, plan }
+    let intent = Intent { topology, files, ssh_keys: BTreeMap::new() };
+    Command::Apply { intent, plan, replace: Default::default() }
 }
 
 #[derive(Default)]

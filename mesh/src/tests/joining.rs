@@ -162,3 +162,16 @@ async fn a_host_joins_through_a_relay_alone() {
     attic.stop().await;
     cellar.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_host_at_one_of_a_tokens_addresses_does_not_spoil_a_join() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let other = Host::founder("other", Serve::Off).await;
+    let mut token: Token = attic.token().await.parse().unwrap();
+    let there: Token = other.token().await.parse().unwrap();
+    token.bootstrap[0].addresses.insert(0, there.bootstrap[0].addresses[0]);
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(try_join(dir.path(), "cellar", &token.to_string()).await, Ok(Joined::Member { .. })));
+    attic.stop().await;
+    other.stop().await;
+}

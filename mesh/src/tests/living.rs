@@ -1,20 +1,24 @@
 //! What members do with each other once they are members.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use iroh::{Endpoint, EndpointAddr, endpoint::presets};
 use proto::{
     facts::Fact,
-    id::{Digest, SessionId},
-    trust::{Genesis, Statement},
+    id::{Digest, HostId, MeshId, SessionId},
+    trust::{Genesis, Statement, Token},
     wire::{
-        record::{Body, ImageRecord, RecordKey},
+        record::{Body, ImageRecord, Reach, RecordKey},
         rpc::{Answer, Refusal, Request},
     },
 };
 
 use super::harness::*;
-use crate::{MemberState, RpcError, Serve, wire};
+use crate::{MeetError, MemberState, RpcError, Serve, ways::Known, wire};
 
 async fn three() -> [Host; 3] {
     let attic = Host::founder("attic", Serve::Off).await;
@@ -123,7 +127,7 @@ async fn strangers_speak_no_protocol_of_members() {
         .await
         .unwrap();
     let id = crate::identity::endpoint_id(&attic.id()).unwrap();
-    let address: EndpointAddr = crate::reach::endpoint_addr(id, &attic.mesh.reach().borrow());
+    let address: EndpointAddr = crate::reach::endpoint_addr(id, &attic.mesh.reach().borrow(), &[]);
     let connection = stranger.connect(address, wire::ALPN).await.unwrap();
     let closed = tokio::time::timeout(WITHIN, connection.closed()).await.unwrap();
     assert!(closed.to_string().contains("not a member"), "{closed}");
@@ -203,4 +207,51 @@ async fn a_session_said_by_one_member_is_known_to_all() {
     for host in hosts {
         host.stop().await;
     }
+}
+
+/// Overwrites what a host that is down remembers of another.
+fn remember(dir: &tempfile::TempDir, other: HostId, now: &[SocketAddr], once: &[SocketAddr]) {
+    let reach = Reach { addresses: now.to_vec(), ..Reach::default() };
+    let known = Known { reach, proved: once.to_vec() };
+    let bytes = proto::seal::encode(&BTreeMap::from([(other, known)]));
+    std::fs::write(dir.path().join("mesh/addresses"), bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_whose_last_addresses_are_wrong_meet_where_they_once_were() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let cellar = Host::joiner("cellar", &attic.token().await).await;
+    let (ids, nowhere) = ((attic.id(), cellar.id()), ["192.0.2.1:9".parse().unwrap()]);
+    let places =
+        (attic.mesh.reach().borrow().addresses.clone(), cellar.mesh.reach().borrow().addresses.clone());
+    let (attic, cellar) = (attic.stop().await.0, cellar.stop().await.0);
+    remember(&attic, ids.1, &nowhere, &places.1);
+    remember(&cellar, ids.0, &nowhere, &places.0);
+    let attic = Host::start(attic, "attic", Serve::Off).await;
+    let cellar = Host::start(cellar, "cellar", Serve::Off).await;
+    attic.sees("cellar", |members| members.up().count() == 2).await;
+    cellar.stop().await;
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_that_know_no_address_of_each_other_meet_by_a_token() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let cellar = Host::joiner("cellar", &attic.token().await).await;
+    let (ids, nowhere) = ((attic.id(), cellar.id()), ["192.0.2.1:9".parse().unwrap()]);
+    let (attic, cellar) = (attic.stop().await.0, cellar.stop().await.0);
+    remember(&attic, ids.1, &nowhere, &[]);
+    remember(&cellar, ids.0, &nowhere, &[]);
+    let attic = Host::start(attic, "attic", Serve::Off).await;
+    let cellar = Host::start(cellar, "cellar", Serve::Off).await;
+    let token: Token = attic.token().await.parse().unwrap();
+    let met = cellar.mesh.meet(&token, WITHIN).await.unwrap();
+    assert_eq!((met.reached, met.silent), (vec![name("attic")], vec![]));
+    attic.sees("cellar", |members| members.up().count() == 2).await;
+    let own = attic.mesh.meet(&token, WITHIN).await.unwrap();
+    assert!(own.reached.is_empty() && own.silent.is_empty(), "{own:?}");
+    let foreign = Token { mesh: MeshId([9; 32]), ..token };
+    assert!(matches!(cellar.mesh.meet(&foreign, WITHIN).await, Err(MeetError::OtherMesh { .. })));
+    cellar.stop().await;
+    attic.stop().await;
 }

@@ -121,10 +121,22 @@ impl World {
                 let share = Rc::make_mut(&mut share);
                 share.directory.groups.values_mut().for_each(|group| group.needs.clear());
             }
+            Mutant::IgnoresNeedsLater => {
+                let share = Rc::make_mut(&mut share);
+                let later: BTreeSet<_> =
+                    host.disk.launched.keys().map(|machine| machine.group.clone()).collect();
+                let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
+                groups.for_each(|(_, group)| group.needs.clear());
+            }
             Mutant::IgnoresDrops => Rc::make_mut(&mut share).drops.clear(),
             _ => {}
         }
-        let observed = host.observed(ready(zone, &share));
+        let mut observed = host.observed(ready(zone, &share), self.now);
+        if self.mutant == Mutant::TakesSilenceForDeath {
+            let unseen =
+                observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
+            unseen.for_each(|seen| seen.shim = Shim::None);
+        }
         let actions = reconcile::reconcile(&share, &observed, self.now);
         for (machine, action) in actions {
             let spec = share.machines.iter().find(|spec| spec.machine == machine);
@@ -140,21 +152,18 @@ impl World {
             Action::ReportDropped(epoch) => self.ask(id, machine.clone(), Message::Dropped(machine, epoch)),
             Action::Launch { after, .. } => {
                 let Some(settings) = spec.map(Settings::of) else { return };
-                let first =
-                    self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(&machine));
                 self.tell(Some(id), || match after {
                     Some(because) => format!("{machine} starts again: {because}"),
                     None => format!("{machine} starts (epoch {})", settings.epoch),
                 });
-                if first {
-                    self.note_first_start(id, &machine);
-                }
+                self.note_start(id, &machine);
                 // The intent is on the disk before the process exists.
                 if let Some(host) = self.hosts.get_mut(&id) {
                     host.disk.launched.insert(machine.clone(), settings);
                 }
                 self.work(id, machine, (50, 600), Work::Launch(settings));
             }
+            Action::Find { patient } => self.work(id, machine, (100, 3000), Work::Find { patient }),
             Action::Stop { because } => {
                 self.tell(Some(id), || format!("{machine} is stopped: {because}"));
                 self.work(id, machine, (200, 2000), Work::Stop);
@@ -169,13 +178,19 @@ impl World {
         }
     }
 
-    fn note_first_start(&mut self, id: HostId, machine: &MachineName) {
+    fn note_start(&mut self, id: HostId, machine: &MachineName) {
+        let first = self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(machine));
         let share = self.hosts.get(&id).and_then(|host| host.disk.share.clone());
         let Some(directory) = share.as_ref().map(|share| &share.directory) else { return };
         let Some(group) = directory.groups.get(&machine.group) else { return };
         let needed = group.needs.iter().filter_map(|name| directory.groups.get(name));
         let needed: Vec<_> = needed.flat_map(|group| &group.machines).filter(|entry| entry.run).collect();
-        self.history.first_start(machine, &needed);
+        if first {
+            self.history.first_start(machine, &needed);
+        }
+        // What is on this very host, its agent knows: it cannot be an old word.
+        let beside: Vec<_> = needed.into_iter().filter(|entry| entry.host == id).collect();
+        self.history.start(machine, &beside);
     }
 
     /// Asks the coordinator; the answer, or its absence, ends the work.
@@ -209,11 +224,13 @@ impl World {
             Work::Answer => self.failed(id, &machine, "the coordinator does not answer"),
             Work::Fetch => self.fetched(id, &machine),
             Work::Launch(settings) => self.launched(id, machine, settings),
-            Work::Stop => {
-                let at = self.now;
-                let ended = Shim::Ended { at, asked: true, clean: true, because: "stopped".into() };
-                if let Some(process) = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(&machine)) {
-                    process.shim = ended;
+            Work::Stop => self.stopped(id, &machine),
+            Work::Find { patient: true } => {}
+            Work::Find { patient: false } => {
+                let now = self.now;
+                let process = self.hosts.get(&id).and_then(|host| host.shims.get(&machine));
+                if process.is_some_and(|process| matches!(process.seen(now), Shim::Unseen { .. })) {
+                    self.stopped(id, &machine);
                 }
             }
             Work::Remove(epoch) => {
@@ -223,6 +240,14 @@ impl World {
                     host.shims.remove(&machine);
                 }
             }
+        }
+    }
+
+    fn stopped(&mut self, id: HostId, machine: &MachineName) {
+        let at = self.now;
+        let ended = Shim::Ended { at, asked: true, clean: true, because: "stopped".into() };
+        if let Some(process) = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(machine)) {
+            process.shim = ended;
         }
     }
 
@@ -247,7 +272,10 @@ impl World {
         if let Some(agent) = &mut host.agent {
             agent.granted.remove(&machine);
         }
-        host.shims.insert(machine.clone(), Process { pid, settings, shim: Shim::Starting { since } });
+        let process = Process { pid, settings, shim: Shim::Starting { since }, silent: None };
+        if host.shims.insert(machine.clone(), process).is_some_and(|old| old.alive()) {
+            self.history.twice_here(&machine, host.name.as_str());
+        }
         let wait = self.random.between(100, 800);
         self.after(wait, Event::Process(id, machine, pid, Step::Run));
     }
@@ -260,7 +288,8 @@ impl World {
         let (next, wait) = match (&mut process.shim, step) {
             (shim @ Shim::Starting { .. }, Step::Run) => {
                 let setup = Setup::Done;
-                *shim = Shim::Running { since: now, booted: false, setup, ready: BTreeSet::new() };
+                *shim =
+                    Shim::Running { since: now, booted: false, setup, ready: BTreeSet::new(), paused: None };
                 (Some(Step::Boot), (500, 3000))
             }
             (Shim::Running { booted, .. }, Step::Boot) => {
@@ -284,7 +313,8 @@ impl World {
     fn publish(&mut self, id: HostId, zone: &Zone) {
         let Some(host) = self.hosts.get(&id) else { return };
         let (Some(agent), share) = (&host.agent, &host.disk.share) else { return };
-        let observed = host.observed(share.as_ref().map(|share| ready(zone, share)).unwrap_or_default());
+        let ready = share.as_ref().map(|share| ready(zone, share)).unwrap_or_default();
+        let observed = host.observed(ready, self.now);
         let replica = host.disk.replica.as_ref().map_or(0, |state| state.version);
         let record = Rc::new(Record {
             host: id,
@@ -352,6 +382,15 @@ impl World {
             agent.ends.insert(machine.clone(), reconcile::ends(before, ran));
         }
         self.tell(Some(id), || format!("QEMU of {machine} dies"));
+    }
+
+    /// The shim of a machine answers nobody for a while.
+    pub(super) fn falls_silent(&mut self, id: HostId, machine: &MachineName, millis: u64) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
+        process.silent = Some((now, now.plus_ms(millis)));
+        self.tell(Some(id), || format!("the shim of {machine} answers nobody for {} s", millis / 1000));
     }
 
     /// Gives the incarnation of a machine that lies on a host's disk.

@@ -9,7 +9,7 @@ use std::{
 use proto::{
     id::{Digest, Epoch, HostId, MachineName},
     session::{
-        Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, plan, slice, state,
+        Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, Replace, plan, slice, state,
         voters::{self, Candidate},
     },
     topology::Intent,
@@ -120,6 +120,11 @@ impl World {
         }
         let Some(state) = &self.quorum.committed else { return };
         let may = state::may_start(state, from, &machine, epoch);
+        if may
+            && self.commit(id, Command::Grant { machine: machine.clone(), host: from, epoch }) != Some(true)
+        {
+            return;
+        }
         self.send(id, from, Message::MayStartAnswer(machine, epoch, may));
     }
 
@@ -133,16 +138,20 @@ impl World {
 
     /// Plans what a user wants, from what the coordinator knows; it reaches the log a moment later,
     /// perhaps after another one.
-    pub(super) fn plan(&mut self, asked: HostId, intent: Intent) {
+    pub(super) fn plan(&mut self, asked: HostId, intent: Intent, replace: Replace) {
         let leader = self.hosts.get(&asked).and_then(|host| host.coordinator());
         let Some((leader, _)) = leader.filter(|(leader, _)| self.reached(asked).contains(leader)) else {
             return self.tell(Some(asked), || "up: no coordinator can be reached".into());
         };
         let inventory = self.inventory(leader);
         let Some(state) = self.hosts.get(&leader).and_then(|host| host.disk.replica.clone()) else { return };
-        let proposal = plan::propose(SESSION, Some(&state), &intent, &inventory);
+        let may = if self.mutant == Mutant::ReplacesUnasked { Replace::all() } else { replace.clone() };
+        let proposal = plan::propose(SESSION, Some(&state), (&intent, &may), &inventory);
         for obstacle in &proposal.obstacles {
             self.tell(Some(asked), || format!("up: {}: {}", obstacle.machine, obstacle.because));
+        }
+        for change in &proposal.unasked {
+            self.tell(Some(asked), || format!("up: {}: {}; nobody said so", change.machine, change.because));
         }
         let Some(plan) = proposal.plan else { return };
         for change in &proposal.changes {
@@ -156,19 +165,29 @@ impl World {
             });
         }
         let delay = self.random.between(10, 100);
-        self.after(delay, Event::Commit(leader, Box::new(Command::Apply { intent, plan })));
+        self.after(delay, Event::Commit(leader, Box::new(Command::Apply { intent, plan, replace })));
     }
 
     /// Writes a command into the log, if this host may. `None` = it may not, or there is no quorum.
-    fn commit(&mut self, id: HostId, command: Command) -> Option<bool> {
+    fn commit(&mut self, id: HostId, mut command: Command) -> Option<bool> {
         let term = self.leading(id)?;
         let reached = self.reached(id);
+        let mut told = None;
+        if let Command::Apply { replace, .. } = &mut command {
+            told = Some(replace.clone());
+            if self.mutant == Mutant::ReplacesUnasked {
+                *replace = Replace::all();
+            }
+        }
         let outcome = self.quorum.commit(id, term, &reached, command).ok()?;
         if let Err(Refused::Unsafe(because)) = &outcome {
             self.history.unsafe_plan(because);
         }
         if let Err(refused) = &outcome {
             self.tell(Some(id), || format!("refused: {refused}"));
+        }
+        if let (Ok(()), Some(told)) = (&outcome, told) {
+            self.history.told(told);
         }
         self.copy(&reached);
         Some(outcome.is_ok())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     id::{HostId, MachineName, Name},
-    session::Command,
+    session::{Command, Replace},
     time::Timestamp,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
 };
@@ -31,6 +31,8 @@ pub enum Fault {
     PowerOn(HostId),
     /// A QEMU on this host dies, counted from its first.
     QemuDies(HostId, u64),
+    /// A shim on this host, counted from its first, answers nobody for so many milliseconds.
+    ShimSilent(HostId, u64, u64),
     /// The network falls apart.
     Cut(BTreeMap<HostId, u8>),
     /// It is whole again.
@@ -38,7 +40,7 @@ pub enum Fault {
     /// So many messages of a hundred get lost.
     Loss(u64),
     /// A user asks for a topology at this host.
-    Up(HostId, Box<Intent>),
+    Up(HostId, Box<Intent>, Replace),
     /// A user stops or starts a machine at this host.
     Wish(HostId, MachineName, bool),
     /// A user ends the session at this host.
@@ -67,6 +69,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on) {
                     (host.on, host.agent) = (false, None);
                     host.shims.clear();
+                    self.history.lost_power(id);
                     self.tell(Some(id), || "loses power".into());
                 }
             }
@@ -78,12 +81,13 @@ impl World {
                 }
             }
             Fault::QemuDies(id, which) => {
-                let alive = self.hosts.get(&id).map(|host| {
-                    host.shims.iter().filter(|(_, p)| p.alive()).map(|(m, _)| m.clone()).collect::<Vec<_>>()
-                });
-                let alive = alive.unwrap_or_default();
-                if let Some(machine) = alive.get((which % alive.len().max(1) as u64) as usize) {
-                    self.crash(id, machine);
+                if let Some(machine) = self.living(id, which) {
+                    self.crash(id, &machine);
+                }
+            }
+            Fault::ShimSilent(id, which, millis) => {
+                if let Some(machine) = self.living(id, which) {
+                    self.falls_silent(id, &machine, millis);
                 }
             }
             Fault::Cut(sides) => {
@@ -100,11 +104,18 @@ impl World {
                 self.net.loss = percent;
                 self.tell(None, || format!("{percent} % of all messages get lost"));
             }
-            Fault::Up(id, intent) => self.plan(id, *intent),
+            Fault::Up(id, intent, replace) => self.plan(id, *intent, replace),
             Fault::Wish(id, machine, run) => self.ask_coordinator(id, Command::Wish { machine, run }),
             Fault::Down(id) => self.ask_coordinator(id, Command::End),
             Fault::AllIsWell => self.all_is_well(),
         }
+    }
+
+    /// Picks a living process of a host.
+    fn living(&self, id: HostId, which: u64) -> Option<MachineName> {
+        let shims = &self.hosts.get(&id)?.shims;
+        let alive: Vec<_> = shims.iter().filter(|(_, p)| p.alive()).map(|(machine, _)| machine).collect();
+        alive.get((which % alive.len().max(1) as u64) as usize).map(|machine| MachineName::clone(machine))
     }
 
     fn all_is_well(&mut self) {
@@ -147,7 +158,7 @@ pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String
     let mut world = World::new(seed, mutant, &hosts);
     world.log = log;
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
-    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random))));
+    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random)), Replace::default()));
     trouble(&mut world, &mut random, &ids);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
@@ -159,7 +170,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
         let at = random.between(1_500, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let Some(id) = random.pick(ids) else { return };
-        match random.between(0, 13) {
+        match random.between(0, 14) {
             0 | 1 => {
                 world.at(at, Fault::AgentDies(id));
                 world.at(at + lasts, Fault::AgentStarts(id));
@@ -179,13 +190,20 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
                 let machine = format!("web-{}", random.between(1, 3)).parse().expect("a valid machine");
                 world.at(at, Fault::Wish(id, machine, random.chance(60)));
             }
+            11 => {
+                let (which, silence) = (random.draw(), random.between(1_000, 60_000));
+                world.at(at, Fault::ShimSilent(id, which, silence));
+            }
             10 if random.chance(15) => world.at(at, Fault::Down(id)),
-            _ => world.at(at, Fault::Up(id, Box::new(topology(random)))),
+            _ => {
+                let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
+                world.at(at, Fault::Up(id, Box::new(topology(random)), replace));
+            }
         }
     }
     world.at(TROUBLE_MS, Fault::AllIsWell);
     // A user who saw nothing of it tries once more, so that there is a plan at all.
-    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random))));
+    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random)), Replace::all()));
 }
 
 fn live(world: &mut World) -> Result<(), Violation> {
@@ -219,6 +237,10 @@ fn topology(random: &mut Random) -> Intent {
         let mut group = group(count as u32, memory_mib, needs);
         if random.chance(25) {
             group.setup.push("true".into());
+        }
+        if random.chance(40) {
+            // Grows in place, and shrinks only to an empty disk.
+            group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
         groups.insert(name.parse::<Name>().expect("a valid name"), group);

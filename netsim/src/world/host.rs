@@ -62,6 +62,8 @@ pub struct Process {
     pub settings: Settings,
     /// What it does.
     pub shim: Shim,
+    /// From when until when the shim answers nobody; QEMU runs on.
+    pub silent: Option<(Timestamp, Timestamp)>,
 }
 
 /// What an agent knows: gone when it ends.
@@ -139,7 +141,8 @@ impl Host {
         zone.sessions.insert(share.session, SessionEntry::of(share));
         for (id, name) in names {
             let up = self.hears(*id, now);
-            zone.hosts.insert(*id, HostEntry { name: name.clone(), up, addresses: vec![] });
+            zone.hosts
+                .insert(*id, HostEntry { name: name.clone(), up, addresses: vec![], same_computer: false });
         }
         for (id, record) in &agent.view {
             zone.reports.insert((*id, share.session), record.reports.clone());
@@ -148,20 +151,20 @@ impl Host {
     }
 
     /// Gathers what `reconcile` asks for.
-    pub fn observed(&self, ready: BTreeSet<MachineName>) -> Observed {
+    pub fn observed(&self, ready: BTreeSet<MachineName>, now: Timestamp) -> Observed {
         let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return Observed::default() };
         let listed = share.machines.iter().map(|spec| &spec.machine);
         let dropped = share.drops.iter().map(|(machine, _)| machine);
         let machines = listed.chain(dropped).chain(self.disk.launched.keys());
-        Observed { machines: machines.map(|m| (m.clone(), self.seen(agent, m))).collect(), ready }
+        Observed { machines: machines.map(|m| (m.clone(), self.seen(agent, m, now))).collect(), ready }
     }
 
-    fn seen(&self, agent: &Agent, machine: &MachineName) -> Seen {
+    fn seen(&self, agent: &Agent, machine: &MachineName, now: Timestamp) -> Seen {
         Seen {
             busy: agent.busy.contains_key(machine),
             image: if self.disk.image { Image::Complete } else { Image::Absent },
             launched: self.disk.launched.get(machine).copied(),
-            shim: self.shims.get(machine).map(|process| process.shim.clone()).unwrap_or_default(),
+            shim: self.shims.get(machine).map(|process| process.seen(now)).unwrap_or_default(),
             ends: agent.ends.get(machine).copied().unwrap_or(0),
             granted: agent.granted.get(machine).copied(),
             failed: agent.failed.get(machine).cloned(),
@@ -183,6 +186,16 @@ impl Host {
 }
 
 impl Process {
+    /// Gives what an agent sees of it.
+    pub fn seen(&self, now: Timestamp) -> Shim {
+        match self.silent {
+            Some((since, until)) if self.alive() && now < until => {
+                Shim::Unseen { since, tried: since, because: "its shim does not answer".into() }
+            }
+            _ => self.shim.clone(),
+        }
+    }
+
     /// Tells whether QEMU may be running guest code.
     pub fn alive(&self) -> bool {
         matches!(self.shim, Shim::Starting { .. } | Shim::Running { .. })

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{
     id::{Epoch, Generation, HostId, MachineName},
     names::Answer,
-    session::{MachineEntry, MachineReport, Phase},
+    session::{MachineEntry, MachineReport, Phase, Replace},
 };
 
 use super::World;
@@ -29,6 +29,12 @@ pub enum Violation {
     /// A machine started before what it needs.
     #[error("{0} started before {1} was ever ready")]
     OutOfOrder(MachineName, MachineName),
+    /// A machine started again before what it needs.
+    #[error("{0} started again before {1} was ready again")]
+    TooEarly(MachineName, MachineName),
+    /// A disk that was used is gone.
+    #[error("the disk of {0} epoch {1} was replaced although nobody said so")]
+    LostDisk(MachineName, Epoch),
     /// A name answered without its owner's word.
     #[error("{0} answers for {1} on {2} although its owner never said it is ready")]
     Hearsay(String, MachineName, String),
@@ -46,6 +52,11 @@ pub struct History {
     ran: BTreeMap<MachineName, BTreeMap<Epoch, HostId>>,
     removed: BTreeMap<MachineName, BTreeMap<HostId, Epoch>>,
     ready: BTreeSet<(MachineName, HostId, Epoch)>,
+    /// As `ready`, since the power of the host came back.
+    ready_now: BTreeSet<(MachineName, HostId, Epoch)>,
+    /// What was said of disks when the newest plan was committed.
+    told: Option<Replace>,
+    placed: BTreeMap<MachineName, Epoch>,
     versions: BTreeMap<HostId, u64>,
     generation: Generation,
     epochs: BTreeMap<MachineName, Epoch>,
@@ -64,10 +75,35 @@ impl History {
         self.broken = Some(Violation::UnsafePlan(because.to_owned()));
     }
 
+    /// Notes that a process was started beside a living one of the same machine.
+    pub fn twice_here(&mut self, machine: &MachineName, host: &str) {
+        self.broken = Some(Violation::Twice(machine.clone(), host.to_owned(), host.to_owned()));
+    }
+
     /// Notes what a host says of its own machines.
     pub fn reported(&mut self, host: HostId, reports: &[MachineReport]) {
         for report in reports.iter().filter(|report| report.phase == Phase::Ready) {
             self.ready.insert((report.machine.clone(), host, report.epoch));
+            self.ready_now.insert((report.machine.clone(), host, report.epoch));
+        }
+    }
+
+    /// Notes that nothing runs on a host any more.
+    pub fn lost_power(&mut self, host: HostId) {
+        self.ready_now.retain(|(_, of, _)| *of != host);
+    }
+
+    /// Notes whose disks a user let go with the plan that was just committed.
+    pub fn told(&mut self, replace: Replace) {
+        self.told = Some(replace);
+    }
+
+    /// Checks the order of any start: what is needed was ready since the power came back.
+    pub fn start(&mut self, machine: &MachineName, needed: &[&MachineEntry]) {
+        let since = |m: &&&MachineEntry| self.ready_now.contains(&(m.machine.clone(), m.host, m.epoch));
+        if let Some(missing) = needed.iter().find(|m| !since(m)) {
+            let early = Violation::TooEarly(machine.clone(), missing.machine.clone());
+            self.broken.get_or_insert(early);
         }
     }
 
@@ -149,6 +185,22 @@ impl World {
             return Ok(());
         }
         self.history.generation = state.generation();
+        let plan = state.plan.iter().flat_map(|plan| &plan.placements);
+        let placed: BTreeMap<_, _> = plan.map(|p| (p.machine.clone(), p.epoch)).collect();
+        let before = std::mem::replace(&mut self.history.placed, placed);
+        if let Some(told) = self.history.told.take() {
+            let ran = |m: &MachineName, epoch: &Epoch| {
+                self.history.ran.get(m).is_some_and(|ran| ran.contains_key(epoch))
+            };
+            let replaced = |(m, epoch): &(&MachineName, &Epoch)| {
+                self.history.placed.get(*m).is_some_and(|now| now != *epoch)
+                    && ran(m, epoch)
+                    && !told.allows(m)
+            };
+            if let Some((machine, epoch)) = before.iter().find(replaced) {
+                return Err(Violation::LostDisk(machine.clone(), *epoch));
+            }
+        }
         for (machine, before) in &self.history.epochs {
             if state.highest_epoch(machine) < *before {
                 return Err(Violation::WentBack(format!("the epoch of {machine}")));

@@ -49,10 +49,16 @@ pub enum Mutant {
     ReportsDropsEarly,
     /// Hosts start machines before what they need.
     IgnoresNeeds,
+    /// Hosts start machines again before what they need.
+    IgnoresNeedsLater,
+    /// The planner and the hard state let started disks go although nobody said so.
+    ReplacesUnasked,
     /// Names follow the readiness of any incarnation.
     AnswersOldEpochs,
     /// Hosts do not remove what their share says must go.
     IgnoresDrops,
+    /// Hosts take a process that does not answer for a dead one.
+    TakesSilenceForDeath,
 }
 
 /// The world.
@@ -115,6 +121,11 @@ pub enum Work {
     Launch(Settings),
     /// Ending QEMU in order.
     Stop,
+    /// Looking for a process that does not answer; after a long silence it is ended.
+    Find {
+        /// Whether silence is still borne.
+        patient: bool,
+    },
     /// Deleting an incarnation.
     Remove(Epoch),
 }

@@ -36,6 +36,9 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::ReportsDropsEarly, "although its removal was written down"),
         (Mutant::IgnoresDrops, "not settled"),
         (Mutant::IgnoresNeeds, "was ever ready"),
+        (Mutant::TakesSilenceForDeath, "at once"),
+        (Mutant::IgnoresNeedsLater, "was ready again"),
+        (Mutant::ReplacesUnasked, "although nobody said so"),
         (Mutant::AnswersOldEpochs, "never said it is ready"),
     ];
     for (mutant, complaint) in mutants {

@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::{
+    addresses::Net,
     id::Epoch,
     session::{
         Command, State,
@@ -27,7 +28,8 @@ fn report(machine: &str, epoch: u64, phase: Phase) -> MachineReport {
 fn zone(state: &State) -> Zone {
     let host = |name: &str, address: &str| {
         let addresses = vec![address.parse().unwrap(), "fd00::7".parse().unwrap()];
-        (host_id(name), HostEntry { name: name.parse().unwrap(), up: true, addresses })
+        let same_computer = name == "nas";
+        (host_id(name), HostEntry { name: name.parse().unwrap(), up: true, addresses, same_computer })
     };
     let forward = |label: &str, last: u8, port: u16| {
         let ports = [("http".parse().unwrap(), port)].into();
@@ -46,6 +48,7 @@ fn zone(state: &State) -> Zone {
         ]
         .into(),
         forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
+        here: Here::default(),
     }
 }
 
@@ -94,6 +97,35 @@ fn guests_get_the_addresses_of_ready_machines() {
         AAAA web.shop.mesh.internal: NoData
         A web-2.shop.mesh.internal: 10.78.84.12
         SRV _http._tcp.web.shop.mesh.internal: web-1.shop.mesh.internal:80 web-2.shop.mesh.internal:80
+    "#]],
+    );
+}
+
+#[test]
+fn a_host_is_answered_by_addresses_that_the_asker_can_use() {
+    let net = |address: &str, len| Net { address: address.parse().unwrap(), len };
+    let mut zone = zone(&shop());
+    zone.here = Here {
+        lans: vec![net("192.168.1.2", 24)],
+        inner: vec![net("172.17.0.1", 16), net("172.18.0.1", 16)],
+    };
+    let told = ["172.17.0.1", "10.0.0.7", "192.168.1.3", "172.18.0.1", "192.168.1.3"];
+    for host in ["attic", "nas"] {
+        let entry = zone.hosts.get_mut(&host_id(host)).unwrap();
+        entry.addresses = told.map(|address| address.parse().unwrap()).to_vec();
+    }
+    let questions = "
+        A attic.host.mesh.internal
+        AAAA attic.host.mesh.internal
+        A nas.host.mesh.internal";
+    check(
+        &zone,
+        View::Host,
+        questions,
+        expect![[r#"
+        A attic.host.mesh.internal: 192.168.1.3 10.0.0.7
+        AAAA attic.host.mesh.internal: NoData
+        A nas.host.mesh.internal: 172.17.0.1 10.0.0.7 192.168.1.3 172.18.0.1
     "#]],
     );
 }

@@ -151,10 +151,23 @@ pub fn created() -> State {
 
 /// Commits what the planner proposes, which must be free of obstacles and accepted.
 pub fn up(state: State, topology: &str, hosts: &str) -> State {
+    up_told(state, topology, hosts, Replace::default())
+}
+
+/// As [`up`], and these disks may be lost.
+pub fn up_told(state: State, topology: &str, hosts: &str, replace: Replace) -> State {
     let intent = intent(topology);
-    let proposal = plan::propose(SESSION, Some(&state), &intent, &inventory(hosts));
-    let plan = proposal.plan.unwrap_or_else(|| panic!("{:?}", proposal.obstacles));
-    command(state, Command::Apply { intent, plan })
+    let proposal = plan::propose(SESSION, Some(&state), (&intent, &replace), &inventory(hosts));
+    let plan = proposal.plan.unwrap_or_else(|| panic!("{:?} {:?}", proposal.obstacles, proposal.unasked));
+    command(state, Command::Apply { intent, plan, replace })
+}
+
+/// Lets every machine start for the first time.
+pub fn started(mut state: State) -> State {
+    for p in state.plan.clone().into_iter().flat_map(|plan| plan.placements) {
+        state = command(state, Command::Grant { machine: p.machine, host: p.host, epoch: p.epoch });
+    }
+    state
 }
 
 /// Commits a command that must be accepted.

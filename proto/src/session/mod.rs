@@ -4,6 +4,7 @@
 //! - `state`: the hard state that voters store, `Command` in, refusal or `State` out;
 //! - `plan`: (state, inventory) -> plan or obstacles, with `schedule` for the hosts and `overlay`
 //!   for the addresses;
+//! - `disk`: what becomes of a machine's disk, and whose may be lost;
 //! - `slice`: state -> the share of one host;
 //! - `order`: who may start now, given who is ready;
 //! - `reconcile`: (share, observed) -> actions;
@@ -11,6 +12,7 @@
 //! - `voices`: whose word on a session a host believes.
 
 pub mod difference;
+pub mod disk;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod order;
@@ -35,6 +37,7 @@ use crate::{
     time::Timestamp,
     topology::{Failover, ImageRef, Intent, Ready, Restart},
 };
+pub use disk::{Made, Replace};
 
 /// What a machine's incarnation is guarded by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,9 +157,10 @@ pub struct Placement {
     pub guard: Guard,
     /// Why this host, in words.
     pub because: String,
-    /// Hash over everything that a change of must replace the machine for: image, disk, setup,
-    /// files, env, keys, user. Machines with equal hash are kept.
-    pub fingerprint: Digest,
+    /// Size of its disk in MiB; `None` = the image's own size. It only grows.
+    pub disk_mib: Option<u64>,
+    /// What its disk was made with beside the image.
+    pub made: Made,
 }
 
 /// Why a machine cannot be placed.
@@ -186,10 +190,23 @@ pub struct Change {
     pub machine: MachineName,
     /// What happens to it.
     pub action: ChangeAction,
+    /// For [`ChangeAction::Change`]: what becomes of its disk.
+    pub how: Option<How>,
     /// The host it is on, or was on.
     pub host: HostId,
     /// Why.
     pub because: String,
+}
+
+/// What a change does to a machine's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum How {
+    /// It stays.
+    #[serde(rename = "in place")]
+    InPlace,
+    /// An empty one takes its place.
+    #[serde(rename = "replace")]
+    Replace,
 }
 
 /// What happens to a machine between two plans.
@@ -207,9 +224,9 @@ pub enum ChangeAction {
 }
 
 /// What the planner answers: the plan it would commit, and everything a person wants to know of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
-    /// The plan; `None` when there are obstacles.
+    /// The plan; `None` when there are obstacles or disks that nobody said may be lost.
     pub plan: Option<Plan>,
     /// Every machine of the old and the new plan.
     pub changes: Vec<Change>,
@@ -217,8 +234,12 @@ pub struct Proposal {
     pub rejected: Vec<Rejection>,
     /// Everything that stands in the way, not only the first.
     pub obstacles: Vec<Obstacle>,
+    /// Started disks that would be lost although nobody said that they may be. Then there is no plan.
+    pub unasked: Vec<Change>,
     /// What would travel: (host, image, bytes).
     pub fetch: Vec<(HostId, Digest, u64)>,
+    /// What a person should know before saying yes.
+    pub notes: Vec<String>,
 }
 
 /// The hard state of one session, the same on every voter.
@@ -240,10 +261,14 @@ pub struct State {
     pub plan: Option<Plan>,
     /// The highest epoch ever given to each machine, also of removed ones.
     pub epochs: BTreeMap<MachineName, Epoch>,
+    /// The incarnation of each machine that was allowed to start: it may have a disk.
+    pub granted: BTreeMap<MachineName, Epoch>,
     /// The address of each machine, also of removed ones while there is room.
     pub addresses: BTreeMap<MachineName, Ipv4Addr>,
     /// Machines that the user stopped.
     pub stopped: BTreeSet<MachineName>,
+    /// How often a person asked for the start of each machine.
+    pub starts: BTreeMap<MachineName, u64>,
     /// Incarnations that hosts must remove, until they say it is done.
     pub drops: BTreeMap<MachineName, Vec<Drop>>,
     /// Whether `session down` was committed. Nothing starts afterwards.
@@ -281,6 +306,17 @@ pub enum Command {
         intent: Intent,
         /// The plan; its parent must be current.
         plan: Plan,
+        /// Whose started disks it may replace.
+        replace: Replace,
+    },
+    /// A host is told that it may start an incarnation for the first time. Written before it is told.
+    Grant {
+        /// The machine.
+        machine: MachineName,
+        /// The host that asked.
+        host: HostId,
+        /// The incarnation.
+        epoch: Epoch,
     },
     /// `machine stop` and `machine start`.
     Wish {
@@ -322,9 +358,15 @@ pub enum Refused {
     /// The plan breaks a rule that keeps machines from running twice.
     #[error("the plan is not safe: {0}")]
     Unsafe(String),
+    /// A disk that was started would be lost, and nobody said that it may be.
+    #[error("{0} was started and nobody said that its disk may be replaced")]
+    Started(MachineName),
     /// No such machine in the plan.
     #[error("the session has no machine {0}")]
     NoMachine(MachineName),
+    /// This incarnation may not start: it is stopped, removed, elsewhere, or not the current one.
+    #[error("{0} is not to be started there")]
+    NoStart(MachineName),
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.
@@ -416,6 +458,9 @@ pub struct MachineSpec {
     pub epoch: Epoch,
     /// Whether the user wants it to run now.
     pub run: bool,
+    /// How often a person asked for its start: each time the failures before it are forgotten.
+    #[serde(default)]
+    pub starts: u64,
     /// The image's content.
     pub image: Digest,
     /// Size of the image in bytes.
@@ -470,7 +515,7 @@ pub enum Phase {
     Booted,
     /// All its services' checks pass.
     Ready,
-    /// QEMU is stopped by us.
+    /// QEMU holds the guest until its disk can be written again; the reason says more.
     Paused,
     /// It ended or could not start, and no restart is due; the reason says more.
     Failed,

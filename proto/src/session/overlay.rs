@@ -8,21 +8,47 @@ use crate::{
     session::Prefix,
 };
 
-/// Where session networks live: 10.64.0.0/10, which home routers do not hand out.
-pub const RANGE: Prefix = Prefix { base: Ipv4Addr::new(10, 64, 0, 0), len: 10 };
+/// Where session networks live, the first choice first: 10.64.0.0/10, which home routers do not hand
+/// out, then the other private ranges.
+pub const RANGES: [Prefix; 4] = [
+    Prefix { base: Ipv4Addr::new(10, 64, 0, 0), len: 10 },
+    Prefix { base: Ipv4Addr::new(172, 16, 0, 0), len: 12 },
+    Prefix { base: Ipv4Addr::new(192, 168, 0, 0), len: 16 },
+    Prefix { base: Ipv4Addr::new(100, 64, 0, 0), len: 10 },
+];
 /// First address byte given to machines; those below are kept for the gateway and services of ours.
 const FIRST_MACHINE: u8 = 10;
 /// The most machines for which a /24 is taken: it holds 245, and a session may grow.
 const SMALL: usize = 200;
-/// How many networks are tried. A host that reports so many prefixes that all of these overlap
-/// has no room for any session.
-const TRIES: u32 = 4096;
+/// How many networks of each range are tried: enough to meet nearly every /24 of the smallest one.
+const TRIES: u32 = 2048;
+
+/// A session's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// A /24, or a /22 for many machines.
+    pub prefix: Prefix,
+    /// How many of the hosts' own networks it overlaps.
+    pub overlaps: usize,
+}
 
 /// Chooses the session's network: the first of a sequence drawn from its id that overlaps nothing in
-/// `avoid`. `None` when the hosts' own networks leave no room. A /24, or a /22 for many machines.
-pub fn subnet(session: SessionId, machines: usize, avoid: &[Prefix]) -> Option<Prefix> {
+/// `avoid`, else the one that overlaps least. Guest addresses never touch a host's routing, so nobody's
+/// networks can refuse a session.
+pub fn subnet(session: SessionId, machines: usize, avoid: &[Prefix]) -> Chosen {
     let len = if machines > SMALL { 22 } else { 24 };
-    (0..TRIES).map(|i| candidate(session, i, len)).find(|net| !avoid.iter().any(|p| p.overlaps(net)))
+    let mut best: Option<Chosen> = None;
+    for (range, i) in RANGES.iter().flat_map(|range| (0..TRIES).map(move |i| (range, i))) {
+        let prefix = candidate(session, range, i, len);
+        let overlaps = avoid.iter().filter(|net| net.overlaps(&prefix)).count();
+        if best.is_none_or(|best| overlaps < best.overlaps) {
+            best = Some(Chosen { prefix, overlaps });
+        }
+        if overlaps == 0 {
+            break;
+        }
+    }
+    best.unwrap_or(Chosen { prefix: candidate(session, &RANGES[0], 0, len), overlaps: 0 })
 }
 
 /// Chooses an address for a new machine: the first that nobody ever had, else the first that nobody
@@ -42,14 +68,14 @@ pub fn mac(session: SessionId, machine: &MachineName) -> [u8; 6] {
     mac
 }
 
-fn candidate(session: SessionId, i: u32, len: u8) -> Prefix {
+fn candidate(session: SessionId, range: &Prefix, i: u32, len: u8) -> Prefix {
     let mut hasher = blake3::Hasher::new_derive_key("mesh session subnet 1");
     hasher.update(&session.0).update(&i.to_be_bytes());
     let hash = hasher.finalize();
-    let [a, b, ..] = hash.as_bytes();
-    // Six bits beside the range's ten, and the third byte as far as it is network.
-    let drawn = Prefix { base: Ipv4Addr::new(10, 64 + (a & 0x3f), *b, 0), len };
-    Prefix { base: Ipv4Addr::from(u32::from(drawn.base) & drawn.mask()), len }
+    let [a, b, ..] = *hash.as_bytes();
+    // Drawn bits between the range's, which are eight at least, and the network's own.
+    let drawn = u32::from_be_bytes([0, a, b, 0]) & !range.mask() & Prefix { len, ..*range }.mask();
+    Prefix { base: Ipv4Addr::from(u32::from(range.base) | drawn), len }
 }
 
 impl Prefix {

@@ -3,53 +3,65 @@
 //! A machine that exists keeps its host as long as it stays in the topology: every incarnation is
 //! guarded by `hold`, nothing is ever started on another host. Nothing here commits: that is `state`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
-    id::{Digest, HostId, MachineName, Name, SessionId},
+    id::{HostId, MachineName, Name, SessionId},
+    limits::MAX_MACHINES,
     session::{
-        Change, ChangeAction, Drop, Guard, ImageFacts, Inventory, Obstacle, Placement, Plan, Prefix,
-        Proposal, Rejection, State, difference, overlay,
+        Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
+        Prefix, Proposal, Rejection, Replace, State, difference,
+        disk::{self, Fate, Stake},
+        overlay,
         schedule::{self, Given, Wanted},
     },
+    size, spelling,
     topology::{Failover, Group, ImageRef, Intent},
 };
 
-/// Answers what `up` would do with this intent now.
+/// What is said of a change that reaches no machine that exists.
+const LATER: &str = "applies to new machines";
+
+/// Answers what `up` would do with this intent now. Of what was started, only the disks that
+/// `replace` speaks of may be lost.
 pub fn propose(
     session: SessionId,
     state: Option<&State>,
-    intent: &Intent,
+    (intent, replace): (&Intent, &Replace),
     inventory: &Inventory,
 ) -> Proposal {
     let old = state.and_then(|state| state.plan.as_ref());
     let groups = &intent.topology.groups;
+    if intent.topology.count() > MAX_MACHINES as u64 {
+        let because = format!(
+            "the topology has {} machines, at most {MAX_MACHINES} are possible",
+            intent.topology.count()
+        );
+        let first = intent.topology.machines().next();
+        let obstacles = first.into_iter().map(|machine| Obstacle { machine, because: because.clone() });
+        return Proposal { obstacles: obstacles.collect(), ..Proposal::default() };
+    }
     let machines: Vec<MachineName> = intent.topology.machines().collect();
     let avoid: Vec<Prefix> = inventory.hosts.values().flat_map(|host| host.prefixes.clone()).collect();
-    let subnet = old.map(|plan| plan.subnet).or_else(|| overlay::subnet(session, machines.len(), &avoid));
+    let chosen = overlay::subnet(session, machines.len(), &avoid);
     let mut planner = Planner {
         session,
         state,
         intent,
+        replace,
         inventory,
-        subnet: subnet.unwrap_or(Prefix::NONE),
+        subnet: old.map_or(chosen.prefix, |plan| plan.subnet),
         given: Given::default(),
         addresses: BTreeSet::new(),
         placements: Vec::new(),
-        proposal: Proposal {
-            plan: None,
-            changes: vec![],
-            rejected: vec![],
-            obstacles: vec![],
-            fetch: vec![],
-        },
+        proposal: Proposal::default(),
     };
-    if let (None, Some(first)) = (subnet, machines.first()) {
-        let because = format!("the hosts' own networks leave no free network in {}", overlay::RANGE);
-        planner.obstacle(first, because);
+    if old.is_none() && chosen.overlaps > 0 {
+        planner.proposal.notes.push(format!(
+            "the hosts' own networks leave no free network for guests, so {} is shared with {} of theirs: \
+             guests do not reach what is there",
+            chosen.prefix, chosen.overlaps
+        ));
     }
     let (kept, mut new): (Vec<_>, Vec<_>) =
         machines.iter().partition(|machine| state.is_some_and(|state| state.placement(machine).is_some()));
@@ -59,6 +71,7 @@ pub fn propose(
     kept.into_iter().for_each(|machine| planner.keep(machine));
     new.into_iter().for_each(|machine| planner.create(machine));
     planner.removals();
+    planner.note_strangers();
     planner.finish()
 }
 
@@ -66,6 +79,7 @@ struct Planner<'a> {
     session: SessionId,
     state: Option<&'a State>,
     intent: &'a Intent,
+    replace: &'a Replace,
     inventory: &'a Inventory,
     subnet: Prefix,
     given: Given,
@@ -85,7 +99,7 @@ impl<'a> Planner<'a> {
         self.addresses.extend(addresses.map(|(_, address)| *address));
     }
 
-    /// Plans a machine that exists: same host, and a new incarnation only if its content changes.
+    /// Plans a machine that exists: same host, and a new incarnation only if its disk cannot stay.
     fn keep(&mut self, machine: &MachineName) {
         let Some((state, was)) = self.state.and_then(|state| Some((state, state.placement(machine)?))) else {
             return;
@@ -95,41 +109,97 @@ impl<'a> Planner<'a> {
             Ok(image) => image,
             // Its name is unknown just now, perhaps because the holders are away: what was planned
             // from the same name stands.
-            Err(_) if was.image_name == group.image => {
+            Err(_) if was.image_name == group.image || group.image == ImageRef::Pinned(was.image) => {
                 ImageFacts { digest: was.image, size: was.image_size, arch: String::new() }
             }
             Err(because) => return self.obstacle(machine, because),
         };
-        if let Some(because) = self.misfit(machine, group, &image, was) {
-            self.given.take(was.host, &machine.group, group.memory_mib);
+        let misfit = self.misfit(machine, group, &image, was);
+        self.given.take(was.host, &machine.group, group);
+        self.given.take_disk(was.host, growth_mib(was, group));
+        if let Some(because) = misfit {
             return self.obstacle(machine, because);
         }
-        self.given.take(was.host, &machine.group, group.memory_mib);
-        let fingerprint = fingerprint(self.intent, &machine.group, group, image.digest);
-        let old_group = state.intent.as_ref().and_then(|old| old.topology.groups.get(&machine.group));
-        let (epoch, action, because) = if fingerprint != was.fingerprint {
-            let what = difference::content(state.intent.as_ref(), self.intent, &machine.group);
-            let because = format!("replace: {what} changed; its disk starts empty");
-            (state.highest_epoch(machine).next(), ChangeAction::Change, because)
-        } else {
-            match old_group.and_then(|old| difference::in_place(old, group)) {
-                Some(what) => (was.epoch, ChangeAction::Change, format!("in place: {what}; it restarts")),
-                None => (was.epoch, ChangeAction::Keep, self.kept(was.host)),
+        let made = Made::of(self.intent, &machine.group, group);
+        let fate = disk::fate(was, group, &image, &made, self.stake(machine));
+        let next = Placement { image: image.digest, image_size: image.size, ..was.clone() };
+        let next = Placement { image_name: group.image.clone(), ..next };
+        let next = match fate {
+            Fate::Goes(because) => {
+                self.moved_name(was, group);
+                self.replaced(was, format!("replace: {because}"));
+                self.fetch(was.host, &image);
+                let epoch = state.highest_epoch(machine).next();
+                Placement { epoch, made, disk_mib: group.disk_mib, ..next }
+            }
+            Fate::Stays { disk_mib, grows, later } => {
+                let old = state.intent.as_ref().and_then(|old| old.topology.groups.get(&machine.group));
+                let hardware = old.and_then(|old| difference::in_place(old, group));
+                let what: Vec<String> = hardware.into_iter().chain(grows).collect();
+                self.stays(was, &what.join(", "), &later);
+                Placement { disk_mib, ..next }
             }
         };
-        let away = self.inventory.hosts.get(&was.host).filter(|host| !host.up);
-        let because = match away.filter(|_| action == ChangeAction::Change) {
+        self.placements.push(next);
+    }
+
+    /// Tells how much there is to lose of a machine that exists, and what was said about it.
+    fn stake(&self, machine: &MachineName) -> Stake {
+        match self.state.is_some_and(|state| state.started(machine)) {
+            false => Stake::Nothing,
+            true if self.replace.machines.contains(machine) => Stake::Named,
+            true => Stake::Disk,
+        }
+    }
+
+    /// Notes a machine that gets an empty disk.
+    fn replaced(&mut self, was: &Placement, because: String) {
+        let (machine, host) = (was.machine.clone(), was.host);
+        let because = self.when(host, because);
+        let change = Change { machine, action: ChangeAction::Change, how: Some(How::Replace), host, because };
+        let lost = self.state.is_some_and(|state| state.started(&was.machine));
+        if lost && !self.replace.allows(&was.machine) {
+            self.proposal.unasked.push(change.clone());
+        }
+        self.proposal.changes.push(change);
+    }
+
+    /// Notes a machine that keeps its disk; `what` changes of its hardware, if not empty.
+    fn stays(&mut self, was: &Placement, what: &str, later: &[&str]) {
+        let (machine, host) = (was.machine.clone(), was.host);
+        let (action, how, mut because) = if what.is_empty() {
+            (ChangeAction::Keep, None, self.kept(host))
+        } else {
+            let because = self.when(host, format!("in place: {what}; it restarts"));
+            (ChangeAction::Change, Some(How::InPlace), because)
+        };
+        if !later.is_empty() {
+            because = format!("{because}; {} changed since it was made: {LATER}", later.join(", "));
+        }
+        self.proposal.changes.push(Change { machine, action, how, host, because });
+    }
+
+    /// Adds to a change when it happens, if not at once.
+    fn when(&self, host: HostId, because: String) -> String {
+        match self.inventory.hosts.get(&host).filter(|host| !host.up) {
             Some(host) => format!("{because}; happens when {} is back", host.name),
             None => because,
-        };
-        self.change(machine, action, was.host, because);
-        if epoch != was.epoch {
-            self.fetch(was.host, &image);
         }
-        let kept = was.clone();
-        let (image, image_size) = (image.digest, image.size);
-        let image_name = group.image.clone();
-        self.placements.push(Placement { epoch, image, image_size, image_name, fingerprint, ..kept });
+    }
+
+    /// Says once how a disk stays whose image's name was given to other content.
+    fn moved_name(&mut self, was: &Placement, group: &Group) {
+        let ImageRef::Named(name) = &group.image else { return };
+        if was.image_name != group.image || !self.state.is_some_and(|state| state.started(&was.machine)) {
+            return;
+        }
+        let note = format!(
+            "{name} was given to other content; image = \"blake3:{}\" keeps what is there",
+            was.image
+        );
+        if !self.proposal.notes.contains(&note) {
+            self.proposal.notes.push(note);
+        }
     }
 
     /// Says why a machine cannot go on where it is.
@@ -148,6 +218,12 @@ impl<'a> Planner<'a> {
                 "{name}: {because}, but {machine} is there and this version moves no machine ({advice})"
             ));
         }
+        if let Some(because) = small_disk(group, image) {
+            return Some(because);
+        }
+        if let Some(because) = self.given.no_room(was.host, host, growth_mib(was, group)) {
+            return Some(format!("{name}: {because}, and {machine} cannot move from it"));
+        }
         let replaced = was.image != image.digest;
         if replaced && host.arch != image.arch {
             return Some(format!("{name}: its CPU is {}, the image is for {}", host.arch, image.arch));
@@ -155,7 +231,8 @@ impl<'a> Planner<'a> {
         let free = self.given.free_mib(was.host, host);
         let grows = self.old_memory_mib(machine) < group.memory_mib;
         (grows && free < group.memory_mib).then(|| {
-            format!("{name}: {free} of {} MiB free, and {machine} cannot move from it", group.memory_mib)
+            let short = schedule::no_memory(free, group.memory_mib);
+            format!("{name}: {short}, and {machine} cannot move from it")
         })
     }
 
@@ -179,6 +256,9 @@ impl<'a> Planner<'a> {
             Ok(image) => image,
             Err(because) => return self.obstacle(machine, because),
         };
+        if let Some(because) = small_disk(group, &image) {
+            return self.obstacle(machine, because);
+        }
         let wanted = Wanted { group: &machine.group, spec: group, image: &image };
         let (host, mut because) = match self.remains(machine) {
             Some(drop) => match self.back(wanted, drop.host) {
@@ -191,12 +271,10 @@ impl<'a> Planner<'a> {
             },
         };
         let Some(address) = self.address(machine) else {
-            if self.subnet == Prefix::NONE {
-                return; // Said once for all machines already.
-            }
             return self.obstacle(machine, format!("the session's network {} is full", self.subnet));
         };
-        self.given.take(host, &machine.group, group.memory_mib);
+        self.given.take(host, &machine.group, group);
+        self.given.take_disk(host, group.disk_mib.unwrap_or(0));
         self.addresses.insert(address);
         self.fetch(host, &image);
         let epoch = self.state.map(|state| state.highest_epoch(machine)).unwrap_or_default().next();
@@ -215,7 +293,8 @@ impl<'a> Planner<'a> {
             image_name: group.image.clone(),
             guard: Guard::Hold,
             because,
-            fingerprint: fingerprint(self.intent, &machine.group, group, image.digest),
+            disk_mib: group.disk_mib,
+            made: Made::of(self.intent, &machine.group, group),
         });
     }
 
@@ -251,25 +330,48 @@ impl<'a> Planner<'a> {
     /// Says why no host fits, naming each.
     fn no_host(&self, wanted: Wanted, rejected: &[(HostId, String)]) -> String {
         let hosts = &self.inventory.hosts;
-        let unknown = |name: &&Name| !hosts.values().any(|host| host.name == **name);
-        let strangers: Vec<&str> = wanted.spec.place.hosts.iter().filter(unknown).map(Name::as_str).collect();
         let mut reasons: Vec<String> = rejected
             .iter()
             .filter_map(|(id, because)| Some(format!("{}: {because}", hosts.get(id)?.name)))
             .collect();
         reasons.sort();
-        reasons.extend(strangers.iter().map(|name| format!("{name}: no member has this name")));
+        reasons.extend(self.strangers(wanted.spec));
         if reasons.is_empty() {
             return "the mesh has no hosts".into();
         }
         format!("no host fits: {}", reasons.join("; "))
     }
 
+    /// Tells hosts that `place` names and nobody is, each with what may have been meant.
+    fn strangers(&self, spec: &Group) -> Vec<String> {
+        let names = || self.inventory.hosts.values().map(|host| host.name.as_str());
+        let unknown = spec.place.hosts.iter().filter(|name| !names().any(|known| known == name.as_str()));
+        let tell = |name: &Name| {
+            let known = spelling::list(names());
+            let nearest = spelling::nearest(name.as_str(), names());
+            let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
+            format!("{name}: no member has this name ({meant}hosts: {known})")
+        };
+        unknown.map(tell).collect()
+    }
+
+    /// Notes names of `place` that nobody has, also where another host was found.
+    fn note_strangers(&mut self) {
+        for (name, group) in &self.intent.topology.groups {
+            let strangers = self.strangers(group).into_iter();
+            let notes: Vec<String> =
+                strangers.map(|told| format!("machines.{name}.place.hosts: {told}")).collect();
+            self.proposal.notes.extend(notes);
+        }
+    }
+
     fn image(&self, reference: &ImageRef) -> Result<ImageFacts, String> {
         let images = &self.inventory.images;
         match reference {
             ImageRef::Named(name) => images.get(name).cloned().ok_or_else(|| {
-                format!("no member has an image named {name} (agent image import PATH --name {name})")
+                let nearest = spelling::nearest(name, images.keys().map(String::as_str));
+                let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
+                format!("no member has an image named {name} ({meant}agent image import PATH --name {name})")
             }),
             ImageRef::Pinned(digest) => {
                 let found = images.values().find(|image| image.digest == *digest);
@@ -304,6 +406,7 @@ impl<'a> Planner<'a> {
                 Some(group) if group.count < was.machine.index => format!("count is {} now", group.count),
                 Some(_) => continue,
             };
+            let because = format!("{because}; its disk goes with it");
             self.change(&was.machine, ChangeAction::Remove, was.host, because);
         }
     }
@@ -315,7 +418,7 @@ impl<'a> Planner<'a> {
         proposal.changes.sort_by(|a, b| a.machine.cmp(&b.machine));
         proposal.rejected.sort_by(|a, b| (&a.machine, a.host).cmp(&(&b.machine, b.host)));
         proposal.obstacles.sort_by(|a, b| a.machine.cmp(&b.machine));
-        if proposal.obstacles.is_empty() {
+        if proposal.obstacles.is_empty() && proposal.unasked.is_empty() {
             let (generation, subnet) = (parent.next(), self.subnet);
             proposal.plan = Some(Plan { generation, parent, subnet, placements: self.placements });
         }
@@ -323,7 +426,8 @@ impl<'a> Planner<'a> {
     }
 
     fn change(&mut self, machine: &MachineName, action: ChangeAction, host: HostId, because: String) {
-        self.proposal.changes.push(Change { machine: machine.clone(), action, host, because });
+        let machine = machine.clone();
+        self.proposal.changes.push(Change { machine, action, how: None, host, because });
     }
 
     fn obstacle(&mut self, machine: &MachineName, because: String) {
@@ -331,15 +435,17 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Hashes everything that a machine's disk is made from: a change of it needs a new incarnation.
-pub fn fingerprint(intent: &Intent, name: &Name, group: &Group, image: Digest) -> Digest {
-    let files: BTreeMap<_, _> =
-        group.files.iter().map(|(path, file)| (path, (file, intent.files.get(&file.source)))).collect();
-    let parts =
-        (image, group.disk_mib, &group.setup, files, &group.env, intent.ssh_keys.get(name), &group.user);
-    // Serialising plain values into memory cannot fail; an empty text would only replace machines.
-    let bytes = postcard::to_stdvec(&parts).unwrap_or_default();
-    Digest(blake3::derive_key("mesh machine fingerprint 1", &bytes))
+/// Tells how much larger a disk that exists is to be.
+fn growth_mib(was: &Placement, group: &Group) -> u64 {
+    group.disk_mib.unwrap_or(0).saturating_sub(disk::size_mib(was.disk_mib, was.image_size))
+}
+
+/// Says that a disk cannot hold its image.
+fn small_disk(group: &Group, image: &ImageFacts) -> Option<String> {
+    let (wanted, least) = (group.disk_mib?, disk::size_mib(None, image.size));
+    (wanted < least).then(|| {
+        format!("disk = {} is smaller than its image, which has {}", size::text(wanted), size::text(least))
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! ```text
 //! (nothing) -Fetch-> image here -Ask-> granted -Launch-> Starting -> Running -> Ended -Launch (back-off)-> ..
 //!           in a drop: any of these -Remove-> (nothing) -ReportDropped-> forgotten
+//!           what may run and does not answer: Unseen -Find-> Starting, Running or Ended
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Epoch, MachineName, Name},
     limits::{
-        ASK_AGAIN_MS, BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, START_WITHIN_MS, STEADY_AFTER_MS,
+        ASK_AGAIN_MS, BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, FIND_AGAIN_MS, START_WITHIN_MS,
+        STEADY_AFTER_MS, UNSEEN_WITHIN_MS,
     },
     session::{MachineSpec, Share, order},
     time::Timestamp,
@@ -77,6 +79,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Size of the disk in MiB; `None` = the image's own size.
+    pub disk_mib: Option<u64>,
 }
 
 /// The process that is the parent of QEMU.
@@ -100,6 +104,18 @@ pub enum Shim {
         setup: Setup,
         /// Services whose checks pass.
         ready: BTreeSet<Name>,
+        /// Why QEMU holds the guest, if it does: its disk cannot be written or read now.
+        paused: Option<String>,
+    },
+    /// A process of it lives and does not answer, or nobody can tell now whether one lives. It counts as
+    /// running until it is known to be dead.
+    Unseen {
+        /// Since when.
+        since: Timestamp,
+        /// When it was looked for last.
+        tried: Timestamp,
+        /// What was seen, in words.
+        because: String,
     },
     /// QEMU ended.
     Ended {
@@ -150,6 +166,12 @@ pub enum Action {
         epoch: Epoch,
         /// Why the run before it ended.
         after: Option<String>,
+    },
+    /// Look for what may run of it and take hold of it. What lives and has not answered for so long that
+    /// `patient` is over is ended, so that it can start again.
+    Find {
+        /// Whether silence is still borne.
+        patient: bool,
     },
     /// End QEMU in order, keep the disk, and mark the end as asked for (also one that has happened).
     Stop {
@@ -206,13 +228,25 @@ pub fn back_off_ms(times: u32) -> u64 {
 impl Settings {
     /// Gives what a machine is to be launched with.
     pub fn of(spec: &MachineSpec) -> Settings {
-        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib }
+        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib, disk_mib: spec.disk_mib }
     }
 }
 
+/// Gives what a machine was presumably launched with whose own word on the disk is lost: while an
+/// incarnation must go, nothing newer was started, so it is that one; else it is the one that shall run.
+pub fn presumed(share: &Share, machine: &MachineName) -> Option<Settings> {
+    let dropped = share.drops.iter().find(|(name, _)| name == machine);
+    if let Some((_, epoch)) = dropped {
+        return Some(Settings { epoch: *epoch, cpus: 0, memory_mib: 0, disk_mib: None });
+    }
+    share.machines.iter().find(|spec| spec.machine == *machine).map(Settings::of)
+}
+
 fn remove(epoch: Epoch, seen: &Seen) -> Action {
-    match seen.launched {
-        Some(settings) if settings.epoch <= epoch => Action::Remove(epoch),
+    match (seen.launched, &seen.shim) {
+        (Some(settings), _) if settings.epoch <= epoch => Action::Remove(epoch),
+        // Its files are gone, its processes are not.
+        (None, Shim::Starting { .. } | Shim::Running { .. } | Shim::Unseen { .. }) => Action::Remove(epoch),
         _ => Action::ReportDropped(epoch),
     }
 }
@@ -237,6 +271,12 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
         Shim::Starting { .. } | Shim::Running { .. } => {
             unwanted(spec, seen).map(|because| Action::Stop { because })
         }
+        Shim::Unseen { .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
+        Shim::Unseen { since, tried, .. } => {
+            let due = tried.plus_ms(FIND_AGAIN_MS);
+            let patient = now.since_ms(*since) < UNSEEN_WITHIN_MS;
+            Some(if now < due { Action::Wait { until: Some(due) } } else { Action::Find { patient } })
+        }
         // Marks the end as asked for, so that `machine start` starts it again.
         Shim::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
         _ if !spec.run => None,
@@ -246,11 +286,11 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Optio
                 Restart::Never => None,
                 Restart::OnFailure if *clean => None,
                 _ if now < due => Some(Action::Wait { until: Some(due) }),
-                _ => Some(start(spec, seen, Some(because.clone()))),
+                _ => Some(start(spec, seen, waits, Some(because.clone()))),
             }
         }
-        Shim::Ended { .. } => Some(start(spec, seen, None)),
-        Shim::None if seen.launched.is_some() => Some(start(spec, seen, None)),
+        Shim::Ended { .. } => Some(start(spec, seen, waits, None)),
+        Shim::None if seen.launched.is_some() => Some(start(spec, seen, waits, None)),
         Shim::None => Some(first_start(spec, seen, waits)),
     }
 }
@@ -265,9 +305,15 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
 }
 
 /// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
-/// asked and nothing is waited for.
-fn start(spec: &MachineSpec, seen: &Seen, after: Option<String>) -> Action {
-    fetch(seen).unwrap_or(Action::Launch { epoch: spec.epoch, after })
+/// asked. What it needs must be ready all the same: after a power cut everything starts again.
+fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>) -> Action {
+    if let Some(fetch) = fetch(seen) {
+        return fetch;
+    }
+    if !waits.is_empty() {
+        return Action::Wait { until: None };
+    }
+    Action::Launch { epoch: spec.epoch, after }
 }
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.

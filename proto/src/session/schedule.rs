@@ -5,7 +5,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     id::{HostId, Name},
+    limits::DISK_OVERCOMMIT,
     session::{Accelerator, HostFacts, ImageFacts, Inventory},
+    size,
     topology::Group,
 };
 
@@ -24,6 +26,7 @@ pub struct Wanted<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     memory_mib: BTreeMap<HostId, u64>,
+    disk_mib: BTreeMap<HostId, u64>,
     groups: BTreeMap<(HostId, Name), u32>,
 }
 
@@ -83,7 +86,10 @@ pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Opt
     }
     let free = given.free_mib(id, host);
     if free < spec.memory_mib {
-        return Some(format!("{free} of {} MiB free", spec.memory_mib));
+        return Some(no_memory(free, spec.memory_mib));
+    }
+    if let Some(because) = given.no_room(id, host, spec.disk_mib.unwrap_or(0)) {
+        return Some(because);
     }
     // Disks are sparse: what must fit at once is the image, where it is not yet.
     let image_mib = image.size.div_ceil(1024 * 1024);
@@ -109,6 +115,11 @@ pub fn unwished(spec: &Group, host: &HostFacts) -> Option<String> {
     })
 }
 
+/// Says that memory is missing.
+pub fn no_memory(free_mib: u64, wanted_mib: u64) -> String {
+    format!("{free_mib} of {wanted_mib} MiB free (memory = {})", size::text(wanted_mib))
+}
+
 /// Names the package that brings QEMU on Debian and its kin.
 pub fn qemu_package(arch: &str) -> &'static str {
     match arch {
@@ -119,8 +130,9 @@ pub fn qemu_package(arch: &str) -> &'static str {
 
 impl Given {
     /// Notes that a host takes a machine.
-    pub fn take(&mut self, host: HostId, group: &Name, memory_mib: u64) {
-        *self.memory_mib.entry(host).or_default() += memory_mib;
+    pub fn take(&mut self, host: HostId, group: &Name, spec: &Group) {
+        let memory = self.memory_mib.entry(host).or_default();
+        *memory = memory.saturating_add(spec.memory_mib);
         *self.groups.entry((host, group.clone())).or_default() += 1;
     }
 
@@ -128,6 +140,24 @@ impl Given {
     pub fn free_mib(&self, id: HostId, host: &HostFacts) -> u64 {
         let taken = self.memory_mib.get(&id).copied().unwrap_or(0);
         host.memory_mib.saturating_sub(host.memory_used_mib).saturating_sub(taken)
+    }
+
+    /// Notes that a host takes so much disk more.
+    pub fn take_disk(&mut self, host: HostId, disk_mib: u64) {
+        let disk = self.disk_mib.entry(host).or_default();
+        *disk = disk.saturating_add(disk_mib);
+    }
+
+    /// Says why a host cannot give so much disk more. Only wished sizes count: a disk that is no larger
+    /// than its image needs what its guest writes.
+    pub fn no_room(&self, id: HostId, host: &HostFacts, more_mib: u64) -> Option<String> {
+        let taken = self.disk_mib.get(&id).copied().unwrap_or(0);
+        let most = host.disk_mib.saturating_mul(DISK_OVERCOMMIT);
+        (more_mib > 0 && taken.saturating_add(more_mib) > most).then(|| {
+            let (more, free) = (size::text(more_mib), size::text(host.disk_mib));
+            let taken = if taken == 0 { String::new() } else { format!(" beside {} of others", size::text(taken)) };
+            format!("a disk of {more}{taken}, with {free} free for machines (at most {DISK_OVERCOMMIT} times that)")
+        })
     }
 
     fn of_group(&self, host: HostId, group: &Name) -> u32 {
@@ -222,6 +252,7 @@ fn list<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
 #[cfg(test)]
 mod tests {
     use crate::session::{
+        disk::Replace,
         fixture::{SESSION, intent, inventory},
         plan::propose,
     };
@@ -229,7 +260,8 @@ mod tests {
     #[test]
     fn a_host_without_room_for_an_image_names_what_it_keeps_for_itself() {
         let told = |host: &str| {
-            let proposal = propose(SESSION, None, &intent("web 1 256"), &inventory(host));
+            let proposal =
+                propose(SESSION, None, (&intent("web 1 256"), &Replace::default()), &inventory(host));
             assert!(proposal.plan.is_none(), "{proposal:?}");
             proposal.rejected[0].because.clone()
         };

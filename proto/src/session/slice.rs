@@ -51,7 +51,7 @@ fn directory(state: &State) -> Directory {
             epoch: p.epoch,
             address: p.address,
             guard: p.guard,
-            user: group.user.clone(),
+            user: p.made.user.clone(),
             run: !state.stopped.contains(&p.machine),
         };
         let services = group.services.iter().map(|(name, service)| (name.clone(), service.port)).collect();
@@ -81,11 +81,12 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         machine: placement.machine.clone(),
         epoch: placement.epoch,
         run: !state.stopped.contains(&placement.machine),
+        starts: state.starts.get(&placement.machine).copied().unwrap_or_default(),
         image: placement.image,
         image_size: placement.image_size,
         cpus: group.cpus,
         memory_mib: group.memory_mib,
-        disk_mib: group.disk_mib,
+        disk_mib: placement.disk_mib,
         address: placement.address,
         mac: placement.mac,
         needs: group.needs.clone(),
@@ -97,7 +98,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         files: files(intent, group),
         env: group.env.clone(),
         ssh_keys,
-        user: group.user.clone(),
+        user: placement.made.user.clone(),
         host_key_seed: host_key_seed(&state.ssh_seed, &placement.machine),
     })
 }

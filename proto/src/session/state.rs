@@ -25,8 +25,10 @@ pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result
                 intent: None,
                 plan: None,
                 epochs: BTreeMap::new(),
+                granted: BTreeMap::new(),
                 addresses: BTreeMap::new(),
                 stopped: BTreeSet::new(),
+                starts: BTreeMap::new(),
                 drops: BTreeMap::new(),
                 ended: false,
                 ssh_seed,
@@ -64,6 +66,11 @@ impl State {
         self.epochs.get(machine).copied().unwrap_or_default()
     }
 
+    /// Tells whether the machine's current incarnation was ever allowed to start.
+    pub fn started(&self, machine: &MachineName) -> bool {
+        self.placement(machine).is_some_and(|p| self.granted.get(machine) == Some(&p.epoch))
+    }
+
     /// Tells whether nothing of an ended session is left on any host.
     pub fn gone(&self) -> bool {
         self.ended && self.drops.is_empty()
@@ -81,21 +88,39 @@ impl Plan {
 fn change(state: &mut State, command: Command) -> Result<(), Refused> {
     match command {
         Command::Create { .. } => Err(Refused::Existence),
-        Command::Apply { intent, plan } => {
+        Command::Apply { intent, plan, replace } => {
             alive(state)?;
             current(state, &plan)?;
             shape(&intent, &plan).map_err(Refused::Unsafe)?;
             plan.placements.iter().try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
+            if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
+                return Err(Refused::Started(p.machine.clone()));
+            }
             if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
                 return Err(Refused::Unsafe("the session's network would change under its machines".into()));
             }
             replace_plan(state, intent, plan);
             Ok(())
         }
+        Command::Grant { machine, host, epoch } => {
+            if !may_start(state, host, &machine, epoch) {
+                return Err(Refused::NoStart(machine));
+            }
+            // No share shows it, so the version stays.
+            state.granted.insert(machine, epoch);
+            Ok(())
+        }
         Command::Wish { machine, run } => {
             alive(state)?;
             state.placement(&machine).ok_or_else(|| Refused::NoMachine(machine.clone()))?;
-            let changed = if run { state.stopped.remove(&machine) } else { state.stopped.insert(machine) };
+            // A start that changes nothing else still tells its host to try now.
+            let changed = if run {
+                state.stopped.remove(&machine);
+                *state.starts.entry(machine).or_default() += 1;
+                true
+            } else {
+                state.stopped.insert(machine)
+            };
             state.version += u64::from(changed);
             Ok(())
         }
@@ -140,6 +165,9 @@ fn shape(intent: &Intent, plan: &Plan) -> Result<(), String> {
     if !placements.windows(2).all(|pair| pair[0].machine < pair[1].machine) {
         return Err("the machines are not sorted, or one is there twice".into());
     }
+    if intent.topology.count() != placements.len() as u64 {
+        return Err("the plan's machines are not those of the topology".into());
+    }
     let planned: BTreeSet<_> = placements.iter().map(|p| p.machine.clone()).collect();
     if planned != intent.topology.machines().collect() {
         return Err("the plan's machines are not those of the topology".into());
@@ -169,10 +197,11 @@ fn safe(state: &State, new: &Placement) -> Result<(), String> {
         Some(old) if old.address != new.address => {
             return Err(format!("{machine}: its address {} would change", old.address));
         }
-        Some(old)
-            if old.epoch == new.epoch && (&old.image, &old.fingerprint) != (&new.image, &new.fingerprint) =>
-        {
+        Some(old) if old.epoch == new.epoch && (&old.image, &old.made) != (&new.image, &new.made) => {
             return Err(format!("{machine}: epoch {} exists with other content", old.epoch));
+        }
+        Some(old) if old.epoch == new.epoch && old.disk_mib > new.disk_mib => {
+            return Err(format!("{machine}: its disk would shrink"));
         }
         Some(old) if old.epoch == new.epoch => {}
         _ if new.epoch != highest.next() => {
@@ -193,6 +222,11 @@ fn safe(state: &State, new: &Placement) -> Result<(), String> {
     }
 }
 
+/// Tells whether a placement takes the place of an incarnation that may have a disk.
+fn loses(state: &State, new: &Placement) -> bool {
+    state.started(&new.machine) && state.placement(&new.machine).is_some_and(|old| old.epoch != new.epoch)
+}
+
 /// Makes the plan current: what it leaves out or replaces must be dropped by its host.
 fn replace_plan(state: &mut State, intent: Intent, plan: Plan) {
     let old = state.plan.take().map(|old| old.placements).unwrap_or_default();
@@ -208,6 +242,8 @@ fn replace_plan(state: &mut State, intent: Intent, plan: Plan) {
         state.addresses.insert(p.machine.clone(), p.address);
     }
     state.stopped.retain(|machine| plan.placement(machine).is_some());
+    state.starts.retain(|machine, _| plan.placement(machine).is_some());
+    state.granted.retain(|machine, epoch| plan.placement(machine).is_some_and(|p| p.epoch == *epoch));
     state.intent = Some(intent);
     state.plan = Some(plan);
     state.version += 1;

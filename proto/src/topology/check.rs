@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Group, parse::Places, read::Report};
-use crate::{id::Name, limits};
+use crate::{id::Name, limits, spelling};
 
 /// Reports everything in the groups together that no single key shows.
 pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) {
+    if !totals(groups, places, report) {
+        return;
+    }
     for (name, group) in groups {
         let at = places.get(name);
         let referring =
@@ -17,9 +20,9 @@ pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mu
                     let what = format!("machines.{name}.{key} names the group itself");
                     report.add(at, what, "remove it");
                 } else if !places.contains_key(other) {
-                    let known: Vec<&str> = places.keys().map(Name::as_str).collect();
+                    let known = spelling::list(places.keys().map(Name::as_str));
                     let what = format!("machines.{name}.{key} names {other}, which is no group");
-                    report.add(at, what, format!("groups here: {}", known.join(", ")));
+                    report.add(at, what, format!("groups here: {known}"));
                 }
             }
         }
@@ -38,7 +41,6 @@ pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mu
         let what = format!("the groups need each other in a circle: {}", names.join(" -> "));
         report.add(places.get(&cycle[0]), what, "remove one of these needs");
     }
-    totals(groups, report);
 }
 
 fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
@@ -54,9 +56,11 @@ fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
     }
 }
 
-fn totals(groups: &BTreeMap<Name, Group>, report: &mut Report) {
-    if groups.len() > limits::MAX_GROUPS {
-        let what = format!("the topology has {} groups", groups.len());
+/// Tells whether the topology is of a size that a session can have.
+fn totals(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) -> bool {
+    let before = report.found.len();
+    if places.len() > limits::MAX_GROUPS {
+        let what = format!("the topology has {} groups", places.len());
         report.add(None, what, format!("at most {} are possible", limits::MAX_GROUPS));
     }
     let machines: u64 = groups.values().map(|group| u64::from(group.count)).sum();
@@ -64,6 +68,7 @@ fn totals(groups: &BTreeMap<Name, Group>, report: &mut Report) {
         let what = format!("the topology has {machines} machines");
         report.add(None, what, format!("at most {} are possible", limits::MAX_MACHINES));
     }
+    report.found.len() == before
 }
 
 /// Finds one circle of needs and gives it with its first group repeated at the end.

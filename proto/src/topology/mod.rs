@@ -25,6 +25,11 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Counts the machines without listing them: what came from elsewhere may say any number.
+    pub fn count(&self) -> u64 {
+        self.groups.values().map(|group| u64::from(group.count)).sum()
+    }
+
     /// Lists every machine, sorted by name.
     pub fn machines(&self) -> impl Iterator<Item = MachineName> + '_ {
         let of = |(name, group): (&Name, &Group)| {

@@ -130,15 +130,26 @@ fn settings(table: &mut Table, defaults: &Settings, report: &mut Report) -> Sett
         names_image: defaults.names_image || table.has("image"),
         image: table.take("image").and_then(|v| image(&v, report)).or(defaults.image.clone()),
         cpus: table.take("cpus").and_then(|v| v.number(1..=256, report)).or(defaults.cpus),
-        memory_mib: table.take("memory").and_then(|v| v.mib(report)).or(defaults.memory_mib),
-        disk_mib: table.take("disk").and_then(|v| v.mib(report)).or(defaults.disk_mib),
+        memory_mib: table
+            .take("memory")
+            .and_then(|v| v.mib(limits::MIN_MEMORY_MIB..=u64::MAX >> 20, report))
+            .or(defaults.memory_mib),
+        disk_mib: table
+            .take("disk")
+            .and_then(|v| v.mib(1..=limits::MAX_DISK_MIB, report))
+            .or(defaults.disk_mib),
         failover: table.take("failover").and_then(|v| v.choice(&failover, report)).or(defaults.failover),
         restart: table.take("restart").and_then(|v| v.choice(&restart, report)).or(defaults.restart),
-        setup: table.take("setup").and_then(|v| v.texts(report)).or(defaults.setup.clone()),
+        setup: table.take("setup").and_then(|v| v.texts(report)).map(line_ends).or(defaults.setup.clone()),
         env,
         ssh_keys: table.take("ssh_keys").and_then(|v| v.texts(report)).or(defaults.ssh_keys.clone()),
         user: table.take("user").and_then(|v| v.parsed(report)).or(defaults.user.clone()),
     }
+}
+
+/// Reads commands as their author saw them: an editor that ends lines with CR and LF means a line end.
+fn line_ends(commands: Vec<String>) -> Vec<String> {
+    commands.into_iter().map(|command| command.replace("\r\n", "\n")).collect()
 }
 
 fn egress(table: &mut Table, report: &mut Report) {
@@ -260,6 +271,15 @@ fn files(value: &Value, report: &mut Report) -> Option<BTreeMap<String, FileSpec
         if !path.starts_with('/') || path.ends_with('/') {
             let hint = "write the full path in the machine, such as \"/etc/app.toml\"";
             report.add(Some(&value.at), format!("{} is no absolute path of a file", value.path), hint);
+            continue;
+        }
+        if path.contains(['\0', '\n']) || path.split('/').any(|part| part == ".." || part == ".") {
+            let hint = "write the path without . and .. and line ends, as `realpath` prints it";
+            report.add(
+                Some(&value.at),
+                format!("{} is no plain path of a file", value.path.escape_debug()),
+                hint,
+            );
             continue;
         }
         if let Some(spec) = file(&value, report) {

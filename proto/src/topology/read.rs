@@ -1,7 +1,10 @@
 //! Reading a TOML table key by key, so that every mistake is reported with its line. Knows tables,
 //! sizes and durations; knows nothing of what a topology's keys mean.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::BTreeSet,
+    ops::{Range, RangeInclusive},
+};
 
 use toml::{
     Spanned,
@@ -9,10 +12,12 @@ use toml::{
 };
 
 use super::Diagnostic;
+use crate::{size, spelling};
 
 /// Collects mistakes, with lines looked up in the text.
-pub(super) struct Report<'t> {
-    text: &'t str,
+pub(super) struct Report {
+    /// Where lines end: a large file may have as many mistakes as lines.
+    ends: Vec<usize>,
     pub(super) found: Vec<Diagnostic>,
 }
 
@@ -32,15 +37,15 @@ pub(super) struct Table<'v, 'i> {
     never: Vec<(&'static str, &'static str)>,
 }
 
-impl<'t> Report<'t> {
-    pub(super) fn new(text: &'t str) -> Report<'t> {
-        Report { text, found: Vec::new() }
+impl Report {
+    pub(super) fn new(text: &str) -> Report {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at);
+        Report { ends: ends.collect(), found: Vec::new() }
     }
 
     /// Gives the line of a byte offset, from 1.
     fn line(&self, offset: usize) -> usize {
-        let head = &self.text.as_bytes()[..offset.min(self.text.len())];
-        1 + head.iter().filter(|byte| **byte == b'\n').count()
+        1 + self.ends.partition_point(|end| *end < offset)
     }
 
     pub(super) fn add(
@@ -57,9 +62,10 @@ impl<'t> Report<'t> {
 impl<'v, 'i> Value<'v, 'i> {
     fn wrong<T>(&self, report: &mut Report, expected: &str) -> Option<T> {
         let kind = self.value.type_str();
+        let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
         report.add(
             Some(&self.at),
-            format!("{} is a {kind}, not {expected}", self.path),
+            format!("{} is {article} {kind}, not {expected}", self.path),
             format!("write {expected}"),
         );
         None
@@ -67,6 +73,12 @@ impl<'v, 'i> Value<'v, 'i> {
 
     pub(super) fn text(&self, report: &mut Report) -> Option<String> {
         match self.value.as_str() {
+            // It ends a text in every system that these texts are handed to.
+            Some(text) if text.contains('\0') => {
+                let what = format!("{} holds a NUL character", self.path);
+                report.add(Some(&self.at), what, "remove it: no system reads on behind it");
+                None
+            }
             Some(text) => Some(text.to_owned()),
             None => self.wrong(report, "a text in quotes"),
         }
@@ -77,7 +89,7 @@ impl<'v, 'i> Value<'v, 'i> {
     }
 
     /// Reads a whole number within `range`.
-    pub(super) fn number(&self, range: std::ops::RangeInclusive<u64>, report: &mut Report) -> Option<u64> {
+    pub(super) fn number(&self, range: RangeInclusive<u64>, report: &mut Report) -> Option<u64> {
         let Some(integer) = self.value.as_integer() else { return self.wrong(report, "a whole number") };
         let number =
             u64::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|n| range.contains(n));
@@ -119,23 +131,34 @@ impl<'v, 'i> Value<'v, 'i> {
         found
     }
 
-    /// Reads a size such as `"512MiB"` in MiB.
-    pub(super) fn mib(&self, report: &mut Report) -> Option<u64> {
-        let text = self.text(report)?;
-        let size = number_and_unit(&text).and_then(|(number, unit)| match unit {
-            "MiB" => Some(number),
-            "GiB" => number.checked_mul(1024),
-            "TiB" => number.checked_mul(1024 * 1024),
-            _ => None,
-        });
-        match size {
-            Some(mib) if mib > 0 => Some(mib),
-            _ => {
-                let hint = "write a whole number with MiB, GiB or TiB, such as \"512MiB\"";
-                report.add(Some(&self.at), format!("{} = {text:?} is no size", self.path), hint);
-                None
-            }
+    /// Reads a size such as `"512M"` in MiB.
+    pub(super) fn mib(&self, range: RangeInclusive<u64>, report: &mut Report) -> Option<u64> {
+        if self.value.is_integer() || self.value.is_float() {
+            return self.wrong(report, "a size in quotes with its unit, such as \"512M\"");
         }
+        let text = self.text(report)?;
+        let mib = match size::mib(&text) {
+            Ok(mib) => mib,
+            Err(error) => {
+                let what = format!("{} = {:?} is no size", self.path, shortened(&text));
+                report.add(Some(&self.at), what, error.to_string());
+                return None;
+            }
+        };
+        if !range.contains(&mib) {
+            let (low, high) = (size::text(*range.start()), size::text(*range.end()));
+            let (what, hint) = if mib < *range.start() {
+                (
+                    "too small",
+                    format!("no guest that is made for virtual machines boots with less than {low}"),
+                )
+            } else {
+                ("too large", format!("at most {high} are possible"))
+            };
+            report.add(Some(&self.at), format!("{} = {text:?} is {what}", self.path), hint);
+            return None;
+        }
+        Some(mib)
     }
 
     /// Reads a duration such as `"2s"` in milliseconds.
@@ -259,31 +282,15 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 
 /// Names the nearest known key, or all of them.
 fn suggestion<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> String {
-    let mut known: Vec<(usize, &str)> = known.map(|other| (distance(key, other), other)).collect();
-    known.sort_unstable();
-    match known.first() {
-        Some((far, nearest)) if *far <= 1 + nearest.len() / 3 => format!("did you mean {nearest}?"),
-        Some(_) => {
-            let mut all: Vec<&str> = known.into_iter().map(|(_, key)| key).collect();
-            all.sort_unstable();
-            format!("known keys here: {}", all.join(", "))
-        }
-        None => "remove it".to_owned(),
-    }
+    spelling::suggestion(key, "known keys here", known).unwrap_or_else(|| "remove it".to_owned())
 }
 
-/// Edit distance (Levenshtein), one row at a time. Keys longer than 40 characters match nothing.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > 40 {
-        return usize::MAX;
+/// Cuts a text that is quoted in a message.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    let mut short: String = text.chars().take(MOST).collect();
+    if short.len() < text.len() {
+        short.push('…');
     }
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let best = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], best);
-        }
-    }
-    row[row.len() - 1]
+    short
 }

@@ -67,8 +67,8 @@ image = "tiny"
 env = { A = "1", B = "2" }
 [machines.db]
 cpus = 2
-memory = "1GiB"
-disk = "8GiB"
+memory = "1GB"
+disk = "8g"
 role = "database"
 failover = "hold"
 egress = "none"
@@ -106,7 +106,7 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
 colour = "red"
 [machines.web]
 imgae = "tiny"
-memory = "512M"
+memory = "512X"
 cpus = 0
 needs = ["bd"]
 replicas = 3
@@ -126,8 +126,8 @@ image = "tiny"
                write image = "NAME"
             4: unknown key machines.web.imgae
                did you mean image?
-            5: machines.web.memory = "512M" is no size
-               write a whole number with MiB, GiB or TiB, such as "512MiB"
+            5: machines.web.memory = "512X" is no size
+               write a number and a unit, such as "512M", "2G" or "2GiB"
             6: machines.web.cpus = 0 is out of range
                write a number from 1 to 256
             8: unknown key machines.web.replicas
@@ -245,6 +245,108 @@ fn an_empty_file_says_what_to_write() {
            add a table such as [machines.web]
     "#]],
     );
+}
+
+#[test]
+fn sizes_beyond_reason_are_mistakes_of_the_file() {
+    let sizes = |memory: &str, disk: &str| {
+        format!("session = \"s\"\n[machines.a]\nimage = \"tiny\"\nmemory = {memory}\ndisk = {disk}\n")
+    };
+    check(
+        &sizes("\"1MiB\"", "\"16777215TiB\""),
+        expect![[r#"
+        4: machines.a.memory = "1MiB" is too small
+           no guest that is made for virtual machines boots with less than 64MiB
+        5: machines.a.disk = "16777215TiB" is too large
+           at most 64TiB are possible
+    "#]],
+    );
+    check(
+        &sizes("512", "\"8\""),
+        expect![[r#"
+        4: machines.a.memory is an integer, not a size in quotes with its unit, such as "512M"
+           write a size in quotes with its unit, such as "512M"
+        5: machines.a.disk = "8" is no size
+           say the unit, such as "512M" or "2G"
+    "#]],
+    );
+    check(
+        &sizes("\"99999999999999999999T\"", "\"64K\""),
+        expect![[r#"
+        4: machines.a.memory = "99999999999999999999T" is no size
+           it is larger than anything that can be stored
+        5: machines.a.disk = "64K" is no size
+           write a whole number of MiB from 1 on, such as "512M"
+    "#]],
+    );
+    check(
+        &sizes("\"1.5.5G\"", "\"-1G\""),
+        expect![[r#"
+        4: machines.a.memory = "1.5.5G" is no size
+           write a number and a unit, such as "512M", "2G" or "2GiB"
+        5: machines.a.disk = "-1G" is no size
+           write a number and a unit, such as "512M", "2G" or "2GiB"
+    "#]],
+    );
+}
+
+#[test]
+fn texts_that_no_system_takes_are_mistakes_of_the_file() {
+    check(
+        r#"session = "s"
+[machines.a]
+image = "tiny"
+setup = ["echo \u0000"]
+env = { A = "x\u0000y" }
+[machines.a.files]
+"/etc/../root/.profile" = "x"
+"/etc/./x" = "x"
+"/etc/a\u0000b" = "x"
+"/etc/fine" = "../beside/app.toml"
+"#,
+        expect![[r#"
+            4: machines.a.setup holds a NUL character
+               remove it: no system reads on behind it
+            5: machines.a.env.A holds a NUL character
+               remove it: no system reads on behind it
+            7: machines.a.files./etc/../root/.profile is no plain path of a file
+               write the path without . and .. and line ends, as `realpath` prints it
+            8: machines.a.files./etc/./x is no plain path of a file
+               write the path without . and .. and line ends, as `realpath` prints it
+            9: machines.a.files./etc/a\0b is no plain path of a file
+               write the path without . and .. and line ends, as `realpath` prints it
+        "#]],
+    );
+}
+
+#[test]
+fn a_line_end_of_another_system_is_a_line_end() {
+    let text = "session = \"s\"\r\n[machines.a]\r\nimage = \"tiny\"\r\nsetup = [\"\"\"\r\nif true; then\r\n  echo a\r\nfi\r\n\"\"\"]\r\n";
+    let (topology, found) = parse(text);
+    assert_eq!(found, []);
+    assert_eq!(topology.unwrap().groups[&"a".parse().unwrap()].setup, ["if true; then\n  echo a\nfi\n"]);
+}
+
+#[test]
+fn files_of_absurd_size_are_answered_at_once() {
+    let start = std::time::Instant::now();
+    check(
+        "session = \"s\"\n[machines.a]\nimage = \"tiny\"\ncount = 4294967295\n",
+        expect![[r#"
+        4: machines.a.count = 4294967295 is out of range
+           write a number from 1 to 200
+    "#]],
+    );
+    let group = |i: usize| format!("[machines.g{i}x]\nneeds = [\"g{}x\", \"nobody\"]\nimage = \"\"\n", i + 1);
+    let text: String = (0..4_000).map(group).collect();
+    let (topology, found) = parse(&text);
+    assert!(topology.is_none() && found.len() > 4_000, "{}", found.len());
+    assert!(found.iter().any(|mistake| mistake.what == "the topology has 4000 groups"));
+    let bytes: usize = found.iter().map(|mistake| mistake.what.len() + mistake.hint.len()).sum();
+    assert!(bytes < 10 * text.len(), "{bytes} bytes about {}", text.len());
+    let keys: String = (0..20_000).map(|i| format!("k{i} = 1\n")).collect();
+    assert_eq!(parse(&keys).1.len(), 20_001);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 proptest::proptest! {

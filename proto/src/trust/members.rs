@@ -310,6 +310,38 @@ pub fn mesh_time(own: Timestamp, heard: &[Timestamp], floor: Timestamp) -> Times
     clocks[clocks.len() / 2].max(floor)
 }
 
+/// How far a host's clock is off, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockError {
+    /// It shows a time that is still to come.
+    Ahead(u64),
+    /// It shows a time that is over.
+    Behind(u64),
+}
+
+/// A clock that is this far from others is told.
+const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
+
+/// Tells whether the own clock is off: most of those heard say so, or, when there is no majority, an issuer has signed
+/// a later time. Of two hosts that differ each is told; nobody can know which is right.
+pub fn clock_error(own: Timestamp, heard: &[Timestamp], floor: Timestamp) -> Option<ClockError> {
+    let beyond = |later: Timestamp, earlier: Timestamp| {
+        Some(later.0.saturating_sub(earlier.0)).filter(|off| *off > CLOCK_OFF_MS)
+    };
+    let ahead: Vec<u64> = heard.iter().filter_map(|other| beyond(own, *other)).collect();
+    let behind: Vec<u64> = heard.iter().filter_map(|other| beyond(*other, own)).collect();
+    let is_most = |count: usize| 2 * count > heard.len();
+    let agreeing = heard.len() - ahead.len() - behind.len();
+    if !heard.is_empty() && 2 * (agreeing + 1) > heard.len() + 1 {
+        return None;
+    }
+    match (ahead.iter().min(), behind.iter().min()) {
+        (Some(off), _) if is_most(ahead.len()) => Some(ClockError::Ahead(*off)),
+        (_, Some(off)) if is_most(behind.len()) => Some(ClockError::Behind(*off)),
+        _ => beyond(floor, own).map(ClockError::Behind),
+    }
+}
+
 fn slot(statement: &Statement, digest: Digest) -> Slot {
     match statement {
         Statement::Charter(_) => Slot::Charter,

@@ -248,6 +248,36 @@ fn certificates_are_renewed_daily_and_a_stale_member_stays_a_member() {
 }
 
 #[test]
+fn a_clock_is_told_that_most_others_contradict() {
+    const HOUR: u64 = 60 * 60 * 1000;
+    let (early, late, soon) = (Timestamp(NOW.0 - HOUR), NOW.plus_ms(HOUR), NOW.plus_ms(9 * 60 * 1000));
+    let (ahead, behind) = (Some(ClockError::Ahead(HOUR)), Some(ClockError::Behind(HOUR)));
+    let cases = [
+        (&[][..], NOW, None),
+        (&[], late, behind),
+        (&[soon], NOW, None),
+        // Two hosts: each learns that the other differs.
+        (&[early], NOW, ahead),
+        (&[late], NOW, behind),
+        // Three: the one that is off learns it, the others do not, whatever it has signed.
+        (&[early, early], NOW, ahead),
+        (&[late, NOW], NOW, None),
+        (&[late, NOW], late, None),
+        (&[early, NOW], NOW, None),
+        (&[late, late], NOW, behind),
+        (&[early, early, late], NOW, ahead),
+        // Everybody says something else: what an issuer signed counts.
+        (&[early, late], NOW, None),
+        (&[early, late], late, behind),
+        (&[Timestamp(0), Timestamp(0)], NOW, Some(ClockError::Ahead(NOW.0))),
+        (&[Timestamp(u64::MAX), Timestamp(u64::MAX)], NOW, Some(ClockError::Behind(u64::MAX - NOW.0))),
+    ];
+    for (heard, floor, told) in cases {
+        assert_eq!(clock_error(NOW, heard, floor), told, "{heard:?} {floor:?}");
+    }
+}
+
+#[test]
 fn mesh_time_survives_one_wrong_clock_and_never_falls_behind_an_issuer() {
     let wrong = Timestamp(0);
     assert_eq!(mesh_time(wrong, &[NOW, NOW], wrong), NOW);

@@ -43,6 +43,8 @@ const MAX_URL_BYTES: usize = 256;
 /// Characters of a token: three members with everything, twice over.
 const MAX_TOKEN_CHARS: usize = 4096;
 const PREFIX: &str = "mesh1";
+/// How every token begins, of whatever version.
+const FIRST: &str = "mesh";
 const CHECKSUM_BYTES: usize = 4;
 
 /// Why a text is no token.
@@ -55,7 +57,7 @@ pub enum TokenError {
     #[error("this token is of version {0}, which this program does not know; update it")]
     Version(char),
     /// A part is missing or a character is wrong.
-    #[error("the token is damaged: copy all of it, in one line")]
+    #[error("the token is damaged: copy all of it")]
     Damaged,
     /// Too long, or with more entries than a token may have.
     #[error("the token holds more than a token may")]
@@ -67,6 +69,26 @@ impl Token {
     pub fn new(mesh: MeshId, seed: Seed, bootstrap: Vec<Bootstrap>) -> Result<Token, TokenError> {
         let token = Token { mesh, seed, bootstrap };
         if token.is_within_bounds() { Ok(token) } else { Err(TokenError::TooLarge) }
+    }
+
+    /// Finds the token in what was pasted or piped: the whole command that printed it, wrapped lines, blank
+    /// lines and byte order marks around it. Gives the best guess when nothing in it is a token.
+    pub fn find(text: &str) -> String {
+        let text: String = text.chars().filter(|c| !is_invisible(*c)).collect();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let starts =
+            |word: &&str| word.get(..FIRST.len()).is_some_and(|start| start.eq_ignore_ascii_case(FIRST));
+        let Some(at) = words.iter().position(starts) else { return words.concat() };
+        // A wrapped token goes on in the next words; its checksum says where it ends.
+        let pieces = words[at + 1..].iter().take_while(|word| word.bytes().all(is_base32));
+        let mut found = words[at].to_owned();
+        for piece in pieces {
+            if found.parse::<Token>().is_ok() {
+                break;
+            }
+            found.push_str(piece);
+        }
+        found
     }
 
     fn is_within_bounds(&self) -> bool {
@@ -91,11 +113,12 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Token, TokenError> {
-        let text = text.trim();
+        // Terminals, mail and chat wrap long lines.
+        let seen = text.chars().filter(|c| !c.is_whitespace() && !is_invisible(*c));
+        let text: String = seen.take(MAX_TOKEN_CHARS + 1).map(|c| c.to_ascii_lowercase()).collect();
         if text.len() > MAX_TOKEN_CHARS {
             return Err(TokenError::TooLarge);
         }
-        let text = text.to_ascii_lowercase();
         let rest = text.strip_prefix("mesh").ok_or(TokenError::Prefix)?;
         let body = match rest.chars().next() {
             Some('1') => &rest[1..],
@@ -111,6 +134,15 @@ impl FromStr for Token {
         let token: Token = decode(bytes, MAX_TOKEN_CHARS, "token").map_err(|_| TokenError::Damaged)?;
         if token.is_within_bounds() { Ok(token) } else { Err(TokenError::TooLarge) }
     }
+}
+
+/// Marks that editors and chat programs put into text and nobody sees.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{feff}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{ad}')
+}
+
+fn is_base32(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(&byte)
 }
 
 /// Finds typing and pasting mistakes; it is no protection against people.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, HostId, MachineName, MeshId, Name, SessionId},
-    session::{Accelerator, ChangeAction, Guard, Phase},
+    limits::MAX_MACHINES,
+    session::{Accelerator, ChangeAction, Guard, How, Phase, Replace},
     topology::{Diagnostic, Intent, Topology},
 };
 
@@ -144,6 +145,20 @@ pub struct Joined {
     pub host: HostRef,
     /// The member that let it in.
     pub by: Option<String>,
+    /// For a host that was in the mesh before: what came of the token's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// What a token's addresses brought to a host that is in its mesh already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Whether an agent runs here that tries them.
+    pub tried: bool,
+    /// Members of the token that are connected now.
+    pub reached: Vec<String>,
+    /// Members of the token that are not.
+    pub silent: Vec<String>,
 }
 
 /// `agent status`.
@@ -351,18 +366,32 @@ pub struct Wanted {
     pub ssh_keys: BTreeMap<Name, Vec<String>>,
     /// For `up`: the plan's generation that the user saw; anything else is refused.
     pub index: Option<u64>,
+    /// Whose started disks may be lost.
+    #[serde(default)]
+    pub replace: Replace,
 }
 
 impl From<Intent> for Wanted {
     fn from(intent: Intent) -> Wanted {
         let files = intent.files.into_iter().map(|(path, bytes)| (path, BASE64.encode(&bytes))).collect();
-        Wanted { topology: intent.topology, files, ssh_keys: intent.ssh_keys, index: None }
+        Wanted {
+            topology: intent.topology,
+            files,
+            ssh_keys: intent.ssh_keys,
+            index: None,
+            replace: Replace::default(),
+        }
     }
 }
 
 impl TryFrom<Wanted> for Intent {
     type Error = Error;
     fn try_from(wanted: Wanted) -> Result<Intent, Error> {
+        let machines = wanted.topology.count();
+        if machines > MAX_MACHINES as u64 {
+            return Err(Error::new(Kind::Invalid, format!("the topology has {machines} machines"))
+                .because(format!("at most {MAX_MACHINES} are possible")));
+        }
         let decode = |(path, text): (String, String)| match BASE64.decode(text.as_bytes()) {
             Ok(bytes) => Ok((path, bytes)),
             Err(error) => Err(Error::new(Kind::Usage, format!("{path} is not base64")).because(error)),
@@ -383,6 +412,10 @@ pub struct PlanReport {
     pub rejected: Vec<PlanRejection>,
     /// What stands in the way; not empty = nothing is done.
     pub obstacles: Vec<PlanObstacle>,
+    /// Machines whose started disks would be lost although nobody said that they may be; not empty =
+    /// `up` does nothing without `--replace`.
+    #[serde(default)]
+    pub replaces: Vec<PlanChange>,
     /// Images that would travel.
     pub fetch: Vec<PlanFetch>,
     /// The generation that this plan would replace; `up --index` refuses any other.
@@ -398,6 +431,8 @@ pub struct PlanChange {
     pub machine: MachineName,
     /// What happens.
     pub action: ChangeAction,
+    /// For a change: `in place`, or `replace` when an empty disk takes the place of its own.
+    pub how: Option<How>,
     /// The host it is on, or was on.
     pub host: String,
     /// Why.
@@ -532,6 +567,9 @@ pub struct UpProgress {
     pub behind: Vec<String>,
     /// Images on their way: bytes here of bytes in all.
     pub fetching: Vec<Fetching>,
+    /// Hosts with machines of the session that are not heard now.
+    #[serde(default)]
+    pub away: Vec<String>,
 }
 
 /// An image on its way to a host.
@@ -817,4 +855,44 @@ pub enum CheckState {
     Limited,
     /// Needs mending.
     Missing,
+}
+
+/// What the agent's processes hold: what must come back to where it was when nothing is asked of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Internals {
+    /// The agent's own process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime.
+    pub tasks: usize,
+    /// Connections that it carries between two sides.
+    pub flows: usize,
+    /// Its memory that no file stands behind, in KiB; `null` where the kernel does not tell.
+    pub anonymous_kib: Option<u64>,
+    /// The shims that live on this host.
+    pub shims: Vec<ShimInternals>,
+}
+
+/// What one shim holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimInternals {
+    /// Its machine.
+    pub machine: String,
+    /// The machine's session.
+    pub session: SessionId,
+    /// The machine's incarnation.
+    pub epoch: u64,
+    /// The process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime; `null` when it did not answer.
+    pub tasks: Option<usize>,
+    /// Connections into the guest that have not ended; `null` when it did not answer.
+    pub dials: Option<usize>,
+    /// Callers whose connection holds a descriptor; `null` when it did not answer.
+    pub callers: Option<usize>,
+    /// Its memory that no file stands behind, in KiB.
+    pub anonymous_kib: Option<u64>,
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
-    session::{MachineReport, Proposal, Share, State},
+    session::{MachineReport, Proposal, Replace, Share, State},
+    time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Transcript},
 };
@@ -40,6 +41,8 @@ pub enum Request {
         session: SessionId,
         /// The topology with its files.
         intent: Box<Intent>,
+        /// Whose started disks may be lost.
+        replace: Replace,
     },
     /// For the coordinator: make it so. Refused when `index` is given and no longer current.
     Up {
@@ -49,6 +52,8 @@ pub enum Request {
         intent: Box<Intent>,
         /// The generation that the user saw.
         index: Option<u64>,
+        /// Whose started disks may be lost.
+        replace: Replace,
     },
     /// For the coordinator: end the session.
     Down(SessionId),
@@ -105,7 +110,12 @@ pub enum Answer {
     /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
     Done,
     /// To `Statements`.
-    Statements(Vec<Vec<u8>>),
+    Statements {
+        /// Those that the asker lacks, sealed.
+        lacking: Vec<Vec<u8>>,
+        /// The answerer's clock.
+        time: Timestamp,
+    },
     /// To `GetShare`.
     Share(Box<Share>),
     /// To `KnowsImage`.

@@ -17,6 +17,10 @@ setup = ["echo done >/srv/www/index.html"]
 services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "60s" } } }
 "#;
 
+/// The command and what it printed last, not its number alone.
+const FAILED: &str =
+    "setup command 2 (ls /nowhere) ended with exit code 1: ls: /nowhere: No such file or directory";
+
 #[test]
 fn a_machine_whose_setup_fails_is_failed_with_the_command_although_its_port_is_open() {
     if !lab_or_skip("a_machine_whose_setup_fails_is_failed_with_the_command_although_its_port_is_open") {
@@ -33,7 +37,7 @@ fn a_machine_whose_setup_fails_is_failed_with_the_command_although_its_port_is_o
         (row["state"].as_str().expect("text").to_owned(), row["reason"].clone())
     };
     let (state, reason) = row("bad-1");
-    assert_eq!((state.as_str(), reason.as_str()), ("failed", Some("setup command 2 ended with exit code 1")));
+    assert_eq!((state.as_str(), reason.as_str()), ("failed", Some(FAILED)));
     assert_eq!(row("good-1").0, "ready");
     // It can be looked into, and nothing ran after the failure.
     assert_eq!(solo.host.ssh("bad-1", "cat /var/lib/mesh/step; ls /run/after; true").trim(), "2");

@@ -123,3 +123,15 @@ fn every_story_is_part_of_the_one_binary() {
         assert!(story == "main" || main.contains(&format!("mod {story};")), "{name} is forgotten");
     }
 }
+
+#[test]
+fn the_cli_prints_where_a_failed_write_is_noticed() {
+    let prints = ["println!(", "print!(", "io::stdout().lock", "io::stdout().write", "&mut io::stdout"];
+    for (path, text) in sources() {
+        let Ok(file) = path.strip_prefix(root().join("agent/src/cli")) else { continue };
+        let text = text.replace("eprint!(", "").replace("eprintln!(", "");
+        for word in prints.iter().filter(|_| file != Path::new("out.rs")) {
+            assert!(!text.contains(word), "{} names {word}: let `out.rs` do it", path.display());
+        }
+    }
+}

@@ -12,9 +12,9 @@ use axum::{
 use clap::Parser;
 use proto::{
     id::SessionId,
-    session::Guard,
+    session::{ChangeAction, Guard, How},
     topology::Topology,
-    wire::api::{DownProgress, PlanObstacle, PlanReport, SessionState, SessionStatus},
+    wire::api::{DownProgress, PlanChange, PlanObstacle, PlanReport, SessionState, SessionStatus},
 };
 
 use super::*;
@@ -48,7 +48,13 @@ fn args(line: &str) -> Args {
 
 fn wanted() -> Wanted {
     let topology = Topology { session: "shop".parse().unwrap(), groups: Default::default() };
-    Wanted { topology, files: Default::default(), ssh_keys: Default::default(), index: None }
+    Wanted {
+        topology,
+        files: Default::default(),
+        ssh_keys: Default::default(),
+        index: None,
+        replace: Default::default(),
+    }
 }
 
 fn answer(obstacles: Vec<PlanObstacle>) -> UpAnswer {
@@ -61,6 +67,7 @@ fn answer(obstacles: Vec<PlanObstacle>) -> UpAnswer {
             changes: Vec::new(),
             rejected: Vec::new(),
             obstacles,
+            replaces: Vec::new(),
             fetch: Vec::new(),
             index: 0,
             notes: Vec::new(),
@@ -101,7 +108,13 @@ fn routes(answer: UpAnswer, ready: usize) -> (Router, Arc<AtomicUsize>) {
     let progress = move || async move {
         let complete = count.fetch_add(1, Ordering::Relaxed) >= ready;
         let status = status(if complete { Phase::Ready } else { Phase::Starting });
-        Json(UpProgress { status, everywhere: complete, behind: Vec::new(), fetching: Vec::new() })
+        Json(UpProgress {
+            status,
+            everywhere: complete,
+            behind: Vec::new(),
+            fetching: Vec::new(),
+            away: Vec::new(),
+        })
     };
     let up = || async { Json(answer) };
     (Router::new().route("/v1/sessions/up", post(up)).route("/v1/session/up", get(progress)), asked)
@@ -167,4 +180,61 @@ async fn down_returns_when_nothing_is_left_where_it_can_look() {
     assert_eq!(partly.kind, Kind::Partly);
     let late = down(&[], usize::MAX, "session down shop --yes --timeout 500ms").await.unwrap_err();
     assert_eq!(late.kind, Kind::TimedOut);
+}
+
+#[test]
+fn the_next_command_is_one_that_can_be_typed() {
+    let progress = |machines: &[(&str, &str, Phase)], away: &[&str]| {
+        let mut status = status(Phase::Ready);
+        let row = status.machines.remove(0);
+        let rows = machines.iter().map(|(name, host, state)| MachineRow {
+            name: name.parse().unwrap(),
+            host: Some(host.to_string()),
+            state: *state,
+            ..row.clone()
+        });
+        status.machines = rows.collect();
+        let away = away.iter().map(|host| host.to_string()).collect();
+        UpProgress { status, everywhere: true, behind: Vec::new(), fetching: Vec::new(), away }
+    };
+    let failed = [("db-1", "attic", Phase::Failed), ("web-1", "nas", Phase::Failed)];
+    let console = |machine: &str| format!("agent machine console shop/{machine}    shows what it said last");
+    assert_eq!(next(&progress(&failed, &[])), console("db-1"));
+    assert_eq!(next(&progress(&failed, &["attic"])), console("web-1"), "attic answers nobody");
+    let away = next(&progress(&failed[..1], &["attic"]));
+    assert_eq!(away, "agent host list    shows which hosts are away");
+    let stopped = [("db-1", "nas", Phase::Stopped), ("web-1", "nas", Phase::Waiting)];
+    assert_eq!(next(&progress(&stopped, &[])), "agent machine start shop/db-1");
+}
+
+#[tokio::test]
+async fn disks_are_lost_only_when_told_and_without_a_terminal_nobody_is_asked() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let up = move |Json(wanted): Json<Wanted>| async move {
+        count.fetch_add(1, Ordering::Relaxed);
+        let change = PlanChange {
+            machine: "web-1".parse().unwrap(),
+            action: ChangeAction::Change,
+            how: Some(How::Replace),
+            host: "nas".into(),
+            because: "replace: image is other now; its disk starts empty".into(),
+        };
+        let told = wanted.replace.allows(&change.machine);
+        let mut answer = answer(Vec::new());
+        if !told {
+            (answer.id, answer.generation, answer.plan.replaces) = (None, None, vec![change]);
+        }
+        Json(answer)
+    };
+    let (_dir, cx) = serve(Router::new().route("/v1/sessions/up", post(up)));
+    for line in ["session up t.toml", "session up t.toml --yes"] {
+        let error = commit(&cx, wanted(), &args(line)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Refused);
+        assert_eq!(error.next.as_deref(), Some("agent session up t.toml --replace web-1"));
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "nothing is tried again");
+    let mut told = wanted();
+    told.replace = proto::session::Replace::all();
+    assert_eq!(commit(&cx, told, &args("session up t --wait none")).await.unwrap(), Exit::WELL);
 }

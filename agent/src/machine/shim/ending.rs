@@ -18,6 +18,8 @@ pub struct Seen {
     pub pressed: Option<Step>,
     /// Whether it never showed a sign of life.
     pub doubted: bool,
+    /// Why the guest was held, if it was at the end.
+    pub paused: Option<String>,
     /// Whether the guest shut down by itself.
     shutdown: bool,
     /// Whether the guest's kernel panicked.
@@ -55,6 +57,9 @@ impl Seen {
             let reason = if self.asked { "stopped" } else { "the guest shut down" };
             return (reason.into(), true);
         }
+        if let Some(because) = self.paused.as_ref().filter(|_| self.asked && exit.success()) {
+            return (format!("stopped while it was paused: {because}"), true);
+        }
         if self.asked && exit.success() {
             return ("stopped; the guest did not shut down in time".into(), true);
         }
@@ -70,12 +75,70 @@ impl Seen {
     }
 }
 
-/// Adds the last line that QEMU printed.
+/// Adds what QEMU printed last.
 fn with_words(reason: &str, log: &str) -> String {
-    match log.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(line) => format!("{reason}: {}", line.trim().chars().take(MAX_WORDS).collect::<String>()),
+    match words(log) {
+        Some(words) => format!("{reason}: {words}"),
         None => reason.to_owned(),
     }
+}
+
+/// Gives the cause that the last message in a log names, without what people did not write: the program's
+/// name, and the arguments that we gave it. A message may go on for some lines.
+pub fn words(log: &str) -> Option<String> {
+    let told = |line: &&str| !line.is_empty() && !line.contains(": warning: ");
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(told).collect();
+    let first = lines.iter().rposition(|line| said_by_qemu(line).is_some());
+    let message = match first {
+        Some(at) => {
+            let cause = cause(said_by_qemu(lines[at])?);
+            [&[cause.as_str()], &lines[at + 1..]].concat().join(" ")
+        }
+        None => (*lines.last()?).to_owned(),
+    };
+    let printable = message.chars().filter(|c| !c.is_control());
+    let mut words: String = printable.clone().take(MAX_WORDS).collect();
+    if printable.count() > MAX_WORDS {
+        words.push_str(" ...");
+    }
+    Some(words)
+}
+
+fn said_by_qemu(line: &str) -> Option<&str> {
+    let (program, said) = line.split_once(": ")?;
+    let program = program.rsplit('/').next()?;
+    program.starts_with("qemu-").then_some(said)
+}
+
+/// `-blockdev {"driver": ..}: Could not open ..` becomes `Could not open .. (-blockdev)`.
+fn cause(said: &str) -> String {
+    let Some((flag, rest)) = said.split_once(' ').filter(|(flag, _)| flag.starts_with('-')) else {
+        return said.to_owned();
+    };
+    let value = if rest.starts_with('{') { json_end(rest) } else { rest.find(": ") };
+    match value.and_then(|end| rest.get(end..)?.strip_prefix(": ")) {
+        Some(cause) => format!("{cause} ({flag})"),
+        None => said.to_owned(),
+    }
+}
+
+/// Gives where the JSON object at the beginning of a text ends.
+fn json_end(text: &str) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 && !quoted {
+            return Some(at + 1);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -114,8 +177,42 @@ mod tests {
         let panic = [event("GUEST_PANICKED", false), event("SHUTDOWN", false)];
         check(after(&panic, Seen::default()), 0, ("the guest's kernel panicked", false));
         check(Seen::default(), 11, ("QEMU was killed by signal 11", false));
-        let failed = "QEMU failed with exit code 1: qemu-system-x86_64: cannot set up guest memory";
+        let held = Seen { asked: true, paused: Some("no space".into()), ..Seen::default() };
+        check(held, 0, ("stopped while it was paused: no space", true));
+        let failed = "QEMU failed with exit code 1: cannot set up guest memory";
         check(Seen::default(), 256, (failed, false));
         check(Seen::default(), 0, ("QEMU ended", true));
+    }
+
+    #[test]
+    fn the_cause_is_told_without_the_arguments_and_to_its_end() {
+        let check = |log: &str, wanted: &str| assert_eq!(words(log).as_deref(), Some(wanted), "{log}");
+        let blockdev = r#"-blockdev {"driver":"qcow2","file":{"driver":"file","filename":"/data/a \"b}: /disk.qcow2"},"node-name":"disk"}"#;
+        check(
+            &format!(
+                "qemu-system-x86_64: {blockdev}: Failed to get \"write\" lock\nIs another process using the image [/data/disk.qcow2]?\n"
+            ),
+            "Failed to get \"write\" lock (-blockdev) Is another process using the image [/data/disk.qcow2]?",
+        );
+        check(
+            &format!(
+                "/usr/bin/qemu-system-x86_64: {blockdev}: Could not open '/data/disk.qcow2': Permission denied"
+            ),
+            "Could not open '/data/disk.qcow2': Permission denied (-blockdev)",
+        );
+        check(
+            "qemu-system-x86_64: -device pvpanic-pci,x=1: Property 'pvpanic-pci.x' not found",
+            "Property 'pvpanic-pci.x' not found (-device)",
+        );
+        check(
+            "qemu-system-x86_64: unable to find CPU model 'no: such'",
+            "unable to find CPU model 'no: such'",
+        );
+        check("qemu-system-x86_64: -m 1: \nshim: cannot write", "-m 1: shim: cannot write");
+        check("qemu-system-x86_64: cause\nqemu-system-x86_64: warning: TCG is slow", "cause");
+        check("shim: there is no intent", "shim: there is no intent");
+        check("qemu-system-x86_64: -blockdev {\"never\": ends", "-blockdev {\"never\": ends");
+        check(&format!("qemu-system-x86_64: {}", "x".repeat(500)), &format!("{} ...", "x".repeat(MAX_WORDS)));
+        assert_eq!(words("\n \n"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The process that is the parent of one QEMU and outlives the agent: `agent shim DIR RUN`.
+//! The process that is the parent of one QEMU and outlives the agent: `agent shim DIR RUN MARK`. The mark
+//! is for those who look for it among all processes, see `traces`.
 //! It owns QEMU's control socket, its console and its network card, and answers agents on one socket.
 //! It ends by itself once QEMU has ended and that is written down. One thread, so that QEMU's parent
 //! thread lives exactly as long as the shim: the kernel kills QEMU when that thread ends.
@@ -13,6 +14,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,9 +30,12 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use ending::words;
+
 use self::{
     ending::Seen,
     network::{Happening, Signs},
+    pause::Pause,
 };
 use super::{
     argv::argv,
@@ -47,6 +52,7 @@ mod ending;
 mod guard;
 mod log;
 mod network;
+mod pause;
 mod serve;
 mod streams;
 
@@ -71,8 +77,8 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         [exec, parent, program, arguments @ ..] if exec == guard::EXEC => {
             guard::exec(parent, program, arguments)
         }
-        [dir, run] => start(Path::new(dir), Path::new(run)),
-        _ => Err(io::Error::other("this command is the agent's own: agent shim DIR RUN")),
+        [dir, run, _mark] => start(Path::new(dir), Path::new(run)),
+        _ => Err(io::Error::other("this command is the agent's own: agent shim DIR RUN MARK")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,17 +142,19 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         since: None,
         booted: false,
         setup: if known { Setup::Done } else { Setup::Pending },
+        paused: None,
         ended: None,
     };
     record::store(&paths.status(), &first)?;
     handle::clean(paths);
     let listener = UnixListener::bind(paths.control())?;
+    let launch = Arc::new(intent.clone());
     let (stop, stops) = mpsc::channel(MAX_WISHES);
     let (watcher, watchers) = mpsc::channel(MAX_WISHES);
     let (happen, happenings) = network::channel();
-    let desk =
-        serve::Desk { status: watch::Sender::new(first), stop, watcher, happen, callers: TaskTracker::new() };
-    let server = tokio::spawn(serve::serve(listener, desk.clone()));
+    let (status, callers) = (watch::Sender::new(first), TaskTracker::new());
+    let desk = serve::Desk { launch, status, stop, watcher, happen, callers };
+    let server = tokio::spawn(serve::stand(listener, paths.control(), desk.clone()));
     tokio::spawn(log::keep_short(paths.log()));
     let waiting = Waiting { stops, watchers, happenings };
     let ending = run_qemu(intent, paths, &desk, waiting).await?;
@@ -189,7 +197,8 @@ async fn run_qemu(
             let (sign, signs) = watch::channel(Signs::default());
             let wires = network::Wires::new(intent, paths, links.nic, sign);
             let (told, tells) = watch::channel(Setup::Pending);
-            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, told));
+            let hears = (setup::Scan::of(&intent.spec.setup), told);
+            tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, hears));
             tokio::spawn(network::carry(wires, waiting.happenings));
             desk.status.send_modify(|status| status.since = Some(record::now()));
             note(paths, &desk.status);
@@ -256,14 +265,22 @@ async fn supervise(
     let mut terminate = signal(SignalKind::terminate())?;
     let doubt_at = Instant::now() + SIGN_OF_LIFE;
     let mut stopping: Option<Stopping> = None;
+    let mut pause = Pause::default();
     loop {
         let due = stopping.map_or(doubt_at, |stopping| Instant::from_std(stopping.due));
+        let look = pause.due().map_or_else(Instant::now, Instant::from_std);
         // All arms wait for a channel, a signal, the clock or the child's end: nothing is lost by
         // dropping them.
         let within = tokio::select! {
             _ = child.wait() => break,
             Some(event) = on.events.recv() => {
                 seen.on(&event);
+                let now = std::time::Instant::now();
+                if pause.on(&event, now) {
+                    held(paths, desk, &pause, seen);
+                    // The guest hears no power button any more.
+                    stopping = stopping.map(|before| Stopping::ask(Some(before), pause.patience(before.within), now));
+                }
                 match event.name.as_str() {
                     "RESET" => drop(desk.happen.send(Happening::Reset).await),
                     // It is held so that this can be known; there is nothing left to run.
@@ -293,17 +310,37 @@ async fn supervise(
                 }
                 continue;
             }
+            () = sleep_until(look), if pause.due().is_some() && stopping.is_none() => {
+                if pause.step(room(&paths.dir), std::time::Instant::now()) {
+                    on.tell("cont").await;
+                }
+                continue;
+            }
             Some(within) = on.stops.recv() => within,
             _ = terminate.recv() => HOST_SHUTDOWN,
         };
         seen.asked = true;
-        stopping = Some(Stopping::ask(stopping, within, std::time::Instant::now()));
+        stopping = Some(Stopping::ask(stopping, pause.patience(within), std::time::Instant::now()));
     }
     // What QEMU said last may still be on its way; its closed socket ends the queue.
     while let Ok(Some(event)) = timeout(LAST_WORD, on.events.recv()).await {
         seen.on(&event);
     }
     Ok(())
+}
+
+/// Gives the bytes that are free where `dir` is.
+fn room(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Passes on whether QEMU holds the guest, and why.
+fn held(paths: &Paths, desk: &serve::Desk, pause: &Pause, seen: &mut Seen) {
+    let because = pause.because().map(str::to_owned);
+    seen.paused.clone_from(&because);
+    desk.status.send_modify(|status| status.paused = because);
+    note(paths, &desk.status);
 }
 
 /// Passes on what the guest told of its setup. That it is done holds for as long as its disk.

@@ -3,22 +3,28 @@
 //! waits for anybody: a queue that is full loses frames, as a wire does. Streams never lose bytes: their
 //! edge gives no more than their window.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, PortMessage, WINDOW};
 use tokio::{
     net::UnixStream,
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     super::{
         record::{Launch, Paths},
-        wire::{Answer, write_line},
+        wire::{Answer, Counts, write_line},
     },
-    streams,
+    streams::{self, Line},
 };
 
 /// Happenings that wait for the edge. Senders wait when it is full, so a guest is slowed down.
@@ -29,6 +35,9 @@ const MAX_QUEUED: usize = 512;
 const KNOCK: Duration = Duration::from_secs(1);
 /// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
 const KNOCK_PORT: u16 = 7;
+/// Callers whose connections hold a descriptor: those into the guest, twice as many whose connection is
+/// over and who have not read all of it yet. With everything else well below the usual 1,024.
+const MAX_CALLERS: usize = 384;
 /// A guest that uses its address for so long and answers no knock drops them: it has a firewall.
 const FIREWALLED: Duration = Duration::from_secs(10);
 
@@ -61,6 +70,8 @@ pub enum Happening {
     },
     /// A dialled connection has something for the edge.
     Dialled(Event),
+    /// Somebody wants to know how much there is.
+    Count(oneshot::Sender<Counts>),
 }
 
 /// Makes the queue to [`carry`].
@@ -111,6 +122,7 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
         to_nic,
         agent: None,
         dials: BTreeMap::new(),
+        places: Arc::new(Semaphore::new(MAX_CALLERS)),
         next_dial: 1,
         knock: Knock::Waiting,
         heard: None,
@@ -157,10 +169,10 @@ impl Knock {
     }
 }
 
-/// A connection into the guest.
+/// A connection into the guest. Held until the edge says that it is over, whoever ended it.
 enum Dial {
     /// Its caller waits for the answer.
-    Asked(UnixStream),
+    Asked(UnixStream, OwnedSemaphorePermit),
     /// It stands.
     Open(Open),
 }
@@ -170,13 +182,8 @@ struct Open {
     output: mpsc::UnboundedSender<Option<Bytes>>,
     /// How many bytes the guest takes now.
     room: Arc<Semaphore>,
-}
-
-impl Drop for Open {
-    /// A caller whose bytes wait for room is not to wait for ever.
-    fn drop(&mut self) {
-        self.room.close();
-    }
+    /// Tells the tasks that it is over.
+    _over: DropGuard,
 }
 
 /// The edge with everything that is wired to it.
@@ -186,6 +193,7 @@ struct Hub {
     to_nic: mpsc::Sender<Bytes>,
     agent: Option<mpsc::Sender<PortMessage>>,
     dials: BTreeMap<u64, Dial>,
+    places: Arc<Semaphore>,
     next_dial: u64,
     knock: Knock,
     /// When the guest first used its address.
@@ -219,12 +227,18 @@ impl Hub {
             Happening::FromAgent(PortMessage::Dns { id, message }) => {
                 self.event(Event::DnsAnswer { id, message }).await;
             }
-            Happening::Dial { port, stream } => {
-                let id = self.new_dial();
-                self.dials.insert(id, Dial::Asked(stream));
-                self.event(Event::Dial { id, port }).await;
-            }
+            Happening::Dial { port, stream } => self.asked(port, stream).await,
             Happening::Dialled(event) => self.event(event).await,
+            // Who asked may be gone.
+            Happening::Count(asker) => drop(asker.send(self.counts())),
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            dials: self.edge.dials(),
+            callers: MAX_CALLERS - self.places.available_permits(),
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         }
     }
 
@@ -234,22 +248,26 @@ impl Hub {
     }
 
     async fn event(&mut self, event: Event) {
-        for effect in self.edge.on(event, std::time::Instant::now()) {
-            self.perform(effect).await;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for effect in self.edge.on(event, std::time::Instant::now()) {
+                events.extend(self.perform(effect).await);
+            }
         }
     }
 
-    /// Carries out one effect. Only answers to callers wait, and those fit into any socket.
-    async fn perform(&mut self, effect: Effect) {
+    /// Carries out one effect, which may be an event in turn. Only answers to callers wait, and those fit
+    /// into any socket.
+    async fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             // A full queue loses it, as a wire would; TCP of both sides copes.
             Effect::ToGuest(frame) => drop(self.to_nic.try_send(frame)),
             Effect::Packet(packet) => self.tell_agent(PortMessage::Packet(packet)),
             Effect::DnsQuery { id, message } => self.tell_agent(PortMessage::Dns { id, message }),
-            Effect::Dialed { id } => self.dialled(id).await,
+            Effect::Dialed { id } => return self.dialled(id).await,
             Effect::DialFailed { id, because } => self.failed(id, because).await,
-            Effect::DialData { id, bytes } => self.output(id, Some(bytes)),
-            Effect::DialEnd { id } => self.output(id, None),
+            Effect::DialData { id, bytes } => return self.output(id, Some(bytes)),
+            Effect::DialEnd { id } => return self.output(id, None),
             Effect::DialRoom { id, bytes } => {
                 if let Some(Dial::Open(Open { room, .. })) = self.dials.get(&id) {
                     room.add_permits(bytes);
@@ -257,6 +275,19 @@ impl Hub {
             }
             Effect::DialGone { id, .. } => drop(self.dials.remove(&id)),
         }
+        None
+    }
+
+    async fn asked(&mut self, port: u16, mut stream: UnixStream) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let full = Answer::Failed(DialError::Unavailable.to_string());
+            // A caller that has gone needs no answer.
+            write_line(&mut stream, &full).await.ok();
+            return;
+        };
+        let id = self.new_dial();
+        self.dials.insert(id, Dial::Asked(stream, place));
+        self.event(Event::Dial { id, port }).await;
     }
 
     fn tell_agent(&mut self, message: PortMessage) {
@@ -268,38 +299,44 @@ impl Hub {
         }
     }
 
-    fn output(&mut self, id: u64, bytes: Option<Bytes>) {
-        if let Some(Dial::Open(Open { output, .. })) = self.dials.get(&id) {
-            // A caller that has gone reports so by itself.
-            output.send(bytes).ok();
-        }
+    /// Passes on what the guest says. A caller that hears nothing more resets the connection, as kernels do.
+    fn output(&mut self, id: u64, bytes: Option<Bytes>) -> Option<Event> {
+        let Some(Dial::Open(Open { output, .. })) = self.dials.get(&id) else { return None };
+        let reset = Event::DialReset { id };
+        output.send(bytes).is_err().then_some(reset)
     }
 
-    async fn dialled(&mut self, id: u64) {
+    /// Connects a caller with its connection. Whatever cannot be connected is reset.
+    async fn dialled(&mut self, id: u64) -> Option<Event> {
+        let reset = Some(Event::DialReset { id });
         if self.knocked(id, true) {
-            for effect in self.edge.on(Event::DialReset { id }, std::time::Instant::now()) {
-                // A reset connection gives frames only.
-                if let Effect::ToGuest(frame) = effect {
-                    self.to_nic.try_send(frame).ok();
-                }
-            }
-            return;
+            return reset;
         }
-        let Some(mut stream) = self.caller(id) else { return };
-        // A caller that has gone is found out by its reader.
-        write_line(&mut stream, &Answer::Granted).await.ok();
+        let Some((mut stream, place)) = self.caller(id) else { return reset };
+        if write_line(&mut stream, &Answer::Granted).await.is_err() {
+            return reset;
+        }
         let (read, write) = stream.into_split();
-        let room = Arc::new(Semaphore::new(WINDOW));
         let (output, outputs) = mpsc::unbounded_channel();
-        tokio::spawn(streams::read_dial(id, read, room.clone(), self.happen.clone()));
-        tokio::spawn(streams::write_dial(id, write, outputs, self.happen.clone()));
-        self.dials.insert(id, Dial::Open(Open { output, room }));
+        let line = Line {
+            id,
+            room: Arc::new(Semaphore::new(WINDOW)),
+            over: CancellationToken::new(),
+            left: CancellationToken::new(),
+            happen: self.happen.clone(),
+            _place: Arc::new(place),
+        };
+        let open = Open { output, room: line.room.clone(), _over: line.over.clone().drop_guard() };
+        tokio::spawn(streams::read_dial(line.clone(), read));
+        tokio::spawn(streams::write_dial(line, write, outputs));
+        self.dials.insert(id, Dial::Open(open));
+        None
     }
 
     /// Takes the caller that waits for the answer to dial `id`.
-    fn caller(&mut self, id: u64) -> Option<UnixStream> {
+    fn caller(&mut self, id: u64) -> Option<(UnixStream, OwnedSemaphorePermit)> {
         match self.dials.remove(&id)? {
-            Dial::Asked(stream) => Some(stream),
+            Dial::Asked(stream, place) => Some((stream, place)),
             Dial::Open(_) => None,
         }
     }
@@ -308,7 +345,7 @@ impl Hub {
         if self.knocked(id, because == DialError::Refused) {
             return;
         }
-        let Some(mut stream) = self.caller(id) else { return };
+        let Some((mut stream, _place)) = self.caller(id) else { return };
         let answer = match because {
             DialError::Refused => Answer::Refused,
             DialError::TimedOut => Answer::Late,

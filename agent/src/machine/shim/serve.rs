@@ -1,19 +1,26 @@
 //! The shim's own socket: hears one wish for each connection and hands the connection to whom it
 //! concerns. Decides nothing.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
     super::{
-        record::ShimStatus,
+        launch,
+        record::{Launch, ShimStatus},
         wire::{Answer, Wish, read_line, write_line},
     },
     network::Happening,
@@ -21,12 +28,16 @@ use super::{
 
 /// How long a caller may take to say what it wants.
 const HEAR: Duration = Duration::from_secs(5);
+/// Between two looks whether our socket is still where callers look for it.
+const LOOK: Duration = Duration::from_secs(1);
 /// Connections that wait for their wish, or follow the status. Dials and consoles have their own bounds.
 const MAX_CALLERS: usize = 64;
 
 /// Whom wishes go to.
 #[derive(Clone)]
 pub struct Desk {
+    /// What the machine was launched with.
+    pub launch: Arc<Launch>,
     /// What is going on.
     pub status: watch::Sender<ShimStatus>,
     /// Wishes to stop.
@@ -39,9 +50,48 @@ pub struct Desk {
     pub callers: TaskTracker,
 }
 
-/// Serves until it is aborted.
-pub async fn serve(listener: UnixListener, desk: Desk) {
+/// Serves until it is aborted. A socket that vanishes, with the directory it is in or without, is made
+/// again: who cannot be reached is taken for dead sooner or later.
+pub async fn stand(mut listener: UnixListener, path: PathBuf, desk: Desk) {
     let room = Arc::new(Semaphore::new(MAX_CALLERS));
+    loop {
+        let ours = inode(&path);
+        // Accepting is cancel-safe; of the other arm only the end matters.
+        tokio::select! {
+            () = serve(&listener, &desk, &room) => return,
+            () = vanished(&path, ours) => {}
+        }
+        listener = loop {
+            match again(&path) {
+                Ok(listener) => break listener,
+                Err(_) => sleep(LOOK).await,
+            }
+        };
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Waits until nobody reaches us by our path any more. What somebody else serves there is left to them.
+async fn vanished(path: &Path, ours: Option<(u64, u64)>) {
+    loop {
+        sleep(LOOK).await;
+        if inode(path) != ours && UnixStream::connect(path).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn again(path: &Path) -> io::Result<UnixListener> {
+    launch::private(path.parent().unwrap_or(Path::new("/")))?;
+    // What is there answers nobody.
+    std::fs::remove_file(path).ok();
+    UnixListener::bind(path)
+}
+
+async fn serve(listener: &UnixListener, desk: &Desk, room: &Arc<Semaphore>) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -70,6 +120,10 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
             write_line(&mut stream, &Answer::Granted).await?;
             tell(stream, desk.status.subscribe()).await
         }
+        Ok(Wish::Launched) => {
+            write_line(&mut stream, &Answer::Granted).await?;
+            stream.write_all(&serde_json::to_vec(&*desk.launch)?).await
+        }
         Ok(Wish::Stop { within_ms }) => {
             desk.stop.send(Duration::from_millis(within_ms)).await.map_err(|_| gone())?;
             write_line(&mut stream, &Answer::Granted).await
@@ -80,6 +134,14 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
         }
         Ok(Wish::Dial { port }) => {
             desk.happen.send(Happening::Dial { port, stream }).await.map_err(|_| gone())
+        }
+        Ok(Wish::Counts) => {
+            let (asker, counts) = oneshot::channel();
+            desk.happen.send(Happening::Count(asker)).await.map_err(|_| gone())?;
+            // Without a carrier there is no answer: QEMU has not started, or has ended.
+            let counts = counts.await.map_err(|_| gone())?;
+            write_line(&mut stream, &Answer::Granted).await?;
+            write_line(&mut stream, &counts).await
         }
         Ok(Wish::Network) => {
             write_line(&mut stream, &Answer::Granted).await?;

@@ -12,12 +12,15 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::sleep,
 };
-use tokio_util::codec::{Encoder, FramedRead, FramedWrite};
+use tokio_util::{
+    codec::{Encoder, FramedRead, FramedWrite},
+    sync::CancellationToken,
+};
 
-use super::network::Happening;
+use super::{super::hangup::hung_up, network::Happening};
 
 /// Between two attempts to reach QEMU's network card.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -98,54 +101,110 @@ pub async fn hear_agent(
     writing.abort();
 }
 
-/// Reads from a caller as much as the guest takes.
-pub async fn read_dial(
-    id: u64,
-    mut read: OwnedReadHalf,
-    room: Arc<Semaphore>,
-    happen: mpsc::Sender<Happening>,
-) {
+/// What the tasks of one dialled connection share.
+#[derive(Clone)]
+pub struct Line {
+    /// Names the connection.
+    pub id: u64,
+    /// How many bytes the guest takes now.
+    pub room: Arc<Semaphore>,
+    /// Cancelled when the guest's side is over.
+    pub over: CancellationToken,
+    /// Cancelled when the caller has gone entirely.
+    pub left: CancellationToken,
+    /// To the edge.
+    pub happen: mpsc::Sender<Happening>,
+    /// Held for as long as the connection holds a descriptor.
+    pub _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl Line {
+    /// Waits until the caller has gone, and tells of it.
+    async fn left(&self, caller: &OwnedReadHalf) -> Result<(), Over> {
+        hung_up(caller.as_ref()).await;
+        self.left.cancel();
+        self.tell(Event::DialLeft { id: self.id }).await
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Over> {
+        self.happen.send(Happening::Dialled(event)).await.map_err(|_| Over)
+    }
+}
+
+/// Nobody carries the network any more.
+struct Over;
+
+/// Reads from a caller as much as the guest takes, until the guest's side is over: what the caller still
+/// has to say is for nobody then.
+pub async fn read_dial(line: Line, read: OwnedReadHalf) {
+    // Either may be dropped half-way; the connection is over then.
+    tokio::select! {
+        () = line.over.cancelled() => {}
+        _ = hear_caller(&line, read) => {}
+    }
+}
+
+async fn hear_caller(line: &Line, mut read: OwnedReadHalf) -> Result<(), Over> {
+    let (id, room) = (line.id, &line.room);
     let mut piece = vec![0; PIECE_BYTES];
+    let mut left = false;
     loop {
-        let Ok(permit) = room.acquire().await else { return };
+        let permit = tokio::select! {
+            // Waiting for room and for a hang-up can begin again; that it is told twice does no harm.
+            biased;
+            permit = room.acquire() => permit,
+            told = line.left(&read), if !left => {
+                left = true;
+                told?;
+                continue;
+            }
+        };
+        let Ok(permit) = permit else { return Ok(()) };
         let most = (1 + room.available_permits()).min(PIECE_BYTES);
-        let event = match read.read(&mut piece[..most]).await {
-            Ok(0) => Event::DialEnd { id },
-            Err(_) => Event::DialReset { id },
+        match read.read(&mut piece[..most]).await {
+            Ok(0) => break,
             Ok(count) => {
                 // Only this task takes permits, so those that were counted are there.
                 permit.forget();
                 room.forget_permits(count - 1);
-                Event::DialData { id, bytes: Bytes::copy_from_slice(&piece[..count]) }
+                line.tell(Event::DialData { id, bytes: Bytes::copy_from_slice(&piece[..count]) }).await?;
             }
-        };
-        let last = !matches!(event, Event::DialData { .. });
-        if happen.send(Happening::Dialled(event)).await.is_err() || last {
-            return;
+            Err(_) => return line.tell(Event::DialReset { id }).await,
         }
+    }
+    line.tell(Event::DialEnd { id }).await?;
+    // It may listen on; once it has gone nobody tells us unless the guest speaks.
+    line.left(&read).await
+}
+
+/// Writes to a caller what the guest sends until the caller has gone. What the guest sent before its side
+/// was over still arrives.
+pub async fn write_dial(line: Line, write: OwnedWriteHalf, outputs: mpsc::UnboundedReceiver<Option<Bytes>>) {
+    // Either may be dropped half-way; nobody hears it then.
+    tokio::select! {
+        () = line.left.cancelled() => {}
+        () = tell_caller(&line, write, outputs) => {}
     }
 }
 
-/// Writes to a caller what the guest sends, and makes room for more.
-pub async fn write_dial(
-    id: u64,
+async fn tell_caller(
+    line: &Line,
     mut write: OwnedWriteHalf,
     mut outputs: mpsc::UnboundedReceiver<Option<Bytes>>,
-    happen: mpsc::Sender<Happening>,
 ) {
+    let id = line.id;
     while let Some(output) = outputs.recv().await {
-        let done = match output {
-            Some(bytes) => match write.write_all(&bytes).await {
-                Ok(()) => Event::DialRoom { id, bytes: bytes.len() },
-                Err(_) => Event::DialReset { id },
-            },
-            None => match write.shutdown().await {
-                Ok(()) => continue,
-                Err(_) => Event::DialReset { id },
-            },
+        let written = match &output {
+            Some(bytes) => write.write_all(bytes).await,
+            None => write.shutdown().await,
         };
-        let last = matches!(done, Event::DialReset { .. });
-        if happen.send(Happening::Dialled(done)).await.is_err() || last {
+        let event = match (written, output) {
+            (Ok(()), Some(bytes)) => Event::DialRoom { id, bytes: bytes.len() },
+            (Ok(()), None) => continue,
+            (Err(_), _) => Event::DialReset { id },
+        };
+        let last = matches!(event, Event::DialReset { .. });
+        if line.tell(event).await.is_err() || last {
             return;
         }
     }

@@ -321,7 +321,8 @@ fn sending_beyond_the_room_resets() {
 fn either_side_may_reset() {
     let mut lab = Lab::connected();
     lab.on(Event::DialReset { id: 5 });
-    assert_eq!((lab.guest().state(), lab.seen()), (State::Closed, vec![]));
+    let gone = vec![Effect::DialGone { id: 5, clean: false }];
+    assert_eq!((lab.guest().state(), lab.seen()), (State::Closed, gone));
     let mut lab = Lab::connected();
     lab.guest().abort();
     lab.on(Event::Tick);
@@ -338,6 +339,104 @@ fn connections_are_bounded_and_have_own_ports() {
     assert_eq!(lab.seen(), []);
     lab.on(Event::Dial { id: 9999, port: 80 });
     assert_eq!(lab.seen(), [Effect::DialFailed { id: 9999, because: DialError::Unavailable }]);
+}
+
+/// Something that happens to a dial.
+type Step = fn(&mut Lab);
+
+const DIAL: Step = |lab| lab.on(Event::Dial { id: 5, port: 80 });
+const REFUSED: Step = |lab| lab.on(Event::Dial { id: 5, port: 81 });
+const HELLO: Step = |lab| lab.on(data("hello"));
+const RESET: Step = |lab| lab.on(Event::DialReset { id: 5 });
+const END: Step = |lab| lab.on(Event::DialEnd { id: 5 });
+const LEFT: Step = |lab| lab.on(Event::DialLeft { id: 5 });
+const FLOOD: Step = |lab| lab.on(Event::DialData { id: 5, bytes: vec![0; WINDOW + 1].into() });
+/// As much as there is room for, to a guest that reads nothing.
+const FILL: Step = |lab| lab.on(Event::DialData { id: 5, bytes: vec![0; WINDOW].into() });
+const UNPLUG: Step = |lab| lab.wire.unplugged = true;
+const PLUG: Step = |lab| lab.wire.unplugged = false;
+/// Long enough for every patience of the edge.
+const PATIENCE: Step = |lab| {
+    let until = lab.now + Duration::from(SILENT_FOR) * 2 + LINGER;
+    while lab.now < until {
+        lab.wait();
+    }
+};
+const GUEST_SENDS: Step = |lab| {
+    lab.guest().send_slice(&[7; 30_000]).unwrap();
+    lab.on(Event::Tick);
+};
+const GUEST_ENDS: Step = |lab| {
+    lab.guest().close();
+    lab.on(Event::Tick);
+};
+const GUEST_RESETS: Step = |lab| {
+    lab.guest().abort();
+    lab.on(Event::Tick);
+};
+
+#[test]
+fn every_dial_ends_with_exactly_one_word_whoever_ended_it() {
+    let ways: &[(&str, &[Step])] = &[
+        ("refused", &[REFUSED]),
+        ("refused, then reset by a caller that was slow", &[REFUSED, RESET]),
+        ("unanswered", &[UNPLUG, DIAL, PATIENCE]),
+        ("given up while asked", &[UNPLUG, DIAL, RESET]),
+        ("given up while asked, answered too late", &[UNPLUG, DIAL, RESET, PLUG, PATIENCE]),
+        ("left while asked", &[UNPLUG, DIAL, LEFT, PATIENCE]),
+        ("reset by the caller", &[DIAL, HELLO, RESET]),
+        ("reset twice", &[DIAL, RESET, RESET]),
+        ("reset by the caller, unread", &[DIAL, GUEST_SENDS, RESET]),
+        ("reset by the caller after its end", &[DIAL, END, RESET]),
+        ("reset by the caller after both ends", &[DIAL, END, GUEST_ENDS, RESET]),
+        ("reset by the guest", &[DIAL, HELLO, GUEST_RESETS]),
+        ("reset by both", &[DIAL, GUEST_RESETS, RESET]),
+        ("reset by the guest after our end", &[DIAL, END, GUEST_RESETS]),
+        ("reset by the guest after its end", &[DIAL, GUEST_ENDS, GUEST_RESETS, HELLO]),
+        ("ended by the caller, then the guest", &[DIAL, END, GUEST_ENDS]),
+        ("ended by the guest, then the caller", &[DIAL, GUEST_ENDS, END]),
+        ("ended by both, both having sent", &[DIAL, HELLO, GUEST_SENDS, END, GUEST_ENDS]),
+        ("beyond the room", &[DIAL, FLOOD]),
+        ("a guest that vanished", &[DIAL, UNPLUG, PATIENCE]),
+        ("a guest that vanished while it was sent to", &[DIAL, UNPLUG, HELLO, PATIENCE]),
+        ("a guest that vanished after our end", &[DIAL, END, UNPLUG, PATIENCE]),
+        ("a guest that vanished after its end", &[DIAL, GUEST_ENDS, UNPLUG, PATIENCE]),
+        ("left, and the guest never ends", &[DIAL, HELLO, END, LEFT, PATIENCE]),
+        ("left before its end was read", &[DIAL, HELLO, LEFT, PATIENCE]),
+        ("left twice", &[DIAL, LEFT, END, LEFT, PATIENCE]),
+        ("left unread", &[DIAL, GUEST_SENDS, GUEST_SENDS, LEFT, PATIENCE]),
+        ("left by a guest that reads nothing", &[DIAL, FILL, LEFT, PATIENCE]),
+        ("left after the guest's end", &[DIAL, GUEST_ENDS, END, LEFT]),
+    ];
+    for (way, steps) in ways {
+        let mut lab = Lab::new();
+        steps.iter().for_each(|step| step(&mut lab));
+        let last = |effect: &Effect| matches!(effect, Effect::DialGone { .. } | Effect::DialFailed { .. });
+        let seen = lab.seen();
+        assert_eq!(seen.iter().filter(|effect| last(effect)).count(), 1, "{way}: {seen:?}");
+        assert!(seen.last().is_some_and(last), "{way}: nothing names it afterwards: {seen:?}");
+        assert_eq!((lab.edge.dials(), lab.edge.deadline(lab.now)), (0, None), "{way}");
+        lab.on(data("to nobody"));
+        assert_eq!(lab.seen(), [], "{way}: its id is free");
+    }
+}
+
+#[test]
+fn those_who_left_make_place_for_those_who_come() {
+    let mut lab = Lab::new();
+    lab.wire.unplugged = true;
+    for id in 0..MAX_DIALS as u64 {
+        lab.on(Event::Dial { id, port: 80 });
+    }
+    lab.on(Event::DialLeft { id: 9 });
+    lab.now += Duration::from_millis(1);
+    lab.on(Event::DialLeft { id: 3 });
+    lab.on(Event::Dial { id: 1000, port: 80 });
+    assert_eq!(lab.seen(), [Effect::DialGone { id: 9, clean: false }]);
+    lab.on(Event::Dial { id: 1001, port: 80 });
+    assert_eq!(lab.seen(), [Effect::DialGone { id: 3, clean: false }]);
+    lab.on(Event::Dial { id: 1002, port: 80 });
+    assert_eq!(lab.seen(), [Effect::DialFailed { id: 1002, because: DialError::Unavailable }]);
 }
 
 proptest::proptest! {

@@ -6,22 +6,34 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::{
-    id::Epoch,
+    id::{Digest, Epoch},
     session::{
         Command,
-        fixture::{SESSION, command, created, host_id, host_name, intent, inventory, up},
+        fixture::{SESSION, command, created, host_id, host_name, intent, inventory, started, up},
     },
 };
 
 fn check(state: &State, hosts: &str, topology: &str, expected: Expect) {
-    let proposal = propose(SESSION, Some(state), &intent(topology), &inventory(hosts));
-    expected.assert_eq(&text(&proposal));
+    expected.assert_eq(&text(&told(Some(state), hosts, topology, &Replace::default())));
+}
+
+/// Plans, and these disks may be lost.
+fn told(state: Option<&State>, hosts: &str, topology: &str, replace: &Replace) -> Proposal {
+    propose(SESSION, state, (&intent(topology), replace), &inventory(hosts))
+}
+
+/// Plans a session that does not exist yet.
+fn first(hosts: &str, topology: &str) -> Proposal {
+    told(None, hosts, topology, &Replace::default())
 }
 
 fn text(proposal: &Proposal) -> String {
     let mut out = String::new();
     for o in &proposal.obstacles {
         writeln!(out, "obstacle {}: {}", o.machine, o.because).unwrap();
+    }
+    for c in &proposal.unasked {
+        writeln!(out, "unasked {}", c.machine).unwrap();
     }
     for c in &proposal.changes {
         let action = format!("{:?}", c.action).to_lowercase();
@@ -55,15 +67,15 @@ fn every_host_that_is_not_chosen_has_a_reason() {
         hosts,
         "db 1 512",
         expect![[r#"
-        create db-1 on nas: runs guests at full speed (kvm)
-          db-1 not on attic: 300 of 512 MiB free
-          db-1 not on laptop: down
-          db-1 not on old: runs guests slowly (tcg), nas does not
-          db-1 not on pi: its CPU is aarch64, the image is for x86_64
-          db-1 not on tv: its owner lets it run no machines
-          db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
-        plan db-1 nas epoch 1 hold
-    "#]],
+            create db-1 on nas: runs guests at full speed (kvm)
+              db-1 not on attic: 300 of 512 MiB free (memory = 512MiB)
+              db-1 not on laptop: down
+              db-1 not on old: runs guests slowly (tcg), nas does not
+              db-1 not on pi: its CPU is aarch64, the image is for x86_64
+              db-1 not on tv: its owner lets it run no machines
+              db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
+            plan db-1 nas epoch 1 hold
+        "#]],
     );
 }
 
@@ -83,20 +95,20 @@ fn all_obstacles_are_told_at_once_and_name_each_host() {
         hosts,
         topology,
         expect![[r#"
-        obstacle app-1: no host fits: laptop: not among place.hosts; nas: not among place.hosts; vps: not among place.hosts; cellar: no member has this name
-        obstacle db-1: no host fits: laptop: down; nas: 1500 of 4096 MiB free; vps: no QEMU (apt-get install qemu-system-x86)
-        obstacle job-1: no host fits: laptop: it has no tag room=attic; nas: it has no tag room=attic; vps: it has no tag room=attic
-        obstacle web-1: no member has an image named debain:12 (agent image import PATH --name debain:12)
-          app-1 not on laptop: not among place.hosts
-          app-1 not on nas: not among place.hosts
-          app-1 not on vps: not among place.hosts
-          db-1 not on laptop: down
-          db-1 not on nas: 1500 of 4096 MiB free
-          db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
-          job-1 not on laptop: it has no tag room=attic
-          job-1 not on nas: it has no tag room=attic
-          job-1 not on vps: it has no tag room=attic
-    "#]],
+            obstacle app-1: no host fits: laptop: not among place.hosts; nas: not among place.hosts; vps: not among place.hosts; cellar: no member has this name (hosts: laptop, nas, vps)
+            obstacle db-1: no host fits: laptop: down; nas: 1500 of 4096 MiB free (memory = 4GiB); vps: no QEMU (apt-get install qemu-system-x86)
+            obstacle job-1: no host fits: laptop: it has no tag room=attic; nas: it has no tag room=attic; vps: it has no tag room=attic
+            obstacle web-1: no member has an image named debain:12 (agent image import PATH --name debain:12)
+              app-1 not on laptop: not among place.hosts
+              app-1 not on nas: not among place.hosts
+              app-1 not on vps: not among place.hosts
+              db-1 not on laptop: down
+              db-1 not on nas: 1500 of 4096 MiB free (memory = 4GiB)
+              db-1 not on vps: no QEMU (apt-get install qemu-system-x86)
+              job-1 not on laptop: it has no tag room=attic
+              job-1 not on nas: it has no tag room=attic
+              job-1 not on vps: it has no tag room=attic
+        "#]],
     );
 }
 
@@ -180,7 +192,7 @@ fn of_equal_hosts_the_image_then_the_distance_then_the_name_decides() {
         ("b 900\nc 900", "first by name of equal hosts"),
     ];
     for (hosts, because) in cases {
-        let proposal = propose(SESSION, None, &intent("db 1 256"), &inventory(hosts));
+        let proposal = first(hosts, "db 1 256");
         assert_eq!((proposal.changes[0].host, proposal.changes[0].because.as_str()), (host_id("b"), because));
     }
 }
@@ -192,11 +204,11 @@ fn a_host_is_filled_no_further_than_its_memory() {
         "nas 1000 image used=400",
         "web 3 256",
         expect![[r#"
-        obstacle web-3: no host fits: nas: 88 of 256 MiB free
-        create web-1 on nas: the only host that fits
-        create web-2 on nas: the only host that fits
-          web-3 not on nas: 88 of 256 MiB free
-    "#]],
+            obstacle web-3: no host fits: nas: 88 of 256 MiB free (memory = 256MiB)
+            create web-1 on nas: the only host that fits
+            create web-2 on nas: the only host that fits
+              web-3 not on nas: 88 of 256 MiB free (memory = 256MiB)
+        "#]],
     );
 }
 
@@ -224,30 +236,205 @@ fn scaling_touches_only_what_is_added_or_removed() {
         "nas 9000 image\nattic 9000 image",
         "web 1 256\napp 1 256",
         expect![[r#"
-        create app-1 on attic: most free memory (9000 MiB)
-        remove db-1 on nas: db is not in the topology any more
-        keep web-1 on nas: unchanged
-        remove web-2 on nas: count is 1 now
-          app-1 not on nas: less free memory (8744 MiB) than attic
-        plan app-1 attic epoch 1 hold
+            create app-1 on attic: most free memory (9000 MiB)
+            remove db-1 on nas: db is not in the topology any more; its disk goes with it
+            keep web-1 on nas: unchanged
+            remove web-2 on nas: count is 1 now; its disk goes with it
+              app-1 not on nas: less free memory (8744 MiB) than attic
+            plan app-1 attic epoch 1 hold
+            plan web-1 nas epoch 1 hold
+        "#]],
+    );
+}
+
+#[test]
+fn hardware_changes_in_place_and_what_a_disk_was_made_from_stays() {
+    let state = started(up(created(), "web 1 256\ndb 1 256", "nas 9000 image"));
+    check(
+        &state,
+        "nas 9000 image",
+        "web 1 512 cpus=2 disk=900\ndb 1 256 setup=true",
+        expect![[r#"
+            keep db-1 on nas: unchanged; setup changed since it was made: applies to new machines
+            change web-1 on nas: in place: cpus 1 -> 2, memory 256 -> 512 MiB, disk 64 -> 900 MiB; it restarts
+            plan db-1 nas epoch 1 hold
+            plan web-1 nas epoch 1 hold
+        "#]],
+    );
+    // What was not taken over then is told again, whatever else changes.
+    let state = up(state, "web 1 512 disk=900\ndb 1 256 setup=true", "nas 9000 image");
+    check(
+        &state,
+        "nas 9000 image",
+        "web 1 512 disk=1200\ndb 2 300 setup=true",
+        expect![[r#"
+        change db-1 on nas: in place: memory 256 -> 300 MiB; it restarts; setup changed since it was made: applies to new machines
+        create db-2 on nas: the only host that fits
+        change web-1 on nas: in place: disk 900 -> 1200 MiB; it restarts
+        plan db-1 nas epoch 1 hold
+        plan db-2 nas epoch 1 hold
         plan web-1 nas epoch 1 hold
     "#]],
     );
 }
 
 #[test]
-fn hardware_changes_in_place_and_content_by_replacing() {
-    let state = up(created(), "web 1 256\ndb 1 256", "nas 9000 image");
+fn a_started_disk_is_lost_only_when_somebody_says_so() {
+    let state = started(up(created(), "web 2 256 disk=900\ndb 1 256", "nas 9000 image"));
+    let smaller = "web 2 256 disk=500 setup=true\ndb 1 256 setup=true";
     check(
         &state,
         "nas 9000 image",
-        "web 1 512 cpus=2\ndb 1 256 setup=true disk=900",
+        smaller,
         expect![[r#"
-        change db-1 on nas: replace: disk, setup changed; its disk starts empty
-        change web-1 on nas: in place: cpus 1 -> 2, memory 256 -> 512 MiB; it restarts
-        plan db-1 nas epoch 2 hold
-        plan web-1 nas epoch 1 hold
+        unasked web-1
+        unasked web-2
+        keep db-1 on nas: unchanged; setup changed since it was made: applies to new machines
+        change web-1 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        change web-2 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
     "#]],
+    );
+    let one = Replace { all: false, machines: ["web-1".parse().unwrap()].into() };
+    expect![[r#"
+        unasked web-2
+        keep db-1 on nas: unchanged; setup changed since it was made: applies to new machines
+        change web-1 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        change web-2 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+    "#]].assert_eq(&text(&told(Some(&state), "nas 9000 image", smaller, &one)));
+    let all = told(Some(&state), "nas 9000 image", smaller, &Replace::all());
+    expect![[r#"
+        keep db-1 on nas: unchanged; setup changed since it was made: applies to new machines
+        change web-1 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        change web-2 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        plan db-1 nas epoch 1 hold
+        plan web-1 nas epoch 2 hold
+        plan web-2 nas epoch 2 hold
+    "#]].assert_eq(&text(&all));
+    // A machine that is named is made anew also when only its first boot would differ; `all` does not.
+    let named = Replace { all: true, machines: ["db-1".parse().unwrap()].into() };
+    expect![[r#"
+        change db-1 on nas: replace: setup changed; its disk starts empty
+        change web-1 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        change web-2 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; its disk starts empty
+        plan db-1 nas epoch 2 hold
+        plan web-1 nas epoch 2 hold
+        plan web-2 nas epoch 2 hold
+    "#]].assert_eq(&text(&told(Some(&state), "nas 9000 image", smaller, &named)));
+}
+
+#[test]
+fn what_was_never_started_is_replaced_freely() {
+    let state = up(created(), "web 1 256 disk=900", "nas 9000 image");
+    check(
+        &state,
+        "nas 9000 image",
+        "web 1 256 disk=500 setup=true",
+        expect![[r#"
+        change web-1 on nas: replace: disk 900 -> 500 MiB (a disk never shrinks), setup changed; it was not started yet
+        plan web-1 nas epoch 2 hold
+    "#]],
+    );
+}
+
+#[test]
+fn a_name_that_means_other_content_now_replaces_nothing_unasked() {
+    let state = started(up(created(), "web 1 256", "nas 900 image"));
+    let plan = |moved: &str, intent: &Intent| {
+        let mut inventory = inventory("nas 900 image");
+        let other = ImageFacts { digest: Digest([2; 32]), size: 80 << 20, arch: "x86_64".into() };
+        inventory.images.insert(moved.into(), other);
+        let proposal = propose(SESSION, Some(&state), (intent, &Replace::default()), &inventory);
+        format!("{}{}", text(&proposal), proposal.notes.join("\n"))
+    };
+    expect![[r#"
+        unasked web-1
+        change web-1 on nas: replace: image tiny is blake3:0202020202 now, it has blake3:0101010101; its disk starts empty
+        fetch 83886080 bytes to nas
+        tiny was given to other content; image = "blake3:0101010101010101010101010101010101010101010101010101010101010101" keeps what is there"#]].assert_eq(&plan("tiny", &intent("web 1 256")));
+    expect![[r#"
+        unasked web-1
+        change web-1 on nas: replace: image is other now; its disk starts empty
+        fetch 83886080 bytes to nas
+    "#]]
+    .assert_eq(&plan("other", &intent("web 1 256 image=other")));
+    let mut pinned = intent("web 1 256");
+    pinned.topology.groups.values_mut().for_each(|group| group.image = ImageRef::Pinned(Digest([1; 32])));
+    expect![[r#"
+        keep web-1 on nas: unchanged
+        plan web-1 nas epoch 1 hold
+    "#]]
+    .assert_eq(&plan("tiny", &pinned));
+}
+
+#[test]
+fn disks_that_cannot_be_are_obstacles() {
+    let state = started(up(created(), "db 1 256 disk=900", "nas 9000 image"));
+    let hosts = "nas 9000 image disk=1000\nattic 9000 image disk=200";
+    check(
+        &state,
+        hosts,
+        "db 1 256 disk=900\nweb 1 256 disk=63",
+        expect![[r#"
+        obstacle web-1: disk = 63MiB is smaller than its image, which has 64MiB
+        keep db-1 on nas: unchanged
+    "#]],
+    );
+    check(
+        &state,
+        hosts,
+        "db 1 256 disk=9000\nweb 1 256 disk=4001",
+        expect![[r#"
+        obstacle db-1: nas: a disk of 8100MiB, with 1000MiB free for machines (at most 4 times that), and db-1 cannot move from it
+        obstacle web-1: no host fits: attic: a disk of 4001MiB, with 200MiB free for machines (at most 4 times that); nas: a disk of 4001MiB beside 8100MiB of others, with 1000MiB free for machines (at most 4 times that)
+          web-1 not on attic: a disk of 4001MiB, with 200MiB free for machines (at most 4 times that)
+          web-1 not on nas: a disk of 4001MiB beside 8100MiB of others, with 1000MiB free for machines (at most 4 times that)
+    "#]],
+    );
+    check(
+        &state,
+        hosts,
+        "db 1 256 disk=900\nweb 3 256 disk=2000",
+        expect![[r#"
+        obstacle web-3: no host fits: attic: a disk of 2000MiB, with 200MiB free for machines (at most 4 times that); nas: a disk of 2000MiB beside 4000MiB of others, with 1000MiB free for machines (at most 4 times that)
+        keep db-1 on nas: unchanged
+        create web-1 on nas: the only host that fits
+        create web-2 on nas: the only host that fits
+          web-1 not on attic: a disk of 2000MiB, with 200MiB free for machines (at most 4 times that)
+          web-2 not on attic: a disk of 2000MiB, with 200MiB free for machines (at most 4 times that)
+          web-3 not on attic: a disk of 2000MiB, with 200MiB free for machines (at most 4 times that)
+          web-3 not on nas: a disk of 2000MiB beside 4000MiB of others, with 1000MiB free for machines (at most 4 times that)
+    "#]],
+    );
+}
+
+#[test]
+fn a_host_that_nobody_is_gets_the_nearest_name() {
+    check(
+        &created(),
+        "nas 900 image\ncellar 900 image",
+        "web 1 256 hosts=cellr",
+        expect![[r#"
+        obstacle web-1: no host fits: cellar: not among place.hosts; nas: not among place.hosts; cellr: no member has this name (did you mean cellar? hosts: cellar, nas)
+          web-1 not on cellar: not among place.hosts
+          web-1 not on nas: not among place.hosts
+    "#]],
+    );
+    check(
+        &created(),
+        "nas 900 image\ncellar 900 image",
+        "web 1 256 hosts=garage",
+        expect![[r#"
+        obstacle web-1: no host fits: cellar: not among place.hosts; nas: not among place.hosts; garage: no member has this name (hosts: cellar, nas)
+          web-1 not on cellar: not among place.hosts
+          web-1 not on nas: not among place.hosts
+    "#]],
+    );
+    let notes = first("nas 900 image\ncellar 900 image", "web 1 256 hosts=nas,cellr").notes;
+    assert_eq!(
+        notes,
+        [
+            "machines.web.place.hosts: cellr: no member has this name (did you mean cellar? hosts: cellar, nas)"
+        ],
     );
 }
 
@@ -281,8 +468,8 @@ fn growing_beyond_the_host_is_an_obstacle_but_staying_there_is_not() {
         "nas 900 image used=700",
         "web 1 512",
         expect![[r#"
-        obstacle web-1: nas: 200 of 512 MiB free, and web-1 cannot move from it
-    "#]],
+            obstacle web-1: nas: 200 of 512 MiB free (memory = 512MiB), and web-1 cannot move from it
+        "#]],
     );
 }
 
@@ -325,7 +512,7 @@ fn a_name_that_is_unknown_for_a_moment_does_not_unplan_its_machines() {
     let state = up(created(), "web 1 256", "nas 900 image");
     let mut inventory = inventory("nas 900 image");
     inventory.images.clear();
-    let proposal = propose(SESSION, Some(&state), &intent("web 1 256"), &inventory);
+    let proposal = propose(SESSION, Some(&state), (&intent("web 1 256"), &Replace::default()), &inventory);
     expect![[r#"
         keep web-1 on nas: unchanged
         plan web-1 nas epoch 1 hold
@@ -335,29 +522,48 @@ fn a_name_that_is_unknown_for_a_moment_does_not_unplan_its_machines() {
 
 #[test]
 fn the_network_avoids_what_hosts_use_and_is_kept_afterwards() {
-    let free = propose(SESSION, None, &intent("web 1 256"), &inventory("nas 900 image")).plan.unwrap().subnet;
+    let free = first("nas 900 image", "web 1 256").plan.unwrap().subnet;
     let hosts = format!("nas 900 image net={free}");
-    let other = propose(SESSION, None, &intent("web 1 256"), &inventory(&hosts)).plan.unwrap().subnet;
-    assert!(!other.overlaps(&free) && overlay::RANGE.contains(other.base));
+    let other = first(&hosts, "web 1 256").plan.unwrap().subnet;
+    assert!(!other.overlaps(&free) && overlay::RANGES[0].contains(other.base));
     let state = up(created(), "web 1 256", "nas 900 image");
-    let later = propose(SESSION, Some(&state), &intent("web 2 256"), &inventory(&hosts)).plan.unwrap();
+    let later = told(Some(&state), &hosts, "web 2 256", &Replace::default()).plan.unwrap();
     assert_eq!(later.subnet, free, "addresses belong to machines");
+}
+
+#[test]
+fn nobodys_networks_refuse_a_session() {
+    let check = |nets: &str, expected: Expect| {
+        let proposal = first(&format!("nas 900 image {nets}"), "web 1 256");
+        let subnet = proposal.plan.as_ref().unwrap().subnet;
+        let range = overlay::RANGES.iter().find(|range| range.contains(subnet.base)).unwrap();
+        let told: String = proposal.notes.iter().map(|note| format!("\n{note}")).collect();
+        expected.assert_eq(&format!("in {range}{}", told.replace(&subnet.to_string(), "NET")));
+    };
+    check("net=192.168.1.0/24", expect!["in 10.64.0.0/10"]);
+    check("net=10.0.0.0/8", expect!["in 172.16.0.0/12"]);
+    check("net=10.0.0.0/8 net=172.16.0.0/12", expect!["in 192.168.0.0/16"]);
+    check("net=10.0.0.0/8 net=172.16.0.0/12 net=192.168.0.0/16", expect!["in 100.64.0.0/10"]);
     check(
-        &created(),
-        "nas 900 image net=10.0.0.0/8",
-        "web 1 256",
+        "net=0.0.0.0/0",
         expect![[r#"
-        obstacle web-1: the hosts' own networks leave no free network in 10.64.0.0/10
-    "#]],
+        in 10.64.0.0/10
+        the hosts' own networks leave no free network for guests, so NET is shared with 1 of theirs: guests do not reach what is there"#]],
+    );
+    check(
+        "net=10.0.0.0/8 net=0.0.0.0/1 net=172.0.0.0/8 net=172.16.0.0/12 net=192.168.0.0/16 net=100.0.0.0/8",
+        expect![[r#"
+            in 192.168.0.0/16
+            the hosts' own networks leave no free network for guests, so NET is shared with 1 of theirs: guests do not reach what is there"#]],
     );
 }
 
 #[test]
 fn addresses_start_at_ten_and_many_machines_get_a_larger_network() {
-    let plan = propose(SESSION, None, &intent("web 2 1"), &inventory("nas 900 image")).plan.unwrap();
+    let plan = first("nas 900 image", "web 2 1").plan.unwrap();
     let last: Vec<u8> = plan.placements.iter().map(|p| p.address.octets()[3]).collect();
     assert_eq!((plan.subnet.len, last), (24, vec![10, 11]));
-    let many = propose(SESSION, None, &intent("web 300 1"), &inventory("nas 900 image")).plan.unwrap();
+    let many = first("nas 900 image", "web 300 1").plan.unwrap();
     assert_eq!(many.subnet.len, 22);
     assert!(many.placements.iter().all(|p| many.subnet.holds_machine(p.address)));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{Failed, Image, Seen, Settings, Setup, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
+    limits::UNSEEN_WITHIN_MS,
     session::{MachineSpec, Phase},
     time::Timestamp,
     topology::Restart,
@@ -26,7 +27,10 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
         Shim::Running { .. } if changed && spec.run => {
             (Phase::Running, Some("restarting: its settings changed".into()))
         }
-        Shim::Running { since, booted, setup, ready } => {
+        Shim::Running { paused: Some(because), .. } if spec.run => {
+            (Phase::Paused, Some(format!("{because}; it goes on as soon as that is mended")))
+        }
+        Shim::Running { since, booted, setup, ready, .. } => {
             let ran_ms = now.since_ms(*since);
             if !spec.run {
                 (Phase::Running, Some("stopping".into()))
@@ -38,19 +42,37 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) ->
             }
         }
         Shim::Starting { .. } => (Phase::Starting, None),
+        Shim::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
         _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
-        Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, *clean, because),
+        Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
         Shim::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
+        _ if seen.image == Image::Complete && !waits.is_empty() => (Phase::Waiting, Some(needs(waits))),
         _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
         _ => (Phase::Starting, None),
     }
 }
 
+/// It may run: nobody may take it for stopped.
+fn unseen(spec: &MachineSpec, seen: &Seen, because: &str) -> String {
+    match &seen.failed {
+        Some(failed) if !spec.run => format!("stopping: {}; {}", failed.because, next(failed.times)),
+        None if !spec.run => format!("stopping, although unknown to us: {because}"),
+        _ => {
+            let minutes = UNSEEN_WITHIN_MS / 60_000;
+            format!("unknown to us: {because}; looked for again and again, started anew after {minutes} min")
+        }
+    }
+}
+
+fn needs(waits: &[Name]) -> String {
+    let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
+    format!("needs {}, not ready yet", names.join(", "))
+}
+
 /// The image is here, the first start is not done: order, then the coordinator's word, then work.
 fn first(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> (Phase, Option<String>) {
     if !waits.is_empty() {
-        let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
-        return (Phase::Waiting, Some(format!("needs {}, not ready yet", names.join(", "))));
+        return (Phase::Waiting, Some(needs(waits)));
     }
     if seen.granted != Some(spec.epoch) {
         let failed = seen.failed.as_ref().map(|failed| format!(": {}", failed.because));
@@ -85,13 +107,22 @@ fn booted_guest(
     (Phase::Booted, Some(late.unwrap_or(format!("{name} is not ready yet"))))
 }
 
-fn ended(spec: &MachineSpec, seen: &Seen, clean: bool, because: &str) -> (Phase, Option<String>) {
+fn ended(
+    spec: &MachineSpec,
+    seen: &Seen,
+    waits: &[Name],
+    clean: bool,
+    because: &str,
+) -> (Phase, Option<String>) {
     match (spec.restart, clean) {
         (Restart::Never | Restart::OnFailure, true) => {
             (Phase::Stopped, Some(format!("{because}; not started again (restart policy)")))
         }
         (Restart::Never, false) => {
             (Phase::Failed, Some(format!("{because}; not started again (restart policy)")))
+        }
+        _ if seen.image == Image::Complete && !waits.is_empty() => {
+            (Phase::Waiting, Some(format!("{because}; {}", needs(waits))))
         }
         _ if seen.failed.is_some() => unstarted(seen),
         _ => (again(seen.ends), Some(format!("{because}; {}", next(seen.ends)))),

@@ -42,7 +42,7 @@ fn check(ready: &[&str], seen: Seen, expected: Expect) {
 }
 
 fn settings(epoch: u64) -> Option<Settings> {
-    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256 })
+    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256, disk_mib: None })
 }
 
 fn here() -> Seen {
@@ -55,7 +55,7 @@ fn launched(shim: Shim) -> Seen {
 
 fn running(booted: bool, ready: &[&str]) -> Shim {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready }
+    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready, paused: None }
 }
 
 fn ended(asked: bool, clean: bool) -> Shim {
@@ -154,7 +154,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
         let ready = ["http".parse().unwrap()].into();
         check(
             &[],
-            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready }),
+            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready, paused: None }),
             expected,
         );
     };
@@ -177,7 +177,13 @@ fn a_guest_that_stays_silent_is_told() {
     let since = Timestamp(30_000);
     check(
         &[],
-        launched(Shim::Running { since, booted: false, setup: Setup::Pending, ready: BTreeSet::new() }),
+        launched(Shim::Running {
+            since,
+            booted: false,
+            setup: Setup::Pending,
+            ready: BTreeSet::new(),
+            paused: None,
+        }),
         expect![[r#"
         nothing
         Running the guest has not answered, a minute after its start; its console shows why"#]],
@@ -189,7 +195,13 @@ fn a_check_that_fails_after_the_grace_is_told() {
     let since = Timestamp(30_000);
     check(
         &[],
-        launched(Shim::Running { since, booted: true, setup: Setup::Done, ready: BTreeSet::new() }),
+        launched(Shim::Running {
+            since,
+            booted: true,
+            setup: Setup::Done,
+            ready: BTreeSet::new(),
+            paused: None,
+        }),
         expect![[r#"
         nothing
         Booted http does not answer on port 80, 60 s after the start"#]],
@@ -208,23 +220,23 @@ fn a_start_that_hangs_is_stopped() {
 }
 
 #[test]
-fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
+fn after_a_crash_the_pause_doubles() {
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 1, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(100500)) }
         Starting QEMU got signal 9; try 2 follows after 1 s"#]],
     );
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 3, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(103500)) }
         Starting QEMU got signal 9; try 4 follows after 4 s"#]],
     );
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 7, ..launched(ended(false, false)) },
         expect![[r#"
         Wait { until: Some(Timestamp(159500)) }
@@ -232,7 +244,7 @@ fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
     );
     let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
     check(
-        &[],
+        &["db-1"],
         Seen { ends: 7, ..launched(long_ago) },
         expect![[r#"
         Launch { epoch: Epoch(1), after: Some("crash") }
@@ -240,6 +252,65 @@ fn after_a_crash_the_pause_doubles_and_needs_are_not_waited_for() {
     );
     assert_eq!([0, 1, 2, 6, 7, 99].map(back_off_ms), [0, 1000, 2000, 32_000, 60_000, 60_000]);
     assert_eq!((ends(6, 599_999), ends(6, 600_000)), (7, 1));
+}
+
+#[test]
+fn needs_hold_at_every_start() {
+    // A power cut: the incarnation lies on the disk, nothing runs.
+    check(
+        &[],
+        launched(Shim::None),
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
+    check(
+        &["db-1"],
+        launched(Shim::None),
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: None }
+        Starting"#]],
+    );
+    // A crash while the other is away.
+    let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
+    check(
+        &[],
+        Seen { ends: 1, ..launched(long_ago.clone()) },
+        expect![[r#"
+        Wait { until: None }
+        Waiting crash; needs db, not ready yet"#]],
+    );
+    check(
+        &["db-1"],
+        Seen { ends: 1, ..launched(long_ago) },
+        expect![[r#"
+        Launch { epoch: Epoch(1), after: Some("crash") }
+        Starting crash; try 2 follows after 1 s"#]],
+    );
+    // `machine start`, and a restart with other settings.
+    check(
+        &[],
+        launched(ended(true, true)),
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
+    // What runs goes on, and what found out meanwhile that a try failed still waits.
+    check(
+        &[],
+        launched(running(true, &["http"])),
+        expect![[r#"
+        nothing
+        Ready"#]],
+    );
+    let failed = Some(Failed { at: Timestamp(90_000), times: 2, because: "no space left".into() });
+    check(
+        &[],
+        Seen { failed, ..launched(Shim::None) },
+        expect![[r#"
+        Wait { until: None }
+        Waiting needs db, not ready yet"#]],
+    );
 }
 
 #[test]
@@ -320,8 +391,8 @@ fn a_machine_that_its_user_stopped_starts_again_only_when_wished() {
 
 #[test]
 fn other_settings_restart_a_machine_on_its_disk() {
-    let state = up(shop(), "web 1 512 needs=db checked=http:80\ndb 1 256", HOSTS);
-    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &[], seen));
+    let state = up(shop(), "web 1 512 needs=db checked=http:80 disk=900\ndb 1 256", HOSTS);
+    let check = |seen, expected: Expect| expected.assert_eq(&act(&state, &["db-1"], seen));
     check(
         launched(running(true, &["http"])),
         expect![[r#"
@@ -418,4 +489,93 @@ fn nothing_is_begun_while_an_action_is_carried_out() {
         nothing
         Waiting asks the coordinator for its first start"#]],
     );
+}
+
+fn unseen(since_ms: u64, tried_ms: u64) -> Shim {
+    let because = "its shim (process 7) does not answer".to_owned();
+    Shim::Unseen { since: Timestamp(since_ms), tried: Timestamp(tried_ms), because }
+}
+
+#[test]
+fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
+    check(
+        &[],
+        launched(unseen(90_000, 99_000)),
+        expect![[r#"
+        Wait { until: Some(Timestamp(101000)) }
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+    );
+    check(
+        &[],
+        launched(unseen(90_000, 98_000)),
+        expect![[r#"
+        Find { patient: true }
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+    );
+    let stopped = command(shop(), Command::Wish { machine: machine("web-1"), run: false });
+    let failed = Failed { at: Timestamp(99_500), times: 1, because: "QEMU does not end".into() };
+    expect![[r#"
+        Stop { because: "stopped" }
+        Running stopping, although unknown to us: its shim (process 7) does not answer"#]]
+    .assert_eq(&act(&stopped, &[], launched(unseen(90_000, 99_000))));
+    let seen = Seen { failed: Some(failed), ..launched(unseen(90_000, 99_000)) };
+    expect![[r#"
+        Wait { until: Some(Timestamp(100500)) }
+        Running stopping: QEMU does not end; try 2 follows after 1 s"#]]
+    .assert_eq(&act(&stopped, &[], seen));
+}
+
+#[test]
+fn silence_is_borne_for_a_while_then_what_is_silent_is_ended() {
+    let find = |since| {
+        let share = slice::share(&shop(), host_id("nas"));
+        let seen = launched(Shim::Unseen { since, tried: since, because: "silent".into() });
+        let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
+        let now = Timestamp(1_000_000);
+        let actions = reconcile(&share, &observed, now);
+        actions.into_iter().find(|(name, _)| *name == machine("web-1")).expect("an action").1
+    };
+    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS + 1)), Action::Find { patient: true });
+    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS)), Action::Find { patient: false });
+}
+
+#[test]
+fn nothing_that_may_run_is_reported_as_gone() {
+    let state = command(shop(), Command::End);
+    let lost = |shim| Seen { launched: None, shim, ..here() };
+    for shim in [running(true, &[]), Shim::Starting { since: Timestamp(0) }, unseen(0, 0)] {
+        assert_eq!(act(&state, &[], lost(shim)), "Remove(Epoch(1))");
+    }
+    assert_eq!(act(&state, &[], lost(Shim::None)), "ReportDropped(Epoch(1))");
+}
+
+#[test]
+fn a_directory_without_its_word_is_what_must_go_else_what_shall_run() {
+    let presumed = |state: &State| presumed(&slice::share(state, host_id("nas")), &machine("web-1"));
+    assert_eq!(presumed(&shop()), settings(1));
+    let replaced = up(shop(), "web 1 256 setup=true\ndb 1 256", HOSTS);
+    assert_eq!(presumed(&replaced).map(|settings| settings.epoch), Some(Epoch(1)));
+    let dropped = Command::Dropped { machine: machine("web-1"), host: host_id("nas"), epoch: Epoch(1) };
+    assert_eq!(presumed(&command(replaced, dropped)), settings(2));
+    assert_eq!(presumed(&created()), None);
+}
+
+#[test]
+fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
+    let because = Some("no space is left on this host's disk".to_owned());
+    let paused = |run| {
+        let ready = ["http".parse().unwrap()].into();
+        let since = Timestamp(90_000);
+        let shim = Shim::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
+        let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
+        act(&state, &[], launched(shim))
+    };
+    expect![[r#"
+        nothing
+        Paused no space is left on this host's disk; it goes on as soon as that is mended"#]]
+    .assert_eq(&paused(true));
+    expect![[r#"
+        Stop { because: "stopped" }
+        Running stopping"#]]
+    .assert_eq(&paused(false));
 }

@@ -1,6 +1,7 @@
 //! What may be committed, and what is refused.
 
 use super::*;
+use crate::session::{Made, Replace};
 use crate::{
     id::{Digest, Name, SessionId},
     session::{Guard, Prefix, overlay},
@@ -64,7 +65,8 @@ fn plan(parent: u64, machines: &[(&str, HostId, u64, u8)]) -> Plan {
             image_name: ImageRef::Named("tiny".into()),
             guard: Guard::Hold,
             because: String::new(),
-            fingerprint: Digest([epoch as u8; 32]),
+            disk_mib: None,
+            made: made(epoch),
         }
     };
     Plan {
@@ -75,9 +77,18 @@ fn plan(parent: u64, machines: &[(&str, HostId, u64, u8)]) -> Plan {
     }
 }
 
+fn made(epoch: u64) -> Made {
+    let digest = Digest([epoch as u8; 32]);
+    Made { setup: digest, files: digest, env: digest, ssh_keys: digest, user: None }
+}
+
+fn apply_plan(intent: Intent, plan: Plan) -> Command {
+    Command::Apply { intent, plan, replace: Replace::default() }
+}
+
 fn commit(state: State, plan: Plan) -> (State, Result<(), Refused>) {
     let count = plan.placements.len() as u32;
-    let (state, outcome) = apply(Some(state), Command::Apply { intent: intent(count), plan });
+    let (state, outcome) = apply(Some(state), apply_plan(intent(count), plan));
     (state.unwrap(), outcome)
 }
 
@@ -188,7 +199,7 @@ fn addresses_belong_to_machines_until_they_are_dropped() {
         let mut intent = intent(1);
         let group = intent.topology.groups.values().next().unwrap().clone();
         intent.topology.groups.insert("app".parse().unwrap(), group);
-        apply(Some(state), Command::Apply { intent, plan })
+        apply(Some(state), apply_plan(intent, plan))
     };
     let text = takes(state.clone(), 2).1.unwrap_err().to_string();
     assert_eq!(text, "the plan is not safe: app-1: 10.64.7.11 still belongs to web-2");
@@ -200,8 +211,7 @@ fn addresses_belong_to_machines_until_they_are_dropped() {
 
 #[test]
 fn the_plan_holds_exactly_the_topologys_machines() {
-    let (after, outcome) =
-        apply(Some(created()), Command::Apply { intent: intent(2), plan: plan(0, &[("web-1", NAS, 1, 10)]) });
+    let (after, outcome) = apply(Some(created()), apply_plan(intent(2), plan(0, &[("web-1", NAS, 1, 10)])));
     assert_eq!(after.unwrap(), created());
     assert_eq!(
         outcome.unwrap_err().to_string(),
@@ -228,11 +238,53 @@ fn the_version_grows_only_when_something_changed() {
         |state, run| apply(Some(state), Command::Wish { machine: "web-1".parse().unwrap(), run }).0.unwrap();
     let state = running();
     let before = state.version;
-    assert_eq!(wish(state.clone(), true).version, before);
+    let again = wish(state.clone(), true);
+    assert_eq!((again.version, again.starts.len()), (before + 1, 1), "its host is told to try now");
     let stopped = wish(state, false);
     assert_eq!(stopped.version, before + 1);
+    assert_eq!(wish(stopped.clone(), false).version, before + 1);
     assert!(!may_start(&stopped, NAS, &"web-1".parse().unwrap(), Epoch(1)));
     assert_eq!(dropped(stopped.clone(), "web-1", NAS, 1).version, before + 1, "nothing was to be dropped");
     let unknown = Command::Wish { machine: "db-1".parse().unwrap(), run: true };
     assert_eq!(apply(Some(stopped), unknown).1.unwrap_err().to_string(), "the session has no machine db-1");
+}
+
+#[test]
+fn a_started_disk_is_replaced_only_when_told() {
+    let web: MachineName = "web-1".parse().unwrap();
+    let grant = |host, epoch| Command::Grant { machine: web.clone(), host, epoch: Epoch(epoch) };
+    let (state, outcome) = apply(Some(running()), grant(ATTIC, 1));
+    assert_eq!(outcome, Err(Refused::NoStart(web.clone())), "another host has it");
+    let (state, outcome) = apply(state, grant(NAS, 1));
+    assert_eq!(outcome, Ok(()));
+    let state = state.unwrap();
+    assert_eq!(state.version, running().version, "no share shows it");
+    let next = plan(1, &[("web-1", NAS, 2, 10), ("web-2", ATTIC, 2, 11)]);
+    let text = refused(state.clone(), next.clone());
+    assert_eq!(text, "web-1 was started and nobody said that its disk may be replaced");
+    for replace in [Replace::all(), Replace { all: false, machines: [web.clone()].into() }] {
+        let command = Command::Apply { intent: intent(2), plan: next.clone(), replace };
+        let (after, outcome) = apply(Some(state.clone()), command);
+        assert_eq!(outcome, Ok(()));
+        assert!(!after.unwrap().started(&web), "the new incarnation was not started");
+    }
+    let other = Replace { all: false, machines: ["web-2".parse().unwrap()].into() };
+    let command = Command::Apply { intent: intent(2), plan: next, replace: other };
+    assert_eq!(apply(Some(state.clone()), command).1, Err(Refused::Started(web.clone())));
+    // Nobody asks twice for what a removed incarnation had.
+    let (state, outcome) = commit(state, plan(1, &[]));
+    assert_eq!((outcome, state.granted.len()), (Ok(()), 0));
+}
+
+#[test]
+fn a_disk_never_shrinks() {
+    let with = |disk_mib, generation| {
+        let mut plan = plan(generation, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, 11)]);
+        plan.placements[0].disk_mib = disk_mib;
+        plan
+    };
+    let (state, outcome) = commit(running(), with(Some(900), 1));
+    assert_eq!(outcome, Ok(()));
+    assert!(refused(state.clone(), with(Some(800), 2)).contains("web-1: its disk would shrink"));
+    assert!(refused(state, with(None, 2)).contains("web-1: its disk would shrink"));
 }

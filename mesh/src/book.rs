@@ -1,0 +1,126 @@
+//! Where members are, kept together: on disk, for the swarm, and for iroh. `ways` decides; each change here tells whom
+//! it concerns, so that they are dialled again at once.
+
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Instant};
+
+use iroh::address_lookup::memory::MemoryLookup;
+use proto::{
+    id::HostId,
+    trust::Bootstrap,
+    wire::record::{Reach, RelayOffer},
+};
+use tokio::sync::watch;
+
+use crate::{
+    cache::Cache,
+    identity, reach,
+    ways::{self, Seen, Ways},
+};
+
+/// Where a member may be, told by something other than its record.
+#[derive(Debug)]
+pub(crate) enum Hint {
+    /// By a token.
+    Token(Vec<Bootstrap>),
+    /// By somebody on the LAN.
+    Seen(HostId, SocketAddr),
+}
+
+/// The book.
+pub(crate) struct Book {
+    cache: Cache,
+    seen: Seen,
+    held: BTreeMap<SocketAddr, HostId>,
+    lookup: MemoryLookup,
+    ways: watch::Sender<Arc<Ways>>,
+}
+
+impl Book {
+    /// Opens the book with what was remembered.
+    pub(crate) fn new(cache: Cache, lookup: MemoryLookup) -> Book {
+        let (seen, held, ways) = (Seen::default(), BTreeMap::new(), watch::Sender::default());
+        let mut book = Book { cache, seen, held, lookup, ways };
+        book.compose();
+        book
+    }
+
+    /// Watches how members are dialled.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Ways>> {
+        self.ways.subscribe()
+    }
+
+    /// Gives how members are dialled.
+    pub(crate) fn ways(&self) -> Arc<Ways> {
+        self.ways.borrow().clone()
+    }
+
+    /// Lists the relays that members serve.
+    pub(crate) fn relays(&self) -> Vec<RelayOffer> {
+        self.cache.known().values().filter_map(|known| known.reach.serves.clone()).collect()
+    }
+
+    /// Takes what members say of themselves.
+    pub(crate) fn say(
+        &mut self,
+        said: BTreeMap<HostId, Reach>,
+        is_member: impl Fn(&HostId) -> bool,
+    ) -> Vec<HostId> {
+        self.seen.keep(&is_member);
+        let written = self.cache.update(said, is_member);
+        self.compose_after(written)
+    }
+
+    /// Takes at which addresses members are connected.
+    pub(crate) fn hold(&mut self, held: BTreeMap<SocketAddr, HostId>) -> Vec<HostId> {
+        if held == self.held {
+            return Vec::new();
+        }
+        let new = held.iter().filter(|(address, host)| self.held.get(*address) != Some(*host));
+        let new: Vec<(HostId, SocketAddr)> = new.map(|(address, host)| (*host, *address)).collect();
+        self.held = held;
+        let written = self.cache.prove(new);
+        self.compose_after(written)
+    }
+
+    /// Takes a hint.
+    pub(crate) fn hint(&mut self, hint: Hint, is_member: impl Fn(&HostId) -> bool) -> Vec<HostId> {
+        match hint {
+            Hint::Token(entries) => {
+                let written = self.cache.hint(&entries, is_member);
+                self.compose_after(written)
+            }
+            Hint::Seen(host, address) if is_member(&host) => {
+                match self.seen.note(host, address, Instant::now()) {
+                    true => self.compose(),
+                    false => Vec::new(),
+                }
+            }
+            Hint::Seen(..) => Vec::new(),
+        }
+    }
+
+    fn compose_after(&mut self, written: io::Result<()>) -> Vec<HostId> {
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot remember the members' addresses");
+        }
+        self.compose()
+    }
+
+    /// Gives those whose ways changed.
+    fn compose(&mut self) -> Vec<HostId> {
+        let old = self.ways();
+        let new = ways::compose(self.cache.known(), &self.seen, &self.held, Instant::now());
+        let is_new = |(host, way): &(&HostId, &ways::Way)| old.get(*host) != Some(*way);
+        let mut changed = Vec::new();
+        for (host, way) in new.iter().filter(is_new) {
+            if let Some(id) = identity::endpoint_id(host) {
+                self.lookup.set_endpoint_info(reach::endpoint_addr(id, &way.reach, &[]));
+                changed.push(*host);
+            }
+        }
+        if *old != new {
+            self.ways.send_replace(Arc::new(new));
+        }
+        changed
+    }
+}

@@ -1,0 +1,186 @@
+//! Finds members on the same LAN, whatever is known of their addresses: asks by multicast who is here, and answers.
+//! What is heard is only a place to try; the handshake proves who is there. Speaks on real networks with private
+//! addresses only, and only while somebody is missing or something changed.
+
+mod message;
+mod pace;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proto::{
+    addresses::{Net, is_public},
+    id::HostId,
+};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, socket_with,
+    sockopt::{set_ip_add_membership, set_ip_multicast_if, set_ip_multicast_ttl, set_socket_reuseaddr},
+};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+};
+
+use crate::{addresses::Interfaces, book::Hint, roster::Roll};
+use pace::Pace;
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const PORT: u16 = 5353;
+/// Networks on which this host speaks.
+const MAX_LANS: usize = 8;
+/// Between two tries to get the port, which another program may hold for itself.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What the search works with.
+pub(crate) struct Search {
+    pub(crate) me: HostId,
+    /// Where this host's endpoint listens.
+    pub(crate) port: u16,
+    pub(crate) interfaces: watch::Receiver<Arc<Interfaces>>,
+    pub(crate) connected: watch::Receiver<BTreeSet<HostId>>,
+    pub(crate) roll: watch::Receiver<Arc<Roll>>,
+    pub(crate) hints: mpsc::Sender<Hint>,
+}
+
+impl Search {
+    /// Runs until the mesh ends.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let lans = lans(&self.interfaces.borrow_and_update());
+            let ended = match open(&lans) {
+                Ok(socket) => self.attend(&socket, &lans).await,
+                Err(error) => {
+                    tracing::debug!(%error, "members on the LAN are not looked for now");
+                    tokio::time::timeout(AGAIN, self.interfaces.changed())
+                        .await
+                        .is_ok_and(|changed| changed.is_err())
+                }
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Speaks and listens until the networks change. Tells whether the mesh has ended.
+    async fn attend(&mut self, socket: &UdpSocket, lans: &[Net]) -> bool {
+        let mut pace = Pace::new(lans.len(), Instant::now());
+        let mut buffer = [0; message::MAX_BYTES];
+        let mut before = self.connected.borrow_and_update().len();
+        loop {
+            let now = Instant::now();
+            for lan in pace.answers_due(now) {
+                self.say(socket, &lans[lan], message::answer(self.me, self.port)).await;
+            }
+            if pace.question_due(now, self.is_anybody_missing()) {
+                for lan in lans {
+                    self.say(socket, lan, message::answer(self.me, self.port)).await;
+                    self.say(socket, lan, message::question()).await;
+                }
+            }
+            // Cancel-safe: a receive, watches, and a timer.
+            tokio::select! {
+                received = socket.recv_from(&mut buffer) => match received {
+                    Ok((length, from)) => self.hear(&buffer[..length], from, lans, &mut pace),
+                    // A network that is down; its interface is about to change.
+                    Err(error) => {
+                        tracing::debug!(%error, "nothing is heard on the LAN");
+                        return tokio::time::timeout(AGAIN, self.interfaces.changed()).await.is_ok_and(|it| it.is_err());
+                    }
+                },
+                changed = self.interfaces.changed() => {
+                    if changed.is_err() {
+                        return true;
+                    }
+                    let new = self::lans(&self.interfaces.borrow_and_update());
+                    if new != lans {
+                        return false;
+                    }
+                }
+                changed = self.connected.changed() => {
+                    if changed.is_err() {
+                        return true;
+                    }
+                    let count = self.connected.borrow_and_update().len();
+                    if count < before {
+                        pace.hurry(Instant::now());
+                    }
+                    before = count;
+                }
+                () = tokio::time::sleep_until(pace.next().into()) => {}
+            }
+        }
+    }
+
+    fn is_anybody_missing(&self) -> bool {
+        let connected = self.connected.borrow();
+        self.roll.borrow().members.keys().any(|host| *host != self.me && !connected.contains(host))
+    }
+
+    fn hear(&self, bytes: &[u8], from: SocketAddr, lans: &[Net], pace: &mut Pace) {
+        // Only neighbours: this port is no service for the world.
+        let Some(lan) = lans.iter().position(|lan| lan.holds(&from.ip())) else { return };
+        let heard = message::read(bytes);
+        if heard.asks {
+            pace.asked(lan, Duration::from_millis(rand::random_range(20..120)), Instant::now());
+        }
+        for (host, port) in heard.hosts.into_iter().filter(|(host, _)| *host != self.me) {
+            if self.roll.borrow().members.contains_key(&host) {
+                // A full queue means that the keeper is busy with others; it is said again.
+                self.hints.try_send(Hint::Seen(host, SocketAddr::new(from.ip(), port))).ok();
+            }
+        }
+    }
+
+    async fn say(&self, socket: &UdpSocket, lan: &Net, message: Option<Vec<u8>>) {
+        let (std::net::IpAddr::V4(address), Some(message)) = (lan.address, message) else { return };
+        let sent = match set_ip_multicast_if(socket, &address) {
+            Ok(()) => socket.send_to(&message, SocketAddrV4::new(GROUP, PORT)).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = sent {
+            tracing::trace!(%error, %address, "not said on the LAN");
+        }
+    }
+}
+
+/// Chooses the networks on which this host speaks.
+fn lans(interfaces: &Interfaces) -> Vec<Net> {
+    let private = |net: &Net| match net.address {
+        std::net::IpAddr::V4(address) => {
+            !is_public(&net.address) && !address.is_link_local() && !address.is_loopback() && net.len < 32
+        }
+        std::net::IpAddr::V6(_) => false,
+    };
+    interfaces.lans().into_iter().filter(private).take(MAX_LANS).collect()
+}
+
+/// Takes the port of multicast DNS beside others who speak it here, and listens on the networks.
+fn open(lans: &[Net]) -> io::Result<UdpSocket> {
+    if lans.is_empty() {
+        return Err(io::Error::other("there is no LAN"));
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_ip_multicast_ttl(&socket, 255)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
+    let mut heard = 0;
+    for lan in lans {
+        if let std::net::IpAddr::V4(address) = lan.address {
+            match set_ip_add_membership(&socket, &GROUP, &address) {
+                Ok(()) => heard += 1,
+                Err(error) => tracing::debug!(%error, %address, "no multicast on this network"),
+            }
+        }
+    }
+    if heard == 0 {
+        return Err(io::Error::other("no network takes multicast"));
+    }
+    UdpSocket::from_std(StdSocket::from(socket))
+}

@@ -1,0 +1,157 @@
+//! What becomes of a machine's disk when its topology changes. A disk is made once, from an image and
+//! from what the guest is told at its first boot; whatever else is on it is the user's. So a change
+//! keeps it unless the content beneath it must be another, and then somebody has to say so.
+//! Nothing here plans or commits: `plan` asks [`fate`], `state` asks [`Replace::allows`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{Digest, MachineName, Name},
+    session::{ImageFacts, Placement},
+    topology::{Group, ImageRef, Intent},
+};
+
+/// Whose started disks a person said may be lost. Without a word of it none may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replace {
+    /// `all`: every disk that the change cannot keep.
+    pub all: bool,
+    /// Machines named one by one: these are also made anew when only their first boot would differ.
+    pub machines: BTreeSet<MachineName>,
+}
+
+impl Replace {
+    /// Allows every disk that a change cannot keep to be lost.
+    pub fn all() -> Replace {
+        Replace { all: true, machines: BTreeSet::new() }
+    }
+
+    /// Tells whether the disk of this machine may be lost.
+    pub fn allows(&self, machine: &MachineName) -> bool {
+        self.all || self.machines.contains(machine)
+    }
+}
+
+/// What the guest is told at its first boot only, as digests: a disk keeps what it was made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// `setup`.
+    pub setup: Digest,
+    /// `files` with their content.
+    pub files: Digest,
+    /// `env`.
+    pub env: Digest,
+    /// `ssh_keys` as they were read.
+    pub ssh_keys: Digest,
+    /// `user`, which `machine ssh` logs in as.
+    pub user: Option<Name>,
+}
+
+impl Made {
+    /// Gives what a new machine of this group would be told.
+    pub fn of(intent: &Intent, name: &Name, group: &Group) -> Made {
+        let files: BTreeMap<_, _> =
+            group.files.iter().map(|(path, file)| (path, (file, intent.files.get(&file.source)))).collect();
+        Made {
+            setup: digest(&group.setup),
+            files: digest(&files),
+            env: digest(&group.env),
+            ssh_keys: digest(&intent.ssh_keys.get(name)),
+            user: group.user.clone(),
+        }
+    }
+
+    /// Names the keys of the file that differ.
+    pub fn differs(&self, other: &Made) -> Vec<&'static str> {
+        let keys = [
+            ("setup", self.setup != other.setup),
+            ("files", self.files != other.files),
+            ("env", self.env != other.env),
+            ("ssh_keys", self.ssh_keys != other.ssh_keys),
+            ("user", self.user != other.user),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+fn digest(value: &impl Serialize) -> Digest {
+    // Serialising plain values into memory cannot fail; an empty text would only tell a change.
+    let bytes = postcard::to_stdvec(value).unwrap_or_default();
+    Digest(blake3::derive_key("mesh machine first boot 1", &bytes))
+}
+
+/// How much of a disk there is to lose, and who said that it may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stake {
+    /// The incarnation was never allowed to start: its disk does not exist.
+    Nothing,
+    /// It was started; the change alone decides whether its disk can stay.
+    Disk,
+    /// It was started, and the user names it to be made anew.
+    Named,
+}
+
+/// What becomes of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Stays {
+        /// Its size from now on, as [`Placement::disk_mib`] keeps it.
+        disk_mib: Option<u64>,
+        /// How it grows, in words.
+        grows: Option<String>,
+        /// Keys that have changed since it was made.
+        later: Vec<&'static str>,
+    },
+    /// An empty one takes its place; why, in words.
+    Goes(String),
+}
+
+/// Decides what becomes of the disk of a machine that exists.
+pub fn fate(was: &Placement, group: &Group, image: &ImageFacts, made: &Made, stake: Stake) -> Fate {
+    let mut reasons = Vec::new();
+    if was.image != image.digest {
+        reasons.push(other_image(was, group, image));
+    }
+    let (is_mib, wanted_mib) = (size_mib(was.disk_mib, was.image_size), group.disk_mib);
+    if let Some(wanted) = wanted_mib.filter(|wanted| *wanted < is_mib && was.disk_mib.is_some()) {
+        reasons.push(format!("disk {is_mib} -> {wanted} MiB (a disk never shrinks)"));
+    }
+    let later = made.differs(&was.made);
+    if !later.is_empty() && (stake != Stake::Disk || !reasons.is_empty()) {
+        reasons.push(format!("{} changed", later.join(", ")));
+    }
+    if !reasons.is_empty() {
+        let lost = if stake == Stake::Nothing { "it was not started yet" } else { "its disk starts empty" };
+        return Fate::Goes(format!("{}; {lost}", reasons.join(", ")));
+    }
+    match wanted_mib.filter(|wanted| *wanted > is_mib) {
+        Some(wanted) => {
+            let grows = Some(format!("disk {is_mib} -> {wanted} MiB"));
+            Fate::Stays { disk_mib: wanted_mib, grows, later }
+        }
+        // Who takes the key out of the file does not ask for a smaller disk.
+        None => Fate::Stays { disk_mib: was.disk_mib, grows: None, later },
+    }
+}
+
+/// Gives the size that a disk has in MiB: never less than its image.
+pub fn size_mib(disk_mib: Option<u64>, image_size: u64) -> u64 {
+    disk_mib.unwrap_or(0).max(image_size.div_ceil(1024 * 1024))
+}
+
+fn other_image(was: &Placement, group: &Group, image: &ImageFacts) -> String {
+    match &group.image {
+        ImageRef::Named(name) if was.image_name == group.image => {
+            format!(
+                "image {name} is blake3:{} now, it has blake3:{}",
+                image.digest.short(),
+                was.image.short()
+            )
+        }
+        ImageRef::Named(name) => format!("image is {name} now"),
+        ImageRef::Pinned(digest) => format!("image is blake3:{} now", digest.short()),
+    }
+}
