@@ -369,9 +369,9 @@ fn member(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::
     if mesh::identity::exists(data.path()) {
         // The command line of a service stays when its token ends: it never keeps a member from running.
         match join.map(|request| join_again(data, &request)) {
-            Some(Ok(joined)) => crate::log::say(&crate::cli::joined_again(&joined)),
+            Some(Ok(joined)) => log::say(&crate::cli::joined_again(&joined)),
             Some(Err(error)) => {
-                crate::log::say(&format!("--join is passed over: {}", error.because.unwrap_or(error.what)));
+                log::say(&format!("--join is passed over: {}", error.because.unwrap_or(error.what)));
             }
             None => {}
         }
