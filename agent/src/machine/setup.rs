@@ -40,7 +40,7 @@ fi
 code=$(cat ended 2>/dev/null)
 step=$(cat step 2>/dev/null)
 from=$(cat from 2>/dev/null)
-last=$(tail -c +$((${from:-0} + 1)) output 2>/dev/null | grep '[^[:space:]]' | tail -n 1 | tr -cd '[:print:]' | cut -c 1-200)
+last=$(tail -c +$((${from:-0} + 1)) output 2>/dev/null | grep '[^[:space:]]' | tail -n 1 | tr -cd ' -~' | cut -c 1-200)
 case $code in
     0) word=done last= ;;
     '') word="interrupted ${step:-0}" ;;

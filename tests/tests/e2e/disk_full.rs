@@ -90,14 +90,13 @@ fn a_guest_on_a_full_disk_is_paused_and_goes_on_when_there_is_room() {
             found => Err(format!("{found:?}")),
         }
     });
-    small.grow(256);
+    small.grow(160);
     host.reaches("web-1", "ready");
     assert_eq!(host.pids("web-1"), before, "it went on");
     let answer = writing.ended(Duration::from_secs(60));
     assert!(answer.stdout.contains("written"), "{answer:?}");
 
     // One that is paused hears no power button, and is not given a minute for it.
-    small.grow(100);
     let _writing = host.begin(&[
         "machine",
         "ssh",
