@@ -36,6 +36,8 @@ use tokio::{
     time::timeout,
 };
 
+/// The program under test.
+const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 /// A line of a file that is larger than what one connection has under way.
 const PAGE: &[u8] = b"from the topology, so many times that it does not fit into a window\n";
 const BIG: usize = 3800;
@@ -68,7 +70,7 @@ impl Bench {
 /// Makes a bench for a machine on `image`; `None` without QEMU.
 async fn bench(image: Option<&Path>) -> Option<Bench> {
     let dir = tempfile::Builder::new().prefix("m").tempdir().unwrap();
-    let qemu = match machine::qemu::probe(&dir.path().join("qemu.json")).await {
+    let qemu = match machine::qemu::probe(&dir.path().join("qemu.json"), AGENT.as_ref()).await {
         Ok(qemu) => qemu,
         Err(error) => {
             assert!(std::env::var_os("REQUIRE_LAB").is_none(), "{error}");
@@ -119,7 +121,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         qemu,
         boot: String::new(),
     };
-    let program = env!("CARGO_BIN_EXE_agent").into();
+    let program = AGENT.into();
     let host = Host { run: dir.path().join("r"), program, patience: Patience::default() };
     Some(Bench { dir, host, launch })
 }
@@ -441,7 +443,7 @@ async fn an_accelerator_that_opens_but_emulates_is_refused() {
         (Some(because), Accelerator::Tcg) => eprintln!("KVM is not used here: {because}"),
         other => panic!("{other:?}"),
     }
-    let again = machine::qemu::probe(&bench.dir.path().join("qemu.json")).await.unwrap();
+    let again = machine::qemu::probe(&bench.dir.path().join("qemu.json"), AGENT.as_ref()).await.unwrap();
     assert_eq!(&again, facts, "the answer is remembered");
     // Software that plays /dev/kvm has no hardware behind it: it must never be trusted.
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -449,7 +451,9 @@ async fn an_accelerator_that_opens_but_emulates_is_refused() {
     assert!(hardware || facts.accelerator == Accelerator::Tcg);
     // With a CPU model that does not abort the loop itself must give it away.
     if !hardware && Path::new("/dev/kvm").exists() {
-        let verdict = machine::accelerator::prove_kvm(&facts.program, &facts.machine, "Nehalem-v1").unwrap();
+        let verdict =
+            machine::accelerator::prove_kvm(AGENT.as_ref(), &facts.program, &facts.machine, "Nehalem-v1")
+                .unwrap();
         assert_ne!(verdict, machine::accelerator::Verdict::Fast);
     }
 }

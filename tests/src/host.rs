@@ -317,16 +317,17 @@ impl Host {
         }
     }
 
-    /// Lists what its agent began and what outlived it without its directory on the command line, such
-    /// as a QEMU that was only being asked what it can do.
-    fn begun_by_its_agent(&self) -> Vec<(u32, String)> {
+    /// Lists what its agent began, with or without its directory on the command line, such as a QEMU that is
+    /// only being asked what it can do. The agent itself is among it.
+    pub fn begun_by_its_agent(&self) -> Vec<(u32, String)> {
         let mark = format!("AGENT_DATA_DIR={}", self.data().display());
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
             let Ok(bytes) = fs::read(entry.path().join("environ")) else { continue };
             if bytes.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
-                found.push((pid, mark.clone()));
+                let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
             }
         }
         found

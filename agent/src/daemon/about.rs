@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     data::DataDir,
     disk,
-    machine::{Qemu, qemu},
+    machine::{Qemu, guard, qemu},
     session::{actions::words, hub::Hub},
 };
 
@@ -74,7 +74,8 @@ pub async fn gather(
 pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
     let Found { qemu: found, offered } = found;
     let stop = hub.deps().stop.clone();
-    let Some(probed) = stop.run_until_cancelled(qemu::probe(&data.path().join("qemu.json"))).await else {
+    let cache = data.path().join("qemu.json");
+    let Some(probed) = stop.run_until_cancelled(qemu::probe(&cache, guard::SELF.as_ref())).await else {
         return;
     };
     match probed {

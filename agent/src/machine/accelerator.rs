@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::guard;
+
 /// Turns of the ROM's loop. Hardware needs 1 to 5 ms.
 const TURNS: u32 = 1_000_000;
 /// The longest that hardware may take for them: 4 million turns a second, twice what emulation does,
@@ -31,8 +33,8 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// Judges `/dev/kvm` by running the ROM with it.
-pub fn prove_kvm(qemu: &Path, machine: &str, cpu: &str) -> io::Result<Verdict> {
+/// Judges `/dev/kvm` by running the ROM with it: the agent's program starts QEMU, which dies with us.
+pub fn prove_kvm(agent: &Path, qemu: &Path, machine: &str, cpu: &str) -> io::Result<Verdict> {
     let device = Path::new("/dev/kvm");
     if !device.exists() {
         return Ok(Verdict::Refused("there is no /dev/kvm".into()));
@@ -42,12 +44,18 @@ pub fn prove_kvm(qemu: &Path, machine: &str, cpu: &str) -> io::Result<Verdict> {
     }
     let mut verdict = Verdict::Refused("it was not tried".into());
     for _ in 0..TRIES {
-        verdict = judge(run(qemu, machine, cpu, "kvm")?);
+        verdict = judge(run(guarded(agent, qemu), machine, cpu, "kvm")?);
         if verdict == Verdict::Fast {
             break;
         }
     }
     Ok(verdict)
+}
+
+fn guarded(agent: &Path, qemu: &Path) -> Command {
+    let mut command = Command::new(agent);
+    command.args(guard::wrapped(qemu, [""; 0]));
+    command
 }
 
 /// What was seen of one run.
@@ -73,11 +81,11 @@ fn judge(run: Run) -> Verdict {
     }
 }
 
-fn run(qemu: &Path, machine: &str, cpu: &str, accelerator: &str) -> io::Result<Run> {
+fn run(mut qemu: Command, machine: &str, cpu: &str, accelerator: &str) -> io::Result<Run> {
     let dir = private_dir()?;
     let rom = dir.join("probe.rom");
     let outcome = std::fs::write(&rom, rom_image()).and_then(|()| {
-        let mut child = Command::new(qemu)
+        let mut child = qemu
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16"])
             .args(["-machine", machine, "-accel", accelerator, "-cpu", cpu])
             .arg("-bios")
@@ -168,9 +176,9 @@ mod tests {
             eprintln!("SKIPPED: no qemu-system-x86_64");
             return;
         };
-        let seen = run(&qemu, "q35", "qemu64", "tcg").unwrap();
+        let seen = run(Command::new(&qemu), "q35", "qemu64", "tcg").unwrap();
         assert!(matches!(seen, Run::Took(_)), "{seen:?}");
-        let seen = run(&qemu, "q35", "no-such-cpu", "tcg").unwrap();
+        let seen = run(Command::new(&qemu), "q35", "no-such-cpu", "tcg").unwrap();
         assert!(matches!(&seen, Run::Ended(why) if why.contains("no-such-cpu")), "{seen:?}");
     }
 }

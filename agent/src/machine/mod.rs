@@ -14,6 +14,7 @@ pub mod cidata;
 pub mod computer;
 pub mod console;
 pub mod disk;
+pub mod guard;
 pub mod handle;
 mod hangup;
 pub mod launch;

@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::{
     accelerator::{Verdict, prove_kvm},
-    process,
+    guard, process,
     qmp::{Qmp, QmpError},
     record,
 };
@@ -121,8 +121,9 @@ struct Cached {
     facts: QemuFacts,
 }
 
-/// Finds, asks and proves the local QEMU, or remembers the answer from the file `cache`.
-pub async fn probe(cache: &Path) -> Result<QemuFacts, ProbeError> {
+/// Finds, asks and proves the local QEMU, or remembers the answer from the file `cache`. `agent` is the
+/// agent's program: a QEMU that is asked dies with who asks it.
+pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> {
     if env::consts::ARCH != "x86_64" {
         return Err(ProbeError::Arch(env::consts::ARCH));
     }
@@ -139,7 +140,7 @@ pub async fn probe(cache: &Path) -> Result<QemuFacts, ProbeError> {
     {
         return Ok(cached.facts);
     }
-    let facts = tokio::time::timeout(WITHIN * 2, ask(&program, &disk_tool)).await;
+    let facts = tokio::time::timeout(WITHIN * 2, ask(agent, &program, &disk_tool)).await;
     let facts = facts
         .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
     let cached = Cached { boot, kernel, program: program_id, facts };
@@ -154,9 +155,10 @@ pub(super) fn find(program: &str, package: &str) -> Result<PathBuf, ProbeError> 
     found.ok_or_else(|| ProbeError::Missing { program: program.into(), package: package.into() })
 }
 
-async fn ask(program: &Path, disk_tool: &Path) -> Result<QemuFacts, ProbeError> {
-    let mut child = Command::new(program)
-        .args(["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"])
+async fn ask(agent: &Path, program: &Path, disk_tool: &Path) -> Result<QemuFacts, ProbeError> {
+    let words = ["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"];
+    let mut child = Command::new(agent)
+        .args(guard::wrapped(program, words))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -189,8 +191,8 @@ async fn ask(program: &Path, disk_tool: &Path) -> Result<QemuFacts, ProbeError> 
     if !kvm {
         return Ok(QemuFacts { refused: Some("QEMU was built without KVM".into()), ..facts });
     }
-    let (tried, machine) = (program.to_owned(), facts.machine.clone());
-    let verdict = tokio::task::spawn_blocking(move || prove_kvm(&tried, &machine, NATIVE_CPU)).await;
+    let (agent, tried, machine) = (agent.to_owned(), program.to_owned(), facts.machine.clone());
+    let verdict = tokio::task::spawn_blocking(move || prove_kvm(&agent, &tried, &machine, NATIVE_CPU)).await;
     match verdict.map_err(io::Error::other)?? {
         Verdict::Fast => Ok(QemuFacts { accelerator: Accelerator::Kvm, cpu: NATIVE_CPU.into(), ..facts }),
         Verdict::Refused(because) => Ok(QemuFacts { refused: Some(because), ..facts }),

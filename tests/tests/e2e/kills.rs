@@ -57,6 +57,31 @@ fn both_serve(host: &Host) {
 }
 
 #[test]
+fn an_agent_that_is_killed_while_it_asks_qemu_leaves_none_behind() {
+    let mut host = Host::new("nas", Place::Here);
+    host.agent(&["init", "--name", "nas"]).expect(0);
+    // It asks at every first start, for less than a second: one of a few kills falls into it.
+    let asked = (0..5).any(|_| {
+        let _first = std::fs::remove_file(host.data().join("qemu.json"));
+        host.spawn(&[]);
+        let asks =
+            |host: &Host| host.begun_by_its_agent().iter().any(|(_, line)| line.contains("-machine none"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !asks(&host) && !host.data().join("qemu.json").exists() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let asked = asks(&host);
+        host.kill();
+        asked
+    });
+    assert!(asked, "no QEMU was ever seen to be asked");
+    eventually(Duration::from_secs(5), "nothing is left of the killed agent", || {
+        let left = host.begun_by_its_agent();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+#[test]
 fn a_killed_agent_leaves_its_machines_running_and_the_next_one_adopts_them() {
     let mut host = pair();
     let before = [host.pids("web-1"), host.pids("web-2")];

@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     argv::argv,
-    console, handle, launch,
+    console, guard, handle, launch,
     process::{self, Process},
     qmp::{Event, Qmp, QmpError},
     record::{self, Ending, Launch, Paths, ShimStatus},
@@ -49,7 +49,6 @@ use super::{
 use crate::limits;
 
 mod ending;
-mod guard;
 mod log;
 mod network;
 mod pause;
@@ -229,9 +228,9 @@ fn note(paths: &Paths, status: &watch::Sender<ShimStatus>) {
 }
 
 fn spawn(intent: &Launch, paths: &Paths) -> io::Result<Child> {
-    let (program, arguments) = guard::wrapped(&intent.qemu.program, &argv(intent, &intent.qemu, paths));
+    let arguments = guard::wrapped(&intent.qemu.program, argv(intent, &intent.qemu, paths));
     // Output goes where the shim's own goes: shim.log.
-    Command::new(program).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).spawn()
+    Command::new(guard::SELF).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).spawn()
 }
 
 /// Takes hold of everything, then lets the guest run.

@@ -1,6 +1,7 @@
-//! How QEMU dies with its shim. `agent shim exec PARENT PROGRAM ...` asks the kernel to be killed when
-//! its parent ends, looks whether the parent has ended already, and becomes PROGRAM. The wish survives
-//! `exec`, and no code runs between fork and exec in a process that has threads.
+//! How QEMU dies with who started it: a machine's with its shim, one that is only asked with the agent.
+//! `agent shim exec PARENT PROGRAM ...` asks the kernel to be killed when its parent ends, looks whether
+//! the parent has ended already, and becomes PROGRAM. The wish survives `exec`, and no code runs between
+//! fork and exec in a process that has threads.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,12 +18,15 @@ use crate::limits;
 /// What tells this use of the subcommand from the other.
 pub const EXEC: &str = "exec";
 
-/// Gives the command that runs `program` so that it dies with this process.
-pub fn wrapped(program: &Path, arguments: &[OsString]) -> (&'static str, Vec<OsString>) {
+/// This very program, also when its file was replaced by an upgrade.
+pub const SELF: &str = "/proc/self/exe";
+
+/// Gives the words after `agent` that run `program` so that it dies with this process.
+pub fn wrapped(program: &Path, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Vec<OsString> {
     let me = std::process::id().to_string();
     let mut all: Vec<OsString> = vec!["shim".into(), EXEC.into(), me.into(), program.into()];
-    all.extend_from_slice(arguments);
-    ("/proc/self/exe", all)
+    all.extend(arguments.into_iter().map(Into::into));
+    all
 }
 
 /// Becomes `program`. Returns only when that fails.
@@ -30,7 +34,7 @@ pub fn exec(parent: &OsStr, program: &OsStr, arguments: &[OsString]) -> io::Resu
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let now = getppid().map(|pid| pid.as_raw_nonzero().to_string());
     if now.as_deref().map(OsStr::new) != Some(parent) {
-        return Err(io::Error::other("the shim ended before QEMU began"));
+        return Err(io::Error::other("who started QEMU ended before it began"));
     }
     limits::lower();
     Err(Command::new(program).args(arguments).exec())
