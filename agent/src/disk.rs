@@ -20,8 +20,8 @@ pub use trouble::line;
 
 use crate::data::DataDir;
 
-/// The layout this program reads and writes. A directory of a higher number is left alone.
-const LAYOUT: u32 = 1;
+/// The layout this program reads and writes. A directory of another number is left alone.
+const LAYOUT: u32 = 2;
 /// Entries of a data directory that are looked at for other owners.
 const MAX_LOOKED_AT: usize = 4096;
 /// What is written to see whether something can be: more than one block of any file system.
@@ -100,6 +100,14 @@ pub enum DiskError {
         /// The number found.
         found: u32,
     },
+    /// An older program wrote it, in formats that are not read any more.
+    #[error("{path} was written by an older agent (layout {found}, this one needs {LAYOUT})")]
+    Older {
+        /// The data directory.
+        path: PathBuf,
+        /// The number found.
+        found: u32,
+    },
     /// The version file holds no number.
     #[error("{path} does not hold a layout number; is this a data directory of the agent?")]
     Unreadable {
@@ -122,6 +130,7 @@ pub fn inspect(data: &DataDir) -> Result<(), DiskError> {
     match fs::read_to_string(&version) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found > LAYOUT => Err(DiskError::Newer { path: root.to_owned(), found }),
+            Ok(found) if found < LAYOUT => Err(DiskError::Older { path: root.to_owned(), found }),
             Ok(_) => check_left(root),
             Err(_) => Err(DiskError::Unreadable { path: version }),
         },
@@ -205,6 +214,9 @@ impl DiskError {
                 "use a --data-dir on a local disk (ext4, xfs, btrfs, tmpfs)".to_owned()
             }
             DiskError::Newer { .. } => "install the newer program, or use another --data-dir".to_owned(),
+            DiskError::Older { .. } => {
+                "end its sessions with the older program, then use another --data-dir".to_owned()
+            }
             DiskError::Io { .. } | DiskError::Unreadable { .. } => "agent doctor".to_owned(),
         }
     }
@@ -347,9 +359,14 @@ mod tests {
     #[test]
     fn a_directory_of_a_newer_program_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("version"), "2\n").unwrap();
-        let error = open(&data(&dir)).unwrap_err().to_string();
-        assert!(error.contains("newer agent (layout 2, this one knows 1)"), "{error}");
+        for (found, complaint) in [
+            (3, "written by a newer agent (layout 3, this one knows 2)"),
+            (1, "written by an older agent (layout 1, this one needs 2)"),
+        ] {
+            fs::write(dir.path().join("version"), format!("{found}\n")).unwrap();
+            let error = open(&data(&dir)).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
         fs::write(dir.path().join("version"), "what").unwrap();
         assert!(matches!(open(&data(&dir)), Err(DiskError::Unreadable { .. })));
     }

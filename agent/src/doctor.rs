@@ -45,8 +45,6 @@ pub struct Seen {
     pub trouble: Option<Trouble>,
     /// Why the directory that it would be made in cannot be written.
     pub unwritable: Option<String>,
-    /// Content of DATA/version.
-    pub version: Option<String>,
     /// Free MiB beside the data directory.
     pub free_mib: Option<u64>,
     /// Whether this host belongs to a mesh.
@@ -91,8 +89,6 @@ pub enum Packages {
     Apk,
 }
 
-/// The version of the data directory that this program reads.
-const DATA_VERSION: &str = "1";
 /// Below this a guest's disk and its image hardly fit.
 const LOW_DISK_MIB: u64 = 2048;
 
@@ -117,7 +113,6 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
         unwritable: rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
             .err()
             .map(|error| error.to_string()),
-        version: fs::read_to_string(data.path().join("version")).ok().map(|text| text.trim().to_owned()),
         free_mib: rustix::fs::statvfs(existing).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20),
         member: data.identity().exists(),
         machines: config.is_none_or(|config| config.policy.machines),
@@ -239,17 +234,13 @@ fn data(seen: &Seen) -> Check {
     if let Some(trouble) = &seen.trouble {
         return check("data", CheckState::Missing, disk::line(trouble), trouble.next.clone());
     }
-    match (&seen.unwritable, &seen.version) {
-        (Some(error), _) => {
+    match &seen.unwritable {
+        Some(error) => {
             let what = format!("{dir} cannot be written: {error}");
             let mend = format!("sudo install -d -o $USER {dir}    or use --data-dir DIR");
             check("data", CheckState::Missing, what, Some(mend))
         }
-        (None, Some(version)) if version != DATA_VERSION => {
-            let what = format!("{dir} is of version {version}, this program reads {DATA_VERSION}");
-            check("data", CheckState::Missing, what, Some("install the agent that wrote it".to_owned()))
-        }
-        _ => ok("data", dir.to_string()),
+        None => ok("data", dir.to_string()),
     }
 }
 

@@ -13,6 +13,8 @@ use std::{future::Future, io, time::Duration};
 use axum::Router;
 use tokio::{net::UnixListener, sync::watch, time};
 
+#[cfg(test)]
+pub use held::Bounded;
 pub use routes::router;
 #[cfg(test)]
 pub use routes::{events_body, finish, steps, upgrade};

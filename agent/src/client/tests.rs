@@ -30,7 +30,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(20);
 
 fn serve(socket: &Path, routes: Router) -> Client {
-    let listener = listen(socket).unwrap();
+    let listener = api::Bounded::new(listen(socket).unwrap(), 8);
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Client::new(socket.to_owned())
 }

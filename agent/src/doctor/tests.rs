@@ -51,7 +51,6 @@ fn a_complete_host_needs_nothing() {
         qemu_img: true,
         ssh: true,
         kvm: Kvm::Open,
-        version: Some("1".into()),
         free_mib: Some(90_000),
         member: true,
         running: true,
@@ -75,11 +74,12 @@ fn a_complete_host_needs_nothing() {
 }
 
 #[test]
-fn a_data_directory_of_a_newer_version_is_told() {
-    let newer = examine(&Seen { version: Some("7".into()), ..bare() });
+fn a_data_directory_that_cannot_be_used_is_told_with_its_way_out() {
+    let refused = Some(("/data was written by a newer agent".to_owned(), "install it".to_owned()));
+    let newer = examine(&Seen { refused, ..bare() });
     let data = newer.iter().find(|check| check.name == "data").unwrap();
-    assert_eq!(data.state, CheckState::Missing);
-    assert_eq!(data.what, "/data is of version 7, this program reads 1");
+    assert_eq!((data.state, data.mend.as_deref()), (CheckState::Missing, Some("install it")));
+    assert_eq!(data.what, "/data was written by a newer agent");
 }
 
 #[test]
@@ -164,7 +164,6 @@ async fn relays_are_tried_for_real() {
         name: name.into(),
         state: proto::wire::api::MemberState::Up,
         path: None,
-        version: None,
         arch: None,
         accelerator: None,
         cpus: None,

@@ -104,17 +104,22 @@ fn without_an_agent_or_a_mesh_the_next_command_is_named() {
 }
 
 #[test]
-fn a_data_directory_of_a_newer_agent_is_left_as_it_is() {
-    let host = Host::new("nas", Place::Here);
-    fs::create_dir(host.data()).expect("a directory");
-    fs::write(host.data().join("version"), "2\n").expect("a file");
-    for args in [&["init", "--name", "nas"][..], &["run"]] {
-        refused(&host, args, 1, &["was written by a newer agent (layout 2, this one knows 1)"]);
+fn a_data_directory_of_another_agents_layout_is_left_as_it_is() {
+    for (version, complaint) in [
+        ("3", "was written by a newer agent (layout 3, this one knows 2)"),
+        ("1", "was written by an older agent (layout 1, this one needs 2)"),
+    ] {
+        let host = Host::new("nas", Place::Here);
+        fs::create_dir(host.data()).expect("a directory");
+        fs::write(host.data().join("version"), version).expect("a file");
+        for args in [&["init", "--name", "nas"][..], &["run"]] {
+            refused(&host, args, 1, &[complaint]);
+        }
+        let left: Vec<_> = fs::read_dir(host.data()).expect("it").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["version"]);
+        let doctor = host.agent(&["doctor"]).expect(1);
+        assert!(doctor.stdout.contains(complaint), "{doctor:?}");
     }
-    let left: Vec<_> = fs::read_dir(host.data()).expect("it").flatten().map(|e| e.file_name()).collect();
-    assert_eq!(left, ["version"]);
-    let doctor = host.agent(&["doctor"]).expect(1);
-    assert!(doctor.stdout.contains("is of version 2, this program reads 1"), "{doctor:?}");
 }
 
 #[test]
