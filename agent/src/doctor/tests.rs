@@ -164,6 +164,7 @@ async fn relays_are_tried_for_real() {
         name: name.into(),
         state: proto::wire::api::MemberState::Up,
         path: None,
+        version: None,
         arch: None,
         accelerator: None,
         cpus: None,
