@@ -516,8 +516,22 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
     within(120, status.wait_for(|status| status.booted)).await.unwrap();
     assert_eq!(status.borrow().clone(), before);
 
+    // Its socket has just vanished: the guest shuts down in order all the same.
+    let paths = machine::Paths::new(&bench.machine(), &bench.host.run);
+    std::fs::remove_file(paths.control()).unwrap();
     let ending = within(60, shim.stop(Duration::from_secs(40))).await.unwrap();
     assert_eq!((ending.reason.as_str(), ending.clean), ("stopped", true));
+}
+
+#[tokio::test]
+async fn a_disk_that_was_lost_is_not_made_anew_in_silence() {
+    let Some(bench) = bench(None).await else { return };
+    within(30, bench.launch().await.kill()).await.unwrap();
+    let disk = bench.machine().join("disk.qcow2");
+    std::fs::remove_file(&disk).unwrap();
+    let error = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    assert!(matches!(error, LaunchError::DiskGone(..)) && error.to_string().contains("--replace"), "{error}");
+    assert!(!disk.exists());
 }
 
 /// What a process holds, as the kernel counts it.

@@ -27,6 +27,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 const DIAL: Duration = Duration::from_secs(12);
 /// How long a killed process may take to be gone; a machine with much memory needs a second.
 pub(super) const DEATH: Duration = Duration::from_secs(10);
+/// How long QEMU has to write what it holds of its disks when it is told to end.
+pub(super) const FLUSH: Duration = Duration::from_secs(5);
+/// What the guest gets when the shim is asked by a signal, as when the host itself goes down.
+pub(super) const HOST_SHUTDOWN: Duration = Duration::from_secs(30);
 /// Between two attempts to reach a shim that lives but does not answer.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Bytes of an intent with all its files, as JSON.
@@ -97,11 +101,28 @@ impl Shim {
     pub async fn stop(&self, within: Duration) -> io::Result<Ending> {
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let asked = wire::ask(&self.paths.control(), &Wish::Stop { within_ms }, ANSWER).await;
-        let patience = if asked.is_ok() { within + AFTER_STOP } else { Duration::ZERO };
+        let patience = if asked.is_ok() { within + AFTER_STOP } else { self.signalled().await? };
         match self.ending(patience).await {
             Some(ending) => Ok(ending),
             None => self.kill().await,
         }
+    }
+
+    /// Asks by a signal, which needs no socket: the shim, or QEMU itself where the shim stands still. Gives
+    /// how long that may take.
+    async fn signalled(&self) -> io::Result<Duration> {
+        let status = self.status.borrow().clone();
+        if let Some(shim) = status.shim.living()?
+            && !status.shim.stands_still()
+        {
+            shim.terminate()?;
+            return Ok(HOST_SHUTDOWN + AFTER_STOP);
+        }
+        if let Some(qemu) = status.qemu.as_ref().map(Process::living).transpose()?.flatten() {
+            qemu.terminate()?;
+            qemu.ended(FLUSH).await;
+        }
+        Ok(Duration::ZERO)
     }
 
     /// Kills the shim, and with it QEMU. Returns when both are gone.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use proto::session::Accelerator;
+use proto::{id::MachineName, session::Accelerator};
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     process::{Child, Command},
@@ -83,7 +83,7 @@ pub enum LaunchError {
     #[error("its shim does not answer ({0})")]
     Silent(String),
     /// It was started from another directory, a copy of which this one is.
-    #[error("it runs from another directory, {dir} ({processes})")]
+    #[error("it runs from another directory, {dir} ({processes}); `agent machine stop` ends it")]
     Elsewhere {
         /// The other directory.
         dir: PathBuf,
@@ -109,6 +109,9 @@ pub enum LaunchError {
     /// The disk that is here was made from another image.
     #[error("its disk was made from another image; the machine must be removed first")]
     OtherImage,
+    /// The disk that was made for it is not there any more.
+    #[error("its disk {0} is gone; put it back, or: agent session up FILE --replace {1}")]
+    DiskGone(PathBuf, MachineName),
     /// The image is not where it should be.
     #[error("its image is not at {0}")]
     NoImage(PathBuf),
@@ -206,7 +209,12 @@ fn as_made(intent: &Launch, before: Option<&Launch>) -> Launch {
 
 async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
     let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
-    if !paths.disk().exists() {
+    let there = paths.disk().try_exists().map_err(|error| LaunchError::Io("look for the disk", error))?;
+    if !there && before.is_some_and(|before| before.spec.epoch == intent.spec.epoch) {
+        // The intent is written after the disk is made: it was there, and may hold what nobody has again.
+        return Err(LaunchError::DiskGone(paths.disk(), intent.spec.machine.clone()));
+    }
+    if !there {
         forget(&paths.set_up()).map_err(|error| LaunchError::Io("forget the last disk", error))?;
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
     } else if before.is_some_and(|before| before.spec.image != intent.spec.image) {

@@ -77,6 +77,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Tells whether a signal or a debugger has stopped it: it hears nothing until it is let go on.
+    pub fn stands_still(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+        matches!(state, Some("T" | "t"))
+    }
+}
+
 impl Living {
     /// Asks it to end, as a person would; QEMU flushes its disks first.
     pub fn terminate(&self) -> io::Result<()> {

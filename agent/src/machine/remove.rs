@@ -13,8 +13,6 @@ use super::{
     traces::{Role, Scope, Who},
 };
 
-/// How long QEMU has to write what it holds of its disks when it is asked to end.
-const FLUSH: Duration = Duration::from_secs(5);
 /// How long the end of everything may take: a machine with much memory needs a second or two.
 const WITHIN: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -61,7 +59,7 @@ async fn flush(found: &[Found]) -> io::Result<()> {
             && let Some(living) = found.process.living()?
         {
             living.terminate()?;
-            living.ended(FLUSH).await;
+            living.ended(handle::FLUSH).await;
         }
     }
     Ok(())
@@ -74,6 +72,13 @@ pub async fn remove(host: &Host, dir: &Path, who: &Who) -> Result<(), LaunchErro
     let paths = Paths::new(dir, &host.run);
     handle::clean(&paths);
     // The intent goes last: whatever is left without it is no machine.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if Some(&*entry.file_name()) != paths.launch().file_name()
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            fs::remove_file(entry.path()).map_err(|error| LaunchError::Io("remove the machine", error))?;
+        }
+    }
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(LaunchError::Io("remove the machine", error))

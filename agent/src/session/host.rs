@@ -152,7 +152,7 @@ impl HostLoop {
         let paths = Paths::new(&self.dir(name), &self.host.run);
         match record::read::<Launch>(&paths.launch()) {
             Ok(Record::Whole(launch)) => return Some(Settings::of(&launch.spec)),
-            Ok(Record::Absent) if !paths.disk().exists() => return None,
+            Ok(Record::Absent) if matches!(paths.disk().try_exists(), Ok(false)) => return None,
             Ok(Record::Absent) => {}
             Ok(Record::Damaged(because)) => lost(&paths, &because, known),
             Err(error) => lost(&paths, &error.to_string(), known),

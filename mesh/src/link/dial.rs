@@ -37,8 +37,9 @@ const REPEAT: Duration = Duration::from_millis(200);
 const KEEP_ALIVE: SmolDuration = SmolDuration::from_secs(30);
 /// ...and given up after this long, which outlasts a pause for a live move or a loaded host.
 const SILENT_FOR: SmolDuration = SmolDuration::from_secs(180);
-/// A caller that has left hears no answer: what it said last gets this long to arrive and to be answered
-/// by an end. Kernels wait a minute (`tcp_fin_timeout`), with less memory at stake.
+/// A caller that has left hears no answer: what it said last gets this long to be answered by an end, and
+/// as long again whenever more of it arrives. Kernels wait a minute (`tcp_fin_timeout`), with less memory
+/// at stake.
 const LINGER: Duration = Duration::from_secs(10);
 /// The dynamic ports of RFC 6335.
 const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
@@ -83,8 +84,9 @@ struct Flow {
     queued: usize,
     guest_ended: bool,
     we_ended: bool,
-    /// When the caller was found to have gone entirely.
-    left: Option<Instant>,
+    /// When the caller was found to have gone entirely, or something of its arrived since, and what was
+    /// queued then.
+    left: Option<(Instant, usize)>,
 }
 
 impl Dials {
@@ -186,7 +188,7 @@ impl Dials {
     /// Notes that nobody is left to hear the guest on this connection. It ends soon, whatever the guest does.
     pub fn left(&mut self, id: u64, now: Instant) {
         if let Some(flow) = self.flows.get_mut(&id) {
-            flow.left.get_or_insert(now);
+            flow.left.get_or_insert((now, flow.queued));
         }
     }
 
@@ -221,7 +223,7 @@ impl Dials {
         let delay = delay.map(|delay| now + Duration::from_micros(delay.total_micros()));
         let unanswered = self.flows.values().filter(|flow| !flow.open);
         let repeat = unanswered.map(|flow| flow.repeat.0.min(flow.since + CONNECT_WITHIN)).min();
-        let left = self.flows.values().filter_map(|flow| flow.left).min().map(|left| left + LINGER);
+        let left = self.flows.values().filter_map(|flow| flow.left).min().map(|(left, _)| left + LINGER);
         [delay, repeat, left].into_iter().flatten().min()
     }
 
@@ -254,9 +256,17 @@ impl Dials {
 
     /// Aborts what nobody waits for and the guest does not end.
     fn give_up_left(&mut self, now: Instant) {
-        let late = |left: Instant| now.saturating_duration_since(left) >= LINGER;
-        for flow in self.flows.values().filter(|flow| flow.left.is_some_and(late)) {
-            self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+        for flow in self.flows.values_mut() {
+            let Some((left, queued)) = flow.left else { continue };
+            if now.saturating_duration_since(left) < LINGER {
+                continue;
+            }
+            if flow.queued < queued {
+                // A slow guest still takes what was said.
+                flow.left = Some((now, flow.queued));
+            } else {
+                self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+            }
         }
     }
 

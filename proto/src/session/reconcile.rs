@@ -307,6 +307,10 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
 /// Starts an incarnation that ran before: its disk is here, nobody else may have it, so nobody is
 /// asked. What it needs must be ready all the same: after a power cut everything starts again.
 fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>) -> Action {
+    // Nothing of it was ever made here, whatever was thought to run: nobody has allowed its start yet.
+    if seen.launched.is_none() {
+        return first_start(spec, seen, waits);
+    }
     if let Some(fetch) = fetch(seen) {
         return fetch;
     }

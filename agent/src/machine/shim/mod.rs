@@ -59,8 +59,6 @@ mod streams;
 const ATTACH: Duration = Duration::from_secs(30);
 /// How long a command may take; a QEMU that is busier than this is stuck.
 const COMMAND: Duration = Duration::from_secs(3);
-/// What the guest gets when the host itself goes down and asks us to end.
-const HOST_SHUTDOWN: Duration = Duration::from_secs(30);
 /// How long an accelerated guest may take to its first frame: ten times what a slow one needs.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(120);
 /// How long agents have to hear the last word before the shim ends. It is on disk as well.
@@ -262,7 +260,7 @@ async fn supervise(
     seen: &mut Seen,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let doubt_at = Instant::now() + SIGN_OF_LIFE;
+    let mut doubt_at = Instant::now() + SIGN_OF_LIFE;
     let mut stopping: Option<Stopping> = None;
     let mut pause = Pause::default();
     loop {
@@ -277,6 +275,8 @@ async fn supervise(
                 let now = std::time::Instant::now();
                 if pause.on(&event, now) {
                     held(paths, desk, &pause, seen);
+                    // While it was held it could give no sign.
+                    doubt_at = Instant::now() + SIGN_OF_LIFE;
                     // The guest hears no power button any more.
                     stopping = stopping.map(|before| Stopping::ask(Some(before), pause.patience(before.within), now));
                 }
@@ -298,7 +298,7 @@ async fn supervise(
                 hear_setup(paths, desk, on.tells.borrow_and_update().clone());
                 continue;
             }
-            () = sleep_until(due), if stopping.is_some() || on.doubts => {
+            () = sleep_until(due), if stopping.is_some() || on.doubts && pause.because().is_none() => {
                 match &mut stopping {
                     Some(stopping) => on.press(stopping, child, seen).await?,
                     None => {
@@ -316,7 +316,7 @@ async fn supervise(
                 continue;
             }
             Some(within) = on.stops.recv() => within,
-            _ = terminate.recv() => HOST_SHUTDOWN,
+            _ = terminate.recv() => handle::HOST_SHUTDOWN,
         };
         seen.asked = true;
         stopping = Some(Stopping::ask(stopping, pause.patience(within), std::time::Instant::now()));

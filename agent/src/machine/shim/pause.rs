@@ -23,6 +23,8 @@ const MAX_WORDS: usize = 100;
 pub struct Pause {
     /// The error that was told last, until the guest runs again.
     error: Option<Error>,
+    /// Whether QEMU has stopped the guest, for whatever reason.
+    stopped: bool,
     /// Whether the guest is held.
     held: bool,
     /// Tries that led to the next error at once.
@@ -41,23 +43,33 @@ impl Pause {
     /// Takes one of QEMU's events; tells whether the guest is held now and was not before, or the reverse.
     pub fn on(&mut self, event: &Event, now: Instant) -> bool {
         match event.name.as_str() {
+            // Up to QEMU 10.2 no more than one a second is told, so it may come after the STOP that it explains.
             "BLOCK_IO_ERROR" if event.data["action"] == "stop" => {
                 self.error = Some(error(event));
-                false
+                self.hold(now)
             }
-            "STOP" if self.error.is_some() && !self.held => {
-                let steady = self.resumed.is_none_or(|since| now.saturating_duration_since(since) >= STEADY);
-                self.tries = if steady { 0 } else { self.tries.saturating_add(1) };
-                self.held = true;
-                self.due = Some(now + back_off(self.tries));
-                true
+            "STOP" => {
+                self.stopped = true;
+                self.hold(now)
             }
             "RESUME" => {
                 (self.error, self.due, self.resumed) = (None, None, Some(now));
+                self.stopped = false;
                 std::mem::take(&mut self.held)
             }
             _ => false,
         }
+    }
+
+    fn hold(&mut self, now: Instant) -> bool {
+        if !self.stopped || self.error.is_none() || self.held {
+            return false;
+        }
+        let steady = self.resumed.is_none_or(|since| now.saturating_duration_since(since) >= STEADY);
+        self.tries = if steady { 0 } else { self.tries.saturating_add(1) };
+        self.held = true;
+        self.due = Some(now + back_off(self.tries));
+        true
     }
 
     /// Gives why the guest is held, if it is.
@@ -158,6 +170,18 @@ mod tests {
         pause.on(&failed(false, "Input/output error"), Instant::now());
         pause.on(&event("STOP"), Instant::now());
         assert_eq!(pause.because(), Some("its disk cannot be written: Input/output error"));
+    }
+
+    #[test]
+    fn an_error_that_is_told_after_the_stop_holds_the_guest_all_the_same() {
+        let (mut pause, now) = (Pause::default(), Instant::now());
+        assert!(!pause.on(&event("STOP"), now));
+        assert!(pause.on(&failed(false, "Input/output error"), now + S));
+        assert_eq!(pause.because(), Some("its disk cannot be written: Input/output error"));
+        assert_eq!(pause.due(), Some(now + 2 * S));
+        assert!(!pause.on(&failed(true, "No space left on device"), now + S), "it is held already");
+        assert!(pause.on(&event("RESUME"), now + 2 * S));
+        assert!(!pause.on(&failed(true, "No space left on device"), now + 2 * S), "it runs");
     }
 
     #[test]

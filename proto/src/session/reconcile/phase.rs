@@ -59,7 +59,9 @@ fn unseen(spec: &MachineSpec, seen: &Seen, because: &str) -> String {
         None if !spec.run => format!("stopping, although unknown to us: {because}"),
         _ => {
             let minutes = UNSEEN_WITHIN_MS / 60_000;
-            format!("unknown to us: {because}; looked for again and again, started anew after {minutes} min")
+            format!(
+                "unknown to us: {because}; looked for again and again; what is silent is started anew after {minutes} min"
+            )
         }
     }
 }

@@ -106,6 +106,14 @@ fn a_first_start_waits_for_its_needs_then_for_the_coordinators_word() {
 }
 
 #[test]
+fn what_was_never_made_here_asks_before_its_start_whatever_was_thought_to_run() {
+    for asked in [true, false] {
+        let seen = Seen { shim: ended(asked, true), ends: 0, ..here() };
+        assert!(act(&shop(), &["db-1"], seen).starts_with("Ask(Epoch(1))"));
+    }
+}
+
+#[test]
 fn the_word_for_another_incarnation_does_not_count() {
     check(
         &["db-1"],
@@ -503,14 +511,14 @@ fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
         launched(unseen(90_000, 99_000)),
         expect![[r#"
         Wait { until: Some(Timestamp(101000)) }
-        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again; what is silent is started anew after 5 min"#]],
     );
     check(
         &[],
         launched(unseen(90_000, 98_000)),
         expect![[r#"
         Find { patient: true }
-        Running unknown to us: its shim (process 7) does not answer; looked for again and again, started anew after 5 min"#]],
+        Running unknown to us: its shim (process 7) does not answer; looked for again and again; what is silent is started anew after 5 min"#]],
     );
     let stopped = command(shop(), Command::Wish { machine: machine("web-1"), run: false });
     let failed = Failed { at: Timestamp(99_500), times: 1, because: "QEMU does not end".into() };
