@@ -55,7 +55,7 @@ const HANDS: usize = 64;
 const FACTS: usize = 1024;
 /// Between two tries of a join that found no issuer.
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
-/// What each of the four stages of an orderly end may take: 10 s in all. A stage that does not end in
+/// What each of the five stages of an orderly end may take: 12.5 s in all. A stage that does not end in
 /// time is left behind; what is on disk is whole at every moment.
 const STAGE: Duration = Duration::from_millis(2500);
 /// How often idle forwards are looked for.
@@ -250,7 +250,7 @@ pub async fn run(run: Run) -> Answer<()> {
     };
     let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
     let forwards =
-        Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub));
+        Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub), shares);
     let zones = Zones::new(hub.clone(), forwards.clone());
     hub.deps().resolve.set(zones.resolve()).ok();
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;

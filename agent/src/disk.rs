@@ -22,6 +22,23 @@ use crate::data::DataDir;
 
 /// The layout this program reads and writes. A directory of another number is left alone.
 const LAYOUT: u32 = 2;
+/// What an agent writes in a data directory. Whatever else is there is none of our business: a disk of
+/// its own holds root's `lost+found`, others put snapshots there, and the settings are only read.
+const OURS: [&str; 13] = [
+    "version",
+    "lock",
+    "api.sock",
+    "api.new",
+    "identity",
+    "mesh",
+    "facts",
+    "images",
+    "sessions",
+    "run",
+    "forward.json",
+    "dns.port",
+    "qemu.json",
+];
 /// Entries of a data directory that are looked at for other owners.
 const MAX_LOOKED_AT: usize = 4096;
 /// What is written to see whether something can be: more than one block of any file system.
@@ -171,17 +188,20 @@ fn check_left(root: &Path) -> Result<(), DiskError> {
     if me.is_root() {
         return Ok(());
     }
-    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = entries(root).flat_map(|path| std::iter::once(path.clone()).chain(entries(&path)));
-    // The settings may be given by an administrator; they are only read.
-    let ours = all.filter(|path| !path.ends_with("config.toml")).take(MAX_LOOKED_AT);
-    for path in ours {
+    for path in ours(root).take(MAX_LOOKED_AT) {
         let Ok(seen) = fs::symlink_metadata(&path) else { continue };
         if seen.uid() != me.as_raw() && !seen.is_symlink() && !may_write(&path) {
             return Err(DiskError::Left { owner: user(seen.uid()), me: user(me.as_raw()), path });
         }
     }
     Ok(())
+}
+
+/// Lists what an agent may have written in a data directory, and what is directly below it.
+fn ours(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let names = OURS.iter().map(|name| root.join(name));
+    names.flat_map(move |path| std::iter::once(path.clone()).chain(entries(&path)))
 }
 
 fn may_write(path: &Path) -> bool {
@@ -369,6 +389,37 @@ mod tests {
         }
         fs::write(dir.path().join("version"), "what").unwrap();
         assert!(matches!(open(&data(&dir)), Err(DiskError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn what_others_keep_in_a_data_directory_is_not_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["lost+found", ".Trash-0/info", ".snapshots/1", "identity/below"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        for name in ["config.toml", "lost+found/#12", "identity/host.key", "lock"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let seen = ours(dir.path()).filter(|path| path.exists());
+        let seen: std::collections::BTreeSet<PathBuf> = seen.collect();
+        let expected = ["lock", "identity", "identity/below", "identity/host.key"];
+        assert_eq!(seen, expected.map(|name| dir.path().join(name)).into());
+    }
+
+    /// The list of what is ours is only as good as it is whole.
+    #[test]
+    fn what_is_made_here_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data(&dir);
+        open(&data).unwrap();
+        let _lock = Lock::take(&data).unwrap();
+        for path in [data.socket(), data.facts(), dir.path().join("identity")] {
+            fs::write(path, "").unwrap();
+        }
+        let seen: Vec<PathBuf> = ours(dir.path()).collect();
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            assert!(seen.contains(&entry.unwrap().path()));
+        }
     }
 
     #[test]

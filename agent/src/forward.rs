@@ -27,7 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{disk::write_durably, limits};
+use crate::{disk::write_durably, limits::Shares};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
 const IDLE: Duration = Duration::from_secs(600);
@@ -98,14 +98,14 @@ impl std::ops::Drop for Open {
 impl Forwards {
     /// Reads the remembered addresses from `path`. An unreadable file starts afresh: only stability
     /// of addresses is lost.
-    pub fn new(me: HostId, path: PathBuf, dial: Dial, targets: Targets) -> Forwards {
+    pub fn new(me: HostId, path: PathBuf, dial: Dial, targets: Targets, shares: Shares) -> Forwards {
         let kept = std::fs::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         let (kept, open, opening) = (Mutex::new(kept), Mutex::default(), tokio::sync::Mutex::default());
-        let shares = limits::shares();
-        let (most, carried) = (shares.listening, Arc::new(Semaphore::new(shares.forwarded)));
+        let Shares { listening: most, forwarded, .. } = shares;
+        let carried = Arc::new(Semaphore::new(forwarded));
         Forwards { inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening, most, carried }) }
     }
 
@@ -272,7 +272,8 @@ impl Forwards {
     }
 }
 
-/// Accepts until aborted. Each connection goes to the first ready machine that takes it.
+/// Accepts until aborted. Each connection goes to the first ready machine that takes it. One that
+/// came waits for its turn: a port that nobody uses must hold nothing that others could use.
 async fn serve(
     inner: Arc<Inner>,
     listener: TcpListener,
@@ -284,8 +285,6 @@ async fn serve(
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let busy: Arc<Mutex<BTreeMap<MachineName, usize>>> = Arc::default();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let Ok(carried) = inner.carried.clone().acquire_owned().await else { return };
         let client = match listener.accept().await {
             Ok((client, _)) => client,
             Err(error) => {
@@ -298,6 +297,8 @@ async fn serve(
             tracing::debug!(%error, "a client that goes without a word will not be noticed");
         }
         *lock(&used) = Instant::now();
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(carried) = inner.carried.clone().acquire_owned().await else { return };
         let (inner, label, used, busy) = (inner.clone(), label.clone(), used.clone(), busy.clone());
         tokio::spawn(async move {
             carry(&inner, client, session, &label, port, &busy).await;
@@ -384,7 +385,8 @@ mod tests {
         ready: &'static [&'static str],
     ) -> Forwards {
         let targets: Targets = Arc::new(move |_, _| ready.iter().map(|name| name.parse().unwrap()).collect());
-        Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets)
+        let shares = Shares { api: 1, names: 1, forwarded: 2, listening: 8 };
+        Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets, shares)
     }
 
     async fn ask(address: SocketAddrV4) -> String {
@@ -402,6 +404,20 @@ mod tests {
         let forwards = forwards(&dir, &["web-1"], &["web-1", "web-2"]);
         let found = forwards.open(session, label, [0x5eed]).await.unwrap();
         assert_eq!(ask(found[&0x5eed]).await, "web-2");
+    }
+
+    #[tokio::test]
+    async fn ports_that_nobody_uses_take_nothing_from_those_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let forwards = forwards(&dir, &[], &["web-1"]);
+        let ports = [0x5ef1, 0x5ef2, 0x5ef3, 0x5ef4, 0x5ef5];
+        let found = forwards.open(SessionId([10; 16]), "web", ports).await.unwrap();
+        for _ in 0..2 {
+            for here in found.values() {
+                let answer = tokio::time::timeout(Duration::from_secs(10), ask(*here)).await;
+                assert_eq!(answer.as_deref(), Ok("web-1"), "{here}");
+            }
+        }
     }
 
     #[tokio::test]

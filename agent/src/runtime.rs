@@ -2,6 +2,7 @@
 //! whose they are; what belongs to nothing any more, and to nobody who lives, is removed at a start.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
@@ -30,11 +31,16 @@ pub fn claim(run: &Path, data: &Path) -> io::Result<()> {
 
 /// Removes the runtime directory, unless machines run on with sockets in it.
 pub fn leave(run: &Path) {
-    let left = fs::read_dir(run).into_iter().flatten().flatten().filter(|entry| entry.file_name() != OWNER);
-    if left.count() == 0 {
+    let seen = fs::read_dir(run).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    if nobody_is_in(seen) {
         fs::remove_file(run.join(OWNER)).ok();
         fs::remove_dir(run).ok();
     }
+}
+
+/// What cannot be listed may have somebody in it.
+fn nobody_is_in(seen: io::Result<Vec<OsString>>) -> bool {
+    seen.is_ok_and(|names| names.iter().all(|name| name == OWNER))
 }
 
 /// Removes what data directories that are gone left beside `run`, and gives what was removed.
@@ -63,7 +69,7 @@ fn is_left_over(dir: &Path) -> bool {
     }
     match fs::read(dir.join(OWNER)) {
         Ok(owner) => {
-            let owner = PathBuf::from(std::ffi::OsString::from_vec(owner));
+            let owner = PathBuf::from(OsString::from_vec(owner));
             owner.is_absolute() && is_gone(&owner) && !has_life(dir)
         }
         // One that does not say whose it is: only when nothing is in it.
@@ -127,5 +133,14 @@ mod tests {
         assert!(!mine.exists());
         leave(&lives);
         assert!(lives.join(OWNER).exists(), "what lives keeps its place and its name");
+    }
+
+    #[test]
+    fn only_what_was_seen_empty_is_left() {
+        let names = |names: &[&str]| Ok(names.iter().map(OsString::from).collect());
+        assert!(nobody_is_in(names(&[])) && nobody_is_in(names(&[OWNER])));
+        assert!(!nobody_is_in(names(&[OWNER, "1.s"])));
+        let no_descriptor = io::Error::from(rustix::io::Errno::MFILE);
+        assert!(!nobody_is_in(Err(no_descriptor)));
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::serve::Listener;
+use proto::wire::api::{Error, Kind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream, unix::SocketAddr},
@@ -34,6 +35,37 @@ pub struct Bounded {
 pub struct Held {
     stream: UnixStream,
     slot: OwnedSemaphorePermit,
+}
+
+/// Places for connections that last as long as somebody likes. They are fewer than those of all, so
+/// that a short question always finds one.
+#[derive(Clone)]
+pub struct Lasting {
+    places: Arc<Semaphore>,
+    most: usize,
+}
+
+/// One of these places, given back when dropped.
+pub type Place = OwnedSemaphorePermit;
+
+impl Lasting {
+    /// Shares `most` places of connections out: a quarter is kept for what is short.
+    pub fn of(most: usize) -> Lasting {
+        let most = (most * 3 / 4).max(1);
+        Lasting { places: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// Takes a place, or says why there is none.
+    pub fn take(&self) -> Result<Place, Error> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            Error::new(Kind::Refused, "too many connections to this agent stay open")
+                .because(format!(
+                    "ssh sessions, consoles, followed events and image pulls hold {}, all that `ulimit -n` allows",
+                    self.most
+                ))
+                .next("end one of them, or start the agent after: ulimit -n 4096")
+        })
+    }
 }
 
 impl Bounded {

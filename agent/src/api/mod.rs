@@ -10,11 +10,11 @@ mod tests;
 
 use std::{future::Future, io, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use tokio::{net::UnixListener, sync::watch, time};
 
 #[cfg(test)]
-pub use held::Bounded;
+pub use held::{Bounded, Lasting};
 pub use routes::router;
 #[cfg(test)]
 pub use routes::{events_body, finish, steps, upgrade};
@@ -27,7 +27,7 @@ pub const RAW: &str = "agent-raw";
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Serves the local API until `stop` ends, and then no longer than a moment; to `most` connections at
-/// once, consoles included.
+/// once, of which three quarters may last.
 pub async fn serve(
     listener: UnixListener,
     most: usize,
@@ -39,6 +39,7 @@ pub async fn serve(
     let mut first = seen.clone();
     // An error of `wait_for` means that the sender is gone: that is an end as well.
     let graceful = async move { drop(first.wait_for(|stopped| *stopped).await) };
+    let routes = routes.layer(Extension(held::Lasting::of(most)));
     let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);
     let server = async move { server.await };
     tokio::pin!(server);

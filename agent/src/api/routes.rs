@@ -4,7 +4,7 @@
 use std::{convert::Infallible, future::Future, io};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, FromRequest, Query, Request, State, rejection::JsonRejection},
     http::{StatusCode, header},
@@ -26,7 +26,7 @@ use tokio::{io::AsyncWriteExt, net::UnixStream, sync::mpsc};
 
 use super::{
     RAW,
-    held::Held,
+    held::{Held, Lasting, Place},
     resolve::{self, find_machine, find_session},
 };
 use crate::{
@@ -233,25 +233,37 @@ async fn service_open(
     app.service_open(session, open).await
 }
 
-async fn dial(State(app): App_, Query(to): Query<Dialled>, request: Request) -> Response {
+async fn dial(
+    State(app): App_,
+    lasting: Extension<Lasting>,
+    Query(to): Query<Dialled>,
+    request: Request,
+) -> Response {
     let pipe = async {
+        let place = lasting.take()?;
         let (session, machine) = machine(&app, &to.machine).await?;
-        app.dial(session, machine, to.port).await
+        Ok((app.dial(session, machine, to.port).await?, place))
     };
     upgrade(pipe.await, request)
 }
 
-async fn console(State(app): App_, Query(of): OfMachine, request: Request) -> Response {
+async fn console(
+    State(app): App_,
+    lasting: Extension<Lasting>,
+    Query(of): OfMachine,
+    request: Request,
+) -> Response {
     let pipe = async {
+        let place = lasting.take()?;
         let (session, machine) = machine(&app, &of.machine).await?;
-        app.console(session, machine).await
+        Ok((app.console(session, machine).await?, place))
     };
     upgrade(pipe.await, request)
 }
 
-/// Answers 101 and joins the connection with `pipe`, byte for byte.
-pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
-    let mut pipe = match pipe {
+/// Answers 101 and joins the connection with the pipe, byte for byte.
+pub fn upgrade(pipe: Result<(Pipe, Place), Error>, mut request: Request) -> Response {
+    let (mut pipe, place) = match pipe {
         Ok(pipe) => pipe,
         Err(error) => return refusal(error),
     };
@@ -271,6 +283,7 @@ pub fn upgrade(pipe: Result<Pipe, Error>, mut request: Request) -> Response {
             Err(error) => return tracing::debug!(%error, "a client went before its connection was raw"),
         };
         tracing::debug!(?ended, "a raw connection ended");
+        drop(place);
     });
     let head = [(header::UPGRADE, RAW), (header::CONNECTION, "upgrade")];
     (StatusCode::SWITCHING_PROTOCOLS, head).into_response()
@@ -282,25 +295,38 @@ async fn join(mut client: UnixStream, said: &[u8], pipe: &mut Pipe) -> io::Resul
     splice(&mut client, pipe, RAW_BYTES).await
 }
 
-async fn image_import(State(app): App_, Body_(import): Body_<api::ImageImport>) -> Response {
-    steps(|telling| async move { app.image_import(import, telling).await })
+async fn image_import(
+    State(app): App_,
+    lasting: Extension<Lasting>,
+    Body_(import): Body_<api::ImageImport>,
+) -> Response {
+    steps(lasting.take(), |telling| async move { app.image_import(import, telling).await })
 }
 
-async fn image_pull(State(app): App_, Body_(pull): Body_<api::ImagePull>) -> Response {
-    steps(|telling| async move { app.image_pull(pull, telling).await })
+async fn image_pull(
+    State(app): App_,
+    lasting: Extension<Lasting>,
+    Body_(pull): Body_<api::ImagePull>,
+) -> Response {
+    steps(lasting.take(), |telling| async move { app.image_pull(pull, telling).await })
 }
 
 /// Answers one JSON line per step, the last one with the result. A client that goes away ends the
 /// work: its future is dropped with the body.
-pub fn steps<T, F>(work: impl FnOnce(Telling) -> F) -> Response
+pub fn steps<T, F>(place: Result<Place, Error>, work: impl FnOnce(Telling) -> F) -> Response
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
+    let place = match place {
+        Ok(place) => place,
+        Err(error) => return refusal(error),
+    };
     let (telling, mut told) = mpsc::channel(TELLING);
     let work = work(telling);
     let (lines, body) = mpsc::channel(1);
     let drive = async move {
+        let _place = place;
         tokio::pin!(work);
         let last = loop {
             // Both arms are cancel-safe: `recv` keeps what it has not given, `work` is only polled.
@@ -325,15 +351,20 @@ where
 }
 
 /// Answers the facts after `since`, one JSON line each; goes on with `follow`.
-async fn events(State(app): App_, Query(wanted): Query<Since>) -> Response {
-    events_body(app.facts().clone(), wanted.since.unwrap_or(0), wanted.follow)
+async fn events(State(app): App_, lasting: Extension<Lasting>, Query(wanted): Query<Since>) -> Response {
+    let place = wanted.follow.then(|| lasting.take()).transpose();
+    place.map_or_else(refusal, |follows| events_body(app.facts().clone(), wanted.since.unwrap_or(0), follows))
 }
 
-pub fn events_body(log: Log, since: u64, follows: bool) -> Response {
-    if follows {
-        return json_lines(follow(log, since).map(|event| line(&event)));
+/// Gives the facts after `since`; who has a place also gets what happens from now on.
+pub fn events_body(log: Log, since: u64, follows: Option<Place>) -> Response {
+    match follows {
+        Some(place) => json_lines(follow(log, since).map(move |event| {
+            let _held = &place;
+            line(&event)
+        })),
+        None => json_lines(stream::iter(log.after(since)).map(|event| line(&event))),
     }
-    json_lines(stream::iter(log.after(since)).map(|event| line(&event)))
 }
 
 fn follow(log: Log, since: u64) -> impl futures::Stream<Item = Event> {

@@ -53,14 +53,15 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if terminal {
         cx.ui.say("Ctrl-] detaches");
     }
-    let _restored = terminal
+    let restored = terminal
         .then(RawTerminal::enter)
         .transpose()
         .map_err(|error| Error::new(Kind::Failed, "the terminal cannot be made raw").because(error))?;
     let ended = join(raw, terminal, AtEnd::Leave).await;
+    drop(restored);
     // The cursor may stand anywhere in a line of the guest.
     if terminal {
-        cx.ui.say("\r");
+        cx.ui.say("");
     }
     ended.map(|()| Exit::WELL)
 }

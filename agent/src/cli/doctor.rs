@@ -3,7 +3,11 @@
 use hickory_proto::rr::{Name, RecordType};
 use proto::wire::api::{Check, CheckState, Checks, Error, Hosts, Kind, Status};
 
-use super::{Cx, Done, config, error::Exit, ui::table};
+use super::{
+    Cx, Done, config,
+    error::Exit,
+    ui::{set_in, table},
+};
 use crate::{dns, doctor};
 
 /// See what is missing on this host, with the command that mends it
@@ -72,7 +76,7 @@ pub fn in_words(checks: &Checks, width: Option<u16>) -> String {
     let mut text = table(&["", "CHECK", "SEEN"], checks.checks.iter().map(row), width);
     for check in &checks.checks {
         if let Some(mend) = &check.mend {
-            text.push_str(&format!("\nmend {}: {mend}", check.name));
+            text.push_str(&format!("\nmend {}: {}", check.name, set_in(mend)));
         }
     }
     text

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::wire::api::{DownProgress, Error, Kind, SessionStatus};
 use tokio::time::{self, Instant};
 
-use super::{Cx, Done, error::Exit, value};
+use super::{Cx, Done, error::Exit, ui::one_line, value};
 use crate::client::quoted;
 
 /// Machines are given half a minute to shut down; nobody needs to know within a blink.
@@ -60,7 +60,8 @@ async fn watch(cx: &Cx, mut progress: DownProgress, path: &str, within: Duration
         // Said once where it stays, also without a terminal: it may be long until it goes on.
         if progress.because != told {
             told.clone_from(&progress.because);
-            told.iter().for_each(|because| cx.ui.say(&format!("{}: waits: {because}", progress.name)));
+            told.iter()
+                .for_each(|because| cx.ui.say(&format!("{}: waits: {}", progress.name, one_line(because))));
         }
         ticks.tick().await;
         if let Ok(answer) = time::timeout_at(start + within, cx.client.get(path)).await {

@@ -2,7 +2,7 @@
 
 use proto::facts::Event;
 
-use super::{Cx, Done, error::Exit};
+use super::{Cx, Done, error::Exit, ui::one_line};
 
 /// See what happened on this host
 ///
@@ -35,8 +35,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         };
         let Some(line) = line else { return Ok(Exit::WELL) };
         let taken = match serde_json::from_slice::<Event>(&line) {
-            Ok(event) if people => cx.ui.line(in_words(&event).as_bytes()),
+            Ok(event) if people => cx.ui.tell(&in_words(&event)),
             // A newer daemon's fact is shown as it came.
+            Err(_) if people => cx.ui.tell(&String::from_utf8_lossy(&line)),
             _ => cx.ui.line(&line),
         };
         if !taken {
@@ -46,5 +47,5 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 pub(super) fn in_words(event: &Event) -> String {
-    format!("{:>6}  {}  {}", event.seq, event.time, event.fact)
+    format!("{:>6}  {}  {}", event.seq, event.time, one_line(&event.fact.to_string()))
 }

@@ -17,6 +17,7 @@ mod intent;
 mod join;
 mod machine;
 mod out;
+mod plain;
 mod plan;
 mod run;
 mod service;

@@ -13,7 +13,7 @@ use super::{
     Cx, Done,
     error::Exit,
     intent::{self, Wrong},
-    ui::{bytes, table},
+    ui::{bytes, one_line, table},
     value,
 };
 
@@ -66,7 +66,8 @@ pub fn obstacles(report: &PlanReport) -> Option<Error> {
             None => gathered.push((because, vec![machine])),
         }
     }
-    let lines = gathered.iter().map(|(because, machines)| format!("{}: {because}", machines.join(", ")));
+    let lines =
+        gathered.iter().map(|(because, machines)| format!("{}: {}", machines.join(", "), one_line(because)));
     let because = some_of(lines.collect(), "obstacles")?;
     let what = format!("{} cannot run as it is written; nothing was changed", report.session);
     Some(Error::new(Kind::Refused, what).because(because).next("agent host list"))
@@ -131,6 +132,7 @@ pub fn in_words(report: &PlanReport, width: Option<u16>) -> String {
         let _ = writeln!(text, "{}", table(&["", "MACHINES", "HOSTS", "WHY"], rows, width));
     }
     for (host, because, machines) in rejections(report) {
+        let because = one_line(because);
         let _ = writeln!(text, "  not {host}: {because} ({})", machines.join(", "));
     }
     for fetch in &report.fetch {
@@ -196,7 +198,7 @@ fn together(changes: &[PlanChange]) -> Vec<Line> {
             },
             names: group.iter().map(|change| change.machine.to_string()).collect(),
             hosts: hosts(group.iter().map(|change| change.host.as_str())),
-            because: first.because.strip_suffix(WAITS).unwrap_or(&first.because).to_owned(),
+            because: one_line(first.because.strip_suffix(WAITS).unwrap_or(&first.because)),
         });
         rest = others;
     }

@@ -5,7 +5,7 @@ use proto::wire::api::{Member, Path, PathKind, SessionRow, Status};
 use super::{
     Cx, Done,
     error::Exit,
-    ui::{or_dash, spread, table, word},
+    ui::{or_dash, set_in, spread, table, word},
     value::span,
 };
 
@@ -42,13 +42,13 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
         parts.extend([String::new(), sessions(&status.sessions, width)]);
     }
     for trouble in &status.health {
-        parts.extend([String::new(), format!("NOT WELL: {}", trouble.what)]);
-        parts.push(format!("because: {}", trouble.because));
-        parts.extend(trouble.next.iter().map(|next| format!("hint: {next}")));
+        parts.extend([String::new(), format!("NOT WELL: {}", set_in(&trouble.what))]);
+        parts.push(format!("because: {}", set_in(&trouble.because)));
+        parts.extend(trouble.next.iter().map(|next| format!("hint: {}", set_in(next))));
     }
     for warning in &status.warnings {
-        parts.extend([String::new(), format!("warning: {}", warning.what)]);
-        parts.extend(warning.next.iter().map(|next| format!("hint: {next}")));
+        parts.extend([String::new(), format!("warning: {}", set_in(&warning.what))]);
+        parts.extend(warning.next.iter().map(|next| format!("hint: {}", set_in(next))));
     }
     parts.join("\n")
 }

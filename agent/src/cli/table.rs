@@ -2,7 +2,9 @@
 //! Where room is short, columns that tell least go first; then the last column is bent between words,
 //! and what is still too long ends with `…`. No word is broken over two lines.
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
+
+use super::plain::one_line;
 
 /// Columns that go where a terminal is narrow, the first of them first. Names, states, hosts and reasons
 /// are not among them.
@@ -16,13 +18,16 @@ const GAP: usize = 2;
 const BENT_AT_LEAST: usize = 28;
 /// Lines that one bent cell takes.
 const BENT_LINES: usize = 4;
+/// Letters without a width of their own that are looked at for each one that has some.
+const MARKS: usize = 4;
 /// What a shortened cell keeps.
 const SHORT_AT_LEAST: usize = 8;
 
 /// Lays rows out under a heading, within `width` columns of a terminal if it is one.
 pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
     let heading = heading.iter().map(|name| (*name).to_owned()).collect();
-    let mut rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let cells = |row: Vec<String>| row.iter().map(|cell| one_line(cell)).collect();
+    let mut rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows.into_iter().map(cells)).collect();
     let mut columns = measure(&rows);
     if let Some(width) = width.map(usize::from) {
         drop_spare(&mut rows, &mut columns, width);
@@ -111,7 +116,7 @@ fn lay(row: &[String], columns: &[usize]) -> Vec<String> {
     for (cell, width) in others.iter().zip(columns) {
         let cell = short(cell, *width);
         first.push_str(&cell);
-        first.push_str(&" ".repeat(width - cell.width() + GAP));
+        first.push_str(&" ".repeat(width.saturating_sub(cell.width()) + GAP));
     }
     let width = columns[others.len()];
     let indent = " ".repeat(first.width());
@@ -132,12 +137,14 @@ fn short(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let mut kept = String::new();
-    let mut room = width.saturating_sub(1);
-    for letter in text.chars() {
-        let Some(rest) = room.checked_sub(letter.width().unwrap_or(0)) else { break };
-        room = rest;
+    let (mut kept, room) = (String::new(), width.saturating_sub(1));
+    // Letters are measured together: some change the width of those before them.
+    for letter in text.chars().take(width * MARKS) {
         kept.push(letter);
+        if kept.width() > room {
+            kept.pop();
+            break;
+        }
     }
     format!("{}…", kept.trim_end())
 }
@@ -327,6 +334,28 @@ mod tests {
                         MACHINES.contains(&word) || words.iter().any(|known| known == word),
                         "{width}: {word:?}"
                     );
+                }
+            }
+        }
+    }
+
+    /// Letters that others may put into a name: those that a terminal obeys, that have no width, and that
+    /// have another one together than alone.
+    const STRANGE: [&str; 10] =
+        ["\u{1b}[2J", "\x07", "\n", "\r", "\0", "\u{9b}1m", "\u{301}", "👩\u{200d}👧", "日", "\u{202e}"];
+
+    #[test]
+    fn whatever_others_call_a_thing_it_takes_one_line_and_its_width() {
+        for strange in STRANGE {
+            for count in [1, 7, 40, 400] {
+                let name = format!("a{}b", strange.repeat(count));
+                let rows = rows(&[&[&name, &name, &name], &["x", "y", "z"]]);
+                for width in [Some(40), Some(80), None] {
+                    let text = table(&["IMAGE", "SIZE", "HOSTS"], rows.clone(), width);
+                    assert_eq!(text.lines().count(), 3, "{text:?}");
+                    assert!(!text.chars().any(|letter| letter.is_control() && letter != '\n'), "{text:?}");
+                    let most = width.map_or(usize::MAX, usize::from);
+                    assert!(text.lines().all(|line| line.width() <= most), "{width:?}: {text:?}");
                 }
             }
         }

@@ -10,11 +10,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proto::wire::api::{Error, ErrorBody, Kind};
 use serde::Serialize;
 
-pub use super::table::{bend, spread, table};
 use super::{
     Done,
     error::{self, Exit},
     out::Out,
+    plain::plain,
+};
+pub use super::{
+    plain::{one_line, set_in},
+    table::{bend, spread, table},
 };
 
 /// What the program says, and to whom.
@@ -49,7 +53,7 @@ impl Ui {
     /// Prints a command's data: the object itself, or `text` of it. `text` gets the width of the
     /// terminal, if stdout is one.
     pub fn show<T: Serialize>(&self, data: &T, text: impl FnOnce(&T, Option<u16>) -> String) {
-        let text = if self.json { json(data) } else { text(data, width()) };
+        let text = if self.json { json(data) } else { plain(&text(data, width())).into_owned() };
         if !text.is_empty() {
             self.out.line(text.trim_end().as_bytes());
         }
@@ -65,7 +69,13 @@ impl Ui {
         self.out.taken()
     }
 
-    /// Prints one line of a stream, and tells whether anybody takes it.
+    /// Prints one line for people, and tells whether anybody takes it.
+    #[must_use]
+    pub fn tell(&self, text: &str) -> bool {
+        self.out.line(plain(text).as_bytes())
+    }
+
+    /// Prints one line of a stream for programs, and tells whether anybody takes it.
     #[must_use]
     pub fn line(&self, text: &[u8]) -> bool {
         self.out.line(text)
@@ -99,7 +109,7 @@ impl Ui {
             if matches!(error.kind, Kind::Refused | Kind::Ambiguous) && !self.out.shown() {
                 self.out.line(body.as_bytes());
             }
-            talk(&body);
+            write_talk(&body);
         } else {
             talk(&in_words(error));
         }
@@ -149,7 +159,7 @@ impl Ui {
     /// Asks; anything but a clear yes is a no.
     pub fn asks(&self, question: &str) -> bool {
         // Who cannot be asked is shown nothing, and says nothing: that is a no.
-        drop(write!(io::stderr(), "{question} [y/N] "));
+        drop(write!(io::stderr(), "{} [y/N] ", plain(question)));
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
     }
@@ -159,14 +169,14 @@ impl Moving {
     /// Replaces the line.
     pub fn set(&self, text: String) {
         if let Moving::Line(bar) = self {
-            bar.set_message(text);
+            bar.set_message(one_line(&text));
         }
     }
 
     /// Leaves a line above the moving one, or behind those before.
     pub fn leave(&self, text: &str) {
         match self {
-            Moving::Line(bar) => bar.println(text),
+            Moving::Line(bar) => bar.println(plain(text)),
             Moving::Lines => talk(text),
             Moving::Nothing => {}
         }
@@ -183,12 +193,12 @@ impl Drop for Moving {
 
 /// Writes an error in three lines: what, why, what next.
 pub fn in_words(error: &Error) -> String {
-    let mut text = format!("error: {}", error.what);
+    let mut text = format!("error: {}", set_in(&error.what));
     if let Some(because) = &error.because {
-        text.push_str(&format!("\nbecause: {because}"));
+        text.push_str(&format!("\nbecause: {}", set_in(because)));
     }
     if let Some(next) = &error.next {
-        text.push_str(&format!("\nhint: {next}"));
+        text.push_str(&format!("\nhint: {}", set_in(next)));
     }
     text
 }
@@ -225,6 +235,10 @@ fn width() -> Option<u16> {
 }
 
 fn talk(text: &str) {
+    write_talk(&plain(text));
+}
+
+fn write_talk(text: &str) {
     // Nobody is left to tell that stderr is gone.
     drop(writeln!(io::stderr(), "{text}"));
 }

@@ -13,7 +13,7 @@ use super::{
     Cx, Done,
     error::Exit,
     plan, session,
-    ui::{Moving, bytes, word},
+    ui::{Moving, bytes, one_line, word},
     value,
 };
 use crate::client::quoted;
@@ -259,7 +259,7 @@ pub(super) fn news(old: &[MachineRow], new: &[MachineRow]) -> Vec<String> {
     });
     let tell = |row: &MachineRow| {
         let host = row.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
-        let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = row.reason.as_ref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
         format!("{}{host} {}{reason}", row.name, word(&row.state))
     };
     changed.map(tell).collect()
@@ -286,7 +286,8 @@ pub(super) fn what_lacks(progress: &UpProgress) -> String {
     let rest = progress.status.machines.iter().filter(|row| row.state != Phase::Ready);
     let mut lacks: Vec<String> = rest
         .map(|row| {
-            let reason = row.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let reason =
+                row.reason.as_ref().map(|reason| format!(" ({})", one_line(reason))).unwrap_or_default();
             format!("{} is {}{reason}", row.name, word(&row.state))
         })
         .collect();

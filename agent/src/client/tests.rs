@@ -3,15 +3,17 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
+    http::StatusCode,
+    response::IntoResponse,
     routing::{get, post},
 };
 use proto::{
     facts::Fact,
     id::Name,
     time::Timestamp,
-    wire::api::{Named, Step},
+    wire::api::{ErrorBody, Named, Step},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +23,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    api::{self, listen},
+    api::{self, Lasting, listen},
     app::Pipe,
     facts,
 };
@@ -107,7 +109,8 @@ async fn a_raw_connection_carries_bytes_and_ends_both_ways() {
     let slot = std::sync::Arc::new(std::sync::Mutex::new(Some(inside)));
     let raw = move |request: Request| async move {
         let pipe = slot.lock().unwrap().take();
-        let pipe = pipe.map(|pipe| Box::new(pipe) as Pipe).ok_or(Error::new(Kind::NotFound, "taken"));
+        let pipe = pipe.ok_or(Error::new(Kind::NotFound, "taken"));
+        let pipe = pipe.and_then(|pipe| Ok((Box::new(pipe) as Pipe, Lasting::of(1).take()?)));
         api::upgrade(pipe, request)
     };
     let client = serve(&socket, Router::new().route("/v1/raw", get(raw)));
@@ -139,9 +142,9 @@ async fn events_follow_what_happens_without_gap_or_repeat() {
     record("two");
     let follow = {
         let log = log.clone();
-        move || async move { api::events_body(log, 1, true) }
+        move || async move { api::events_body(log, 1, Lasting::of(1).take().ok()) }
     };
-    let once = move || async move { api::events_body(log, 0, false) };
+    let once = move || async move { api::events_body(log, 0, None) };
     let client = serve(&socket, Router::new().route("/v1/follow", get(follow)).route("/v1/once", get(once)));
     let mut lines = client.lines("/v1/follow").await.unwrap();
     let mut seqs = Vec::new();
@@ -163,7 +166,7 @@ async fn events_follow_what_happens_without_gap_or_repeat() {
 async fn a_long_request_tells_how_far_it_is_and_ends_with_its_result() {
     let (_dir, socket) = place();
     let work = || async {
-        api::steps(|telling| async move {
+        api::steps(Lasting::of(1).take(), |telling| async move {
             let progress = proto::wire::api::Progress { stage: "copying".into(), done: 1, total: None };
             telling.send(progress).await.map_err(|error| Error::new(Kind::Failed, error.to_string()))?;
             Ok::<_, Error>(Named { id: "tiny".into() })
@@ -185,7 +188,7 @@ async fn a_client_that_goes_away_ends_its_long_request() {
     let slot = std::sync::Arc::new(std::sync::Mutex::new(Some(alive)));
     let work = move || async move {
         let alive = slot.lock().unwrap().take();
-        api::steps(|telling| async move {
+        api::steps(Lasting::of(1).take(), |telling| async move {
             let _alive = alive;
             let progress = proto::wire::api::Progress { stage: "copying".into(), done: 1, total: None };
             telling.send(progress).await.map_err(|error| Error::new(Kind::Failed, error.to_string()))?;
@@ -226,12 +229,51 @@ async fn a_change_is_carried_to_its_end_without_its_client() {
 }
 
 #[tokio::test]
+async fn who_stays_leaves_room_for_short_questions() {
+    const MOST: usize = 8;
+    let (dir, socket) = place();
+    let (log, _recorder) = facts::open(&dir.path().join("facts"), &"nas".parse().unwrap()).unwrap();
+    let (_stop, stopped) = oneshot::channel::<()>();
+    let listener = listen(&socket).unwrap();
+    let follow = move |lasting: Extension<Lasting>| async move {
+        match lasting.take() {
+            Ok(place) => api::events_body(log, 0, Some(place)),
+            Err(error) => (StatusCode::CONFLICT, axum::Json(ErrorBody { error })).into_response(),
+        }
+    };
+    let answer = || async { axum::Json(Named { id: "well".into() }) };
+    let routes = Router::new().route("/v1/follow", get(follow)).route("/v1/status", get(answer));
+    tokio::spawn(api::serve(listener, MOST, routes, async move { drop(stopped.await) }));
+    let client = Client::new(socket);
+    let mut stay = Vec::new();
+    let refused = loop {
+        assert!(stay.len() < MOST, "who stays takes everything");
+        match timeout(SOON, client.lines("/v1/follow")).await.unwrap() {
+            Ok(lines) => stay.push(lines),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((stay.len(), refused.kind), (MOST * 3 / 4, Kind::Refused));
+    assert!(refused.because.unwrap().contains("ulimit -n"));
+    let status = timeout(SOON, client.get::<Named>("/v1/status")).await.unwrap().unwrap();
+    assert_eq!(status.id, "well");
+    // A place comes back with the end of whoever had it.
+    stay.clear();
+    let again = async {
+        while client.lines("/v1/follow").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, again).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_server_stops_although_somebody_follows() {
     let (dir, socket) = place();
     let (log, _recorder) = facts::open(&dir.path().join("facts"), &"nas".parse().unwrap()).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let listener = listen(&socket).unwrap();
-    let events = move || async move { api::events_body(log, 0, true) };
+    let events = move || async move { api::events_body(log, 0, Lasting::of(1).take().ok()) };
     let routes = Router::new().route("/v1/events", axum::routing::get(events));
     let server = tokio::spawn(api::serve(listener, 8, routes, async move { drop(stopped.await) }));
     let client = Client::new(socket);

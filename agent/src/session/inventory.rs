@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use images::Holder;
-use mesh::{MemberView, PathKind};
+use mesh::{MemberView, PathKind, Records};
 use proto::{
     id::{Digest, HostId, SessionId},
     session::{HostFacts, ImageFacts, Inventory},
     time::Timestamp,
-    wire::record::{Body, RecordKey},
+    wire::record::{Body, ImageRecord, RecordKey},
 };
 
 use super::hub::Hub;
@@ -70,7 +70,10 @@ pub struct KnownImage {
 
 /// Gathers every image that some member has, sorted by its first name.
 pub fn images(hub: &Hub) -> Vec<KnownImage> {
-    let records = hub.deps().mesh.records().borrow().clone();
+    known(&hub.deps().mesh.records().borrow().clone())
+}
+
+fn known(records: &Records) -> Vec<KnownImage> {
     let mut known: BTreeMap<Digest, KnownImage> = BTreeMap::new();
     let mut given: BTreeMap<String, (Timestamp, Digest)> = BTreeMap::new();
     for ((host, key), body) in records.iter() {
@@ -84,7 +87,7 @@ pub fn images(hub: &Hub) -> Vec<KnownImage> {
         if record.complete {
             entry.holders.push(*host);
         }
-        for (name, when) in &record.names {
+        for (name, when) in names_of(record) {
             let newest = given.entry(name.clone()).or_insert((*when, *digest));
             *newest = (*newest).max((*when, *digest));
         }
@@ -107,10 +110,15 @@ pub fn names(hub: &Hub, digest: Digest) -> BTreeMap<String, Timestamp> {
         if let (RecordKey::Image(of), Body::Image(record)) = (key, body)
             && *of == digest
         {
-            names.extend(record.names.clone());
+            names.extend(names_of(record).map(|(name, when)| (name.clone(), *when)));
         }
     }
     names
+}
+
+/// Gives the names of a record that are some: a member may send anything.
+fn names_of(record: &ImageRecord) -> impl Iterator<Item = (&String, &Timestamp)> {
+    record.names.iter().filter(|(name, _)| images::name::check(name).is_ok())
 }
 
 /// Tells what a name means in the mesh now, and since when.
@@ -141,4 +149,26 @@ pub fn holders(hub: &Hub, digest: Digest) -> Vec<Holder> {
         })
     };
     members.up().filter_map(holder).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_member_calls_an_image_is_looked_at_first() {
+        let (host, digest) = (HostId([1; 32]), Digest([2; 32]));
+        let names = ["debian:12", "\u{1b}[2J", "a\nb", "blake3:00", "", "http://x/y", "-x"];
+        let record = ImageRecord {
+            names: names.iter().map(|name| ((*name).to_owned(), Timestamp(7))).collect(),
+            size: 1,
+            allocated: 1,
+            arch: "x86_64".to_owned(),
+            complete: true,
+        };
+        let records = Records::from([((host, RecordKey::Image(digest)), Body::Image(record))]);
+        let known = known(&records);
+        assert_eq!(known.len(), 1, "the image itself is there");
+        assert_eq!(known[0].names, ["debian:12"]);
+    }
 }

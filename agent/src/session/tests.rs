@@ -35,6 +35,7 @@ use crate::{
     app::{App, Parts},
     daemon, facts,
     forward::Forwards,
+    limits,
 };
 
 /// The longest that anything in these tests may take.
@@ -130,7 +131,8 @@ impl Host {
         let dial: crate::forward::Dial =
             Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
         let targets = crate::zone::targets(&hub);
-        let forwards = Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets);
+        let forwards =
+            Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets, limits::shares());
         let data = crate::data::DataDir::choose(Some(dir.path())).unwrap();
         let (facts, started) = (log, Instant::now());
         let parts = Parts { data, facts, hub: hub.clone(), forwards, dns: None, started };

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Record, Voter};
 
 const FILE: &str = "store.redb";
-const FORMAT: u32 = 1;
+/// Counts up whenever what is stored is encoded otherwise.
+const FORMAT: u32 = 2;
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const CHECKSUM_BYTES: usize = 8;
@@ -50,6 +51,19 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         what: String,
+    },
+    /// Another program wrote it, in another format.
+    #[error(
+        "the session's store {} was written by {} agent (format {found}, this one needs {FORMAT}); \
+         that agent can still use it",
+        path.display(),
+        if *found < FORMAT { "an older" } else { "a newer" }
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The number found.
+        found: u32,
     },
     /// The file was copied from somewhere else: two voters with one id would break the quorum.
     #[error("the session's store {} belongs to another session or host; it was copied", .0.display())]
@@ -121,9 +135,16 @@ impl Disk {
     ) -> Result<(Disk, Loaded), StoreError> {
         let db = redb::Database::create(path).map_err(|error| refusal(path, error.into()))?;
         let disk = Disk { db };
+        let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
+        if let Some(row) = disk.owner().map_err(|error| refusal(path, error))? {
+            // The number stands first in every format; what follows may be anything.
+            let found: u32 = unsealed(&row).map_err(|what| corrupt(format!("owner: {what}")))?;
+            if found != FORMAT {
+                return Err(StoreError::Format { path: path.to_owned(), found });
+            }
+        }
         let owner = Owner { format: FORMAT, session, host, node: mint };
         disk.claim(&owner).map_err(|error| refusal(path, error))?;
-        let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
         let rows = disk.rows().map_err(|error| refusal(path, error))?;
         let found: Owner =
             value(&rows.meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
@@ -132,6 +153,16 @@ impl Disk {
         }
         let loaded = load(found.node, &rows).map_err(corrupt)?;
         Ok((disk, loaded))
+    }
+
+    /// Reads who made the store, if somebody did.
+    fn owner(&self) -> Result<Option<Vec<u8>>, redb::Error> {
+        let meta = match self.db.begin_read()?.open_table(META) {
+            Ok(meta) => meta,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(meta.get("owner")?.map(|row| row.value().to_vec()))
     }
 
     /// Writes the owner into a new store.

@@ -49,6 +49,27 @@ async fn a_store_is_open_once_and_belongs_to_one_host_and_session() {
     assert_eq!(open(dir, SESSION, host(1)).unwrap(), node);
 }
 
+#[test]
+fn a_store_of_another_format_is_no_damaged_one() {
+    for (found, by) in [(1_u32, "an older agent (format 1,"), (7, "a newer agent (format 7,")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let db = redb::Database::create(&path).unwrap();
+        let write = db.begin_write().unwrap();
+        // The number, and then whatever that format has.
+        let owner = [postcard::to_stdvec(&found).unwrap(), vec![0xff; 9]].concat();
+        let row = [&blake3::hash(&owner).as_bytes()[..8], &owner].concat();
+        let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+        write.open_table(meta).unwrap().insert("owner", row.as_slice()).unwrap();
+        write.commit().unwrap();
+        drop(db);
+        let before = std::fs::read(&path).unwrap();
+        let error = open(dir.path(), SESSION, host(1)).unwrap_err().to_string();
+        assert!(error.contains(by) && !error.contains("remove"), "{error}");
+        assert_eq!(before.len(), std::fs::read(&path).unwrap().len());
+    }
+}
+
 #[tokio::test]
 async fn damage_is_said_and_never_repaired_away() {
     let hosts = used().await;
