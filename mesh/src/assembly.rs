@@ -37,7 +37,7 @@ use crate::{
     interfaces::interfaces,
     join::{self, MeetError, Met, door::Door},
     keeper::Keeper,
-    lan::Search,
+    lan::{Looks, Search},
     members::Members,
     pins::Pins,
     relay::{Relay, Serve},
@@ -95,6 +95,8 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 const HOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// Hints that wait for the keeper.
 const HINTS: usize = 64;
+/// Claims from the LAN that wait to be looked into; in a flood the rest is passed over.
+const CLAIMS: usize = 16;
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -115,6 +117,8 @@ struct Inner {
     members: watch::Receiver<Arc<Members>>,
     interfaces: watch::Receiver<Arc<Interfaces>>,
     hints: mpsc::Sender<Hint>,
+    #[cfg(test)]
+    claims: mpsc::Sender<crate::lan::Claim>,
     serves: Option<RelayOffer>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
@@ -277,6 +281,12 @@ impl Mesh {
         self.inner.interfaces.clone()
     }
 
+    /// Takes what somebody on the LAN says.
+    #[cfg(test)]
+    pub(crate) async fn hear(&self, host: HostId, place: SocketAddr) {
+        self.inner.claims.send((host, place)).await.unwrap();
+    }
+
     #[cfg(test)]
     pub(crate) fn streams(&self) -> Streams {
         self.inner.streams.clone()
@@ -331,6 +341,8 @@ pub async fn build(
     let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host())));
     let (interfaces_tx, interfaces) = watch::channel(Arc::new(interfaces().await));
     let (hints, hints_rx) = mpsc::channel(HINTS);
+    let (claims, claims_rx) = mpsc::channel(CLAIMS);
+    let looks = Looks { ports: config.ports, pins: pins.clone(), claims: claims_rx, hints: hints.clone() };
     let keeper = Keeper {
         identity: identity.clone(),
         endpoint: endpoint.clone(),
@@ -366,7 +378,7 @@ pub async fn build(
         interfaces: interfaces.clone(),
         connected: streams.connected(),
         roll: roster.watch(),
-        hints: hints.clone(),
+        claims: claims.clone(),
     };
     let mut parts = vec![
         part("swarm", run_swarm),
@@ -375,6 +387,7 @@ pub async fn build(
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
     ];
+    parts.push(part("looks on the LAN", looks.run()));
     if config.ports != Ports::Loopback {
         parts.push(part("search on the LAN", search.run()));
     }
@@ -392,6 +405,8 @@ pub async fn build(
         members,
         interfaces,
         hints,
+        #[cfg(test)]
+        claims,
         serves,
         stop,
         stopped,

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) enum Hint {
     /// By a token.
     Token(Vec<Bootstrap>),
-    /// By somebody on the LAN.
+    /// By a handshake on the LAN.
     Seen(HostId, SocketAddr),
 }
 
@@ -68,6 +68,11 @@ impl Book {
         self.seen.keep(&is_member);
         let written = self.cache.update(said, is_member);
         self.compose_after(written)
+    }
+
+    /// Forgets what is too old.
+    pub(crate) fn age(&mut self) -> Vec<HostId> {
+        self.compose()
     }
 
     /// Takes at which addresses members are connected.
@@ -122,5 +127,27 @@ impl Book {
             self.ways.send_replace(Arc::new(new));
         }
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_that_is_repeated_or_of_a_stranger_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        let mut book = Book::new(Cache::load(dir.path()), MemoryLookup::new());
+        let host = identity::host_of_endpoint(&iroh::SecretKey::from_bytes(&[7; 32]).public());
+        let place: SocketAddr = "192.168.1.2:7440".parse().unwrap();
+        let token = || Hint::Token(vec![Bootstrap { host, addresses: vec![place], relay: None }]);
+        assert_eq!(book.hint(Hint::Seen(host, place), |_| true), [host]);
+        assert_eq!(book.hint(Hint::Seen(host, place), |_| true), []);
+        assert_eq!(book.hint(Hint::Seen(HostId([9; 32]), place), |_| false), []);
+        let elsewhere = SocketAddr::new(place.ip(), 7442);
+        assert_eq!(book.hint(Hint::Seen(host, elsewhere), |_| true), [host]);
+        assert_eq!(book.hint(token(), |_| true), [host]);
+        assert_eq!(book.hint(token(), |_| true), []);
     }
 }

@@ -130,6 +130,7 @@ impl Keeper {
                 _ = housekeeping.tick() => {
                     self.roster.catch_up();
                     self.keep_house();
+                    retry(&mut dialer, self.book.age());
                     changed.send_replace(());
                 }
                 result = roll.changed() => {
@@ -157,7 +158,11 @@ impl Keeper {
                 Some(hint) = self.hints.recv() => {
                     let roll = self.roster.roll();
                     let is_member = |host: &HostId| *host != me && roll.members.contains_key(host);
-                    retry(&mut dialer, self.book.hint(hint, is_member));
+                    let changed = self.book.hint(hint, is_member);
+                    if changed.is_empty() {
+                        continue;
+                    }
+                    retry(&mut dialer, changed);
                     self.set_relays().await;
                 }
                 Some(_) = addresses.next() => self.look_around().await,

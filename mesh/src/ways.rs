@@ -1,4 +1,4 @@
-//! Pure: where a member may be. What it says of itself, what a token says of it, what was seen on the LAN, and every
+//! Pure: where a member may be. What it says of itself, what a token says of it, where it was met on the LAN, and every
 //! address at which it ever was: two hosts that moved while they did not hear each other meet at one of them.
 
 use std::{
@@ -18,12 +18,13 @@ const MAX_PROVED_LAN: usize = 10;
 const MAX_PROVED_PUBLIC: usize = 6;
 /// One that is among so many newest is left where it is: a host with two networks would be written down all the time.
 const SETTLED: usize = 3;
-/// Addresses of one member that are believed to be on the LAN.
+/// Addresses of one member at which it was met on the LAN.
 const MAX_SEEN: usize = 4;
-/// Anybody on the LAN can say that a member is here; for so long a place that was taken is not given to another.
+/// For so long a place that was taken is not given to another, however many there are.
 const SEEN_HELD: Duration = Duration::from_secs(60);
-/// How long after it was last seen a place is still tried.
-const SEEN_FOR: Duration = Duration::from_secs(600);
+/// How long after it was last met there a place is still tried. Who is missed is looked for every minute, and its
+/// address may have gone to another host.
+const SEEN_FOR: Duration = Duration::from_secs(150);
 
 /// What is remembered of one member, also on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,33 +150,43 @@ pub(crate) fn compose(
     known.iter().chain(unheard.map(|host| (host, &nothing))).map(way).collect()
 }
 
-/// Where members were seen on the LAN. Only a place to try: the handshake proves who is there.
+/// Where members were met on the LAN: a handshake proved who was there. What is only said never comes here, because
+/// one wrong key among its places ends the dial of a member.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(BTreeMap<HostId, Vec<(SocketAddr, Instant)>>);
+pub(crate) struct Seen(BTreeMap<HostId, Vec<Place>>);
+
+#[derive(Debug)]
+struct Place {
+    address: SocketAddr,
+    first: Instant,
+    last: Instant,
+}
 
 impl Seen {
-    /// Notes that a member may be there. Tells whether that is new.
+    /// Notes that a member is there. Tells whether that is new. A computer is one place: its newest port counts.
     pub(crate) fn note(&mut self, host: HostId, address: SocketAddr, now: Instant) -> bool {
         let places = self.0.entry(host).or_default();
-        places.retain(|(_, at)| now - *at < SEEN_FOR);
-        if let Some((_, at)) = places.iter_mut().find(|(place, _)| *place == address) {
-            *at = now;
-            return false;
+        places.retain(|place| now - place.last < SEEN_FOR);
+        if let Some(place) = places.iter_mut().find(|place| place.address.ip() == address.ip()) {
+            let is_new = place.address != address;
+            (place.address, place.last) = (address, now);
+            return is_new;
         }
         if places.len() >= MAX_SEEN {
-            let oldest = places.iter().enumerate().min_by_key(|(_, (_, at))| *at);
+            // Since it was first met: what is repeated all the time does not stay for ever.
+            let oldest = places.iter().enumerate().min_by_key(|(_, place)| place.first);
             match oldest {
-                Some((index, (_, at))) if now - *at >= SEEN_HELD => drop(places.remove(index)),
+                Some((index, place)) if now - place.first >= SEEN_HELD => drop(places.remove(index)),
                 _ => return false,
             }
         }
-        places.insert(0, (address, now));
+        places.insert(0, Place { address, first: now, last: now });
         true
     }
 
     fn of(&self, host: &HostId, now: Instant) -> Vec<SocketAddr> {
         let places = self.0.get(host).into_iter().flatten();
-        places.filter(|(_, at)| now - *at < SEEN_FOR).map(|(place, _)| *place).collect()
+        places.filter(|place| now - place.last < SEEN_FOR).map(|place| place.address).collect()
     }
 
     /// Forgets who is no member.
@@ -293,14 +304,32 @@ mod tests {
         assert!(seen.note(host(1), at("192.168.7.7")[0], start));
         assert!(!seen.note(host(1), at("192.168.7.7")[0], start));
         assert_eq!(way(&[(1, known("10.0.0.1", ""))], &seen, &[], 1).0, at("192.168.7.7 10.0.0.1"));
-        let lies = (0..250).filter(|last| {
-            seen.note(host(1), SocketAddr::new(format!("192.168.8.{last}").parse().unwrap(), 7440), start)
-        });
-        assert_eq!(lies.count(), MAX_SEEN - 1);
+        let on = |last: u8, port| SocketAddr::new(format!("192.168.8.{last}").parse().unwrap(), port);
+        let more = (0..250).filter(|last| seen.note(host(1), on(*last, 7440), start));
+        assert_eq!(more.count(), MAX_SEEN - 1);
         assert!(seen.of(&host(1), start).contains(&at("192.168.7.7")[0]));
         assert!(seen.note(host(1), at("192.168.9.9")[0], start + SEEN_HELD));
         assert!(seen.of(&host(1), start + SEEN_HELD + SEEN_FOR).is_empty());
         seen.keep(|_| false);
         assert!(seen.0.is_empty());
+    }
+
+    #[test]
+    fn one_computer_on_the_lan_is_one_place_and_repeating_does_not_keep_it_for_ever() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let on = |last: u8, port| SocketAddr::new(format!("192.168.8.{last}").parse().unwrap(), port);
+        for port in 1..100 {
+            assert!(seen.note(host(1), on(1, port), start));
+        }
+        assert_eq!(seen.of(&host(1), start), [on(1, 99)]);
+        for second in 0..SEEN_HELD.as_secs() {
+            let now = start + Duration::from_secs(second);
+            for last in 1..=4 {
+                seen.note(host(1), on(last, 7440), now);
+            }
+            assert!(!seen.note(host(1), on(9, 7440), now), "after {second} s");
+        }
+        assert!(seen.note(host(1), on(9, 7440), start + SEEN_HELD));
+        assert!(seen.of(&host(1), start + SEEN_HELD).contains(&on(9, 7440)));
     }
 }

@@ -1,7 +1,10 @@
 //! Finds members on the same LAN, whatever is known of their addresses: asks by multicast who is here, and answers.
-//! What is heard is only a place to try; the handshake proves who is there. Speaks on real networks with private
-//! addresses only, and only while somebody is missing or something changed.
+//! Anybody on the LAN can answer, so what is heard is a claim: only where a look proves that the member is there, it is
+//! dialled. Speaks on real networks with private IPv4 addresses only, and only while somebody is missing or something
+//! changed.
 
+mod claims;
+mod look;
 mod message;
 mod pace;
 
@@ -26,7 +29,9 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{addresses::Interfaces, book::Hint, roster::Roll};
+use crate::{addresses::Interfaces, roster::Roll};
+use claims::Claims;
+pub(crate) use look::{Claim, Looks};
 use pace::Pace;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
@@ -44,7 +49,7 @@ pub(crate) struct Search {
     pub(crate) interfaces: watch::Receiver<Arc<Interfaces>>,
     pub(crate) connected: watch::Receiver<BTreeSet<HostId>>,
     pub(crate) roll: watch::Receiver<Arc<Roll>>,
-    pub(crate) hints: mpsc::Sender<Hint>,
+    pub(crate) claims: mpsc::Sender<Claim>,
 }
 
 impl Search {
@@ -69,7 +74,7 @@ impl Search {
 
     /// Speaks and listens until the networks change. Tells whether the mesh has ended.
     async fn attend(&mut self, socket: &UdpSocket, lans: &[Net]) -> bool {
-        let mut pace = Pace::new(lans.len(), Instant::now());
+        let (mut pace, mut claims) = (Pace::new(lans.len(), Instant::now()), Claims::default());
         let mut buffer = [0; message::MAX_BYTES];
         let mut before = self.connected.borrow_and_update().len();
         loop {
@@ -86,7 +91,7 @@ impl Search {
             // Cancel-safe: a receive, watches, and a timer.
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => match received {
-                    Ok((length, from)) => self.hear(&buffer[..length], from, lans, &mut pace),
+                    Ok((length, from)) => self.hear(&buffer[..length], from, lans, (&mut pace, &mut claims)),
                     // A network that is down; its interface is about to change.
                     Err(error) => {
                         tracing::debug!(%error, "nothing is heard on the LAN");
@@ -122,17 +127,23 @@ impl Search {
         self.roll.borrow().members.keys().any(|host| *host != self.me && !connected.contains(host))
     }
 
-    fn hear(&self, bytes: &[u8], from: SocketAddr, lans: &[Net], pace: &mut Pace) {
+    fn is_missing(&self, host: &HostId) -> bool {
+        *host != self.me
+            && self.roll.borrow().members.contains_key(host)
+            && !self.connected.borrow().contains(host)
+    }
+
+    fn hear(&self, bytes: &[u8], from: SocketAddr, lans: &[Net], (pace, claims): (&mut Pace, &mut Claims)) {
         // Only neighbours: this port is no service for the world.
         let Some(lan) = lans.iter().position(|lan| lan.holds(&from.ip())) else { return };
-        let heard = message::read(bytes);
+        let (heard, now) = (message::read(bytes), Instant::now());
         if heard.asks {
-            pace.asked(lan, Duration::from_millis(rand::random_range(20..120)), Instant::now());
+            pace.asked(lan, Duration::from_millis(rand::random_range(20..120)), now);
         }
-        for (host, port) in heard.hosts.into_iter().filter(|(host, _)| *host != self.me) {
-            if self.roll.borrow().members.contains_key(&host) {
-                // A full queue means that the keeper is busy with others; it is said again.
-                self.hints.try_send(Hint::Seen(host, SocketAddr::new(from.ip(), port))).ok();
+        for (host, port) in heard.hosts {
+            if self.is_missing(&host) && claims.is_due(host, from.ip(), now) {
+                // A full queue means that others are looked for; it is said again.
+                self.claims.try_send((host, SocketAddr::new(from.ip(), port))).ok();
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -252,6 +253,83 @@ async fn two_hosts_that_know_no_address_of_each_other_meet_by_a_token() {
     assert!(own.reached.is_empty() && own.silent.is_empty(), "{own:?}");
     let foreign = Token { mesh: MeshId([9; 32]), ..token };
     assert!(matches!(cellar.mesh.meet(&foreign, WITHIN).await, Err(MeetError::OtherMesh { .. })));
+    cellar.stop().await;
+    attic.stop().await;
+}
+
+/// Answers every dial on loopback with a key of its own.
+async fn liar() -> (iroh::protocol::Router, SocketAddr) {
+    #[derive(Debug)]
+    struct Anything;
+    impl iroh::protocol::ProtocolHandler for Anything {
+        async fn accept(
+            &self,
+            connection: iroh::endpoint::Connection,
+        ) -> Result<(), iroh::protocol::AcceptError> {
+            connection.closed().await;
+            Ok(())
+        }
+    }
+    let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+    let endpoint = builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap();
+    let place = endpoint.bound_sockets()[0];
+    (iroh::protocol::Router::builder(endpoint).accept(wire::ALPN, Anything).spawn(), place)
+}
+
+/// A place from which everything goes on to `end` and back, each way a little later, as over the Internet.
+async fn far_from(end: SocketAddr) -> SocketAddr {
+    let bind = || tokio::net::UdpSocket::bind("127.0.0.1:0");
+    let (near, far) = (Arc::new(bind().await.unwrap()), Arc::new(bind().await.unwrap()));
+    let place = near.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut client, mut there, mut back) = (place, [0; 2048], [0; 2048]);
+        loop {
+            let (socket, bytes, to) = tokio::select! {
+                Ok((length, from)) = near.recv_from(&mut there) => {
+                    client = from;
+                    (far.clone(), there[..length].to_vec(), end)
+                }
+                Ok((length, _)) = far.recv_from(&mut back) => (near.clone(), back[..length].to_vec(), client),
+                else => return,
+            };
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                socket.send_to(&bytes, to).await.ok();
+            });
+        }
+    });
+    place
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_lies_on_the_lan_where_a_member_is_does_not_keep_it_away() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let cellar = Host::joiner("cellar", &attic.token().await).await;
+    let (ids, nowhere) = ((attic.id(), cellar.id()), ["192.0.2.1:9".parse().unwrap()]);
+    let place = attic.mesh.reach().borrow().addresses.clone();
+    let (attic, cellar) = (attic.stop().await.0, cellar.stop().await.0);
+    remember(&attic, ids.1, &nowhere, &[]);
+    remember(&cellar, ids.0, &[far_from(place[0]).await], &[]);
+    let cellar = Host::start(cellar, "cellar", Serve::Off).await;
+    let (liar, lie) = liar().await;
+    for _ in 0..3 {
+        cellar.mesh.hear(ids.0, lie).await;
+    }
+    let attic = Host::start(attic, "attic", Serve::Off).await;
+    cellar.sees("attic", |members| members.up().count() == 2).await;
+
+    // The truth is believed from whom a lie was heard before.
+    let (attic, cellar) = (attic.stop().await.0, cellar.stop().await.0);
+    remember(&attic, ids.1, &nowhere, &[]);
+    remember(&cellar, ids.0, &nowhere, &[]);
+    let attic = Host::start(attic, "attic", Serve::Off).await;
+    let cellar = Host::start(cellar, "cellar", Serve::Off).await;
+    eventually(attic.mesh.reach(), "an address", |reach| !reach.addresses.is_empty()).await;
+    let truth = attic.mesh.reach().borrow().addresses[0];
+    cellar.mesh.hear(ids.0, lie).await;
+    cellar.mesh.hear(ids.0, truth).await;
+    cellar.sees("attic", |members| members.up().count() == 2).await;
+    liar.shutdown().await.unwrap();
     cellar.stop().await;
     attic.stop().await;
 }
