@@ -194,10 +194,23 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 
 /// Runs the daemon until it is told to stop; machines go on running.
 pub async fn run(run: Run) -> Answer<()> {
-    let Run { data, config, join } = run;
     // Whatever is written below the data directory is the owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let data = run.data.clone();
     let _lock = take(&data)?;
+    run_locked(run).await.map_err(|error| with_disk(&data, error))
+}
+
+/// Adds to a failure what is wrong with the disk, if something is: most likely it is the reason.
+fn with_disk(data: &DataDir, error: Error) -> Error {
+    let Some(trouble) = disk::look(data) else { return error };
+    let because = error.because.iter().cloned().chain([disk::line(&trouble)]).collect::<Vec<_>>().join("; ");
+    let told = Error::new(error.kind, &error.what).because(because);
+    trouble.next.into_iter().fold(told, |told, next| told.next(next))
+}
+
+async fn run_locked(run: Run) -> Answer<()> {
+    let Run { data, config, join } = run;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     let shares = limits::shares();
     if let Some(request) = member(&data, join)? {

@@ -40,6 +40,20 @@ const SWEEP_WITHIN: Duration = Duration::from_secs(60);
 /// Members served at once; the others wait for their turn.
 const MAX_SERVED: usize = 32;
 
+/// Tells an answer of the system from damage. Between here and the system are error types that do not
+/// give their cause, so the number is read from the text that the standard library writes.
+fn unopened(path: &Path, error: ImageError) -> ImageError {
+    let text = error.to_string();
+    let number = text.split("(os error ").nth(1).and_then(|rest| rest.split(')').next());
+    match number.and_then(|number| number.parse().ok()) {
+        Some(number) => ImageError::Io {
+            what: format!("open the image store {}", path.display()),
+            source: std::io::Error::from_raw_os_error(number),
+        },
+        None => error,
+    }
+}
+
 /// Everything that iroh-blobs knows.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -57,10 +71,12 @@ struct Sweep {
 
 impl Content {
     /// Opens the store in `dir`. A store that cannot be read is made anew, and the caller adds the
-    /// images to it again: only partial fetches are lost. The caller holds the lock on the data directory.
+    /// images to it again: only partial fetches are lost. One that the system does not give now, on a full
+    /// disk or without a descriptor, is left as it is. The caller holds the lock on the data directory.
     pub(crate) async fn open(dir: &Path) -> Result<Content, ImageError> {
         match Content::load(dir).await {
             Ok(content) => Ok(content),
+            Err(error @ ImageError::Io { .. }) => Err(error),
             Err(error) => {
                 tracing::warn!("the image store cannot be read and is made anew: {error}");
                 std::fs::remove_dir_all(dir)
@@ -79,7 +95,9 @@ impl Content {
         options.gc =
             Some(GcConfig { interval: Duration::from_millis(10), add_protected: Some(on_demand(wanted)) });
         let paths = options.path.clone();
-        let store = FsStore::load_with_opts(dir.join("blobs.db"), options).await.map_err(failed)?;
+        let path = dir.join("blobs.db");
+        let loaded = FsStore::load_with_opts(path.clone(), options).await;
+        let store = loaded.map_err(|error| unopened(&path, failed(error)))?;
         Ok(Content { store, paths, sweeps: Mutex::new(sweeps) })
     }
 
@@ -220,4 +238,29 @@ pub(crate) fn hash(digest: Digest) -> Hash {
 
 fn tag(digest: Digest) -> String {
     format!("image/{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_damaged_store_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, fetched) = (dir.path().join("blobs.db"), dir.path().join("fetched"));
+        std::fs::write(&fetched, "half of an image").unwrap();
+        // The system refuses to open it.
+        std::os::unix::fs::symlink(&db, &db).unwrap();
+        let error = Content::open(dir.path()).await.unwrap_err();
+        assert!(
+            matches!(&error, ImageError::Io { source, .. } if source.raw_os_error().is_some()),
+            "{error}"
+        );
+        assert!(error.to_string().contains(db.to_str().unwrap()), "{error}");
+        assert!(fetched.exists());
+        std::fs::remove_file(&db).unwrap();
+        std::fs::write(&db, "this is no store").unwrap();
+        Content::open(dir.path()).await.unwrap();
+        assert!(!fetched.exists());
+    }
 }
