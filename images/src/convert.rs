@@ -27,6 +27,11 @@ use crate::{
 const CPU_S: u64 = 3600;
 /// Address space in KiB; a first-level table of the largest size and all caches need a third of it.
 const MEMORY_KIB: u64 = 1024 * 1024;
+/// Stack of a thread in KiB. `qemu-img` starts up to 64, and stacks of the usual 8 MiB would fill the address
+/// space; its coroutines bring their own of 1 MiB.
+const STACK_KIB: u64 = 1024;
+/// Pools of the allocator, each of which reserves 64 MiB of address space: else eight for each core.
+const ARENAS: &str = "2";
 /// Wall time: a slow disk, but not for ever.
 const WITHIN: Duration = Duration::from_secs(4 * 3600);
 /// How often progress and free space are looked at.
@@ -40,8 +45,7 @@ const NOT_FOUND: i32 = 127;
 
 /// Limits, then the program: `ulimit` in a shell that replaces itself, because limits must be set in the
 /// child before it runs, and doing that without a shell takes unsafe code. Blocks of `-f` are 512 bytes.
-const SCRIPT: &str =
-    r#"ulimit -c 0 && ulimit -t "$1" && ulimit -v "$2" && ulimit -f "$3" && shift 3 && exec "$@""#;
+const SCRIPT: &str = r#"ulimit -c 0 && ulimit -t "$1" && ulimit -s "$2" && ulimit -v "$3" && ulimit -f "$4" && shift 4 && exec "$@""#;
 
 const SOURCE: &str = r#"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/proc/self/fd/0","locking":"off"}}"#;
 
@@ -99,9 +103,10 @@ async fn run(
     let blocks = writable.div_ceil(512) + 1;
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT, "sh"])
-        .args([CPU_S.to_string(), MEMORY_KIB.to_string(), blocks.to_string()])
+        .args([CPU_S, STACK_KIB, MEMORY_KIB, blocks].map(|limit| limit.to_string()))
         .arg("qemu-img")
         .args(args)
+        .env("MALLOC_ARENA_MAX", ARENAS)
         .stdin(Stdio::from(file))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
