@@ -527,6 +527,33 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
 }
 
 #[tokio::test]
+async fn a_machine_whose_log_takes_nothing_runs_all_the_same() {
+    let Some(bench) = bench(None).await else { return };
+    std::fs::create_dir_all(bench.machine()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", bench.machine().join("shim.log")).unwrap();
+    let shim = bench.launch().await;
+    // What it would write down has no place either, so it has something to complain of.
+    let status = bench.machine().join("shim.json");
+    std::fs::remove_file(&status).unwrap();
+    std::fs::create_dir(&status).unwrap();
+    let before = shim.status().borrow().shim.clone();
+    let ending = within(30, shim.stop(Duration::ZERO)).await.unwrap();
+    assert!(ending.asked && ending.clean, "{ending:?}");
+    within(10, async {
+        while alive(&before) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+
+    // A log that cannot even be opened.
+    std::fs::remove_dir(&status).unwrap();
+    std::fs::remove_file(bench.machine().join("shim.log")).unwrap();
+    std::fs::create_dir(bench.machine().join("shim.log")).unwrap();
+    within(30, bench.launch().await.kill()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_disk_that_was_lost_is_not_made_anew_in_silence() {
     let Some(bench) = bench(None).await else { return };
     within(30, bench.launch().await.kill()).await.unwrap();

@@ -233,8 +233,10 @@ async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Resul
 }
 
 fn spawn(host: &Host, paths: &Paths, mark: &str) -> io::Result<Child> {
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(paths.log())?;
-    log.set_len(0)?;
+    let (out, err) = log(paths).unwrap_or_else(|error| {
+        tracing::warn!(path = %paths.log().display(), %error, "a shim's words are kept nowhere");
+        (Stdio::null(), Stdio::null())
+    });
     Command::new(&host.program)
         .arg0("agent")
         .arg("shim")
@@ -243,9 +245,18 @@ fn spawn(host: &Host, paths: &Paths, mark: &str) -> io::Result<Child> {
         .arg(mark)
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
+        .stdout(out)
+        .stderr(err)
         .spawn()
+}
+
+/// Opens the shim's log for both of its voices, empty. A machine does not wait for a place to write words.
+fn log(paths: &Paths) -> io::Result<(Stdio, Stdio)> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(paths.log())?;
+    if log.metadata()?.is_file() {
+        log.set_len(0)?;
+    }
+    Ok((log.try_clone()?.into(), log.into()))
 }
 
 /// Waits until the guest runs or the shim has ended.
@@ -286,7 +297,7 @@ fn why_ended(paths: &Paths) -> String {
     if let Some(ending) = status.and_then(|status| status.ended) {
         return ending.reason;
     }
-    let log = fs::read_to_string(paths.log()).unwrap_or_default();
+    let log = shim::log::last(&paths.log());
     shim::words(&log).unwrap_or_else(|| "the shim ended without a word".to_owned())
 }
 

@@ -39,6 +39,23 @@ fn cut(path: &Path) -> io::Result<()> {
     log.write_all(&end)
 }
 
+/// Reads the end of a log, at most as much of it as stays. What cannot be read said nothing.
+pub fn last(path: &Path) -> String {
+    let read = || {
+        let mut file = File::open(path)?;
+        let about = file.metadata()?;
+        // Only a file has an end.
+        if !about.is_file() {
+            return Ok(Vec::new());
+        }
+        file.seek(SeekFrom::Start(about.len().saturating_sub(KEPT)))?;
+        let mut end = Vec::new();
+        file.take(KEPT).read_to_end(&mut end)?;
+        io::Result::Ok(end)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +74,7 @@ mod tests {
         let left = std::fs::read(&path).unwrap();
         assert!(left.ends_with(b"xthe last word\nand one more\n"));
         assert_eq!(left.len() as u64, KEPT + 13);
+        assert!(last(&path).ends_with("word\nand one more\n") && last(&path).len() as u64 == KEPT);
+        assert_eq!((last(Path::new("/dev/full")), last(dir.path())), (String::new(), String::new()));
     }
 }

@@ -49,7 +49,7 @@ use super::{
 use crate::limits;
 
 mod ending;
-mod log;
+pub(super) mod log;
 mod network;
 mod pause;
 mod serve;
@@ -212,8 +212,7 @@ async fn run_qemu(
         Some(Err(_)) | None => {}
     }
     let exit = child.wait().await?;
-    let log = std::fs::read_to_string(paths.log()).unwrap_or_default();
-    Ok(seen.ending(exit, &log))
+    Ok(seen.ending(exit, &log::last(&paths.log())))
 }
 
 /// Writes down what is going on. A full disk must not end the machine: its agent finds out by itself
