@@ -4,7 +4,7 @@
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::Value;
-use tests::{BOOT, Host, Place, eventually, http_get};
+use tests::{Answer, BOOT, Host, Place, eventually, http_get};
 
 /// Copies the example to the host, so that the story can edit it.
 fn shop(host: &Host) -> String {
@@ -94,7 +94,8 @@ fn a_shop_runs_on_one_host_is_used_and_leaves_nothing() {
     assert_eq!((&tiny["name"], &tiny["here"]), (&"tiny".into(), &true.into()));
     let file = shop(&host);
     the_plan_creates_everything_and_changes_nothing(&host, &file);
-    host.agent(&["session", "up", &file]).expect(0);
+    let up = host.agent(&["session", "up", &file]).expect(0);
+    each_change_of_state_was_a_line(&up);
     the_session_is_told_in_full(&host);
     a_page_is_made_by_one_guest_with_data_of_another(&host);
     commands_run_in_machines_and_their_exit_codes_come_back(&host);
@@ -268,6 +269,18 @@ fn events_tell_the_story(host: &Host) {
     let seq = facts[facts.len() - 2]["seq"].to_string();
     let last = host.agent(&["events", "--json-lines", "--since", &seq]).expect(0);
     assert_eq!(last.stdout.lines().next(), answer.stdout.lines().last());
+}
+
+/// Without a terminal `up` says what happens as it happens: what a machine waits for, then that it is ready.
+fn each_change_of_state_was_a_line(up: &Answer) {
+    for machine in ["db-1", "web-1", "web-2"] {
+        let said: Vec<&str> =
+            up.stderr.lines().filter(|line| line.starts_with(&format!("{machine} on nas "))).collect();
+        let begun = if machine == "db-1" { "running" } else { "needs db" };
+        let begun = said.iter().position(|line| line.contains(begun));
+        let ready = said.iter().position(|line| *line == format!("{machine} on nas ready"));
+        assert!(begun.is_some() && begun < ready, "{machine}: {}", up.stderr);
+    }
 }
 
 fn down_leaves_nothing(host: &Host) {
