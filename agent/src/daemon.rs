@@ -27,21 +27,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::forward::{self, Forwards},
     app::{App, Parts},
     config::Config,
-    data::DataDir,
-    disk, dns, facts,
-    forward::{self, Forwards},
-    limits, log,
+    dns::{
+        self,
+        zone::{self, Zones},
+    },
+    facts,
+    host::{data::DataDir, disk, limits, log, runtime},
     machine::Qemu,
-    runtime,
     session::{
         actions::words,
         hub::{Deps, Hub},
         requests,
         store::Store,
     },
-    zone::{self, Zones},
 };
 
 mod about;

@@ -6,6 +6,7 @@
 
 mod ask;
 mod tcp;
+pub mod zone;
 
 use std::{
     io,
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use ask::ask;
 
-use crate::disk::write_durably;
+use crate::host::disk::write_durably;
 
 /// Answers a question: full name, kind, who asks. May open a forward before it answers.
 pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Answer> + Send + Sync>;

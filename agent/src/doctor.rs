@@ -18,7 +18,11 @@ use futures::future::join_all;
 use proto::wire::api::{Check, CheckState, Error, HostRow, Trouble};
 use tokio::{net::TcpStream, time};
 
-use crate::{config::Config, data::DataDir, disk, limits, session::actions::words};
+use crate::{
+    config::Config,
+    host::{data::DataDir, disk, limits},
+    session::actions::words,
+};
 
 pub use running::{Inside, MEND_CLOCK, judge};
 

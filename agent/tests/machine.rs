@@ -3,15 +3,6 @@
 //! hears nothing. Without QEMU every test prints SKIPPED, or fails when REQUIRE_LAB=1.
 #![allow(clippy::unwrap_used)]
 
-// The program's own module: a binary has no library that a test could link.
-#[allow(dead_code, unused_imports)]
-#[path = "../src/machine/mod.rs"]
-mod machine;
-// What the module stands on.
-#[allow(dead_code)]
-#[path = "../src/limits.rs"]
-mod limits;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
@@ -20,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{SinkExt, StreamExt};
-use machine::{
-    Host, Launch, LaunchError, Scope, Shim, ShimStatus, launch, launch::Patience, process::Process,
+use agent::machine::{
+    self, Host, Launch, LaunchError, Scope, Shim, ShimStatus, launch, launch::Patience, process::Process,
 };
+use futures::{SinkExt, StreamExt};
 use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},

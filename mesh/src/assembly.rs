@@ -26,27 +26,33 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addresses::Interfaces,
-    answer::{self, Answering, Inbound, RaftInbound},
-    book::{Book, Hint},
-    cache::Cache,
-    endpoint::{BindError, Ports},
-    gate::Gate,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
-    interfaces::interfaces,
     join::{self, MeetError, Met, door::Door},
-    keeper::Keeper,
-    lan::{Looks, Search},
-    members::Members,
-    pins::Pins,
-    relay::{Relay, Serve},
-    relays::Relays,
-    roster::{Roll, Roster, SayError},
-    rpc::{self, Exchange, RpcError},
-    swarm::{self, Streams},
-    tokens::{self, Made, TokenView, TokensError, Wanted},
-    wire,
+    members::{
+        cache::Cache,
+        keeper::Keeper,
+        roster::{Roll, Roster, SayError},
+        tokens::{self, Made, TokenView, TokensError, Wanted},
+        view::Members,
+    },
+    reach::{
+        addresses::Interfaces,
+        book::{Book, Hint},
+        interfaces::interfaces,
+        lan::{Looks, Search},
+        pins::Pins,
+        relay::{Relay, Serve},
+        relays::Relays,
+    },
+    transport::{
+        answer::{self, Answering, Inbound, RaftInbound},
+        endpoint::{BindError, Ports},
+        gate::Gate,
+        rpc::{self, Exchange, RpcError},
+        swarm::{self, Streams},
+        wire,
+    },
 };
 
 mod bound;
@@ -118,7 +124,7 @@ struct Inner {
     interfaces: watch::Receiver<Arc<Interfaces>>,
     hints: mpsc::Sender<Hint>,
     #[cfg(test)]
-    claims: mpsc::Sender<crate::lan::Claim>,
+    claims: mpsc::Sender<crate::reach::lan::Claim>,
     serves: Option<RelayOffer>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,

@@ -8,7 +8,7 @@ use proto::wire::{
 };
 
 use super::App;
-use crate::{disk, session::actions::words};
+use crate::{host::disk, session::actions::words};
 
 /// A disk that does not answer in this time is in trouble itself.
 const LOOK: Duration = Duration::from_secs(3);

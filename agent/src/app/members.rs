@@ -12,7 +12,7 @@ use proto::{
 };
 
 use super::{Answer, App};
-use crate::{doctor, internals, machine::Qemu, session::actions::words};
+use crate::{doctor, host::internals, machine::Qemu, session::actions::words};
 
 /// How long a member that joins again is waited for; it is tried on afterwards.
 const MEET_WITHIN: Duration = Duration::from_secs(8);

@@ -26,9 +26,9 @@ use proto::{
 use tokio::sync::mpsc;
 
 use crate::{
-    data::DataDir,
+    access::forward::Forwards,
     facts,
-    forward::Forwards,
+    host::data::DataDir,
     session::hub::{Deps, Hub},
 };
 

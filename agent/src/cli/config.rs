@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Cx, Done, error::Exit, file, ui::table};
 use crate::{
     config::{self, Config, Layers, Setting},
-    data::DataDir,
+    host::data::DataDir,
 };
 
 /// The manual of all settings has some KiB.

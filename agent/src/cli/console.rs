@@ -14,7 +14,7 @@ use super::{
     error::Exit,
     out::{self, Pace, Stop},
 };
-use crate::client::{Raw, quoted};
+use crate::cli::client::{Raw, quoted};
 
 /// Ctrl-], as in telnet: guests have no use for it.
 const DETACH: u8 = 0x1d;

@@ -6,7 +6,7 @@ use proto::wire::api::{DownProgress, Error, Kind, SessionStatus};
 use tokio::time::{self, Instant};
 
 use super::{Cx, Done, error::Exit, ui::one_line, value};
-use crate::client::quoted;
+use crate::cli::client::quoted;
 
 /// Machines are given half a minute to shut down; nobody needs to know within a blink.
 const POLL: Duration = Duration::from_millis(400);

@@ -10,7 +10,7 @@ use super::{
     file,
     ui::{Ui, bytes, or_dash, table},
 };
-use crate::client::Lines;
+use crate::cli::client::Lines;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {

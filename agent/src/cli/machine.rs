@@ -3,7 +3,7 @@
 use proto::wire::api::{MachineRow, Machines};
 
 use super::{Cx, Done, console, error::Exit, session, ssh};
-use crate::client::quoted;
+use crate::cli::client::quoted;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {

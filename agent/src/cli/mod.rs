@@ -2,6 +2,7 @@
 //! doc comment is its help. Nothing here prints but through [`ui::Ui`], and no file decides an exit
 //! code but [`error`].
 
+pub(crate) mod client;
 mod config;
 mod console;
 mod dns;
@@ -39,7 +40,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use proto::wire::api::{Error, Kind};
 
-use crate::{client::Client, data::DataDir, limits, log};
+use crate::{
+    cli::client::Client,
+    host::{data::DataDir, limits, log},
+};
 use error::Exit;
 use ui::Ui;
 

@@ -11,7 +11,7 @@ use super::{
     ui::{bend, or_dash, spread, table, word},
     up,
 };
-use crate::client::quoted;
+use crate::cli::client::quoted;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {

@@ -32,7 +32,7 @@ use super::{
     error::Exit,
     out::{self, Pace, Stop},
 };
-use crate::{client::quoted, machine::openssh};
+use crate::{cli::client::quoted, machine::openssh};
 
 /// A server that hears of a closed pipe ends the command and says how; others never will.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);

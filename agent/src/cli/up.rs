@@ -16,7 +16,7 @@ use super::{
     ui::{Moving, bytes, one_line, word},
     value,
 };
-use crate::client::quoted;
+use crate::cli::client::quoted;
 
 /// How often the daemon is asked; it answers from memory and by one round to the other hosts.
 const POLL: Duration = Duration::from_millis(400);

@@ -17,8 +17,7 @@ use tokio::sync::watch;
 use super::free_mib;
 use crate::{
     config::Config,
-    data::DataDir,
-    disk,
+    host::{data::DataDir, disk},
     machine::{Qemu, guard, qemu},
     session::{actions::words, hub::Hub},
 };

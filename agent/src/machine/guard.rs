@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-use crate::limits;
+use crate::host::limits;
 
 /// What tells this use of the subcommand from the other.
 pub const EXEC: &str = "exec";

@@ -13,7 +13,7 @@ use proto::{
     session::Share,
 };
 
-use crate::disk::{private_dir, write_durably};
+use crate::host::disk::{private_dir, write_durably};
 
 /// What writes into a session that ends is gone within milliseconds.
 const REMOVE_TRIES: u32 = 10;
@@ -43,7 +43,7 @@ impl Store {
 
     /// Tells whether a file can be written here now.
     pub fn takes_files(&self) -> bool {
-        crate::disk::takes_files(&self.root)
+        crate::host::disk::takes_files(&self.root)
     }
 
     /// Gives the directory of all sessions.

@@ -32,10 +32,10 @@ use super::{
     store::Store,
 };
 use crate::{
+    access::forward::Forwards,
     app::{App, Parts},
     daemon, facts,
-    forward::Forwards,
-    limits,
+    host::limits,
 };
 
 /// The longest that anything in these tests may take.
@@ -128,12 +128,12 @@ impl Host {
             stop: stop.clone(),
         };
         let hub = Hub::open(deps).await.unwrap();
-        let dial: crate::forward::Dial =
+        let dial: crate::access::forward::Dial =
             Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
-        let targets = crate::zone::targets(&hub);
+        let targets = crate::dns::zone::targets(&hub);
         let forwards =
             Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets, limits::shares());
-        let data = crate::data::DataDir::choose(Some(dir.path())).unwrap();
+        let data = crate::host::data::DataDir::choose(Some(dir.path())).unwrap();
         let (facts, started) = (log, Instant::now());
         let parts = Parts { data, facts, hub: hub.clone(), forwards, dns: None, started };
         tokio::spawn(daemon::answer_requests(hub.clone(), inbox));

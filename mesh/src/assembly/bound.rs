@@ -9,14 +9,18 @@ use iroh::{Endpoint, address_lookup::memory::MemoryLookup};
 
 use super::Config;
 use crate::{
-    endpoint::{self, BindError, Ports},
-    gate::Gate,
     identity::Identity,
-    interfaces::interfaces,
-    pins::Pins,
-    reach,
-    relay::{Doorkeeper, Relay, Serve},
-    roster::Roster,
+    members::roster::Roster,
+    reach::{
+        describe as reach,
+        interfaces::interfaces,
+        pins::Pins,
+        relay::{Doorkeeper, Relay, Serve},
+    },
+    transport::{
+        endpoint::{self, BindError, Ports},
+        gate::Gate,
+    },
 };
 
 pub(super) struct Bound {

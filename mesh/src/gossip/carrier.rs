@@ -24,7 +24,10 @@ use proto::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::PROTOCOL;
-use crate::{inbound::Inlet, roster::Roll, rpc, swarm::Streams};
+use crate::{
+    members::roster::Roll,
+    transport::{inbound::Inlet, rpc, swarm::Streams},
+};
 
 /// Frames for one host that wait. Older news than this is worth less than the next round's.
 const POST_QUEUE: usize = 8;

@@ -28,9 +28,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::{
     disk,
     identity::Identity,
-    inbound::Inlet,
-    roster::{self, Roll, Roster},
-    swarm::Streams,
+    members::roster::{self, Roll, Roster},
+    transport::{inbound::Inlet, swarm::Streams},
 };
 use carrier::{Carrier, Door, Entrance, Posts};
 use ledger::Ledger;

@@ -31,9 +31,11 @@ use super::{DOOR_TIMEOUT, Welcome, channel, receive, send};
 use crate::{
     gossip::Records,
     identity::{self, Identity},
-    roster::{self, Roster},
-    rpc::{self, Exchange},
-    swarm::Streams,
+    members::roster::{self, Roster},
+    transport::{
+        rpc::{self, Exchange},
+        swarm::Streams,
+    },
 };
 
 /// Strangers that are served at once.

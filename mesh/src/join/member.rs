@@ -9,9 +9,11 @@ use proto::{
 };
 
 use crate::{
-    cache::Cache,
     identity::{self, Identity, IdentityError},
-    roster::{Roll, Roster},
+    members::{
+        cache::Cache,
+        roster::{Roll, Roster},
+    },
 };
 
 /// Why a token tells a member nothing.

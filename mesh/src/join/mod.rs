@@ -23,7 +23,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::roster::Roll;
+use crate::members::roster::Roll;
 
 pub use member::{MeetError, Met, Noted, note};
 pub use stranger::{JoinError, Joined, Joining, join};

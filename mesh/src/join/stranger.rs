@@ -30,12 +30,13 @@ use tokio::sync::broadcast;
 
 use super::{ALPN, Welcome, channel, receive, receive_welcome, send};
 use crate::{
-    cache::Cache,
-    endpoint::{self, BindError, Ports},
     identity::{self, Identity, IdentityError},
-    pins::Pins,
-    relay,
-    roster::{self, unpack},
+    members::{
+        cache::Cache,
+        roster::{self, unpack},
+    },
+    reach::{pins::Pins, relay},
+    transport::endpoint::{self, BindError, Ports},
 };
 
 /// A member that can be reached answers within a second or two, through a relay too.

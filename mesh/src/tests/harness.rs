@@ -38,7 +38,7 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn now() -> Timestamp {
-    crate::roster::wall_clock()
+    crate::members::roster::wall_clock()
 }
 
 fn about(name: &Name) -> HostRecord {

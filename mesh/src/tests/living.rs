@@ -19,7 +19,7 @@ use proto::{
 };
 
 use super::harness::*;
-use crate::{MeetError, MemberState, RpcError, Serve, ways::Known, wire};
+use crate::{MeetError, MemberState, RpcError, Serve, reach::ways::Known, transport::wire};
 
 async fn three() -> [Host; 3] {
     let attic = Host::founder("attic", Serve::Off).await;
@@ -128,7 +128,7 @@ async fn strangers_speak_no_protocol_of_members() {
         .await
         .unwrap();
     let id = crate::identity::endpoint_id(&attic.id()).unwrap();
-    let address: EndpointAddr = crate::reach::endpoint_addr(id, &attic.mesh.reach().borrow(), &[]);
+    let address: EndpointAddr = crate::reach::describe::endpoint_addr(id, &attic.mesh.reach().borrow(), &[]);
     let connection = stranger.connect(address, wire::ALPN).await.unwrap();
     let closed = tokio::time::timeout(WITHIN, connection.closed()).await.unwrap();
     assert!(closed.to_string().contains("not a member"), "{closed}");
@@ -167,7 +167,7 @@ async fn frames_of_a_hostile_member_are_dropped_and_told() {
     let streams = attic.mesh.streams();
     let mut stream = streams.open(garden.id(), crate::gossip::PROTOCOL, WITHIN).await.unwrap();
     for frame in [&b""[..], b"hello", &[0x53, 0xb0, 0, 0, 1, 2, 3], &[0xff; 65_507]] {
-        crate::rpc::write_frame(&mut stream, frame).await.unwrap();
+        crate::transport::rpc::write_frame(&mut stream, frame).await.unwrap();
     }
     let told = async {
         loop {
@@ -178,7 +178,7 @@ async fn frames_of_a_hostile_member_are_dropped_and_told() {
     };
     assert_eq!(tokio::time::timeout(WITHIN, told).await.unwrap(), attic.id().short());
     // A length without bytes ends one stream and nothing else.
-    let mut stream = streams.open(garden.id(), crate::rpc::RPC, WITHIN).await.unwrap();
+    let mut stream = streams.open(garden.id(), crate::transport::rpc::RPC, WITHIN).await.unwrap();
     futures::AsyncWriteExt::write_all(&mut stream, &[0xff; 4]).await.unwrap();
     let place = (cellar.id(), RecordKey::Image(Digest([7; 32])));
     cellar.mesh.publish(place.1.clone(), Some(image())).await;

@@ -20,9 +20,8 @@ use proto::{
 use super::*;
 use crate::{
     api::listen,
-    cli::{Cli, Noun, Ui, session::Verb},
-    client::Client,
-    data::DataDir,
+    cli::{Cli, Noun, Ui, client::Client, session::Verb},
+    host::data::DataDir,
 };
 
 const SHOP: SessionId = SessionId([0x0a; 16]);

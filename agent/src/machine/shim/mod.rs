@@ -46,7 +46,7 @@ use super::{
     setup,
     stop::{Step, Stopping},
 };
-use crate::limits;
+use crate::host::limits;
 
 mod ending;
 pub(super) mod log;

@@ -11,7 +11,7 @@ use proto::{
     wire::record::Reach,
 };
 
-use crate::{disk, ways::Known};
+use crate::{disk, reach::ways::Known};
 
 /// Remembered ways to members.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{disk::write_durably, limits::Shares};
+use crate::host::{disk::write_durably, limits::Shares};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
 const IDLE: Duration = Duration::from_secs(600);

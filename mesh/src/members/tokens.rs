@@ -17,8 +17,10 @@ use proto::{
 use crate::{
     gossip::Records,
     identity::Identity,
-    members,
-    roster::{Roll, Roster, SayError},
+    members::{
+        roster::{Roll, Roster, SayError},
+        view as members,
+    },
 };
 
 /// What a token shall allow.

@@ -29,7 +29,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{addresses::Interfaces, roster::Roll};
+use crate::{members::roster::Roll, reach::addresses::Interfaces};
 use claims::Claims;
 pub(crate) use look::{Claim, Looks};
 use pace::Pace;

@@ -11,7 +11,7 @@ use iroh::{Endpoint, RelayConfig, RelayUrl, Watcher};
 use iroh_relay::RelayQuicConfig;
 use proto::wire::record::RelayOffer;
 
-use crate::pins::Pins;
+use crate::reach::pins::Pins;
 
 /// A home relay that is silent for so long is left, if there is another.
 const SILENCE: Duration = Duration::from_millis(1500);

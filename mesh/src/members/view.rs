@@ -11,8 +11,8 @@ use proto::{
 
 use crate::{
     gossip::Records,
-    path::{self, Path, PathKind},
-    roster::Roll,
+    members::roster::Roll,
+    reach::path::{self, Path, PathKind},
 };
 
 /// Whether a member is there.

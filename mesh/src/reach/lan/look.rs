@@ -12,11 +12,12 @@ use proto::id::HostId;
 use tokio::sync::mpsc;
 
 use crate::{
-    book::Hint,
-    endpoint::{self, Ports},
     identity,
-    pins::Pins,
-    wire,
+    reach::{book::Hint, pins::Pins},
+    transport::{
+        endpoint::{self, Ports},
+        wire,
+    },
 };
 
 /// Looks at once.

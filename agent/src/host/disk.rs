@@ -18,7 +18,7 @@ use rustix::{
 
 pub use trouble::line;
 
-use crate::data::DataDir;
+use crate::host::data::DataDir;
 
 /// The layout this program reads and writes. A directory of another number is left alone.
 const LAYOUT: u32 = 2;

@@ -13,7 +13,7 @@ use iroh::{
     endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets},
 };
 
-use crate::{disk, gate::Gate, identity::Identity, pins::Pins};
+use crate::{disk, identity::Identity, reach::pins::Pins, transport::gate::Gate};
 
 /// The pair that is tried first: UDP for paths and TCP for the relay on the first, UDP for address
 /// discovery on the second.

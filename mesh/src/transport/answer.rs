@@ -11,10 +11,12 @@ use proto::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    inbound::Inlet,
     join::door::Door,
-    roster::{self, Roster},
-    rpc::{self, Exchange},
+    members::roster::{self, Roster},
+    transport::{
+        inbound::Inlet,
+        rpc::{self, Exchange},
+    },
 };
 
 /// A request of another member.

@@ -25,21 +25,28 @@ use proto::{
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::{
-    addresses::Interfaces,
-    book::{Book, Hint},
-    deaf::Hearing,
-    dialer::Dialer,
-    gate::Gate,
     gossip::{Gossip, Records},
     identity::Identity,
-    interfaces::interfaces,
-    members::{self, Members, Sources},
-    path::{Path, PathKind},
-    reach,
-    relays::Relays,
-    roster::{self, Roster, SayError},
-    rpc::{self, Exchange},
-    swarm::Streams,
+    members::{
+        roster::{self, Roster, SayError},
+        view as members,
+        view::{Members, Sources},
+    },
+    reach::{
+        addresses::Interfaces,
+        book::{Book, Hint},
+        deaf::Hearing,
+        describe as reach,
+        dialer::Dialer,
+        interfaces::interfaces,
+        path::{Path, PathKind},
+        relays::Relays,
+    },
+    transport::{
+        gate::Gate,
+        rpc::{self, Exchange},
+        swarm::Streams,
+    },
 };
 
 /// How often dials, paths and the home relay are looked at.

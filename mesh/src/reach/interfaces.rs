@@ -9,7 +9,7 @@ use std::{
 use netwatch::interfaces::{IpNet, State};
 use proto::addresses::Net;
 
-use crate::addresses::{Interface, Interfaces, Signs, classify, default_routes_v4, default_routes_v6};
+use crate::reach::addresses::{Interface, Interfaces, Signs, classify, default_routes_v4, default_routes_v6};
 
 const SYSFS: &str = "/sys/class/net";
 /// How deep interfaces lie on each other: a bridge on a VLAN on a bond on hardware is three.
@@ -122,7 +122,7 @@ fn below(sysfs: &Path, name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addresses::Kind;
+    use crate::reach::addresses::Kind;
 
     /// A tree as under /sys/class/net. `NAME[ SIGN ..]: BELOW ..`, one interface a line.
     fn tree(text: &str) -> tempfile::TempDir {

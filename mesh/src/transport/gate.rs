@@ -17,11 +17,13 @@ use iroh::{
 use proto::id::HostId;
 
 use crate::{
-    deaf::Sounding,
     identity, join,
-    path::{self, Path, Remote, Sample},
-    roster::Roster,
-    wire,
+    members::roster::Roster,
+    reach::{
+        deaf::Sounding,
+        path::{self, Path, Remote, Sample},
+    },
+    transport::wire,
 };
 
 /// What a rejected host reads when its connection is closed.

@@ -8,7 +8,7 @@ use proto::{
     wire::record::{Reach, RelayOffer},
 };
 
-use crate::addresses::Interfaces;
+use crate::reach::addresses::Interfaces;
 
 /// Relays in one record.
 pub(crate) const MAX_RELAYS: usize = 2;

@@ -10,7 +10,7 @@ use std::{
 use proto::{addresses::is_public, id::HostId, trust::Bootstrap, wire::record::Reach};
 use serde::{Deserialize, Serialize};
 
-use crate::{addresses::MAX_ADDRESSES, reach::MAX_RELAYS};
+use crate::reach::{addresses::MAX_ADDRESSES, describe::MAX_RELAYS};
 
 /// Addresses of one member on LANs that are kept, however old.
 const MAX_PROVED_LAN: usize = 10;

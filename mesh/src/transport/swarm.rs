@@ -31,13 +31,15 @@ use proto::{id::HostId, limits::MAX_MEMBERS};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    gate::Gate,
     gossip,
     identity::{self, Identity},
-    inbound::{Inbound, Inlet},
-    rpc,
-    ways::Ways,
-    wire::{self, Wire},
+    reach::ways::Ways,
+    transport::{
+        gate::Gate,
+        inbound::{Inbound, Inlet},
+        rpc,
+        wire::{self, Wire},
+    },
 };
 
 /// Requests to the swarm that wait; a dial is asked again when it did not fit.

@@ -18,8 +18,8 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
+    access::forward::{Forwards, Targets},
     dns::Resolve,
-    forward::{Forwards, Targets},
     session::hub::Hub,
 };
 

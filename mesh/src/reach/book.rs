@@ -12,9 +12,12 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
-    cache::Cache,
-    identity, reach,
-    ways::{self, Seen, Ways},
+    identity,
+    members::cache::Cache,
+    reach::{
+        describe as reach,
+        ways::{self, Seen, Ways},
+    },
 };
 
 /// Where a member may be, told by something other than its record.

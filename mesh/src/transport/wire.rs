@@ -28,8 +28,11 @@ use libp2p::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    identity, reach,
-    ways::{Way, Ways},
+    identity,
+    reach::{
+        describe as reach,
+        ways::{Way, Ways},
+    },
 };
 
 /// The protocol name of the iroh connections that carry libp2p.

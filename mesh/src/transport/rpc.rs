@@ -17,7 +17,7 @@ use libp2p::{Stream, StreamProtocol};
 use proto::id::HostId;
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::{
+use crate::transport::{
     inbound::Inlet,
     swarm::{OpenError, Streams},
 };

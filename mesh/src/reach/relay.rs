@@ -22,11 +22,12 @@ use proto::{
 };
 
 use crate::{
-    disk,
-    endpoint::{Pair, Ports},
-    gate::Gate,
-    identity,
-    roster::Roster,
+    disk, identity,
+    members::roster::Roster,
+    transport::{
+        endpoint::{Pair, Ports},
+        gate::Gate,
+    },
 };
 
 /// How long a stranger may stay: a join takes a second or two.

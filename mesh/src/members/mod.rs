@@ -1,0 +1,14 @@
+//! Who is in the mesh: the statements and what follows from them, tokens, and the loop that keeps this
+//! host connected and known.
+//!
+//! ```text
+//! roster    statements -> member list     cache    that, on disk
+//! view      what this host says of each member
+//! keeper    the loop                      tokens   make, list, end
+//! ```
+
+pub(crate) mod cache;
+pub(crate) mod keeper;
+pub(crate) mod roster;
+pub(crate) mod tokens;
+pub(crate) mod view;
