@@ -14,7 +14,6 @@ use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound, net::Net};
 use proto::{
     facts::Fact,
     id::Name,
-    time::Timestamp,
     trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
@@ -108,7 +107,7 @@ pub fn init(
     let failed = |error: mesh::IdentityError| {
         Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor")
     };
-    let prepared = mesh::identity::prepare(data.path(), founding, wall_clock()).map_err(failed)?;
+    let prepared = mesh::identity::prepare(data.path(), founding, mesh::Clock.timestamp()).map_err(failed)?;
     let identity = prepared.identity();
     let made = api::Initialised {
         mesh: api::MeshRef { id: identity.mesh, name: mesh.to_string() },
@@ -243,7 +242,7 @@ async fn run_locked(run: Run) -> Answer<()> {
         mesh::build(mesh_config, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
     let recorded = CancellationToken::new();
-    let recorder = tokio::spawn(recorder.run(heard, wall_clock, recorded.clone()));
+    let recorder = tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), recorded.clone()));
     net.bind(mesh.endpoint());
     let mut mesh_task = tokio::spawn(run_mesh);
 
@@ -489,12 +488,6 @@ async fn sweep(forwards: Forwards, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
         forwards.sweep(Instant::now());
     }
-}
-
-/// Reads the system's clock.
-pub fn wall_clock() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Reads how much is free below a path, in MiB.

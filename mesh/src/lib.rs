@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod assembly;
+mod clock;
 mod disk;
 mod gossip;
 pub mod identity;
@@ -24,6 +25,7 @@ mod reach;
 mod transport;
 
 pub use assembly::{Config, Handlers, Mesh, MeshError, build};
+pub use clock::Clock;
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
 pub use join::{JoinError, Joined, Joining, MeetError, Met, Noted, join, note};

@@ -1,20 +1,44 @@
-//! Moments as values. Nothing here reads a clock: `now` is always handed in.
+//! Two kinds of time, as values. A [`Moment`] decides; a [`Timestamp`] is for people, certificates and
+//! records. They do not convert: a wall clock may jump, and nothing that waits may jump with it.
+//! Nothing here reads a clock: `now` is always handed in.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment of wall time, in milliseconds since 1970-01-01 UTC. Shown as RFC 3339.
+/// A point on `CLOCK_BOOTTIME` of one boot of one host, in milliseconds since that boot: it counts through
+/// sleep, and nobody can set it. It is not serialisable: on another host, or after a boot, it means nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// Gives the moment `millis` later.
+    pub fn plus_ms(self, millis: u64) -> Moment {
+        Moment(self.0.saturating_add(millis))
+    }
+
+    /// Gives the milliseconds from `earlier` to this moment, 0 if it is not earlier.
+    pub fn since_ms(self, earlier: Moment) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Gives the time from `earlier` to this moment, none if it is not earlier.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.since_ms(earlier))
+    }
+}
+
+/// A point of wall time, in milliseconds since 1970-01-01 UTC. Shown as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// Gives the moment `millis` later.
+    /// Gives the time `millis` later.
     pub fn plus_ms(self, millis: u64) -> Timestamp {
         Timestamp(self.0.saturating_add(millis))
     }
 
-    /// Gives the milliseconds from `earlier` to this moment, 0 if it is not earlier.
+    /// Gives the milliseconds from `earlier` to this time, 0 if it is not earlier.
     pub fn since_ms(self, earlier: Timestamp) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -44,7 +68,7 @@ mod tests {
     use super::Timestamp;
 
     #[test]
-    fn moments_are_shown_as_rfc_3339() {
+    fn timestamps_are_shown_as_rfc_3339() {
         let cases = [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),

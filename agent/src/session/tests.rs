@@ -83,7 +83,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let founding =
             Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new(), recovery: None };
-        mesh::identity::create(dir.path(), founding, daemon::wall_clock()).unwrap();
+        mesh::identity::create(dir.path(), founding, mesh::Clock.timestamp()).unwrap();
         Host::start(dir, name(label)).await
     }
 
@@ -111,7 +111,7 @@ impl Host {
         let (mesh, run) = mesh::build(config, identity, handlers, facts.clone()).await.unwrap();
         let (log, recorder) = facts::open(&dir.path().join("facts"), &label).unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(recorder.run(heard, daemon::wall_clock, stop.clone()));
+        tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), stop.clone()));
         let running = tokio::spawn(run);
         net.bind(mesh.endpoint());
         let deps = Deps {

@@ -112,7 +112,7 @@ impl Entrance {
 
     /// Lets one frame in, or says why not.
     fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<(), Refused> {
-        let now_ms = awake_or_not_ms();
+        let now_ms = crate::Clock.moment().0;
         let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
         self.firewall.check(frame, &known).map_err(|because| match because {
@@ -126,14 +126,6 @@ impl Entrance {
         self.inbox.try_send((firewall::address(mesh, from), message)).ok();
         Ok(())
     }
-}
-
-/// Gives milliseconds since the boot, those of a suspend included: while this host slept, the others
-/// went on counting.
-fn awake_or_not_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let millis = now.tv_sec.unsigned_abs().saturating_mul(1000);
-    millis.saturating_add(now.tv_nsec.unsigned_abs() / 1_000_000)
 }
 
 /// Why a frame was not let in.

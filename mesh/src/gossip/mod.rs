@@ -28,7 +28,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::{
     disk,
     identity::Identity,
-    members::roster::{self, Roll, Roster},
+    members::roster::{Roll, Roster},
     transport::{inbound::Inlet, swarm::Streams},
 };
 use carrier::{Carrier, Door, Entrance, Posts};
@@ -262,7 +262,7 @@ impl Task {
         let names: BTreeMap<String, HostId> =
             roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
         let me = self.identity.host();
-        let now = roster::wall_clock();
+        let now = crate::Clock.timestamp();
         let ledger = &mut self.ledger;
         let (live, heard) = handle
             .with_chitchat(|chitchat| (live(chitchat, &names, me), ledger.read(chitchat, &names, now)))
@@ -325,7 +325,7 @@ fn next_generation(identity: &Identity) -> std::io::Result<u64> {
     let path: PathBuf = identity.data.join("mesh/generation");
     let stored = disk::read(&path)?.and_then(|bytes| String::from_utf8(bytes).ok());
     let stored: u64 = stored.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let next = (stored + 1).max(roster::wall_clock().0);
+    let next = (stored + 1).max(crate::Clock.timestamp().0);
     disk::replace(&path, format!("{next}\n").as_bytes())?;
     Ok(next)
 }

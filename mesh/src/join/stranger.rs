@@ -31,10 +31,7 @@ use tokio::sync::broadcast;
 use super::{ALPN, Welcome, channel, receive, receive_welcome, send};
 use crate::{
     identity::{self, Identity, IdentityError},
-    members::{
-        cache::Cache,
-        roster::{self, unpack},
-    },
+    members::{cache::Cache, roster::unpack},
     reach::{pins::Pins, relay},
     transport::endpoint::{self, BindError, Ports},
 };
@@ -240,7 +237,7 @@ impl Stranger<'_> {
             match alias.parse::<RelayUrl>() {
                 Ok(url) => {
                     let host = HostId(self.seed.public());
-                    let admission = relay::admission(&self.token.seed, host, roster::wall_clock());
+                    let admission = relay::admission(&self.token.seed, host, crate::Clock.timestamp());
                     let config = RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(offer.qad_port)));
                     let config = Arc::new(config.with_auth_token(admission));
                     self.endpoint.insert_relay(url.clone(), config).await;
@@ -267,7 +264,7 @@ impl Stranger<'_> {
         send(&mut out, &hello).await?;
         let offer: JoinOffer = receive(&mut input).await?;
         // Before anything is revealed: is this a member of the mesh that the token is for?
-        offer.check(self.token.mesh, member, roster::wall_clock())?;
+        offer.check(self.token.mesh, member, crate::Clock.timestamp())?;
         let transcript = Transcript {
             mesh: self.token.mesh,
             joiner: HostId(self.seed.public()),
@@ -321,7 +318,7 @@ fn store(
     chain: Vec<Sealed>,
     welcome: Welcome,
 ) -> Result<Joined, JoinError> {
-    let now = roster::wall_clock();
+    let now = crate::Clock.timestamp();
     let statements = [chain, unpack(&welcome.statements)].concat();
     let mut set = MemberSet::new(token.mesh);
     set.apply_all(statements.clone(), now);

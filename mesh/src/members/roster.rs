@@ -8,7 +8,6 @@ use std::{
     io,
     path::PathBuf,
     sync::{Mutex, PoisonError},
-    time::SystemTime,
 };
 
 use proto::{
@@ -20,6 +19,7 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
+    clock::Clock,
     disk,
     identity::{self, Identity},
 };
@@ -96,7 +96,7 @@ impl Roster {
             }
         };
         let mut set = MemberSet::new(identity.mesh);
-        let (_, refused) = set.apply_all(sealed, wall_clock());
+        let (_, refused) = set.apply_all(sealed, Clock.timestamp());
         for because in refused {
             tracing::warn!(%because, "a stored statement is not accepted any more");
         }
@@ -179,7 +179,7 @@ impl Roster {
 
     /// Gives the mesh's time: the own clock, but never before what an issuer has signed.
     pub(crate) fn now(&self) -> Timestamp {
-        wall_clock().max(self.roll.borrow().set.floor())
+        Clock.timestamp().max(self.roll.borrow().set.floor())
     }
 
     /// Notes what a member's clock says now.
@@ -198,7 +198,7 @@ impl Roster {
         let now =
             |(_, beyond): (&HostId, &i64)| Timestamp(u64::try_from(beyond.saturating_add(boot)).unwrap_or(0));
         let heard: Vec<Timestamp> = heard.map(now).collect();
-        clock_error(wall_clock(), &heard, self.roll().set.floor())
+        clock_error(Clock.timestamp(), &heard, self.roll().set.floor())
     }
 
     /// Gives the statements that a host with `theirs` lacks.
@@ -208,16 +208,9 @@ impl Roster {
     }
 }
 
-/// Reads the system's clock.
-pub(crate) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Counts milliseconds since this computer started, through every sleep.
 fn since_boot() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
+    i64::try_from(Clock.moment().0).unwrap_or(i64::MAX)
 }
 
 /// Encodes statements for the wire.
@@ -245,7 +238,7 @@ mod tests {
     }
 
     fn grant(seed: u8) -> Statement {
-        let made = wall_clock();
+        let made = Clock.timestamp();
         Statement::Grant(Grant {
             token: Seed([seed; 32]).public(),
             made,
@@ -259,7 +252,7 @@ mod tests {
     #[test]
     fn what_this_host_says_is_stored_or_not_said_and_what_others_say_counts_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (identity, _) = identity::create(dir.path(), founding("nas"), wall_clock()).unwrap();
+        let (identity, _) = identity::create(dir.path(), founding("nas"), Clock.timestamp()).unwrap();
         let roster = Roster::load(&identity).unwrap();
         roster.say(&grant(1), &identity.seed).unwrap();
         // A directory in the place of the file that is written first: no write succeeds.
@@ -270,7 +263,7 @@ mod tests {
         assert!(error.in_full().contains("statements"), "{}", error.in_full());
         assert_eq!(roster.roll().set.grants().len(), 1, "nobody heard what is not stored");
 
-        let revoked = Revocation { token: Seed([1; 32]).public(), made: wall_clock() };
+        let revoked = Revocation { token: Seed([1; 32]).public(), made: Clock.timestamp() };
         let sealed = Statement::Revocation(revoked).seal(roster.roll().set.mesh(), &identity.seed);
         let before = roster.roll().set.all().len();
         assert_eq!(roster.take(vec![sealed]), (1, 0));

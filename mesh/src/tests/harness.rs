@@ -38,7 +38,7 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn now() -> Timestamp {
-    crate::members::roster::wall_clock()
+    crate::Clock.timestamp()
 }
 
 fn about(name: &Name) -> HostRecord {

@@ -70,7 +70,7 @@ impl Answering {
                 // Taken after the answer is made: what they sent is not sent back.
                 let lacking = self.roster.beyond(&theirs);
                 self.roster.take(theirs);
-                Answer::Statements { lacking: roster::pack(&lacking), time: roster::wall_clock() }
+                Answer::Statements { lacking: roster::pack(&lacking), time: crate::Clock.timestamp() }
             }
             Request::Join { transcript, proof } => {
                 let at_their_door = transcript.member == from;

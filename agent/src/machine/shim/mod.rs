@@ -197,7 +197,7 @@ async fn run_qemu(
             let hears = (setup::Scan::of(&intent.spec.setup), told);
             tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, hears));
             tokio::spawn(network::carry(wires, waiting.happenings));
-            desk.status.send_modify(|status| status.since = Some(record::now()));
+            desk.status.send_modify(|status| status.since = Some(mesh::Clock.timestamp()));
             note(paths, &desk.status);
             let doubts = intent.qemu.accelerator == Accelerator::Kvm;
             let stops = waiting.stops;
