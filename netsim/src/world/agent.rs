@@ -12,7 +12,7 @@ use proto::{
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
-    time::Timestamp,
+    time::Moment,
 };
 
 use super::{
@@ -35,7 +35,7 @@ impl World {
         };
         host.disk.generation += 1;
         host.agent = Some(Agent { run, led_at: now, ..Agent::default() });
-        let first = self.quorum.leader == Some(id) && self.quorum.term == 1 && now == Timestamp(0);
+        let first = self.quorum.leader == Some(id) && self.quorum.term == 1 && now == Moment(0);
         if let (true, Some(agent)) = (first, host.agent.as_mut()) {
             agent.leading = Some(1);
             host.disk.replica = self.quorum.committed.clone();

@@ -13,7 +13,7 @@ use proto::{
         MachineReport, Share, State, order,
         reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
     },
-    time::Timestamp,
+    time::Moment,
 };
 
 /// How long a host may be silent before others call it down.
@@ -63,7 +63,7 @@ pub struct Process {
     /// What it does.
     pub shim: Shim,
     /// From when until when the shim answers nobody; QEMU runs on.
-    pub silent: Option<(Timestamp, Timestamp)>,
+    pub silent: Option<(Moment, Moment)>,
 }
 
 /// What an agent knows: gone when it ends.
@@ -74,7 +74,7 @@ pub struct Agent {
     /// The term in which it believes to lead.
     pub leading: Option<u64>,
     /// When it last knew of a living leader.
-    pub led_at: Timestamp,
+    pub led_at: Moment,
     /// First starts that the coordinator allowed.
     pub granted: BTreeMap<MachineName, Epoch>,
     /// Actions under way, by the work's number.
@@ -86,7 +86,7 @@ pub struct Agent {
     /// What hosts said, the newest word of each.
     pub view: BTreeMap<HostId, Rc<Record>>,
     /// When a newer word of each arrived.
-    pub heard: BTreeMap<HostId, Timestamp>,
+    pub heard: BTreeMap<HostId, Moment>,
     /// Counts its own words.
     pub seq: u64,
     /// Hosts that it heard once and does not hear now.
@@ -117,7 +117,7 @@ impl Host {
     }
 
     /// Tells whether the agent has heard that host lately.
-    pub fn hears(&self, other: HostId, now: Timestamp) -> bool {
+    pub fn hears(&self, other: HostId, now: Moment) -> bool {
         let Some(agent) = &self.agent else { return false };
         other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
     }
@@ -135,7 +135,7 @@ impl Host {
     }
 
     /// Builds the zone that this host answers from.
-    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Timestamp) -> Zone {
+    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Zone {
         let mut zone = Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() };
         let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return zone };
         zone.sessions.insert(share.session, SessionEntry::of(share));
@@ -151,7 +151,7 @@ impl Host {
     }
 
     /// Gathers what `reconcile` asks for.
-    pub fn observed(&self, ready: BTreeSet<MachineName>, now: Timestamp) -> Observed {
+    pub fn observed(&self, ready: BTreeSet<MachineName>, now: Moment) -> Observed {
         let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return Observed::default() };
         let listed = share.machines.iter().map(|spec| &spec.machine);
         let dropped = share.drops.iter().map(|(machine, _)| machine);
@@ -159,7 +159,7 @@ impl Host {
         Observed { machines: machines.map(|m| (m.clone(), self.seen(agent, m, now))).collect(), ready }
     }
 
-    fn seen(&self, agent: &Agent, machine: &MachineName, now: Timestamp) -> Seen {
+    fn seen(&self, agent: &Agent, machine: &MachineName, now: Moment) -> Seen {
         Seen {
             busy: agent.busy.contains_key(machine),
             image: if self.disk.image { Image::Complete } else { Image::Absent },
@@ -172,7 +172,7 @@ impl Host {
     }
 
     /// Says what each machine of the share is doing.
-    pub fn reports(&self, observed: &Observed, now: Timestamp) -> Vec<MachineReport> {
+    pub fn reports(&self, observed: &Observed, now: Moment) -> Vec<MachineReport> {
         let Some(share) = &self.disk.share else { return Vec::new() };
         let unseen = Seen::default();
         let report = |spec: &proto::session::MachineSpec| {
@@ -187,7 +187,7 @@ impl Host {
 
 impl Process {
     /// Gives what an agent sees of it.
-    pub fn seen(&self, now: Timestamp) -> Shim {
+    pub fn seen(&self, now: Moment) -> Shim {
         match self.silent {
             Some((since, until)) if self.alive() && now < until => {
                 Shim::Unseen { since, tried: since, because: "its shim does not answer".into() }

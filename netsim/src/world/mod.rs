@@ -24,7 +24,7 @@ use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     run::Rules,
     session::{Command, MachineEntry, Share, reconcile::Settings},
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 
 use fault::Fault;
@@ -40,7 +40,7 @@ pub const SESSION: SessionId = SessionId([7; 16]);
 /// The world.
 pub struct World {
     /// The virtual clock.
-    pub now: Timestamp,
+    pub now: Moment,
     /// The hosts by id.
     pub hosts: BTreeMap<HostId, Host>,
     /// Their labels.
@@ -52,7 +52,7 @@ pub struct World {
     /// What has happened, for people; kept only when asked for.
     pub log: Option<Vec<String>>,
     random: Random,
-    queue: BTreeMap<(Timestamp, u64), Event>,
+    queue: BTreeMap<(Moment, u64), Event>,
     serial: u64,
     history: History,
     rules: Rules,
@@ -141,7 +141,7 @@ impl World {
     /// creates the session.
     pub fn new(seed: u64, rules: Rules, hosts: &[(Name, u64, bool)]) -> World {
         let mut world = World {
-            now: Timestamp(0),
+            now: Moment(0),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
             quorum: Quorum::default(),
@@ -170,7 +170,7 @@ impl World {
     fn create_session(&mut self) {
         let Some(first) = self.hosts.keys().next().copied() else { return };
         let name = "shop".parse().expect("a valid name");
-        let create = Command::Create { id: SESSION, name, stamp: self.now, ssh_seed: [0; 32] };
+        let create = Command::Create { id: SESSION, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
         self.quorum.voters = [first].into();
         let term = self.quorum.elect(first);
         let created = self.quorum.commit(first, term, &[first].into(), create);
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// Lets everything happen until `until`.
-    pub fn run_until(&mut self, until: Timestamp) -> Result<(), Violation> {
+    pub fn run_until(&mut self, until: Moment) -> Result<(), Violation> {
         while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= until) {
             self.step()?;
         }
