@@ -15,7 +15,7 @@ use proto::{
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
-    time::Timestamp,
+    time::Moment,
 };
 
 use super::{
@@ -38,7 +38,7 @@ impl World {
         };
         host.disk.generation += 1;
         let mut agent = Agent { run, since: now, ..Agent::default() };
-        for (session, quorum) in self.quorums.iter().filter(|_| now == Timestamp(0)) {
+        for (session, quorum) in self.quorums.iter().filter(|_| now == Moment(0)) {
             if quorum.leader == Some(id) && quorum.term == 1 {
                 agent.leading.insert(*session, 1);
                 host.disk.replicas.extend(quorum.committed.clone().map(|state| (*session, state)));

@@ -7,7 +7,7 @@ use proto::{
     id::{HostId, Name, SessionId},
     run::Rules,
     session::{Command, Replace},
-    time::Timestamp,
+    time::Moment,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
 };
 
@@ -219,7 +219,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
 }
 
 fn live(world: &mut World) -> Result<(), Violation> {
-    world.run_until(Timestamp(TROUBLE_MS + 16_000))?;
+    world.run_until(Moment(TROUBLE_MS + 16_000))?;
     // Starts of agents that were drawn late are over now; nothing dies any more.
     world.suffer(Fault::AllIsWell);
     let states = world.quorums.iter().filter_map(|(id, quorum)| Some((*id, quorum.committed.clone()?)));

@@ -13,7 +13,7 @@ use proto::{
         MachineReport, Share, State, order,
         reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
     },
-    time::Timestamp,
+    time::Moment,
 };
 
 use super::Key;
@@ -65,7 +65,7 @@ pub struct Process {
     /// What it does.
     pub shim: Shim,
     /// From when until when the shim answers nobody; QEMU runs on.
-    pub silent: Option<(Timestamp, Timestamp)>,
+    pub silent: Option<(Moment, Moment)>,
 }
 
 /// What an agent knows: gone when it ends.
@@ -76,9 +76,9 @@ pub struct Agent {
     /// The term in which it believes to lead a session.
     pub leading: BTreeMap<SessionId, u64>,
     /// When it last knew of a living leader; never = since it started.
-    pub led_at: BTreeMap<SessionId, Timestamp>,
+    pub led_at: BTreeMap<SessionId, Moment>,
     /// When it started.
-    pub since: Timestamp,
+    pub since: Moment,
     /// First starts that the coordinator allowed.
     pub granted: BTreeMap<Key, Epoch>,
     /// Actions under way, by the work's number.
@@ -90,7 +90,7 @@ pub struct Agent {
     /// What hosts said, the newest word of each.
     pub view: BTreeMap<HostId, Rc<Record>>,
     /// When a newer word of each arrived.
-    pub heard: BTreeMap<HostId, Timestamp>,
+    pub heard: BTreeMap<HostId, Moment>,
     /// Counts its own words.
     pub seq: u64,
     /// Hosts that it heard once and does not hear now.
@@ -130,7 +130,7 @@ impl Host {
     }
 
     /// Tells whether the agent has heard that host lately.
-    pub fn hears(&self, other: HostId, now: Timestamp) -> bool {
+    pub fn hears(&self, other: HostId, now: Moment) -> bool {
         let Some(agent) = &self.agent else { return false };
         other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
     }
@@ -152,7 +152,7 @@ impl Host {
     }
 
     /// Builds the zone that this host answers from.
-    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Timestamp) -> Zone {
+    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Zone {
         let mut zone = Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() };
         let Some(agent) = &self.agent else { return zone };
         for share in self.disk.shares.values() {
@@ -172,7 +172,7 @@ impl Host {
     }
 
     /// Gathers what `reconcile` asks for.
-    pub fn observed(&self, share: &Share, ready: BTreeSet<MachineName>, now: Timestamp) -> Observed {
+    pub fn observed(&self, share: &Share, ready: BTreeSet<MachineName>, now: Moment) -> Observed {
         let Some(agent) = &self.agent else { return Observed::default() };
         let here = |(of, machine): &'_ Key| (*of == share.session).then(|| machine.clone());
         let listed = share.machines.iter().map(|spec| &spec.machine);
@@ -183,7 +183,7 @@ impl Host {
         Observed { machines: machines.map(seen).collect(), ready }
     }
 
-    fn seen(&self, agent: &Agent, machine: &Key, now: Timestamp) -> Seen {
+    fn seen(&self, agent: &Agent, machine: &Key, now: Moment) -> Seen {
         Seen {
             busy: agent.busy.contains_key(machine),
             image: if self.disk.image { Image::Complete } else { Image::Absent },
@@ -196,7 +196,7 @@ impl Host {
     }
 
     /// Says what each machine of the share is doing.
-    pub fn reports(&self, share: &Share, observed: &Observed, now: Timestamp) -> Vec<MachineReport> {
+    pub fn reports(&self, share: &Share, observed: &Observed, now: Moment) -> Vec<MachineReport> {
         let unseen = Seen::default();
         let report = |spec: &proto::session::MachineSpec| {
             let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
@@ -210,7 +210,7 @@ impl Host {
 
 impl Process {
     /// Gives what an agent sees of it.
-    pub fn seen(&self, now: Timestamp) -> Shim {
+    pub fn seen(&self, now: Moment) -> Shim {
         match self.silent {
             Some((since, until)) if self.alive() && now < until => {
                 Shim::Unseen { since, tried: since, because: "its shim does not answer".into() }

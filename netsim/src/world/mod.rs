@@ -24,7 +24,7 @@ use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 
 use fault::Fault;
@@ -43,7 +43,7 @@ pub type Key = (SessionId, MachineName);
 /// The world.
 pub struct World {
     /// The virtual clock.
-    pub now: Timestamp,
+    pub now: Moment,
     /// The hosts by id.
     pub hosts: BTreeMap<HostId, Host>,
     /// Their labels.
@@ -55,7 +55,7 @@ pub struct World {
     /// What has happened, for people; kept only when asked for.
     pub log: Option<Vec<String>>,
     random: Random,
-    queue: BTreeMap<(Timestamp, u64), Event>,
+    queue: BTreeMap<(Moment, u64), Event>,
     serial: u64,
     history: History,
     rules: Rules,
@@ -144,7 +144,7 @@ impl World {
     /// names are created by one host after the other.
     pub fn new(seed: u64, rules: Rules, hosts: &[(Name, u64, bool)], sessions: &[&str]) -> World {
         let mut world = World {
-            now: Timestamp(0),
+            now: Moment(0),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
             quorums: BTreeMap::new(),
@@ -174,7 +174,7 @@ impl World {
 
     fn create_session(&mut self, id: SessionId, name: &str, first: HostId) {
         let name = name.parse().expect("a valid name");
-        let create = Command::Create { id, name, stamp: self.now, ssh_seed: [0; 32] };
+        let create = Command::Create { id, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
         let mut quorum = Quorum { voters: [first].into(), ..Quorum::default() };
         let term = quorum.elect(first);
         let created = quorum.commit(first, term, &[first].into(), create);
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// Lets everything happen until `until`.
-    pub fn run_until(&mut self, until: Timestamp) -> Result<(), Violation> {
+    pub fn run_until(&mut self, until: Moment) -> Result<(), Violation> {
         while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= until) {
             self.step()?;
         }
