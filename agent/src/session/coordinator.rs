@@ -1,367 +1,250 @@
-//! What the leader of a session's Raft group does: it tells gossip who leads, brings every member
-//! its share, keeps the voters right, and buries the session once nothing of it is left. It never
-//! plans by itself: plans come from `requests`, when a person asks.
-//! A second coordinator would be wasteful, not dangerous: shares carry versions, writes go through Raft.
+//! The shell of `proto::run::lead`: beside every log of a session on this host it looks at what the machine
+//! asks for, and carries out what it says. Nothing here decides.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt;
-use mesh::{
-    MemberView,
-    quorum::{Group, Lead},
-};
+use mesh::{Clock, quorum::Group};
 use proto::{
-    facts::Fact,
-    id::{HostId, Name, SessionId},
-    session::{State, slice, voters},
+    id::{HostId, SessionId},
+    run::{
+        Rules,
+        lead::{Effect, Event, Lead, Member, Place, Seen, Standing},
+    },
+    session::Share,
+    time::Moment,
     trust::{Statement, Tombstone},
     wire::{
-        record::{Body, HeadRecord, RecordKey},
+        record::{Body, RecordKey},
         rpc::{Answer, Request},
     },
 };
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
-use super::{actions::words, deliveries::Deliveries, hub::Hub};
+use super::{actions::words, hub::Hub};
 
-/// Between two looks at voters and at shares that did not arrive. Changes are acted on at once.
-const TICK: Duration = Duration::from_secs(1);
 /// A member answers a new share after one fsync; slower ones are asked again later.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// A new voter must fetch the whole log; a change of voters that takes longer is tried again.
 const CHANGE: Duration = Duration::from_secs(20);
-/// Pause after a change of voters that failed: the host that was to come needs as long to come back.
-const CHANGE_AGAIN: Duration = Duration::from_secs(5);
-/// How often the voters are asked whether they still have the store they vote with. One that lost
-/// it is up, and no silence would ever replace it.
-const VERIFY: Duration = Duration::from_secs(60);
-/// A log that no leader takes in for this long is removed: longer than any change of voters.
-const ORPHAN: Duration = Duration::from_secs(120);
-
-/// Longest pause between two tries to open a log again.
-const REOPEN_LAST: Duration = Duration::from_secs(16);
 
 struct Coordinator {
     hub: Hub,
     session: SessionId,
     group: Group,
-    shares: Deliveries,
-    deliveries: JoinSet<(HostId, Option<u64>)>,
-    /// The change of voters that is under way, one at most.
-    change: JoinSet<bool>,
-    /// No change of voters before this moment.
-    change_after: Instant,
-    /// When the voters are verified next.
-    verify_at: Instant,
-    /// When each member was last seen up; one never seen counts from this task's start.
-    heard: BTreeMap<HostId, Instant>,
-    since: Instant,
-    /// Since when this host is no member of the group.
-    outside: Option<Instant>,
-    /// What gossip was told last.
-    head: Option<HeadRecord>,
-    leader: Option<HostId>,
-    voters: BTreeSet<HostId>,
+    lead: Lead,
+    /// What was begun and tells the machine when it ended.
+    work: JoinSet<Event>,
+    wake: Option<Moment>,
     /// Whether it was told that the session's end cannot be stated.
     told_unstated: bool,
 }
 
-/// Runs until the daemon ends or the session is buried. Idle while another host leads.
+/// Runs until the daemon ends, the session is buried, or another log takes this one's place.
 pub async fn run(hub: Hub, session: SessionId, group: Group) {
-    let now = Instant::now();
-    let mut coordinator = Coordinator {
-        hub,
-        session,
-        group,
-        shares: Deliveries::default(),
-        deliveries: JoinSet::new(),
-        change: JoinSet::new(),
-        change_after: now,
-        verify_at: now + VERIFY,
-        heard: BTreeMap::new(),
-        since: now,
-        outside: None,
-        head: None,
-        leader: None,
-        voters: BTreeSet::new(),
-        told_unstated: false,
-    };
-    // An earlier process may have led: what it told gossip is taken back.
-    coordinator.hub.deps().mesh.publish(RecordKey::Head(session), None).await;
-    coordinator.run().await;
+    let (lead, begun) = Lead::new(hub.me(), Rules::default(), Clock.moment());
+    let work = JoinSet::new();
+    let mut this = Coordinator { hub, session, group, lead, work, wake: None, told_unstated: false };
+    if this.carry_out(begun).await {
+        this.run().await;
+    }
 }
 
 impl Coordinator {
     async fn run(&mut self) {
         let (mut lead, mut state) = (self.group.lead(), self.group.state());
-        let mut members = self.hub.deps().mesh.members();
-        let mut tick = tokio::time::interval(TICK);
+        let (mut members, mut roll) = (self.hub.deps().mesh.members(), self.hub.deps().mesh.roll());
         let stop = self.hub.deps().stop.clone();
         loop {
-            // Every arm only wakes the loop: what to do is read from the watches below.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = lead.changed() => if changed.is_err() { return },
-                changed = state.changed() => if changed.is_err() { return },
-                changed = members.changed() => if changed.is_err() { return },
-                _ = tick.tick() => {}
-                Some(ended) = self.deliveries.join_next() => self.delivered(ended),
-                Some(ended) = self.change.join_next() => self.changed(ended),
+            self.wake = None;
+            let seen = Event::Look(Box::new(self.look()));
+            let effects = self.lead.on(seen, Clock.moment());
+            if !self.carry_out(effects).await {
+                return;
             }
-            if self.hub.buried(self.session) {
-                return self.bury_here().await;
-            }
-            self.listen();
-            let now = lead.borrow_and_update().clone();
-            if let Some(because) = &now.stopped {
-                return self.start_over(because).await;
-            }
-            if self.has_no_place(&now) {
-                return self.hub.retire(self.session, &self.group).await;
-            }
-            self.tell(now.leader, now.voters.values().copied().collect());
-            let current = state.borrow_and_update().clone();
-            match current {
-                // Before the first plan there is nothing to tell: `up` writes it right after the birth.
-                Some(state) if now.leading && state.plan.is_some() => self.lead(&state, now.term).await,
-                _ => self.rest().await,
-            }
-        }
-    }
-
-    /// The log could not be written. As soon as the disk takes files it is opened again, with a new
-    /// task in the place of this one.
-    async fn start_over(&mut self, because: &str) {
-        let session = self.session;
-        tracing::error!(%session, because, "the session's log cannot be written; it is closed until it can");
-        self.rest().await;
-        let (stop, mut pause) = (self.hub.deps().stop.clone(), TICK);
-        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            if self.hub.buried(session) {
-                return self.bury_here().await;
-            }
-            pause = (pause * 2).min(REOPEN_LAST);
-            let store = self.hub.deps().store.clone();
-            let takes_files = tokio::task::spawn_blocking(move || store.takes_files()).await;
-            if takes_files.unwrap_or(false) && self.hub.reopen(session, &self.group).await {
-                return tracing::info!(%session, "the session's log is open again");
-            }
-        }
-    }
-
-    /// With a share, the host's task clears the machines away and then everything.
-    async fn bury_here(&self) {
-        if self.hub.share(self.session).is_none() {
-            self.hub.forget(self.session).await;
-        }
-    }
-
-    /// Tells whether the group has taken this host out, or never took it in.
-    fn has_no_place(&mut self, lead: &Lead) -> bool {
-        if lead.voters.contains_key(&self.group.node_id()) || self.group.is_named() {
-            self.outside = None;
-            return self.group.is_removed();
-        }
-        self.outside.get_or_insert_with(Instant::now).elapsed() > ORPHAN
-    }
-
-    /// Notes who is there, also while another host leads: a new leader must know how long a voter
-    /// has been silent.
-    fn listen(&mut self) {
-        let (members, now) = (self.hub.deps().mesh.members().borrow().clone(), Instant::now());
-        self.heard.retain(|host, _| members.get(*host).is_some());
-        self.heard.extend(members.up().map(|member| (member.id, now)));
-    }
-
-    async fn lead(&mut self, state: &Arc<State>, term: u64) {
-        let head = HeadRecord {
-            name: state.name.clone(),
-            stamp: state.stamp,
-            term,
-            recovery: state.recovery,
-            version: state.version,
-            generation: state.generation(),
-            voters: self.voters.iter().copied().collect(),
-            ended: state.ended,
-        };
-        self.announce(Some(head)).await;
-        self.deliver(state);
-        self.keep_voters(state);
-        self.bury(state);
-    }
-
-    async fn rest(&mut self) {
-        self.announce(None).await;
-        self.shares.forget();
-        self.change.abort_all();
-    }
-
-    async fn announce(&mut self, head: Option<HeadRecord>) {
-        if self.head != head {
-            self.head = head.clone();
-            self.hub.deps().mesh.publish(RecordKey::Head(self.session), head.map(Body::Head)).await;
-        }
-    }
-
-    /// Sends every member that is up the newest share, unless it has it or one is on the way.
-    fn deliver(&mut self, state: &Arc<State>) {
-        let members = self.hub.deps().mesh.members().borrow().clone();
-        let up = members.up().map(|member| member.id);
-        for to in self.shares.due(up, state.version, Instant::now()) {
-            self.shares.begun(to);
-            let delivery = AssertUnwindSafe(deliver(self.hub.clone(), to, state.clone())).catch_unwind();
-            // One that panics counts as not taken: its member is asked again.
-            self.deliveries.spawn(async move { (to, delivery.await.unwrap_or(None)) });
-        }
-    }
-
-    fn delivered(&mut self, ended: Result<(HostId, Option<u64>), JoinError>) {
-        // Err only when the set is dropped.
-        if let Ok((host, taken)) = ended {
-            self.shares.ended(host, taken, Instant::now());
-        }
-    }
-
-    /// Changes the voters when the mesh grew, or one was silent for too long or lost its store.
-    fn keep_voters(&mut self, state: &State) {
-        let now = Instant::now();
-        if state.ended || self.voters.is_empty() || !self.change.is_empty() || now < self.change_after {
-            return;
-        }
-        let members = self.hub.deps().mesh.members().borrow().clone();
-        let candidate = |member: &MemberView| {
-            let silent = now.saturating_duration_since(*self.heard.get(&member.id).unwrap_or(&self.since));
-            let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-            (member.id, voters::Candidate { up: member.is_up(), steady: member.steady, silent_ms })
-        };
-        let candidates = members.hosts.values().map(candidate).collect();
-        let wanted = voters::choose(&candidates, &self.voters, self.hub.me());
-        let verify = now >= self.verify_at;
-        if wanted == self.voters && !verify {
-            return;
-        }
-        self.verify_at = now + VERIFY;
-        let (hub, session, group) = (self.hub.clone(), self.session, self.group.clone());
-        let (name, up) = (state.name.clone(), members.up().map(|member| member.id).collect());
-        // Apart from the loop: shares must not wait for a new voter's copy of the log.
-        self.change.spawn(async move {
-            let wish = Wish { session, name, wanted, up };
-            let changed = change_voters(&hub, &group, &wish).await;
-            if let Err(reason) = &changed {
-                tracing::info!(session = %wish.name, reason, "the voters stay as they are for now");
-            }
-            changed.is_ok()
-        });
-    }
-
-    fn changed(&mut self, ended: Result<bool, JoinError>) {
-        if !matches!(ended, Ok(true)) {
-            self.change_after = Instant::now() + CHANGE_AGAIN;
-        }
-    }
-
-    /// Once every machine is gone and every member that is up has heard the end, the session is
-    /// buried: a statement tells hosts that are away now.
-    fn bury(&mut self, state: &State) {
-        if !state.gone() {
-            return;
-        }
-        let members = self.hub.deps().mesh.members().borrow().clone();
-        if members.up().all(|member| self.shares.has(member.id, state.version)) {
-            let tombstone = Tombstone { session: self.session, made: self.hub.deps().mesh.now() };
-            match self.hub.deps().mesh.say(&Statement::Tombstone(tombstone)) {
-                Ok(()) => self.told_unstated = false,
-                // It is tried at every look; once is enough to be told.
-                Err(error) if !std::mem::replace(&mut self.told_unstated, true) => {
-                    let because = words(&error);
-                    tracing::warn!(session = %state.name, because, "the session's end cannot be stated");
+            let wake = self.wake;
+            let until = async move {
+                match wake {
+                    Some(at) => Clock.sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
-                Err(_) => {}
+            };
+            // Every arm only wakes the loop, and loses nothing when it is dropped: a token, watches, a join
+            // set, a timer. What they tell is looked at above.
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = lead.changed() => if changed.is_err() { return } else { None },
+                changed = state.changed() => if changed.is_err() { return } else { None },
+                changed = members.changed() => if changed.is_err() { return } else { None },
+                changed = roll.changed() => if changed.is_err() { return } else { None },
+                Some(ended) = self.work.join_next() => ended.ok(),
+                () = until => None,
+            };
+            let effects = event.map(|event| self.lead.on(event, Clock.moment()));
+            if !self.carry_out(effects.unwrap_or_default()).await {
+                return;
             }
         }
     }
 
-    fn tell(&mut self, leader: Option<HostId>, voters: BTreeSet<HostId>) {
-        let mesh = &self.hub.deps().mesh;
-        let name = |host: &HostId| -> Option<Name> { mesh.members().borrow().name(*host) };
-        let Some(session) = self.group.state().borrow().as_ref().map(|state| state.name.clone()) else {
-            return;
+    fn look(&self) -> Seen {
+        let (group, lead) = (&self.group, self.group.lead().borrow().clone());
+        let inside = lead.voters.contains_key(&group.node_id()) || group.is_named();
+        let place = match (inside, group.is_removed()) {
+            (true, true) => Place::Removed,
+            (true, false) => Place::Inside,
+            (false, _) => Place::Outside,
         };
-        if leader != self.leader && leader.is_some() {
-            self.leader = leader;
-            if let Some(coordinator) = leader.as_ref().and_then(name) {
-                let _heard = self
-                    .hub
-                    .deps()
-                    .facts
-                    .send(Fact::CoordinatorChanged { session: session.clone(), coordinator });
+        let members = self.hub.deps().mesh.members().borrow().clone();
+        let member = |(id, member): (&HostId, &mesh::MemberView)| {
+            (*id, Member { name: member.name.clone(), up: member.is_up(), steady: member.steady })
+        };
+        Seen {
+            group: Standing {
+                leader: lead.leader,
+                leading: lead.leading,
+                term: lead.term,
+                voters: lead.voters,
+                place,
+                stopped: lead.stopped,
+            },
+            state: group.state().borrow().clone(),
+            members: members.hosts.iter().map(member).collect(),
+            buried: self.hub.buried(self.session),
+            shared: self.hub.share(self.session).is_some(),
+        }
+    }
+
+    /// Tells whether this task goes on.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> bool {
+        for effect in effects {
+            match effect {
+                Effect::Announce(head) => {
+                    let body = head.map(|head| Body::Head(*head));
+                    self.hub.deps().mesh.publish(RecordKey::Head(self.session), body).await;
+                }
+                Effect::Deliver(to, share) => self.deliver(to, share),
+                Effect::AskVoter { change, host } => self.ask_voter(change, host),
+                Effect::SetVoters { change, voters } => self.set_voters(change, voters),
+                Effect::Bury => self.bury(),
+                // Nobody listening is no error.
+                Effect::Tell(fact) => drop(self.hub.deps().facts.send(fact)),
+                Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
+                Effect::Reopen => {
+                    if self.reopen().await {
+                        return false;
+                    }
+                }
+                Effect::Rest => return false,
+                Effect::Forget => {
+                    self.hub.forget(self.session).await;
+                    return false;
+                }
+                Effect::Retire => {
+                    self.hub.retire(self.session, &self.group).await;
+                    return false;
+                }
             }
         }
-        if voters != self.voters {
-            let voters_named = voters.iter().filter_map(name).collect();
-            self.voters = voters;
-            let _heard = self.hub.deps().facts.send(Fact::VotersChanged { session, voters: voters_named });
+        true
+    }
+
+    /// Begins work that ends with an event; one that panics ends with `failed`.
+    fn begin(&mut self, work: impl Future<Output = Event> + Send + 'static, failed: Event) {
+        let work = AssertUnwindSafe(work).catch_unwind();
+        self.work.spawn(async move { work.await.unwrap_or(failed) });
+    }
+
+    fn deliver(&mut self, to: HostId, share: Box<Share>) {
+        let hub = self.hub.clone();
+        let work = async move { Event::Delivered(to, deliver(&hub, to, share).await) };
+        self.begin(work, Event::Delivered(to, None));
+    }
+
+    fn ask_voter(&mut self, change: u64, host: HostId) {
+        let (hub, session) = (self.hub.clone(), self.session);
+        let name = self.group.state().borrow().as_ref().map(|state| state.name.clone());
+        let work = async move {
+            let mut node = None;
+            if let Some(name) = name {
+                let request = Request::OpenVoter { session, name };
+                match call(&hub, host, request).await {
+                    Some(Answer::Voter { node: found }) => node = Some(found),
+                    answer => tracing::info!(%session, %host, ?answer, "no answer about its log"),
+                }
+            }
+            Event::Voter { change, host, node }
+        };
+        self.begin(work, Event::Voter { change, host, node: None });
+    }
+
+    fn set_voters(&mut self, change: u64, voters: BTreeMap<u64, HostId>) {
+        let (group, session) = (self.group.clone(), self.session);
+        // Apart from the loop: shares must not wait for a new voter's copy of the log.
+        let work = async move {
+            let set = group.set_voters(voters, CHANGE).await;
+            if let Err(because) = &set {
+                tracing::info!(%session, %because, "the voters stay as they are for now");
+            }
+            Event::VotersSet { change, well: set.is_ok() }
+        };
+        self.begin(work, Event::VotersSet { change, well: false });
+    }
+
+    fn bury(&mut self) {
+        let mesh = &self.hub.deps().mesh;
+        let tombstone = Tombstone { session: self.session, made: mesh.now() };
+        match mesh.say(&Statement::Tombstone(tombstone)) {
+            Ok(()) => self.told_unstated = false,
+            // It is tried at every look; once is enough to be told.
+            Err(error) if !std::mem::replace(&mut self.told_unstated, true) => {
+                let because = words(&error);
+                tracing::warn!(session = %self.session, because, "the session's end cannot be stated");
+            }
+            Err(_) => {}
         }
+    }
+
+    /// Opens the log again, with a new task in the place of this one. Tells whether it is open.
+    async fn reopen(&mut self) -> bool {
+        let session = self.session;
+        let because = self.group.lead().borrow().stopped.clone().unwrap_or_default();
+        tracing::error!(%session, because, "the session's log cannot be written; it is closed until it can");
+        let store = self.hub.deps().store.clone();
+        let takes_files = tokio::task::spawn_blocking(move || store.takes_files()).await.unwrap_or(false);
+        if takes_files && self.hub.reopen(session, &self.group).await {
+            tracing::info!(%session, "the session's log is open again");
+            return true;
+        }
+        let effects = self.lead.on(Event::StillClosed, Clock.moment());
+        self.wake = effects.into_iter().find_map(|effect| match effect {
+            Effect::Wake(at) => Some(at),
+            _ => None,
+        });
+        false
     }
 }
 
 /// Sends one member its share. Gives the version that it has now.
-async fn deliver(hub: Hub, to: HostId, state: Arc<State>) -> Option<u64> {
-    let request = Request::PutShare(Box::new(slice::share(&state, to)));
-    let answer = if to == hub.me() {
-        super::requests::answer(&hub, to, request).await
-    } else {
-        match hub.deps().mesh.call(to, request, DELIVERY).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::debug!(host = %to, %error, "the share was not delivered");
-                return None;
-            }
-        }
-    };
+async fn deliver(hub: &Hub, to: HostId, share: Box<Share>) -> Option<u64> {
+    let (version, session) = (share.version, share.session);
+    let answer = call(hub, to, Request::PutShare(share)).await?;
     if let Answer::Refused(refusal) = &answer {
-        tracing::info!(session = %state.name, host = %to, %refusal, "the share was not taken");
+        tracing::info!(%session, host = %to, %refusal, "the share was not taken");
     }
-    matches!(answer, Answer::Done).then_some(state.version)
+    matches!(answer, Answer::Done).then_some(version)
 }
 
-/// A change of voters.
-struct Wish {
-    session: SessionId,
-    name: Name,
-    wanted: BTreeSet<HostId>,
-    up: BTreeSet<HostId>,
-}
-
-/// Makes the wanted hosts vote. A voter that is up and has another store than it voted with is taken
-/// as a new one; one that does not answer keeps its place.
-async fn change_voters(hub: &Hub, group: &Group, wish: &Wish) -> Result<(), String> {
-    let mut nodes = group.lead().borrow().voters.clone();
-    nodes.retain(|_, host| wish.wanted.contains(host));
-    for host in wish.wanted.iter().filter(|host| **host != hub.me()) {
-        let old = nodes.iter().find(|(_, known)| *known == host).map(|(node, _)| *node);
-        if old.is_some() && !wish.up.contains(host) {
-            continue;
-        }
-        let request = Request::OpenVoter { session: wish.session, name: wish.name.clone() };
-        let because = match hub.deps().mesh.call(*host, request, DELIVERY).await {
-            Ok(Answer::Voter { node }) => {
-                old.filter(|old| *old != node).map(|old| nodes.remove(&old));
-                nodes.insert(node, *host);
-                continue;
-            }
-            Ok(answer) => format!("{answer:?}"),
-            Err(error) => error.to_string(),
-        };
-        if old.is_none() {
-            return Err(format!("{} does not become a voter: {because}", host.short()));
+/// Asks a member, which may be this host.
+async fn call(hub: &Hub, to: HostId, request: Request) -> Option<Answer> {
+    if to == hub.me() {
+        return Some(super::requests::answer(hub, to, request).await);
+    }
+    match hub.deps().mesh.call(to, request, DELIVERY).await {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::debug!(host = %to, %error, "no answer");
+            None
         }
     }
-    let change = group.set_voters(nodes, CHANGE);
-    change.await.map_err(|error| error.to_string())
 }

@@ -7,8 +7,7 @@
 //!
 //! - `store`: shares on disk, written before anything acts on them;
 //! - `hub`: what this host knows of every session, and the one door for shares;
-//! - `coordinator`: what the leader of a session's Raft group does;
-//! - `deliveries`: to whom it sends a share now;
+//! - `coordinator`: the shell of what the leader of a session's Raft group does;
 //! - `requests`: what other members ask;
 //! - `host`: makes this host's share true;
 //! - `machine`: what that keeps of one machine;
@@ -16,7 +15,6 @@
 
 pub mod actions;
 pub mod coordinator;
-pub mod deliveries;
 pub mod host;
 pub mod hub;
 pub mod inventory;

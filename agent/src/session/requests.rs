@@ -4,7 +4,7 @@
 //! Who may ask: only a host with a voice in the session may bring a share or ask for a voter. `Up`,
 //! `Down` and `Wish` are what an operator does on any member, so any member may ask for them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mesh::{
     Mesh,
@@ -12,8 +12,12 @@ use mesh::{
 };
 use proto::{
     facts::Fact,
-    id::{Epoch, HostId, MachineName, Name, SessionId},
-    session::{Command, Proposal, Refused, Replace, State, plan, slice, state},
+    id::{HostId, Name, SessionId},
+    run::{
+        Rules,
+        lead::question::{Ask, Effect, Event, Question},
+    },
+    session::{Command, Proposal, Replace, State, plan, slice},
     topology::Intent,
     wire::rpc::{Answer, Refusal, Request},
 };
@@ -25,11 +29,13 @@ use crate::session::hub::COORDINATOR_WAIT;
 const WRITE: Duration = Duration::from_secs(5);
 /// A quorum round: one round trip to the median voter.
 const READ: Duration = Duration::from_secs(3);
-/// Two people may commit at once; each retry plans on what the other committed.
-const PLAN_TRIES: u32 = 4;
 
 /// Answers a request of a member.
 pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
+    let request = match Ask::of(from, request) {
+        Ok((session, ask)) => return coordinate(hub, session, ask).await,
+        Err(request) => request,
+    };
     let result = match request {
         Request::Ping => Ok(Answer::Done),
         Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
@@ -39,38 +45,11 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
             Ok(Answer::Knows(known.iter().any(|i| i.facts.digest == digest && i.names.contains(&name))))
         }
         Request::View(session) => Ok(view(hub, session)),
-        Request::State(session) => {
-            read(hub, session).await.map(|(_, state)| Answer::State(Box::new(State::clone(&state))))
-        }
-        Request::Plan { session, intent, replace } => match read(hub, session).await {
-            Ok((_, state)) => {
-                hub.offers_known().await;
-                Ok(Answer::Proposal(Box::new(propose(hub, session, Some(&state), (&intent, &replace)))))
-            }
-            Err(refusal) => Err(refusal),
-        },
-        Request::Up { session, intent, index, replace } => up(hub, session, (*intent, replace), index).await,
-        Request::Down(session) => match write(hub, session, Command::End).await {
-            Ok(()) | Err(Refusal::State(Refused::Ended)) => Ok(Answer::Done),
-            Err(refusal) => Err(refusal),
-        },
-        Request::Wish { session, machine, run } => {
-            write(hub, session, Command::Wish { machine, run }).await.map(|()| Answer::Done)
-        }
-        Request::MayStart { session, machine, epoch } => {
-            grant(hub, session, from, (machine, epoch)).await.map(Answer::MayStart)
-        }
-        Request::Dropped { session, machine, epoch } => {
-            let command = Command::Dropped { machine, host: from, epoch };
-            write(hub, session, command).await.map(|()| Answer::Done)
-        }
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
         Request::OpenVoter { session, name } => open_voter(hub, session, &name).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
-        // Answered by the mesh itself.
-        Request::Statements(_) | Request::Join { .. } => {
-            Err(Refusal::Failed("this is not a question about sessions".into()))
-        }
+        // Answered above, or by the mesh itself.
+        _ => Err(Refusal::Failed("this is not a question about sessions".into())),
     };
     result.unwrap_or_else(Answer::Refused)
 }
@@ -115,57 +94,29 @@ fn view(hub: &Hub, session: SessionId) -> Answer {
     }
 }
 
-/// Allows a host to start an incarnation for the first time. That is written down before it is told:
-/// from then on there may be a disk that nobody throws away unasked.
-async fn grant(
-    hub: &Hub,
-    session: SessionId,
-    host: HostId,
-    (machine, epoch): (MachineName, Epoch),
-) -> Result<bool, Refusal> {
-    let (_, now) = read(hub, session).await?;
-    if !state::may_start(&now, host, &machine, epoch) {
-        return Ok(false);
-    }
-    match write(hub, session, Command::Grant { machine, host, epoch }).await {
-        Ok(()) => Ok(true),
-        Err(Refusal::State(Refused::NoStart(_))) => Ok(false),
-        Err(refusal) => Err(refusal),
-    }
-}
-
-async fn up(
-    hub: &Hub,
-    session: SessionId,
-    (intent, replace): (Intent, Replace),
-    index: Option<u64>,
-) -> Result<Answer, Refusal> {
-    let mut outcome = Err(Refusal::NoQuorum);
-    for _ in 0..PLAN_TRIES {
-        let (_, now) = read(hub, session).await?;
-        if let Some(index) = index.filter(|index| *index != now.generation().0) {
-            let (current, parent) = (now.generation(), proto::id::Generation(index));
-            return Err(Refusal::State(Refused::NotCurrent { current, parent }));
+/// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.
+async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
+    let (mut question, mut effects) = Question::new(session, ask, Rules::default());
+    loop {
+        let mut next = None;
+        for effect in effects {
+            match effect {
+                Effect::Read => next = Some(Event::Read(read(hub, session).await)),
+                Effect::Gather => {
+                    hub.offers_known().await;
+                    next = Some(Event::Offered(Box::new(inventory::gather(hub, session))));
+                }
+                Effect::Write(command) => next = Some(Event::Written(write(hub, session, *command).await)),
+                // Nobody listening is no error.
+                Effect::Tell(fact) => drop(hub.deps().facts.send(fact)),
+                Effect::Answer(answer) => return *answer,
+            }
         }
-        hub.offers_known().await;
-        let proposal = propose(hub, session, Some(&now), (&intent, &replace));
-        let Some(plan) = proposal.plan.clone() else { return Ok(Answer::Applied(Box::new(proposal))) };
-        if now.intent.as_ref() == Some(&intent) && now.plan.as_ref().is_some_and(|old| same(old, &plan)) {
-            return Ok(Answer::Applied(Box::new(Proposal { plan: now.plan.clone(), ..proposal })));
-        }
-        let command = Command::Apply { intent: intent.clone(), plan, replace: replace.clone() };
-        outcome = write(hub, session, command).await.map(|()| {
-            committed(hub, &now.name, &proposal);
-            Answer::Applied(Box::new(proposal))
-        });
-        match outcome {
-            Err(Refusal::State(Refused::NotCurrent { .. })) if index.is_none() => {}
-            // It was allowed to start a moment ago: the next proposal says so.
-            Err(Refusal::State(Refused::Started(_))) => {}
-            outcome => return outcome,
-        }
+        let Some(event) = next else {
+            return Answer::Refused(Refusal::Failed("the question came to no answer".into()));
+        };
+        effects = question.on(event);
     }
-    outcome
 }
 
 /// Tells that a plan is committed now.
@@ -174,11 +125,6 @@ pub fn committed(hub: &Hub, session: &Name, proposal: &Proposal) {
     let fact = Fact::PlanCommitted { session: session.clone(), generation: plan.generation };
     // Nobody listening is no error.
     let _heard = hub.deps().facts.send(fact);
-}
-
-/// Whether a plan would change nothing but its number.
-fn same(old: &proto::session::Plan, new: &proto::session::Plan) -> bool {
-    old.subnet == new.subnet && old.placements == new.placements
 }
 
 async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer, Refusal> {
@@ -203,10 +149,10 @@ fn stopped(because: &str) -> Refusal {
 }
 
 /// Reads the hard state through a quorum round.
-async fn read(hub: &Hub, session: SessionId) -> Result<(u64, std::sync::Arc<State>), Refusal> {
+async fn read(hub: &Hub, session: SessionId) -> Result<Arc<State>, Refusal> {
     let group = group(hub, session)?;
     match group.read(READ).await {
-        Ok((state, term)) => Ok((term, state)),
+        Ok((state, _)) => Ok(state),
         Err(ReadError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),
         Err(ReadError::Empty) => Err(Refusal::UnknownSession),
         Err(ReadError::Stopped(because)) => Err(stopped(&because)),

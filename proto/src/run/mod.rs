@@ -3,6 +3,7 @@
 //! of `netsim` with what may. Here stands only what they share: the rules that a world may break on purpose,
 //! to see that its invariants notice. An agent's rules are always whole.
 
+pub mod knowledge;
 pub mod lead;
 
 /// A rule that a world breaks on purpose. It is broken where the rule stands, so that what is proved is that
@@ -41,6 +42,14 @@ pub enum Mutant {
     CommitsUnseen,
     /// The coordinator lets machines start without writing it down.
     GrantsUnwritten,
+    /// Hosts take shares from anybody.
+    BelievesAnybody,
+    /// Hosts do not ask for shares that they lack.
+    NeverPulls,
+    /// Hosts do not ask others whom to believe.
+    NeverAsksForVoices,
+    /// Hosts take shares of sessions that have ended.
+    TakesBuried,
 }
 
 /// Which rules hold: all of them, or all but one.

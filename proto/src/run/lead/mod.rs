@@ -33,6 +33,8 @@ use crate::{
 
 /// What was refused or did not arrive is looked at again after this time, at the latest.
 const TICK_MS: u64 = 1_000;
+/// The longest sleep between two looks: no watch tells that a log was taken out of its group.
+const LOOK_MS: u64 = 2_000;
 /// A log that no leader takes in for this long is removed: longer than any change of voters.
 const ORPHAN_MS: u64 = 120_000;
 /// First pause before a log that could not be written is opened again; it doubles with each try.
@@ -250,9 +252,8 @@ impl Lead {
             _ if self.rules.broken(Mutant::LeadsOn) => {}
             _ => self.rest(effects),
         }
-        let outside = self.outside.map(|since| since.plus_ms(ORPHAN_MS + 1));
-        let all = [outside, self.deliveries.next(now), Some(self.changes.next(now))];
-        effects.extend(all.into_iter().flatten().min().map(Effect::Wake));
+        let deliveries = self.deliveries.next(now).unwrap_or(now.plus_ms(LOOK_MS));
+        effects.push(Effect::Wake(deliveries.min(self.changes.next(now)).min(now.plus_ms(LOOK_MS))));
     }
 
     /// Notes who is there, also while another host leads: a new leader must know how long a voter has

@@ -1,0 +1,338 @@
+//! What a host knows of sessions: which shares it takes, whom it believes, which heads are the newest, what
+//! it asks for itself. One machine a host, for all its sessions. It says what is to be written down, and
+//! shows a share only when that is done; it never looks into one. Whatever was missed comes again: a share
+//! that is older than its head is asked for, whoever speaks and is not believed is asked about.
+//!
+//! - `voices`: whose word counts; `route`: whom to ask as coordinator.
+
+pub mod route;
+#[cfg(test)]
+mod tests;
+mod voices;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::voices::Voices;
+use crate::{
+    id::{HostId, SessionId},
+    limits::MAX_SESSIONS,
+    run::{Mutant, Rules},
+    session::{Share, slice},
+    time::Moment,
+    wire::{record::HeadRecord, rpc::Refusal},
+};
+
+/// How long a session's birth may be behind its first share: statements travel on their own.
+const BIRTH_MS: u64 = 2_000;
+/// A coordinator pushes new shares at once; only what did not arrive in this time is asked for.
+const PATIENCE_MS: u64 = 700;
+/// Longest pause between two questions for one share.
+const LAST_PAUSE_MS: u64 = 10_000;
+/// A question for a share that has no end after this time never will have one.
+const PULL_MS: u64 = 15_000;
+/// What may wait for a birth or a write at once: as many as members' requests that are answered at once.
+const MAX_HELD: usize = 64;
+
+/// What the mesh says of sessions now.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The heads that members publish, by session.
+    pub heads: BTreeMap<SessionId, BTreeMap<HostId, HeadRecord>>,
+    /// The hosts that the births of sessions name.
+    pub births: BTreeMap<SessionId, Vec<HostId>>,
+    /// Sessions that have ended, nothing being left of them.
+    pub buried: BTreeSet<SessionId>,
+    /// The hosts that this host's own logs name.
+    pub named: BTreeMap<SessionId, BTreeSet<HostId>>,
+    /// The members.
+    pub members: BTreeSet<HostId>,
+    /// Those of them that are heard.
+    pub up: BTreeSet<HostId>,
+}
+
+/// What a member wants that only a voice may.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wants {
+    /// That this host takes a share.
+    Share(Box<Share>),
+    /// That this host opens a log of a session.
+    Log(SessionId),
+}
+
+/// What happens to what a host knows.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// What the mesh says changed, or a moment has come.
+    Look(Box<View>),
+    /// A member wants something; the answer carries its ticket.
+    Asked {
+        /// What the answer is found by.
+        ticket: u64,
+        /// Who asks.
+        from: HostId,
+        /// For what.
+        wants: Wants,
+    },
+    /// A share was written down, or could not be.
+    Stored(SessionId, Result<(), String>),
+    /// A question for a share ended: what came, if anything did.
+    Pulled(SessionId, HostId, Option<Box<Share>>),
+    /// A member said who is believed, or did not answer.
+    Said(SessionId, HostId, Option<BTreeSet<HostId>>),
+    /// Everything of a session was removed from this host.
+    Forgotten(SessionId),
+}
+
+/// What is to be done for what a host knows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer what was asked with this ticket.
+    Answer(u64, Result<(), Refusal>),
+    /// Open a log of this session for whoever holds this ticket.
+    OpenLog(u64, SessionId),
+    /// Write a share down, and with a session's first share who is believed.
+    Store(Arc<Share>, Option<BTreeSet<HostId>>),
+    /// The share is written down: show it, and begin with its session if it is the first.
+    Show(Arc<Share>),
+    /// Ask a host for this host's share.
+    Pull(SessionId, HostId),
+    /// Ask a host who is believed.
+    AskVoices(SessionId, HostId),
+    /// Write down who is believed.
+    KeepVoices(SessionId, BTreeSet<HostId>),
+    /// Look again at this moment.
+    Wake(Moment),
+}
+
+/// Something that waits: for a birth, or for the write of another share.
+#[derive(Clone, Debug)]
+struct Held {
+    /// `None` = this host asked for it itself.
+    ticket: Option<u64>,
+    from: HostId,
+    wants: Wants,
+    until: Moment,
+}
+
+#[derive(Clone, Debug)]
+struct Pull {
+    at: Moment,
+    pause_ms: u64,
+}
+
+/// The machine of what a host knows.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    me: HostId,
+    rules: Rules,
+    view: View,
+    voices: Voices,
+    shares: BTreeMap<SessionId, Arc<Share>>,
+    writing: BTreeMap<SessionId, (Option<u64>, Arc<Share>)>,
+    held: Vec<Held>,
+    pulls: BTreeMap<SessionId, Pull>,
+}
+
+impl Knowledge {
+    /// Begins with what is written down: the shares, and who was believed.
+    pub fn new(
+        me: HostId,
+        rules: Rules,
+        shares: BTreeMap<SessionId, Arc<Share>>,
+        kept: BTreeMap<SessionId, BTreeSet<HostId>>,
+    ) -> Knowledge {
+        let (view, writing, pulls) = (View::default(), BTreeMap::new(), BTreeMap::new());
+        let voices = Voices::new(rules, kept);
+        Knowledge { me, rules, view, voices, shares, writing, held: Vec::new(), pulls }
+    }
+
+    /// Takes an event and says what to do. Events may come late and in any order.
+    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Look(view) => self.view = *view,
+            Event::Asked { ticket, from, wants } => {
+                let until = now.plus_ms(BIRTH_MS);
+                self.consider(Held { ticket: Some(ticket), from, wants, until }, now, &mut effects);
+            }
+            Event::Stored(session, stored) => self.stored(session, stored, &mut effects),
+            Event::Pulled(session, from, share) => self.pulled(session, from, share, now, &mut effects),
+            Event::Said(session, host, said) => self.voices.said(session, host, said),
+            Event::Forgotten(session) => {
+                self.shares.remove(&session);
+                self.pulls.remove(&session);
+                self.voices.forget(session);
+            }
+        }
+        for held in std::mem::take(&mut self.held) {
+            self.consider(held, now, &mut effects);
+        }
+        self.listen(now, &mut effects);
+        self.pull(now, &mut effects);
+        let held = self.held.iter().map(|held| held.until).filter(|until| *until > now);
+        let next = held.chain(self.next_pull(now)).chain(self.voices.next(&self.view)).min();
+        effects.extend(next.map(|at| Effect::Wake(at.max(now))));
+        effects
+    }
+
+    /// Tells whose word on a session counts.
+    pub fn voices(&self, session: SessionId) -> BTreeSet<HostId> {
+        self.voices.of(&self.view, session)
+    }
+
+    /// Tells whether a host's word on a session counts.
+    pub fn believes(&self, session: SessionId, host: HostId) -> bool {
+        host == self.me || self.voices.believes(&self.view, session, host)
+    }
+
+    /// Gives the newest head of a session, with the host that says so.
+    pub fn head(&self, session: SessionId) -> Option<(HostId, &HeadRecord)> {
+        self.voices.head(&self.view, session)
+    }
+
+    /// Lists the sessions of which there are heads.
+    pub fn spoken_of(&self) -> impl Iterator<Item = SessionId> {
+        self.view.heads.keys().copied()
+    }
+
+    /// Lists the sessions that a host speaks for whose word does not count.
+    pub fn doubted(&self) -> BTreeSet<SessionId> {
+        self.voices.doubted(&self.view)
+    }
+
+    /// Gives a session's share.
+    pub fn share(&self, session: SessionId) -> Option<&Arc<Share>> {
+        self.shares.get(&session)
+    }
+
+    /// Answers, begins a write, or holds what must wait.
+    fn consider(&mut self, held: Held, now: Moment, effects: &mut Vec<Effect>) {
+        let session = match &held.wants {
+            Wants::Share(share) => share.session,
+            Wants::Log(session) => *session,
+        };
+        if !self.believes(session, held.from) {
+            // The birth may be on its way; a voice that is not believed is asked about apart.
+            let unborn = self.voices(session).is_empty() && now < held.until;
+            return if unborn { self.hold(held, effects) } else { refuse(&held, Refusal::NoVoice, effects) };
+        }
+        let share = match held.wants {
+            Wants::Share(share) => share,
+            Wants::Log(session) => {
+                return effects.extend(held.ticket.map(|ticket| Effect::OpenLog(ticket, session)));
+            }
+        };
+        if self.writing.contains_key(&session) {
+            return self.hold(Held { wants: Wants::Share(share), ..held }, effects);
+        }
+        let answer = |answer: Result<(), Refusal>| held.ticket.map(|ticket| Effect::Answer(ticket, answer));
+        match self.shares.get(&session) {
+            _ if self.view.buried.contains(&session) && !self.rules.broken(Mutant::TakesBuried) => {
+                return effects.extend(answer(Err(Refusal::UnknownSession)));
+            }
+            Some(known) if slice::supersedes(known, &share) && !self.rules.broken(Mutant::TakesOldShares) => {
+                return effects.extend(answer(Err(Refusal::Older)));
+            }
+            Some(known) if !slice::supersedes(&share, known) && !slice::supersedes(known, &share) => {
+                return effects.extend(answer(Ok(())));
+            }
+            None if self.shares.len() + self.writing.len() >= MAX_SESSIONS => {
+                let because = format!("it has {MAX_SESSIONS} sessions already");
+                return effects.extend(answer(Err(Refusal::Failed(because))));
+            }
+            _ => {}
+        }
+        let first = !self.shares.contains_key(&session);
+        let (share, voices) = (Arc::new(*share), first.then(|| self.voices(session)));
+        self.writing.insert(session, (held.ticket, share.clone()));
+        effects.push(Effect::Store(share, voices));
+    }
+
+    fn hold(&mut self, held: Held, effects: &mut Vec<Effect>) {
+        if self.held.len() < MAX_HELD {
+            return self.held.push(held);
+        }
+        refuse(&held, Refusal::Failed("it is asked too much at once".into()), effects);
+    }
+
+    fn stored(&mut self, session: SessionId, stored: Result<(), String>, effects: &mut Vec<Effect>) {
+        let Some((ticket, share)) = self.writing.remove(&session) else { return };
+        let answer = match stored {
+            Ok(()) => {
+                self.shares.insert(session, share.clone());
+                effects.push(Effect::Show(share));
+                Ok(())
+            }
+            Err(because) => Err(Refusal::Failed(format!("the share cannot be written: {because}"))),
+        };
+        effects.extend(ticket.map(|ticket| Effect::Answer(ticket, answer)));
+    }
+
+    fn pulled(
+        &mut self,
+        session: SessionId,
+        from: HostId,
+        share: Option<Box<Share>>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(pull) = self.pulls.get_mut(&session) {
+            let pause_ms = (pull.pause_ms * 2).min(LAST_PAUSE_MS);
+            *pull = Pull { at: now.plus_ms(pull.pause_ms), pause_ms };
+        }
+        if let Some(share) = share.filter(|share| share.session == session) {
+            let wants = Wants::Share(share);
+            self.consider(Held { ticket: None, from, wants, until: now }, now, effects);
+        }
+    }
+
+    /// Asks about those that speak and are not believed, and writes down who is.
+    fn listen(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let shared: BTreeSet<SessionId> = self.shares.keys().copied().collect();
+        for session in self.voices.conclude(&self.view, &shared, now) {
+            if shared.contains(&session) {
+                effects.push(Effect::KeepVoices(session, self.voices(session)));
+            }
+        }
+        let questions = self.voices.doubt(self.me, &self.view, now);
+        effects.extend(questions.into_iter().map(|(session, host)| Effect::AskVoices(session, host)));
+    }
+
+    /// Asks for every share that is older than its session's head for a while.
+    fn pull(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let behind = self.behind();
+        self.pulls.retain(|session, _| behind.contains_key(session));
+        for (session, from) in behind {
+            let first = Pull { at: now.plus_ms(PATIENCE_MS), pause_ms: PATIENCE_MS };
+            let pull = self.pulls.entry(session).or_insert(first);
+            if now < pull.at || self.rules.broken(Mutant::NeverPulls) {
+                continue;
+            }
+            // One that has no end is begun again.
+            pull.at = now.plus_ms(PULL_MS);
+            effects.push(Effect::Pull(session, from));
+        }
+    }
+
+    fn next_pull(&self, now: Moment) -> Option<Moment> {
+        self.pulls.values().map(|pull| pull.at).filter(|at| *at > now).min()
+    }
+
+    /// Lists the sessions of which a newer share than this host's is known, with the host that has it.
+    fn behind(&self) -> BTreeMap<SessionId, HostId> {
+        let newer = |session: &SessionId| {
+            let (host, head) = self.head(*session).filter(|(host, _)| *host != self.me)?;
+            let mine = self.shares.get(session).map(|share| (share.recovery, share.version));
+            let older = mine.is_none_or(|mine| mine < (head.recovery, head.version));
+            (older && !self.view.buried.contains(session)).then_some((*session, host))
+        };
+        self.view.heads.keys().filter_map(newer).collect()
+    }
+}
+
+fn refuse(held: &Held, refusal: Refusal, effects: &mut Vec<Effect>) {
+    effects.extend(held.ticket.map(|ticket| Effect::Answer(ticket, Err(refusal))));
+}
