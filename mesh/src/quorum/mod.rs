@@ -109,6 +109,13 @@ pub enum GroupError {
     Start(String),
 }
 
+impl GroupError {
+    /// Tells whether the store is there and will never be of use again.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, GroupError::Store(StoreError::Corrupt { .. }))
+    }
+}
+
 /// Why a write has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {

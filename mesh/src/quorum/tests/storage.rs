@@ -98,7 +98,7 @@ fn append(store: &Store, range: std::ops::RangeInclusive<u64>) -> oneshot::Recei
     let entries: Vec<Record> = range.map(blank).collect();
     tokio::spawn(async move {
         let appended = openraft::storage::RaftLogStorageExt::blocking_append(&mut store, entries).await;
-        drop(tell.send(appended.is_ok()));
+        tell.send(appended.is_ok()).ok();
     });
     told
 }
