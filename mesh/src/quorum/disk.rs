@@ -101,7 +101,7 @@ pub(super) enum Change {
     Truncate(u64),
     /// This entry and all before it go.
     Purge(LogId<u64>),
-    Snapshot(SnapshotMeta<u64, Voter>, Vec<u8>),
+    Snapshot(Box<SnapshotMeta<u64, Voter>>, Vec<u8>),
 }
 
 /// Opens or makes the file of a store: redb itself, or in tests redb on a disk that fails.

@@ -131,7 +131,7 @@ impl Store {
     ) -> Result<(), StorageError<u64>> {
         let signature = Some(about.signature());
         self.memory().snapshot = Some(about.clone());
-        self.sync(Change::Snapshot(about, data))
+        self.sync(Change::Snapshot(Box::new(about), data))
             .await
             .map_err(|error| StorageIOError::write_snapshot(signature, &error).into())
     }
