@@ -105,6 +105,7 @@ impl Coordinator {
                 leading: lead.leading,
                 term: lead.term,
                 voters: lead.voters,
+                outdated: lead.outdated,
                 place,
                 stopped: lead.stopped,
             },
@@ -124,7 +125,7 @@ impl Coordinator {
                     self.hub.deps().mesh.publish(RecordKey::Head(self.session), body).await;
                 }
                 Effect::Deliver(to, share) => self.deliver(to, share),
-                Effect::AskVoter { change, host } => self.ask_voter(change, host),
+                Effect::AskVoter { change, host, outdated } => self.ask_voter(change, host, outdated),
                 Effect::SetVoters { change, voters } => self.set_voters(change, voters),
                 Effect::Bury => self.bury(),
                 // Nobody listening is no error.
@@ -161,13 +162,13 @@ impl Coordinator {
         self.begin(work, Event::Delivered(to, None));
     }
 
-    fn ask_voter(&mut self, change: u64, host: HostId) {
+    fn ask_voter(&mut self, change: u64, host: HostId, outdated: Option<u64>) {
         let (hub, session) = (self.hub.clone(), self.session);
         let name = self.group.state().borrow().as_ref().map(|state| state.name.clone());
         let work = async move {
             let mut node = None;
             if let Some(name) = name {
-                let request = Request::OpenVoter { session, name };
+                let request = Request::OpenVoter { session, name, outdated };
                 match call(&hub, host, request).await {
                     Some(Answer::Voter { node: found }) => node = Some(found),
                     answer => tracing::info!(%session, %host, ?answer, "no answer about its log"),

@@ -46,7 +46,7 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         }
         Request::View(session) => Ok(view(hub, session)),
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
-        Request::OpenVoter { session, name } => open_voter(hub, session, &name).await,
+        Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
         // Answered above, or by the mesh itself.
         _ => Err(Refusal::Failed("this is not a question about sessions".into())),
@@ -127,8 +127,13 @@ pub fn committed(hub: &Hub, session: &Name, proposal: &Proposal) {
     let _heard = hub.deps().facts.send(fact);
 }
 
-async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer, Refusal> {
-    let opened = hub.open_group(session).await;
+async fn open_voter(
+    hub: &Hub,
+    session: SessionId,
+    name: &Name,
+    outdated: Option<u64>,
+) -> Result<Answer, Refusal> {
+    let opened = hub.open_voter(session, outdated).await;
     let group = opened.map_err(|error| Refusal::Failed(format!("{name}: {}", words(&error))))?;
     Ok(Answer::Voter { node: group.node_id() })
 }

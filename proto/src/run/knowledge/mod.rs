@@ -37,7 +37,7 @@ const PULL_MS: u64 = 15_000;
 const MAX_HELD: usize = 64;
 
 /// What the mesh says of sessions now.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The heads that members publish, by session.
     pub heads: BTreeMap<SessionId, BTreeMap<HostId, HeadRecord>>,

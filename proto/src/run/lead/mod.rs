@@ -28,7 +28,7 @@ use crate::{
     run::{Mutant, Rules},
     session::{Share, State, slice, voters},
     time::Moment,
-    wire::record::HeadRecord,
+    wire::{record::HeadRecord, rpc::Refusal},
 };
 
 /// What was refused or did not arrive is looked at again after this time, at the latest.
@@ -75,6 +75,8 @@ pub struct Standing {
     pub term: u64,
     /// The voters' hosts by the node ids of their logs.
     pub voters: BTreeMap<u64, HostId>,
+    /// Voters whose logs are older than what they acknowledged to this leader.
+    pub outdated: BTreeSet<u64>,
     /// Where this host's own log stands.
     pub place: Place,
     /// Why the log cannot be written any more.
@@ -82,7 +84,7 @@ pub struct Standing {
 }
 
 /// Everything that a coordinator looks at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     /// The group.
     pub group: Standing,
@@ -136,6 +138,8 @@ pub enum Effect {
         change: u64,
         /// Whom.
         host: HostId,
+        /// Its log that is older than what it acknowledged, and of no use.
+        outdated: Option<u64>,
     },
     /// Make these logs the voters.
     SetVoters {
@@ -355,18 +359,23 @@ impl Lead {
             return;
         }
         let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host).collect();
-        let step = self.changes.begin(&seen.group.voters, &wanted, &up, now);
-        self.step(step, effects);
+        match self.changes.begin(&seen.group.voters, &wanted, &up, now) {
+            Step::Ask(hosts) => {
+                let change = self.changes.number();
+                let mut outdated = BTreeMap::new();
+                for node in &seen.group.outdated {
+                    outdated.extend(seen.group.voters.get(node).map(|host| (*host, *node)));
+                }
+                let ask = |host| Effect::AskVoter { change, host, outdated: outdated.get(&host).copied() };
+                effects.extend(hosts.into_iter().map(ask));
+            }
+            step => self.step(step, effects),
+        }
     }
 
     fn step(&mut self, step: Step, effects: &mut Vec<Effect>) {
-        let change = self.changes.number();
-        match step {
-            Step::Ask(hosts) => {
-                effects.extend(hosts.into_iter().map(|host| Effect::AskVoter { change, host }));
-            }
-            Step::Set(voters) => effects.push(Effect::SetVoters { change, voters }),
-            Step::Nothing => {}
+        if let Step::Set(voters) = step {
+            effects.push(Effect::SetVoters { change: self.changes.number(), voters });
         }
     }
 
@@ -401,4 +410,10 @@ impl Lead {
             effects.push(Effect::Tell(Fact::VotersChanged { session, voters: named }));
         }
     }
+}
+
+/// Cuts a host's share out of what a voter's log has. That may be old: shares are ordered, and a newer one
+/// follows.
+pub fn share_for(state: Option<&State>, host: HostId) -> Result<Share, Refusal> {
+    state.map(|state| slice::share(state, host)).ok_or(Refusal::UnknownSession)
 }

@@ -31,6 +31,7 @@ fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
             leading: true,
             term: 3,
             voters: voters.iter().map(|(node, name)| (*node, host_id(name))).collect(),
+            outdated: BTreeSet::new(),
             place: Place::Inside,
             stopped: None,
         },
@@ -134,6 +135,16 @@ fn voters_are_asked_for_their_logs_every_minute() {
     let asks = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::AskVoter { .. })).count();
     assert_eq!(asks(&look(&mut lead, &seen, NOW.plus_ms(59_000))), 0);
     assert_eq!(asks(&look(&mut lead, &seen, NOW.plus_ms(60_000))), 3);
+}
+
+#[test]
+fn a_voter_whose_log_is_older_than_its_word_is_told_which_one() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let (mut lead, mut seen) = (lead(), seen("nas attic cellar", &voters));
+    seen.group.outdated.insert(2);
+    let told = look(&mut lead, &seen, NOW.plus_ms(60_000));
+    let asked = |name, outdated| Effect::AskVoter { change: 1, host: host_id(name), outdated };
+    assert!(told.contains(&asked("attic", Some(2))) && told.contains(&asked("cellar", None)), "{told:?}");
 }
 
 #[test]
