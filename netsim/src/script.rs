@@ -32,7 +32,7 @@ use proto::{
 
 use crate::world::{
     SESSION, World,
-    fault::{Fault, group},
+    fault::{Fault, Seen, group},
     invariants::Violation,
 };
 
@@ -118,9 +118,15 @@ impl Stage {
             ["settle"] => return self.settle(),
             ["status", host] => return self.status(host),
             ["ask", host, name] => return self.ask(host, name),
-            ["up", host] => Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::default()),
+            ["up", host] => Fault::Up(
+                self.id(host)?,
+                SESSION,
+                Box::new(intent(block)?),
+                Replace::default(),
+                Seen::Anything,
+            ),
             ["up", host, "replace"] => {
-                Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::all())
+                Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::all(), Seen::Anything)
             }
             ["down", host] => Fault::Down(self.id(host)?, SESSION),
             ["stop", host, machine] => Fault::Wish(self.id(host)?, (SESSION, self.machine(machine)?), false),
@@ -197,8 +203,8 @@ impl Stage {
             return Ok(());
         };
         let mut text = String::new();
-        let coordinator = seen.coordinator(SESSION).filter(|(host, _)| seen.hears(*host, world.now));
-        let coordinator = coordinator.map_or("nobody known".to_owned(), |(host, _)| world.name(host));
+        let coordinator = seen.coordinator(SESSION).filter(|host| seen.hears(*host, world.now));
+        let coordinator = coordinator.map_or("nobody known".to_owned(), |host| world.name(host));
         let state = if share.ended { ", ended" } else { "" };
         let _ = writeln!(text, "  | plan {}, coordinated by {coordinator}{state}", share.generation);
         for entry in share.directory.machines().filter(|_| !share.ended) {

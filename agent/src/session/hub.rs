@@ -34,13 +34,13 @@ use super::{
 use crate::{dns::Resolve, machine::Qemu};
 
 mod groups;
-mod voices;
+mod knowing;
 
-/// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
-pub const COORDINATOR_WAIT: Duration = Duration::from_secs(10);
 
 /// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
 const OFFER_WAIT: Duration = Duration::from_secs(5);
+/// Questions that wait for the task that knows; as many as members' requests that are answered at once.
+const LETTERS: usize = 64;
 /// Pause before a session's task is started again after a panic.
 const TASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -89,8 +89,9 @@ struct Inner {
     /// The version of each share that the reports are about.
     acted: Mutex<BTreeMap<SessionId, u64>>,
     groups: Mutex<BTreeMap<SessionId, Group>>,
-    /// Whose word counted once, by session; see `voices`.
-    voices: Mutex<BTreeMap<SessionId, BTreeSet<HostId>>>,
+    /// What is believed of sessions; see `knowing`.
+    believed: watch::Sender<Arc<Believed>>,
+    mailbox: mpsc::Sender<Letter>,
     /// What comes and goes does so one at a time: shares, logs, whole sessions.
     door: tokio::sync::Mutex<()>,
     /// One session is begun at a time, so that two never take one name on one host.
@@ -109,18 +110,22 @@ impl Hub {
         let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
         let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
+        let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), known.clone(), voices);
+        let (mailbox, letters) = mpsc::channel(LETTERS);
         let inner = Inner {
             deps,
             shares: watch::Sender::new(Arc::new(known)),
             reports: watch::Sender::default(),
             acted: Mutex::default(),
             groups: Mutex::default(),
-            voices: Mutex::new(voices),
+            believed: watch::Sender::default(),
+            mailbox,
             door: tokio::sync::Mutex::default(),
             births: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         };
         let hub = Hub { inner: Arc::new(inner) };
+        hub.inner.tasks.spawn(knowing::run(hub.clone(), knowledge, letters));
         hub.open_groups().await?;
         for share in sessions {
             hub.start(share.session);
@@ -189,44 +194,15 @@ impl Hub {
         &self.inner.births
     }
 
-    /// Takes a share that the coordinator sent or that was asked for.
-    pub async fn accept(&self, from: HostId, share: Share) -> Result<(), Refusal> {
-        if !self.hears(share.session, from).await {
-            return Err(Refusal::NoVoice);
-        }
-        let _one = self.inner.door.lock().await;
-        let known = self.share(share.session);
-        match &known {
-            Some(known) if slice::supersedes(known, &share) => return Err(Refusal::Older),
-            Some(known) if !slice::supersedes(&share, known) => return Ok(()),
-            Some(_) => {}
-            None if self.inner.shares.borrow().len() >= MAX_SESSIONS => {
-                return Err(Refusal::Failed(format!("it has {MAX_SESSIONS} sessions already")));
-            }
-            None => {}
-        }
-        if self.buried(share.session) {
-            return Err(Refusal::UnknownSession);
-        }
-        let (store, written, first) = (self.inner.deps.store.clone(), share.clone(), known.is_none());
-        let voices = self.voices(share.session);
-        let stored = tokio::task::spawn_blocking(move || {
-            store.put(&written)?;
-            if first { store.put_voices(written.session, &voices) } else { Ok(()) }
-        })
-        .await;
-        stored
-            .map_err(io::Error::other)
-            .and_then(|result| result)
-            .map_err(|error| Refusal::Failed(format!("the share cannot be written: {error}")))?;
-        let share = Arc::new(share);
+    /// Shows a share that is written down, and begins with its session if it is the first.
+    fn show(&self, share: Arc<Share>) {
+        let (session, first) = (share.session, self.share(share.session).is_none());
         self.inner.shares.send_modify(|all| {
-            Arc::make_mut(all).insert(share.session, share.clone());
+            Arc::make_mut(all).insert(session, share);
         });
-        if known.is_none() {
-            self.start(share.session);
+        if first {
+            self.start(session);
         }
-        Ok(())
     }
 
     fn start(&self, session: SessionId) {
@@ -242,7 +218,6 @@ impl Hub {
         if let Some(group) = group {
             group.shutdown().await;
         }
-        lock(&self.inner.voices).remove(&session);
         let name = self.share(session).map(|share| share.name.clone());
         self.inner.deps.mesh.publish(RecordKey::Session(session), None).await;
         self.inner.deps.mesh.publish(RecordKey::Head(session), None).await;
@@ -259,6 +234,7 @@ impl Hub {
             Arc::make_mut(all).remove(&session);
         });
         lock(&self.inner.acted).remove(&session);
+        self.forgotten(session).await;
         if let Some(session) = name {
             // Nobody listening is no error.
             let _heard = self.inner.deps.facts.send(Fact::SessionGone { session });
@@ -300,47 +276,6 @@ impl Hub {
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let led = self.group(session).and_then(|group| group.lead().borrow().leader);
         led.or_else(|| self.head(session).map(|(host, _)| host))
-    }
-
-    /// Asks the coordinator of a session, following its hints. Ends after [`COORDINATOR_WAIT`].
-    pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
-        let asking = self.ask_until_led(session, request);
-        tokio::time::timeout(COORDINATOR_WAIT, asking).await.unwrap_or(Err(Refusal::NoQuorum))
-    }
-
-    async fn ask_until_led(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
-        let mut hint = None;
-        let mut asked = BTreeSet::new();
-        loop {
-            let target = hint.take().or_else(|| self.coordinator(session));
-            let answer = match target {
-                None if self.share(session).is_none() && self.group(session).is_none() => {
-                    return Err(Refusal::UnknownSession);
-                }
-                None => Answer::Refused(Refusal::NotCoordinator { leader: None }),
-                Some(host) if host == self.me() => super::requests::answer(self, host, request.clone()).await,
-                Some(host) => {
-                    let within = Duration::from_secs(5);
-                    self.inner.deps.mesh.call(host, request.clone(), within).await.unwrap_or_else(|error| {
-                        tracing::debug!(%host, %error, "the coordinator does not answer");
-                        Answer::Refused(Refusal::NotCoordinator { leader: None })
-                    })
-                }
-            };
-            match answer {
-                Answer::Refused(Refusal::NotCoordinator { leader }) => {
-                    asked.extend(target);
-                    hint = leader.filter(|leader| !asked.contains(leader));
-                    if hint.is_none() {
-                        // A new leader is being elected, or its head is on the way.
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                        asked.clear();
-                    }
-                }
-                Answer::Refused(refusal) => return Err(refusal),
-                answer => return Ok(answer),
-            }
-        }
     }
 
     /// Waits until every task has ended. Call after `deps.stop` was cancelled.

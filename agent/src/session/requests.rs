@@ -23,7 +23,6 @@ use proto::{
 };
 
 use super::{actions::words, hub::Hub, inventory};
-use crate::session::hub::COORDINATOR_WAIT;
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
 const WRITE: Duration = Duration::from_secs(5);
@@ -78,8 +77,8 @@ pub fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
 /// A voter's own applied state is good enough: shares are ordered, and a newer one follows.
 fn share_for(hub: &Hub, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
     let group = hub.group(session).ok_or(Refusal::UnknownSession)?;
-    let state = group.state().borrow().clone().ok_or(Refusal::UnknownSession)?;
-    Ok(Answer::Share(Box::new(slice::share(&state, host))))
+    let state = group.state().borrow().clone();
+    lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
 }
 
 fn view(hub: &Hub, session: SessionId) -> Answer {
@@ -171,7 +170,7 @@ async fn read(hub: &Hub, session: SessionId) -> Result<Arc<State>, Refusal> {
 /// Writes one command and waits until a quorum has it.
 pub async fn write(hub: &Hub, session: SessionId, command: Command) -> Result<(), Refusal> {
     let group = group(hub, session)?;
-    match group.write(command, WRITE.min(COORDINATOR_WAIT)).await {
+    match group.write(command, WRITE).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(refused)) => Err(Refusal::State(refused)),
         Err(WriteError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),

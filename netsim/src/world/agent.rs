@@ -4,30 +4,33 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, SessionId},
+    id::{Epoch, Generation, HostId, MachineName, SessionId},
     names::{self, Kind, View, Zone},
     run::Mutant,
     session::{
         MachineSpec, Share,
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
-        slice,
     },
-    time::Moment,
+    time::{Moment, Timestamp},
+    wire::{
+        record::HeadRecord,
+        rpc::{Answer, Refusal, Request},
+    },
 };
 
 use super::{
     Event, Key, Message, Step, Work, World,
+    calls::Asker,
     host::{Agent, Process, Record, Word},
     invariants::Violation,
 };
 
 /// Time between two turns of an agent's loop.
 const TICK_MS: u64 = 800;
-/// How long an agent waits for an answer.
-const ANSWER_MS: u64 = 1_000;
 
 impl World {
     /// Starts a host's agent, if it has power and none runs.
@@ -37,14 +40,18 @@ impl World {
             return;
         };
         host.disk.generation += 1;
-        let mut agent = Agent { run, since: now, ..Agent::default() };
+        let mut agent = Agent::new(run, now, World::knowledge_of(host, self.rules));
         for (session, quorum) in self.quorums.iter().filter(|_| now == Moment(0)) {
             if quorum.leader == Some(id) && quorum.term == 1 {
                 agent.leading.insert(*session, 1);
-                host.disk.replicas.extend(quorum.committed.clone().map(|state| (*session, state)));
+                agent.leaders.insert(*session, id);
             }
         }
         host.agent = Some(agent);
+        let logs: Vec<SessionId> = host.disk.logs.keys().copied().collect();
+        for session in logs {
+            self.open_log(id, session);
+        }
         let delay = self.random.between(1, TICK_MS);
         self.after(delay, Event::Tick(id, run));
     }
@@ -54,11 +61,12 @@ impl World {
         if self.agent_mut(id).is_none_or(|agent| agent.run != run) {
             return Ok(());
         }
+        self.notice(id);
         for session in self.sessions() {
             self.vote(id, session);
-            self.coordinate(id, session);
-            self.pull_share(id, session);
+            self.look_after(id, session, false);
         }
+        self.look_around(id, false);
         let zone = self.hosts.get(&id).map(|host| host.zone(&self.names, self.now)).unwrap_or_default();
         self.act(id, &zone);
         self.publish(id, &zone);
@@ -71,25 +79,36 @@ impl World {
     pub(super) fn receive(&mut self, from: HostId, to: HostId, message: Message) {
         match message {
             Message::Gossip(records) => records.into_iter().for_each(|record| self.hear(to, record)),
-            Message::PutShare(share) => self.take_share(to, share),
-            Message::GetShare(session) => self.give_share(to, from, session),
-            Message::MayStart(machine, epoch) => self.may_start(to, from, machine, epoch),
-            Message::Dropped(machine, epoch) => self.dropped(to, from, machine, epoch),
-            Message::MayStartAnswer(machine, epoch, may) => {
-                let Some(agent) = self.agent_mut(to) else { return };
+            Message::Request(number, request) => self.requested(to, from, number, *request),
+            Message::Answer(number, answer) => self.answered(to, number, Some(*answer)),
+        }
+    }
+
+    /// The coordinator answered what was asked for a machine, or nobody did.
+    pub(super) fn machine_answered(
+        &mut self,
+        id: HostId,
+        machine: Key,
+        number: u64,
+        result: Result<Answer, Refusal>,
+    ) {
+        let Some(agent) = self.agent_mut(id) else { return };
+        let Some((_, asked)) = agent.asked.remove_entry(&number) else { return };
+        if agent.busy.get(&machine) != Some(&number) {
+            return;
+        }
+        match (asked, result) {
+            (Request::MayStart { epoch, .. }, Ok(Answer::MayStart(true))) => {
                 agent.busy.remove(&machine);
-                if may {
-                    agent.failed.remove(&machine);
-                    agent.granted.insert(machine, epoch);
-                } else {
-                    self.failed(to, &machine, "the coordinator says not now");
-                }
+                agent.failed.remove(&machine);
+                agent.granted.insert(machine, epoch);
             }
-            Message::DroppedAnswer(machine) => {
-                let Some(agent) = self.agent_mut(to) else { return };
+            (_, Ok(Answer::Done)) => {
                 agent.busy.remove(&machine);
                 agent.failed.remove(&machine);
             }
+            (_, Ok(_)) => self.failed(id, &machine, "the coordinator says not now"),
+            (_, Err(refusal)) => self.failed(id, &machine, &refusal.to_string()),
         }
     }
 
@@ -100,24 +119,29 @@ impl World {
             return;
         }
         agent.heard.insert(record.host, now);
-        agent.view.insert(record.host, record);
-    }
-
-    pub(super) fn take_share(&mut self, id: HostId, share: Rc<Share>) {
-        let any = self.rules.broken(Mutant::TakesOldShares);
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        if any || host.disk.shares.get(&share.session).is_none_or(|old| slice::supersedes(&share, old)) {
-            host.disk.shares.insert(share.session, share);
+        agent.view.insert(record.host, record.clone());
+        if let Some(host) = self.hosts.get_mut(&id) {
+            host.disk.buried.extend(record.buried.iter().copied());
         }
     }
 
-    fn pull_share(&mut self, id: HostId, session: SessionId) {
+    /// Tells people which hosts a coordinator stopped hearing, or hears again.
+    fn notice(&mut self, id: HostId) {
         let Some(host) = self.hosts.get(&id) else { return };
-        match host.coordinator(session) {
-            Some((leader, version)) if leader != id && version > host.version(session) => {
-                self.send(id, leader, Message::GetShare(session));
-            }
-            _ => {}
+        let Some(agent) = host.agent.as_ref().filter(|agent| !agent.leading.is_empty()) else { return };
+        let lost: BTreeSet<HostId> =
+            agent.heard.keys().copied().filter(|other| !host.hears(*other, self.now)).collect();
+        let before = agent.lost.clone();
+        for gone in lost.difference(&before) {
+            let name = self.name(*gone);
+            self.tell(Some(id), || format!("does not hear {name} any more"));
+        }
+        for back in before.difference(&lost) {
+            let name = self.name(*back);
+            self.tell(Some(id), || format!("hears {name} again"));
+        }
+        if let Some(agent) = self.agent_mut(id) {
+            agent.lost = lost;
         }
     }
 
@@ -130,12 +154,15 @@ impl World {
     fn act_in(&mut self, id: HostId, session: SessionId, zone: &Zone) {
         let Some(host) = self.hosts.get(&id) else { return };
         let Some(mut share) = host.disk.shares.get(&session).cloned() else { return };
+        if host.disk.buried.contains(&session) {
+            return self.clear_away(id, session);
+        }
         if self.rules.broken(Mutant::IgnoresNeeds) {
-            let share = Rc::make_mut(&mut share);
+            let share = Arc::make_mut(&mut share);
             share.directory.groups.values_mut().for_each(|group| group.needs.clear());
         }
         if self.rules.broken(Mutant::IgnoresNeedsLater) {
-            let share = Rc::make_mut(&mut share);
+            let share = Arc::make_mut(&mut share);
             let later: BTreeSet<_> = host
                 .disk
                 .launched
@@ -147,7 +174,7 @@ impl World {
             groups.for_each(|(_, group)| group.needs.clear());
         }
         if self.rules.broken(Mutant::IgnoresDrops) {
-            Rc::make_mut(&mut share).drops.clear();
+            Arc::make_mut(&mut share).drops.clear();
         }
         let mut observed = host.observed(&share, ready(zone, &share), self.now);
         if self.rules.broken(Mutant::TakesSilenceForDeath) {
@@ -167,8 +194,12 @@ impl World {
         match action {
             Action::Wait { .. } => {}
             Action::Fetch => self.work(id, machine, (300, 2500), Work::Fetch),
-            Action::Ask(epoch) => self.ask(id, machine.clone(), Message::MayStart(machine, epoch)),
-            Action::ReportDropped(epoch) => self.ask(id, machine.clone(), Message::Dropped(machine, epoch)),
+            Action::Ask(epoch) => {
+                let (session, machine) = machine;
+                let request = Request::MayStart { session, machine: machine.clone(), epoch };
+                self.ask(id, (session, machine), request);
+            }
+            Action::ReportDropped(epoch) => self.report_dropped(id, machine, epoch),
             Action::Launch { after, .. } => {
                 let Some(settings) = spec.map(Settings::of) else { return };
                 self.tell(Some(id), || match after {
@@ -190,7 +221,7 @@ impl World {
             Action::Remove(epoch) => {
                 self.tell(Some(id), || format!("{name} is removed (epoch {epoch})"));
                 if self.rules.broken(Mutant::ReportsDropsEarly) {
-                    return self.ask(id, machine.clone(), Message::Dropped(machine, epoch));
+                    return self.report_dropped(id, machine, epoch);
                 }
                 self.work(id, machine, (100, 1500), Work::Remove(epoch));
             }
@@ -212,13 +243,33 @@ impl World {
         self.history.start(machine, &beside);
     }
 
+    fn report_dropped(&mut self, id: HostId, (session, machine): Key, epoch: Epoch) {
+        let request = Request::Dropped { session, machine: machine.clone(), epoch };
+        self.ask(id, (session, machine), request);
+    }
+
     /// Asks the coordinator; the answer, or its absence, ends the work.
-    fn ask(&mut self, id: HostId, machine: Key, message: Message) {
-        self.work(id, machine.clone(), (ANSWER_MS, ANSWER_MS), Work::Answer);
-        match self.hosts.get(&id).and_then(|host| host.coordinator(machine.0)) {
-            Some((leader, _)) => self.send(id, leader, message),
-            None => self.failed(id, &machine, "no coordinator is known"),
+    fn ask(&mut self, id: HostId, machine: Key, request: Request) {
+        let number = self.number();
+        let Some(agent) = self.agent_mut(id) else { return };
+        agent.busy.insert(machine.clone(), number);
+        agent.asked.insert(number, request.clone());
+        self.ask_coordinator(id, machine.0, request, Asker::Machine(machine, number));
+    }
+
+    /// The session is buried: whatever is still here goes, and then everything that is known of it.
+    fn clear_away(&mut self, id: HostId, session: SessionId) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Some(agent) = &mut host.agent else { return };
+        let busy: Vec<Key> = agent.busy.keys().filter(|(of, _)| *of == session).cloned().collect();
+        let waits = |key: &Key| agent.busy.get(key).is_some_and(|number| agent.waits(*number));
+        if busy.iter().any(|key| !waits(key)) {
+            return;
         }
+        agent.busy.retain(|(of, _), _| *of != session);
+        host.disk.launched.retain(|(of, _), _| *of != session);
+        host.shims.retain(|(of, _), _| *of != session);
+        self.forget(id, session);
     }
 
     fn work(&mut self, id: HostId, machine: Key, (least, most): (u64, u64), work: Work) {
@@ -236,11 +287,10 @@ impl World {
             return;
         }
         agent.busy.remove(&machine);
-        if !matches!(work, Work::Answer | Work::Fetch) {
+        if !matches!(work, Work::Fetch) {
             agent.failed.remove(&machine);
         }
         match work {
-            Work::Answer => self.failed(id, &machine, "the coordinator does not answer"),
             Work::Fetch => self.fetched(id, &machine),
             Work::Launch(settings) => self.launched(id, machine, settings),
             Work::Stop => self.stopped(id, &machine),
@@ -339,12 +389,14 @@ impl World {
             let memory_mib = share.machines.iter().map(|spec| spec.memory_mib).sum();
             sessions.insert(*session, Word { reports, version: share.version, memory_mib, head: None });
         }
-        for (session, term) in &agent.leading {
-            let replica = host.disk.replicas.get(session).map_or(0, |state| state.version);
-            sessions.entry(*session).or_default().head = Some((*term, replica));
+        for (session, head) in &agent.heads {
+            sessions.entry(*session).or_default().head = Some(head.clone());
         }
-        let at = (host.disk.generation, agent.seq + 1);
-        let record = Rc::new(Record { host: id, at, sessions, image: host.disk.image });
+        if let Some(session) = agent.lies {
+            sessions.entry(session).or_default().head = Some(lie(id));
+        }
+        let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
+        let record = Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image });
         for (session, word) in &record.sessions {
             self.history.reported(id, *session, &word.reports);
         }
@@ -428,4 +480,18 @@ impl World {
 fn ready(zone: &Zone, share: &Share) -> BTreeSet<MachineName> {
     let ready = share.directory.machines().filter(|entry| names::ready(zone, share.session, entry));
     ready.map(|entry| entry.machine.clone()).collect()
+}
+
+/// What a host says that wants to be believed and has no right to.
+fn lie(host: HostId) -> HeadRecord {
+    HeadRecord {
+        name: "shop".parse().expect("a valid name"),
+        stamp: Timestamp(0),
+        term: u64::MAX,
+        recovery: u64::MAX,
+        version: u64::MAX,
+        generation: Generation(u64::MAX),
+        voters: vec![host],
+        ended: false,
+    }
 }

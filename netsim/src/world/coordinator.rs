@@ -1,22 +1,20 @@
-//! What the agent that leads does: it hands out shares, answers hosts, keeps the voters, and turns a
-//! user's topology into a committed plan. Everything it decides is a rule of `proto`.
+//! The agent beside a session's log: gathers what `run::lead` looks at and carries out what it says, and
+//! answers what is asked of a coordinator by `run::lead::question`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
-    id::{Digest, Epoch, HostId, SessionId},
-    run::Mutant,
-    session::{
-        Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, Replace, plan, slice, state,
-        voters::{self, Candidate},
+    facts::Fact,
+    id::{Digest, HostId, SessionId},
+    run::lead::{
+        Effect, Event as Happened, Lead, Member, Place, Seen, Standing,
+        question::{self, Ask, Question},
     },
-    topology::Intent,
+    session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, Replace},
+    wire::rpc::{Refusal, Request},
 };
 
-use super::{Event, Key, Message, World};
+use super::{Event, World, calls::For, host::Host, quorum::Log};
 
 /// Without a leader for so long, a voter that reaches a majority takes over.
 const ELECTION_MS: u64 = 2_000;
@@ -26,227 +24,369 @@ pub fn image() -> ImageFacts {
     ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() }
 }
 
+/// A question that a coordinator is about to answer.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    question: Question,
+    session: SessionId,
+    back: (HostId, u64),
+    ask: Ask,
+}
+
 impl World {
+    /// Lists the logs of a session that an agent reaches now, its own included.
+    pub(super) fn reached_logs(&self, from: HostId, session: SessionId) -> BTreeSet<u64> {
+        let open = |host: &HostId| {
+            let log = self.hosts.get(host)?.disk.logs.get(&session)?;
+            (!log.closed).then_some(log.node)
+        };
+        self.reached(from).iter().filter_map(open).collect()
+    }
+
     /// Votes: takes over when there was no leader for too long, steps down when someone else leads.
     pub(super) fn vote(&mut self, id: HostId, session: SessionId) {
-        let (reached, now) = (self.reached(id), self.now);
+        let (reached, logs, now) = (self.reached(id), self.reached_logs(id, session), self.now);
         let Some(quorum) = self.quorums.get_mut(&session) else { return };
         let (leader, term) = (quorum.leader, quorum.term);
         let led = leader.is_some_and(|leader| {
-            let leads = |host: &super::host::Host| {
+            let leads = |host: &Host| {
                 host.agent.as_ref().is_some_and(|a| a.leading.get(&session) == Some(&term))
+                    && host.disk.logs.get(&session).is_some_and(|log| !log.closed)
             };
             reached.contains(&leader) && self.hosts.get(&leader).is_some_and(leads)
         });
-        let voter = quorum.voters.contains(&id);
-        let committed = quorum.committed.clone().map(|state| (session, state));
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        let Some(agent) = &mut host.agent else { return };
+        let (Some(agent), Some(log)) = (&mut host.agent, host.disk.logs.get_mut(&session)) else { return };
+        let voter = quorum.voters.contains_key(&log.node);
+        log.removed |= led && !voter && log.voters.contains_key(&log.node);
         if led {
             agent.led_at.insert(session, now);
+            agent.leaders.extend(leader.map(|leader| (session, leader)));
             if leader != Some(id) {
                 agent.leading.remove(&session);
             }
-            if voter {
-                host.disk.replicas.extend(committed);
+            if voter && !log.closed {
+                (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
             }
             return;
         }
+        agent.leaders.remove(&session);
         let led_at = agent.led_at.get(&session).copied().unwrap_or(agent.since);
-        if voter && quorum.majority(&reached) && now.since_ms(led_at) >= ELECTION_MS {
+        if voter && !log.closed && quorum.majority(&logs) && now.since_ms(led_at) >= ELECTION_MS {
             agent.leading.insert(session, quorum.elect(id));
             agent.led_at.insert(session, now);
-            host.disk.replicas.extend(committed);
+            agent.leaders.insert(session, id);
+            (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
             self.tell(Some(id), || "coordinates the session".into());
         }
     }
 
-    /// Does what a coordinator does in one turn of its loop.
-    pub(super) fn coordinate(&mut self, id: HostId, session: SessionId) {
-        let Some(term) = self.leading(id, session) else { return };
-        self.notice(id);
-        let reached = self.reached(id);
-        let leads = self.quorums.get(&session).is_some_and(|q| q.confirm(id, term, &reached).is_ok());
-        if leads {
-            self.choose_voters(id, session, &reached);
-            if self.rules.broken(Mutant::MovesHeldMachines) {
-                self.move_held_machines(id, session);
-            }
+    /// Opens this host's log of a session, makes it when it is missing. Gives its number.
+    pub(super) fn open_log(&mut self, id: HostId, session: SessionId) -> u64 {
+        let (number, rules, now) = (self.number(), self.rules, self.now);
+        let Some(host) = self.hosts.get_mut(&id) else { return number };
+        let log = host.disk.logs.entry(session).or_insert_with(|| Log { node: number, ..Log::default() });
+        let node = log.node;
+        let Some(agent) = &mut host.agent else { return node };
+        if !agent.leads.contains_key(&session) {
+            let (lead, begun) = Lead::new(id, rules, now);
+            agent.leads.insert(session, lead);
+            agent.seen.remove(&session);
+            self.carry_out_all(id, session, begun);
         }
-        let Some(host) = self.hosts.get(&id) else { return };
-        let (Some(agent), Some(state)) = (&host.agent, host.disk.replicas.get(&session)) else { return };
-        let version = |member: &HostId| {
-            let word = agent.view.get(member).and_then(|record| record.sessions.get(&session));
-            if *member == id { host.version(session) } else { word.map_or(0, |word| word.version) }
+        node
+    }
+
+    /// Lets a coordinator's machine look, if what it looks at changed or a moment came.
+    pub(super) fn look_after(&mut self, id: HostId, session: SessionId, woken: bool) {
+        let Some(seen) = self.seen_by(id, session) else { return };
+        let Some(agent) = self.agent_mut(id) else { return };
+        if woken || agent.seen.get(&session) != Some(&seen) {
+            agent.seen.insert(session, seen.clone());
+            self.lead_on(id, session, Happened::Look(Box::new(seen)));
+        }
+    }
+
+    fn seen_by(&self, id: HostId, session: SessionId) -> Option<Seen> {
+        let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
+        let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
+        let member = |(id, name): (&HostId, &proto::id::Name)| {
+            (*id, Member { name: name.clone(), up: host.hears(*id, self.now), steady: true })
         };
-        let behind: Vec<HostId> = self.names.keys().copied().filter(|m| version(m) < state.version).collect();
-        let shares: Vec<_> = behind.into_iter().map(|m| (m, Rc::new(slice::share(state, m)))).collect();
-        for (member, share) in shares {
-            if member == id {
-                self.take_share(id, share)
-            } else {
-                self.send(id, member, Message::PutShare(share))
+        let place = match log.voters.contains_key(&log.node) {
+            true if log.removed => Place::Removed,
+            true => Place::Inside,
+            false => Place::Outside,
+        };
+        let group = Standing {
+            leader: agent.leaders.get(&session).copied(),
+            leading: agent.leading.contains_key(&session) && !log.closed,
+            term: agent.leading.get(&session).copied().unwrap_or(quorum.term),
+            voters: log.voters.clone(),
+            outdated: BTreeSet::new(),
+            place,
+            stopped: log.closed.then(|| "no space".to_owned()),
+        };
+        Some(Seen {
+            group,
+            state: log.state.clone(),
+            members: self.names.iter().map(member).collect(),
+            buried: host.disk.buried.contains(&session),
+            shared: host.disk.shares.contains_key(&session),
+        })
+    }
+
+    /// Lets a coordinator's machine take an event, and carries out what follows.
+    pub(super) fn lead_on(&mut self, id: HostId, session: SessionId, event: Happened) {
+        let now = self.now;
+        let Some(lead) = self.agent_mut(id).and_then(|agent| agent.leads.get_mut(&session)) else { return };
+        let effects = lead.on(event, now);
+        self.carry_out_all(id, session, effects);
+    }
+
+    fn carry_out_all(&mut self, id: HostId, session: SessionId, effects: Vec<Effect>) {
+        for effect in effects {
+            self.carry_out(id, session, effect);
+        }
+    }
+
+    fn carry_out(&mut self, id: HostId, session: SessionId, effect: Effect) {
+        let Some(agent) = self.agent_mut(id) else { return };
+        let run = agent.run;
+        match effect {
+            Effect::Announce(head) => {
+                agent.heads.remove(&session);
+                agent.heads.extend(head.map(|head| (session, *head)));
+            }
+            Effect::Deliver(to, share) => {
+                let wants = For::Delivery(session, share.version);
+                self.call(id, to, Request::PutShare(share), wants);
+            }
+            Effect::AskVoter { change, host, outdated } => {
+                let name = "voter".parse().expect("a valid name");
+                self.call(
+                    id,
+                    host,
+                    Request::OpenVoter { session, name, outdated },
+                    For::Voter(session, change),
+                );
+            }
+            Effect::SetVoters { change, voters } => {
+                let takes = self.random.between(10, 500);
+                self.after(takes, Event::SetVoters(id, run, session, change, voters));
+            }
+            Effect::Bury => {
+                self.check_burial(session);
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.disk.buried.insert(session);
+                }
+            }
+            Effect::Tell(Fact::VotersChanged { voters, .. }) if agent.leading.contains_key(&session) => {
+                let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
+                self.tell(Some(id), || format!("voters are {}", names.join(", ")));
+            }
+            Effect::Tell(_) => {}
+            Effect::Reopen => self.reopen(id, session),
+            Effect::Wake(at) => self.wake(id, Some(session), at),
+            Effect::Rest => drop(agent.leads.remove(&session)),
+            Effect::Forget => self.forget(id, session),
+            Effect::Retire => {
+                agent.leads.remove(&session);
+                agent.leading.remove(&session);
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.disk.logs.remove(&session);
+                }
             }
         }
     }
 
-    /// Tells people which hosts the coordinator stopped hearing, or hears again.
-    fn notice(&mut self, id: HostId) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(agent) = &host.agent else { return };
-        let lost: BTreeSet<HostId> =
-            agent.heard.keys().copied().filter(|other| !host.hears(*other, self.now)).collect();
-        let before = agent.lost.clone();
-        for gone in lost.difference(&before) {
-            let name = self.name(*gone);
-            self.tell(Some(id), || format!("does not hear {name} any more"));
+    /// Opens a log again that could not be written, if the disk takes files by now.
+    fn reopen(&mut self, id: HostId, session: SessionId) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let full = host.full;
+        let (Some(log), Some(agent)) = (host.disk.logs.get_mut(&session), &mut host.agent) else { return };
+        if full {
+            return self.lead_on(id, session, Happened::StillClosed);
         }
-        for back in before.difference(&lost) {
-            let name = self.name(*back);
-            self.tell(Some(id), || format!("hears {name} again"));
+        log.closed = false;
+        agent.leads.remove(&session);
+        self.open_log(id, session);
+    }
+
+    /// Carries a change of voters to its end.
+    pub(super) fn set_voters(
+        &mut self,
+        id: HostId,
+        session: SessionId,
+        change: u64,
+        voters: BTreeMap<u64, HostId>,
+    ) {
+        let logs = self.reached_logs(id, session);
+        let term = self.leading(id, session);
+        let quorum = self.quorums.get_mut(&session);
+        let before = quorum.as_ref().map(|quorum| quorum.voters.clone()).unwrap_or_default();
+        let set = term.zip(quorum).map(|(term, quorum)| quorum.change((id, term), &logs, voters));
+        let well = matches!(set, Some(Ok(())));
+        if well {
+            self.check_voters(session, &before);
+            self.copy(id, session);
         }
-        if let Some(agent) = self.agent_mut(id) {
-            agent.lost = lost;
+        self.lead_on(id, session, Happened::VotersSet { change, well });
+    }
+
+    /// Begins to answer what is asked of a coordinator.
+    pub(super) fn question(&mut self, id: HostId, back: (HostId, u64), session: SessionId, ask: Ask) {
+        let number = self.number();
+        let (question, effects) = Question::new(session, ask.clone(), self.rules);
+        let Some(agent) = self.agent_mut(id) else { return };
+        agent.questions.insert(number, Asked { question, session, back, ask });
+        self.go_on(id, number, effects);
+    }
+
+    fn go_on(&mut self, id: HostId, number: u64, effects: Vec<question::Effect>) {
+        for effect in effects {
+            let Some(agent) = self.agent_mut(id) else { return };
+            let run = agent.run;
+            let Some(asked) = agent.questions.get(&number) else { return };
+            let (session, back) = (asked.session, asked.back);
+            match effect {
+                question::Effect::Read => {
+                    let read = self.read(id, session);
+                    self.question_on(id, number, question::Event::Read(read));
+                }
+                question::Effect::Gather => {
+                    let inventory = Box::new(self.inventory(id, session));
+                    self.question_on(id, number, question::Event::Offered(inventory));
+                }
+                question::Effect::Write(command) => {
+                    self.tell_plan(id, number);
+                    let plans = matches!(*command, Command::Apply { .. });
+                    let takes = self.random.between(if plans { 10 } else { 1 }, if plans { 100 } else { 20 });
+                    self.after(takes, Event::Write(id, run, number, command));
+                }
+                question::Effect::Tell(Fact::PlanCommitted { generation, .. }) => {
+                    self.tell(Some(id), || format!("plan {generation} is committed"));
+                }
+                question::Effect::Tell(_) => {}
+                question::Effect::Answer(answer) => {
+                    self.tell_plan(id, number);
+                    if let Some(agent) = self.agent_mut(id) {
+                        agent.questions.remove(&number);
+                    }
+                    self.reply(id, back, *answer);
+                }
+            }
         }
     }
 
-    /// Answers a host that asks for its share, from what this voter has: it may be old.
-    pub(super) fn give_share(&mut self, id: HostId, to: HostId, session: SessionId) {
-        let replica = self.hosts.get(&id).and_then(|host| host.disk.replicas.get(&session).cloned());
-        if let (Some(_), Some(state)) = (self.leading(id, session), replica) {
-            self.send(id, to, Message::PutShare(Rc::new(slice::share(&state, to))));
-        }
-    }
-
-    /// Answers `MayStart` after a quorum round.
-    pub(super) fn may_start(&mut self, id: HostId, from: HostId, machine: Key, epoch: Epoch) {
-        let (session, name) = machine.clone();
-        let Some(term) = self.leading(id, session) else { return };
-        let Some(quorum) = self.quorums.get(&session) else { return };
-        if quorum.confirm(id, term, &self.reached(id)).is_err() {
+    fn question_on(&mut self, id: HostId, number: u64, event: question::Event) {
+        let Some(asked) = self.agent_mut(id).and_then(|agent| agent.questions.get_mut(&number)) else {
             return;
-        }
-        let Some(state) = &quorum.committed else { return };
-        let may = state::may_start(state, from, &name, epoch);
-        let grant = Command::Grant { machine: name, host: from, epoch };
-        if may && self.commit(id, session, grant) != Some(true) {
-            return;
-        }
-        self.send(id, from, Message::MayStartAnswer(machine, epoch, may));
-    }
-
-    /// Commits that a host removed an incarnation, and says so.
-    pub(super) fn dropped(&mut self, id: HostId, from: HostId, machine: Key, epoch: Epoch) {
-        let (session, name) = machine.clone();
-        if self.commit(id, session, Command::Dropped { machine: name, host: from, epoch }).is_some() {
-            self.history.dropped(from, &machine, epoch);
-            self.send(id, from, Message::DroppedAnswer(machine));
-        }
-    }
-
-    /// Plans what a user wants, from what the coordinator knows; it reaches the log a moment later,
-    /// perhaps after another one.
-    pub(super) fn plan(&mut self, asked: HostId, session: SessionId, intent: Intent, replace: Replace) {
-        let leader = self.hosts.get(&asked).and_then(|host| host.coordinator(session));
-        let Some((leader, _)) = leader.filter(|(leader, _)| self.reached(asked).contains(leader)) else {
-            return self.tell(Some(asked), || "up: no coordinator can be reached".into());
         };
-        let inventory = self.inventory(leader, session);
-        let replica = |host: &super::host::Host| host.disk.replicas.get(&session).cloned();
-        let Some(state) = self.hosts.get(&leader).and_then(replica) else { return };
-        let may = if self.rules.broken(Mutant::ReplacesUnasked) { Replace::all() } else { replace.clone() };
-        let proposal = plan::propose(session, Some(&state), (&intent, &may), &inventory);
-        for obstacle in &proposal.obstacles {
-            self.tell(Some(asked), || format!("up: {}: {}", obstacle.machine, obstacle.because));
-        }
-        for change in &proposal.unasked {
-            self.tell(Some(asked), || format!("up: {}: {}; nobody said so", change.machine, change.because));
-        }
-        let Some(plan) = proposal.plan else { return };
-        for change in &proposal.changes {
-            let action = format!("{:?}", change.action).to_lowercase();
-            let host = self.name(change.host);
-            self.tell(Some(leader), || {
-                format!(
-                    "plan {}: {action} {} on {host} ({})",
-                    plan.generation, change.machine, change.because
-                )
-            });
-        }
-        let delay = self.random.between(10, 100);
-        self.after(delay, Event::Commit(leader, session, Box::new(Command::Apply { intent, plan, replace })));
+        let effects = asked.question.on(event);
+        self.go_on(id, number, effects);
     }
 
-    /// Writes a command into the log, if this host may. `None` = it may not, or there is no quorum.
-    fn commit(&mut self, id: HostId, session: SessionId, mut command: Command) -> Option<bool> {
-        let term = self.leading(id, session)?;
-        let reached = self.reached(id);
-        let mut told = None;
-        if let Command::Apply { replace, .. } = &mut command {
-            told = Some(replace.clone());
-            if self.rules.broken(Mutant::ReplacesUnasked) {
-                *replace = Replace::all();
-            }
-        }
-        let outcome = self.quorums.get_mut(&session)?.commit(id, term, &reached, command).ok()?;
-        if let Err(Refused::Unsafe(because)) = &outcome {
-            self.history.unsafe_plan(because);
-        }
-        if let Err(refused) = &outcome {
-            self.tell(Some(id), || format!("refused: {refused}"));
-        }
-        if let (Ok(()), Some(told)) = (&outcome, told) {
-            self.history.told(session, told);
-        }
-        self.copy(session, &reached);
-        Some(outcome.is_ok())
+    /// A quorum round.
+    fn read(&self, id: HostId, session: SessionId) -> Result<std::sync::Arc<proto::session::State>, Refusal> {
+        let (term, quorum) = self.voice(id, session)?;
+        quorum.confirm(id, term, &self.reached_logs(id, session)).map_err(|_| Refusal::NoQuorum)?;
+        quorum.committed.clone().ok_or(Refusal::UnknownSession)
     }
 
-    /// Carries out [`Event::Commit`].
-    pub(super) fn commit_by(&mut self, id: HostId, session: SessionId, command: Command) {
-        let what = match &command {
-            Command::Apply { plan, .. } => format!("plan {} is committed", plan.generation),
-            Command::Wish { machine, run } => {
-                format!("{machine} shall {}", if *run { "run" } else { "stop" })
+    /// Gives the term in which this host leads a session, or says who does.
+    fn voice(&self, id: HostId, session: SessionId) -> Result<(u64, &super::quorum::Quorum), Refusal> {
+        let host = self.hosts.get(&id).ok_or(Refusal::UnknownSession)?;
+        let known = host.disk.shares.contains_key(&session) || host.disk.logs.contains_key(&session);
+        let leading = self.leading(id, session).zip(self.quorums.get(&session));
+        leading.ok_or(match known {
+            true => Refusal::NotCoordinator { leader: host.coordinator(session).filter(|host| *host != id) },
+            false => Refusal::UnknownSession,
+        })
+    }
+
+    /// A write of a question reaches the log, if a majority can be reached.
+    pub(super) fn write(&mut self, id: HostId, number: u64, command: Command) {
+        let asked = self.hosts.get(&id).and_then(|host| host.agent.as_ref()?.questions.get(&number)).cloned();
+        let Some(asked) = asked else { return };
+        let written = self.commit(id, asked.session, command.clone());
+        match &written {
+            Ok(()) => self.note_write(id, &asked, &command),
+            Err(Refusal::State(refused)) => {
+                if let Refused::Unsafe(because) = refused {
+                    self.history.unsafe_plan(because);
+                }
+                self.tell(Some(id), || format!("refused: {refused}"));
             }
-            _ => "the session's end is committed".to_owned(),
-        };
-        match self.commit(id, session, command) {
-            Some(true) => self.tell(Some(id), || what),
-            Some(false) => {}
-            None => self.tell(Some(id), || "no quorum: nothing is committed".into()),
+            Err(_) => self.tell(Some(id), || "no quorum: nothing is committed".into()),
         }
+        self.question_on(id, number, question::Event::Written(written));
+    }
+
+    fn note_write(&mut self, id: HostId, asked: &Asked, command: &Command) {
+        match (&asked.ask, command) {
+            (Ask::Up { replace, index, .. }, Command::Apply { plan, .. }) => {
+                self.history.told(asked.session, Replace::clone(replace));
+                self.history.seen(index.unwrap_or(plan.parent.0), plan.parent.0);
+            }
+            (_, Command::Dropped { machine, host, epoch }) => {
+                self.history.dropped(*host, &(asked.session, machine.clone()), *epoch);
+            }
+            (_, Command::Wish { machine, run }) => {
+                self.tell(Some(id), || format!("{machine} shall {}", if *run { "run" } else { "stop" }));
+            }
+            (_, Command::End) => self.tell(Some(id), || "the session's end is committed".to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Writes a command into the log, if this host may.
+    fn commit(&mut self, id: HostId, session: SessionId, command: Command) -> Result<(), Refusal> {
+        let (term, _) = self.voice(id, session)?;
+        let (logs, rules) = (self.reached_logs(id, session), self.rules);
+        let quorum = self.quorums.get_mut(&session).ok_or(Refusal::UnknownSession)?;
+        let outcome = quorum.commit((id, term), &logs, command, rules).map_err(|_| Refusal::NoQuorum)?;
+        self.copy(id, session);
+        outcome.map_err(Refusal::State)
     }
 
     /// Copies the log to the voters that can be reached.
-    fn copy(&mut self, session: SessionId, reached: &BTreeSet<HostId>) {
+    fn copy(&mut self, by: HostId, session: SessionId) {
+        let reached = self.reached(by);
         let Some(quorum) = self.quorums.get(&session) else { return };
-        for voter in quorum.voters.intersection(reached) {
-            if let Some(host) = self.hosts.get_mut(voter) {
-                host.disk.replicas.extend(quorum.committed.clone().map(|state| (session, state)));
+        for id in reached {
+            let log = self.hosts.get_mut(&id).and_then(|host| host.disk.logs.get_mut(&session));
+            if let Some(log) = log.filter(|log| quorum.voters.contains_key(&log.node) && !log.closed) {
+                (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
             }
         }
     }
 
-    fn choose_voters(&mut self, id: HostId, session: SessionId, reached: &BTreeSet<HostId>) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(quorum) = self.quorums.get_mut(&session) else { return };
-        let Some(agent) = &host.agent else { return };
-        let candidate = |member: &HostId| {
-            let heard = agent.heard.get(member).copied().unwrap_or_default();
-            let up = host.hears(*member, self.now);
-            let silent_ms = if up { 0 } else { self.now.since_ms(heard) };
-            (*member, Candidate { up, steady: true, silent_ms })
-        };
-        let candidates: BTreeMap<HostId, Candidate> = self.names.keys().map(candidate).collect();
-        let chosen = voters::choose(&candidates, &quorum.voters, id);
-        // A change needs a majority of the old and of the new voters.
-        let enough = chosen.intersection(reached).count() * 2 > chosen.len();
-        if chosen != quorum.voters && enough {
-            quorum.voters = chosen.clone();
-            self.copy(session, reached);
-            let names: Vec<String> = chosen.iter().map(|v| self.name(*v)).collect();
-            self.tell(Some(id), || format!("voters are {}", names.join(", ")));
+    /// Tells people what a plan would do that a question made, once.
+    fn tell_plan(&mut self, id: HostId, number: u64) {
+        if self.log.is_none() {
+            return;
+        }
+        let asked = self.hosts.get(&id).and_then(|host| host.agent.as_ref()?.questions.get(&number));
+        let Some(proposal) = asked.and_then(|asked| asked.question.proposal()).cloned() else { return };
+        let said = self
+            .agent_mut(id)
+            .is_some_and(|agent| !agent.told.insert((number, proposal.plan.clone().map(|p| p.generation))));
+        if said {
+            return;
+        }
+        for obstacle in &proposal.obstacles {
+            self.tell(Some(id), || format!("up: {}: {}", obstacle.machine, obstacle.because));
+        }
+        for change in &proposal.unasked {
+            self.tell(Some(id), || format!("up: {}: {}; nobody said so", change.machine, change.because));
+        }
+        let Some(plan) = &proposal.plan else { return };
+        for change in &proposal.changes {
+            let action = format!("{:?}", change.action).to_lowercase();
+            let (host, because) = (self.name(change.host), &change.because);
+            let text = format!("plan {}: {action} {} on {host} ({because})", plan.generation, change.machine);
+            self.tell(Some(id), || text);
         }
     }
 
@@ -261,7 +401,7 @@ impl World {
             let words = record.iter().flat_map(|record| &record.sessions);
             words.filter(|(of, _)| **of != session).map(|(_, word)| word.memory_mib).sum()
         };
-        let facts = |other: &super::host::Host| HostFacts {
+        let facts = |other: &Host| HostFacts {
             name: other.name.clone(),
             up: host.hears(other.id, self.now),
             arch: "x86_64".into(),
@@ -285,25 +425,5 @@ impl World {
 
     pub(super) fn leading(&self, id: HostId, session: SessionId) -> Option<u64> {
         self.hosts.get(&id)?.agent.as_ref()?.leading.get(&session).copied()
-    }
-
-    /// The mutant that hard state exists to prevent: machines of silent hosts start elsewhere.
-    fn move_held_machines(&mut self, id: HostId, session: SessionId) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(quorum) = self.quorums.get_mut(&session) else { return };
-        let Some(mut state) = quorum.committed.as_deref().cloned() else { return };
-        let Some(plan) = &mut state.plan else { return };
-        let mut moved = false;
-        for p in plan.placements.iter_mut().filter(|p| !host.hears(p.host, self.now)) {
-            (p.host, p.epoch) = (id, p.epoch.next());
-            state.epochs.insert(p.machine.clone(), p.epoch);
-            moved = true;
-        }
-        if moved {
-            state.version += 1;
-            plan.generation = plan.generation.next();
-            quorum.committed = Some(Rc::new(state));
-            self.copy(session, &self.reached(id));
-        }
     }
 }

@@ -5,16 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     id::{HostId, Name, SessionId},
-    run::Rules,
-    session::{Command, Replace},
+    run::{Rules, lead},
+    session::{Replace, Share},
     time::Moment,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
+    wire::rpc::Request,
 };
 
-use super::{Event, Key, World, invariants::Violation, random::Random};
+use super::{
+    Event, Key, World,
+    calls::{Asker, For},
+    invariants::Violation,
+    random::Random,
+};
 
 /// Trouble lasts this long.
 const TROUBLE_MS: u64 = 40_000;
+/// What is soft has converged within this time after the cause's end.
+const SOFT_MS: u64 = 60_000;
 /// After that everything must be at rest within this time: the longest pause between two tries of
 /// anything is 60 s, and a machine may need two such tries.
 const REST_MS: u64 = 150_000;
@@ -40,14 +48,34 @@ pub enum Fault {
     Heal,
     /// So many messages of a hundred get lost.
     Loss(u64),
-    /// A user asks for a topology at this host.
-    Up(HostId, SessionId, Box<Intent>, Replace),
+    /// A host's log of a session is lost while its agent is down for a moment. It happens only when most of
+    /// the voters still have theirs.
+    LogLost(HostId, SessionId),
+    /// The same with its share and with whom it believes.
+    ShareLost(HostId, SessionId),
+    /// A host's disk takes no files: its logs close.
+    DiskFull(HostId),
+    /// It takes files again.
+    DiskWell(HostId),
+    /// A host that was never a voter wants to be believed: it says that it leads, and sends shares.
+    Lies(HostId, SessionId),
+    /// A user asks for a topology at this host, over any plan or over the one that is seen there.
+    Up(HostId, SessionId, Box<Intent>, Replace, Seen),
     /// A user stops or starts a machine at this host.
     Wish(HostId, Key, bool),
     /// A user ends the session at this host.
     Down(HostId, SessionId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
+}
+
+/// Over which plan a user asks for a topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Over whatever is current.
+    Anything,
+    /// Over the plan that the asked host knows.
+    Here,
 }
 
 impl World {
@@ -105,11 +133,35 @@ impl World {
                 self.net.loss = percent;
                 self.tell(None, || format!("{percent} % of all messages get lost"));
             }
-            Fault::Up(id, session, intent, replace) => self.plan(id, session, *intent, replace),
-            Fault::Wish(id, (session, machine), run) => {
-                self.ask_coordinator(id, session, Command::Wish { machine, run });
+            Fault::LogLost(id, session) => self.lose_log(id, session),
+            Fault::ShareLost(id, session) => self.lose_share(id, session),
+            Fault::DiskFull(id) => {
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.full = true;
+                    host.disk.logs.values_mut().for_each(|log| log.closed = true);
+                    self.tell(Some(id), || "the disk takes no files".into());
+                }
             }
-            Fault::Down(id, session) => self.ask_coordinator(id, session, Command::End),
+            Fault::DiskWell(id) => {
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.full) {
+                    host.full = false;
+                    self.tell(Some(id), || "the disk takes files again".into());
+                }
+            }
+            Fault::Lies(id, session) => self.lie(id, session),
+            Fault::Up(id, session, intent, replace, seen) => {
+                let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
+                let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
+                let request = Request::Up { session, intent, index, replace };
+                self.ask_coordinator(id, session, request, Asker::User("up".into()));
+            }
+            Fault::Wish(id, (session, machine), run) => {
+                let request = Request::Wish { session, machine, run };
+                self.ask_coordinator(id, session, request, Asker::User("wish".into()));
+            }
+            Fault::Down(id, session) => {
+                self.ask_coordinator(id, session, Request::Down(session), Asker::User("down".into()));
+            }
             Fault::AllIsWell => self.all_is_well(),
         }
     }
@@ -125,19 +177,68 @@ impl World {
         self.suffer(Fault::Heal);
         let ids: Vec<HostId> = self.hosts.keys().copied().collect();
         for id in ids {
+            self.suffer(Fault::DiskWell(id));
             self.suffer(Fault::PowerOn(id));
             self.suffer(Fault::AgentStarts(id));
+            if let Some(agent) = self.agent_mut(id) {
+                agent.lies = None;
+            }
         }
     }
 
-    /// Lets a user's wish reach the log a moment later, if the coordinator can be reached.
-    fn ask_coordinator(&mut self, id: HostId, session: SessionId, command: Command) {
-        match self.hosts.get(&id).and_then(|host| host.coordinator(session)) {
-            Some((leader, _)) if self.reached(id).contains(&leader) => {
-                let delay = self.random.between(10, 100);
-                self.after(delay, Event::Commit(leader, session, Box::new(command)));
+    /// Ends the agent for a moment, because nothing that it keeps open is lost under its hands.
+    fn restart(&mut self, id: HostId) {
+        self.suffer(Fault::AgentDies(id));
+        self.at(1_000, Fault::AgentStarts(id));
+    }
+
+    fn lose_log(&mut self, id: HostId, session: SessionId) {
+        let Some(quorum) = self.quorums.get(&session) else { return };
+        let has = |(node, host): &(&u64, &HostId)| {
+            let log = self.hosts.get(host).and_then(|host| host.disk.logs.get(&session));
+            **host != id && log.is_some_and(|log| log.node == **node && log.state == quorum.committed)
+        };
+        if quorum.voters.iter().filter(has).count() * 2 <= quorum.voters.len() {
+            return;
+        }
+        let here = |host: &mut super::host::Host| host.disk.logs.remove(&session).is_some();
+        if self.hosts.get_mut(&id).is_some_and(here) {
+            self.tell(Some(id), || "loses its log".into());
+            self.restart(id);
+        }
+    }
+
+    fn lose_share(&mut self, id: HostId, session: SessionId) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        host.disk.voices.remove(&session);
+        if host.disk.shares.remove(&session).is_some() {
+            self.history.share_gone(id, session);
+            self.tell(Some(id), || "loses its share".into());
+            self.restart(id);
+        }
+    }
+
+    fn lie(&mut self, id: HostId, session: SessionId) {
+        let believed = self.hosts.values().any(|host| {
+            let agent = host.agent.as_ref();
+            agent.is_some_and(|agent| agent.knowledge.voices(session).contains(&id))
+        });
+        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
+        let Some(state) = self.committed(session).cloned() else { return };
+        let kept = self.hosts.values().any(|h| h.disk.voices.get(&session).is_some_and(|v| v.contains(&id)));
+        if believed || votes || kept || self.agent_mut(id).is_none() {
+            return;
+        }
+        self.tell(Some(id), || "lies".into());
+        if let Some(agent) = self.agent_mut(id) {
+            agent.lies = Some(session);
+        }
+        let others: Vec<HostId> = self.names.keys().copied().filter(|other| *other != id).collect();
+        for to in others {
+            if let Ok(share) = lead::share_for(Some(&state), to) {
+                let share = Share { version: u64::MAX, machines: Vec::new(), ..share };
+                self.call(id, to, Request::PutShare(Box::new(share)), For::Nobody);
             }
-            _ => self.tell(Some(id), || "no coordinator can be reached".into()),
         }
     }
 
@@ -165,7 +266,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
     for (session, id) in world.sessions().into_iter().zip(ids.iter().cycle()) {
         let intent = Box::new(topology(&mut random));
-        world.at(600, Fault::Up(*id, session, intent, Replace::default()));
+        world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
     }
     trouble(&mut world, &mut random, &ids);
     let outcome = live(&mut world);
@@ -179,7 +280,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
         let at = random.between(1_500, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
-        match random.between(0, 14) {
+        match random.between(0, 19) {
             0 | 1 => {
                 world.at(at, Fault::AgentDies(id));
                 world.at(at + lasts, Fault::AgentStarts(id));
@@ -203,10 +304,23 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
                 let (which, silence) = (random.draw(), random.between(1_000, 60_000));
                 world.at(at, Fault::ShimSilent(id, which, silence));
             }
-            10 if random.chance(15) => world.at(at, Fault::Down(id, session)),
+            15 => world.at(at, Fault::LogLost(id, session)),
+            16 => world.at(at, Fault::ShareLost(id, session)),
+            17 => {
+                world.at(at, Fault::DiskFull(id));
+                world.at(at + lasts, Fault::DiskWell(id));
+            }
+            18 => world.at(at, Fault::Lies(id, session)),
+            10 | 19 if random.chance(30) => world.at(at, Fault::Down(id, session)),
             _ => {
                 let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
-                world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace));
+                let seen = if random.chance(40) { Seen::Here } else { Seen::Anything };
+                world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace.clone(), seen));
+                if let Some(other) = random.pick(ids).filter(|_| random.chance(30)) {
+                    // Two people at once.
+                    let intent = Box::new(topology(random));
+                    world.at(at + random.between(0, 300), Fault::Up(other, session, intent, replace, seen));
+                }
             }
         }
     }
@@ -214,7 +328,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
     // A user who saw nothing of it tries once more, so that there is a plan at all.
     for session in sessions {
         let intent = Box::new(topology(random));
-        world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all()));
+        world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all(), Seen::Anything));
     }
 }
 
@@ -238,6 +352,9 @@ fn live(world: &mut World) -> Result<(), Violation> {
         match world.settled() {
             Ok(()) => return Ok(()),
             Err(what) if waited >= REST_MS => return Err(Violation::Unsettled(waited / 1000, what)),
+            Err(_) if waited >= SOFT_MS => {
+                world.converged().map_err(|what| Violation::Stuck(waited / 1000, what))?
+            }
             Err(_) => {}
         }
     }

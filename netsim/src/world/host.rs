@@ -4,19 +4,30 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, Name, SessionId},
+    id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
     names::{DEFAULT_ZONE, HostEntry, SessionEntry, Zone},
+    run::{
+        knowledge::{Knowledge, View},
+        lead::{Lead, Seen as LeadSeen},
+    },
     session::{
-        MachineReport, Share, State, order,
+        MachineReport, Share, order,
         reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
     },
     time::Moment,
+    wire::{record::HeadRecord, rpc::Request},
 };
 
-use super::Key;
+use super::{
+    Key,
+    calls::{For, Routed},
+    coordinator::Asked,
+    quorum::Log,
+};
 
 /// How long a host may be silent before others call it down.
 pub const SILENT_MS: u64 = 5_000;
@@ -32,6 +43,8 @@ pub struct Host {
     pub memory_mib: u64,
     /// Whether it has power.
     pub on: bool,
+    /// Whether its disk takes no files.
+    pub full: bool,
     /// The agent, if it runs.
     pub agent: Option<Agent>,
     /// Its disk.
@@ -44,9 +57,13 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     /// The shares, written before they are acted on.
-    pub shares: BTreeMap<SessionId, Rc<Share>>,
-    /// The state of each Raft log, on voters.
-    pub replicas: BTreeMap<SessionId, Rc<State>>,
+    pub shares: BTreeMap<SessionId, Arc<Share>>,
+    /// Who is believed in each session.
+    pub voices: BTreeMap<SessionId, BTreeSet<HostId>>,
+    /// The Raft logs.
+    pub logs: BTreeMap<SessionId, Log>,
+    /// The statements that a session has ended and nothing of it is left.
+    pub buried: BTreeSet<SessionId>,
     /// Whether the one image of this world is complete here.
     pub image: bool,
     /// Machines with a `launch.json` and a disk.
@@ -69,7 +86,7 @@ pub struct Process {
 }
 
 /// What an agent knows: gone when it ends.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Agent {
     /// Tells agents of one host apart, so that work of a dead one never finishes.
     pub run: u64,
@@ -77,8 +94,36 @@ pub struct Agent {
     pub leading: BTreeMap<SessionId, u64>,
     /// When it last knew of a living leader; never = since it started.
     pub led_at: BTreeMap<SessionId, Moment>,
+    /// The leader of each session whose log is here, if one is known.
+    pub leaders: BTreeMap<SessionId, HostId>,
     /// When it started.
     pub since: Moment,
+    /// What it knows of sessions.
+    pub knowledge: Knowledge,
+    /// What that looked at last.
+    pub seen_view: Option<View>,
+    /// The machines beside its logs.
+    pub leads: BTreeMap<SessionId, Lead>,
+    /// What those looked at last.
+    pub seen: BTreeMap<SessionId, LeadSeen>,
+    /// What it tells gossip of sessions that it leads.
+    pub heads: BTreeMap<SessionId, HeadRecord>,
+    /// A session of which it says that it leads it, although it does not.
+    pub lies: Option<SessionId>,
+    /// When it looks again, at its logs and at what it knows.
+    pub wakes: BTreeMap<Option<SessionId>, Moment>,
+    /// Its questions to other agents.
+    pub calls: BTreeMap<u64, (HostId, For)>,
+    /// Its questions on their way to coordinators.
+    pub routes: BTreeMap<u64, Routed>,
+    /// What it asked coordinators for its machines, by the work's number.
+    pub asked: BTreeMap<u64, Request>,
+    /// Questions of others that its knowledge will answer.
+    pub tickets: BTreeMap<u64, (HostId, u64)>,
+    /// Questions of others that it answers as a coordinator.
+    pub questions: BTreeMap<u64, Asked>,
+    /// Plans that people were told of.
+    pub told: BTreeSet<(u64, Option<Generation>)>,
     /// First starts that the coordinator allowed.
     pub granted: BTreeMap<Key, Epoch>,
     /// Actions under way, by the work's number.
@@ -104,6 +149,8 @@ pub struct Record {
     pub host: HostId,
     /// Newer words are greater.
     pub at: (u64, u64),
+    /// The ended sessions that it knows of.
+    pub buried: BTreeSet<SessionId>,
     /// Its word on each session that it has a share of, or leads.
     pub sessions: BTreeMap<SessionId, Word>,
     /// Whether the image is complete there.
@@ -117,10 +164,49 @@ pub struct Word {
     pub reports: Vec<MachineReport>,
     /// The version of its share.
     pub version: u64,
-    /// If it leads: term and version of the hard state.
-    pub head: Option<(u64, u64)>,
+    /// If it leads: what it says of the session.
+    pub head: Option<HeadRecord>,
     /// Memory that its machines take, in MiB.
     pub memory_mib: u64,
+}
+
+impl Agent {
+    /// An agent that has just started and knows what is on its disk.
+    pub fn new(run: u64, since: Moment, knowledge: Knowledge) -> Agent {
+        Agent {
+            run,
+            leading: BTreeMap::new(),
+            led_at: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            since,
+            knowledge,
+            seen_view: None,
+            leads: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            lies: None,
+            wakes: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            told: BTreeSet::new(),
+            granted: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            view: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            seq: 0,
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// Tells whether this work only waits for a coordinator's answer.
+    pub fn waits(&self, work: u64) -> bool {
+        self.asked.contains_key(&work)
+    }
 }
 
 impl Host {
@@ -135,20 +221,11 @@ impl Host {
         other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
     }
 
-    /// Finds a session's coordinator by the newest head that was heard.
-    pub fn coordinator(&self, session: SessionId) -> Option<(HostId, u64)> {
+    /// Names the coordinator of a session as far as this host can tell.
+    pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let agent = self.agent.as_ref()?;
-        let own = agent.leading.get(&session).map(|term| (*term, self.id, u64::MAX));
-        let head = |r: &Rc<Record>| {
-            let (term, version) = r.sessions.get(&session)?.head?;
-            Some((term, r.host, version))
-        };
-        let heads = agent.view.values().filter_map(head);
-        heads
-            .filter(|(_, host, _)| *host != self.id)
-            .chain(own)
-            .max()
-            .map(|(_, host, version)| (host, version))
+        let led = agent.leaders.get(&session).copied();
+        led.or_else(|| agent.knowledge.head(session).map(|(host, _)| host))
     }
 
     /// Builds the zone that this host answers from.

@@ -41,6 +41,21 @@ pub enum Violation {
     /// The planner proposed what the hard state must refuse.
     #[error("the planner's own plan is not safe: {0}")]
     UnsafePlan(String),
+    /// A host has a share that no coordinator made.
+    #[error("{0} has a share that nobody wrote")]
+    Invented(String),
+    /// A session was buried although something of it is left.
+    #[error("{0} is buried although {1} is on {2}")]
+    BuriedAlive(String, MachineName, String),
+    /// A plan was committed over another one than its user saw.
+    #[error("a plan that was made for {0} was committed over {1}")]
+    Unseen(u64, u64),
+    /// A voter that was away for a moment was replaced.
+    #[error("{0} votes no more although it was away for a moment only")]
+    Replaced(String),
+    /// Something soft did not converge after everything was healed.
+    #[error("not converged {0} s after all was well again: {1}")]
+    Stuck(u64, String),
     /// The world came to no rest after everything was healed.
     #[error("not settled {0} s after all was well again: {1}")]
     Unsettled(u64, String),
@@ -79,6 +94,18 @@ impl History {
     /// Notes that a plan was refused for another reason than that a newer one is current.
     pub fn unsafe_plan(&mut self, because: &str) {
         self.broken = Some(Violation::UnsafePlan(because.to_owned()));
+    }
+
+    /// Notes over which plan a topology was committed, and which one its user saw.
+    pub fn seen(&mut self, seen: u64, parent: u64) {
+        if seen != parent {
+            self.broken = Some(Violation::Unseen(seen, parent));
+        }
+    }
+
+    /// Notes that a host has no share of a session any more, so that an older one may come.
+    pub fn share_gone(&mut self, host: HostId, session: SessionId) {
+        self.versions.remove(&(host, session));
     }
 
     /// Notes that a process was started beside a living one of the same machine.
@@ -152,6 +179,89 @@ impl World {
         self.check_growth()
     }
 
+    /// Checks that nothing of a session is left that is being buried.
+    pub(super) fn check_burial(&mut self, session: SessionId) {
+        for host in self.hosts.values() {
+            if let Some((_, machine)) = host.disk.launched.keys().find(|(of, _)| *of == session) {
+                let name = self.committed(session).map(|state| state.name.to_string()).unwrap_or_default();
+                let alive = Violation::BuriedAlive(name, machine.clone(), host.name.to_string());
+                self.history.broken = Some(alive);
+                return;
+            }
+        }
+    }
+
+    /// Checks that a change of voters leaves out nobody who still has its log: no host is away for long here.
+    pub(super) fn check_voters(&mut self, session: SessionId, before: &BTreeMap<u64, HostId>) {
+        let Some(quorum) = self.quorums.get(&session) else { return };
+        let replaced = |(node, host): &(&u64, &HostId)| {
+            let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
+            !quorum.voters.contains_key(*node) && log.is_some_and(|log| log.node == **node)
+        };
+        if let Some((_, host)) = before.iter().find(replaced) {
+            self.history.broken = Some(Violation::Replaced(self.name(*host)));
+        }
+    }
+
+    /// Tells whether everything soft is as the hard state says, on every host.
+    pub fn converged(&self) -> Result<(), String> {
+        self.quorums.keys().try_for_each(|session| self.converged_in(*session))
+    }
+
+    pub(super) fn converged_in(&self, session: SessionId) -> Result<(), String> {
+        let Some(quorum) = self.quorums.get(&session) else { return Err("no session".into()) };
+        let Some(state) = &quorum.committed else { return Err("no session".into()) };
+        if state.gone() {
+            let left = |host: &&super::host::Host| {
+                let agent = host.agent.as_ref();
+                host.disk.shares.contains_key(&session)
+                    || host.disk.logs.contains_key(&session)
+                    || host.disk.launched.keys().any(|(of, _)| *of == session)
+                    || agent.is_some_and(|agent| agent.heads.contains_key(&session))
+            };
+            let left = self.hosts.values().find(left);
+            return left
+                .map_or(Ok(()), |host| Err(format!("something of {} is left on {}", state.name, host.name)));
+        }
+        for host in self.hosts.values() {
+            if host.version(session) != state.version {
+                let (name, has) = (&host.name, host.version(session));
+                return Err(format!("{name} has version {has} of {}", state.version));
+            }
+            let Some(agent) = &host.agent else { continue };
+            if agent.heads.contains_key(&session) != (quorum.leader == Some(host.id)) {
+                return Err(format!("{} is wrong about leading {}", host.name, state.name));
+            }
+            if host.coordinator(session) != quorum.leader {
+                return Err(format!("{} does not know who coordinates {}", host.name, state.name));
+            }
+        }
+        self.converged_voters(session)
+    }
+
+    fn converged_voters(&self, session: SessionId) -> Result<(), String> {
+        let Some(quorum) = self.quorums.get(&session) else { return Ok(()) };
+        if self.hosts.values().any(|host| host.agent.is_none()) {
+            return Ok(());
+        }
+        let wanted = match self.hosts.len() {
+            0..=2 => 1,
+            3..=6 => 3,
+            _ => 5,
+        };
+        if quorum.voters.len() != wanted {
+            return Err(format!("{} voters of {wanted}", quorum.voters.len()));
+        }
+        let votes = |(node, host): &(&u64, &HostId)| {
+            let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
+            log.is_some_and(|log| log.node == **node && !log.closed && log.state == quorum.committed)
+        };
+        match quorum.voters.iter().find(|voter| !votes(voter)) {
+            Some((_, host)) => Err(format!("{} votes without its log", self.name(*host))),
+            None => Ok(()),
+        }
+    }
+
     fn check_processes(&mut self) -> Result<(), Violation> {
         let mut running: BTreeMap<&Key, HostId> = BTreeMap::new();
         for host in self.hosts.values() {
@@ -191,6 +301,9 @@ impl World {
                     return Err(Violation::WentBack(format!("the share of {}", host.name)));
                 }
                 *known = host.version(*session);
+                if *known > self.quorums[session].committed.as_ref().map_or(0, |state| state.version) {
+                    return Err(Violation::Invented(host.name.to_string()));
+                }
             }
         }
         self.sessions().into_iter().try_for_each(|session| self.check_growth_of(session))

@@ -3,14 +3,17 @@
 //! nothing touches the real network, and a seed says everything: `replay(seed)` prints its log.
 //!
 //! - `host`: what one host keeps and knows; `agent`: what its agent does, by the rules of `proto`;
-//! - `coordinator`: what the leading agent does; `quorum`, `net`: Raft and the network as models;
+//! - `coordinator`: the agent beside a session's log; `knowledge`: what it knows of sessions; `calls`: what
+//!   agents ask each other; `quorum`, `net`: Raft and the network as models;
 //! - `fault`: what goes wrong and what users do; `invariants`: what must never happen.
 
 pub mod agent;
+pub mod calls;
 pub mod coordinator;
 pub mod fault;
 pub mod host;
 pub mod invariants;
+pub mod knowledge;
 pub mod net;
 pub mod quorum;
 pub mod random;
@@ -18,6 +21,7 @@ pub mod random;
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
@@ -25,13 +29,14 @@ use proto::{
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
     time::{Moment, Timestamp},
+    wire::rpc::{Answer, Request},
 };
 
 use fault::Fault;
 use host::{Host, Record};
 use invariants::{History, Violation};
 use net::Net;
-use quorum::Quorum;
+use quorum::{Log, Quorum};
 use random::Random;
 
 /// The first session of a world, and the only one of a story that is told in words.
@@ -48,6 +53,8 @@ pub struct World {
     pub hosts: BTreeMap<HostId, Host>,
     /// Their labels.
     pub names: BTreeMap<HostId, Name>,
+    /// The hosts that the births of sessions name: statements, which everybody has.
+    pub births: BTreeMap<SessionId, Vec<HostId>>,
     /// The voters of each session.
     pub quorums: BTreeMap<SessionId, Quorum>,
     /// The network.
@@ -83,8 +90,18 @@ pub enum Event {
     },
     /// A process gets on with its life, if it is still there.
     Process(HostId, Key, u64, Step),
-    /// A plan reaches the log of a session.
-    Commit(HostId, SessionId, Box<Command>),
+    /// An agent that waits for a moment looks again, at a session's log or at what it knows.
+    Wake(HostId, u64, Option<SessionId>),
+    /// A question has had no answer for too long.
+    Expire(HostId, u64, u64),
+    /// A question goes on its way to a coordinator.
+    Route(HostId, u64, u64),
+    /// A command of a question reaches the log.
+    Write(HostId, u64, u64, Box<Command>),
+    /// A change of voters comes to its end.
+    SetVoters(HostId, u64, SessionId, u64, BTreeMap<u64, HostId>),
+    /// A share reaches the disk, and who is believed.
+    Stored(HostId, u64, Arc<Share>, Option<BTreeSet<HostId>>),
     /// Something goes wrong, or a user does something.
     Fault(Fault),
 }
@@ -94,8 +111,6 @@ pub enum Event {
 pub enum Work {
     /// Fetching the image.
     Fetch,
-    /// Waiting for the coordinator's answer.
-    Answer,
     /// Making disks and starting the shim.
     Launch(Settings),
     /// Ending QEMU in order.
@@ -125,18 +140,10 @@ pub enum Step {
 pub enum Message {
     /// What the sender knows of everybody.
     Gossip(Vec<Rc<Record>>),
-    /// Here is your share.
-    PutShare(Rc<Share>),
-    /// Give me my share.
-    GetShare(SessionId),
-    /// May I start this incarnation?
-    MayStart(Key, Epoch),
-    /// You may, or not.
-    MayStartAnswer(Key, Epoch, bool),
-    /// I removed this incarnation.
-    Dropped(Key, Epoch),
-    /// It is written down.
-    DroppedAnswer(Key),
+    /// A question, with its number.
+    Request(u64, Box<Request>),
+    /// The answer to the question of this number.
+    Answer(u64, Box<Answer>),
 }
 
 impl World {
@@ -147,6 +154,7 @@ impl World {
             now: Moment(0),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
+            births: BTreeMap::new(),
             quorums: BTreeMap::new(),
             net: Net::default(),
             log: None,
@@ -161,7 +169,8 @@ impl World {
             let disk = host::Disk { image: *image, ..host::Disk::default() };
             let (name, memory_mib) = (name.clone(), *memory_mib);
             world.names.insert(id, name.clone());
-            let host = Host { id, name, memory_mib, on: true, agent: None, disk, shims: BTreeMap::new() };
+            let shims = BTreeMap::new();
+            let host = Host { id, name, memory_mib, on: true, full: false, agent: None, disk, shims };
             world.hosts.insert(id, host);
         }
         let ids: Vec<HostId> = world.hosts.keys().copied().collect();
@@ -175,10 +184,16 @@ impl World {
     fn create_session(&mut self, id: SessionId, name: &str, first: HostId) {
         let name = name.parse().expect("a valid name");
         let create = Command::Create { id, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
-        let mut quorum = Quorum { voters: [first].into(), ..Quorum::default() };
+        let node = self.number();
+        let mut quorum = Quorum { voters: [(node, first)].into(), ..Quorum::default() };
         let term = quorum.elect(first);
-        let created = quorum.commit(first, term, &[first].into(), create);
+        let created = quorum.commit((first, term), &[node].into(), create, self.rules);
         assert_eq!(created, Ok(Ok(())), "one voter is a majority of itself");
+        let (state, voters) = (quorum.committed.clone(), quorum.voters.clone());
+        if let Some(host) = self.hosts.get_mut(&first) {
+            host.disk.logs.insert(id, Log { node, state, voters, ..Log::default() });
+        }
+        self.births.insert(id, vec![first]);
         self.quorums.insert(id, quorum);
     }
 
@@ -188,7 +203,7 @@ impl World {
     }
 
     /// Gives what a majority of a session's voters has.
-    pub fn committed(&self, session: SessionId) -> Option<&Rc<State>> {
+    pub fn committed(&self, session: SessionId) -> Option<&Arc<State>> {
         self.quorums.get(&session)?.committed.as_ref()
     }
 
@@ -208,7 +223,25 @@ impl World {
                 self.finish(host, run, machine, number, work);
             }
             Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),
-            Event::Commit(host, session, command) => self.commit_by(host, session, *command),
+            Event::Wake(host, run, session) if self.runs(host, run) => self.woken(host, session),
+            Event::Expire(host, run, call) if self.runs(host, run) => self.answered(host, call, None),
+            Event::Route(host, run, route) if self.runs(host, run) => self.route_on(host, route),
+            Event::Write(host, run, question, command) if self.runs(host, run) => {
+                self.write(host, question, *command);
+            }
+            Event::SetVoters(host, run, session, change, voters) if self.runs(host, run) => {
+                self.set_voters(host, session, change, voters);
+            }
+            Event::Stored(host, run, share, voices) if self.runs(host, run) => {
+                self.stored(host, share, voices);
+            }
+            // The agent is another one, or none.
+            Event::Wake(..)
+            | Event::Expire(..)
+            | Event::Route(..)
+            | Event::Write(..)
+            | Event::SetVoters(..)
+            | Event::Stored(..) => {}
             Event::Fault(fault) => self.suffer(fault),
         }
         self.check()?;
@@ -235,14 +268,9 @@ impl World {
             let host = drops.first().map(|drop| self.name(drop.host)).unwrap_or_default();
             return Err(format!("{machine} is not removed from {host}"));
         }
-        if let Some(host) = self.hosts.values().find(|host| host.version(session) != state.version) {
-            let (name, has) = (&host.name, host.version(session));
-            return Err(format!("{name} has version {has} of {}", state.version));
-        }
+        self.converged_in(session)?;
         if state.ended {
-            let here = |host: &&Host| host.disk.launched.keys().any(|(of, _)| *of == session);
-            let left = self.hosts.values().find(here);
-            return left.map_or(Ok(()), |host| Err(format!("something is left on {}", host.name)));
+            return Ok(());
         }
         let plan = state.plan.as_ref().ok_or("no plan")?;
         for host in self.hosts.values() {
@@ -265,6 +293,36 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether this is still the agent of that host.
+    fn runs(&self, id: HostId, run: u64) -> bool {
+        self.hosts.get(&id).and_then(|host| host.agent.as_ref()).is_some_and(|agent| agent.run == run)
+    }
+
+    /// Lets an agent look again at a moment that it named.
+    fn wake(&mut self, id: HostId, session: Option<SessionId>, at: Moment) {
+        let now = self.now;
+        let Some(agent) = self.agent_mut(id) else { return };
+        if agent.wakes.get(&session).is_some_and(|known| *known <= at && *known >= now) {
+            return;
+        }
+        agent.wakes.insert(session, at);
+        let run = agent.run;
+        self.at_moment(at, Event::Wake(id, run, session));
+    }
+
+    fn woken(&mut self, id: HostId, session: Option<SessionId>) {
+        let now = self.now;
+        let Some(agent) = self.agent_mut(id) else { return };
+        if agent.wakes.get(&session) != Some(&now) {
+            return;
+        }
+        agent.wakes.remove(&session);
+        match session {
+            Some(session) => self.look_after(id, session, true),
+            None => self.look_around(id, true),
+        }
     }
 
     /// Gives a host's label.

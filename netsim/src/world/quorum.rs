@@ -1,24 +1,44 @@
-//! Raft as the rules see it: one log, written only by the newest leader while a majority of voters
-//! is reachable, copied to voters as they can be reached. How Raft achieves that is tested elsewhere.
+//! Raft as the rules see it: one log a session, written only by the newest leader while a majority of voters
+//! is reachable, copied to voters as they can be reached. How Raft achieves that is tested elsewhere. A voter
+//! is a log, not a host: one that was lost and made anew has another number.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proto::{
     id::HostId,
+    run::Rules,
     session::{Command, Refused, State, state},
 };
 
 /// The session's group of voters.
 #[derive(Clone, Debug, Default)]
 pub struct Quorum {
-    /// Who votes.
-    pub voters: BTreeSet<HostId>,
+    /// Who votes: hosts by the numbers of their logs.
+    pub voters: BTreeMap<u64, HostId>,
     /// The newest leader, who may be dead or cut off.
     pub leader: Option<HostId>,
     /// Counts leaders.
     pub term: u64,
     /// What a majority has.
-    pub committed: Option<Rc<State>>,
+    pub committed: Option<Arc<State>>,
+}
+
+/// A host's log of a session.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// Its number.
+    pub node: u64,
+    /// What it has.
+    pub state: Option<Arc<State>>,
+    /// The voters that it names.
+    pub voters: BTreeMap<u64, HostId>,
+    /// Whether another voter said that this log was taken out.
+    pub removed: bool,
+    /// Whether it cannot be written and is closed.
+    pub closed: bool,
 }
 
 /// There was no majority, or a newer leader.
@@ -26,9 +46,9 @@ pub struct Quorum {
 pub struct NoQuorum;
 
 impl Quorum {
-    /// Tells whether these hosts, which `by` reaches, are a majority of the voters.
-    pub fn majority(&self, reached: &BTreeSet<HostId>) -> bool {
-        self.voters.intersection(reached).count() * 2 > self.voters.len()
+    /// Tells whether these logs are a majority of the voters.
+    pub fn majority(&self, reached: &BTreeSet<u64>) -> bool {
+        most(&self.voters, reached)
     }
 
     /// Makes `by` the leader, with everything that was committed.
@@ -39,24 +59,44 @@ impl Quorum {
     }
 
     /// Confirms that `by` still leads: the quorum round of reads and first starts.
-    pub fn confirm(&self, by: HostId, term: u64, reached: &BTreeSet<HostId>) -> Result<(), NoQuorum> {
-        let leads = self.leader == Some(by) && self.term == term && self.voters.contains(&by);
+    pub fn confirm(&self, by: HostId, term: u64, reached: &BTreeSet<u64>) -> Result<(), NoQuorum> {
+        let leads = self.leader == Some(by) && self.term == term;
         if leads && self.majority(reached) { Ok(()) } else { Err(NoQuorum) }
     }
 
     /// Writes one command.
     pub fn commit(
         &mut self,
-        by: HostId,
-        term: u64,
-        reached: &BTreeSet<HostId>,
+        (by, term): (HostId, u64),
+        reached: &BTreeSet<u64>,
         command: Command,
+        rules: Rules,
     ) -> Result<Result<(), Refused>, NoQuorum> {
         self.confirm(by, term, reached)?;
-        let (next, outcome) = state::apply(self.committed.as_deref().cloned(), command);
+        let (next, outcome) = state::apply_under(rules, self.committed.as_deref().cloned(), command);
         if outcome.is_ok() {
-            self.committed = next.map(Rc::new);
+            self.committed = next.map(Arc::new);
         }
         Ok(outcome)
     }
+
+    /// Makes these logs the voters: it needs most of the old and most of the new ones, and all that are new.
+    pub fn change(
+        &mut self,
+        (by, term): (HostId, u64),
+        reached: &BTreeSet<u64>,
+        voters: BTreeMap<u64, HostId>,
+    ) -> Result<(), NoQuorum> {
+        self.confirm(by, term, reached)?;
+        let mut new = voters.keys().filter(|node| !self.voters.contains_key(*node));
+        if !new.all(|node| reached.contains(node)) || !most(&voters, reached) {
+            return Err(NoQuorum);
+        }
+        self.voters = voters;
+        Ok(())
+    }
+}
+
+fn most(voters: &BTreeMap<u64, HostId>, reached: &BTreeSet<u64>) -> bool {
+    voters.keys().filter(|node| reached.contains(*node)).count() * 2 > voters.len()
 }

@@ -55,3 +55,27 @@ fn a_seed_tells_the_same_story_each_time() {
     assert_eq!(replay(11), replay(11));
     assert_ne!(replay(11), replay(12));
 }
+
+#[test]
+fn zz_debug() {
+    for file in ["things_die", "comes_up_in_order", "coordinator_dies"] {
+        let text = std::fs::read_to_string(format!("{}/scripts/{file}.txt", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for (at, _) in text.match_indices('\n').collect::<Vec<_>>().into_iter().rev() {
+            if let Ok(out) = crate::script::play(&text[..at]) {
+                println!("#### {file} {at} of {}\n{out}", text.len());
+                break;
+            }
+        }
+    }
+    use Mutant::*;
+    for mutant in [
+        MovesHeldMachines, TakesOldShares, ReportsDropsEarly, IgnoresDrops, IgnoresNeeds, TakesSilenceForDeath,
+        IgnoresNeedsLater, ReplacesUnasked, AnswersOldEpochs, LeadsOn, ReplacesVotersAtOnce, NeverVerifies,
+        KeepsFirstVoters, BuriesAtOnce, CommitsUnseen, GrantsUnwritten, BelievesAnybody, NeverPulls,
+        NeverAsksForVoices, TakesBuried,
+    ] {
+        let begun = std::time::Instant::now();
+        let caught = (0..150).find_map(|seed| check(seed, Rules::without(mutant)).err());
+        println!("{mutant:?}: {:?} {:?}", caught.map(|f| (f.seed, f.what)), begun.elapsed());
+    }
+}

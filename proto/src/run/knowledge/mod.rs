@@ -62,6 +62,16 @@ pub enum Wants {
     Log(SessionId),
 }
 
+impl Wants {
+    /// Gives the session that it is about.
+    pub fn session(&self) -> SessionId {
+        match self {
+            Wants::Share(share) => share.session,
+            Wants::Log(session) => *session,
+        }
+    }
+}
+
 /// What happens to what a host knows.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -203,6 +213,11 @@ impl Knowledge {
         self.voices.doubted(&self.view)
     }
 
+    /// Lists the sessions that something waits for: their births are worth to be looked up.
+    pub fn waited_for(&self) -> BTreeSet<SessionId> {
+        self.held.iter().map(|held| held.wants.session()).collect()
+    }
+
     /// Gives a session's share.
     pub fn share(&self, session: SessionId) -> Option<&Arc<Share>> {
         self.shares.get(&session)
@@ -210,10 +225,7 @@ impl Knowledge {
 
     /// Answers, begins a write, or holds what must wait.
     fn consider(&mut self, held: Held, now: Moment, effects: &mut Vec<Effect>) {
-        let session = match &held.wants {
-            Wants::Share(share) => share.session,
-            Wants::Log(session) => *session,
-        };
+        let session = held.wants.session();
         if !self.believes(session, held.from) {
             // The birth may be on its way; a voice that is not believed is asked about apart.
             let unborn = self.voices(session).is_empty() && now < held.until;

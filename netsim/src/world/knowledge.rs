@@ -1,0 +1,124 @@
+//! What an agent knows of sessions: gathers what `run::knowledge` looks at and carries out what it says.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proto::{
+    id::{HostId, SessionId},
+    run::{
+        Rules,
+        knowledge::{Effect, Event as Learned, Knowledge, View},
+    },
+    session::Share,
+    wire::rpc::{Answer, Request},
+};
+
+use super::{Event, World, calls::For, host::Host};
+
+impl World {
+    /// Begins with what is on the disk.
+    pub(super) fn knowledge_of(host: &Host, rules: Rules) -> Knowledge {
+        Knowledge::new(host.id, rules, host.disk.shares.clone(), host.disk.voices.clone())
+    }
+
+    /// Looks at what the mesh says, if that changed or a moment came.
+    pub(super) fn look_around(&mut self, id: HostId, woken: bool) {
+        let view = self.view_of(id);
+        let Some(agent) = self.agent_mut(id) else { return };
+        if woken || agent.seen_view.as_ref() != Some(&view) {
+            agent.seen_view = Some(view.clone());
+            self.learn(id, Learned::Look(Box::new(view)));
+        }
+    }
+
+    fn view_of(&self, id: HostId) -> View {
+        let Some(host) = self.hosts.get(&id) else { return View::default() };
+        let mut heads: BTreeMap<SessionId, BTreeMap<_, _>> = BTreeMap::new();
+        for record in host.agent.iter().flat_map(|agent| agent.view.values()) {
+            for (session, word) in &record.sessions {
+                let head = word.head.iter().map(|head| (record.host, head.clone()));
+                heads.entry(*session).or_default().extend(head);
+            }
+        }
+        heads.retain(|_, heads| !heads.is_empty());
+        let named = |log: &super::quorum::Log| log.voters.values().copied().collect();
+        View {
+            heads,
+            births: self.births.clone(),
+            buried: host.disk.buried.clone(),
+            named: host.disk.logs.iter().map(|(session, log)| (*session, named(log))).collect(),
+            members: self.names.keys().copied().collect(),
+            up: self.names.keys().copied().filter(|other| host.hears(*other, self.now)).collect(),
+        }
+    }
+
+    /// Lets an agent's knowledge take an event, and carries out what follows.
+    pub(super) fn learn(&mut self, id: HostId, event: Learned) {
+        let now = self.now;
+        let Some(agent) = self.agent_mut(id) else { return };
+        for effect in agent.knowledge.on(event, now) {
+            self.carry_out_learned(id, effect);
+        }
+    }
+
+    fn carry_out_learned(&mut self, id: HostId, effect: Effect) {
+        let Some(agent) = self.agent_mut(id) else { return };
+        let run = agent.run;
+        match effect {
+            Effect::Answer(ticket, result) => {
+                let Some(back) = agent.tickets.remove(&ticket) else { return };
+                self.reply(id, back, result.map_or_else(Answer::Refused, |()| Answer::Done));
+            }
+            Effect::OpenLog(ticket, session) => {
+                let Some(back) = agent.tickets.remove(&ticket) else { return };
+                let node = self.open_log(id, session);
+                self.reply(id, back, Answer::Voter { node });
+            }
+            Effect::Store(share, voices) => {
+                let takes = self.random.between(1, 30);
+                self.after(takes, Event::Stored(id, run, share, voices));
+            }
+            Effect::Show(_) => {}
+            Effect::Pull(session, from) => {
+                self.call(id, from, Request::GetShare(session), For::Pull(session));
+            }
+            Effect::AskVoices(session, of) => {
+                self.call(id, of, Request::Voices(session), For::Voices(session));
+            }
+            Effect::KeepVoices(session, voices) => {
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.disk.voices.insert(session, voices);
+                }
+            }
+            Effect::Wake(at) => self.wake(id, None, at),
+        }
+    }
+
+    /// A share reached the disk.
+    pub(super) fn stored(
+        &mut self,
+        id: HostId,
+        share: Arc<Share>,
+        voices: Option<std::collections::BTreeSet<HostId>>,
+    ) {
+        let session = share.session;
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        host.disk.voices.extend(voices.map(|voices| (session, voices)));
+        host.disk.shares.insert(session, share);
+        self.learn(id, Learned::Stored(session, Ok(())));
+    }
+
+    /// Removes everything of a buried session from a host on which nothing of it runs.
+    pub(super) fn forget(&mut self, id: HostId, session: SessionId) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        host.disk.shares.remove(&session);
+        host.disk.voices.remove(&session);
+        host.disk.logs.remove(&session);
+        let Some(agent) = &mut host.agent else { return };
+        agent.leaders.remove(&session);
+        agent.leads.remove(&session);
+        agent.heads.remove(&session);
+        agent.leading.remove(&session);
+        self.history.share_gone(id, session);
+        self.learn(id, Learned::Forgotten(session));
+    }
+}
