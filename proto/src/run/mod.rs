@@ -4,6 +4,7 @@
 //! to see that its invariants notice. An agent's rules are always whole.
 
 pub mod host;
+pub mod lead;
 
 /// A rule that a world breaks on purpose. It is broken where the rule stands, so that what is proved is that
 /// code and not a copy of it.
@@ -39,6 +40,20 @@ pub enum Mutant {
     StartsUnasked,
     /// Hosts start an incarnation on the disk of an earlier one.
     StartsOnOldDisks,
+    /// A coordinator that another one followed goes on saying that it leads.
+    LeadsOn,
+    /// The coordinator replaces voters that are away for a moment.
+    ReplacesVotersAtOnce,
+    /// The coordinator does not ask voters whether they still have their logs.
+    NeverVerifies,
+    /// The coordinator takes in no voters when the mesh grows.
+    KeepsFirstVoters,
+    /// The coordinator buries a session whose machines are still there.
+    BuriesAtOnce,
+    /// The coordinator commits a topology over a plan that its user has not seen.
+    CommitsUnseen,
+    /// The coordinator lets machines start without writing it down.
+    GrantsUnwritten,
 }
 
 /// Which rules hold: all of them, or all but one.
