@@ -421,19 +421,31 @@ fn events() -> impl Strategy<Value = Event> {
             let ready = if ready { [machine("db-1")].into() } else { BTreeSet::new() };
             Event::Share(shares[which].clone(), ready)
         }),
-        any::<bool>().prop_map(|all| Event::Ready(if all { [machine("db-1")].into() } else { BTreeSet::new() })),
+        any::<bool>().prop_map(|all| Event::Ready(if all {
+            [machine("db-1")].into()
+        } else {
+            BTreeSet::new()
+        })),
         any::<bool>().prop_map(|here| Event::Images(here.then_some(Digest([1; 32])).into_iter().collect())),
         any::<u64>().prop_map(|bytes| Event::Arrived([(Digest([1; 32]), bytes)].into())),
         Just(Event::Woken),
         (names.clone(), told).prop_map(|(name, told)| Event::Told(name, told)),
         (names.clone(), 0..3u64).prop_map(|(name, life)| Event::Silent(name, Life(life), "silent".into())),
-        (names.clone(), 0..3u64, any::<bool>())
-            .prop_map(|(name, life, passed)| Event::Probed(name, Life(life), service(), passed)),
+        (names.clone(), 0..3u64, any::<bool>()).prop_map(|(name, life, passed)| Event::Probed(
+            name,
+            Life(life),
+            service(),
+            passed
+        )),
         any::<bool>().prop_map(|well| {
             Event::Fetched(Digest([1; 32]), if well { Ok(()) } else { Err("no holder".into()) })
         }),
-        (names, 0..12u64, lies, outcomes)
-            .prop_map(|(machine, number, lies, outcome)| Event::Done { machine, number, lies, outcome }),
+        (names, 0..12u64, lies, outcomes).prop_map(|(machine, number, lies, outcome)| Event::Done {
+            machine,
+            number,
+            lies,
+            outcome
+        }),
     ]
 }
 
