@@ -287,7 +287,6 @@ async fn run_locked(run: Run) -> Answer<()> {
     tasks.spawn(core("requests", answer_requests(hub.clone(), inbox)));
     tasks.spawn(core("raft messages", answer_raft(hub.clone(), raft_inbox)));
     tasks.spawn(core("zone", zones.clone().run()));
-    tasks.spawn(core("heads", follow::heads(hub.clone())));
     tasks.spawn(core("images", follow::images(hub.clone())));
     let found = about::Found { qemu: qemu_found, offered: offer };
     tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), found)));

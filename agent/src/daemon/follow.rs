@@ -1,78 +1,13 @@
-//! Keeps this host in step with the mesh: asks for shares that gossip says are newer, and tells
-//! gossip which images are here.
+//! Tells gossip which images are here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use proto::{
-    id::{Digest, SessionId},
-    wire::{
-        record::{Body, ImageRecord, RecordKey},
-        rpc::{Answer, Request},
-    },
+    id::Digest,
+    wire::record::{Body, ImageRecord, RecordKey},
 };
 
 use crate::session::hub::Hub;
-
-/// A coordinator pushes new shares at once; only what did not arrive in this time is asked for.
-const PATIENCE: Duration = Duration::from_millis(700);
-/// Between two rounds of questions about hosts that speak for a session and are not believed.
-const DOUBT: Duration = Duration::from_secs(5);
-/// One question for a share.
-const ASK: Duration = Duration::from_secs(5);
-
-/// Asks for every share that is older than its session's head, until the daemon ends.
-pub async fn heads(hub: Hub) {
-    let mut records = hub.deps().mesh.records();
-    let stop = hub.deps().stop.clone();
-    let mut doubt_at = Instant::now();
-    loop {
-        let behind = behind(&hub);
-        let sleep = if behind.is_empty() { Duration::from_secs(5) } else { PATIENCE };
-        // Every arm only wakes the loop.
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = records.changed(), if behind.is_empty() => if changed.is_err() { return },
-            () = tokio::time::sleep(sleep) => {}
-        }
-        for session in behind.intersection(&self::behind(&hub)) {
-            pull(&hub, *session).await;
-        }
-        if Instant::now() >= doubt_at {
-            doubt_at = Instant::now() + DOUBT;
-            for session in hub.doubted() {
-                hub.ask_voices(session).await;
-            }
-        }
-        hub.keep_voices().await;
-    }
-}
-
-fn behind(hub: &Hub) -> BTreeSet<SessionId> {
-    let older = |session: &SessionId, recovery: u64, version: u64| {
-        hub.share(*session).is_none_or(|share| (share.recovery, share.version) < (recovery, version))
-    };
-    let heads = hub.heads();
-    let lacking = heads
-        .iter()
-        .filter(|(session, (_, head))| older(session, head.recovery, head.version) && !hub.buried(**session));
-    lacking.map(|(session, _)| *session).collect()
-}
-
-async fn pull(hub: &Hub, session: SessionId) {
-    let Some((host, _)) = hub.head(session).filter(|(host, _)| *host != hub.me()) else { return };
-    match hub.deps().mesh.call(host, Request::GetShare(session), ASK).await {
-        Ok(Answer::Share(share)) if share.session == session => {
-            if let Err(refusal) = hub.accept(host, *share).await {
-                tracing::debug!(%session, %refusal, "the share that was asked for is not taken");
-            }
-        }
-        Ok(answer) => tracing::debug!(%session, ?answer, "no share"),
-        Err(error) => tracing::debug!(%session, %error, "no share"),
-    }
-}
 
 /// Publishes a record for every image of this host, until the daemon ends.
 pub async fn images(hub: Hub) {

@@ -73,7 +73,14 @@ impl Coordinator {
             // set, a timer. What they tell is looked at above.
             let event = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = lead.changed() => if changed.is_err() { return } else { None },
+                changed = lead.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Whom the log names is believed.
+                    self.hub.look();
+                    None
+                }
                 changed = state.changed() => if changed.is_err() { return } else { None },
                 changed = members.changed() => if changed.is_err() { return } else { None },
                 changed = roll.changed() => if changed.is_err() { return } else { None },

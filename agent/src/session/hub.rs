@@ -3,7 +3,7 @@
 //! Starts the tasks of each session; decides nothing about machines.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     panic::AssertUnwindSafe,
     path::PathBuf,
@@ -17,16 +17,14 @@ use mesh::{Mesh, net::Net, quorum::Group};
 use proto::{
     facts::Fact,
     id::{HostId, MachineName, SessionId},
-    limits::MAX_SESSIONS,
-    session::{MachineReport, Share, slice},
-    wire::{
-        record::{Body, RecordKey, SessionRecord},
-        rpc::{Answer, Refusal, Request},
-    },
+    run::{Rules, knowledge::Knowledge},
+    session::{MachineReport, Share},
+    wire::record::{Body, RecordKey, SessionRecord},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::knowing::{Believed, Letter};
 use super::{
     host,
     store::{Loaded, Store},
@@ -35,7 +33,6 @@ use crate::{dns::Resolve, machine::Qemu};
 
 mod groups;
 mod knowing;
-
 
 /// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
 const OFFER_WAIT: Duration = Duration::from_secs(5);

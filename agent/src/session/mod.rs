@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! CLI -> App -> Hub -> coordinator (leader only): plan -> Raft -> shares -> every member
-//!                       host loop: share -> reconcile -> actions -> reports -> gossip
+//!                       host: share -> run::host -> orders -> reports -> gossip
 //! ```
 //!
 //! - `store`: shares on disk, written before anything acts on them;
 //! - `hub`: what this host knows of every session, and the one door for shares;
 //! - `coordinator`: the shell of what the leader of a session's Raft group does;
 //! - `requests`: what other members ask;
-//! - `host`: makes this host's share true;
-//! - `machine`: what that keeps of one machine;
+//! - `host`: the shell of `proto::run::host`, which makes this host's share true;
 //! - `inventory`: what the mesh offers, from gossip.
 
 pub mod actions;
@@ -18,7 +17,6 @@ pub mod coordinator;
 pub mod host;
 pub mod hub;
 pub mod inventory;
-pub mod machine;
 pub mod nic;
 pub mod requests;
 pub mod store;

@@ -15,9 +15,12 @@ use proto::{
     id::{HostId, Name, SessionId},
     run::{
         Rules,
-        lead::question::{Ask, Effect, Event, Question},
+        lead::{
+            self,
+            question::{Ask, Effect, Event, Question},
+        },
     },
-    session::{Command, Proposal, Replace, State, plan, slice},
+    session::{Command, Proposal, Replace, State, plan},
     topology::Intent,
     wire::rpc::{Answer, Refusal, Request},
 };

@@ -11,7 +11,6 @@ use proto::{
         },
         lead::{self, question::Ask},
     },
-    time::Moment,
     wire::rpc::{Answer, Refusal, Request},
 };
 
@@ -107,7 +106,7 @@ impl World {
     }
 
     /// An answer arrived, or none will.
-    pub(super) fn answered(&mut self, id: HostId, number: u64, answer: Option<Answer>) {
+    pub(super) fn replied(&mut self, id: HostId, number: u64, answer: Option<Answer>) {
         let Some((to, wants)) = self.agent_mut(id).and_then(|agent| agent.calls.remove(&number)) else {
             return;
         };
@@ -151,7 +150,7 @@ impl World {
 
     /// Asks a session's coordinator, wherever it is.
     pub(super) fn ask_coordinator(&mut self, id: HostId, session: SessionId, request: Request, asker: Asker) {
-        let (number, now) = (self.number(), self.now);
+        let (number, now) = (self.number(), self.here(id));
         let Some(agent) = self.agent_mut(id) else { return };
         agent.routes.insert(number, Routed { route: Route::new(now), session, request, asker });
         self.route_on(id, number);
@@ -159,7 +158,7 @@ impl World {
 
     /// Takes a question one step further.
     pub(super) fn route_on(&mut self, id: HostId, number: u64) {
-        let now = self.now;
+        let now = self.here(id);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let routed = host.agent.as_ref().and_then(|agent| agent.routes.get(&number));
         let Some(session) = routed.map(|routed| routed.session) else { return };
@@ -171,7 +170,7 @@ impl World {
         let request = routed.request.clone();
         match routed.route.next(coordinator, known, now) {
             Step::Ask(to) => self.call(id, to, request, For::Route(number)),
-            Step::Pause(at) => self.at_moment(at, Event::Route(id, run, number)),
+            Step::Pause(at) => self.after(at.since_ms(now), Event::Route(id, run, number)),
             Step::GiveUp(refusal) => self.arrived(id, number, Err(refusal)),
         }
     }
@@ -180,16 +179,17 @@ impl World {
     fn arrived(&mut self, id: HostId, number: u64, result: Result<Answer, Refusal>) {
         let Some(routed) = self.agent_mut(id).and_then(|agent| agent.routes.remove(&number)) else { return };
         match routed.asker {
-            Asker::Machine(machine, work) => self.machine_answered(id, machine, work, result),
+            Asker::Machine(machine, order) => {
+                let asked = self.agent_mut(id).and_then(|agent| agent.asked.get(&machine));
+                if asked.is_some_and(|(number, _)| *number == order) {
+                    self.machine_answered(id, machine, result);
+                }
+            }
             Asker::User(what) => {
                 if let Err(refusal) = result {
                     self.tell(Some(id), || format!("{what}: {refusal}"));
                 }
             }
         }
-    }
-
-    pub(super) fn at_moment(&mut self, at: Moment, event: Event) {
-        self.after(at.since_ms(self.now), event);
     }
 }

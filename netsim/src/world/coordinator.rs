@@ -83,7 +83,7 @@ impl World {
 
     /// Opens this host's log of a session, makes it when it is missing. Gives its number.
     pub(super) fn open_log(&mut self, id: HostId, session: SessionId) -> u64 {
-        let (number, rules, now) = (self.number(), self.rules, self.now);
+        let (number, rules, now) = (self.number(), self.rules, self.here(id));
         let Some(host) = self.hosts.get_mut(&id) else { return number };
         let log = host.disk.logs.entry(session).or_insert_with(|| Log { node: number, ..Log::default() });
         let node = log.node;
@@ -92,7 +92,7 @@ impl World {
             let (lead, begun) = Lead::new(id, rules, now);
             agent.leads.insert(session, lead);
             agent.seen.remove(&session);
-            self.carry_out_all(id, session, begun);
+            self.lead_out(id, session, begun);
         }
         node
     }
@@ -138,19 +138,19 @@ impl World {
 
     /// Lets a coordinator's machine take an event, and carries out what follows.
     pub(super) fn lead_on(&mut self, id: HostId, session: SessionId, event: Happened) {
-        let now = self.now;
+        let now = self.here(id);
         let Some(lead) = self.agent_mut(id).and_then(|agent| agent.leads.get_mut(&session)) else { return };
         let effects = lead.on(event, now);
-        self.carry_out_all(id, session, effects);
+        self.lead_out(id, session, effects);
     }
 
-    fn carry_out_all(&mut self, id: HostId, session: SessionId, effects: Vec<Effect>) {
+    fn lead_out(&mut self, id: HostId, session: SessionId, effects: Vec<Effect>) {
         for effect in effects {
-            self.carry_out(id, session, effect);
+            self.lead_out_one(id, session, effect);
         }
     }
 
-    fn carry_out(&mut self, id: HostId, session: SessionId, effect: Effect) {
+    fn lead_out_one(&mut self, id: HostId, session: SessionId, effect: Effect) {
         let Some(agent) = self.agent_mut(id) else { return };
         let run = agent.run;
         match effect {
@@ -187,7 +187,7 @@ impl World {
             }
             Effect::Tell(_) => {}
             Effect::Reopen => self.reopen(id, session),
-            Effect::Wake(at) => self.wake(id, Some(session), at),
+            Effect::Wake(at) => self.look_later(id, Some(session), at),
             Effect::Rest => drop(agent.leads.remove(&session)),
             Effect::Forget => self.forget(id, session),
             Effect::Retire => {

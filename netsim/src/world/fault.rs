@@ -32,6 +32,8 @@ const REST_MS: u64 = 150_000;
 pub enum Fault {
     /// The agent is killed; shims and QEMUs go on.
     AgentDies(HostId),
+    /// The agent is told to end, and ends in order.
+    AgentEnds(HostId),
     /// The agent starts again.
     AgentStarts(HostId),
     /// The host loses power.
@@ -81,11 +83,18 @@ pub enum Seen {
 impl World {
     /// Lets it happen.
     pub fn suffer(&mut self, fault: Fault) {
+        let now = self.now;
         match fault {
             Fault::AgentDies(id) => {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.agent.is_some()) {
                     host.agent = None;
                     self.tell(Some(id), || "the agent dies; machines run on".into());
+                }
+            }
+            Fault::AgentEnds(id) => {
+                if self.hosts.get(&id).is_some_and(|host| host.agent.is_some()) {
+                    self.tell(Some(id), || "the agent ends; machines run on".into());
+                    self.end_agent(id);
                 }
             }
             Fault::AgentStarts(id) => {
@@ -104,7 +113,7 @@ impl World {
             }
             Fault::PowerOn(id) => {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| !host.on) {
-                    host.on = true;
+                    (host.on, host.booted) = (true, now);
                     self.tell(Some(id), || "boots".into());
                     self.start_agent(id);
                 }
@@ -150,6 +159,16 @@ impl World {
             }
             Fault::Lies(id, session) => self.lie(id, session),
             Fault::Up(id, session, intent, replace, seen) => {
+                if self.agent_mut(id).is_none() {
+                    return self.tell(Some(id), || "up: no agent runs there".into());
+                }
+                if !self.quorums.contains_key(&session) {
+                    self.bear(session, id);
+                }
+                // Before its first plan nobody else knows of it.
+                let unplanned = self.committed(session).is_none_or(|state| state.plan.is_none());
+                let born = self.births.get(&session).and_then(|born| born.first().copied());
+                let id = born.filter(|_| unplanned).unwrap_or(id);
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
                 let request = Request::Up { session, intent, index, replace };
@@ -264,7 +283,8 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
     let mut world = World::new(seed, rules, &hosts, &sessions[..count]);
     world.log = log;
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
-    for (session, id) in world.sessions().into_iter().zip(ids.iter().cycle()) {
+    let labels: Vec<SessionId> = world.labels.keys().copied().collect();
+    for (session, id) in labels.into_iter().zip(ids.iter().cycle()) {
         let intent = Box::new(topology(&mut random));
         world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
     }
@@ -275,14 +295,15 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
 
 /// Draws the trouble.
 fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
-    let sessions = world.sessions();
+    let sessions: Vec<SessionId> = world.labels.keys().copied().collect();
     for _ in 0..random.between(5, 16) {
         let at = random.between(1_500, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
         match random.between(0, 19) {
             0 | 1 => {
-                world.at(at, Fault::AgentDies(id));
+                let orderly = random.chance(40);
+                world.at(at, if orderly { Fault::AgentEnds(id) } else { Fault::AgentDies(id) });
                 world.at(at + lasts, Fault::AgentStarts(id));
             }
             2 | 3 => {
@@ -325,6 +346,12 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
         }
     }
     world.at(TROUBLE_MS, Fault::AllIsWell);
+    if let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) {
+        // Late enough that no later plan brings it a share anyway.
+        let fault =
+            if random.chance(50) { Fault::ShareLost(id, session) } else { Fault::LogLost(id, session) };
+        world.at(TROUBLE_MS + 13_000, fault);
+    }
     // A user who saw nothing of it tries once more, so that there is a plan at all.
     for session in sessions {
         let intent = Box::new(topology(random));

@@ -21,7 +21,7 @@ impl World {
     }
 
     /// Looks at what the mesh says, if that changed or a moment came.
-    pub(super) fn look_around(&mut self, id: HostId, woken: bool) {
+    pub(super) fn look_out(&mut self, id: HostId, woken: bool) {
         let view = self.view_of(id);
         let Some(agent) = self.agent_mut(id) else { return };
         if woken || agent.seen_view.as_ref() != Some(&view) {
@@ -53,7 +53,7 @@ impl World {
 
     /// Lets an agent's knowledge take an event, and carries out what follows.
     pub(super) fn learn(&mut self, id: HostId, event: Learned) {
-        let now = self.now;
+        let now = self.here(id);
         let Some(agent) = self.agent_mut(id) else { return };
         for effect in agent.knowledge.on(event, now) {
             self.carry_out_learned(id, effect);
@@ -74,10 +74,13 @@ impl World {
                 self.reply(id, back, Answer::Voter { node });
             }
             Effect::Store(share, voices) => {
+                if agent.seen_view.as_ref().is_some_and(|view| view.buried.contains(&share.session)) {
+                    self.history.took_buried(id, &share.name);
+                }
                 let takes = self.random.between(1, 30);
                 self.after(takes, Event::Stored(id, run, share, voices));
             }
-            Effect::Show(_) => {}
+            Effect::Show(share) => self.show(id, share),
             Effect::Pull(session, from) => {
                 self.call(id, from, Request::GetShare(session), For::Pull(session));
             }
@@ -89,7 +92,7 @@ impl World {
                     host.disk.voices.insert(session, voices);
                 }
             }
-            Effect::Wake(at) => self.wake(id, None, at),
+            Effect::Wake(at) => self.look_later(id, None, at),
         }
     }
 

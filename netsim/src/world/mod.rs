@@ -28,7 +28,7 @@ use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
-    time::{Moment, Timestamp},
+    time::Moment,
     wire::rpc::{Answer, Request},
 };
 
@@ -42,6 +42,11 @@ use random::Random;
 /// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);
 
+/// What hosts take for wall time when a world begins, one after the other: right, in 1970, an hour behind, five
+/// years ahead.
+const WALLS: [u64; 4] =
+    [1_795_132_800_000, 0, 1_795_132_800_000 - 3_600_000, 1_795_132_800_000 + 5 * 365 * 86_400_000];
+
 /// A machine of one of the world's sessions.
 pub type Key = (SessionId, MachineName);
 
@@ -53,6 +58,8 @@ pub struct World {
     pub hosts: BTreeMap<HostId, Host>,
     /// Their labels.
     pub names: BTreeMap<HostId, Name>,
+    /// The labels of the sessions that are, or will be.
+    pub labels: BTreeMap<SessionId, Name>,
     /// The hosts that the births of sessions name: statements, which everybody has.
     pub births: BTreeMap<SessionId, Vec<HostId>>,
     /// The voters of each session.
@@ -88,10 +95,20 @@ pub enum Event {
         /// What it was.
         work: Work,
     },
+    /// A fetch of an agent ends, if it is still that agent.
+    Fetched(HostId, u64, SessionId),
+    /// The moment comes that an agent wanted to be woken at for a session.
+    Wake(HostId, u64, SessionId, Moment),
+    /// A shim has something to say to who listens.
+    Shim(HostId, Key),
+    /// A shim did not answer when it was asked.
+    Silence(HostId, Key, u64),
+    /// An agent that was told to end has no time left.
+    CutOff(HostId, u64),
     /// A process gets on with its life, if it is still there.
     Process(HostId, Key, u64, Step),
     /// An agent that waits for a moment looks again, at a session's log or at what it knows.
-    Wake(HostId, u64, Option<SessionId>),
+    Look(HostId, u64, Option<SessionId>),
     /// A question has had no answer for too long.
     Expire(HostId, u64, u64),
     /// A question goes on its way to a coordinator.
@@ -109,8 +126,6 @@ pub enum Event {
 /// Work of an agent that takes time.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Fetching the image.
-    Fetch,
     /// Making disks and starting the shim.
     Launch(Settings),
     /// Ending QEMU in order.
@@ -148,12 +163,13 @@ pub enum Message {
 
 impl World {
     /// Builds a world of these hosts: name, memory in MiB, whether the image is there. The sessions of these
-    /// names are created by one host after the other.
+    /// names are born when somebody asks for them first.
     pub fn new(seed: u64, rules: Rules, hosts: &[(Name, u64, bool)], sessions: &[&str]) -> World {
         let mut world = World {
             now: Moment(0),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
+            labels: BTreeMap::new(),
             births: BTreeMap::new(),
             quorums: BTreeMap::new(),
             net: Net::default(),
@@ -169,21 +185,24 @@ impl World {
             let disk = host::Disk { image: *image, ..host::Disk::default() };
             let (name, memory_mib) = (name.clone(), *memory_mib);
             world.names.insert(id, name.clone());
-            let shims = BTreeMap::new();
-            let host = Host { id, name, memory_mib, on: true, full: false, agent: None, disk, shims };
+            let wall = *WALLS.get(number as usize % WALLS.len()).unwrap_or(&0);
+            let (booted, full, shims) = (Moment(0), false, BTreeMap::new());
+            let host = Host { id, name, memory_mib, on: true, full, booted, wall, agent: None, disk, shims };
             world.hosts.insert(id, host);
         }
-        let ids: Vec<HostId> = world.hosts.keys().copied().collect();
-        for ((number, name), first) in (7..).zip(sessions).zip(ids.iter().cycle()) {
-            world.create_session(SessionId([number; 16]), name, *first);
+        for (number, name) in (7..).zip(sessions) {
+            world.labels.insert(SessionId([number; 16]), name.parse().expect("a valid name"));
         }
+        let ids: Vec<HostId> = world.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| world.start_agent(id));
         world
     }
 
-    fn create_session(&mut self, id: SessionId, name: &str, first: HostId) {
-        let name = name.parse().expect("a valid name");
-        let create = Command::Create { id, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
+    /// Begins a session on a host, as its only voter; everybody hears of its birth.
+    fn bear(&mut self, id: SessionId, first: HostId) {
+        let Some(name) = self.labels.get(&id).cloned() else { return };
+        let stamp = self.hosts.get(&first).map(|host| host.wall(self.now)).unwrap_or_default();
+        let create = Command::Create { id, name, stamp, ssh_seed: [0; 32] };
         let node = self.number();
         let mut quorum = Quorum { voters: [(node, first)].into(), ..Quorum::default() };
         let term = quorum.elect(first);
@@ -195,9 +214,14 @@ impl World {
         }
         self.births.insert(id, vec![first]);
         self.quorums.insert(id, quorum);
+        if let Some(agent) = self.agent_mut(first) {
+            agent.leading.insert(id, term);
+            agent.leaders.insert(id, first);
+        }
+        self.open_log(first, id);
     }
 
-    /// Lists the sessions.
+    /// Lists the sessions that were born.
     pub fn sessions(&self) -> Vec<SessionId> {
         self.quorums.keys().copied().collect()
     }
@@ -222,9 +246,14 @@ impl World {
             Event::Finish { host, run, machine, number, work } => {
                 self.finish(host, run, machine, number, work);
             }
+            Event::Fetched(host, run, session) => self.fetched(host, run, session),
+            Event::Wake(host, run, session, at) => self.wake(host, run, session, at),
+            Event::Shim(host, machine) => self.hear_shim(host, &machine),
+            Event::Silence(host, machine, pid) => self.miss_shim(host, &machine, pid),
+            Event::CutOff(host, run) => self.cut_off(host, run),
             Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),
-            Event::Wake(host, run, session) if self.runs(host, run) => self.woken(host, session),
-            Event::Expire(host, run, call) if self.runs(host, run) => self.answered(host, call, None),
+            Event::Look(host, run, session) if self.runs(host, run) => self.look_again(host, session),
+            Event::Expire(host, run, call) if self.runs(host, run) => self.replied(host, call, None),
             Event::Route(host, run, route) if self.runs(host, run) => self.route_on(host, route),
             Event::Write(host, run, question, command) if self.runs(host, run) => {
                 self.write(host, question, *command);
@@ -236,7 +265,7 @@ impl World {
                 self.stored(host, share, voices);
             }
             // The agent is another one, or none.
-            Event::Wake(..)
+            Event::Look(..)
             | Event::Expire(..)
             | Event::Route(..)
             | Event::Write(..)
@@ -259,7 +288,7 @@ impl World {
 
     /// Tells whether everything is as the committed plans want it, on every host.
     pub fn settled(&self) -> Result<(), String> {
-        self.quorums.keys().try_for_each(|session| self.settled_in(*session))
+        self.labels.keys().try_for_each(|session| self.settled_in(*session))
     }
 
     fn settled_in(&self, session: SessionId) -> Result<(), String> {
@@ -301,28 +330,33 @@ impl World {
     }
 
     /// Lets an agent look again at a moment that it named.
-    fn wake(&mut self, id: HostId, session: Option<SessionId>, at: Moment) {
-        let now = self.now;
+    fn look_later(&mut self, id: HostId, session: Option<SessionId>, at: Moment) {
+        let now = self.here(id);
         let Some(agent) = self.agent_mut(id) else { return };
-        if agent.wakes.get(&session).is_some_and(|known| *known <= at && *known >= now) {
+        if agent.looks.get(&session).is_some_and(|known| *known <= at && *known >= now) {
             return;
         }
-        agent.wakes.insert(session, at);
+        agent.looks.insert(session, at);
         let run = agent.run;
-        self.at_moment(at, Event::Wake(id, run, session));
+        self.after(at.since_ms(now), Event::Look(id, run, session));
     }
 
-    fn woken(&mut self, id: HostId, session: Option<SessionId>) {
-        let now = self.now;
+    fn look_again(&mut self, id: HostId, session: Option<SessionId>) {
+        let now = self.here(id);
         let Some(agent) = self.agent_mut(id) else { return };
-        if agent.wakes.get(&session) != Some(&now) {
+        if agent.looks.get(&session) != Some(&now) {
             return;
         }
-        agent.wakes.remove(&session);
+        agent.looks.remove(&session);
         match session {
             Some(session) => self.look_after(id, session, true),
-            None => self.look_around(id, true),
+            None => self.look_out(id, true),
         }
+    }
+
+    /// Reads a host's own clock.
+    fn here(&self, id: HostId) -> Moment {
+        self.hosts.get(&id).map(|host| host.moment(self.now)).unwrap_or_default()
     }
 
     /// Gives a host's label.
@@ -337,6 +371,11 @@ impl World {
     }
 
     fn send(&mut self, from: HostId, to: HostId, message: Message) {
+        if matches!(message, Message::Request(..)) && self.random.chance(2) {
+            // Whoever asks again after a time-out asks twice, and much later.
+            let late = self.random.between(2_000, 20_000);
+            self.after(late, Event::Arrive(from, to, message.clone()));
+        }
         if let Some(delay) = self.net.delay(&mut self.random) {
             self.after(delay, Event::Arrive(from, to, message));
         }

@@ -110,7 +110,7 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
                 return Err(Refused::Unsafe("the session's network would change under its machines".into()));
             }
-            replace_plan(state, intent, plan);
+            replace_plan(rules, state, intent, plan);
             Ok(())
         }
         Command::Grant { machine, host, epoch } => {
@@ -239,10 +239,12 @@ fn loses(state: &State, new: &Placement) -> bool {
 }
 
 /// Makes the plan current: what it leaves out or replaces must be dropped by its host.
-fn replace_plan(state: &mut State, intent: Intent, plan: Plan) {
+fn replace_plan(rules: Rules, state: &mut State, intent: Intent, plan: Plan) {
     let old = state.plan.take().map(|old| old.placements).unwrap_or_default();
     for was in old {
-        if plan.placement(&was.machine).is_none_or(|now| now.epoch != was.epoch) {
+        let now = plan.placement(&was.machine);
+        let moves = rules.broken(Mutant::MovesHeldMachines) && now.is_some_and(|now| now.host != was.host);
+        if now.is_none_or(|now| now.epoch != was.epoch) && !moves {
             must_drop(state, was.machine, was.host, was.epoch);
         }
     }

@@ -39,8 +39,6 @@ pub struct Believed {
     voices: BTreeMap<SessionId, BTreeSet<HostId>>,
     /// The newest head of each session that is spoken of, with the host that says so.
     heads: BTreeMap<SessionId, (HostId, HeadRecord)>,
-    /// Sessions that a host speaks for whose word does not count.
-    doubted: BTreeSet<SessionId>,
 }
 
 /// What is put into the mailbox.
@@ -229,7 +227,6 @@ impl Knowing {
         self.hub.inner.believed.send_replace(Arc::new(Believed {
             voices: all.iter().map(|session| (*session, self.knowledge.voices(*session))).collect(),
             heads: all.iter().filter_map(head).collect(),
-            doubted: self.knowledge.doubted(),
         }));
     }
 }
@@ -312,13 +309,6 @@ impl Hub {
     /// Gives the newest head of every session that gossip knows.
     pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
         self.inner.believed.borrow().heads.clone()
-    }
-
-    /// Lists the sessions that a host speaks for whose word does not count here: it may have become a
-    /// voter while this host was away, or it may be lying.
-    #[cfg(test)]
-    pub fn doubted(&self) -> BTreeSet<SessionId> {
-        self.inner.believed.borrow().doubted.clone()
     }
 
     /// Asks the coordinator of a session, following its hints, for a bounded time.
