@@ -31,6 +31,7 @@ pub mod facts;
 pub mod firewall;
 pub mod id;
 pub mod limits;
+pub mod membership;
 pub mod names;
 pub mod seal;
 pub mod session;

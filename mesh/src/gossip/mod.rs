@@ -262,7 +262,7 @@ impl Task {
         let names: BTreeMap<String, HostId> =
             roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
         let me = self.identity.host();
-        let now = crate::Clock.timestamp();
+        let now = crate::Clock.moment();
         let ledger = &mut self.ledger;
         let (live, heard) = handle
             .with_chitchat(|chitchat| (live(chitchat, &names, me), ledger.read(chitchat, &names, now)))

@@ -32,7 +32,7 @@ async fn three() -> [Host; 3] {
     [attic, cellar, garden]
 }
 
-fn image() -> Body {
+pub(super) fn image() -> Body {
     let names = [("debian:12".to_owned(), now())].into();
     Body::Image(ImageRecord { names, size: 1, allocated: 1, arch: "x86_64".to_owned(), complete: true })
 }

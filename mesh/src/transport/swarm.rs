@@ -235,7 +235,7 @@ fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<Ho
 }
 
 /// Two hosts that dial each other at the same time do so within this time.
-const SAME_TIME: Duration = Duration::from_secs(3);
+pub(crate) const SAME_TIME: Duration = Duration::from_secs(3);
 
 /// The open connections of each peer. A peer dials only when it has no connection; so when one
 /// comes in although there is one, the old one is what a crash left behind, and streams must not
