@@ -12,6 +12,7 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
+    membership::{Silence, Spread},
     time::Timestamp,
     trust::{ClockError, Statement, Token},
     wire::{
@@ -26,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
     join::{self, MeetError, Met, door::Door},
@@ -365,7 +367,9 @@ pub async fn build(
         reach: reach_tx,
         members: members_tx,
         facts,
-        heard: Default::default(),
+        silence: Silence::default(),
+        spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
+        comparing: JoinSet::new(),
         interfaces: interfaces_tx,
     };
     let stop = CancellationToken::new();

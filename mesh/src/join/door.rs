@@ -170,7 +170,7 @@ impl Door {
                     last = Some(JoinRefusal::UnknownToken);
                 }
                 Some(JoinAnswer::Admitted(chain)) => {
-                    self.inner.roster.take(chain.clone());
+                    self.inner.roster.take(chain.clone(), Some(issuer.host));
                     return JoinAnswer::Admitted(chain);
                 }
                 Some(decided) => return decided,

@@ -9,26 +9,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use iroh::{Endpoint, RelayUrl, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
-    limits::MAX_RPC_BYTES,
-    time::Timestamp,
-    trust::Statement,
-    wire::{
-        record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
-        rpc::{Answer, Request},
+    membership::{
+        Owed, Silence, Spread, owed,
+        spread::{Effect, Event},
     },
+    seal::Seed,
+    trust::{Certificate, Statement},
+    wire::record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
+    clock::Clock,
     gossip::{Gossip, Records},
     identity::Identity,
     members::{
-        roster::{self, Roster, SayError},
+        exchange,
+        roster::{Roster, SayError},
         view as members,
         view::{Members, Sources},
     },
@@ -42,24 +47,11 @@ use crate::{
         path::{Path, PathKind},
         relays::Relays,
     },
-    transport::{
-        gate::Gate,
-        rpc::{self, Exchange},
-        swarm::Streams,
-    },
+    transport::{gate::Gate, rpc::RpcError, swarm::Streams},
 };
 
 /// How often dials, paths and the home relay are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// How often certificates are renewed and hosts promoted, and statements compared with everybody.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// Statements that arrive together are spread together.
-const SPREAD_PAUSE: Duration = Duration::from_millis(50);
-/// Members that are told at once.
-const SPREAD_WIDTH: usize = 8;
-/// How long a host that gossip has lost is only suspected: a hiccup of a loaded host ends sooner.
-const SILENCE: Duration = Duration::from_secs(3);
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
 
@@ -80,8 +72,12 @@ pub(crate) struct Keeper {
     pub(crate) reach: watch::Sender<Reach>,
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
-    /// Hosts that are or were just live, and when they last were.
-    pub(crate) heard: BTreeMap<HostId, Instant>,
+    /// Who was heard just now.
+    pub(crate) silence: Silence,
+    /// With whom statements are compared.
+    pub(crate) spread: Spread,
+    /// Comparisons under way, with whom and how they ended.
+    pub(crate) comparing: JoinSet<(HostId, Result<(), RpcError>)>,
     /// This host's networks.
     pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
 }
@@ -111,18 +107,16 @@ impl Keeper {
         let mut addresses = self.endpoint.watch_addr().stream();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut look = tokio::time::interval(LOOK_AROUND);
         let mut dialer = Dialer::new(self.identity.host(), Instant::now());
         let mut hearing = Hearing::default();
         let mut before = BTreeSet::new();
-        let (changed, spreading) = watch::channel(());
-        let spread = tokio::spawn(spread(self.streams.clone(), self.roster.clone(), spreading));
-        let _spread = AbortOnDrop(spread);
         let me = self.identity.host();
         self.learn(&mut dialer).await;
         loop {
-            // Cancel-safe: intervals, watches and a stream; work is done in the arms' bodies.
+            let spread_due = self.spread.next();
+            // Cancel-safe: intervals, a timer, watches, tasks that have ended, and a stream; work is done in the
+            // arms' bodies.
             tokio::select! {
                 _ = tick.tick() => {
                     self.note_paths(&mut dialer);
@@ -134,17 +128,21 @@ impl Keeper {
                         self.gate.close(&host);
                     }
                 }
-                _ = housekeeping.tick() => {
-                    self.roster.catch_up();
-                    self.keep_house();
-                    retry(&mut dialer, self.book.age());
-                    changed.send_replace(());
-                }
+                () = Clock.sleep_until(spread_due) => self.spread(Event::Time, &mut dialer),
+                Some(ended) = self.comparing.join_next() => match ended {
+                    Ok((host, Ok(()))) => self.spread(Event::Compared(host), &mut dialer),
+                    Ok((host, Err(error))) => {
+                        tracing::debug!(host = %host.short(), %error, "statements not compared");
+                        self.spread(Event::Failed(host), &mut dialer);
+                    }
+                    Err(error) => tracing::error!(%error, "a comparison of statements ended badly"),
+                },
                 result = roll.changed() => {
                     if result.is_err() { return }
                     roll.mark_unchanged();
-                    changed.send_replace(());
-                    self.keep_house();
+                    for (from, statements) in self.roster.news() {
+                        self.spread(Event::Learned { statements, from }, &mut dialer);
+                    }
                     self.learn(&mut dialer).await;
                 }
                 result = records.changed() => {
@@ -159,7 +157,11 @@ impl Keeper {
                 result = connected.changed() => {
                     if result.is_err() { return }
                     let now = connected.borrow_and_update().clone();
-                    self.note_connections(&before, &now);
+                    // The end of a connection is the moment to make iroh forget its ways.
+                    for lost in before.difference(&now) {
+                        self.gate.close(lost);
+                    }
+                    self.spread(Event::Connected(now.clone()), &mut dialer);
                     before = now;
                 }
                 Some(hint) = self.hints.recv() => {
@@ -203,15 +205,22 @@ impl Keeper {
         }
     }
 
-    /// A handshake is the moment to compare statements; the end of a connection is the moment to
-    /// make iroh forget its ways.
-    fn note_connections(&self, before: &BTreeSet<HostId>, now: &BTreeSet<HostId>) {
-        for lost in before.difference(now) {
-            self.gate.close(lost);
-        }
-        for host in now.difference(before).copied() {
-            let (streams, roster) = (self.streams.clone(), self.roster.clone());
-            tokio::spawn(async move { exchange(&streams, &roster, host).await });
+    /// Asks the machine what follows, and does it.
+    fn spread(&mut self, event: Event, dialer: &mut Dialer) {
+        for effect in self.spread.on(event, Clock.moment()) {
+            match effect {
+                Effect::Compare { with, news } => {
+                    let (streams, roster) = (self.streams.clone(), self.roster.clone());
+                    self.comparing.spawn(async move {
+                        (with, exchange::compare(&streams, &roster, with, &news).await)
+                    });
+                }
+                Effect::KeepHouse => {
+                    self.roster.catch_up();
+                    self.keep_house();
+                    retry(dialer, self.book.age());
+                }
+            }
         }
     }
 
@@ -277,19 +286,11 @@ impl Keeper {
         self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
     }
 
-    /// Gives the hosts that were live until less than [`SILENCE`] ago.
-    fn note_silence(&mut self, live: &BTreeSet<HostId>) -> BTreeSet<HostId> {
-        let now = Instant::now();
-        self.heard.extend(live.iter().map(|host| (*host, now)));
-        self.heard.retain(|_, at| now - *at < SILENCE);
-        self.heard.keys().filter(|host| !live.contains(*host)).copied().collect()
-    }
-
     fn show(&mut self) {
         let roll = self.roster.roll();
         let records = self.gossip.records().borrow().clone();
         let live = self.gossip.live().borrow().clone();
-        let fading = self.note_silence(&live);
+        let fading = self.silence.note(&live, Clock.moment());
         let new = members::compose(&Sources {
             me: self.identity.host(),
             roll: &roll,
@@ -309,37 +310,20 @@ impl Keeper {
         self.members.send_replace(Arc::new(new));
     }
 
-    /// Does what an issuer and the root's holder owe the others: renewals and promotions.
+    /// Does what an issuer and the root's holder owe the others.
     fn keep_house(&self) {
-        let (roll, now) = (self.roster.roll(), self.roster.now());
-        if let Some(root) = &self.identity.root {
-            for host in roll.set.awaiting_promotion() {
-                self.sign(roll.set.promotion(host, now), root);
-            }
-        }
-        if roll.set.is_issuer(self.identity.host()) {
-            for host in roll.members.keys() {
-                if self.is_renewer(&roll, *host, now) {
-                    self.sign(roll.set.renewal(*host, now), &self.identity.seed);
-                }
+        let (roll, live) = (self.roster.roll(), self.gossip.live().borrow().clone());
+        let holds_root = self.identity.root.is_some();
+        for owed in owed(&roll.set, self.identity.host(), holds_root, &live, self.roster.now()) {
+            match (owed, &self.identity.root) {
+                (Owed::ByRoot(certificate), Some(root)) => self.sign(certificate, root),
+                (Owed::ByRoot(_), None) => {}
+                (Owed::ByHost(certificate), _) => self.sign(certificate, &self.identity.seed),
             }
         }
     }
 
-    /// One issuer renews each certificate: the first that is up, so that issuers do not compete.
-    fn is_renewer(&self, roll: &roster::Roll, host: HostId, now: Timestamp) -> bool {
-        if roll.set.renewal(host, now).is_none() {
-            return false;
-        }
-        let live = self.gossip.live().borrow().clone();
-        let me = self.identity.host();
-        let mut issuers = roll.members.values().filter(|member| member.is_issuer());
-        issuers.find(|member| member.host == me || live.contains(&member.host)).map(|first| first.host)
-            == Some(me)
-    }
-
-    fn sign(&self, certificate: Option<proto::trust::Certificate>, seed: &proto::seal::Seed) {
-        let Some(certificate) = certificate else { return };
+    fn sign(&self, certificate: Certificate, seed: &Seed) {
         match self.roster.say(&Statement::Certificate(certificate), seed) {
             Ok(()) => {}
             Err(SayError::Refused(because)) => tracing::warn!(%because, "a certificate was not accepted"),
@@ -352,42 +336,5 @@ impl Keeper {
 fn retry(dialer: &mut Dialer, hosts: Vec<HostId>) {
     for host in hosts {
         dialer.retry(&host, Instant::now());
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Compares statements with every connected member after each change.
-async fn spread(streams: Streams, roster: Arc<Roster>, mut changed: watch::Receiver<()>) {
-    while changed.changed().await.is_ok() {
-        tokio::time::sleep(SPREAD_PAUSE).await;
-        changed.mark_unchanged();
-        let connected = streams.connected().borrow().clone();
-        stream::iter(connected)
-            .for_each_concurrent(SPREAD_WIDTH, |host| exchange(&streams, &roster, host))
-            .await;
-    }
-}
-
-/// Gives a member all statements and takes those that this host lacks.
-async fn exchange(streams: &Streams, roster: &Roster, host: HostId) {
-    let request = Request::Statements(roster::pack(&roster.roll().set.all()));
-    let request = proto::seal::encode(&request);
-    let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
-    match rpc::ask(streams, &protocol, host, &request, EXCHANGE_TIMEOUT).await {
-        Ok(answer) => {
-            if let Ok(Answer::Statements { lacking, time }) = postcard::from_bytes(&answer) {
-                roster.hear_clock(host, time);
-                roster.take(roster::unpack(&lacking));
-            }
-        }
-        // It will be compared again at the next change, handshake or minute.
-        Err(error) => tracing::debug!(?host, %error, "statements not exchanged"),
     }
 }

@@ -28,6 +28,16 @@ const MAX_PER_SIGNER: usize = MAX_STATEMENTS / 5;
 /// Certificates of one host with one serial: two issuers at both sides of a partition, twice.
 const MAX_SAME_SERIAL: usize = 4;
 
+/// The start of a statement's digest, by which two sets are compared. Two statements with one name are never told
+/// apart here; to make a second one for a given name takes longer than the mesh will live.
+pub type Short = [u8; 8];
+
+fn short(digest: &Digest) -> Short {
+    let mut short = Short::default();
+    short.copy_from_slice(&digest.0[..8]);
+    short
+}
+
 /// A host that belongs to the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -207,14 +217,42 @@ impl MemberSet {
 
     /// Gives every statement, in an order in which [`MemberSet::apply`] takes them all.
     pub fn all(&self) -> Vec<Sealed> {
-        let mut all: Vec<Sealed> = self.kept().map(|kept| kept.sealed.clone()).collect();
-        all.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
-        all
+        self.chosen(|_| true)
     }
 
-    /// Gives the statements that a host with `theirs` lacks.
-    pub fn beyond(&self, theirs: &BTreeSet<Digest>) -> Vec<Sealed> {
-        self.all().into_iter().filter(|sealed| !theirs.contains(&sealed.digest())).collect()
+    /// Gives the statements with these digests, as far as they are here.
+    pub fn some(&self, wanted: &BTreeSet<Digest>) -> Vec<Sealed> {
+        self.chosen(|digest| wanted.contains(digest))
+    }
+
+    /// Gives the statements with these short names.
+    pub fn named(&self, wanted: &BTreeSet<Short>) -> Vec<Sealed> {
+        self.chosen(|digest| wanted.contains(&short(digest)))
+    }
+
+    /// Gives the short names of all statements, for another host to compare.
+    pub fn names(&self) -> Vec<Short> {
+        self.known.iter().map(short).collect()
+    }
+
+    /// Compares with a host that has `theirs`: gives the statements that it lacks, and the names of those that lack
+    /// here.
+    pub fn differences(&self, theirs: &BTreeSet<Short>) -> (Vec<Sealed>, Vec<Short>) {
+        let ours: BTreeSet<Short> = self.known.iter().map(short).collect();
+        let given = self.chosen(|digest| !theirs.contains(&short(digest)));
+        (given, theirs.difference(&ours).copied().collect())
+    }
+
+    /// Gives the digests of what is here and not in `before`.
+    pub fn since(&self, before: &MemberSet) -> Vec<Digest> {
+        self.known.difference(&before.known).copied().collect()
+    }
+
+    fn chosen(&self, is_chosen: impl Fn(&Digest) -> bool) -> Vec<Sealed> {
+        let chosen = self.kept().filter(|kept| is_chosen(&kept.digest));
+        let mut chosen: Vec<Sealed> = chosen.map(|kept| kept.sealed.clone()).collect();
+        chosen.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        chosen
     }
 
     /// Gives a hash over the set: two hosts with equal ones have nothing to exchange.

@@ -14,7 +14,7 @@ pub mod statement;
 pub mod token;
 
 pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Transcript};
-pub use members::{ClockError, GrantState, Member, MemberSet, RefusedBecause, clock_error, mesh_time};
+pub use members::{ClockError, GrantState, Member, MemberSet, RefusedBecause, Short, clock_error, mesh_time};
 pub use statement::{
     Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Tombstone,
 };

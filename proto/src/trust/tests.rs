@@ -202,11 +202,30 @@ fn kinds_of_later_versions_are_kept_and_handed_on() {
     let mut set = set();
     let later = seal(Statement::Unknown { kind: 600, bytes: vec![1, 2, 3] }, &CELLAR);
     assert_eq!(set.apply(later.clone(), NOW), Ok(true));
-    assert!(set.beyond(&BTreeSet::new()).contains(&later));
+    assert!(set.differences(&BTreeSet::new()).0.contains(&later));
     let mut copy = MemberSet::new(mesh());
     assert_eq!(copy.apply_all(set.all(), NOW), (5, vec![]));
     assert_eq!(copy.summary(), set.summary());
-    assert!(copy.beyond(&set.all().iter().map(Sealed::digest).collect()).is_empty());
+    assert_eq!(copy.differences(&set.names().into_iter().collect()), (vec![], vec![]));
+}
+
+#[test]
+fn two_sets_are_equal_after_what_lacks_was_exchanged() {
+    let mut one = set();
+    let mut other = one.clone();
+    let kept = |kind| seal(Statement::Unknown { kind, bytes: vec![1] }, &CELLAR);
+    for kind in [600, 601, 602] {
+        one.apply(kept(kind), NOW).unwrap();
+    }
+    other.apply(kept(700), NOW).unwrap();
+    assert_eq!(one.since(&other).len(), 3);
+    let (given, wanted) = one.differences(&other.names().into_iter().collect());
+    assert_eq!((given.len(), wanted.len()), (3, 1));
+    let named = other.named(&wanted.into_iter().collect());
+    assert_eq!(other.some(&named.iter().map(Sealed::digest).collect()), named);
+    other.apply_all(given, NOW);
+    one.apply_all(named, NOW);
+    assert_eq!(one.summary(), other.summary());
 }
 
 #[test]
