@@ -13,6 +13,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     membership::{Silence, Spread},
+    reachability::Reachability,
     time::Timestamp,
     trust::{ClockError, Statement, Token},
     wire::{
@@ -51,9 +52,9 @@ use crate::{
         answer::{self, Answering, Inbound, RaftInbound},
         endpoint::{BindError, Ports},
         gate::Gate,
+        protocols,
         rpc::{self, Exchange, RpcError},
         swarm::{self, Streams},
-        wire,
     },
 };
 
@@ -368,6 +369,7 @@ pub async fn build(
         members: members_tx,
         facts,
         silence: Silence::default(),
+        reachability: Reachability::new(identity.host(), Clock.moment()),
         spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
         comparing: JoinSet::new(),
         interfaces: interfaces_tx,
@@ -377,8 +379,8 @@ pub async fn build(
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
-        .accept(wire::ALPN, built.accept)
-        .accept(join::ALPN, door);
+        .accept(protocols::LIBP2P, built.accept)
+        .accept(protocols::JOIN, door);
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }

@@ -33,6 +33,7 @@ pub mod id;
 pub mod limits;
 pub mod membership;
 pub mod names;
+pub mod reachability;
 pub mod run;
 pub mod seal;
 pub mod session;

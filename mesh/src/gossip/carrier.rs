@@ -24,11 +24,14 @@ use proto::{
 };
 use tokio::sync::{broadcast, mpsc};
 
-use super::PROTOCOL;
 use crate::{
     Clock,
     members::roster::Roll,
-    transport::{inbound::Inlet, rpc, swarm::Streams},
+    transport::{
+        inbound::Inlet,
+        protocols::{GOSSIP, read_frame, write_frame},
+        swarm::Streams,
+    },
 };
 
 /// Frames for one host that wait. Older news than this is worth less than the next round's.
@@ -84,10 +87,10 @@ async fn deliver(streams: Streams, host: HostId, mut waiting: mpsc::Receiver<Vec
     while let Some(frame) = waiting.recv().await {
         let stream = match open.take() {
             Some(stream) => Some(stream),
-            None => streams.open(host, PROTOCOL, OPEN_TIMEOUT).await.ok(),
+            None => streams.open(host, GOSSIP, OPEN_TIMEOUT).await.ok(),
         };
         let Some(mut stream) = stream else { continue };
-        let written = tokio::time::timeout(WRITE_TIMEOUT, rpc::write_frame(&mut stream, &frame)).await;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut stream, &frame)).await;
         if matches!(written, Ok(Ok(()))) {
             open = Some(stream);
         }
@@ -151,7 +154,7 @@ pub(super) async fn receive(mut inlet: Inlet, mesh: MeshId, door: Door, facts: b
 async fn read(mut stream: Stream, mesh: MeshId, from: HostId, door: Door, facts: broadcast::Sender<Fact>) {
     let mut told: Option<Moment> = None;
     // Ends when the sender closes the stream, breaks a limit, or the connection is gone.
-    while let Ok(frame) = rpc::read_frame(&mut stream, MAX_GOSSIP_BYTES).await {
+    while let Ok(frame) = read_frame(&mut stream, MAX_GOSSIP_BYTES).await {
         let admitted = match door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             Some(entrance) => entrance.admit(mesh, from, &frame),
             None => continue,

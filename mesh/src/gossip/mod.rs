@@ -14,7 +14,6 @@ use std::{
 };
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
-use libp2p::StreamProtocol;
 use proto::{
     facts::Fact,
     firewall::{self, Firewall, GossipId},
@@ -33,9 +32,6 @@ use crate::{
 };
 use carrier::{Carrier, Door, Entrance, Posts};
 use ledger::Ledger;
-
-/// The protocol name of gossip streams.
-pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/mesh/gossip/1");
 
 /// Verified records of all members, by owner and key.
 pub type Records = BTreeMap<(HostId, RecordKey), Body>;

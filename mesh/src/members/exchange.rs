@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     members::roster::{self, Roster},
     transport::{
+        protocols::RPC,
         rpc::{self, Exchange, RpcError},
         swarm::Streams,
     },
@@ -53,7 +54,7 @@ pub(crate) async fn compare(
 
 async fn ask(streams: &Streams, with: HostId, request: &Request) -> Result<Answer, RpcError> {
     let request = proto::seal::encode(request);
-    let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
+    let protocol = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
     let answer = rpc::ask(streams, &protocol, with, &request, WITHIN).await?;
     postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
 }

@@ -1,22 +1,22 @@
-//! The loop that keeps this host in its mesh: dials members, spreads statements, feeds iroh with
-//! addresses and relays, publishes the host record, remembers addresses, and tells what it sees.
-//! Each change of an input leads through the same steps; nothing here is remembered but back-offs.
+//! The shell of the machines that keep this host in its mesh, `proto::membership` and `proto::reachability`: gathers
+//! what happens, carries out what follows, publishes the host record, and tells what it sees. Nothing is decided here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::StreamExt;
-use iroh::{Endpoint, RelayUrl, Watcher};
+use iroh::{Endpoint, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
-    membership::{
-        Owed, Silence, Spread, owed,
-        spread::{Effect, Event},
+    membership::{Owed, Silence, Spread, owed, spread},
+    reachability::{
+        Effect, Event, Reachability, Sight,
+        path::{Path, PathKind},
     },
     seal::Seed,
     trust::{Certificate, Statement},
@@ -40,12 +40,9 @@ use crate::{
     reach::{
         addresses::Interfaces,
         book::{Book, Hint},
-        deaf::Hearing,
         describe as reach,
-        dialer::Dialer,
         interfaces::interfaces,
-        path::{Path, PathKind},
-        relays::Relays,
+        relays::{self, Relays},
     },
     transport::{gate::Gate, rpc::RpcError, swarm::Streams},
 };
@@ -74,6 +71,8 @@ pub(crate) struct Keeper {
     pub(crate) facts: broadcast::Sender<Fact>,
     /// Who was heard just now.
     pub(crate) silence: Silence,
+    /// How members are reached.
+    pub(crate) reachability: Reachability,
     /// With whom statements are compared.
     pub(crate) spread: Spread,
     /// Comparisons under way, with whom and how they ended.
@@ -108,32 +107,20 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut look = tokio::time::interval(LOOK_AROUND);
-        let mut dialer = Dialer::new(self.identity.host(), Instant::now());
-        let mut hearing = Hearing::default();
         let mut before = BTreeSet::new();
-        let me = self.identity.host();
-        self.learn(&mut dialer).await;
+        self.learn().await;
         loop {
             let spread_due = self.spread.next();
             // Cancel-safe: intervals, a timer, watches, tasks that have ended, and a stream; work is done in the
             // arms' bodies.
             tokio::select! {
-                _ = tick.tick() => {
-                    self.note_paths(&mut dialer);
-                    self.dial(&mut dialer);
-                    let left = self.relays.watch().await;
-                    self.leave(&left);
-                    for host in hearing.note(&self.gate.soundings(), Instant::now()) {
-                        tracing::info!(host = %host.short(), "its connections hold on to a dead way; starting over");
-                        self.gate.close(&host);
-                    }
-                }
-                () = Clock.sleep_until(spread_due) => self.spread(Event::Time, &mut dialer),
+                _ = tick.tick() => self.look().await,
+                () = Clock.sleep_until(spread_due) => self.spread(spread::Event::Time).await,
                 Some(ended) = self.comparing.join_next() => match ended {
-                    Ok((host, Ok(()))) => self.spread(Event::Compared(host), &mut dialer),
+                    Ok((host, Ok(()))) => self.spread(spread::Event::Compared(host)).await,
                     Ok((host, Err(error))) => {
                         tracing::debug!(host = %host.short(), %error, "statements not compared");
-                        self.spread(Event::Failed(host), &mut dialer);
+                        self.spread(spread::Event::Failed(host)).await;
                     }
                     Err(error) => tracing::error!(%error, "a comparison of statements ended badly"),
                 },
@@ -141,14 +128,14 @@ impl Keeper {
                     if result.is_err() { return }
                     roll.mark_unchanged();
                     for (from, statements) in self.roster.news() {
-                        self.spread(Event::Learned { statements, from }, &mut dialer);
+                        self.spread(spread::Event::Learned { statements, from }).await;
                     }
-                    self.learn(&mut dialer).await;
+                    self.learn().await;
                 }
                 result = records.changed() => {
                     if result.is_err() { return }
                     records.mark_unchanged();
-                    self.learn(&mut dialer).await;
+                    self.learn().await;
                 }
                 result = live.changed() => {
                     if result.is_err() { return }
@@ -157,23 +144,11 @@ impl Keeper {
                 result = connected.changed() => {
                     if result.is_err() { return }
                     let now = connected.borrow_and_update().clone();
-                    // The end of a connection is the moment to make iroh forget its ways.
-                    for lost in before.difference(&now) {
-                        self.gate.close(lost);
-                    }
-                    self.spread(Event::Connected(now.clone()), &mut dialer);
+                    self.reach_out(Event::Lost(before.difference(&now).copied().collect())).await;
+                    self.spread(spread::Event::Connected(now.clone())).await;
                     before = now;
                 }
-                Some(hint) = self.hints.recv() => {
-                    let roll = self.roster.roll();
-                    let is_member = |host: &HostId| *host != me && roll.members.contains_key(host);
-                    let changed = self.book.hint(hint, is_member);
-                    if changed.is_empty() {
-                        continue;
-                    }
-                    retry(&mut dialer, changed);
-                    self.set_relays().await;
-                }
+                Some(hint) = self.hints.recv() => self.take(hint).await,
                 Some(_) = addresses.next() => self.look_around().await,
                 _ = look.tick() => self.look_around().await,
                 result = self.about.changed() => {
@@ -185,47 +160,72 @@ impl Keeper {
         }
     }
 
-    fn dial(&self, dialer: &mut Dialer) {
-        let ways = self.book.ways();
-        let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
+    /// Tells the machine what is seen now.
+    async fn look(&mut self) {
         let connected = self.streams.connected().borrow().clone();
-        for host in dialer.due(&known, &connected, Instant::now()) {
-            tracing::debug!(?host, "dialling");
-            self.streams.dial(host);
-        }
+        let paths: BTreeMap<HostId, Path> =
+            connected.iter().filter_map(|host| Some((*host, self.gate.path(host)?))).collect();
+        // Where members are connected they may be again when nothing else is known.
+        let direct = paths.iter().filter(|(_, path)| path.kind == PathKind::Direct);
+        let held = direct.filter_map(|(host, path)| Some((path.via.parse::<SocketAddr>().ok()?, *host)));
+        let changed = self.book.hold(held.collect());
+        self.reach_out(Event::Ways(changed)).await;
+        let relayed = paths.into_iter().filter(|(_, path)| path.kind == PathKind::Relayed);
+        let ways = self.book.ways();
+        let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host);
+        let sight = Sight {
+            known: known.collect(),
+            connected,
+            soundings: self.gate.soundings(),
+            relayed: relayed.map(|(host, path)| (host, path.via)).collect(),
+            homes: self.relays.homes(),
+        };
+        self.reach_out(Event::Look(sight)).await;
     }
 
-    /// Ends connections that only a dead relay carries: iroh would try that way until they time out.
-    fn leave(&self, relays: &[RelayUrl]) {
-        let is_left = |path: &Path| relays.iter().any(|url| url.as_str() == path.via);
-        for host in self.streams.connected().borrow().iter().filter(|_| !relays.is_empty()) {
-            if self.gate.path(host).is_some_and(|path| path.kind == PathKind::Relayed && is_left(&path)) {
-                self.gate.close(host);
+    /// Asks the machine how members are reached, and does it.
+    async fn reach_out(&mut self, event: Event) {
+        for effect in self.reachability.on(event, Clock.moment()) {
+            match effect {
+                Effect::Dial(host) => {
+                    tracing::debug!(?host, "dialling");
+                    self.streams.dial(host);
+                }
+                Effect::StartOver(host, because) => {
+                    tracing::debug!(host = %host.short(), ?because, "its connections start over");
+                    self.gate.close(&host);
+                }
+                Effect::UseRelays { used, offered } => self.relays.bring_about(used, &offered).await,
+                Effect::LeaveRelays(urls) => {
+                    tracing::info!(?urls, "the home relay is silent; leaving it");
+                    self.relays.leave().await;
+                }
             }
         }
     }
 
-    /// Asks the machine what follows, and does it.
-    fn spread(&mut self, event: Event, dialer: &mut Dialer) {
+    /// Asks the machine with whom statements are compared, and does it.
+    async fn spread(&mut self, event: spread::Event) {
         for effect in self.spread.on(event, Clock.moment()) {
             match effect {
-                Effect::Compare { with, news } => {
+                spread::Effect::Compare { with, news } => {
                     let (streams, roster) = (self.streams.clone(), self.roster.clone());
                     self.comparing.spawn(async move {
                         (with, exchange::compare(&streams, &roster, with, &news).await)
                     });
                 }
-                Effect::KeepHouse => {
+                spread::Effect::KeepHouse => {
                     self.roster.catch_up();
                     self.keep_house();
-                    retry(dialer, self.book.age());
+                    let changed = self.book.age();
+                    self.reach_out(Event::Ways(changed)).await;
                 }
             }
         }
     }
 
     /// Feeds iroh: addresses of all members, relays of those who serve one.
-    async fn learn(&mut self, dialer: &mut Dialer) {
+    async fn learn(&mut self) {
         let records = self.gossip.records().borrow().clone();
         let me = self.identity.host();
         let roll = self.roster.roll();
@@ -235,23 +235,22 @@ impl Keeper {
             .filter(|host| **host != me)
             .filter_map(|host| Some((*host, members::host_record(&records, *host)?.reach.clone())))
             .collect();
-        retry(dialer, self.book.say(said, |host| roll.members.contains_key(host)));
-        self.set_relays().await;
+        let changed = self.book.say(said, |host| roll.members.contains_key(host));
+        self.offer(changed).await;
     }
 
-    async fn set_relays(&mut self) {
+    async fn take(&mut self, hint: Hint) {
+        let (roll, me) = (self.roster.roll(), self.identity.host());
+        let changed = self.book.hint(hint, |host| *host != me && roll.members.contains_key(host));
+        self.offer(changed).await;
+    }
+
+    /// Tells the machine whose ways changed, and which relays there are.
+    async fn offer(&mut self, changed: Vec<HostId>) {
+        self.reach_out(Event::Ways(changed)).await;
         let all = self.offer.clone().into_iter().chain(self.book.relays());
-        self.relays.set(all).await;
-    }
-
-    /// Remembers where members are connected: they may be there again when nothing else is known.
-    fn note_paths(&mut self, dialer: &mut Dialer) {
-        let connected = self.streams.connected().borrow().clone();
-        let direct = connected.into_iter().filter_map(|host| {
-            let path = self.gate.path(&host).filter(|path| path.kind == PathKind::Direct)?;
-            Some((path.via.parse::<SocketAddr>().ok()?, host))
-        });
-        retry(dialer, self.book.hold(direct.collect()));
+        let offers = all.filter_map(relays::spelled).collect();
+        self.reach_out(Event::Offered(offers)).await;
     }
 
     async fn look_around(&self) {
@@ -330,11 +329,5 @@ impl Keeper {
             // A disk that is full is told by its owner, and this is tried again at every look.
             Err(SayError::Store(error)) => tracing::debug!(%error, "a certificate was not stored"),
         }
-    }
-}
-
-fn retry(dialer: &mut Dialer, hosts: Vec<HostId>) {
-    for host in hosts {
-        dialer.retry(&host, Instant::now());
     }
 }

@@ -2,19 +2,19 @@
 //! One set stands behind the endpoint gate, the relay's admission and everything that asks
 //! "is this a member?". Nothing here sends.
 
-use std::sync::Arc;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use proto::{
     id::{Digest, HostId, Name},
     seal::Seed,
-    time::Timestamp,
-    trust::{ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, clock_error},
+    time::{Moment, Timestamp},
+    trust::{ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, clock_error, mesh_time},
 };
 use tokio::sync::watch;
 
@@ -72,9 +72,19 @@ pub(crate) struct Roster {
     roll: watch::Sender<Arc<Roll>>,
     /// Makes changes one at a time, the write to disk included.
     changing: Mutex<Changing>,
-    /// How far each member's clock is beyond the time since this computer started, as heard last.
-    clocks: watch::Sender<BTreeMap<HostId, i64>>,
+    /// What members' clocks showed when they were heard last.
+    clocks: Mutex<BTreeMap<HostId, Heard>>,
 }
+
+/// What a clock showed, and when that was.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    showed: Timestamp,
+    at: Moment,
+}
+
+/// What a clock showed so long ago says nothing any more: it may have been set since.
+const HEARD_FOR: Duration = Duration::from_secs(3600);
 
 /// What a change leaves behind.
 #[derive(Debug, Default)]
@@ -200,34 +210,34 @@ impl Roster {
         disk::replace(&self.path, &proto::seal::encode(&set.all()))
     }
 
-    /// Gives the mesh's time: the own clock, but never before what an issuer has signed.
+    /// Gives the mesh's time.
     pub(crate) fn now(&self) -> Timestamp {
-        Clock.timestamp().max(self.roll.borrow().set.floor())
+        let heard = self.heard(|_| true);
+        mesh_time(Clock.timestamp(), &heard, &self.roll.borrow().set)
     }
 
-    /// Notes what a member's clock says now.
-    pub(crate) fn hear_clock(&self, host: HostId, time: Timestamp) {
-        let roll = self.roll();
-        self.clocks.send_modify(|clocks| {
-            clocks.retain(|host, _| roll.members.contains_key(host));
-            clocks.insert(host, i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(since_boot()));
-        });
+    /// Notes what a member's clock shows now.
+    pub(crate) fn hear_clock(&self, host: HostId, showed: Timestamp) {
+        let (roll, at) = (self.roll(), Clock.moment());
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.retain(|host, heard| roll.members.contains_key(host) && at.since(heard.at) < HEARD_FOR);
+        if roll.members.contains_key(&host) {
+            clocks.insert(host, Heard { showed, at });
+        }
+    }
+
+    /// Gives what the clocks of these members show now, if they ran on.
+    fn heard(&self, is_meant: impl Fn(&HostId) -> bool) -> Vec<Timestamp> {
+        let (clocks, now) = (self.clocks.lock().unwrap_or_else(PoisonError::into_inner), Clock.moment());
+        let meant = clocks.iter().filter(|(host, heard)| is_meant(host) && now.since(heard.at) < HEARD_FOR);
+        meant.map(|(_, heard)| heard.showed.plus_ms(now.since_ms(heard.at))).collect()
     }
 
     /// Tells whether this host's clock is off, by the clocks of `connected` members and what issuers have signed.
     pub(crate) fn clock_error(&self, connected: &BTreeSet<HostId>) -> Option<ClockError> {
-        let (clocks, boot) = (self.clocks.borrow(), since_boot());
-        let heard = clocks.iter().filter(|(host, _)| connected.contains(*host));
-        let now =
-            |(_, beyond): (&HostId, &i64)| Timestamp(u64::try_from(beyond.saturating_add(boot)).unwrap_or(0));
-        let heard: Vec<Timestamp> = heard.map(now).collect();
-        clock_error(Clock.timestamp(), &heard, self.roll().set.floor())
+        let heard = self.heard(|host| connected.contains(host));
+        clock_error(Clock.timestamp(), &heard, &self.roll().set)
     }
-}
-
-/// Counts milliseconds since this computer started, through every sleep.
-fn since_boot() -> i64 {
-    i64::try_from(Clock.moment().0).unwrap_or(i64::MAX)
 }
 
 /// Encodes statements for the wire.

@@ -15,6 +15,7 @@ use crate::{
     members::{exchange, roster::Roster},
     transport::{
         inbound::Inlet,
+        protocols::{RAFT, RPC},
         rpc::{self, Exchange},
     },
 };
@@ -45,12 +46,12 @@ pub struct RaftInbound {
 
 /// The shape of requests.
 pub(crate) fn rpc_exchange() -> Exchange {
-    Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES }
+    Exchange { protocol: RPC, limit: MAX_RPC_BYTES }
 }
 
 /// The shape of Raft messages.
 pub(crate) fn raft_exchange() -> Exchange {
-    Exchange { protocol: rpc::RAFT, limit: MAX_RAFT_BYTES }
+    Exchange { protocol: RAFT, limit: MAX_RAFT_BYTES }
 }
 
 /// What requests are answered from.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
-const NOW: Timestamp = Timestamp(1_000 * DAY);
+const NOW: Timestamp = Timestamp(20_600 * DAY);
 
 const ROOT: Seed = Seed([1; 32]);
 const ATTIC: Seed = Seed([2; 32]);
@@ -267,53 +267,6 @@ fn certificates_are_renewed_daily_and_a_stale_member_stays_a_member() {
 }
 
 #[test]
-fn a_clock_is_told_that_most_others_contradict() {
-    const HOUR: u64 = 60 * 60 * 1000;
-    let (early, late, soon) = (Timestamp(NOW.0 - HOUR), NOW.plus_ms(HOUR), NOW.plus_ms(9 * 60 * 1000));
-    let (ahead, behind) = (Some(ClockError::Ahead(HOUR)), Some(ClockError::Behind(HOUR)));
-    let cases = [
-        (&[][..], NOW, None),
-        (&[], late, behind),
-        (&[soon], NOW, None),
-        // Two hosts: each learns that the other differs.
-        (&[early], NOW, ahead),
-        (&[late], NOW, behind),
-        // Three: the one that is off learns it, the others do not, whatever it has signed.
-        (&[early, early], NOW, ahead),
-        (&[late, NOW], NOW, None),
-        (&[late, NOW], late, None),
-        (&[early, NOW], NOW, None),
-        (&[late, late], NOW, behind),
-        (&[early, early, late], NOW, ahead),
-        // Everybody says something else: what an issuer signed counts.
-        (&[early, late], NOW, None),
-        (&[early, late], late, behind),
-        (&[Timestamp(0), Timestamp(0)], NOW, Some(ClockError::Ahead(NOW.0))),
-        (&[Timestamp(u64::MAX), Timestamp(u64::MAX)], NOW, Some(ClockError::Behind(u64::MAX - NOW.0))),
-    ];
-    for (heard, floor, told) in cases {
-        assert_eq!(clock_error(NOW, heard, floor), told, "{heard:?} {floor:?}");
-    }
-}
-
-#[test]
-fn mesh_time_survives_one_wrong_clock_and_never_falls_behind_an_issuer() {
-    let wrong = Timestamp(0);
-    assert_eq!(mesh_time(wrong, &[NOW, NOW], wrong), NOW);
-    assert_eq!(mesh_time(NOW, &[wrong, NOW.plus_ms(1)], wrong), NOW);
-    assert_eq!(mesh_time(wrong, &[], set().floor()), NOW);
-    // An issuer with a clock far ahead moves nobody's time by more than the tolerance.
-    let mut set = set();
-    let ahead = Certificate {
-        not_before: NOW.plus_ms(900 * DAY),
-        not_after: Some(NOW.plus_ms(901 * DAY)),
-        ..certificate(&SHED, "shed", 1)
-    };
-    set.apply(seal(Statement::Certificate(ahead), &ATTIC), NOW).unwrap();
-    assert_eq!(set.floor(), NOW);
-}
-
-#[test]
 fn members_announce_sessions_and_the_earlier_birth_is_the_true_one() {
     let mut set = set();
     let salt = [5; 16];
@@ -497,7 +450,7 @@ proptest! {
             let mut set = set();
             drop(set.apply(sealed, NOW));
             set.prune(NOW);
-            drop((set.members(), set.grants().len(), set.floor(), set.awaiting_promotion()));
+            drop((set.members(), set.grants().len(), set.latest(NOW), set.awaiting_promotion()));
         }
     }
 
