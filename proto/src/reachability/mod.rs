@@ -77,18 +77,40 @@ pub enum Because {
     DeadRelay,
 }
 
+/// A rule that a test breaks on purpose, to see that somebody notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The host with the larger id never dials.
+    LeavesDialling,
+    /// Failures do not back off.
+    ForgetsFailures,
+    /// Connections that hold on to a dead way are kept.
+    KeepsDeadWays,
+    /// A silent home relay is kept.
+    KeepsDeadRelays,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Reachability {
+    me: HostId,
     dialer: Dialer,
     hearing: Hearing,
     relays: Relays,
+    broken: Option<Mutant>,
 }
 
 impl Reachability {
     /// Begins when this host starts.
     pub fn new(me: HostId, now: Moment) -> Reachability {
-        Reachability { dialer: Dialer::new(me, now), hearing: Hearing::default(), relays: Relays::default() }
+        let (dialer, hearing, relays) = (Dialer::new(me, now), Hearing::default(), Relays::default());
+        Reachability { me, dialer, hearing, relays, broken: None }
+    }
+
+    /// Breaks a rule on purpose.
+    #[cfg(test)]
+    fn without(self, broken: Option<Mutant>) -> Reachability {
+        Reachability { broken, ..self }
     }
 
     /// Takes an event, and tells what is to be done, in this order.
@@ -112,10 +134,19 @@ impl Reachability {
     }
 
     fn look(&mut self, sight: &Sight, now: Moment) -> Vec<Effect> {
-        let dialled = self.dialer.due(&sight.known, &sight.connected, now);
+        if self.is_broken(Mutant::ForgetsFailures) {
+            sight.known.iter().for_each(|host| self.dialer.retry(host, now));
+        }
+        let mut dialled = self.dialer.due(&sight.known, &sight.connected, now);
+        if self.is_broken(Mutant::LeavesDialling) {
+            dialled.retain(|host| self.me < *host);
+        }
         let mut effects: Vec<Effect> = dialled.into_iter().map(Effect::Dial).collect();
         let forgiven = self.relays.forgive(now);
-        let left = self.relays.watch(&sight.homes, now);
+        let mut left = self.relays.watch(&sight.homes, now);
+        if self.is_broken(Mutant::KeepsDeadRelays) {
+            left.clear();
+        }
         if forgiven || !left.is_empty() {
             effects.push(self.use_relays());
         }
@@ -127,9 +158,16 @@ impl Reachability {
             effects.push(Effect::LeaveRelays(left));
             effects.extend(carried);
         }
-        let deaf = self.hearing.note(&sight.soundings, now);
+        let mut deaf = self.hearing.note(&sight.soundings, now);
+        if self.is_broken(Mutant::KeepsDeadWays) {
+            deaf.clear();
+        }
         effects.extend(deaf.into_iter().map(|host| Effect::StartOver(host, Because::DeadWay)));
         effects
+    }
+
+    fn is_broken(&self, rule: Mutant) -> bool {
+        cfg!(test) && self.broken == Some(rule)
     }
 
     fn use_relays(&self) -> Effect {

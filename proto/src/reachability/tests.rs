@@ -3,6 +3,8 @@
 use super::*;
 use crate::id::Digest;
 
+mod world;
+
 const ME: HostId = HostId([1; 32]);
 const CELLAR: HostId = HostId([2; 32]);
 const GARDEN: HostId = HostId([3; 32]);
