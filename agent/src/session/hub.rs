@@ -122,7 +122,13 @@ impl Hub {
             tasks: TaskTracker::new(),
         };
         let hub = Hub { inner: Arc::new(inner) };
-        hub.inner.tasks.spawn(knowing::run(hub.clone(), knowledge, letters));
+        let (stop, knowing) = (hub.deps().stop.clone(), knowing::run(hub.clone(), knowledge, letters));
+        hub.inner.tasks.spawn(async move {
+            if AssertUnwindSafe(knowing).catch_unwind().await.is_err() {
+                tracing::error!("the task that knows of sessions failed; the agent ends, to be started anew");
+                stop.cancel();
+            }
+        });
         hub.open_groups().await?;
         for share in sessions {
             hub.start(share.session);

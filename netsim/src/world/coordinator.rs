@@ -228,7 +228,7 @@ impl World {
         let set = term.zip(quorum).map(|(term, quorum)| quorum.change((id, term), &logs, voters));
         let well = matches!(set, Some(Ok(())));
         if well {
-            self.check_voters(session, &before);
+            self.check_voters(id, session, &before);
             self.copy(id, session);
         }
         self.lead_on(id, session, Happened::VotersSet { change, well });

@@ -8,6 +8,7 @@ use std::{
 
 use proto::{
     id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
+    limits::VOTER_SILENT_MS,
     names::Answer,
     session::{MachineEntry, MachineReport, Phase, Replace, State},
 };
@@ -237,12 +238,16 @@ impl World {
         }
     }
 
-    /// Checks that a change of voters leaves out nobody who still has its log: no host is away for long here.
-    pub(super) fn check_voters(&mut self, session: SessionId, before: &BTreeMap<u64, HostId>) {
+    /// Checks that a change of voters leaves out nobody who still has its log and was heard lately.
+    pub(super) fn check_voters(&mut self, by: HostId, session: SessionId, before: &BTreeMap<u64, HostId>) {
         let Some(quorum) = self.quorums.get(&session) else { return };
         let replaced = |(node, host): &(&u64, &HostId)| {
             let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
-            !quorum.voters.contains_key(*node) && log.is_some_and(|log| log.node == **node)
+            let agent = self.hosts.get(&by).and_then(|host| host.agent.as_ref());
+            let heard = agent.and_then(|agent| agent.heard.get(*host).copied()).unwrap_or_default();
+            !quorum.voters.contains_key(*node)
+                && log.is_some_and(|log| log.node == **node)
+                && self.now.since_ms(heard) < VOTER_SILENT_MS
         };
         if let Some((_, host)) = before.iter().find(replaced) {
             self.history.broken = Some(Violation::Replaced(self.name(*host)));

@@ -123,30 +123,3 @@ fn the_world_has_no_rule_of_its_own() {
     }
     assert!(looked > 10, "the files were not found");
 }
-
-#[test]
-fn zz_debug() {
-    for file in ["things_die", "comes_up_in_order", "coordinator_dies"] {
-        let text =
-            std::fs::read_to_string(format!("{}/scripts/{file}.txt", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        for (at, _) in text.match_indices('\n').collect::<Vec<_>>().into_iter().rev() {
-            if let Ok(out) = crate::script::play(&text[..at]) {
-                println!("#### {file} {at} of {}\n{out}", text.len());
-                break;
-            }
-        }
-    }
-    use Mutant::*;
-    for mutant in
-        [MovesHeldMachines, ReplacesUnasked, NeverPulls, TakesBuried, NeverVerifies, BelievesAnybody]
-    {
-        let begun = std::time::Instant::now();
-        let caught = (0..600).find_map(|seed| check(seed, Rules::without(mutant)).err());
-        println!("{mutant:?}: {:?} {:?}", caught.map(|f| (f.seed, f.what)), begun.elapsed());
-    }
-    let begun = std::time::Instant::now();
-    for failure in failures(0..300, Rules::default()) {
-        println!("seed {}: {}", failure.seed, failure.what);
-    }
-    println!("300 in {:?}", begun.elapsed());
-}

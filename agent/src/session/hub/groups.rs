@@ -131,6 +131,7 @@ impl Hub {
         let dir = self.inner.deps.store.make_raft(session).map_err(VoterError::Directory)?;
         let group = Group::open(&dir, session, self.me(), wire).await?;
         lock(&self.inner.groups).insert(session, group.clone());
+        self.look();
         let (hub, of) = (self.clone(), group.clone());
         let run = move || coordinator::run(hub.clone(), session, of.clone());
         self.inner.tasks.spawn(supervised("coordinator", session, self.inner.deps.stop.clone(), run));
