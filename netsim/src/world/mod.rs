@@ -358,4 +358,3 @@ pub fn replay(seed: u64) -> Vec<String> {
 
 #[cfg(test)]
 mod tests;
-

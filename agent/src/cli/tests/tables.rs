@@ -313,13 +313,13 @@ fn checks_and_events_are_lines() {
         &"nas".parse().unwrap(),
         Fact::MemberUp { member: "attic".parse().unwrap() },
     );
+    let both = [doctor::in_words(&checks, None), events::in_words(&event)];
     expect![[r#"
                  CHECK  SEEN
         MISSING  qemu   is not installed
         ok       ports  7440 and 7441 are free
-        mend qemu: sudo apt-get install -y qemu-system-x86"#]]
-    .assert_eq(&doctor::in_words(&checks, None));
-    expect![[r#"
+        mend qemu: sudo apt-get install -y qemu-system-x86
+
              7  1970-01-01T00:00:00.000Z  attic is up"#]]
-    .assert_eq(&events::in_words(&event));
+    .assert_eq(&both.join("\n\n"));
 }
