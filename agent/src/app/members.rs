@@ -168,6 +168,7 @@ impl App {
             admin: token.admin,
             state: match token.state {
                 GrantState::Live { .. } => "live",
+                GrantState::NotYet => "not-yet",
                 GrantState::Expired => "expired",
                 GrantState::Revoked => "revoked",
                 GrantState::UsedUp => "used-up",
