@@ -1,7 +1,7 @@
 //! The agent beside a session's log: gathers what `run::lead` looks at and carries out what it says, and
 //! answers what is asked of a coordinator by `run::lead::question`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use proto::{
     facts::Fact,
@@ -88,9 +88,9 @@ impl World {
         let log = host.disk.logs.entry(session).or_insert_with(|| Log { node: number, ..Log::default() });
         let node = log.node;
         let Some(agent) = &mut host.agent else { return node };
-        if !agent.leads.contains_key(&session) {
+        if let Entry::Vacant(place) = agent.leads.entry(session) {
             let (lead, begun) = Lead::new(id, rules, now);
-            agent.leads.insert(session, lead);
+            place.insert(lead);
             agent.seen.remove(&session);
             self.lead_out(id, session, begun);
         }
