@@ -71,7 +71,7 @@ impl World {
 
     fn send_call(&mut self, from: HostId, to: HostId, message: Message) {
         if from == to {
-            self.after(0, Event::Arrive(from, to, message))
+            self.after(1, Event::Arrive(from, to, message))
         } else {
             self.send(from, to, message)
         }

@@ -63,6 +63,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
     for (mutant, complaint) in mutants {
         let caught = (0..2000).find_map(|seed| check(seed, Rules::without(mutant)).err());
         let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed"));
+        println!("{mutant:?} is noticed by seed {}", caught.seed);
         assert!(caught.what.contains(complaint), "{mutant:?}: {}", caught.what);
     }
 }
