@@ -1,17 +1,19 @@
 //! What one agent does: it listens, tells what it sees, and carries out what `reconcile` says. The
 //! real `agent::session::host` has the same loop around the same rules.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use proto::{
     id::{Epoch, HostId, MachineName},
     names::{self, Kind, View, Zone},
+    picture::{Picture, readiness, zone},
     session::{
-        MachineSpec, Share,
+        MachineReport, MachineSpec, Share,
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
     time::Timestamp,
+    wire::record::Body,
 };
 
 use super::{
@@ -51,10 +53,12 @@ impl World {
         self.vote(id);
         self.coordinate(id);
         self.pull_share(id);
-        let zone = self.hosts.get(&id).map(|host| host.zone(&self.names, self.now)).unwrap_or_default();
-        self.act(id, &zone);
-        self.publish(id, &zone);
-        self.check_names(id, zone)?;
+        let Some(picture) = self.hosts.get(&id).map(|host| host.picture(&self.names, self.now)) else {
+            return Ok(());
+        };
+        self.act(id, &picture);
+        self.publish(id, &picture);
+        self.check_names(id, picture)?;
         let pause = TICK_MS + self.random.between(0, 50);
         self.after(pause, Event::Tick(id, run));
         Ok(())
@@ -113,7 +117,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, id: HostId, zone: &Zone) {
+    fn act(&mut self, id: HostId, picture: &Picture) {
         let Some(host) = self.hosts.get(&id) else { return };
         let Some(mut share) = host.disk.share.clone() else { return };
         match self.mutant {
@@ -131,7 +135,7 @@ impl World {
             Mutant::IgnoresDrops => Rc::make_mut(&mut share).drops.clear(),
             _ => {}
         }
-        let mut observed = host.observed(ready(zone, &share), self.now);
+        let mut observed = host.observed(readiness::ready(picture, &share), self.now);
         if self.mutant == Mutant::TakesSilenceForDeath {
             let unseen =
                 observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
@@ -310,10 +314,10 @@ impl World {
     }
 
     /// Says what this host sees, and passes on what it heard, to three others.
-    fn publish(&mut self, id: HostId, zone: &Zone) {
+    fn publish(&mut self, id: HostId, picture: &Picture) {
         let Some(host) = self.hosts.get(&id) else { return };
         let (Some(agent), share) = (&host.agent, &host.disk.share) else { return };
-        let ready = share.as_ref().map(|share| ready(zone, share)).unwrap_or_default();
+        let ready = share.as_ref().map(|share| readiness::ready(picture, share)).unwrap_or_default();
         let observed = host.observed(ready, self.now);
         let replica = host.disk.replica.as_ref().map_or(0, |state| state.version);
         let record = Rc::new(Record {
@@ -337,15 +341,24 @@ impl World {
         }
     }
 
-    fn check_names(&mut self, id: HostId, mut zone: Zone) -> Result<(), Violation> {
+    fn check_names(&mut self, id: HostId, mut picture: Picture) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
         let Some(share) = host.disk.share.clone() else { return Ok(()) };
         if self.mutant == Mutant::AnswersOldEpochs {
-            let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
-            for report in zone.reports.values_mut().flatten() {
-                report.epoch = current(&report.machine).unwrap_or(report.epoch);
+            let current = |report: &mut MachineReport| {
+                let entry = share.directory.find(&report.machine);
+                report.epoch = entry.map_or(report.epoch, |entry| entry.epoch);
+            };
+            let own = Arc::make_mut(&mut picture.reports).values_mut();
+            own.for_each(|acted| acted.machines.iter_mut().for_each(current));
+            for body in Arc::make_mut(&mut picture.records).values_mut() {
+                if let Body::Session(record) = body {
+                    record.machines.iter_mut().for_each(current);
+                }
             }
         }
+        let own = Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() };
+        let zone = zone::zone(&picture, own);
         for entry in share.directory.machines() {
             let name = format!("{}.shop.{}", entry.machine, zone.zone);
             let answer = names::answer(&zone, View::Guest(SESSION), &name, Kind::A);
@@ -397,9 +410,4 @@ impl World {
     pub fn incarnation(&self, id: HostId, machine: &MachineName) -> Option<Epoch> {
         Some(self.hosts.get(&id)?.disk.launched.get(machine)?.epoch)
     }
-}
-
-fn ready(zone: &Zone, share: &Share) -> BTreeSet<MachineName> {
-    let ready = share.directory.machines().filter(|entry| names::ready(zone, SESSION, entry));
-    ready.map(|entry| entry.machine.clone()).collect()
 }

@@ -4,16 +4,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name},
-    names::{DEFAULT_ZONE, HostEntry, SessionEntry, Zone},
+    names::{DEFAULT_ZONE, Zone},
+    picture::{self, Acted, Member, Picture},
     session::{
         MachineReport, Share, State, order,
         reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
     },
     time::Timestamp,
+    wire::{
+        api::MemberState,
+        record::{Body, RecordKey, SessionRecord},
+    },
 };
 
 /// How long a host may be silent before others call it down.
@@ -134,20 +140,32 @@ impl Host {
             .map(|(_, host, version)| (host, version))
     }
 
-    /// Builds the zone that this host answers from.
+    /// Gives what this host knows, as its agent would put it together.
+    pub fn picture(&self, names: &BTreeMap<HostId, Name>, now: Timestamp) -> Picture {
+        let mut picture = Picture::new(self.id);
+        let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return picture };
+        let member = |(id, name): (&HostId, &Name)| {
+            let state = if self.hears(*id, now) { MemberState::Up } else { MemberState::Down };
+            (*id, Member { name: name.clone(), state, issuer: false, way: None })
+        };
+        picture.members = Arc::new(names.iter().map(member).collect());
+        picture.shares = Arc::new([(share.session, Arc::new(Share::clone(share)))].into());
+        let own = agent.view.get(&self.id).map(|record| {
+            let acted = Acted { version: record.version, machines: record.reports.clone() };
+            (share.session, acted)
+        });
+        picture.reports = Arc::new(own.into_iter().collect());
+        let said = |(id, record): (&HostId, &Rc<Record>)| {
+            let record = SessionRecord { version: record.version, machines: record.reports.clone() };
+            ((*id, RecordKey::Session(share.session)), Body::Session(record))
+        };
+        picture.records = Arc::new(agent.view.iter().map(said).collect());
+        picture
+    }
+
+    /// Gives the zone that this host answers from.
     pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Timestamp) -> Zone {
-        let mut zone = Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() };
-        let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return zone };
-        zone.sessions.insert(share.session, SessionEntry::of(share));
-        for (id, name) in names {
-            let up = self.hears(*id, now);
-            zone.hosts
-                .insert(*id, HostEntry { name: name.clone(), up, addresses: vec![], same_computer: false });
-        }
-        for (id, record) in &agent.view {
-            zone.reports.insert((*id, share.session), record.reports.clone());
-        }
-        zone
+        picture::zone::zone(&self.picture(names, now), Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() })
     }
 
     /// Gathers what `reconcile` asks for.
