@@ -25,12 +25,13 @@ use std::{collections::BTreeMap, fmt::Write};
 use proto::{
     id::{HostId, MachineName, Name},
     names::{self, Answer, Kind, View},
+    run::Rules,
     session::Replace,
     topology::{Intent, Topology},
 };
 
 use crate::world::{
-    Mutant, SESSION, World,
+    SESSION, World,
     fault::{Fault, group},
     invariants::Violation,
 };
@@ -103,7 +104,7 @@ impl Stage {
             _ => {}
         }
         if self.world.is_none() {
-            let mut world = World::new(1, Mutant::None, &self.hosts);
+            let mut world = World::new(1, Rules::default(), &self.hosts);
             world.log = Some(Vec::new());
             // Hosts hear of each other before the story begins.
             world.run_until(world.now.plus_ms(3_000))?;

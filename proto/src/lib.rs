@@ -33,6 +33,7 @@ pub mod id;
 pub mod limits;
 pub mod names;
 pub mod picture;
+pub mod run;
 pub mod seal;
 pub mod session;
 pub mod size;

@@ -1,11 +1,13 @@
 //! What a host does for one machine, one function an action. Each may be repeated after a crash and
 //! says how it went; none decides what comes next.
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
+use ::images::{Holder, Wanted};
 use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
+    picture::{Change, Picture, images},
     session::{MachineSpec, Share, reconcile::Action},
     topology::Ready,
     wire::rpc::{Answer, Request},
@@ -15,7 +17,6 @@ use tokio::sync::{mpsc, watch};
 use super::{
     host::{self, News},
     hub::Hub,
-    inventory,
 };
 use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
 
@@ -194,10 +195,11 @@ async fn report_dropped(order: &Order, epoch: Epoch) -> Result<Outcome, String> 
 /// Fetches an image from the members that hold it, and tells how it ended. Goes on for as long as it
 /// takes: holders come and go.
 pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>) {
-    let known = inventory::images(&hub).into_iter().find(|image| image.facts.digest == digest);
+    let picture = hub.picture();
+    let known = images::all(&picture).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
-    let wanted = images::Wanted { digest, size, arch, names: inventory::names(&hub, digest) };
-    let (holders, watched) = watch::channel(inventory::holders(&hub, digest));
+    let wanted = Wanted { digest, size, arch, names: images::names(&picture, digest) };
+    let (telling, watched) = watch::channel(holders(&picture, digest));
     let endpoint = hub.deps().mesh.endpoint();
     let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
     let ended = tokio::select! {
@@ -205,7 +207,7 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
             Ok(ended) => ended.map(|_| ()).map_err(|error| words(&error)),
             Err(_) => Err("the agent failed: see its log".to_owned()),
         },
-        () = keep_holders(&hub, digest, holders) => Err("the mesh ended".to_owned()),
+        never = keep_holders(&hub, digest, telling) => match never {},
         // Dropping the fetch keeps what came; the next agent goes on.
         () = hub.deps().stop.cancelled() => return,
     };
@@ -214,23 +216,35 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
 }
 
 /// Tells a fetch who has the image, whenever that changes.
-async fn keep_holders(hub: &Hub, digest: Digest, holders: watch::Sender<Vec<images::Holder>>) {
-    let (mut records, mut members) = (hub.deps().mesh.records(), hub.deps().mesh.members());
+async fn keep_holders(hub: &Hub, digest: Digest, telling: watch::Sender<Vec<Holder>>) -> Infallible {
+    // A host that is heard again or reached another way may be a better holder.
+    let wakes = hub
+        .deps()
+        .pictures
+        .wakes(move |change| matches!(change, Change::Host(_)) || *change == Change::Image(digest));
     loop {
-        let changed = tokio::select! {
-            changed = records.changed() => changed,
-            changed = members.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
-        }
-        let now = inventory::holders(hub, digest);
-        holders.send_if_modified(|known| {
+        let now = holders(&hub.picture(), digest);
+        telling.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
             changed
         });
+        wakes.changed().await;
     }
+}
+
+/// Lists the other members that have an image or part of it, as the image store knows them.
+fn holders(picture: &Picture, digest: Digest) -> Vec<Holder> {
+    let holder = |holding: images::Holding| {
+        Some(Holder {
+            id: mesh::identity::endpoint_id(&holding.host)?,
+            name: holding.name,
+            complete: holding.complete,
+            direct: holding.direct,
+            rtt_ms: holding.rtt_ms,
+        })
+    };
+    images::holdings(picture, digest).into_iter().filter_map(holder).collect()
 }
 
 /// Wakes the loop whenever the shim says something new.

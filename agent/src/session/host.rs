@@ -15,6 +15,7 @@ use futures::FutureExt;
 use proto::{
     facts::Fact,
     id::{Digest, Epoch, MachineName, Name, SessionId},
+    picture::{Change, readiness},
     session::{
         MachineReport, MachineSpec, Phase, Share, order,
         reconcile::{self, Action, Image, Observed, Settings},
@@ -175,9 +176,8 @@ impl HostLoop {
 
     async fn run(&mut self) {
         let stop = self.hub.deps().stop.clone();
-        let mut shares = self.hub.shares();
-        let mut records = self.hub.deps().mesh.records();
-        let mut members = self.hub.deps().mesh.members();
+        let session = self.session;
+        let wakes = self.hub.deps().pictures.wakes(move |change| *change == Change::Session(session));
         let mut images = self.hub.deps().images.watch();
         let mut transfers = self.hub.deps().images.transfers();
         let mut roll = self.hub.deps().mesh.roll();
@@ -196,9 +196,7 @@ impl HostLoop {
             // Every arm only wakes the loop; what changed is read again above.
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = shares.changed() => if changed.is_err() { return },
-                changed = records.changed() => if changed.is_err() { return },
-                changed = members.changed() => if changed.is_err() { return },
+                () = wakes.changed() => {}
                 changed = images.changed() => if changed.is_err() { return },
                 changed = transfers.changed() => if changed.is_err() { return },
                 changed = roll.changed() => if changed.is_err() { return },
@@ -249,9 +247,7 @@ impl HostLoop {
     }
 
     fn observe(&self, share: &Share) -> Observed {
-        let known = self.hub.known(share);
-        let ready =
-            known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
+        let ready = readiness::ready(&self.hub.picture(), share);
         let image = |name: &MachineName| {
             let spec = share.machines.iter().find(|spec| spec.machine == *name);
             spec.map(|spec| self.image(spec)).unwrap_or_default()
@@ -265,7 +261,7 @@ impl HostLoop {
         for (name, machine) in &self.machines {
             machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent));
         }
-        Observed { machines, ready: ready.collect() }
+        Observed { machines, ready }
     }
 
     /// Tells how much of a machine's image is here.

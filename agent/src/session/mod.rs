@@ -12,14 +12,12 @@
 //! - `requests`: what other members ask;
 //! - `host`: makes this host's share true;
 //! - `machine`: what that keeps of one machine;
-//! - `inventory`: what the mesh offers, from gossip.
 
 pub mod actions;
 pub mod coordinator;
 pub mod deliveries;
 pub mod host;
 pub mod hub;
-pub mod inventory;
 pub mod machine;
 pub mod nic;
 pub mod requests;

@@ -6,7 +6,11 @@ use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 use proto::{
     id::{Epoch, HostId, MachineName},
     names::{self, Kind, View, Zone},
+<<<<<<< HEAD
     picture::{Picture, readiness, zone},
+=======
+    run::Mutant,
+>>>>>>> main
     session::{
         MachineReport, MachineSpec, Share,
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
@@ -17,7 +21,7 @@ use proto::{
 };
 
 use super::{
-    Event, Message, Mutant, SESSION, Step, Work, World,
+    Event, Message, SESSION, Step, Work, World,
     host::{Agent, Process, Record},
     invariants::Violation,
 };
@@ -100,7 +104,7 @@ impl World {
     }
 
     pub(super) fn take_share(&mut self, id: HostId, share: Rc<Share>) {
-        let any = self.mutant == Mutant::TakesOldShares;
+        let any = self.rules.broken(Mutant::TakesOldShares);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         if any || host.disk.share.as_ref().is_none_or(|old| slice::supersedes(&share, old)) {
             host.disk.share = Some(share);
@@ -120,23 +124,26 @@ impl World {
     fn act(&mut self, id: HostId, picture: &Picture) {
         let Some(host) = self.hosts.get(&id) else { return };
         let Some(mut share) = host.disk.share.clone() else { return };
-        match self.mutant {
-            Mutant::IgnoresNeeds => {
-                let share = Rc::make_mut(&mut share);
-                share.directory.groups.values_mut().for_each(|group| group.needs.clear());
-            }
-            Mutant::IgnoresNeedsLater => {
-                let share = Rc::make_mut(&mut share);
-                let later: BTreeSet<_> =
-                    host.disk.launched.keys().map(|machine| machine.group.clone()).collect();
-                let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
-                groups.for_each(|(_, group)| group.needs.clear());
-            }
-            Mutant::IgnoresDrops => Rc::make_mut(&mut share).drops.clear(),
-            _ => {}
+        if self.rules.broken(Mutant::IgnoresNeeds) {
+            let share = Rc::make_mut(&mut share);
+            share.directory.groups.values_mut().for_each(|group| group.needs.clear());
         }
+        if self.rules.broken(Mutant::IgnoresNeedsLater) {
+            let share = Rc::make_mut(&mut share);
+            let later: BTreeSet<_> = host.disk.launched.keys().map(|machine| machine.group.clone()).collect();
+            let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
+            groups.for_each(|(_, group)| group.needs.clear());
+        }
+        if self.rules.broken(Mutant::IgnoresDrops) {
+            Rc::make_mut(&mut share).drops.clear();
+        }
+<<<<<<< HEAD
         let mut observed = host.observed(readiness::ready(picture, &share), self.now);
         if self.mutant == Mutant::TakesSilenceForDeath {
+=======
+        let mut observed = host.observed(ready(zone, &share), self.now);
+        if self.rules.broken(Mutant::TakesSilenceForDeath) {
+>>>>>>> main
             let unseen =
                 observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
             unseen.for_each(|seen| seen.shim = Shim::None);
@@ -174,7 +181,7 @@ impl World {
             }
             Action::Remove(epoch) => {
                 self.tell(Some(id), || format!("{machine} is removed (epoch {epoch})"));
-                if self.mutant == Mutant::ReportsDropsEarly {
+                if self.rules.broken(Mutant::ReportsDropsEarly) {
                     return self.ask(id, machine.clone(), Message::Dropped(machine, epoch));
                 }
                 self.work(id, machine, (100, 1500), Work::Remove(epoch));
@@ -344,6 +351,7 @@ impl World {
     fn check_names(&mut self, id: HostId, mut picture: Picture) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
         let Some(share) = host.disk.share.clone() else { return Ok(()) };
+<<<<<<< HEAD
         if self.mutant == Mutant::AnswersOldEpochs {
             let current = |report: &mut MachineReport| {
                 let entry = share.directory.find(&report.machine);
@@ -355,6 +363,12 @@ impl World {
                 if let Body::Session(record) = body {
                     record.machines.iter_mut().for_each(current);
                 }
+=======
+        if self.rules.broken(Mutant::AnswersOldEpochs) {
+            let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
+            for report in zone.reports.values_mut().flatten() {
+                report.epoch = current(&report.machine).unwrap_or(report.epoch);
+>>>>>>> main
             }
         }
         let own = Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() };

@@ -8,6 +8,7 @@ use std::{
 
 use proto::{
     id::{Digest, Epoch, HostId, MachineName},
+    run::Mutant,
     session::{
         Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, Replace, plan, slice, state,
         voters::{self, Candidate},
@@ -15,7 +16,7 @@ use proto::{
     topology::Intent,
 };
 
-use super::{Event, Message, Mutant, SESSION, World};
+use super::{Event, Message, SESSION, World};
 
 /// Without a leader for so long, a voter that reaches a majority takes over.
 const ELECTION_MS: u64 = 2_000;
@@ -64,7 +65,7 @@ impl World {
         let reached = self.reached(id);
         if self.quorum.confirm(id, term, &reached).is_ok() {
             self.choose_voters(id, &reached);
-            if self.mutant == Mutant::MovesHeldMachines {
+            if self.rules.broken(Mutant::MovesHeldMachines) {
                 self.move_held_machines(id);
             }
         }
@@ -145,7 +146,7 @@ impl World {
         };
         let inventory = self.inventory(leader);
         let Some(state) = self.hosts.get(&leader).and_then(|host| host.disk.replica.clone()) else { return };
-        let may = if self.mutant == Mutant::ReplacesUnasked { Replace::all() } else { replace.clone() };
+        let may = if self.rules.broken(Mutant::ReplacesUnasked) { Replace::all() } else { replace.clone() };
         let proposal = plan::propose(SESSION, Some(&state), (&intent, &may), &inventory);
         for obstacle in &proposal.obstacles {
             self.tell(Some(asked), || format!("up: {}: {}", obstacle.machine, obstacle.because));
@@ -175,7 +176,7 @@ impl World {
         let mut told = None;
         if let Command::Apply { replace, .. } = &mut command {
             told = Some(replace.clone());
-            if self.mutant == Mutant::ReplacesUnasked {
+            if self.rules.broken(Mutant::ReplacesUnasked) {
                 *replace = Replace::all();
             }
         }

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     id::{HostId, MachineName, Name},
+    run::Rules,
     session::{Command, Replace},
     time::Timestamp,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
 };
 
-use super::{Event, Mutant, World, invariants::Violation, random::Random};
+use super::{Event, World, invariants::Violation, random::Random};
 
 /// Trouble lasts this long.
 const TROUBLE_MS: u64 = 40_000;
@@ -145,7 +146,7 @@ impl World {
 }
 
 /// Runs the story of one seed.
-pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String>, Result<(), Violation>) {
+pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>, Result<(), Violation>) {
     // A chance of its own, so that what goes wrong does not depend on how the world uses its own.
     let mut random = Random::new(seed ^ 0x5eed_0000);
     let count = random.between(3, 9);
@@ -155,7 +156,7 @@ pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String
     };
     let mut hosts: Vec<_> = names.iter().take(count as usize).map(|name| host(name, &mut random)).collect();
     hosts[0].2 = true;
-    let mut world = World::new(seed, mutant, &hosts);
+    let mut world = World::new(seed, rules, &hosts);
     world.log = log;
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
     world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random)), Replace::default()));

@@ -22,6 +22,7 @@ use std::{
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
+    run::Rules,
     session::{Command, MachineEntry, Share, reconcile::Settings},
     time::Timestamp,
 };
@@ -35,31 +36,6 @@ use random::Random;
 
 /// The only session of a world.
 pub const SESSION: SessionId = SessionId([7; 16]);
-
-/// A rule broken on purpose, to see that the invariants notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// All rules hold.
-    None,
-    /// The coordinator moves the machines of silent hosts, as if `hold` meant nothing.
-    MovesHeldMachines,
-    /// Hosts take an older share for a newer one.
-    TakesOldShares,
-    /// Hosts say that they removed a machine before they did.
-    ReportsDropsEarly,
-    /// Hosts start machines before what they need.
-    IgnoresNeeds,
-    /// Hosts start machines again before what they need.
-    IgnoresNeedsLater,
-    /// The planner and the hard state let started disks go although nobody said so.
-    ReplacesUnasked,
-    /// Names follow the readiness of any incarnation.
-    AnswersOldEpochs,
-    /// Hosts do not remove what their share says must go.
-    IgnoresDrops,
-    /// Hosts take a process that does not answer for a dead one.
-    TakesSilenceForDeath,
-}
 
 /// The world.
 pub struct World {
@@ -79,7 +55,7 @@ pub struct World {
     queue: BTreeMap<(Timestamp, u64), Event>,
     serial: u64,
     history: History,
-    mutant: Mutant,
+    rules: Rules,
 }
 
 /// Something that happens at a moment.
@@ -163,7 +139,7 @@ pub enum Message {
 impl World {
     /// Builds a world of these hosts: name, memory in MiB, whether the image is there. The first one
     /// creates the session.
-    pub fn new(seed: u64, mutant: Mutant, hosts: &[(Name, u64, bool)]) -> World {
+    pub fn new(seed: u64, rules: Rules, hosts: &[(Name, u64, bool)]) -> World {
         let mut world = World {
             now: Timestamp(0),
             hosts: BTreeMap::new(),
@@ -175,7 +151,7 @@ impl World {
             queue: BTreeMap::new(),
             serial: 0,
             history: History::default(),
-            mutant,
+            rules,
         };
         for (number, (name, memory_mib, image)) in (1..).zip(hosts) {
             let id = HostId([number; 32]);
@@ -319,11 +295,11 @@ pub struct Failure {
 }
 
 /// Runs one seed; on failure runs it again with a log.
-pub fn check(seed: u64, mutant: Mutant) -> Result<(), Failure> {
-    match fault::story(seed, mutant, None) {
+pub fn check(seed: u64, rules: Rules) -> Result<(), Failure> {
+    match fault::story(seed, rules, None) {
         (_, Ok(())) => Ok(()),
         _ => {
-            let (log, outcome) = fault::story(seed, mutant, Some(Vec::new()));
+            let (log, outcome) = fault::story(seed, rules, Some(Vec::new()));
             let what = outcome.err().map(|violation| violation.to_string()).unwrap_or_default();
             Err(Failure { seed, what, log })
         }
@@ -332,7 +308,7 @@ pub fn check(seed: u64, mutant: Mutant) -> Result<(), Failure> {
 
 /// Runs one seed and gives its log, the last line saying how it ended.
 pub fn replay(seed: u64) -> Vec<String> {
-    let (mut log, outcome) = fault::story(seed, Mutant::None, Some(Vec::new()));
+    let (mut log, outcome) = fault::story(seed, Rules::default(), Some(Vec::new()));
     log.push(outcome.map_or_else(|violation| format!("BROKEN: {violation}"), |()| "well".to_owned()));
     log
 }
