@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::{Mesh, MemberView};
+use mesh::{MemberView, Mesh};
 use proto::{
     id::HostId,
     picture::{Change, Images, Input, Member, Members, Picture, Records, Reports, Shares, Way},

@@ -17,7 +17,7 @@ use proto::{
     id::{Digest, Epoch, MachineName, Name, SessionId},
     picture::{Change, readiness},
     session::{
-        MachineReport, MachineSpec, Phase, Share, order,
+        MachineReport, MachineSpec, Share, order,
         reconcile::{self, Action, Image, Observed, Settings},
     },
     time::Timestamp,

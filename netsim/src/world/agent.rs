@@ -1,23 +1,19 @@
 //! What one agent does: it listens, tells what it sees, and carries out what `reconcile` says. The
 //! real `agent::session::host` has the same loop around the same rules.
 
-use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+use std::{collections::BTreeSet, rc::Rc};
 
 use proto::{
     id::{Epoch, HostId, MachineName},
     names::{self, Kind, View, Zone},
-<<<<<<< HEAD
     picture::{Picture, readiness, zone},
-=======
     run::Mutant,
->>>>>>> main
     session::{
-        MachineReport, MachineSpec, Share,
+        MachineSpec, Share,
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
     time::Timestamp,
-    wire::record::Body,
 };
 
 use super::{
@@ -60,9 +56,10 @@ impl World {
         let Some(picture) = self.hosts.get(&id).map(|host| host.picture(&self.names, self.now)) else {
             return Ok(());
         };
+        let picture = Picture { rules: self.rules, ..picture };
         self.act(id, &picture);
         self.publish(id, &picture);
-        self.check_names(id, picture)?;
+        self.check_names(id, &picture)?;
         let pause = TICK_MS + self.random.between(0, 50);
         self.after(pause, Event::Tick(id, run));
         Ok(())
@@ -137,13 +134,8 @@ impl World {
         if self.rules.broken(Mutant::IgnoresDrops) {
             Rc::make_mut(&mut share).drops.clear();
         }
-<<<<<<< HEAD
         let mut observed = host.observed(readiness::ready(picture, &share), self.now);
-        if self.mutant == Mutant::TakesSilenceForDeath {
-=======
-        let mut observed = host.observed(ready(zone, &share), self.now);
         if self.rules.broken(Mutant::TakesSilenceForDeath) {
->>>>>>> main
             let unseen =
                 observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
             unseen.for_each(|seen| seen.shim = Shim::None);
@@ -348,31 +340,11 @@ impl World {
         }
     }
 
-    fn check_names(&mut self, id: HostId, mut picture: Picture) -> Result<(), Violation> {
+    fn check_names(&mut self, id: HostId, picture: &Picture) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
         let Some(share) = host.disk.share.clone() else { return Ok(()) };
-<<<<<<< HEAD
-        if self.mutant == Mutant::AnswersOldEpochs {
-            let current = |report: &mut MachineReport| {
-                let entry = share.directory.find(&report.machine);
-                report.epoch = entry.map_or(report.epoch, |entry| entry.epoch);
-            };
-            let own = Arc::make_mut(&mut picture.reports).values_mut();
-            own.for_each(|acted| acted.machines.iter_mut().for_each(current));
-            for body in Arc::make_mut(&mut picture.records).values_mut() {
-                if let Body::Session(record) = body {
-                    record.machines.iter_mut().for_each(current);
-                }
-=======
-        if self.rules.broken(Mutant::AnswersOldEpochs) {
-            let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
-            for report in zone.reports.values_mut().flatten() {
-                report.epoch = current(&report.machine).unwrap_or(report.epoch);
->>>>>>> main
-            }
-        }
         let own = Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() };
-        let zone = zone::zone(&picture, own);
+        let zone = zone::zone(picture, own);
         for entry in share.directory.machines() {
             let name = format!("{}.shop.{}", entry.machine, zone.zone);
             let answer = names::answer(&zone, View::Guest(SESSION), &name, Kind::A);

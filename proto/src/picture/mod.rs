@@ -25,6 +25,7 @@ use std::{
 
 use crate::{
     id::{Digest, HostId, Name, SessionId},
+    run::Rules,
     session::{MachineReport, Share},
     wire::{
         api::MemberState,
@@ -132,6 +133,8 @@ pub struct Picture {
     pub reports: Arc<Reports>,
     /// This host's own images: they are newer than its records of them.
     pub images: Arc<Images>,
+    /// The rules of its readers.
+    pub rules: Rules,
 }
 
 impl Picture {
@@ -144,6 +147,7 @@ impl Picture {
             shares: Arc::default(),
             reports: Arc::default(),
             images: Arc::default(),
+            rules: Rules::default(),
         }
     }
 

@@ -66,14 +66,18 @@ impl Hub {
 
     /// Gives the newest head of every session that gossip knows.
     pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
-        heads::sessions(&self.picture()).into_iter().filter_map(|session| Some((session, self.head(session)?))).collect()
+        heads::sessions(&self.picture())
+            .into_iter()
+            .filter_map(|session| Some((session, self.head(session)?)))
+            .collect()
     }
 
     /// Lists the sessions that a host speaks for whose word does not count here: it may have become a
     /// voter while this host was away, or it may be lying.
     pub fn doubted(&self) -> BTreeSet<SessionId> {
         let picture = self.picture();
-        let doubted = heads::speakers(&picture).filter(|(host, session)| !self.buried(*session) && !self.has_voice(*session, *host));
+        let doubted = heads::speakers(&picture)
+            .filter(|(host, session)| !self.buried(*session) && !self.has_voice(*session, *host));
         doubted.map(|(_, session)| session).collect()
     }
 
