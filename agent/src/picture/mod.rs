@@ -125,10 +125,10 @@ async fn run(
     stop: CancellationToken,
 ) {
     let mut picture = Picture::new(me);
-    for input in inputs.all() {
-        picture.apply(input);
-    }
+    // Loops may wait already: what there is at the beginning is news to them.
+    let first = inputs.all().into_iter().flat_map(|input| picture.apply(input)).collect();
     now.send_replace(Arc::new(picture.clone()));
+    wake(&waiting, &first);
     loop {
         // Every arm only takes one value in.
         let input = tokio::select! {
