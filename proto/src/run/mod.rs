@@ -3,6 +3,8 @@
 //! of `netsim` with what may. Here stands only what they share: the rules that a world may break on purpose,
 //! to see that its invariants notice. An agent's rules are always whole.
 
+pub mod lead;
+
 /// A rule that a world breaks on purpose. It is broken where the rule stands, so that what is proved is that
 /// code and not a copy of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,20 @@ pub enum Mutant {
     IgnoresDrops,
     /// Hosts take a process that does not answer for a dead one.
     TakesSilenceForDeath,
+    /// A coordinator that another one followed goes on saying that it leads.
+    LeadsOn,
+    /// The coordinator replaces voters that are away for a moment.
+    ReplacesVotersAtOnce,
+    /// The coordinator does not ask voters whether they still have their logs.
+    NeverVerifies,
+    /// The coordinator takes in no voters when the mesh grows.
+    KeepsFirstVoters,
+    /// The coordinator buries a session whose machines are still there.
+    BuriesAtOnce,
+    /// The coordinator commits a topology over a plan that its user has not seen.
+    CommitsUnseen,
+    /// The coordinator lets machines start without writing it down.
+    GrantsUnwritten,
 }
 
 /// Which rules hold: all of them, or all but one.
