@@ -157,7 +157,7 @@ impl Picture {
         match input {
             Input::Members(new) => {
                 let old = std::mem::replace(&mut self.members, new);
-                for host in differing(&old, &self.members, |a, b| looks_alike(a, b)) {
+                for host in differing(&old, &self.members, looks_alike) {
                     changes.insert(Change::Host(host));
                     let was = old.get(&host).is_some_and(Member::is_up);
                     if was != self.is_up(host) {
@@ -167,7 +167,7 @@ impl Picture {
             }
             Input::Records(new) => {
                 let old = std::mem::replace(&mut self.records, new);
-                let differ = differing(&old, &self.records, |a, b| says_the_same(a, b));
+                let differ = differing(&old, &self.records, says_the_same);
                 changes.extend(differ.into_iter().map(|(host, key)| match key {
                     RecordKey::Host => Change::Host(host),
                     RecordKey::Image(digest) => Change::Image(digest),
