@@ -92,6 +92,8 @@ pub enum Request {
         session: SessionId,
         /// Its label, for messages.
         name: Name,
+        /// The node whose log of the receiver is older than what it acknowledged: it gets a new one.
+        outdated: Option<u64>,
     },
     /// Whose word on this session counts, as far as the receiver knows? For a host that was away.
     Voices(SessionId),
