@@ -9,7 +9,7 @@ use crate::{
     limits::UNSEEN_WITHIN_MS,
     session::{MachineSpec, Phase},
     time::Moment,
-    topology::Restart,
+    topology::{Ready, Restart},
 };
 
 /// A guest that is silent for so long is told: slow ones exist, but so do those that panicked.
@@ -50,6 +50,26 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
         _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
         _ => (Phase::Starting, None),
     }
+}
+
+/// Gives the moment at which time alone changes what [`phase`] says.
+pub fn phase_due(spec: &MachineSpec, seen: &Seen) -> Option<Moment> {
+    match &seen.shim {
+        Shim::Running { since, booted: false, .. } => Some(since.plus_ms(SILENT_MS)),
+        Shim::Running { since, ready, .. } => {
+            let (_, check) = missing(spec, ready).map(|(_, service)| service)?;
+            Some(since.plus_ms(check.as_ref().map_or(0, |check| check.grace_ms)))
+        }
+        _ => None,
+    }
+}
+
+/// Finds the first service that is checked and not ready. One without a check is ready with its machine.
+fn missing<'a>(
+    spec: &'a MachineSpec,
+    ready: &BTreeSet<Name>,
+) -> Option<(&'a Name, &'a (u16, Option<Ready>))> {
+    spec.services.iter().find(|(name, (_, check))| check.is_some() && !ready.contains(*name))
 }
 
 /// It may run: nobody may take it for stopped.
@@ -96,13 +116,7 @@ fn booted_guest(
         Setup::Failed(because) => return (Phase::Failed, Some(because.clone())),
         Setup::Done => {}
     }
-    // A service without a check is ready with its machine.
-    let missing = |(name, (_, check)): &(&Name, &(u16, Option<crate::topology::Ready>))| {
-        check.is_some() && !ready.contains(*name)
-    };
-    let Some((name, (port, check))) = spec.services.iter().find(missing) else {
-        return (Phase::Ready, None);
-    };
+    let Some((name, (port, check))) = missing(spec, ready) else { return (Phase::Ready, None) };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
     let late = (ran_ms >= grace_ms)
         .then(|| format!("{name} does not answer on port {port}, {} s after the start", grace_ms / 1000));
