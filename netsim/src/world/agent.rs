@@ -9,7 +9,7 @@ use std::{
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, SessionId},
+    id::{Epoch, HostId, SessionId},
     names::{self, Kind, View, Zone},
     picture::{Picture, readiness, zone},
     run::{Mutant, host as rules},
