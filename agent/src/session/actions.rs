@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
-use ::images::{Holder, Wanted};
+use ::images::{Holder, WantedImage};
 use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
@@ -216,7 +216,7 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
     let picture = hub.picture();
     let known = images::all(&picture).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
-    let wanted = Wanted { digest, size, arch, names: images::names(&picture, digest) };
+    let wanted = WantedImage { digest, size, arch, names: images::names(&picture, digest) };
     let (telling, watched) = watch::channel(holders(&picture, digest));
     let endpoint = hub.deps().mesh.endpoint();
     let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();

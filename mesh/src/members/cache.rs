@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use proto::{
     id::HostId,
     limits::{MAX_MEMBERS, MAX_RPC_BYTES},
+    reachability::ways::Known,
     seal,
     trust::Bootstrap,
     wire::record::Reach,
 };
 
-use crate::{disk, reach::ways::Known};
+use crate::disk;
 
 /// Remembered ways to members.
 #[derive(Debug)]

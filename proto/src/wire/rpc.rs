@@ -10,7 +10,7 @@ use crate::{
     session::{MachineReport, Proposal, Replace, Share, State},
     time::Timestamp,
     topology::Intent,
-    trust::{JoinAnswer, JoinProof, Transcript},
+    trust::{JoinAnswer, JoinProof, Short, Transcript},
 };
 
 /// A question to another member.
@@ -18,8 +18,22 @@ use crate::{
 pub enum Request {
     /// Are you there? The answer proves that data goes both ways.
     Ping,
-    /// The asker's statements, sealed; the answer has those that the asker lacks.
-    Statements(Vec<Vec<u8>>),
+    /// Are our sets of statements equal?
+    Compare {
+        /// The digest over the asker's set.
+        summary: Digest,
+        /// Statements that the receiver may lack, sealed.
+        news: Vec<Vec<u8>>,
+        /// The asker's clock.
+        time: Timestamp,
+    },
+    /// What lacks on both sides, after `Compare`.
+    Statements {
+        /// Those that the receiver lacks, sealed.
+        given: Vec<Vec<u8>>,
+        /// The names of those that the asker lacks.
+        wanted: Vec<Short>,
+    },
     /// A new share for the receiver. Pushed by the coordinator, and pulled by `GetShare`.
     PutShare(Box<Share>),
     /// The asker's share of a session.
@@ -111,13 +125,15 @@ pub enum Request {
 pub enum Answer {
     /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
     Done,
-    /// To `Statements`.
-    Statements {
-        /// Those that the asker lacks, sealed.
-        lacking: Vec<Vec<u8>>,
+    /// To `Compare`.
+    Compared {
+        /// The names of all that the answerer has; none when the sets are equal.
+        have: Option<Vec<Short>>,
         /// The answerer's clock.
         time: Timestamp,
     },
+    /// To `Statements`: those that were wanted, sealed.
+    Statements(Vec<Vec<u8>>),
     /// To `GetShare`.
     Share(Box<Share>),
     /// To `KnowsImage`.
