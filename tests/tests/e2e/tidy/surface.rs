@@ -61,8 +61,11 @@ fn nothing_is_public_that_nobody_names() {
         let code = source.code();
         for (name, is_type) in public(&code) {
             seen += 1;
-            let elsewhere =
-                named.iter().enumerate().any(|(other, words)| other != at && words.contains(name.as_str()));
+            let elsewhere = named.iter().enumerate().any(|(other, words)| {
+                other != at
+                    && !sources[other].path.ends_with("/tidy/surface.rs")
+                    && words.contains(name.as_str())
+            });
             if elsewhere || (is_type && is_given(&name, &code)) {
                 continue;
             }
