@@ -27,6 +27,7 @@
 #![warn(missing_docs)]
 
 pub mod addresses;
+pub mod backoff;
 pub mod facts;
 pub mod firewall;
 pub mod id;
