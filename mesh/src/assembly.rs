@@ -36,7 +36,7 @@ use crate::{
         cache::Cache,
         keeper::Keeper,
         roster::{Roll, Roster, SayError},
-        tokens::{self, Made, TokenView, TokensError, Wanted},
+        tokens::{self, Made, TokenView, TokenWish, TokensError},
         view::Members,
     },
     net::Net,
@@ -232,7 +232,7 @@ impl Mesh {
     }
 
     /// Makes a token, waiting for an address that others can reach.
-    pub async fn token_create(&self, wanted: Wanted) -> Result<Made, TokensError> {
+    pub async fn token_create(&self, wanted: TokenWish) -> Result<Made, TokensError> {
         let mut reach = self.inner.reach.clone();
         let reachable = reach.wait_for(|reach| !reach.addresses.is_empty() || !reach.relays.is_empty());
         if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {

@@ -30,7 +30,7 @@ pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
 pub use join::{JoinError, Joined, Joining, MeetError, Met, Noted, join, note};
 pub use members::roster::{Roll, SayError};
-pub use members::tokens::{Made, TokenView, TokensError, Wanted};
+pub use members::tokens::{Made, TokenView, TokenWish, TokensError};
 pub use members::view::{MemberState, MemberView, Members};
 pub use proto::reachability::path::{Path, PathKind};
 pub use reach::addresses::Interfaces;
