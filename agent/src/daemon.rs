@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt;
 use images::Images;
-use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound, net::Net};
+use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound};
 use proto::{
     facts::Fact,
     id::Name,
@@ -226,17 +226,9 @@ async fn run_locked(run: Run) -> Answer<()> {
     let (facts, heard) = broadcast::channel(FACTS);
     let images =
         Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
-    let (net, net_handler) = Net::new();
     let (requests, inbox) = mpsc::channel(INBOX);
     let (raft, raft_inbox) = mpsc::channel(INBOX);
-    let handlers = Handlers {
-        extra: vec![
-            (iroh_blobs_alpn(), Box::new(images.protocol())),
-            (mesh::net::ALPN.to_vec(), Box::new(net_handler)),
-        ],
-        requests,
-        raft,
-    };
+    let handlers = Handlers { extra: vec![(iroh_blobs_alpn(), Box::new(images.protocol()))], requests, raft };
     let (offer, offered) = watch::channel(false);
     let (qemu_found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
@@ -246,7 +238,7 @@ async fn run_locked(run: Run) -> Answer<()> {
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
     let recorded = CancellationToken::new();
     let recorder = tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), recorded.clone()));
-    net.bind(mesh.endpoint());
+    let net = mesh.net();
     let mut mesh_task = tokio::spawn(run_mesh);
 
     let run_dir = data.run().map_err(|error| failed(&error))?;
@@ -453,7 +445,7 @@ fn iroh_blobs_alpn() -> Vec<u8> {
 }
 
 /// Opens streams into machines for the forwards of this host.
-fn dialer(net: &Net) -> forward::Dial {
+fn dialer(net: &mesh::net::Net) -> forward::Dial {
     let net = net.clone();
     Arc::new(move |session, machine, port| {
         let net = net.clone();

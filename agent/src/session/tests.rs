@@ -105,20 +105,17 @@ impl Host {
     async fn start(dir: TempDir, label: Name) -> Host {
         let (facts, heard) = broadcast::channel(1000);
         let images = Images::open(&dir.path().join("images"), facts.clone()).await.unwrap();
-        let (net, handler) = Net::new();
         let (requests, inbox) = mpsc::channel(64);
         let (raft, raft_inbox) = mpsc::channel(64);
-        let extra: Vec<(Vec<u8>, Box<dyn iroh::protocol::DynProtocolHandler>)> =
-            vec![(mesh::net::ALPN.to_vec(), Box::new(handler))];
         let identity = mesh::identity::load(dir.path()).unwrap();
         let config = Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) };
-        let handlers = Handlers { extra, requests, raft };
+        let handlers = Handlers { extra: Vec::new(), requests, raft };
         let (mesh, run) = mesh::build(config, identity, handlers, facts.clone()).await.unwrap();
         let (log, recorder) = facts::open(&dir.path().join("facts"), &label).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), stop.clone()));
         let running = tokio::spawn(run);
-        net.bind(mesh.endpoint());
+        let net = mesh.net();
         let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
         tokio::spawn(run_picture);
         let dial: crate::access::forward::Dial =
