@@ -9,14 +9,12 @@
 //! - `hub`: what this host knows of every session, and the one door for shares;
 //! - `coordinator`: the shell of what the leader of a session's Raft group does;
 //! - `requests`: what other members ask;
-//! - `host`: the shell of `proto::run::host`, which makes this host's share true;
-//! - `inventory`: what the mesh offers, from gossip.
+//! - `host`: the shell of `proto::run::host`, which makes this host's share true.
 
 pub mod actions;
 pub mod coordinator;
 pub mod host;
 pub mod hub;
-pub mod inventory;
 pub mod nic;
 pub mod requests;
 pub mod store;

@@ -13,6 +13,7 @@ use mesh::{
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
+    picture::{images, inventory, readiness},
     run::{
         Rules,
         lead::{
@@ -25,7 +26,7 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{actions::words, hub::Hub, inventory};
+use super::{actions::words, hub::Hub};
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
 const WRITE: Duration = Duration::from_secs(5);
@@ -43,8 +44,8 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
         Request::GetShare(session) => share_for(hub, session, from),
         Request::KnowsImage { name, digest } => {
-            let known = inventory::images(hub);
-            Ok(Answer::Knows(known.iter().any(|i| i.facts.digest == digest && i.names.contains(&name))))
+            let known = images::meanings(&hub.picture());
+            Ok(Answer::Knows(known.get(&name).is_some_and(|(known, _)| *known == digest)))
         }
         Request::View(session) => Ok(view(hub, session)),
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
@@ -63,7 +64,7 @@ pub fn propose(
     state: Option<&State>,
     wanted: (&Intent, &Replace),
 ) -> Proposal {
-    plan::propose(session, state, wanted, &inventory::gather(hub, session))
+    plan::propose(session, state, wanted, &inventory::inventory(&hub.picture(), session))
 }
 
 /// Carries Raft messages of one session over the mesh.
@@ -88,9 +89,9 @@ fn view(hub: &Hub, session: SessionId) -> Answer {
     match hub.share(session) {
         None => Answer::View { version: 0, acted: 0, machines: Vec::new() },
         Some(share) => {
-            // Before the reports: they may only be newer than it says.
-            let acted = hub.acted(session);
-            let machines = hub.known(&share).into_values().collect();
+            let picture = hub.picture();
+            let acted = picture.reports.get(&session).map_or(0, |acted| acted.version);
+            let machines = readiness::known(&picture, &share).into_values().cloned().collect();
             Answer::View { version: share.version, acted, machines }
         }
     }
@@ -106,7 +107,7 @@ async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
                 Effect::Read => next = Some(Event::Read(read(hub, session).await)),
                 Effect::Gather => {
                     hub.offers_known().await;
-                    next = Some(Event::Offered(Box::new(inventory::gather(hub, session))));
+                    next = Some(Event::Offered(Box::new(inventory::inventory(&hub.picture(), session))));
                 }
                 Effect::Write(command) => next = Some(Event::Written(write(hub, session, *command).await)),
                 // Nobody listening is no error.

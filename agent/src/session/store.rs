@@ -13,7 +13,7 @@ use proto::{
     session::Share,
 };
 
-use crate::host::disk::{private_dir, write_durably};
+use crate::host::{durable, private};
 
 /// What writes into a session that ends is gone within milliseconds.
 const REMOVE_TRIES: u32 = 10;
@@ -37,7 +37,7 @@ pub struct Loaded {
 impl Store {
     /// Opens the directory, makes it when it is missing.
     pub fn open(root: PathBuf) -> io::Result<Store> {
-        private_dir(&root)?;
+        private::dir(&root)?;
         Ok(Store { root })
     }
 
@@ -69,7 +69,7 @@ impl Store {
     /// Makes the directory of a session's Raft log.
     pub fn make_raft(&self, session: SessionId) -> io::Result<PathBuf> {
         let dir = self.raft(session);
-        private_dir(&dir)?;
+        private::dir(&dir)?;
         Ok(dir)
     }
 
@@ -113,9 +113,9 @@ impl Store {
     /// Writes a share durably.
     pub fn put(&self, share: &Share) -> io::Result<()> {
         let dir = self.session(share.session);
-        private_dir(&dir)?;
+        private::dir(&dir)?;
         let bytes = postcard::to_stdvec(share).map_err(io::Error::other)?;
-        write_durably(&dir.join("share"), &bytes)
+        durable::write(&dir.join("share"), &bytes)
     }
 
     /// Tells whether a session has a share here, readable or not.
@@ -132,7 +132,7 @@ impl Store {
     /// Writes down whose word counts.
     pub fn put_voices(&self, session: SessionId, voices: &BTreeSet<HostId>) -> io::Result<()> {
         let bytes = postcard::to_stdvec(voices).map_err(io::Error::other)?;
-        write_durably(&self.session(session).join("voices"), &bytes)
+        durable::write(&self.session(session).join("voices"), &bytes)
     }
 
     /// Moves a Raft log that is of no use out of the way, and gives its new place. Only the newest is kept.

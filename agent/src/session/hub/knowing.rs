@@ -13,11 +13,12 @@ use futures::FutureExt;
 use mesh::Clock;
 use proto::{
     id::{HostId, SessionId},
+    picture::{Change, heads},
     run::knowledge::{Effect, Event, Knowledge, View, Wants, route},
     session::Share,
     time::Moment,
     wire::{
-        record::{Body, HeadRecord, RecordKey},
+        record::HeadRecord,
         rpc::{Answer, Refusal, Request},
     },
 };
@@ -71,8 +72,8 @@ pub(super) async fn run(hub: Hub, knowledge: Knowledge, mailbox: mpsc::Receiver<
 
 impl Knowing {
     async fn run(&mut self) {
-        let mesh = self.hub.deps().mesh.clone();
-        let (mut records, mut members, mut roll) = (mesh.records(), mesh.members(), mesh.roll());
+        let wakes = self.hub.deps().pictures.wakes(|change| !matches!(change, Change::Image(_)));
+        let mut roll = self.hub.deps().mesh.roll();
         let stop = self.hub.deps().stop.clone();
         loop {
             self.on(Event::Look(Box::new(self.view())));
@@ -87,8 +88,7 @@ impl Knowing {
             // No arm loses anything when it is dropped: a token, watches, a queue, a join set, a timer.
             let event = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = records.changed() => if changed.is_err() { return } else { None },
-                changed = members.changed() => if changed.is_err() { return } else { None },
+                () = wakes.changed() => None,
                 changed = roll.changed() => if changed.is_err() { return } else { None },
                 letter = self.mailbox.recv() => match letter {
                     Some(letter) => self.open(letter),
@@ -124,30 +124,27 @@ impl Knowing {
     }
 
     fn view(&self) -> View {
-        let deps = self.hub.deps();
-        let (records, members) = (deps.mesh.records().borrow().clone(), deps.mesh.members().borrow().clone());
-        let roll = deps.mesh.roll().borrow().clone();
-        let mut heads: BTreeMap<SessionId, BTreeMap<HostId, HeadRecord>> = BTreeMap::new();
-        for ((host, key), body) in records.iter() {
-            if let (RecordKey::Head(session), Body::Head(head)) = (key, body) {
-                heads.entry(*session).or_default().insert(*host, head.clone());
-            }
+        let (picture, roll) = (self.hub.picture(), self.hub.deps().mesh.roll().borrow().clone());
+        let mut said: BTreeMap<SessionId, BTreeMap<HostId, HeadRecord>> = BTreeMap::new();
+        for (host, session) in heads::speakers(&picture) {
+            let head = heads::said(&picture, host, session).cloned();
+            said.entry(session).or_default().extend(head.map(|head| (host, head)));
         }
         let groups = lock(&self.hub.inner.groups);
         let named = groups.iter().map(|(session, group)| (*session, group.lead().borrow().named.clone()));
         let named: BTreeMap<SessionId, BTreeSet<HostId>> = named.collect();
         drop(groups);
-        let shares = self.hub.inner.shares.borrow().clone();
+        let shares = self.hub.inner.deps.own.shares.borrow().clone();
         let sessions: BTreeSet<SessionId> =
-            heads.keys().chain(named.keys()).chain(shares.keys()).copied().collect();
+            said.keys().chain(named.keys()).chain(shares.keys()).copied().collect();
         let born = |session: &SessionId| Some((*session, roll.set.genesis(*session)?.voters.clone()));
         View {
             births: sessions.iter().filter_map(born).chain(self.asked_births(&roll)).collect(),
             buried: roll.set.tombstones().map(|tombstone| tombstone.session).collect(),
-            heads,
+            heads: said,
             named,
-            members: members.hosts.keys().copied().collect(),
-            up: members.up().map(|member| member.id).collect(),
+            members: picture.members.keys().copied().collect(),
+            up: picture.up().map(|(host, _)| host).collect(),
         }
     }
 
@@ -216,7 +213,7 @@ impl Knowing {
     }
 
     fn publish(&self) {
-        let shares = self.hub.inner.shares.borrow().clone();
+        let shares = self.hub.inner.deps.own.shares.borrow().clone();
         let groups: Vec<SessionId> = lock(&self.hub.inner.groups).keys().copied().collect();
         let spoken: BTreeSet<SessionId> = self.knowledge.spoken_of().collect();
         let all: BTreeSet<SessionId> = shares.keys().copied().chain(groups).chain(spoken).collect();
