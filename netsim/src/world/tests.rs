@@ -61,10 +61,11 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::TakesBuried, "although that is buried"),
     ];
     for (mutant, complaint) in mutants {
-        let caught = (0..2000).find_map(|seed| check(seed, Rules::without(mutant)).err());
-        let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed"));
+        let mut caught = (0..2000).filter_map(|seed| check(seed, Rules::without(mutant)).err());
+        // A broken rule may break others first, so it is named by what it alone breaks.
+        let caught = caught.find(|failure| failure.what.contains(complaint));
+        let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed: no {complaint:?}"));
         println!("{mutant:?} is noticed by seed {}", caught.seed);
-        assert!(caught.what.contains(complaint), "{mutant:?}: {}", caught.what);
     }
 }
 
