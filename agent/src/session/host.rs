@@ -374,7 +374,7 @@ impl HostLoop {
         let listen = actions::listen(shim.clone(), name.clone(), self.news.clone());
         machine.tasks.push(tokio::spawn(listen).abort_handle());
         let spec = &shim.launch().spec;
-        for (service, (port, ready)) in spec.services.clone() {
+        for (service, proto::topology::Service { port, ready }) in spec.services.clone() {
             let Some(ready) = ready else { continue };
             let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
             machine.tasks.push(tokio::spawn(check).abort_handle());

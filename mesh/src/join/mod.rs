@@ -15,13 +15,13 @@ mod stranger;
 use std::{io, time::Duration};
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
+use minicbor::{Decode, Encode};
 use proto::{
     id::HostId,
     limits::{MAX_JOIN_BYTES, MAX_RPC_BYTES},
     trust::join::EXPORT_LABEL,
-    wire::record::Reach,
+    wire::{self, Kind, Message, record::Reach},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::members::roster::Roll;
 
@@ -33,11 +33,27 @@ pub(crate) const ALPN: &[u8] = b"mesh/join/1";
 /// A whole join, seen from the member: two round trips, and a forward to an issuer.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The joiner lives as a member.
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+struct Ready {}
+
+impl Message for Ready {
+    const KIND: Kind = Kind::JoinReady;
+}
+
 /// What a new member needs to live: everything that was ever said, and where everybody is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
 struct Welcome {
+    #[cbor(n(0), with = "proto::wire::fields::blobs")]
     statements: Vec<Vec<u8>>,
+    #[cbor(n(1), with = "proto::wire::fields::parts")]
     reaches: Vec<(HostId, Reach)>,
+}
+
+impl Message for Welcome {
+    const KIND: Kind = Kind::JoinWelcome;
 }
 
 /// Tells whether anybody can join at all: without a token there is no door.
@@ -54,15 +70,15 @@ fn channel(connection: &Connection) -> io::Result<[u8; 32]> {
     Ok(secret)
 }
 
-async fn send<T: Serialize>(stream: &mut SendStream, message: &T) -> io::Result<()> {
-    let bytes = proto::seal::encode(message);
+async fn send<T: Message>(stream: &mut SendStream, message: &T) -> io::Result<()> {
+    let bytes = wire::encode(message);
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(&bytes).await?;
     Ok(())
 }
 
-async fn receive<T: DeserializeOwned>(stream: &mut RecvStream) -> io::Result<T> {
+async fn receive<T: Message>(stream: &mut RecvStream) -> io::Result<T> {
     receive_within(stream, MAX_JOIN_BYTES).await
 }
 
@@ -70,7 +86,7 @@ async fn receive_welcome(stream: &mut RecvStream) -> io::Result<Welcome> {
     receive_within(stream, MAX_RPC_BYTES).await
 }
 
-async fn receive_within<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
+async fn receive_within<T: Message>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await.map_err(io::Error::other)?;
     let length = u32::from_be_bytes(length) as usize;
@@ -79,5 +95,5 @@ async fn receive_within<T: DeserializeOwned>(stream: &mut RecvStream, limit: usi
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;
-    postcard::from_bytes(&bytes).map_err(|_| io::Error::other("a malformed message"))
+    wire::decode(&bytes, limit).map_err(io::Error::other)
 }

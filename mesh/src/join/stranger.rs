@@ -28,7 +28,7 @@ use proto::{
 };
 use tokio::sync::broadcast;
 
-use super::{ALPN, Welcome, channel, receive, receive_welcome, send};
+use super::{ALPN, Ready, Welcome, channel, receive, receive_welcome, send};
 use crate::{
     identity::{self, Identity, IdentityError},
     members::{cache::Cache, roster::unpack},
@@ -277,7 +277,7 @@ impl Stranger<'_> {
         send(&mut out, &proof).await?;
         match receive(&mut input).await? {
             JoinAnswer::Admitted(chain) => {
-                send(&mut out, &()).await?; // ready
+                send(&mut out, &Ready {}).await?;
                 let welcome = receive_welcome(&mut input).await?;
                 Ok(Told::Admitted { chain, welcome })
             }

@@ -378,11 +378,11 @@ async fn spread(streams: Streams, roster: Arc<Roster>, mut changed: watch::Recei
 /// Gives a member all statements and takes those that this host lacks.
 async fn exchange(streams: &Streams, roster: &Roster, host: HostId) {
     let request = Request::Statements(roster::pack(&roster.roll().set.all()));
-    let request = proto::seal::encode(&request);
+    let request = proto::wire::encode(&request);
     let protocol = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
     match rpc::ask(streams, &protocol, host, &request, EXCHANGE_TIMEOUT).await {
         Ok(answer) => {
-            if let Ok(Answer::Statements { lacking, time }) = postcard::from_bytes(&answer) {
+            if let Ok(Answer::Statements { lacking, time }) = proto::wire::decode(&answer, MAX_RPC_BYTES) {
                 roster.hear_clock(host, time);
                 roster.take(roster::unpack(&lacking));
             }

@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Record, Types, Voter,
-    disk::{Change, Disk, Loaded, StoreError, encode},
+    disk::{Change, Disk, Loaded, StoreError},
+    wire::encode,
 };
 
 /// Writes that wait for the thread. openraft waits for each append, so this is never near full.

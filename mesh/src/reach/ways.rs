@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minicbor::{Decode, Encode};
 use proto::{addresses::is_public, id::HostId, trust::Bootstrap, wire::record::Reach};
-use serde::{Deserialize, Serialize};
 
 use crate::reach::{addresses::MAX_ADDRESSES, describe::MAX_RELAYS};
 
@@ -27,11 +27,14 @@ const SEEN_HELD: Duration = Duration::from_secs(60);
 const SEEN_FOR: Duration = Duration::from_secs(150);
 
 /// What is remembered of one member, also on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub(crate) struct Known {
     /// What it said last.
+    #[n(0)]
     pub(crate) reach: Reach,
     /// Where it ever was, the newest first.
+    #[n(1)]
     pub(crate) proved: Vec<SocketAddr>,
 }
 

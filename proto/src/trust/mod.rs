@@ -16,7 +16,7 @@ pub mod token;
 pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Transcript};
 pub use members::{ClockError, GrantState, Member, MemberSet, RefusedBecause, clock_error, mesh_time};
 pub use statement::{
-    Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Tombstone,
+    Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Statements, Tombstone,
 };
 pub use token::{Bootstrap, Token, TokenError};
 

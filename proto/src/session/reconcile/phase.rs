@@ -9,7 +9,7 @@ use crate::{
     limits::UNSEEN_WITHIN_MS,
     session::{MachineSpec, Phase},
     time::Timestamp,
-    topology::Restart,
+    topology::{Restart, Service},
 };
 
 /// A guest that is silent for so long is told: slow ones exist, but so do those that panicked.
@@ -97,10 +97,8 @@ fn booted_guest(
         Setup::Done => {}
     }
     // A service without a check is ready with its machine.
-    let missing = |(name, (_, check)): &(&Name, &(u16, Option<crate::topology::Ready>))| {
-        check.is_some() && !ready.contains(*name)
-    };
-    let Some((name, (port, check))) = spec.services.iter().find(missing) else {
+    let missing = |(name, service): &(&Name, &Service)| service.ready.is_some() && !ready.contains(*name);
+    let Some((name, Service { port, ready: check })) = spec.services.iter().find(missing) else {
         return (Phase::Ready, None);
     };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
