@@ -25,12 +25,13 @@ use std::{collections::BTreeMap, fmt::Write};
 use proto::{
     id::{HostId, MachineName, Name},
     names::{self, Answer, Kind, View},
+    run::Rules,
     session::Replace,
     topology::{Intent, Topology},
 };
 
 use crate::world::{
-    Mutant, SESSION, World,
+    SESSION, World,
     fault::{Fault, group},
     invariants::Violation,
 };
@@ -103,7 +104,7 @@ impl Stage {
             _ => {}
         }
         if self.world.is_none() {
-            let mut world = World::new(1, Mutant::None, &self.hosts);
+            let mut world = World::new(1, Rules::default(), &self.hosts, &["shop"]);
             world.log = Some(Vec::new());
             // Hosts hear of each other before the story begins.
             world.run_until(world.now.plus_ms(3_000))?;
@@ -117,11 +118,13 @@ impl Stage {
             ["settle"] => return self.settle(),
             ["status", host] => return self.status(host),
             ["ask", host, name] => return self.ask(host, name),
-            ["up", host] => Fault::Up(self.id(host)?, Box::new(intent(block)?), Replace::default()),
-            ["up", host, "replace"] => Fault::Up(self.id(host)?, Box::new(intent(block)?), Replace::all()),
-            ["down", host] => Fault::Down(self.id(host)?),
-            ["stop", host, machine] => Fault::Wish(self.id(host)?, self.machine(machine)?, false),
-            ["start", host, machine] => Fault::Wish(self.id(host)?, self.machine(machine)?, true),
+            ["up", host] => Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::default()),
+            ["up", host, "replace"] => {
+                Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::all())
+            }
+            ["down", host] => Fault::Down(self.id(host)?, SESSION),
+            ["stop", host, machine] => Fault::Wish(self.id(host)?, (SESSION, self.machine(machine)?), false),
+            ["start", host, machine] => Fault::Wish(self.id(host)?, (SESSION, self.machine(machine)?), true),
             ["off", host] => Fault::PowerOff(self.id(host)?),
             ["on", host] => Fault::PowerOn(self.id(host)?),
             ["agent", "dies", host] => Fault::AgentDies(self.id(host)?),
@@ -189,18 +192,23 @@ impl Stage {
         let id = self.id(host)?;
         let Some(world) = &self.world else { return Ok(()) };
         let Some(seen) = world.hosts.get(&id) else { return Ok(()) };
-        let (Some(agent), Some(share)) = (&seen.agent, &seen.disk.share) else {
+        let (Some(agent), Some(share)) = (&seen.agent, seen.disk.shares.get(&SESSION)) else {
             self.line("no agent runs there, or it knows no session");
             return Ok(());
         };
         let mut text = String::new();
-        let coordinator = seen.coordinator().filter(|(host, _)| seen.hears(*host, world.now));
+        let coordinator = seen.coordinator(SESSION).filter(|(host, _)| seen.hears(*host, world.now));
         let coordinator = coordinator.map_or("nobody known".to_owned(), |(host, _)| world.name(host));
         let state = if share.ended { ", ended" } else { "" };
         let _ = writeln!(text, "  | plan {}, coordinated by {coordinator}{state}", share.generation);
         for entry in share.directory.machines().filter(|_| !share.ended) {
             let report = agent.view.get(&entry.host).and_then(|record| {
-                record.reports.iter().find(|r| (&r.machine, r.epoch) == (&entry.machine, entry.epoch))
+                record
+                    .sessions
+                    .get(&SESSION)?
+                    .reports
+                    .iter()
+                    .find(|r| (&r.machine, r.epoch) == (&entry.machine, entry.epoch))
             });
             let phase = report.map_or("not begun".to_owned(), |r| format!("{:?}", r.phase).to_lowercase());
             let reason = report.and_then(|r| r.reason.clone()).map(|why| format!(" ({why})"));
@@ -240,7 +248,7 @@ impl Stage {
         let hosts = self.world.iter().flat_map(|world| world.hosts.values());
         for host in hosts {
             let mut alive = host.shims.iter().filter(|(_, process)| process.alive());
-            if let Some(at) = alive.position(|(name, _)| *name == machine) {
+            if let Some(at) = alive.position(|((_, name), _)| *name == machine) {
                 return Ok(Fault::QemuDies(host.id, at as u64));
             }
         }

@@ -32,6 +32,7 @@ pub mod firewall;
 pub mod id;
 pub mod limits;
 pub mod names;
+pub mod run;
 pub mod seal;
 pub mod session;
 pub mod size;

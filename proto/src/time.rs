@@ -29,6 +29,26 @@ impl Moment {
     }
 }
 
+/// A [`Moment`] that outlives its process, written down with the boot that it is of. In another boot it says
+/// nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootMoment {
+    boot: String,
+    millis: u64,
+}
+
+impl BootMoment {
+    /// Binds a moment to the boot that it is of, by the id that the kernel gives.
+    pub fn of(boot: &str, at: Moment) -> BootMoment {
+        BootMoment { boot: boot.to_owned(), millis: at.0 }
+    }
+
+    /// Gives the moment to whom is in the same boot.
+    pub fn within(&self, boot: &str) -> Option<Moment> {
+        (self.boot == boot).then_some(Moment(self.millis))
+    }
+}
+
 /// A point of wall time, in milliseconds since 1970-01-01 UTC. Shown as RFC 3339.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
@@ -69,7 +89,14 @@ impl fmt::Display for Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::Timestamp;
+    use super::*;
+
+    #[test]
+    fn a_moment_that_was_written_down_counts_in_its_own_boot_only() {
+        let noted = BootMoment::of("a", Moment(7));
+        assert_eq!(noted.within("a"), Some(Moment(7)));
+        assert_eq!(noted.within("b"), None);
+    }
 
     #[test]
     fn timestamps_are_shown_as_rfc_3339() {

@@ -461,6 +461,7 @@ mod tests {
             shim: Process { pid: 1, start: 1, boot: "b".into() },
             qemu: None,
             since: None,
+            began: None,
             booted: false,
             setup: Setup::Pending,
             paused: None,

@@ -12,7 +12,7 @@ use std::{
 use proto::{
     id::{Epoch, MachineName, Name, SessionId},
     session::{MachineSpec, Prefix, reconcile::Setup},
-    time::Timestamp,
+    time::{BootMoment, Timestamp},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -87,8 +87,11 @@ pub struct ShimStatus {
     pub shim: Process,
     /// QEMU, from the moment that it exists.
     pub qemu: Option<Process>,
-    /// Since when the guest runs; `None` while it is being started.
+    /// Since when the guest runs, for people; `None` while it is being started.
     pub since: Option<Timestamp>,
+    /// The same for who decides.
+    #[serde(default)]
+    pub began: Option<BootMoment>,
     /// Whether the guest has answered on the network.
     pub booted: bool,
     /// What became of its setup.

@@ -73,7 +73,7 @@ pub enum Outcome {
     /// It was looked for, and nothing of it runs.
     Gone,
     /// QEMU is gone; its last status, if there was a shim.
-    Stopped(Option<ShimStatus>),
+    Stopped(Option<Box<ShimStatus>>),
     /// Nothing of it is left on the disk.
     Removed,
     /// The coordinator knows that it is gone.
@@ -158,7 +158,7 @@ async fn stop(order: &Order, because: &str) -> Result<Outcome, String> {
         Ok(Some(shim)) => {
             shim.stop(STOP_WITHIN).await.map_err(|error| format!("QEMU does not end: {error}"))?;
             let status = shim.status().borrow().clone();
-            Ok(Outcome::Stopped(Some(status)))
+            Ok(Outcome::Stopped(Some(Box::new(status))))
         }
         Ok(None) => Ok(Outcome::Stopped(None)),
         Err(error) => {

@@ -19,7 +19,7 @@ use proto::{
         MachineReport, MachineSpec, Phase, Share, order,
         reconcile::{self, Action, Image, Observed, Settings},
     },
-    time::Timestamp,
+    time::Moment,
     wire::rpc::{Answer, Refusal, Request},
 };
 use tokio::sync::mpsc;
@@ -164,8 +164,8 @@ impl HostLoop {
         known.or_else(last).or_else(|| reconcile::presumed(&*self.hub.share(self.session)?, name))
     }
 
-    fn now(&self) -> Timestamp {
-        self.hub.deps().mesh.now()
+    fn now(&self) -> Moment {
+        mesh::Clock.moment()
     }
 
     fn tell(&self, fact: Fact) {
@@ -310,7 +310,7 @@ impl HostLoop {
         }
     }
 
-    fn fetched(&mut self, digest: Digest, ended: Result<(), String>, now: Timestamp) {
+    fn fetched(&mut self, digest: Digest, ended: Result<(), String>, now: Moment) {
         let Some(share) = self.hub.share(self.session) else { return };
         for spec in share.machines.iter().filter(|spec| spec.image == digest) {
             let machine = self.machines.entry(spec.machine.clone()).or_default();
@@ -321,7 +321,7 @@ impl HostLoop {
         }
     }
 
-    fn done(&mut self, name: &MachineName, outcome: Outcome, now: Timestamp) {
+    fn done(&mut self, name: &MachineName, outcome: Outcome, now: Moment) {
         let mut machine = self.machines.remove(name).unwrap_or_default();
         machine.busy = false;
         machine.launched = self.launched(name, machine.launched);
@@ -423,7 +423,7 @@ impl HostLoop {
         }
     }
 
-    async fn report(&mut self, share: &Share, observed: &Observed, now: Timestamp) {
+    async fn report(&mut self, share: &Share, observed: &Observed, now: Moment) {
         let mut reports = Vec::new();
         for spec in &share.machines {
             let Some(seen) = observed.machines.get(&spec.machine) else { continue };

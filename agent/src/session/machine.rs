@@ -9,7 +9,7 @@ use proto::{
         Phase,
         reconcile::{self, Failed, Image, Seen, Settings, Shim as ShimState},
     },
-    time::Timestamp,
+    time::Moment,
 };
 use tokio::task::AbortHandle;
 
@@ -18,8 +18,8 @@ use crate::machine::{Paths, Shim, ShimStatus, process::Process};
 /// Something that may run and does not answer.
 #[derive(Clone)]
 pub struct Unseen {
-    since: Timestamp,
-    tried: Timestamp,
+    since: Moment,
+    tried: Moment,
     because: String,
 }
 
@@ -31,7 +31,7 @@ pub struct Machine {
     /// Stands above everything else: nobody knows whether it runs.
     pub unseen: Option<Unseen>,
     /// When this loop first saw the shim.
-    pub started: Timestamp,
+    pub started: Moment,
     /// Tasks that live as long as the shim: status follower, readiness checks, network.
     pub tasks: Vec<AbortHandle>,
     /// QEMU's last end, already counted.
@@ -66,19 +66,25 @@ impl Machine {
     }
 
     /// Takes note of QEMU's end, once.
-    pub fn note_end(&mut self, status: &ShimStatus, now: Timestamp) {
+    pub fn note_end(&mut self, status: &ShimStatus, now: Moment) {
         let Some(ending) = &status.ended else { return };
         self.release();
         (self.shim, self.unseen) = (None, None);
         if self.counted.replace(status.shim.clone()).as_ref() == Some(&status.shim) {
             return;
         }
-        let ran_ms = status.since.map_or(0, |since| now.since_ms(since));
+        let ran_ms = status.since.map_or(0, |_| now.since_ms(self.began(status)));
         if !ending.asked {
             self.ends = reconcile::ends(self.ends, ran_ms);
         }
         let (asked, clean, because) = (ending.asked, ending.clean, ending.reason.clone());
         self.ended = Some(ShimState::Ended { at: now, asked, clean, because });
+    }
+
+    /// Since when it runs, as far as it can be told in this boot.
+    fn began(&self, status: &ShimStatus) -> Moment {
+        let boot = &status.shim.boot;
+        status.began.as_ref().and_then(|began| began.within(boot)).unwrap_or(self.started)
     }
 
     fn unseen_state(&self) -> ShimState {
@@ -91,7 +97,7 @@ impl Machine {
     }
 
     /// It may run: it is looked for until it answers or is known to be dead.
-    pub fn lose_sight(&mut self, because: String, now: Timestamp) {
+    pub fn lose_sight(&mut self, because: String, now: Moment) {
         self.release();
         self.shim = None;
         let since = self.unseen.take().map_or(now, |unseen| unseen.since);
@@ -99,7 +105,7 @@ impl Machine {
     }
 
     /// A person asks for its start: whatever failed before is forgotten.
-    pub fn start_anew(&mut self, starts: u64, now: Timestamp) {
+    pub fn start_anew(&mut self, starts: u64, now: Moment) {
         if self.starts.replace(starts).is_none_or(|before| before == starts) {
             return;
         }
@@ -115,7 +121,8 @@ impl Machine {
             (Some(shim), _) => {
                 let status = shim.status().borrow().clone();
                 match status.since {
-                    Some(since) => {
+                    Some(_) => {
+                        let since = self.began(&status);
                         let ShimStatus { booted, setup, paused, .. } = status;
                         ShimState::Running { since, booted, setup, ready: self.ready.clone(), paused }
                     }
@@ -137,14 +144,14 @@ impl Machine {
     }
 
     /// Notes that an action failed.
-    pub fn fail(&mut self, because: String, now: Timestamp) {
+    pub fn fail(&mut self, because: String, now: Moment) {
         let times = self.failed.as_ref().map_or(0, |failed| failed.times).saturating_add(1);
         self.failed = Some(Failed { at: now, times, because });
     }
 }
 
 /// Marks an end that has happened as asked for.
-pub fn asked_for(ended: Option<ShimState>, now: Timestamp) -> ShimState {
+pub fn asked_for(ended: Option<ShimState>, now: Moment) -> ShimState {
     match ended {
         Some(ShimState::Ended { at, clean, because, .. }) => {
             ShimState::Ended { at, asked: true, clean, because }
@@ -176,6 +183,7 @@ mod tests {
             shim: Process { pid, start: 1, boot: "b".into() },
             qemu: None,
             since: None,
+            began: None,
             booted: false,
             setup: Setup::Done,
             paused: None,
@@ -190,12 +198,12 @@ mod tests {
     #[test]
     fn what_is_out_of_sight_is_neither_dead_nor_forgotten() {
         let mut machine = Machine::default();
-        machine.note_end(&ended(7, true), Timestamp(1));
-        machine.lose_sight("silent".into(), Timestamp(5));
-        machine.lose_sight("still silent".into(), Timestamp(9));
-        let (since, tried) = (Timestamp(5), Timestamp(9));
+        machine.note_end(&ended(7, true), Moment(1));
+        machine.lose_sight("silent".into(), Moment(5));
+        machine.lose_sight("still silent".into(), Moment(9));
+        let (since, tried) = (Moment(5), Moment(9));
         assert_eq!(shim(&machine), ShimState::Unseen { since, tried, because: "still silent".into() });
-        machine.note_end(&ended(8, false), Timestamp(20));
+        machine.note_end(&ended(8, false), Moment(20));
         assert!(matches!(shim(&machine), ShimState::Ended { asked: false, .. }));
     }
 
@@ -203,24 +211,24 @@ mod tests {
     fn an_end_is_counted_once_however_often_it_is_found() {
         let mut machine = Machine::default();
         for _ in 0..3 {
-            machine.note_end(&ended(7, false), Timestamp(1));
+            machine.note_end(&ended(7, false), Moment(1));
         }
         assert_eq!(machine.ends, 1);
-        machine.note_end(&ended(8, false), Timestamp(1));
+        machine.note_end(&ended(8, false), Moment(1));
         assert_eq!(machine.ends, 2);
     }
 
     #[test]
     fn a_persons_start_waits_out_no_back_off() {
         let mut machine = Machine::default();
-        machine.start_anew(4, Timestamp(1));
+        machine.start_anew(4, Moment(1));
         for pid in 0..6 {
-            machine.note_end(&ended(pid, false), Timestamp(2));
-            machine.fail("no space".into(), Timestamp(2));
+            machine.note_end(&ended(pid, false), Moment(2));
+            machine.fail("no space".into(), Moment(2));
         }
-        machine.start_anew(4, Timestamp(3));
+        machine.start_anew(4, Moment(3));
         assert_eq!((machine.ends, machine.failed.is_some()), (6, true), "nobody asked again");
-        machine.start_anew(5, Timestamp(3));
+        machine.start_anew(5, Moment(3));
         assert_eq!((machine.ends, machine.failed.is_some()), (0, false));
         assert!(
             matches!(shim(&machine), ShimState::Ended { asked: true, .. }),

@@ -1,22 +1,26 @@
 //! What one agent does: it listens, tells what it sees, and carries out what `reconcile` says. The
 //! real `agent::session::host` has the same loop around the same rules.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use proto::{
-    id::{Epoch, HostId, MachineName},
+    id::{Epoch, HostId, MachineName, SessionId},
     names::{self, Kind, View, Zone},
+    run::Mutant,
     session::{
         MachineSpec, Share,
         reconcile::{self, Action, Failed, Settings, Setup, Shim},
         slice,
     },
-    time::Timestamp,
+    time::Moment,
 };
 
 use super::{
-    Event, Message, Mutant, SESSION, Step, Work, World,
-    host::{Agent, Process, Record},
+    Event, Key, Message, Step, Work, World,
+    host::{Agent, Process, Record, Word},
     invariants::Violation,
 };
 
@@ -33,12 +37,14 @@ impl World {
             return;
         };
         host.disk.generation += 1;
-        host.agent = Some(Agent { run, led_at: now, ..Agent::default() });
-        let first = self.quorum.leader == Some(id) && self.quorum.term == 1 && now == Timestamp(0);
-        if let (true, Some(agent)) = (first, host.agent.as_mut()) {
-            agent.leading = Some(1);
-            host.disk.replica = self.quorum.committed.clone();
+        let mut agent = Agent { run, since: now, ..Agent::default() };
+        for (session, quorum) in self.quorums.iter().filter(|_| now == Moment(0)) {
+            if quorum.leader == Some(id) && quorum.term == 1 {
+                agent.leading.insert(*session, 1);
+                host.disk.replicas.extend(quorum.committed.clone().map(|state| (*session, state)));
+            }
         }
+        host.agent = Some(agent);
         let delay = self.random.between(1, TICK_MS);
         self.after(delay, Event::Tick(id, run));
     }
@@ -48,9 +54,11 @@ impl World {
         if self.agent_mut(id).is_none_or(|agent| agent.run != run) {
             return Ok(());
         }
-        self.vote(id);
-        self.coordinate(id);
-        self.pull_share(id);
+        for session in self.sessions() {
+            self.vote(id, session);
+            self.coordinate(id, session);
+            self.pull_share(id, session);
+        }
         let zone = self.hosts.get(&id).map(|host| host.zone(&self.names, self.now)).unwrap_or_default();
         self.act(id, &zone);
         self.publish(id, &zone);
@@ -64,7 +72,7 @@ impl World {
         match message {
             Message::Gossip(records) => records.into_iter().for_each(|record| self.hear(to, record)),
             Message::PutShare(share) => self.take_share(to, share),
-            Message::GetShare => self.give_share(to, from),
+            Message::GetShare(session) => self.give_share(to, from, session),
             Message::MayStart(machine, epoch) => self.may_start(to, from, machine, epoch),
             Message::Dropped(machine, epoch) => self.dropped(to, from, machine, epoch),
             Message::MayStartAnswer(machine, epoch, may) => {
@@ -96,43 +104,53 @@ impl World {
     }
 
     pub(super) fn take_share(&mut self, id: HostId, share: Rc<Share>) {
-        let any = self.mutant == Mutant::TakesOldShares;
+        let any = self.rules.broken(Mutant::TakesOldShares);
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        if any || host.disk.share.as_ref().is_none_or(|old| slice::supersedes(&share, old)) {
-            host.disk.share = Some(share);
+        if any || host.disk.shares.get(&share.session).is_none_or(|old| slice::supersedes(&share, old)) {
+            host.disk.shares.insert(share.session, share);
         }
     }
 
-    fn pull_share(&mut self, id: HostId) {
+    fn pull_share(&mut self, id: HostId, session: SessionId) {
         let Some(host) = self.hosts.get(&id) else { return };
-        match host.coordinator() {
-            Some((leader, version)) if leader != id && version > host.version() => {
-                self.send(id, leader, Message::GetShare);
+        match host.coordinator(session) {
+            Some((leader, version)) if leader != id && version > host.version(session) => {
+                self.send(id, leader, Message::GetShare(session));
             }
             _ => {}
         }
     }
 
     fn act(&mut self, id: HostId, zone: &Zone) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(mut share) = host.disk.share.clone() else { return };
-        match self.mutant {
-            Mutant::IgnoresNeeds => {
-                let share = Rc::make_mut(&mut share);
-                share.directory.groups.values_mut().for_each(|group| group.needs.clear());
-            }
-            Mutant::IgnoresNeedsLater => {
-                let share = Rc::make_mut(&mut share);
-                let later: BTreeSet<_> =
-                    host.disk.launched.keys().map(|machine| machine.group.clone()).collect();
-                let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
-                groups.for_each(|(_, group)| group.needs.clear());
-            }
-            Mutant::IgnoresDrops => Rc::make_mut(&mut share).drops.clear(),
-            _ => {}
+        for session in self.sessions() {
+            self.act_in(id, session, zone);
         }
-        let mut observed = host.observed(ready(zone, &share), self.now);
-        if self.mutant == Mutant::TakesSilenceForDeath {
+    }
+
+    fn act_in(&mut self, id: HostId, session: SessionId, zone: &Zone) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(mut share) = host.disk.shares.get(&session).cloned() else { return };
+        if self.rules.broken(Mutant::IgnoresNeeds) {
+            let share = Rc::make_mut(&mut share);
+            share.directory.groups.values_mut().for_each(|group| group.needs.clear());
+        }
+        if self.rules.broken(Mutant::IgnoresNeedsLater) {
+            let share = Rc::make_mut(&mut share);
+            let later: BTreeSet<_> = host
+                .disk
+                .launched
+                .keys()
+                .filter(|(of, _)| *of == session)
+                .map(|(_, machine)| machine.group.clone())
+                .collect();
+            let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
+            groups.for_each(|(_, group)| group.needs.clear());
+        }
+        if self.rules.broken(Mutant::IgnoresDrops) {
+            Rc::make_mut(&mut share).drops.clear();
+        }
+        let mut observed = host.observed(&share, ready(zone, &share), self.now);
+        if self.rules.broken(Mutant::TakesSilenceForDeath) {
             let unseen =
                 observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
             unseen.for_each(|seen| seen.shim = Shim::None);
@@ -140,11 +158,12 @@ impl World {
         let actions = reconcile::reconcile(&share, &observed, self.now);
         for (machine, action) in actions {
             let spec = share.machines.iter().find(|spec| spec.machine == machine);
-            self.perform(id, machine, spec, action);
+            self.perform(id, (session, machine), spec, action);
         }
     }
 
-    fn perform(&mut self, id: HostId, machine: MachineName, spec: Option<&MachineSpec>, action: Action) {
+    fn perform(&mut self, id: HostId, machine: Key, spec: Option<&MachineSpec>, action: Action) {
+        let name = machine.1.clone();
         match action {
             Action::Wait { .. } => {}
             Action::Fetch => self.work(id, machine, (300, 2500), Work::Fetch),
@@ -153,8 +172,8 @@ impl World {
             Action::Launch { after, .. } => {
                 let Some(settings) = spec.map(Settings::of) else { return };
                 self.tell(Some(id), || match after {
-                    Some(because) => format!("{machine} starts again: {because}"),
-                    None => format!("{machine} starts (epoch {})", settings.epoch),
+                    Some(because) => format!("{name} starts again: {because}"),
+                    None => format!("{name} starts (epoch {})", settings.epoch),
                 });
                 self.note_start(id, &machine);
                 // The intent is on the disk before the process exists.
@@ -165,12 +184,12 @@ impl World {
             }
             Action::Find { patient } => self.work(id, machine, (100, 3000), Work::Find { patient }),
             Action::Stop { because } => {
-                self.tell(Some(id), || format!("{machine} is stopped: {because}"));
+                self.tell(Some(id), || format!("{name} is stopped: {because}"));
                 self.work(id, machine, (200, 2000), Work::Stop);
             }
             Action::Remove(epoch) => {
-                self.tell(Some(id), || format!("{machine} is removed (epoch {epoch})"));
-                if self.mutant == Mutant::ReportsDropsEarly {
+                self.tell(Some(id), || format!("{name} is removed (epoch {epoch})"));
+                if self.rules.broken(Mutant::ReportsDropsEarly) {
                     return self.ask(id, machine.clone(), Message::Dropped(machine, epoch));
                 }
                 self.work(id, machine, (100, 1500), Work::Remove(epoch));
@@ -178,11 +197,11 @@ impl World {
         }
     }
 
-    fn note_start(&mut self, id: HostId, machine: &MachineName) {
+    fn note_start(&mut self, id: HostId, machine: &Key) {
         let first = self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(machine));
-        let share = self.hosts.get(&id).and_then(|host| host.disk.share.clone());
+        let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&machine.0).cloned());
         let Some(directory) = share.as_ref().map(|share| &share.directory) else { return };
-        let Some(group) = directory.groups.get(&machine.group) else { return };
+        let Some(group) = directory.groups.get(&machine.1.group) else { return };
         let needed = group.needs.iter().filter_map(|name| directory.groups.get(name));
         let needed: Vec<_> = needed.flat_map(|group| &group.machines).filter(|entry| entry.run).collect();
         if first {
@@ -194,15 +213,15 @@ impl World {
     }
 
     /// Asks the coordinator; the answer, or its absence, ends the work.
-    fn ask(&mut self, id: HostId, machine: MachineName, message: Message) {
+    fn ask(&mut self, id: HostId, machine: Key, message: Message) {
         self.work(id, machine.clone(), (ANSWER_MS, ANSWER_MS), Work::Answer);
-        match self.hosts.get(&id).and_then(|host| host.coordinator()) {
+        match self.hosts.get(&id).and_then(|host| host.coordinator(machine.0)) {
             Some((leader, _)) => self.send(id, leader, message),
             None => self.failed(id, &machine, "no coordinator is known"),
         }
     }
 
-    fn work(&mut self, id: HostId, machine: MachineName, (least, most): (u64, u64), work: Work) {
+    fn work(&mut self, id: HostId, machine: Key, (least, most): (u64, u64), work: Work) {
         let number = self.number();
         let Some(agent) = self.agent_mut(id) else { return };
         agent.busy.insert(machine.clone(), number);
@@ -211,7 +230,7 @@ impl World {
         self.after(takes, Event::Finish { host, run, machine, number, work });
     }
 
-    pub(super) fn finish(&mut self, id: HostId, run: u64, machine: MachineName, number: u64, work: Work) {
+    pub(super) fn finish(&mut self, id: HostId, run: u64, machine: Key, number: u64, work: Work) {
         let Some(agent) = self.agent_mut(id).filter(|agent| agent.run == run) else { return };
         if agent.busy.get(&machine) != Some(&number) {
             return;
@@ -243,7 +262,7 @@ impl World {
         }
     }
 
-    fn stopped(&mut self, id: HostId, machine: &MachineName) {
+    fn stopped(&mut self, id: HostId, machine: &Key) {
         let at = self.now;
         let ended = Shim::Ended { at, asked: true, clean: true, because: "stopped".into() };
         if let Some(process) = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(machine)) {
@@ -251,7 +270,7 @@ impl World {
         }
     }
 
-    fn fetched(&mut self, id: HostId, machine: &MachineName) {
+    fn fetched(&mut self, id: HostId, machine: &Key) {
         let holder = |other: &HostId| self.hosts.get(other).is_some_and(|host| host.disk.image);
         if self.reached(id).iter().any(holder) {
             let Some(host) = self.hosts.get_mut(&id) else { return };
@@ -266,7 +285,7 @@ impl World {
         }
     }
 
-    fn launched(&mut self, id: HostId, machine: MachineName, settings: Settings) {
+    fn launched(&mut self, id: HostId, machine: Key, settings: Settings) {
         let (pid, since) = (self.number(), self.now);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         if let Some(agent) = &mut host.agent {
@@ -281,7 +300,7 @@ impl World {
     }
 
     /// The shim and the guest get on without the agent.
-    pub(super) fn progress(&mut self, id: HostId, machine: &MachineName, pid: u64, step: Step) {
+    pub(super) fn progress(&mut self, id: HostId, machine: &Key, pid: u64, step: Step) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(process) = host.shims.get_mut(machine).filter(|p| p.pid == pid && p.alive()) else { return };
@@ -298,7 +317,7 @@ impl World {
             }
             (Shim::Running { ready, .. }, Step::Ready) => {
                 ready.insert("main".parse().expect("a valid name"));
-                self.tell(Some(id), || format!("{machine} is ready"));
+                self.tell(Some(id), || format!("{} is ready", machine.1));
                 (None, (0, 0))
             }
             _ => (None, (0, 0)),
@@ -312,19 +331,23 @@ impl World {
     /// Says what this host sees, and passes on what it heard, to three others.
     fn publish(&mut self, id: HostId, zone: &Zone) {
         let Some(host) = self.hosts.get(&id) else { return };
-        let (Some(agent), share) = (&host.agent, &host.disk.share) else { return };
-        let ready = share.as_ref().map(|share| ready(zone, share)).unwrap_or_default();
-        let observed = host.observed(ready, self.now);
-        let replica = host.disk.replica.as_ref().map_or(0, |state| state.version);
-        let record = Rc::new(Record {
-            host: id,
-            at: (host.disk.generation, agent.seq + 1),
-            reports: host.reports(&observed, self.now),
-            version: host.version(),
-            head: agent.leading.map(|term| (term, replica)),
-            image: host.disk.image,
-        });
-        self.history.reported(id, &record.reports);
+        let Some(agent) = &host.agent else { return };
+        let mut sessions: BTreeMap<SessionId, Word> = BTreeMap::new();
+        for (session, share) in &host.disk.shares {
+            let observed = host.observed(share, ready(zone, share), self.now);
+            let reports = host.reports(share, &observed, self.now);
+            let memory_mib = share.machines.iter().map(|spec| spec.memory_mib).sum();
+            sessions.insert(*session, Word { reports, version: share.version, memory_mib, head: None });
+        }
+        for (session, term) in &agent.leading {
+            let replica = host.disk.replicas.get(session).map_or(0, |state| state.version);
+            sessions.entry(*session).or_default().head = Some((*term, replica));
+        }
+        let at = (host.disk.generation, agent.seq + 1);
+        let record = Rc::new(Record { host: id, at, sessions, image: host.disk.image });
+        for (session, word) in &record.sessions {
+            self.history.reported(id, *session, &word.reports);
+        }
         let Some(agent) = self.agent_mut(id) else { return };
         agent.seq += 1;
         agent.view.insert(id, record);
@@ -339,22 +362,24 @@ impl World {
 
     fn check_names(&mut self, id: HostId, mut zone: Zone) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
-        let Some(share) = host.disk.share.clone() else { return Ok(()) };
-        if self.mutant == Mutant::AnswersOldEpochs {
-            let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
-            for report in zone.reports.values_mut().flatten() {
-                report.epoch = current(&report.machine).unwrap_or(report.epoch);
+        for share in host.disk.shares.values() {
+            if self.rules.broken(Mutant::AnswersOldEpochs) {
+                let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
+                let own = zone.reports.iter_mut().filter(|((_, session), _)| *session == share.session);
+                for report in own.flat_map(|(_, reports)| reports) {
+                    report.epoch = current(&report.machine).unwrap_or(report.epoch);
+                }
             }
-        }
-        for entry in share.directory.machines() {
-            let name = format!("{}.shop.{}", entry.machine, zone.zone);
-            let answer = names::answer(&zone, View::Guest(SESSION), &name, Kind::A);
-            self.history.check_answer(host.name.as_str(), entry, &answer)?;
+            for entry in share.directory.machines() {
+                let name = format!("{}.{}.{}", entry.machine, share.name, zone.zone);
+                let answer = names::answer(&zone, View::Guest(share.session), &name, Kind::A);
+                self.history.check_answer(&host.name, share.session, entry, &answer)?;
+            }
         }
         Ok(())
     }
 
-    pub(super) fn failed(&mut self, id: HostId, machine: &MachineName, because: &str) {
+    pub(super) fn failed(&mut self, id: HostId, machine: &Key, because: &str) {
         let at = self.now;
         let Some(agent) = self.agent_mut(id) else { return };
         agent.busy.remove(machine);
@@ -367,7 +392,7 @@ impl World {
     }
 
     /// QEMU dies by itself.
-    pub(super) fn crash(&mut self, id: HostId, machine: &MachineName) {
+    pub(super) fn crash(&mut self, id: HostId, machine: &Key) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
@@ -381,25 +406,26 @@ impl World {
             let before = agent.ends.get(machine).copied().unwrap_or(0);
             agent.ends.insert(machine.clone(), reconcile::ends(before, ran));
         }
-        self.tell(Some(id), || format!("QEMU of {machine} dies"));
+        self.tell(Some(id), || format!("QEMU of {} dies", machine.1));
     }
 
     /// The shim of a machine answers nobody for a while.
-    pub(super) fn falls_silent(&mut self, id: HostId, machine: &MachineName, millis: u64) {
+    pub(super) fn falls_silent(&mut self, id: HostId, machine: &Key, millis: u64) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
         process.silent = Some((now, now.plus_ms(millis)));
-        self.tell(Some(id), || format!("the shim of {machine} answers nobody for {} s", millis / 1000));
+        let name = &machine.1;
+        self.tell(Some(id), || format!("the shim of {name} answers nobody for {} s", millis / 1000));
     }
 
     /// Gives the incarnation of a machine that lies on a host's disk.
-    pub fn incarnation(&self, id: HostId, machine: &MachineName) -> Option<Epoch> {
+    pub fn incarnation(&self, id: HostId, machine: &Key) -> Option<Epoch> {
         Some(self.hosts.get(&id)?.disk.launched.get(machine)?.epoch)
     }
 }
 
 fn ready(zone: &Zone, share: &Share) -> BTreeSet<MachineName> {
-    let ready = share.directory.machines().filter(|entry| names::ready(zone, SESSION, entry));
+    let ready = share.directory.machines().filter(|entry| names::ready(zone, share.session, entry));
     ready.map(|entry| entry.machine.clone()).collect()
 }

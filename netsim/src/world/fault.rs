@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
-    id::{HostId, MachineName, Name},
+    id::{HostId, Name, SessionId},
+    run::Rules,
     session::{Command, Replace},
-    time::Timestamp,
+    time::Moment,
     topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
 };
 
-use super::{Event, Mutant, World, invariants::Violation, random::Random};
+use super::{Event, Key, World, invariants::Violation, random::Random};
 
 /// Trouble lasts this long.
 const TROUBLE_MS: u64 = 40_000;
@@ -40,11 +41,11 @@ pub enum Fault {
     /// So many messages of a hundred get lost.
     Loss(u64),
     /// A user asks for a topology at this host.
-    Up(HostId, Box<Intent>, Replace),
+    Up(HostId, SessionId, Box<Intent>, Replace),
     /// A user stops or starts a machine at this host.
-    Wish(HostId, MachineName, bool),
+    Wish(HostId, Key, bool),
     /// A user ends the session at this host.
-    Down(HostId),
+    Down(HostId, SessionId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
 }
@@ -104,18 +105,20 @@ impl World {
                 self.net.loss = percent;
                 self.tell(None, || format!("{percent} % of all messages get lost"));
             }
-            Fault::Up(id, intent, replace) => self.plan(id, *intent, replace),
-            Fault::Wish(id, machine, run) => self.ask_coordinator(id, Command::Wish { machine, run }),
-            Fault::Down(id) => self.ask_coordinator(id, Command::End),
+            Fault::Up(id, session, intent, replace) => self.plan(id, session, *intent, replace),
+            Fault::Wish(id, (session, machine), run) => {
+                self.ask_coordinator(id, session, Command::Wish { machine, run });
+            }
+            Fault::Down(id, session) => self.ask_coordinator(id, session, Command::End),
             Fault::AllIsWell => self.all_is_well(),
         }
     }
 
     /// Picks a living process of a host.
-    fn living(&self, id: HostId, which: u64) -> Option<MachineName> {
+    fn living(&self, id: HostId, which: u64) -> Option<Key> {
         let shims = &self.hosts.get(&id)?.shims;
         let alive: Vec<_> = shims.iter().filter(|(_, p)| p.alive()).map(|(machine, _)| machine).collect();
-        alive.get((which % alive.len().max(1) as u64) as usize).map(|machine| MachineName::clone(machine))
+        alive.get((which % alive.len().max(1) as u64) as usize).map(|machine| Key::clone(machine))
     }
 
     fn all_is_well(&mut self) {
@@ -128,11 +131,11 @@ impl World {
     }
 
     /// Lets a user's wish reach the log a moment later, if the coordinator can be reached.
-    fn ask_coordinator(&mut self, id: HostId, command: Command) {
-        match self.hosts.get(&id).and_then(|host| host.coordinator()) {
+    fn ask_coordinator(&mut self, id: HostId, session: SessionId, command: Command) {
+        match self.hosts.get(&id).and_then(|host| host.coordinator(session)) {
             Some((leader, _)) if self.reached(id).contains(&leader) => {
                 let delay = self.random.between(10, 100);
-                self.after(delay, Event::Commit(leader, Box::new(command)));
+                self.after(delay, Event::Commit(leader, session, Box::new(command)));
             }
             _ => self.tell(Some(id), || "no coordinator can be reached".into()),
         }
@@ -145,7 +148,7 @@ impl World {
 }
 
 /// Runs the story of one seed.
-pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String>, Result<(), Violation>) {
+pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>, Result<(), Violation>) {
     // A chance of its own, so that what goes wrong does not depend on how the world uses its own.
     let mut random = Random::new(seed ^ 0x5eed_0000);
     let count = random.between(3, 9);
@@ -155,10 +158,15 @@ pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String
     };
     let mut hosts: Vec<_> = names.iter().take(count as usize).map(|name| host(name, &mut random)).collect();
     hosts[0].2 = true;
-    let mut world = World::new(seed, mutant, &hosts);
+    let sessions = ["shop", "blog", "wiki"];
+    let count = random.between(1, sessions.len() as u64) as usize;
+    let mut world = World::new(seed, rules, &hosts, &sessions[..count]);
     world.log = log;
     let ids: Vec<HostId> = world.hosts.keys().copied().collect();
-    world.at(600, Fault::Up(ids[0], Box::new(topology(&mut random)), Replace::default()));
+    for (session, id) in world.sessions().into_iter().zip(ids.iter().cycle()) {
+        let intent = Box::new(topology(&mut random));
+        world.at(600, Fault::Up(*id, session, intent, Replace::default()));
+    }
     trouble(&mut world, &mut random, &ids);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
@@ -166,10 +174,11 @@ pub fn story(seed: u64, mutant: Mutant, log: Option<Vec<String>>) -> (Vec<String
 
 /// Draws the trouble.
 fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
+    let sessions = world.sessions();
     for _ in 0..random.between(5, 16) {
         let at = random.between(1_500, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
-        let Some(id) = random.pick(ids) else { return };
+        let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
         match random.between(0, 14) {
             0 | 1 => {
                 world.at(at, Fault::AgentDies(id));
@@ -188,29 +197,34 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
             8 => world.at(at, Fault::Loss(random.between(5, 40))),
             9 => {
                 let machine = format!("web-{}", random.between(1, 3)).parse().expect("a valid machine");
-                world.at(at, Fault::Wish(id, machine, random.chance(60)));
+                world.at(at, Fault::Wish(id, (session, machine), random.chance(60)));
             }
             11 => {
                 let (which, silence) = (random.draw(), random.between(1_000, 60_000));
                 world.at(at, Fault::ShimSilent(id, which, silence));
             }
-            10 if random.chance(15) => world.at(at, Fault::Down(id)),
+            10 if random.chance(15) => world.at(at, Fault::Down(id, session)),
             _ => {
                 let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
-                world.at(at, Fault::Up(id, Box::new(topology(random)), replace));
+                world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace));
             }
         }
     }
     world.at(TROUBLE_MS, Fault::AllIsWell);
     // A user who saw nothing of it tries once more, so that there is a plan at all.
-    world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], Box::new(topology(random)), Replace::all()));
+    for session in sessions {
+        let intent = Box::new(topology(random));
+        world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all()));
+    }
 }
 
 fn live(world: &mut World) -> Result<(), Violation> {
-    world.run_until(Timestamp(TROUBLE_MS + 16_000))?;
+    world.run_until(Moment(TROUBLE_MS + 16_000))?;
     // Starts of agents that were drawn late are over now; nothing dies any more.
     world.suffer(Fault::AllIsWell);
-    let stopped = world.quorum.committed.as_ref().map(|state| state.stopped.clone()).unwrap_or_default();
+    let states = world.quorums.iter().filter_map(|(id, quorum)| Some((*id, quorum.committed.clone()?)));
+    let stopped: Vec<Key> =
+        states.flat_map(|(id, state)| state.stopped.clone().into_iter().map(move |m| (id, m))).collect();
     let first = world.hosts.keys().next().copied();
     for (machine, id) in stopped.into_iter().zip(first.into_iter().cycle()) {
         world.at(8_000, Fault::Wish(id, machine, true));

@@ -7,14 +7,16 @@ use std::{
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, Name},
+    id::{Epoch, HostId, MachineName, Name, SessionId},
     names::{DEFAULT_ZONE, HostEntry, SessionEntry, Zone},
     session::{
         MachineReport, Share, State, order,
         reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
     },
-    time::Timestamp,
+    time::Moment,
 };
+
+use super::Key;
 
 /// How long a host may be silent before others call it down.
 pub const SILENT_MS: u64 = 5_000;
@@ -35,20 +37,20 @@ pub struct Host {
     /// Its disk.
     pub disk: Disk,
     /// Shims with their QEMUs, and the ends they wrote down.
-    pub shims: BTreeMap<MachineName, Process>,
+    pub shims: BTreeMap<Key, Process>,
 }
 
 /// What outlives everything.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
-    /// The share, written before it is acted on.
-    pub share: Option<Rc<Share>>,
-    /// The Raft log's state, on voters.
-    pub replica: Option<Rc<State>>,
+    /// The shares, written before they are acted on.
+    pub shares: BTreeMap<SessionId, Rc<Share>>,
+    /// The state of each Raft log, on voters.
+    pub replicas: BTreeMap<SessionId, Rc<State>>,
     /// Whether the one image of this world is complete here.
     pub image: bool,
     /// Machines with a `launch.json` and a disk.
-    pub launched: BTreeMap<MachineName, Settings>,
+    pub launched: BTreeMap<Key, Settings>,
     /// Counts the agent's starts, so that newer records win.
     pub generation: u64,
 }
@@ -63,7 +65,7 @@ pub struct Process {
     /// What it does.
     pub shim: Shim,
     /// From when until when the shim answers nobody; QEMU runs on.
-    pub silent: Option<(Timestamp, Timestamp)>,
+    pub silent: Option<(Moment, Moment)>,
 }
 
 /// What an agent knows: gone when it ends.
@@ -71,22 +73,24 @@ pub struct Process {
 pub struct Agent {
     /// Tells agents of one host apart, so that work of a dead one never finishes.
     pub run: u64,
-    /// The term in which it believes to lead.
-    pub leading: Option<u64>,
-    /// When it last knew of a living leader.
-    pub led_at: Timestamp,
+    /// The term in which it believes to lead a session.
+    pub leading: BTreeMap<SessionId, u64>,
+    /// When it last knew of a living leader; never = since it started.
+    pub led_at: BTreeMap<SessionId, Moment>,
+    /// When it started.
+    pub since: Moment,
     /// First starts that the coordinator allowed.
-    pub granted: BTreeMap<MachineName, Epoch>,
+    pub granted: BTreeMap<Key, Epoch>,
     /// Actions under way, by the work's number.
-    pub busy: BTreeMap<MachineName, u64>,
+    pub busy: BTreeMap<Key, u64>,
     /// Actions that failed last.
-    pub failed: BTreeMap<MachineName, Failed>,
+    pub failed: BTreeMap<Key, Failed>,
     /// Ends in a row.
-    pub ends: BTreeMap<MachineName, u32>,
+    pub ends: BTreeMap<Key, u32>,
     /// What hosts said, the newest word of each.
     pub view: BTreeMap<HostId, Rc<Record>>,
     /// When a newer word of each arrived.
-    pub heard: BTreeMap<HostId, Timestamp>,
+    pub heard: BTreeMap<HostId, Moment>,
     /// Counts its own words.
     pub seq: u64,
     /// Hosts that it heard once and does not hear now.
@@ -100,33 +104,46 @@ pub struct Record {
     pub host: HostId,
     /// Newer words are greater.
     pub at: (u64, u64),
+    /// Its word on each session that it has a share of, or leads.
+    pub sessions: BTreeMap<SessionId, Word>,
+    /// Whether the image is complete there.
+    pub image: bool,
+}
+
+/// What a host says about itself in one session.
+#[derive(Clone, Debug, Default)]
+pub struct Word {
     /// Its machines.
     pub reports: Vec<MachineReport>,
     /// The version of its share.
     pub version: u64,
     /// If it leads: term and version of the hard state.
     pub head: Option<(u64, u64)>,
-    /// Whether the image is complete there.
-    pub image: bool,
+    /// Memory that its machines take, in MiB.
+    pub memory_mib: u64,
 }
 
 impl Host {
-    /// Gives the version of the share on the disk, 0 without one.
-    pub fn version(&self) -> u64 {
-        self.disk.share.as_ref().map_or(0, |share| share.version)
+    /// Gives the version of a session's share on the disk, 0 without one.
+    pub fn version(&self, session: SessionId) -> u64 {
+        self.disk.shares.get(&session).map_or(0, |share| share.version)
     }
 
     /// Tells whether the agent has heard that host lately.
-    pub fn hears(&self, other: HostId, now: Timestamp) -> bool {
+    pub fn hears(&self, other: HostId, now: Moment) -> bool {
         let Some(agent) = &self.agent else { return false };
         other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
     }
 
-    /// Finds the coordinator by the newest head that was heard.
-    pub fn coordinator(&self) -> Option<(HostId, u64)> {
+    /// Finds a session's coordinator by the newest head that was heard.
+    pub fn coordinator(&self, session: SessionId) -> Option<(HostId, u64)> {
         let agent = self.agent.as_ref()?;
-        let own = agent.leading.map(|term| (term, self.id, u64::MAX));
-        let heads = agent.view.values().filter_map(|r| r.head.map(|(term, version)| (term, r.host, version)));
+        let own = agent.leading.get(&session).map(|term| (*term, self.id, u64::MAX));
+        let head = |r: &Rc<Record>| {
+            let (term, version) = r.sessions.get(&session)?.head?;
+            Some((term, r.host, version))
+        };
+        let heads = agent.view.values().filter_map(head);
         heads
             .filter(|(_, host, _)| *host != self.id)
             .chain(own)
@@ -135,31 +152,38 @@ impl Host {
     }
 
     /// Builds the zone that this host answers from.
-    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Timestamp) -> Zone {
+    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Zone {
         let mut zone = Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() };
-        let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return zone };
-        zone.sessions.insert(share.session, SessionEntry::of(share));
+        let Some(agent) = &self.agent else { return zone };
+        for share in self.disk.shares.values() {
+            zone.sessions.insert(share.session, SessionEntry::of(share));
+        }
         for (id, name) in names {
             let up = self.hears(*id, now);
             zone.hosts
                 .insert(*id, HostEntry { name: name.clone(), up, addresses: vec![], same_computer: false });
         }
         for (id, record) in &agent.view {
-            zone.reports.insert((*id, share.session), record.reports.clone());
+            for (session, word) in &record.sessions {
+                zone.reports.insert((*id, *session), word.reports.clone());
+            }
         }
         zone
     }
 
     /// Gathers what `reconcile` asks for.
-    pub fn observed(&self, ready: BTreeSet<MachineName>, now: Timestamp) -> Observed {
-        let (Some(agent), Some(share)) = (&self.agent, &self.disk.share) else { return Observed::default() };
+    pub fn observed(&self, share: &Share, ready: BTreeSet<MachineName>, now: Moment) -> Observed {
+        let Some(agent) = &self.agent else { return Observed::default() };
+        let here = |(of, machine): &'_ Key| (*of == share.session).then(|| machine.clone());
         let listed = share.machines.iter().map(|spec| &spec.machine);
         let dropped = share.drops.iter().map(|(machine, _)| machine);
-        let machines = listed.chain(dropped).chain(self.disk.launched.keys());
-        Observed { machines: machines.map(|m| (m.clone(), self.seen(agent, m, now))).collect(), ready }
+        let launched = self.disk.launched.keys().filter_map(here);
+        let machines = listed.chain(dropped).cloned().chain(launched);
+        let seen = |m: MachineName| (m.clone(), self.seen(agent, &(share.session, m), now));
+        Observed { machines: machines.map(seen).collect(), ready }
     }
 
-    fn seen(&self, agent: &Agent, machine: &MachineName, now: Timestamp) -> Seen {
+    fn seen(&self, agent: &Agent, machine: &Key, now: Moment) -> Seen {
         Seen {
             busy: agent.busy.contains_key(machine),
             image: if self.disk.image { Image::Complete } else { Image::Absent },
@@ -172,8 +196,7 @@ impl Host {
     }
 
     /// Says what each machine of the share is doing.
-    pub fn reports(&self, observed: &Observed, now: Timestamp) -> Vec<MachineReport> {
-        let Some(share) = &self.disk.share else { return Vec::new() };
+    pub fn reports(&self, share: &Share, observed: &Observed, now: Moment) -> Vec<MachineReport> {
         let unseen = Seen::default();
         let report = |spec: &proto::session::MachineSpec| {
             let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
@@ -187,7 +210,7 @@ impl Host {
 
 impl Process {
     /// Gives what an agent sees of it.
-    pub fn seen(&self, now: Timestamp) -> Shim {
+    pub fn seen(&self, now: Moment) -> Shim {
         match self.silent {
             Some((since, until)) if self.alive() && now < until => {
                 Shim::Unseen { since, tried: since, because: "its shim does not answer".into() }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
-    id::{Epoch, Generation, HostId, MachineName},
+    id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
     names::Answer,
     session::{MachineEntry, MachineReport, Phase, Replace},
 };
 
-use super::World;
+use super::{Key, World};
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,23 +49,29 @@ pub enum Violation {
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    ran: BTreeMap<MachineName, BTreeMap<Epoch, HostId>>,
-    removed: BTreeMap<MachineName, BTreeMap<HostId, Epoch>>,
-    ready: BTreeSet<(MachineName, HostId, Epoch)>,
+    ran: BTreeMap<Key, BTreeMap<Epoch, HostId>>,
+    removed: BTreeMap<Key, BTreeMap<HostId, Epoch>>,
+    ready: BTreeSet<(Key, HostId, Epoch)>,
     /// As `ready`, since the power of the host came back.
-    ready_now: BTreeSet<(MachineName, HostId, Epoch)>,
+    ready_now: BTreeSet<(Key, HostId, Epoch)>,
+    versions: BTreeMap<(HostId, SessionId), u64>,
+    sessions: BTreeMap<SessionId, Past>,
+    broken: Option<Violation>,
+}
+
+/// What a session's hard state was when it was looked at last.
+#[derive(Clone, Debug, Default)]
+struct Past {
     /// What was said of disks when the newest plan was committed.
     told: Option<Replace>,
     placed: BTreeMap<MachineName, Epoch>,
-    versions: BTreeMap<HostId, u64>,
     generation: Generation,
     epochs: BTreeMap<MachineName, Epoch>,
-    broken: Option<Violation>,
 }
 
 impl History {
     /// Notes a removal that the hard state has.
-    pub fn dropped(&mut self, host: HostId, machine: &MachineName, epoch: Epoch) {
+    pub fn dropped(&mut self, host: HostId, machine: &Key, epoch: Epoch) {
         let highest = self.removed.entry(machine.clone()).or_default().entry(host).or_default();
         *highest = epoch.max(*highest);
     }
@@ -76,15 +82,15 @@ impl History {
     }
 
     /// Notes that a process was started beside a living one of the same machine.
-    pub fn twice_here(&mut self, machine: &MachineName, host: &str) {
-        self.broken = Some(Violation::Twice(machine.clone(), host.to_owned(), host.to_owned()));
+    pub fn twice_here(&mut self, machine: &Key, host: &str) {
+        self.broken = Some(Violation::Twice(machine.1.clone(), host.to_owned(), host.to_owned()));
     }
 
     /// Notes what a host says of its own machines.
-    pub fn reported(&mut self, host: HostId, reports: &[MachineReport]) {
+    pub fn reported(&mut self, host: HostId, session: SessionId, reports: &[MachineReport]) {
         for report in reports.iter().filter(|report| report.phase == Phase::Ready) {
-            self.ready.insert((report.machine.clone(), host, report.epoch));
-            self.ready_now.insert((report.machine.clone(), host, report.epoch));
+            self.ready.insert(((session, report.machine.clone()), host, report.epoch));
+            self.ready_now.insert(((session, report.machine.clone()), host, report.epoch));
         }
     }
 
@@ -94,34 +100,42 @@ impl History {
     }
 
     /// Notes whose disks a user let go with the plan that was just committed.
-    pub fn told(&mut self, replace: Replace) {
-        self.told = Some(replace);
+    pub fn told(&mut self, session: SessionId, replace: Replace) {
+        self.sessions.entry(session).or_default().told = Some(replace);
     }
 
     /// Checks the order of any start: what is needed was ready since the power came back.
-    pub fn start(&mut self, machine: &MachineName, needed: &[&MachineEntry]) {
-        let since = |m: &&&MachineEntry| self.ready_now.contains(&(m.machine.clone(), m.host, m.epoch));
+    pub fn start(&mut self, machine: &Key, needed: &[&MachineEntry]) {
+        let key = |m: &MachineEntry| ((machine.0, m.machine.clone()), m.host, m.epoch);
+        let since = |m: &&&MachineEntry| self.ready_now.contains(&key(m));
         if let Some(missing) = needed.iter().find(|m| !since(m)) {
-            let early = Violation::TooEarly(machine.clone(), missing.machine.clone());
+            let early = Violation::TooEarly(machine.1.clone(), missing.machine.clone());
             self.broken.get_or_insert(early);
         }
     }
 
     /// Checks the order of a first start: everything needed was ready at some time.
-    pub fn first_start(&mut self, machine: &MachineName, needed: &[&MachineEntry]) {
-        let ever = |m: &&&MachineEntry| self.ready.contains(&(m.machine.clone(), m.host, m.epoch));
+    pub fn first_start(&mut self, machine: &Key, needed: &[&MachineEntry]) {
+        let key = |m: &MachineEntry| ((machine.0, m.machine.clone()), m.host, m.epoch);
+        let ever = |m: &&&MachineEntry| self.ready.contains(&key(m));
         if let Some(missing) = needed.iter().find(|m| !ever(m)) {
-            self.broken = Some(Violation::OutOfOrder(machine.clone(), missing.machine.clone()));
+            self.broken = Some(Violation::OutOfOrder(machine.1.clone(), missing.machine.clone()));
         }
     }
 
     /// Checks one answer about a machine that `host` gave its guests.
-    pub fn check_answer(&self, host: &str, entry: &MachineEntry, answer: &Answer) -> Result<(), Violation> {
-        let told = self.ready.contains(&(entry.machine.clone(), entry.host, entry.epoch));
+    pub fn check_answer(
+        &self,
+        host: &Name,
+        session: SessionId,
+        entry: &MachineEntry,
+        answer: &Answer,
+    ) -> Result<(), Violation> {
+        let told = self.ready.contains(&((session, entry.machine.clone()), entry.host, entry.epoch));
         match answer {
             Answer::Addresses(list) if !told || *list != [std::net::IpAddr::V4(entry.address)] => {
                 let answer = format!("{list:?}");
-                Err(Violation::Hearsay(answer, entry.machine.clone(), host.to_owned()))
+                Err(Violation::Hearsay(answer, entry.machine.clone(), host.to_string()))
             }
             _ => Ok(()),
         }
@@ -139,12 +153,12 @@ impl World {
     }
 
     fn check_processes(&mut self) -> Result<(), Violation> {
-        let mut running: BTreeMap<&MachineName, HostId> = BTreeMap::new();
+        let mut running: BTreeMap<&Key, HostId> = BTreeMap::new();
         for host in self.hosts.values() {
             for (machine, process) in host.shims.iter().filter(|(_, process)| process.alive()) {
                 let epoch = process.settings.epoch;
                 if let Some(other) = running.insert(machine, host.id) {
-                    return Err(Violation::Twice(machine.clone(), self.name(other), host.name.to_string()));
+                    return Err(Violation::Twice(machine.1.clone(), self.name(other), host.name.to_string()));
                 }
                 let first = match self.history.ran.get_mut(machine) {
                     Some(epochs) => *epochs.entry(epoch).or_insert(host.id),
@@ -155,14 +169,14 @@ impl World {
                 };
                 if first != host.id {
                     let (was, is) = (self.name(first), host.name.to_string());
-                    return Err(Violation::Wandered(machine.clone(), epoch, was, is));
+                    return Err(Violation::Wandered(machine.1.clone(), epoch, was, is));
                 }
             }
             for (machine, settings) in &host.disk.launched {
                 let removed = self.history.removed.get(machine).and_then(|hosts| hosts.get(&host.id));
                 if removed.is_some_and(|removed| *removed >= settings.epoch) {
                     let (epoch, host) = (settings.epoch, host.name.to_string());
-                    return Err(Violation::Undead(machine.clone(), epoch, host));
+                    return Err(Violation::Undead(machine.1.clone(), epoch, host));
                 }
             }
         }
@@ -171,42 +185,48 @@ impl World {
 
     fn check_growth(&mut self) -> Result<(), Violation> {
         for host in self.hosts.values() {
-            let known = self.history.versions.entry(host.id).or_default();
-            if host.version() < *known {
-                return Err(Violation::WentBack(format!("the share of {}", host.name)));
+            for session in self.quorums.keys() {
+                let known = self.history.versions.entry((host.id, *session)).or_default();
+                if host.version(*session) < *known {
+                    return Err(Violation::WentBack(format!("the share of {}", host.name)));
+                }
+                *known = host.version(*session);
             }
-            *known = host.version();
         }
-        let Some(state) = &self.quorum.committed else { return Ok(()) };
-        if state.generation() < self.history.generation {
+        self.sessions().into_iter().try_for_each(|session| self.check_growth_of(session))
+    }
+
+    fn check_growth_of(&mut self, session: SessionId) -> Result<(), Violation> {
+        let committed = self.quorums.get(&session).and_then(|quorum| quorum.committed.as_ref());
+        let Some(state) = committed else { return Ok(()) };
+        let past = self.history.sessions.entry(session).or_default();
+        if state.generation() < past.generation {
             return Err(Violation::WentBack("the plan".into()));
         }
-        if state.generation() == self.history.generation {
+        if state.generation() == past.generation {
             return Ok(());
         }
-        self.history.generation = state.generation();
+        past.generation = state.generation();
         let plan = state.plan.iter().flat_map(|plan| &plan.placements);
         let placed: BTreeMap<_, _> = plan.map(|p| (p.machine.clone(), p.epoch)).collect();
-        let before = std::mem::replace(&mut self.history.placed, placed);
-        if let Some(told) = self.history.told.take() {
+        let before = std::mem::replace(&mut past.placed, placed);
+        if let Some(told) = past.told.take() {
             let ran = |m: &MachineName, epoch: &Epoch| {
-                self.history.ran.get(m).is_some_and(|ran| ran.contains_key(epoch))
+                self.history.ran.get(&(session, m.clone())).is_some_and(|ran| ran.contains_key(epoch))
             };
             let replaced = |(m, epoch): &(&MachineName, &Epoch)| {
-                self.history.placed.get(*m).is_some_and(|now| now != *epoch)
-                    && ran(m, epoch)
-                    && !told.allows(m)
+                past.placed.get(*m).is_some_and(|now| now != *epoch) && ran(m, epoch) && !told.allows(m)
             };
             if let Some((machine, epoch)) = before.iter().find(replaced) {
                 return Err(Violation::LostDisk(machine.clone(), *epoch));
             }
         }
-        for (machine, before) in &self.history.epochs {
+        for (machine, before) in &past.epochs {
             if state.highest_epoch(machine) < *before {
                 return Err(Violation::WentBack(format!("the epoch of {machine}")));
             }
         }
-        self.history.epochs = state.epochs.clone();
+        past.epochs = state.epochs.clone();
         Ok(())
     }
 }

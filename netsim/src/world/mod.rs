@@ -22,8 +22,9 @@ use std::{
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
-    session::{Command, MachineEntry, Share, reconcile::Settings},
-    time::Timestamp,
+    run::Rules,
+    session::{Command, MachineEntry, Share, State, reconcile::Settings},
+    time::{Moment, Timestamp},
 };
 
 use fault::Fault;
@@ -33,53 +34,31 @@ use net::Net;
 use quorum::Quorum;
 use random::Random;
 
-/// The only session of a world.
+/// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);
 
-/// A rule broken on purpose, to see that the invariants notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// All rules hold.
-    None,
-    /// The coordinator moves the machines of silent hosts, as if `hold` meant nothing.
-    MovesHeldMachines,
-    /// Hosts take an older share for a newer one.
-    TakesOldShares,
-    /// Hosts say that they removed a machine before they did.
-    ReportsDropsEarly,
-    /// Hosts start machines before what they need.
-    IgnoresNeeds,
-    /// Hosts start machines again before what they need.
-    IgnoresNeedsLater,
-    /// The planner and the hard state let started disks go although nobody said so.
-    ReplacesUnasked,
-    /// Names follow the readiness of any incarnation.
-    AnswersOldEpochs,
-    /// Hosts do not remove what their share says must go.
-    IgnoresDrops,
-    /// Hosts take a process that does not answer for a dead one.
-    TakesSilenceForDeath,
-}
+/// A machine of one of the world's sessions.
+pub type Key = (SessionId, MachineName);
 
 /// The world.
 pub struct World {
     /// The virtual clock.
-    pub now: Timestamp,
+    pub now: Moment,
     /// The hosts by id.
     pub hosts: BTreeMap<HostId, Host>,
     /// Their labels.
     pub names: BTreeMap<HostId, Name>,
-    /// The voters.
-    pub quorum: Quorum,
+    /// The voters of each session.
+    pub quorums: BTreeMap<SessionId, Quorum>,
     /// The network.
     pub net: Net,
     /// What has happened, for people; kept only when asked for.
     pub log: Option<Vec<String>>,
     random: Random,
-    queue: BTreeMap<(Timestamp, u64), Event>,
+    queue: BTreeMap<(Moment, u64), Event>,
     serial: u64,
     history: History,
-    mutant: Mutant,
+    rules: Rules,
 }
 
 /// Something that happens at a moment.
@@ -96,16 +75,16 @@ pub enum Event {
         /// The agent's run.
         run: u64,
         /// For which machine.
-        machine: MachineName,
+        machine: Key,
         /// The work's number.
         number: u64,
         /// What it was.
         work: Work,
     },
     /// A process gets on with its life, if it is still there.
-    Process(HostId, MachineName, u64, Step),
-    /// A plan reaches the log.
-    Commit(HostId, Box<Command>),
+    Process(HostId, Key, u64, Step),
+    /// A plan reaches the log of a session.
+    Commit(HostId, SessionId, Box<Command>),
     /// Something goes wrong, or a user does something.
     Fault(Fault),
 }
@@ -149,33 +128,33 @@ pub enum Message {
     /// Here is your share.
     PutShare(Rc<Share>),
     /// Give me my share.
-    GetShare,
+    GetShare(SessionId),
     /// May I start this incarnation?
-    MayStart(MachineName, Epoch),
+    MayStart(Key, Epoch),
     /// You may, or not.
-    MayStartAnswer(MachineName, Epoch, bool),
+    MayStartAnswer(Key, Epoch, bool),
     /// I removed this incarnation.
-    Dropped(MachineName, Epoch),
+    Dropped(Key, Epoch),
     /// It is written down.
-    DroppedAnswer(MachineName),
+    DroppedAnswer(Key),
 }
 
 impl World {
-    /// Builds a world of these hosts: name, memory in MiB, whether the image is there. The first one
-    /// creates the session.
-    pub fn new(seed: u64, mutant: Mutant, hosts: &[(Name, u64, bool)]) -> World {
+    /// Builds a world of these hosts: name, memory in MiB, whether the image is there. The sessions of these
+    /// names are created by one host after the other.
+    pub fn new(seed: u64, rules: Rules, hosts: &[(Name, u64, bool)], sessions: &[&str]) -> World {
         let mut world = World {
-            now: Timestamp(0),
+            now: Moment(0),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
-            quorum: Quorum::default(),
+            quorums: BTreeMap::new(),
             net: Net::default(),
             log: None,
             random: Random::new(seed),
             queue: BTreeMap::new(),
             serial: 0,
             history: History::default(),
-            mutant,
+            rules,
         };
         for (number, (name, memory_mib, image)) in (1..).zip(hosts) {
             let id = HostId([number; 32]);
@@ -185,20 +164,32 @@ impl World {
             let host = Host { id, name, memory_mib, on: true, agent: None, disk, shims: BTreeMap::new() };
             world.hosts.insert(id, host);
         }
-        world.create_session();
         let ids: Vec<HostId> = world.hosts.keys().copied().collect();
+        for ((number, name), first) in (7..).zip(sessions).zip(ids.iter().cycle()) {
+            world.create_session(SessionId([number; 16]), name, *first);
+        }
         ids.into_iter().for_each(|id| world.start_agent(id));
         world
     }
 
-    fn create_session(&mut self) {
-        let Some(first) = self.hosts.keys().next().copied() else { return };
-        let name = "shop".parse().expect("a valid name");
-        let create = Command::Create { id: SESSION, name, stamp: self.now, ssh_seed: [0; 32] };
-        self.quorum.voters = [first].into();
-        let term = self.quorum.elect(first);
-        let created = self.quorum.commit(first, term, &[first].into(), create);
+    fn create_session(&mut self, id: SessionId, name: &str, first: HostId) {
+        let name = name.parse().expect("a valid name");
+        let create = Command::Create { id, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
+        let mut quorum = Quorum { voters: [first].into(), ..Quorum::default() };
+        let term = quorum.elect(first);
+        let created = quorum.commit(first, term, &[first].into(), create);
         assert_eq!(created, Ok(Ok(())), "one voter is a majority of itself");
+        self.quorums.insert(id, quorum);
+    }
+
+    /// Lists the sessions.
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.quorums.keys().copied().collect()
+    }
+
+    /// Gives what a majority of a session's voters has.
+    pub fn committed(&self, session: SessionId) -> Option<&Rc<State>> {
+        self.quorums.get(&session)?.committed.as_ref()
     }
 
     /// Lets the next event happen and asks the invariants. `false` = nothing is left to happen.
@@ -217,7 +208,7 @@ impl World {
                 self.finish(host, run, machine, number, work);
             }
             Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),
-            Event::Commit(host, command) => self.commit_by(host, *command),
+            Event::Commit(host, session, command) => self.commit_by(host, session, *command),
             Event::Fault(fault) => self.suffer(fault),
         }
         self.check()?;
@@ -225,7 +216,7 @@ impl World {
     }
 
     /// Lets everything happen until `until`.
-    pub fn run_until(&mut self, until: Timestamp) -> Result<(), Violation> {
+    pub fn run_until(&mut self, until: Moment) -> Result<(), Violation> {
         while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= until) {
             self.step()?;
         }
@@ -233,18 +224,24 @@ impl World {
         Ok(())
     }
 
-    /// Tells whether everything is as the committed plan wants it, on every host.
+    /// Tells whether everything is as the committed plans want it, on every host.
     pub fn settled(&self) -> Result<(), String> {
-        let Some(state) = &self.quorum.committed else { return Err("no session".into()) };
+        self.quorums.keys().try_for_each(|session| self.settled_in(*session))
+    }
+
+    fn settled_in(&self, session: SessionId) -> Result<(), String> {
+        let Some(state) = self.committed(session) else { return Err("no session".into()) };
         if let Some((machine, drops)) = state.drops.first_key_value() {
             let host = drops.first().map(|drop| self.name(drop.host)).unwrap_or_default();
             return Err(format!("{machine} is not removed from {host}"));
         }
-        if let Some(host) = self.hosts.values().find(|host| host.version() != state.version) {
-            return Err(format!("{} has version {} of {}", host.name, host.version(), state.version));
+        if let Some(host) = self.hosts.values().find(|host| host.version(session) != state.version) {
+            let (name, has) = (&host.name, host.version(session));
+            return Err(format!("{name} has version {has} of {}", state.version));
         }
         if state.ended {
-            let left = self.hosts.values().find(|host| !host.disk.launched.is_empty());
+            let here = |host: &&Host| host.disk.launched.keys().any(|(of, _)| *of == session);
+            let left = self.hosts.values().find(here);
             return left.map_or(Ok(()), |host| Err(format!("something is left on {}", host.name)));
         }
         let plan = state.plan.as_ref().ok_or("no plan")?;
@@ -261,7 +258,7 @@ impl World {
                     run: true,
                 };
                 let wanted = !state.stopped.contains(&p.machine);
-                if proto::names::ready(&zone, SESSION, &entry) != wanted {
+                if proto::names::ready(&zone, session, &entry) != wanted {
                     let is = if wanted { "not ready" } else { "still ready" };
                     return Err(format!("{} sees {} as {is}", host.name, p.machine));
                 }
@@ -319,11 +316,11 @@ pub struct Failure {
 }
 
 /// Runs one seed; on failure runs it again with a log.
-pub fn check(seed: u64, mutant: Mutant) -> Result<(), Failure> {
-    match fault::story(seed, mutant, None) {
+pub fn check(seed: u64, rules: Rules) -> Result<(), Failure> {
+    match fault::story(seed, rules, None) {
         (_, Ok(())) => Ok(()),
         _ => {
-            let (log, outcome) = fault::story(seed, mutant, Some(Vec::new()));
+            let (log, outcome) = fault::story(seed, rules, Some(Vec::new()));
             let what = outcome.err().map(|violation| violation.to_string()).unwrap_or_default();
             Err(Failure { seed, what, log })
         }
@@ -332,7 +329,7 @@ pub fn check(seed: u64, mutant: Mutant) -> Result<(), Failure> {
 
 /// Runs one seed and gives its log, the last line saying how it ended.
 pub fn replay(seed: u64) -> Vec<String> {
-    let (mut log, outcome) = fault::story(seed, Mutant::None, Some(Vec::new()));
+    let (mut log, outcome) = fault::story(seed, Rules::default(), Some(Vec::new()));
     log.push(outcome.map_or_else(|violation| format!("BROKEN: {violation}"), |()| "well".to_owned()));
     log
 }

@@ -1,15 +1,17 @@
 //! 500 seeds keep every invariant, and each broken rule is caught.
 
+use proto::run::Mutant;
+
 use super::*;
 
 /// Runs these seeds on all cores and gives the failures.
-fn failures(seeds: std::ops::Range<u64>, mutant: Mutant) -> Vec<Failure> {
+fn failures(seeds: std::ops::Range<u64>, rules: Rules) -> Vec<Failure> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let share = |first: u64| {
         let seeds = seeds.clone();
         std::thread::spawn(move || {
             let mine = (seeds.start + first..seeds.end).step_by(threads as usize);
-            mine.filter_map(|seed| check(seed, mutant).err()).collect::<Vec<_>>()
+            mine.filter_map(|seed| check(seed, rules).err()).collect::<Vec<_>>()
         })
     };
     let running: Vec<_> = (0..threads).map(share).collect();
@@ -18,7 +20,7 @@ fn failures(seeds: std::ops::Range<u64>, mutant: Mutant) -> Vec<Failure> {
 
 #[test]
 fn five_hundred_worlds_keep_every_promise() {
-    let failures = failures(0..500, Mutant::None);
+    let failures = failures(0..500, Rules::default());
     let Some(first) = failures.iter().min_by_key(|failure| failure.log.len()) else { return };
     let seeds: Vec<u64> = failures.iter().map(|failure| failure.seed).collect();
     let log = first.log.join("\n");
@@ -42,7 +44,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::AnswersOldEpochs, "never said it is ready"),
     ];
     for (mutant, complaint) in mutants {
-        let caught = (0..200).find_map(|seed| check(seed, mutant).err());
+        let caught = (0..200).find_map(|seed| check(seed, Rules::without(mutant)).err());
         let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed"));
         assert!(caught.what.contains(complaint), "{mutant:?}: {}", caught.what);
     }

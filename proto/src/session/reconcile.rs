@@ -21,7 +21,7 @@ use crate::{
         STEADY_AFTER_MS, UNSEEN_WITHIN_MS,
     },
     session::{MachineSpec, Share, order},
-    time::Timestamp,
+    time::Moment,
     topology::Restart,
 };
 
@@ -93,12 +93,12 @@ pub enum Shim {
     /// It prepares QEMU.
     Starting {
         /// Since when.
-        since: Timestamp,
+        since: Moment,
     },
     /// QEMU runs.
     Running {
         /// Since when.
-        since: Timestamp,
+        since: Moment,
         /// Whether the guest answers.
         booted: bool,
         /// Whether what the topology asked for is done in it.
@@ -112,16 +112,16 @@ pub enum Shim {
     /// running until it is known to be dead.
     Unseen {
         /// Since when.
-        since: Timestamp,
+        since: Moment,
         /// When it was looked for last.
-        tried: Timestamp,
+        tried: Moment,
         /// What was seen, in words.
         because: String,
     },
     /// QEMU ended.
     Ended {
         /// When.
-        at: Timestamp,
+        at: Moment,
         /// Whether [`Action::Stop`] asked for it.
         asked: bool,
         /// Whether the guest shut down in order.
@@ -151,7 +151,7 @@ pub enum Setup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// When.
-    pub at: Timestamp,
+    pub at: Moment,
     /// How often in a row.
     pub times: u32,
     /// Why, in words.
@@ -190,12 +190,12 @@ pub enum Action {
     /// Nothing to do before something else happens, or this moment comes.
     Wait {
         /// When to look again, if time alone may change the answer.
-        until: Option<Timestamp>,
+        until: Option<Moment>,
     },
 }
 
 /// Gives the next action of every machine that is not as it should be.
-pub fn reconcile(share: &Share, observed: &Observed, now: Timestamp) -> Vec<(MachineName, Action)> {
+pub fn reconcile(share: &Share, observed: &Observed, now: Moment) -> Vec<(MachineName, Action)> {
     let unseen = Seen::default();
     let mut actions = BTreeMap::new();
     let seen = |machine: &MachineName| observed.machines.get(machine).unwrap_or(&unseen);
@@ -256,7 +256,7 @@ fn remove(epoch: Epoch, seen: &Seen) -> Action {
     }
 }
 
-fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> Option<Action> {
+fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> Option<Action> {
     match seen.launched {
         // A newer incarnation lies here than the share knows: an old share must not touch it.
         Some(settings) if settings.epoch > spec.epoch => return None,
@@ -349,7 +349,7 @@ fn fetch(seen: &Seen) -> Option<Action> {
 
 /// Holds the next try back after a failed one. Questions are repeated sooner than work: a coordinator
 /// that is back must not be left waiting for its hosts.
-fn hold_back(action: Action, seen: &Seen, now: Timestamp) -> Action {
+fn hold_back(action: Action, seen: &Seen, now: Moment) -> Action {
     let Some(failed) = &seen.failed else { return action };
     let pause_ms = match &action {
         Action::Wait { .. } => return action,

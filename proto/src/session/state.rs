@@ -8,12 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
     limits::MAX_MACHINES,
+    run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, State},
     topology::Intent,
 };
 
 /// Applies one command. A refused command leaves the state as it was.
 pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result<(), Refused>) {
+    apply_under(Rules::default(), current, command)
+}
+
+/// The same under these rules: a world may break one on purpose.
+pub fn apply_under(
+    rules: Rules,
+    current: Option<State>,
+    command: Command,
+) -> (Option<State>, Result<(), Refused>) {
     match (current, command) {
         (None, Command::Create { id, name, stamp, ssh_seed }) => {
             let state = State {
@@ -37,7 +47,7 @@ pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result
         }
         (None, _) => (None, Err(Refused::Existence)),
         (Some(mut state), command) => {
-            let outcome = change(&mut state, command);
+            let outcome = change(rules, &mut state, command);
             (Some(state), outcome)
         }
     }
@@ -85,14 +95,15 @@ impl Plan {
     }
 }
 
-fn change(state: &mut State, command: Command) -> Result<(), Refused> {
+fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refused> {
     match command {
         Command::Create { .. } => Err(Refused::Existence),
         Command::Apply { intent, plan, replace } => {
             alive(state)?;
             current(state, &plan)?;
             shape(&intent, &plan).map_err(Refused::Unsafe)?;
-            plan.placements.iter().try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
+            let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
+            checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
             if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
                 return Err(Refused::Started(p.machine.clone()));
             }

@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use proto::session::{Accelerator, reconcile::Setup};
+use proto::{
+    session::{Accelerator, reconcile::Setup},
+    time::BootMoment,
+};
 use rustix::fs::Mode;
 use serde_json::Value;
 use tokio::{
@@ -137,6 +140,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         shim: Process::of(std::process::id())?,
         qemu: None,
         since: None,
+        began: None,
         booted: false,
         setup: if known { Setup::Done } else { Setup::Pending },
         paused: None,
@@ -197,7 +201,10 @@ async fn run_qemu(
             let hears = (setup::Scan::of(&intent.spec.setup), told);
             tokio::spawn(console::carry(links.console, paths.console_log(), waiting.watchers, hears));
             tokio::spawn(network::carry(wires, waiting.happenings));
-            desk.status.send_modify(|status| status.since = Some(mesh::Clock.timestamp()));
+            desk.status.send_modify(|status| {
+                status.since = Some(mesh::Clock.timestamp());
+                status.began = Some(BootMoment::of(&status.shim.boot, mesh::Clock.moment()));
+            });
             note(paths, &desk.status);
             let doubts = intent.qemu.accelerator == Accelerator::Kvm;
             let stops = waiting.stops;

@@ -8,7 +8,7 @@ use crate::{
     id::Name,
     limits::UNSEEN_WITHIN_MS,
     session::{MachineSpec, Phase},
-    time::Timestamp,
+    time::Moment,
     topology::{Restart, Service},
 };
 
@@ -17,7 +17,7 @@ const SILENT_MS: u64 = 60_000;
 
 /// Gives the phase of a machine. `waits` is what `order::waits_for` says, `now` only matters for the
 /// grace of a service's check.
-pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Timestamp) -> (Phase, Option<String>) {
+pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (Phase, Option<String>) {
     let stale = seen.launched.is_some_and(|launched| launched.epoch < spec.epoch);
     if stale {
         return (Phase::Waiting, Some("its older incarnation is being removed".into()));

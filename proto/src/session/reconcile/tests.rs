@@ -22,7 +22,7 @@ fn machine(name: &str) -> MachineName {
 /// Prints what `nas` does and says at second 100, given what it sees of `web-1`.
 fn act(state: &State, ready: &[&str], seen: Seen) -> String {
     let share = slice::share(state, host_id("nas"));
-    let now = Timestamp(100_000);
+    let now = Moment(100_000);
     let web = machine("web-1");
     let observed = Observed {
         machines: [(web.clone(), seen.clone())].into(),
@@ -55,11 +55,11 @@ fn launched(shim: Shim) -> Seen {
 
 fn running(booted: bool, ready: &[&str]) -> Shim {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    Shim::Running { since: Timestamp(90_000), booted, setup: Setup::Done, ready, paused: None }
+    Shim::Running { since: Moment(90_000), booted, setup: Setup::Done, ready, paused: None }
 }
 
 fn ended(asked: bool, clean: bool) -> Shim {
-    Shim::Ended { at: Timestamp(99_500), asked, clean, because: "QEMU got signal 9".into() }
+    Shim::Ended { at: Moment(99_500), asked, clean, because: "QEMU got signal 9".into() }
 }
 
 #[test]
@@ -128,9 +128,9 @@ fn the_word_for_another_incarnation_does_not_count() {
 fn running_booted_and_ready_are_three_facts() {
     check(
         &[],
-        launched(Shim::Starting { since: Timestamp(95_000) }),
+        launched(Shim::Starting { since: Moment(95_000) }),
         expect![[r#"
-        Wait { until: Some(Timestamp(215000)) }
+        Wait { until: Some(Moment(215000)) }
         Starting"#]],
     );
     check(
@@ -162,7 +162,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
         let ready = ["http".parse().unwrap()].into();
         check(
             &[],
-            launched(Shim::Running { since: Timestamp(90_000), booted: true, setup, ready, paused: None }),
+            launched(Shim::Running { since: Moment(90_000), booted: true, setup, ready, paused: None }),
             expected,
         );
     };
@@ -182,7 +182,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
 
 #[test]
 fn a_guest_that_stays_silent_is_told() {
-    let since = Timestamp(30_000);
+    let since = Moment(30_000);
     check(
         &[],
         launched(Shim::Running {
@@ -200,7 +200,7 @@ fn a_guest_that_stays_silent_is_told() {
 
 #[test]
 fn a_check_that_fails_after_the_grace_is_told() {
-    let since = Timestamp(30_000);
+    let since = Moment(30_000);
     check(
         &[],
         launched(Shim::Running {
@@ -218,11 +218,11 @@ fn a_check_that_fails_after_the_grace_is_told() {
 
 #[test]
 fn a_start_that_hangs_is_stopped() {
-    let shim = Shim::Starting { since: Timestamp(0) };
+    let shim = Shim::Starting { since: Moment(0) };
     let seen = launched(shim);
     let share = slice::share(&shop(), host_id("nas"));
     let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
-    let actions = reconcile(&share, &observed, Timestamp(START_WITHIN_MS));
+    let actions = reconcile(&share, &observed, Moment(START_WITHIN_MS));
     let stop = Action::Stop { because: "it did not start within 120 s".into() };
     assert!(actions.contains(&(machine("web-1"), stop)));
 }
@@ -233,24 +233,24 @@ fn after_a_crash_the_pause_doubles() {
         &["db-1"],
         Seen { ends: 1, ..launched(ended(false, false)) },
         expect![[r#"
-        Wait { until: Some(Timestamp(100500)) }
+        Wait { until: Some(Moment(100500)) }
         Starting QEMU got signal 9; try 2 follows after 1 s"#]],
     );
     check(
         &["db-1"],
         Seen { ends: 3, ..launched(ended(false, false)) },
         expect![[r#"
-        Wait { until: Some(Timestamp(103500)) }
+        Wait { until: Some(Moment(103500)) }
         Starting QEMU got signal 9; try 4 follows after 4 s"#]],
     );
     check(
         &["db-1"],
         Seen { ends: 7, ..launched(ended(false, false)) },
         expect![[r#"
-        Wait { until: Some(Timestamp(159500)) }
+        Wait { until: Some(Moment(159500)) }
         Failed QEMU got signal 9; try 8 follows after 60 s"#]],
     );
-    let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
+    let long_ago = Shim::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
     check(
         &["db-1"],
         Seen { ends: 7, ..launched(long_ago) },
@@ -280,7 +280,7 @@ fn needs_hold_at_every_start() {
         Starting"#]],
     );
     // A crash while the other is away.
-    let long_ago = Shim::Ended { at: Timestamp(0), asked: false, clean: false, because: "crash".into() };
+    let long_ago = Shim::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
     check(
         &[],
         Seen { ends: 1, ..launched(long_ago.clone()) },
@@ -311,7 +311,7 @@ fn needs_hold_at_every_start() {
         nothing
         Ready"#]],
     );
-    let failed = Some(Failed { at: Timestamp(90_000), times: 2, because: "no space left".into() });
+    let failed = Some(Failed { at: Moment(90_000), times: 2, because: "no space left".into() });
     check(
         &[],
         Seen { failed, ..launched(Shim::None) },
@@ -325,7 +325,7 @@ fn needs_hold_at_every_start() {
 fn the_restart_policy_tells_a_shutdown_from_a_crash() {
     let state = |policy: &str| up(created(), &format!("web 1 256 {policy}"), HOSTS);
     let check = |policy, clean, expected: Expect| {
-        let at = Timestamp(0);
+        let at = Moment(0);
         let because = if clean { "shut down from inside" } else { "QEMU got signal 9" }.to_owned();
         let seen = launched(Shim::Ended { at, asked: false, clean, because });
         expected.assert_eq(&act(&state(policy), &[], Seen { ends: 1, ..seen }));
@@ -444,7 +444,7 @@ fn an_old_share_does_not_touch_a_newer_incarnation() {
     let seen = Seen { launched: settings(2), shim: running(true, &["http"]), ..here() };
     let share = slice::share(&shop(), host_id("nas"));
     let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
-    assert!(reconcile(&share, &observed, Timestamp(0)).iter().all(|(m, _)| *m != machine("web-1")));
+    assert!(reconcile(&share, &observed, Moment(0)).iter().all(|(m, _)| *m != machine("web-1")));
 }
 
 #[test]
@@ -457,27 +457,27 @@ fn an_ended_session_removes_everything_and_reports_it() {
 
 #[test]
 fn a_failed_action_is_tried_again_later_and_said() {
-    let failed = |times| Failed { at: Timestamp(99_500), times, because: "no space left on the disk".into() };
+    let failed = |times| Failed { at: Moment(99_500), times, because: "no space left on the disk".into() };
     let granted = Seen { granted: Some(Epoch(1)), ..here() };
     check(
         &["db-1"],
         Seen { failed: Some(failed(1)), ..granted.clone() },
         expect![[r#"
-        Wait { until: Some(Timestamp(100500)) }
+        Wait { until: Some(Moment(100500)) }
         Starting no space left on the disk; try 2 follows after 1 s"#]],
     );
     check(
         &["db-1"],
         Seen { failed: Some(failed(5)), ..granted },
         expect![[r#"
-        Wait { until: Some(Timestamp(115500)) }
+        Wait { until: Some(Moment(115500)) }
         Failed no space left on the disk; try 6 follows after 16 s"#]],
     );
 }
 
 #[test]
 fn a_coordinator_that_does_not_answer_is_asked_again_soon() {
-    let at = Timestamp(90_000);
+    let at = Moment(90_000);
     let failed = Some(Failed { at, times: 9, because: "no coordinator is known".into() });
     check(
         &["db-1"],
@@ -501,7 +501,7 @@ fn nothing_is_begun_while_an_action_is_carried_out() {
 
 fn unseen(since_ms: u64, tried_ms: u64) -> Shim {
     let because = "its shim (process 7) does not answer".to_owned();
-    Shim::Unseen { since: Timestamp(since_ms), tried: Timestamp(tried_ms), because }
+    Shim::Unseen { since: Moment(since_ms), tried: Moment(tried_ms), because }
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
         &[],
         launched(unseen(90_000, 99_000)),
         expect![[r#"
-        Wait { until: Some(Timestamp(101000)) }
+        Wait { until: Some(Moment(101000)) }
         Running unknown to us: its shim (process 7) does not answer; looked for again and again; what is silent is started anew after 5 min"#]],
     );
     check(
@@ -521,14 +521,14 @@ fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
         Running unknown to us: its shim (process 7) does not answer; looked for again and again; what is silent is started anew after 5 min"#]],
     );
     let stopped = command(shop(), Command::Wish { machine: machine("web-1"), run: false });
-    let failed = Failed { at: Timestamp(99_500), times: 1, because: "QEMU does not end".into() };
+    let failed = Failed { at: Moment(99_500), times: 1, because: "QEMU does not end".into() };
     expect![[r#"
         Stop { because: "stopped" }
         Running stopping, although unknown to us: its shim (process 7) does not answer"#]]
     .assert_eq(&act(&stopped, &[], launched(unseen(90_000, 99_000))));
     let seen = Seen { failed: Some(failed), ..launched(unseen(90_000, 99_000)) };
     expect![[r#"
-        Wait { until: Some(Timestamp(100500)) }
+        Wait { until: Some(Moment(100500)) }
         Running stopping: QEMU does not end; try 2 follows after 1 s"#]]
     .assert_eq(&act(&stopped, &[], seen));
 }
@@ -539,19 +539,19 @@ fn silence_is_borne_for_a_while_then_what_is_silent_is_ended() {
         let share = slice::share(&shop(), host_id("nas"));
         let seen = launched(Shim::Unseen { since, tried: since, because: "silent".into() });
         let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
-        let now = Timestamp(1_000_000);
+        let now = Moment(1_000_000);
         let actions = reconcile(&share, &observed, now);
         actions.into_iter().find(|(name, _)| *name == machine("web-1")).expect("an action").1
     };
-    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS + 1)), Action::Find { patient: true });
-    assert_eq!(find(Timestamp(1_000_000 - UNSEEN_WITHIN_MS)), Action::Find { patient: false });
+    assert_eq!(find(Moment(1_000_000 - UNSEEN_WITHIN_MS + 1)), Action::Find { patient: true });
+    assert_eq!(find(Moment(1_000_000 - UNSEEN_WITHIN_MS)), Action::Find { patient: false });
 }
 
 #[test]
 fn nothing_that_may_run_is_reported_as_gone() {
     let state = command(shop(), Command::End);
     let lost = |shim| Seen { launched: None, shim, ..here() };
-    for shim in [running(true, &[]), Shim::Starting { since: Timestamp(0) }, unseen(0, 0)] {
+    for shim in [running(true, &[]), Shim::Starting { since: Moment(0) }, unseen(0, 0)] {
         assert_eq!(act(&state, &[], lost(shim)), "Remove(Epoch(1))");
     }
     assert_eq!(act(&state, &[], lost(Shim::None)), "ReportDropped(Epoch(1))");
@@ -573,7 +573,7 @@ fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
     let because = Some("no space is left on this host's disk".to_owned());
     let paused = |run| {
         let ready = ["http".parse().unwrap()].into();
-        let since = Timestamp(90_000);
+        let since = Moment(90_000);
         let shim = Shim::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
         let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
         act(&state, &[], launched(shim))

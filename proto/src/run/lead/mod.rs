@@ -1,0 +1,403 @@
+//! What the coordinator of one session does next: it tells gossip who leads, brings every member its share,
+//! keeps the voters right, and buries the session once nothing of it is left. It runs beside every log of a
+//! session and acts only while its host leads. It never plans by itself: plans come from `question`, when a
+//! person asks. A second coordinator would be wasteful, not dangerous: shares carry versions, and every
+//! write goes through Raft.
+//!
+//! - `deliveries`: to whom a share is sent now; `change`: one change of voters;
+//! - `question`: what is asked of a coordinator, and how it is answered.
+
+mod change;
+mod deliveries;
+pub mod question;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::{
+    change::{Changes, Step},
+    deliveries::Deliveries,
+};
+use crate::{
+    facts::Fact,
+    id::{HostId, Name},
+    run::{Mutant, Rules},
+    session::{Share, State, slice, voters},
+    time::Moment,
+    wire::record::HeadRecord,
+};
+
+/// What was refused or did not arrive is looked at again after this time, at the latest.
+const TICK_MS: u64 = 1_000;
+/// A log that no leader takes in for this long is removed: longer than any change of voters.
+const ORPHAN_MS: u64 = 120_000;
+/// First pause before a log that could not be written is opened again; it doubles with each try.
+const REOPEN_FIRST_MS: u64 = 1_000;
+/// Longest pause between two tries to open a log again.
+const REOPEN_LAST_MS: u64 = 16_000;
+
+/// A member of the mesh, as a coordinator looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its label.
+    pub name: Name,
+    /// Whether it is heard.
+    pub up: bool,
+    /// Whether it is fit to vote: no battery, or up for a day.
+    pub steady: bool,
+}
+
+/// Where this host's log stands in the session's group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It votes or learns.
+    Inside,
+    /// It was taken out while it was away, and never comes back under its node id.
+    Removed,
+    /// The log names it nowhere: it was never taken in.
+    Outside,
+}
+
+/// The session's group as this host's log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The leader.
+    pub leader: Option<HostId>,
+    /// Whether this host leads. It may have been deposed already: only a quorum round is sure.
+    pub leading: bool,
+    /// The Raft term.
+    pub term: u64,
+    /// The voters' hosts by the node ids of their logs.
+    pub voters: BTreeMap<u64, HostId>,
+    /// Where this host's own log stands.
+    pub place: Place,
+    /// Why the log cannot be written any more.
+    pub stopped: Option<String>,
+}
+
+/// Everything that a coordinator looks at.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The group.
+    pub group: Standing,
+    /// The hard state as far as this log has it.
+    pub state: Option<Arc<State>>,
+    /// The members of the mesh, this host included.
+    pub members: BTreeMap<HostId, Member>,
+    /// Whether a statement says that the session has ended and nothing of it is left.
+    pub buried: bool,
+    /// Whether this host has a share of the session: then the host's own machine clears everything away.
+    pub shared: bool,
+}
+
+/// What happens to a coordinator.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Something changed, or a moment has come: look at everything.
+    Look(Box<Seen>),
+    /// A delivery ended: the version that the member has now, or that it took none.
+    Delivered(HostId, Option<u64>),
+    /// A host that was asked to vote gave the node id of its log, or did not.
+    Voter {
+        /// The change's number.
+        change: u64,
+        /// Who was asked.
+        host: HostId,
+        /// The node id of its log.
+        node: Option<u64>,
+    },
+    /// A change of voters ended, well or not.
+    VotersSet {
+        /// The change's number.
+        change: u64,
+        /// Whether the voters are now those that were named.
+        well: bool,
+    },
+    /// The log was tried to be opened again and is still closed. Once it is open, another machine goes on.
+    StillClosed,
+}
+
+/// What is to be done for a coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Let gossip say this of the session; `None` = nothing, another host leads.
+    Announce(Option<Box<HeadRecord>>),
+    /// Send a member its share.
+    Deliver(HostId, Box<Share>),
+    /// Ask a host for the node id of its log of this session, which it makes when it has none.
+    AskVoter {
+        /// The change's number.
+        change: u64,
+        /// Whom.
+        host: HostId,
+    },
+    /// Make these logs the voters.
+    SetVoters {
+        /// The change's number.
+        change: u64,
+        /// Hosts by node id.
+        voters: BTreeMap<u64, HostId>,
+    },
+    /// State that the session has ended and nothing of it is left. Repeated until it is known.
+    Bury,
+    /// Tell a fact.
+    Tell(Fact),
+    /// Open the log again, if the disk takes files.
+    Reopen,
+    /// Look again at this moment.
+    Wake(Moment),
+    /// Nothing more is to be done here: the session is buried, and the host's machine clears it away.
+    Rest,
+    /// The same, and nothing but the log is here: remove it.
+    Forget,
+    /// The group has no place for this log: close and remove it.
+    Retire,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reopening {
+    pause_ms: u64,
+    at: Moment,
+    under_way: bool,
+}
+
+/// The machine of one session's coordinator on one host.
+#[derive(Clone, Debug)]
+pub struct Lead {
+    me: HostId,
+    rules: Rules,
+    deliveries: Deliveries,
+    changes: Changes,
+    /// Since when members are not heard.
+    down: BTreeMap<HostId, Moment>,
+    /// Since when the group has no place for this host's log.
+    outside: Option<Moment>,
+    reopening: Option<Reopening>,
+    /// What gossip was told last.
+    head: Option<HeadRecord>,
+    leader: Option<HostId>,
+    voters: BTreeSet<HostId>,
+}
+
+impl Lead {
+    /// Begins. What an earlier process told gossip is taken back: it may have led.
+    pub fn new(me: HostId, rules: Rules, now: Moment) -> (Lead, Vec<Effect>) {
+        let lead = Lead {
+            me,
+            rules,
+            deliveries: Deliveries::default(),
+            changes: Changes::new(now),
+            down: BTreeMap::new(),
+            outside: None,
+            reopening: None,
+            head: None,
+            leader: None,
+            voters: BTreeSet::new(),
+        };
+        (lead, vec![Effect::Announce(None)])
+    }
+
+    /// Takes an event and says what to do. Events may come late and in any order.
+    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Look(seen) => self.look(&seen, now, &mut effects),
+            Event::Delivered(host, taken) => {
+                self.deliveries.ended(host, taken, now);
+                effects.push(Effect::Wake(now));
+            }
+            Event::Voter { change, host, node } => {
+                let step = self.changes.answered(change, host, node, now);
+                self.step(step, &mut effects);
+            }
+            Event::VotersSet { change, well } => {
+                self.changes.set(change, well, now);
+                effects.push(Effect::Wake(now));
+            }
+            Event::StillClosed => {
+                if let Some(reopening) = &mut self.reopening {
+                    let pause_ms = (reopening.pause_ms * 2).min(REOPEN_LAST_MS);
+                    *reopening = Reopening { pause_ms, at: now.plus_ms(pause_ms), under_way: false };
+                    effects.push(Effect::Wake(reopening.at));
+                }
+            }
+        }
+        effects
+    }
+
+    fn look(&mut self, seen: &Seen, now: Moment, effects: &mut Vec<Effect>) {
+        self.listen(seen, now);
+        if seen.buried {
+            self.rest(effects);
+            return effects.push(if seen.shared { Effect::Rest } else { Effect::Forget });
+        }
+        if seen.group.stopped.is_some() {
+            return self.start_over(now, effects);
+        }
+        self.reopening = None;
+        if self.has_no_place(seen.group.place, now) {
+            self.rest(effects);
+            return effects.push(Effect::Retire);
+        }
+        self.tell(seen, effects);
+        match &seen.state {
+            // Before the first plan there is nothing to tell: `up` writes it right after the birth.
+            Some(state) if seen.group.leading && state.plan.is_some() => self.lead(seen, state, now, effects),
+            _ if self.rules.broken(Mutant::LeadsOn) => {}
+            _ => self.rest(effects),
+        }
+        let outside = self.outside.map(|since| since.plus_ms(ORPHAN_MS + 1));
+        let all = [outside, self.deliveries.next(now), Some(self.changes.next(now))];
+        effects.extend(all.into_iter().flatten().min().map(Effect::Wake));
+    }
+
+    /// Notes who is there, also while another host leads: a new leader must know how long a voter has
+    /// been silent. One that was never heard counts from the first look.
+    fn listen(&mut self, seen: &Seen, now: Moment) {
+        self.down.retain(|host, _| seen.members.get(host).is_some_and(|member| !member.up));
+        for (host, _) in seen.members.iter().filter(|(_, member)| !member.up) {
+            self.down.entry(*host).or_insert(now);
+        }
+    }
+
+    /// The log could not be written. As soon as the disk takes files it is opened again, as a restart of
+    /// the agent would: what the disk holds counts, and nothing was acknowledged beyond it.
+    fn start_over(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.rest(effects);
+        let first =
+            Reopening { pause_ms: REOPEN_FIRST_MS, at: now.plus_ms(REOPEN_FIRST_MS), under_way: false };
+        let reopening = self.reopening.get_or_insert(first);
+        if reopening.under_way {
+            return;
+        }
+        if now < reopening.at {
+            return effects.push(Effect::Wake(reopening.at));
+        }
+        reopening.under_way = true;
+        effects.push(Effect::Reopen);
+    }
+
+    /// Tells whether the group has taken this host out, or never took it in.
+    fn has_no_place(&mut self, place: Place, now: Moment) -> bool {
+        match place {
+            Place::Inside => self.outside = None,
+            Place::Removed => return true,
+            Place::Outside => {
+                let since = *self.outside.get_or_insert(now);
+                return now.since_ms(since) > ORPHAN_MS;
+            }
+        }
+        false
+    }
+
+    fn lead(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        let head = HeadRecord {
+            name: state.name.clone(),
+            stamp: state.stamp,
+            term: seen.group.term,
+            recovery: state.recovery,
+            version: state.version,
+            generation: state.generation(),
+            voters: self.voters.iter().copied().collect(),
+            ended: state.ended,
+        };
+        self.announce(Some(head), effects);
+        self.deliver(seen, state, now, effects);
+        self.keep_voters(seen, state, now, effects);
+        self.bury(seen, state, now, effects);
+    }
+
+    fn rest(&mut self, effects: &mut Vec<Effect>) {
+        self.announce(None, effects);
+        self.deliveries.forget();
+        self.changes.abandon();
+    }
+
+    fn announce(&mut self, head: Option<HeadRecord>, effects: &mut Vec<Effect>) {
+        if self.head != head {
+            self.head = head.clone();
+            effects.push(Effect::Announce(head.map(Box::new)));
+        }
+    }
+
+    /// Sends every member that is up the newest share, unless it has it or one is on the way.
+    fn deliver(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host);
+        for to in self.deliveries.due(up, state.version, now) {
+            self.deliveries.begun(to);
+            effects.push(Effect::Deliver(to, Box::new(slice::share(state, to))));
+        }
+    }
+
+    /// Changes the voters when the mesh grew, or one was silent for too long or lost its log.
+    fn keep_voters(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        if state.ended || self.voters.is_empty() || !self.changes.may_begin(now) {
+            return;
+        }
+        let candidate = |(host, member): (&HostId, &Member)| {
+            let silent_ms = match self.down.get(host) {
+                Some(_) if self.rules.broken(Mutant::ReplacesVotersAtOnce) => u64::MAX,
+                Some(since) => now.since_ms(*since),
+                None => 0,
+            };
+            (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms })
+        };
+        let candidates = seen.members.iter().map(candidate).collect();
+        let wanted = voters::choose(&candidates, &self.voters, self.me);
+        let verify = self.changes.must_verify(now) && !self.rules.broken(Mutant::NeverVerifies);
+        let keep = self.rules.broken(Mutant::KeepsFirstVoters);
+        if keep || (wanted == self.voters && !verify) {
+            return;
+        }
+        let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host).collect();
+        let step = self.changes.begin(&seen.group.voters, &wanted, &up, now);
+        self.step(step, effects);
+    }
+
+    fn step(&mut self, step: Step, effects: &mut Vec<Effect>) {
+        let change = self.changes.number();
+        match step {
+            Step::Ask(hosts) => {
+                effects.extend(hosts.into_iter().map(|host| Effect::AskVoter { change, host }));
+            }
+            Step::Set(voters) => effects.push(Effect::SetVoters { change, voters }),
+            Step::Nothing => {}
+        }
+    }
+
+    /// Once every machine is gone and every member that is up has heard the end, the session is buried: a
+    /// statement tells hosts that are away now.
+    fn bury(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        let gone = state.gone() || (state.ended && self.rules.broken(Mutant::BuriesAtOnce));
+        if !gone {
+            return;
+        }
+        let mut up = seen.members.iter().filter(|(_, member)| member.up);
+        if up.all(|(host, _)| self.deliveries.has(*host, state.version)) {
+            effects.extend([Effect::Bury, Effect::Wake(now.plus_ms(TICK_MS))]);
+        }
+    }
+
+    /// Tells people who leads and who votes.
+    fn tell(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+        let Some(session) = seen.state.as_ref().map(|state| state.name.clone()) else { return };
+        let name = |host: &HostId| seen.members.get(host).map(|member| member.name.clone());
+        let leader = seen.group.leader;
+        if leader != self.leader && leader.is_some() {
+            self.leader = leader;
+            let coordinator = leader.as_ref().and_then(name);
+            let fact = |coordinator| Fact::CoordinatorChanged { session: session.clone(), coordinator };
+            effects.extend(coordinator.map(fact).map(Effect::Tell));
+        }
+        let voters: BTreeSet<HostId> = seen.group.voters.values().copied().collect();
+        if voters != self.voters {
+            let named = voters.iter().filter_map(name).collect();
+            self.voters = voters;
+            effects.push(Effect::Tell(Fact::VotersChanged { session, voters: named }));
+        }
+    }
+}

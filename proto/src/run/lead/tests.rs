@@ -1,0 +1,326 @@
+//! What a coordinator does, event by event.
+
+use proptest::prelude::*;
+
+use super::{
+    question::{Ask, Question},
+    *,
+};
+use crate::{
+    limits::VOTER_SILENT_MS,
+    session::{
+        Command, Refused, Replace,
+        fixture::{SESSION, command, created, host_id, intent, inventory, up},
+    },
+    wire::rpc::{Answer, Refusal},
+};
+
+const NOW: Moment = Moment(10_000);
+const GROUPS: &str = "db 1 256\nweb 2 256 needs=db";
+const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
+
+/// A session that runs, seen by `nas`, which leads with these voters.
+fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
+    let member = |word: &str| {
+        let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
+        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true })
+    };
+    Seen {
+        group: Standing {
+            leader: Some(host_id("nas")),
+            leading: true,
+            term: 3,
+            voters: voters.iter().map(|(node, name)| (*node, host_id(name))).collect(),
+            place: Place::Inside,
+            stopped: None,
+        },
+        state: Some(Arc::new(up(created(), GROUPS, HOSTS))),
+        members: members.split_whitespace().map(member).collect(),
+        buried: false,
+        shared: true,
+    }
+}
+
+fn lead() -> Lead {
+    let (lead, begun) = Lead::new(host_id("nas"), Rules::default(), NOW);
+    assert_eq!(begun, [Effect::Announce(None)], "what an earlier process said is taken back");
+    lead
+}
+
+fn look(lead: &mut Lead, seen: &Seen, now: Moment) -> Vec<Effect> {
+    let effects = lead.on(Event::Look(Box::new(seen.clone())), now);
+    effects.into_iter().filter(|effect| !matches!(effect, Effect::Wake(_))).collect()
+}
+
+fn delivered(effects: &[Effect]) -> Vec<HostId> {
+    let to = effects.iter().filter_map(|effect| match effect {
+        Effect::Deliver(to, _) => Some(*to),
+        _ => None,
+    });
+    to.collect()
+}
+
+#[test]
+fn who_leads_says_so_once_and_brings_everybody_a_share() {
+    let (mut lead, seen) = (lead(), seen("nas attic cellar-", &[(1, "nas")]));
+    let first = look(&mut lead, &seen, NOW);
+    let Some(Effect::Announce(Some(head))) = first.iter().find(|e| matches!(e, Effect::Announce(_))) else {
+        panic!("{first:?}")
+    };
+    assert_eq!((head.term, head.voters.clone()), (3, vec![host_id("nas")]));
+    let mut to = delivered(&first);
+    to.sort();
+    assert_eq!(to, [host_id("attic"), host_id("nas")], "to those that are up");
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(100)), [], "nothing is said twice");
+    let version = seen.state.as_ref().unwrap().version;
+    lead.on(Event::Delivered(host_id("nas"), Some(version)), NOW);
+    lead.on(Event::Delivered(host_id("attic"), None), NOW);
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(100)), []);
+    assert_eq!(delivered(&look(&mut lead, &seen, NOW.plus_ms(600))), [host_id("attic")]);
+}
+
+#[test]
+fn who_leads_no_more_takes_its_word_back_and_begins_anew_when_it_leads_again() {
+    let (mut lead, mut seen) = (lead(), seen("nas attic", &[(1, "nas")]));
+    look(&mut lead, &seen, NOW);
+    for host in ["nas", "attic"] {
+        lead.on(Event::Delivered(host_id(host), Some(99)), NOW);
+    }
+    (seen.group.leading, seen.group.leader) = (false, Some(host_id("attic")));
+    let effects = look(&mut lead, &seen, NOW);
+    assert!(effects.contains(&Effect::Announce(None)), "{effects:?}");
+    seen.group.leading = true;
+    assert_eq!(delivered(&look(&mut lead, &seen, NOW)).len(), 2);
+}
+
+#[test]
+fn the_voters_grow_with_the_mesh_one_change_at_a_time() {
+    let (mut lead, seen) = (lead(), seen("nas attic cellar", &[(1, "nas")]));
+    let effects = look(&mut lead, &seen, NOW);
+    let asked: Vec<_> = effects.iter().filter(|e| matches!(e, Effect::AskVoter { .. })).collect();
+    assert_eq!(asked.len(), 3);
+    assert!(!look(&mut lead, &seen, NOW).iter().any(|e| matches!(e, Effect::AskVoter { .. })));
+    let mut last = Vec::new();
+    for (host, node) in [("nas", 1), ("attic", 2), ("cellar", 3)] {
+        last = lead.on(Event::Voter { change: 1, host: host_id(host), node: Some(node) }, NOW);
+    }
+    let voters: BTreeMap<u64, HostId> =
+        [(1, host_id("nas")), (2, host_id("attic")), (3, host_id("cellar"))].into();
+    assert_eq!(last, [Effect::SetVoters { change: 1, voters }]);
+    lead.on(Event::VotersSet { change: 1, well: false }, NOW);
+    let again = |effects: Vec<Effect>| effects.iter().any(|e| matches!(e, Effect::AskVoter { .. }));
+    assert!(!again(look(&mut lead, &seen, NOW.plus_ms(4_000))));
+    assert!(again(look(&mut lead, &seen, NOW.plus_ms(5_000))));
+}
+
+#[test]
+fn a_voter_is_replaced_by_its_silence_and_that_counts_while_another_host_leads() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let (mut lead, mut seen) = (lead(), seen("nas attic- cellar desk", &voters));
+    seen.group.leading = false;
+    look(&mut lead, &seen, NOW);
+    seen.group.leading = true;
+    let wants_desk = |effects: Vec<Effect>| {
+        effects.iter().any(|e| matches!(e, Effect::AskVoter { host, .. } if *host == host_id("desk")))
+    };
+    assert!(!wants_desk(look(&mut lead, &seen, NOW.plus_ms(50_000))));
+    assert!(wants_desk(look(&mut lead, &seen, NOW.plus_ms(VOTER_SILENT_MS))));
+}
+
+#[test]
+fn voters_are_asked_for_their_logs_every_minute() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let (mut lead, seen) = (lead(), seen("nas attic cellar", &voters));
+    let asks = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::AskVoter { .. })).count();
+    assert_eq!(asks(&look(&mut lead, &seen, NOW.plus_ms(59_000))), 0);
+    assert_eq!(asks(&look(&mut lead, &seen, NOW.plus_ms(60_000))), 3);
+}
+
+#[test]
+fn a_session_is_buried_only_when_nothing_is_left_and_everybody_who_is_up_knows() {
+    let (mut lead, mut seen) = (lead(), seen("nas attic cellar-", &[(1, "nas")]));
+    let ended = command(up(created(), GROUPS, HOSTS), Command::End);
+    let gone = ended.drops.clone().into_iter().fold(ended.clone(), |state, (machine, drops)| {
+        let drop = drops[0].clone();
+        command(state, Command::Dropped { machine, host: drop.host, epoch: drop.epoch })
+    });
+    let buries = |effects: Vec<Effect>| effects.contains(&Effect::Bury);
+    seen.state = Some(Arc::new(ended));
+    for host in ["nas", "attic"] {
+        lead.on(Event::Delivered(host_id(host), Some(99)), NOW);
+    }
+    assert!(!buries(look(&mut lead, &seen, NOW)), "machines are left");
+    let mut lead = self::lead();
+    seen.state = Some(Arc::new(gone));
+    assert!(!buries(look(&mut lead, &seen, NOW)), "nobody knows");
+    for host in ["nas", "attic"] {
+        lead.on(Event::Delivered(host_id(host), Some(99)), NOW);
+    }
+    assert!(buries(look(&mut lead, &seen, NOW)));
+    assert!(buries(look(&mut lead, &seen, NOW)), "until it is known");
+    seen.buried = true;
+    assert_eq!(look(&mut lead, &seen, NOW), [Effect::Announce(None), Effect::Rest]);
+    seen.shared = false;
+    assert_eq!(look(&mut lead, &seen, NOW), [Effect::Forget]);
+}
+
+#[test]
+fn a_log_without_a_place_is_removed_after_two_minutes_or_at_once_when_it_was_taken_out() {
+    let (mut lead, mut seen) = (lead(), seen("nas attic", &[(2, "attic")]));
+    (seen.group.place, seen.group.leading, seen.state) = (Place::Outside, false, None);
+    assert_eq!(look(&mut lead, &seen, NOW), []);
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(ORPHAN_MS)), []);
+    seen.group.place = Place::Inside;
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(ORPHAN_MS)), []);
+    seen.group.place = Place::Outside;
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(ORPHAN_MS + 1)), [], "it counts from anew");
+    assert_eq!(look(&mut lead, &seen, NOW.plus_ms(2 * ORPHAN_MS + 2)), [Effect::Retire]);
+    seen.group.place = Place::Removed;
+    assert_eq!(look(&mut self::lead(), &seen, NOW), [Effect::Retire]);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_opened_again_after_pauses_that_grow() {
+    let (mut lead, mut seen) = (lead(), seen("nas attic", &[(1, "nas")]));
+    look(&mut lead, &seen, NOW);
+    seen.group.stopped = Some("no space".into());
+    assert_eq!(look(&mut lead, &seen, NOW), [Effect::Announce(None)]);
+    let mut now = NOW.plus_ms(REOPEN_FIRST_MS);
+    assert_eq!(look(&mut lead, &seen, now), [Effect::Reopen]);
+    for pause in [2_000, 4_000, 8_000, 16_000, 16_000] {
+        assert_eq!(look(&mut lead, &seen, now.plus_ms(99_000)), [], "one try at a time");
+        assert_eq!(lead.on(Event::StillClosed, now), [Effect::Wake(now.plus_ms(pause))]);
+        assert_eq!(look(&mut lead, &seen, now.plus_ms(pause - 1)), []);
+        now = now.plus_ms(pause);
+        assert_eq!(look(&mut lead, &seen, now), [Effect::Reopen]);
+    }
+}
+
+/// Plays one question: `states` are what the quorum rounds give, `written` what the writes give.
+fn ask(ask: Ask, states: Vec<State>, written: Vec<Result<(), Refused>>) -> (Answer, Vec<Command>) {
+    let (mut states, mut written) = (states.into_iter(), written.into_iter());
+    let (mut question, mut effects) = Question::new(SESSION, ask, Rules::default());
+    let mut commands = Vec::new();
+    loop {
+        let event = match effects.pop().expect("a question ends with its answer") {
+            question::Effect::Answer(answer) => return (*answer, commands),
+            question::Effect::Read => {
+                question::Event::Read(states.next().map(Arc::new).ok_or(Refusal::NoQuorum))
+            }
+            question::Effect::Gather => question::Event::Offered(Box::new(inventory(HOSTS))),
+            question::Effect::Write(command) => {
+                commands.push(*command);
+                question::Event::Written(written.next().unwrap().map_err(Refusal::State))
+            }
+            question::Effect::Tell(_) => continue,
+        };
+        effects = question.on(event);
+    }
+}
+
+fn wanted(groups: &str, index: Option<u64>) -> Ask {
+    Ask::Up { intent: Box::new(intent(groups)), index, replace: Replace::default() }
+}
+
+#[test]
+fn a_first_start_is_written_down_before_it_is_told() {
+    let state = up(created(), GROUPS, HOSTS);
+    let placed = state.plan.as_ref().unwrap().placements[0].clone();
+    let may = |host| Ask::MayStart(host, placed.machine.clone(), placed.epoch);
+    let (answer, commands) = ask(may(placed.host), vec![state.clone()], vec![Ok(())]);
+    assert_eq!(answer, Answer::MayStart(true));
+    assert!(matches!(commands[..], [Command::Grant { .. }]));
+    let (answer, commands) = ask(may(host_id("nowhere")), vec![state.clone()], vec![]);
+    assert_eq!((answer, commands), (Answer::MayStart(false), vec![]));
+    let raced = Err(Refused::NoStart(placed.machine.clone()));
+    assert_eq!(ask(may(placed.host), vec![state], vec![raced]).0, Answer::MayStart(false));
+    let unsure = ask(may(placed.host), vec![], vec![]).0;
+    assert_eq!(unsure, Answer::Refused(Refusal::NoQuorum));
+}
+
+#[test]
+fn a_topology_is_planned_again_when_somebody_was_quicker_unless_its_user_named_the_plan() {
+    let state = up(created(), GROUPS, HOSTS);
+    let current = state.generation();
+    let raced = || Err(Refused::NotCurrent { current, parent: current });
+    let twice = vec![state.clone(), state.clone()];
+    let (answer, commands) = ask(wanted("db 2 256", None), twice.clone(), vec![raced(), Ok(())]);
+    assert!(matches!(answer, Answer::Applied(_)) && commands.len() == 2, "{answer:?}");
+    let index = Some(current.0);
+    let (answer, commands) = ask(wanted("db 2 256", index), twice, vec![raced()]);
+    assert!(matches!(answer, Answer::Refused(Refusal::State(Refused::NotCurrent { .. }))));
+    assert_eq!(commands.len(), 1);
+    let (answer, commands) = ask(wanted("db 2 256", Some(current.0 - 1)), vec![state.clone()], vec![]);
+    assert!(matches!(answer, Answer::Refused(Refusal::State(Refused::NotCurrent { .. }))));
+    assert_eq!(commands, [], "nothing is planned over a plan that nobody saw");
+    let always: Vec<_> = (0..9).map(|_| raced()).collect();
+    let states = vec![state; 9];
+    let (answer, commands) = ask(wanted("db 2 256", None), states, always);
+    assert!(matches!(answer, Answer::Refused(_)) && commands.len() == 4, "it gives up");
+}
+
+#[test]
+fn what_changes_nothing_is_not_written() {
+    let state = up(created(), GROUPS, HOSTS);
+    let (answer, commands) = ask(wanted(GROUPS, None), vec![state.clone()], vec![]);
+    let Answer::Applied(proposal) = answer else { panic!("{answer:?}") };
+    assert_eq!((proposal.plan, commands), (state.plan.clone(), vec![]));
+    let (answer, commands) = ask(wanted("web 1 900000", None), vec![state], vec![]);
+    let Answer::Applied(proposal) = answer else { panic!("{answer:?}") };
+    assert!(proposal.plan.is_none() && !proposal.obstacles.is_empty() && commands.is_empty());
+}
+
+#[test]
+fn an_end_that_was_committed_before_is_an_end() {
+    assert_eq!(ask(Ask::Down, vec![], vec![Err(Refused::Ended)]).0, Answer::Done);
+    assert_eq!(ask(Ask::Down, vec![], vec![Ok(())]).0, Answer::Done);
+}
+
+/// Draws an event for a coordinator, sensible or not.
+fn event() -> impl Strategy<Value = (u64, Event)> {
+    let host = || prop::sample::select(vec!["nas", "attic", "cellar", "desk"]).prop_map(host_id);
+    let looked = (any::<[bool; 6]>(), 0..4u8, prop::collection::vec(any::<bool>(), 4)).prop_map(|drawn| {
+        let ([leading, buried, shared, stopped, stated, ended], place, up) = drawn;
+        let names = ["nas", "attic", "cellar", "desk"].into_iter().zip(up);
+        let members: Vec<_> =
+            names.map(|(name, up)| format!("{name}{}", if up { "" } else { "-" })).collect();
+        let mut seen = seen(&members.join(" "), &[(1, "nas"), (2, "attic")]);
+        if ended {
+            seen.state = Some(Arc::new(command(self::up(created(), GROUPS, HOSTS), Command::End)));
+        }
+        (seen.group.leading, seen.buried, seen.shared) = (leading, buried, shared);
+        seen.group.stopped = stopped.then(|| "no space".to_owned());
+        seen.state = seen.state.filter(|_| stated);
+        seen.group.place = [Place::Inside, Place::Inside, Place::Outside, Place::Removed][usize::from(place)];
+        Event::Look(Box::new(seen))
+    });
+    let taken = (host(), prop::option::of(0..9u64)).prop_map(|(host, taken)| Event::Delivered(host, taken));
+    let voter = (0..5u64, host(), prop::option::of(0..9u64)).prop_map(|(change, host, node)| Event::Voter {
+        change,
+        host,
+        node,
+    });
+    let set = (0..5u64, any::<bool>()).prop_map(|(change, well)| Event::VotersSet { change, well });
+    (0..70_000u64, prop_oneof![4 => looked, 1 => taken, 2 => voter, 1 => set, 1 => Just(Event::StillClosed)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_order_of_events_is_borne(events in prop::collection::vec(event(), 1..40)) {
+        let (mut lead, mut now) = (lead(), NOW);
+        for (later, event) in events {
+            now = now.plus_ms(later);
+            let leads = matches!(&event, Event::Look(seen) if seen.group.leading && !seen.buried);
+            for effect in lead.on(event, now) {
+                match effect {
+                    Effect::Wake(at) => prop_assert!(at >= now),
+                    Effect::Announce(Some(_)) | Effect::Deliver(..) | Effect::Bury => prop_assert!(leads),
+                    Effect::SetVoters { voters, .. } => prop_assert!(!voters.is_empty()),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
