@@ -130,6 +130,13 @@ pub enum Fact {
         /// Their names.
         voters: Vec<Name>,
     },
+    /// This host's log of a session was of no use; it was put aside, and a new one takes its place.
+    LogReplaced {
+        /// The session.
+        session: Name,
+        /// What is wrong with it.
+        because: String,
+    },
     /// A session has ended and nothing of it is left here.
     SessionGone {
         /// The session.
@@ -215,6 +222,9 @@ impl fmt::Display for Fact {
             Fact::VotersChanged { session, voters } => {
                 let names: Vec<&str> = voters.iter().map(Name::as_str).collect();
                 write!(f, "{session}: voters are {}", names.join(", "))
+            }
+            Fact::LogReplaced { session, because } => {
+                write!(f, "{session}: its log on this host was replaced: {because}")
             }
             Fact::SessionGone { session } => write!(f, "{session}: gone from this host"),
             Fact::MachinePhase { session, machine, phase, because, .. } => {

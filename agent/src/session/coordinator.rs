@@ -348,7 +348,8 @@ async fn change_voters(hub: &Hub, group: &Group, wish: &Wish) -> Result<(), Stri
         if old.is_some() && !wish.up.contains(host) {
             continue;
         }
-        let request = Request::OpenVoter { session: wish.session, name: wish.name.clone() };
+        let outdated = old.filter(|old| group.lead().borrow().outdated.contains(old));
+        let request = Request::OpenVoter { session: wish.session, name: wish.name.clone(), outdated };
         let because = match hub.deps().mesh.call(*host, request, DELIVERY).await {
             Ok(Answer::Voter { node }) => {
                 old.filter(|old| *old != node).map(|old| nodes.remove(&old));

@@ -65,7 +65,7 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
             write(hub, session, command).await.map(|()| Answer::Done)
         }
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
-        Request::OpenVoter { session, name } => open_voter(hub, session, &name).await,
+        Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
         // Answered by the mesh itself.
         Request::Statements(_) | Request::Join { .. } => {
@@ -181,8 +181,13 @@ fn same(old: &proto::session::Plan, new: &proto::session::Plan) -> bool {
     old.subnet == new.subnet && old.placements == new.placements
 }
 
-async fn open_voter(hub: &Hub, session: SessionId, name: &Name) -> Result<Answer, Refusal> {
-    let opened = hub.open_group(session).await;
+async fn open_voter(
+    hub: &Hub,
+    session: SessionId,
+    name: &Name,
+    outdated: Option<u64>,
+) -> Result<Answer, Refusal> {
+    let opened = hub.open_voter(session, outdated).await;
     let group = opened.map_err(|error| Refusal::Failed(format!("{name}: {}", words(&error))))?;
     Ok(Answer::Voter { node: group.node_id() })
 }

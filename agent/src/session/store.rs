@@ -135,6 +135,15 @@ impl Store {
         write_durably(&self.session(session).join("voices"), &wire::encode(&voices))
     }
 
+    /// Moves a Raft log that is of no use out of the way, and gives its new place. Only the newest is kept.
+    pub fn put_raft_aside(&self, session: SessionId) -> io::Result<PathBuf> {
+        let aside = self.session(session).join("raft.aside");
+        remove_all(&aside)?;
+        fs::rename(self.raft(session), &aside)?;
+        sync_dir(&self.session(session))?;
+        Ok(aside)
+    }
+
     /// Removes a session's Raft log, and the session's directory when nothing else is in it.
     pub fn remove_raft(&self, session: SessionId) -> io::Result<()> {
         remove_all(&self.raft(session))?;

@@ -38,6 +38,8 @@ use crate::{
     host::limits,
 };
 
+mod logs;
+
 /// The longest that anything in these tests may take.
 const WITHIN: Duration = Duration::from_secs(40);
 
@@ -240,7 +242,7 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
     assert_eq!(hub.accept(me, share(session, 2)).await, Ok(()), "again is no error");
     assert_eq!(hub.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
     assert_eq!(hub.share(session).unwrap().version, 2);
-    let asked = Request::OpenVoter { session, name: name("shop") };
+    let asked = Request::OpenVoter { session, name: name("shop"), outdated: None };
     let answer = super::requests::answer(hub, stranger, asked).await;
     assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
     // A session whose birth nobody stated.

@@ -41,11 +41,7 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// What is in the file is not what was written.
-    #[error(
-        "the session's store {} is damaged ({what}); remove its directory, and this host rejoins \
-         the session's voters as a new one",
-        path.display()
-    )]
+    #[error("the session's store {} is damaged ({what})", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -95,7 +91,26 @@ pub(super) enum Change {
     Truncate(u64),
     /// This entry and all before it go.
     Purge(LogId<u64>),
-    Snapshot(SnapshotMeta<u64, Voter>, Vec<u8>),
+    Snapshot(Box<SnapshotMeta<u64, Voter>>, Vec<u8>),
+}
+
+/// Opens or makes the file of a store: redb itself, or in tests redb on a disk that fails.
+pub(super) type Create = Box<dyn FnOnce(&Path) -> Result<redb::Database, redb::DatabaseError> + Send>;
+
+/// Where a store lies, and whose it is.
+pub(super) struct Place {
+    pub dir: PathBuf,
+    pub session: SessionId,
+    pub host: HostId,
+    pub create: Create,
+}
+
+impl Place {
+    /// The usual one: a file in `dir`.
+    pub(super) fn new(dir: &Path, session: SessionId, host: HostId) -> Place {
+        let create: Create = Box::new(|path| redb::Database::create(path));
+        Place { dir: dir.to_owned(), session, host, create }
+    }
 }
 
 /// An open store.
@@ -104,26 +119,17 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens the store in `dir`, or makes it with the node id `mint`.
-    pub(super) fn open(
-        dir: &Path,
-        session: SessionId,
-        host: HostId,
-        mint: u64,
-    ) -> Result<(Disk, Loaded), StoreError> {
-        let path = dir.join(FILE);
+    /// Opens the store at `place`, or makes it with the node id `mint`.
+    pub(super) fn open(place: Place, mint: u64) -> Result<(Disk, Loaded), StoreError> {
+        let path = place.dir.join(FILE);
         // redb asserts on some damaged pages; that is an answer about the file, not about us.
-        let opened = catch_unwind(AssertUnwindSafe(|| Disk::open_checked(&path, session, host, mint)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Disk::open_checked(&path, place, mint)));
         opened.unwrap_or_else(|_| Err(StoreError::Corrupt { path, what: "redb cannot read it".into() }))
     }
 
-    fn open_checked(
-        path: &Path,
-        session: SessionId,
-        host: HostId,
-        mint: u64,
-    ) -> Result<(Disk, Loaded), StoreError> {
-        let db = redb::Database::create(path).map_err(|error| refusal(path, error.into()))?;
+    fn open_checked(path: &Path, place: Place, mint: u64) -> Result<(Disk, Loaded), StoreError> {
+        let Place { session, host, create, .. } = place;
+        let db = create(path).map_err(|error| refusal(path, error.into()))?;
         let disk = Disk { db };
         let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
         if let Some(row) = disk.owner().map_err(|error| refusal(path, error))? {
@@ -207,7 +213,10 @@ impl Disk {
                         meta.insert("purged", sealed(&encode(upto)).as_slice())?;
                     }
                     Change::Snapshot(about, data) => {
-                        meta.insert("snapshot", sealed(&encode(&(about.clone(), data.clone()))).as_slice())?;
+                        meta.insert(
+                            "snapshot",
+                            sealed(&encode(&(about.as_ref().clone(), data.clone()))).as_slice(),
+                        )?;
                     }
                 }
             }

@@ -156,7 +156,10 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
             failed_rounds = 0;
             continue;
         };
-        let wait = window(rank, random).saturating_sub(ballot.silence());
+        // Alone there is nobody to have heard of.
+        let alone = voters.len() == 1;
+        let window = if alone { Duration::ZERO } else { window(rank, random) };
+        let wait = window.saturating_sub(ballot.silence());
         if !wait.is_zero() {
             failed_rounds = 0;
             tokio::select! {
@@ -170,7 +173,8 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
         let sets = config.membership().get_joint_config().clone();
         let hosts = config.nodes().map(|(node, voter)| (*node, voter.host)).collect::<Vec<_>>();
         let others = hosts.into_iter().filter(|to| to.0 != link.node && voters.contains(&to.0));
-        let pause = if ask_all(&link, &ballot, others.collect(), &sets).await && ballot.silence() > LEASE {
+        let yes = ask_all(&link, &ballot, others.collect(), &sets).await;
+        let pause = if yes && (alone || ballot.silence() > LEASE) {
             if raft.trigger().elect().await.is_err() {
                 return;
             }

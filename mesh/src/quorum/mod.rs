@@ -3,13 +3,14 @@
 //!
 //! - `wire`: how all of it is written; `disk`: the file; `store`: openraft's log on it, with group commit;
 //! - `machine`: the state, by `proto::session::state::apply`;
-//! - `net`: frames; `elect`: when to try to lead; `merge`: many writes in one entry;
+//! - `net`: frames; `kept`: who has lost what it acknowledged; `elect`: when to try to lead; `merge`: many writes in one entry;
 //! - `voters`: changing who votes.
 //!
 //! Nothing here forwards a request: who is not the leader says who is.
 
 mod disk;
 mod elect;
+mod kept;
 mod machine;
 mod merge;
 mod net;
@@ -91,6 +92,8 @@ pub struct Lead {
     pub voters: BTreeMap<u64, HostId>,
     /// Every host that the group names: voters before and after a change, and those that learn.
     pub named: BTreeSet<HostId>,
+    /// The nodes whose store is older than what they acknowledged: they have to come back as new ones.
+    pub outdated: BTreeSet<u64>,
     /// Why this voter stopped for good, such as a failed disk.
     pub stopped: Option<String>,
 }
@@ -104,6 +107,13 @@ pub enum GroupError {
     /// openraft refuses what it was given.
     #[error("cannot start the session's voter: {0}")]
     Start(String),
+}
+
+impl GroupError {
+    /// Tells whether the store is there and will never be of use again.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, GroupError::Store(StoreError::Corrupt { .. }))
+    }
 }
 
 /// Why a write has no answer.
@@ -150,8 +160,7 @@ pub enum ReadError {
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
-    link: net::Link,
-    ballot: elect::Ballot,
+    seat: net::Seat,
     store: store::Store,
     me: HostId,
     applied: watch::Receiver<machine::Applied>,
@@ -165,13 +174,18 @@ impl Group {
     /// Opens this host's store of a session in `dir`, or makes one, and starts its voter. It votes
     /// and leads only once [`Group::init`] or a leader's [`Group::set_voters`] made it a voter.
     pub async fn open(dir: &Path, session: SessionId, me: HostId, wire: Wire) -> Result<Group, GroupError> {
-        let at = dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || store::Store::open(&at, session, me)).await;
+        Group::open_at(disk::Place::new(dir, session, me), wire).await
+    }
+
+    async fn open_at(place: disk::Place, wire: Wire) -> Result<Group, GroupError> {
+        let (dir, session, me) = (place.dir.clone(), place.session, place.host);
+        let opened = tokio::task::spawn_blocking(move || store::Store::open(place)).await;
         let (store, node, snapshot) = opened.map_err(|error| GroupError::Start(error.to_string()))??;
         let (show, shown) = watch::channel(None);
         let (machine, applied) = machine::Machine::new(store.clone(), snapshot, show)
-            .map_err(|_| StoreError::Corrupt { path: dir.to_owned(), what: "the snapshot".into() })?;
-        let link = net::Link { node, wire };
+            .map_err(|_| StoreError::Corrupt { path: dir, what: "the snapshot".into() })?;
+        let kept = kept::Kept::new();
+        let link = net::Link { node, wire, kept: kept.clone() };
         let config = config(session).map_err(GroupError::Start)?;
         let raft = Raft::new(node, config, net::Factory(link.clone()), store.clone(), machine)
             .await
@@ -182,14 +196,15 @@ impl Group {
         let mut tasks = JoinSet::new();
         tasks.spawn(elect::run(raft.clone(), link.clone(), ballot.clone()));
         tasks.spawn(merge::run(raft.clone(), store.clone(), waiting));
-        tasks.spawn(tell_lead(raft.clone(), tell));
+        tasks.spawn(tell_lead(raft.clone(), kept, tell));
         let tasks = Arc::new(Mutex::new(tasks));
-        Ok(Group { raft, link, ballot, store, me, applied, shown, lead, writes, tasks })
+        let seat = net::Seat { raft: raft.clone(), ballot, link };
+        Ok(Group { raft, seat, store, me, applied, shown, lead, writes, tasks })
     }
 
     /// Gives this store's Raft node id: random, and never that of an earlier store.
     pub fn node_id(&self) -> u64 {
-        self.link.node
+        self.seat.link.node
     }
 
     /// Makes this voter the only one of a new session. Repeating it does nothing.
@@ -256,7 +271,7 @@ impl Group {
 
     /// Answers a frame that another host's [`Wire`] sent here.
     pub async fn handle(&self, from: HostId, frame: &[u8]) -> Vec<u8> {
-        net::answer(&self.raft, &self.ballot, self.node_id(), from, frame).await
+        net::answer(&self.seat, from, frame).await
     }
 
     /// Tells whether this store's own log names this voter. One that is not named has never voted:
@@ -268,7 +283,7 @@ impl Group {
     /// Tells whether another voter said that this one was taken out while it was away. Node ids never
     /// come back, so its store may go.
     pub fn is_removed(&self) -> bool {
-        self.ballot.is_removed()
+        self.seat.ballot.is_removed()
     }
 
     /// Ends this voter and closes its store. The store can be opened again afterwards.
@@ -314,13 +329,14 @@ fn host(forward: &ForwardToLeader<u64, Voter>) -> Option<HostId> {
 }
 
 /// Turns openraft's metrics into [`Lead`], as long as the group lives.
-async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
-    let mut metrics = raft.metrics();
+async fn tell_lead(raft: Raft, kept: kept::Kept, tell: watch::Sender<Lead>) {
+    let (mut metrics, mut outdated) = (raft.metrics(), kept.outdated());
     loop {
         let lead = {
             let seen = metrics.borrow_and_update();
             let members = seen.membership_config.membership();
             let host_of = |node: &u64| members.get_node(node).map(|voter| voter.host);
+            kept.keep_only(&members.nodes().map(|(node, _)| *node).collect());
             Lead {
                 leader: seen.current_leader.as_ref().and_then(host_of),
                 leading: seen.state == ServerState::Leader && seen.running_state.is_ok(),
@@ -330,6 +346,7 @@ async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
                     .filter_map(|node| Some((node, host_of(&node)?)))
                     .collect(),
                 named: members.nodes().map(|(_, voter)| voter.host).collect(),
+                outdated: outdated.borrow_and_update().clone(),
                 stopped: seen.running_state.as_ref().err().map(ToString::to_string),
             }
         };
@@ -338,7 +355,12 @@ async fn tell_lead(raft: Raft, tell: watch::Sender<Lead>) {
             *told = lead;
             changed
         });
-        if metrics.changed().await.is_err() {
+        // Both only wake the loop.
+        let changed = tokio::select! {
+            changed = metrics.changed() => changed,
+            changed = outdated.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Raft, Types, Voter,
     elect::Ballot,
+    kept::Kept,
     wire::{decode, encode},
 };
 
@@ -88,6 +89,15 @@ pub(super) enum Answer {
 pub(super) struct Link {
     pub node: u64,
     pub wire: Wire,
+    pub kept: Kept,
+}
+
+/// What answers other voters.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub raft: Raft,
+    pub ballot: Ballot,
+    pub link: Link,
 }
 
 impl Link {
@@ -113,23 +123,20 @@ impl Link {
 }
 
 /// Answers one frame from another host.
-pub(super) async fn answer(raft: &Raft, ballot: &Ballot, node: u64, from: HostId, frame: &[u8]) -> Vec<u8> {
-    encode(&respond(raft, ballot, node, from, frame).await.unwrap_or_else(Answer::Refused))
+pub(super) async fn answer(seat: &Seat, from: HostId, frame: &[u8]) -> Vec<u8> {
+    encode(&respond(seat, from, frame).await.unwrap_or_else(Answer::Refused))
 }
 
-async fn respond(
-    raft: &Raft,
-    ballot: &Ballot,
-    node: u64,
-    from: HostId,
-    frame: &[u8],
-) -> Result<Answer, String> {
+async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, String> {
+    let Seat { raft, ballot, link } = seat;
+    let node = link.node;
     let frame: Frame = decode(frame).map_err(|error| error.to_string())?;
     if frame.to != node {
         return Err(format!("this host is node {node} of the session, not {}", frame.to));
     }
     let membership = raft.metrics().borrow().membership_config.clone();
     let known = membership.membership().get_node(&frame.from);
+    let is_known = known.is_some();
     if known.is_some_and(|voter| voter.host != from) {
         return Err(format!("node {} is another host", frame.from));
     }
@@ -144,9 +151,13 @@ async fn respond(
     }
     match frame.call {
         Call::Append(request) => {
+            let committed = request.leader_commit;
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 ballot.heard();
+                if is_known {
+                    link.kept.has(frame.from, committed, committed);
+                }
             }
             Ok(Answer::Append(response))
         }
@@ -158,6 +169,7 @@ async fn respond(
             Ok(Answer::Snapshot(response.map_err(|e| e.to_string())?.vote))
         }
         Call::Ask { last } if was_removed(raft, frame.from, last).await => Ok(Answer::Removed),
+        Call::Ask { last } if link.kept.ends_early(frame.from, last) => Ok(Answer::Ask(false)),
         Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
     }
 }
@@ -201,6 +213,23 @@ struct Transfer {
 type AppendResult = Result<AppendEntriesResponse<u64>, RPCError<u64, Voter, RaftError<u64>>>;
 
 impl Connection {
+    /// Goes on with a transfer that is under way, or sends.
+    async fn append(&mut self, request: AppendEntriesRequest<Types>, within: Duration) -> AppendResult {
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let same = |transfer: &Transfer| {
+            transfer.vote == request.vote
+                && transfer.prev == request.prev_log_id
+                && Some(transfer.last) <= last
+        };
+        if self.transfer.as_ref().is_some_and(same) {
+            return self.watch(AppendEntriesRequest { entries: Vec::new(), ..request }, within).await;
+        }
+        if !request.entries.is_empty() {
+            self.transfer = None;
+        }
+        self.send(request, within).await
+    }
+
     /// Sends what fits one small frame at once, and more than that as a transfer.
     async fn send(&mut self, mut request: AppendEntriesRequest<Types>, within: Duration) -> AppendResult {
         let (whole, prev, vote) = (request.entries.len(), request.prev_log_id, request.vote);
@@ -253,19 +282,20 @@ impl RaftNetwork<Types> for Connection {
         option: RPCOption,
     ) -> AppendResult {
         let within = option.hard_ttl();
+        let (prev, committed) = (request.prev_log_id, request.leader_commit);
         let last = request.entries.last().map(|entry| entry.log_id);
-        let same = |transfer: &Transfer| {
-            transfer.vote == request.vote
-                && transfer.prev == request.prev_log_id
-                && Some(transfer.last) <= last
-        };
-        if self.transfer.as_ref().is_some_and(same) {
-            return self.watch(AppendEntriesRequest { entries: Vec::new(), ..request }, within).await;
+        let response = self.append(request, within).await?;
+        let (kept, node) = (&self.link.kept, self.to.0);
+        match &response {
+            AppendEntriesResponse::Success => kept.has(node, last.or(prev), committed),
+            AppendEntriesResponse::PartialSuccess(part) => kept.has(node, *part, committed),
+            // openraft must not hear of it: it takes this for impossible and panics.
+            AppendEntriesResponse::Conflict if kept.lacks(node, prev) => {
+                return Err(unreachable("its store is older than what it acknowledged"));
+            }
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
         }
-        if !request.entries.is_empty() {
-            self.transfer = None;
-        }
-        self.send(request, within).await
+        Ok(response)
     }
 
     /// Never called: [`Connection::full_snapshot`] sends snapshots whole.
@@ -303,6 +333,7 @@ impl RaftNetwork<Types> for Connection {
             let what = format!("a snapshot of {} bytes is too large", data.len());
             return Err(Unreachable::new(&io::Error::other(what)).into());
         }
+        let covered = snapshot.meta.last_log_id;
         let call = Call::Snapshot { vote, about: snapshot.meta, data };
         let answer = tokio::select! {
             // Either side may be dropped: a snapshot that arrives twice is installed once.
@@ -310,7 +341,12 @@ impl RaftNetwork<Types> for Connection {
             answer = self.link.call(self.to, call, TRANSFER) => answer,
         };
         match answer {
-            Ok(Answer::Snapshot(vote)) => Ok(SnapshotResponse::new(vote)),
+            Ok(Answer::Snapshot(theirs)) => {
+                if theirs == vote {
+                    self.link.kept.has(self.to.0, covered, covered);
+                }
+                Ok(SnapshotResponse::new(theirs))
+            }
             answer => Err(Unreachable::new(&io::Error::other(trouble(answer))).into()),
         }
     }

@@ -1,14 +1,14 @@
 //! openraft's log storage: a cache of the whole log in memory for readers, and one thread that
 //! writes. The thread takes everything that waits into one transaction, so many appends cost one
-//! sync; votes and appends keep their order because there is one queue. After one failed write
-//! every later one fails as well: what the disk holds is not known any more.
+//! sync; votes and appends keep their order because there is one queue. A purge never reaches the
+//! disk before the snapshot that it relies on: [`Order`]. After one failed write every later one
+//! fails as well: what the disk holds is not known any more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
     io,
     ops::RangeBounds,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,12 +17,11 @@ use openraft::{
     Vote,
     storage::{LogFlushed, RaftLogStorage},
 };
-use proto::id::{HostId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Record, Types, Voter,
-    disk::{Change, Disk, Loaded, StoreError},
+    disk::{Change, Disk, Loaded, Place, StoreError},
     wire::encode,
 };
 
@@ -44,9 +43,16 @@ struct Memory {
 }
 
 enum Job {
-    Append(Change, LogFlushed<Types>),
-    Sync(Change, oneshot::Sender<io::Result<()>>),
+    Write(Change, Done),
     Close(oneshot::Sender<()>),
+}
+
+/// Who waits for a write.
+enum Done {
+    Flushed(LogFlushed<Types>),
+    Written(oneshot::Sender<io::Result<()>>),
+    /// Nobody: it was put off, and nothing is lost if it never happens.
+    Nobody,
 }
 
 /// The log of one session on one host. Clones share it.
@@ -60,15 +66,14 @@ pub(super) struct Store {
 pub(super) type StoredSnapshot = Option<(SnapshotMeta<u64, Voter>, Vec<u8>)>;
 
 impl Store {
-    /// Opens the store in `dir` and starts its thread. Blocks on the disk.
-    pub(super) fn open(
-        dir: &Path,
-        session: SessionId,
-        host: HostId,
-    ) -> Result<(Store, u64, StoredSnapshot), StoreError> {
+    /// Opens the store and starts its thread. Blocks on the disk.
+    pub(super) fn open(place: Place) -> Result<(Store, u64, StoredSnapshot), StoreError> {
         let mint = rand::random_range(1..u64::MAX);
-        let (disk, loaded) = Disk::open(dir, session, host, mint)?;
+        let (dir, session) = (place.dir.clone(), place.session);
+        let (disk, loaded) = Disk::open(place, mint)?;
         let Loaded { node, vote, committed, purged, log, snapshot } = loaded;
+        let last = log.keys().last().copied();
+        let vote = vote.map(|vote| as_candidate(vote, node));
         let bytes = log.iter().map(|(index, record)| (*index, encode(record).len())).collect();
         let memory = Arc::new(Mutex::new(Memory {
             log,
@@ -79,14 +84,13 @@ impl Store {
             snapshot: snapshot.as_ref().map(|(about, _)| about.clone()),
         }));
         let (jobs, waiting) = mpsc::channel(MAX_WAITING);
+        let covered = snapshot.as_ref().and_then(|(about, _)| about.last_log_id);
+        let order = Order { covered, last, purge: None, behind: VecDeque::new() };
         let shared = memory.clone();
         std::thread::Builder::new()
             .name(format!("raft-{}", session.short()))
-            .spawn(move || write_all(disk, waiting, &shared))
-            .map_err(|error| StoreError::Open {
-                path: dir.to_owned(),
-                source: Box::new(redb::Error::Io(error)),
-            })?;
+            .spawn(move || write_all(disk, order, waiting, &shared))
+            .map_err(|error| StoreError::Open { path: dir, source: Box::new(redb::Error::Io(error)) })?;
         Ok((Store { memory, jobs }, node, snapshot))
     }
 
@@ -128,14 +132,14 @@ impl Store {
     ) -> Result<(), StorageError<u64>> {
         let signature = Some(about.signature());
         self.memory().snapshot = Some(about.clone());
-        self.sync(Change::Snapshot(about, data))
+        self.sync(Change::Snapshot(Box::new(about), data))
             .await
             .map_err(|error| StorageIOError::write_snapshot(signature, &error).into())
     }
 
     async fn sync(&self, change: Change) -> io::Result<()> {
         let (done, written) = oneshot::channel();
-        self.jobs.send(Job::Sync(change, done)).await.map_err(|_| closed())?;
+        self.jobs.send(Job::Write(change, Done::Written(done))).await.map_err(|_| closed())?;
         written.await.map_err(|_| closed())?
     }
 
@@ -200,7 +204,7 @@ impl RaftLogStorage<Types> for Store {
                 rows.push((index, bytes));
             }
         }
-        let sent = self.jobs.send(Job::Append(Change::Append(rows), flushed)).await;
+        let sent = self.jobs.send(Job::Write(Change::Append(rows), Done::Flushed(flushed))).await;
         sent.map_err(|_| StorageIOError::write_logs(&closed()).into())
     }
 
@@ -226,31 +230,88 @@ impl RaftLogStorage<Types> for Store {
     }
 }
 
+/// A leader that comes back asks for votes again. openraft would go on leading in the same term, with
+/// whatever log it finds: an older copy of the store would give numbers of committed entries to others.
+/// Forgetting that the vote was won is what a voter may always do.
+fn as_candidate(vote: Vote<u64>, node: u64) -> Vote<u64> {
+    match vote.leader_id().voted_for() {
+        Some(voted) if voted == node => Vote::new(vote.leader_id().term, node),
+        _ => vote,
+    }
+}
+
+/// The order in which the disk may see changes. openraft purges the log while the snapshot of another
+/// voter is still being stored; a crash between the two would leave neither. So a purge waits for a
+/// snapshot that covers it. One that reaches beyond the log would leave a gap before what comes next, and
+/// acknowledging entries behind a gap would be a lie: they wait as well. The snapshot is written by
+/// another task, which waits for none of them.
+struct Order {
+    /// The last entry that a snapshot covers, on the disk or written next.
+    covered: Option<LogId<u64>>,
+    /// The last entry of the log on the disk.
+    last: Option<u64>,
+    /// The purge that was put off. openraft has been told that it is done: nothing is lost if it never is.
+    purge: Option<LogId<u64>>,
+    /// What waits with it. openraft has one change under way, so it is short.
+    behind: VecDeque<(Change, Done)>,
+}
+
+impl Order {
+    /// Gives what may be written now that this change came.
+    fn next(&mut self, change: Change, done: Done) -> Vec<(Change, Done)> {
+        match &change {
+            Change::Snapshot(about, _) => {
+                self.covered = self.covered.max(about.last_log_id);
+                let mut ready = vec![(change, done)];
+                if let Some(upto) = self.purge.take_if(|upto| self.covered >= Some(*upto)) {
+                    ready.push((Change::Purge(upto), Done::Nobody));
+                    for (change, done) in std::mem::take(&mut self.behind) {
+                        ready.extend(self.next(change, done));
+                    }
+                }
+                return ready;
+            }
+            Change::Purge(upto) if self.covered < Some(*upto) => {
+                self.purge = self.purge.max(Some(*upto));
+                done.give(&None);
+                return Vec::new();
+            }
+            _ if self.purge.is_some_and(|upto| Some(upto.index) > self.last) => {
+                self.behind.push_back((change, done));
+                return Vec::new();
+            }
+            Change::Append(rows) => self.last = rows.last().map(|(index, _)| *index).or(self.last),
+            Change::Truncate(from) => self.last = self.last.min(from.checked_sub(1)),
+            Change::Purge(_) | Change::Vote(_) => {}
+        }
+        vec![(change, done)]
+    }
+}
+
 /// The thread: everything that waits goes into one transaction.
-fn write_all(disk: Disk, mut waiting: mpsc::Receiver<Job>, memory: &Mutex<Memory>) {
+fn write_all(disk: Disk, mut order: Order, mut waiting: mpsc::Receiver<Job>, memory: &Mutex<Memory>) {
     let mut broken: Option<String> = None;
     while let Some(first) = waiting.blocking_recv() {
-        let mut jobs = vec![first];
-        while let Ok(next) = waiting.try_recv() {
-            jobs.push(next);
-        }
         let (mut changes, mut answers, mut closers) = (Vec::new(), Vec::new(), Vec::new());
-        for job in jobs {
+        let mut next = Some(first);
+        while let Some(job) = next {
             match job {
-                Job::Append(change, flushed) => {
-                    changes.push(change);
-                    answers.push(Done::Flushed(flushed));
-                }
-                Job::Sync(change, done) => {
-                    changes.push(change);
-                    answers.push(Done::Written(done));
+                Job::Write(change, done) => {
+                    for (change, done) in order.next(change, done) {
+                        changes.push(change);
+                        answers.push(done);
+                    }
                 }
                 Job::Close(done) => closers.push(done),
             }
+            next = waiting.try_recv().ok();
         }
-        if broken.is_none() {
+        if broken.is_none() && !changes.is_empty() {
             let committed = lock(memory).committed;
             broken = disk.write(&changes, committed).err().map(|error| error.to_string());
+        }
+        if broken.is_some() {
+            answers.extend(order.behind.drain(..).map(|(_, done)| done));
         }
         for answer in answers {
             answer.give(&broken);
@@ -263,17 +324,13 @@ fn write_all(disk: Disk, mut waiting: mpsc::Receiver<Job>, memory: &Mutex<Memory
     }
 }
 
-enum Done {
-    Flushed(LogFlushed<Types>),
-    Written(oneshot::Sender<io::Result<()>>),
-}
-
 impl Done {
     fn give(self, broken: &Option<String>) {
         let result = broken.as_ref().map_or(Ok(()), |what| Err(io::Error::other(what.clone())));
         match self {
             Done::Flushed(flushed) => flushed.log_io_completed(result),
             Done::Written(done) => drop(done.send(result)),
+            Done::Nobody => {}
         }
     }
 }

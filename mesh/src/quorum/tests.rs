@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{elect, *};
 
+mod disks;
 mod failures;
 mod storage;
 
@@ -52,6 +53,8 @@ fn apply(parent: u64, bytes: usize) -> Command {
 struct Links {
     groups: HashMap<HostId, Group>,
     cut: BTreeSet<(HostId, HostId)>,
+    /// Whether a cut link says so at once, as a closed connection does.
+    says_so: bool,
     /// How long a frame of more than 64 KiB takes.
     slow: Duration,
 }
@@ -60,11 +63,12 @@ struct Links {
 struct Hosts {
     links: Arc<Mutex<Links>>,
     dirs: BTreeMap<u8, TempDir>,
+    disk: disks::Disk,
 }
 
 impl Hosts {
     async fn new(numbers: impl IntoIterator<Item = u8>) -> Hosts {
-        let mut hosts = Hosts { links: Arc::default(), dirs: BTreeMap::new() };
+        let mut hosts = Hosts { links: Arc::default(), dirs: BTreeMap::new(), disk: disks::Disk::default() };
         for number in numbers {
             hosts.dirs.insert(number, tempfile::tempdir().unwrap());
             hosts.start(number).await;
@@ -88,8 +92,10 @@ impl Hosts {
     }
 
     async fn start(&self, number: u8) {
-        let dir = self.dirs[&number].path();
-        let group = Group::open(dir, SESSION, host(number), self.wire(host(number))).await.unwrap();
+        let create = self.disk.of(number);
+        let place =
+            disk::Place { create, ..disk::Place::new(self.dirs[&number].path(), SESSION, host(number)) };
+        let group = Group::open_at(place, self.wire(host(number))).await.unwrap();
         self.links.lock().unwrap().groups.insert(host(number), group);
     }
 
@@ -112,6 +118,11 @@ impl Hosts {
 
     fn heal(&self) {
         self.links.lock().unwrap().cut.clear();
+    }
+
+    /// Cut links say so from now on.
+    fn say_so(&self) {
+        self.links.lock().unwrap().says_so = true;
     }
 
     fn slow(&self, large: Duration) {
@@ -164,10 +175,11 @@ async fn carry(
     let way = || {
         let links = links.lock().unwrap();
         let open = !links.cut.contains(&(from, to));
-        (links.groups.get(&to).cloned().filter(|_| open), links.slow)
+        let lost = if links.says_so { Duration::from_millis(20) } else { within };
+        (links.groups.get(&to).cloned().filter(|_| open), links.slow, lost)
     };
-    let (Some(group), slow) = way() else {
-        tokio::time::sleep(within).await;
+    let (Some(group), slow, _) = way() else {
+        tokio::time::sleep(way().2).await;
         return Err("no answer".into());
     };
     if frame.len() > 64 * 1024 {

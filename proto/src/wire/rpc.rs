@@ -128,6 +128,9 @@ pub enum Request {
         /// Its label, for messages.
         #[n(1)]
         name: Name,
+        /// The node whose log of the receiver is older than what it acknowledged: it gets a new one.
+        #[n(2)]
+        outdated: Option<u64>,
     },
     /// Whose word on this session counts, as far as the receiver knows? For a host that was away.
     #[n(14)]

@@ -1,12 +1,14 @@
 //! This host's part in the sessions' Raft groups: opened when a session is born here or its leader
-//! asks, closed and deleted when the group has no place for it any more. Node ids are minted with
-//! each store, so one that was deleted never comes back under its old id.
+//! asks, closed and deleted when the group has no place for it any more. One that cannot be used is put
+//! aside and replaced only when the session's leader asks: a lone voter's is the only one there is. Node
+//! ids are minted with each store, so one that was deleted never comes back under its old id.
 
 use std::{collections::BTreeSet, io, time::Duration};
 
 use futures::future::BoxFuture;
 use mesh::quorum::{Group, ReadError};
 use proto::{
+    facts::Fact,
     id::{HostId, SessionId},
     limits::MAX_SESSIONS,
 };
@@ -16,6 +18,8 @@ use crate::session::{coordinator, requests};
 
 /// How long a lone voter may take to lead again after a start.
 const LED: Duration = Duration::from_secs(10);
+/// Pauses between two tries to open a log that the disk did not give when the agent started.
+const OPEN_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// Why this host cannot vote in a session.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,9 @@ pub enum VoterError {
     /// The session has ended, and nothing of it is left.
     #[error("the session has ended")]
     Buried,
+    /// What it has of a log cannot be used, nor put aside.
+    #[error("cannot put a log aside that is of no use")]
+    Aside(#[source] io::Error),
     /// This host has as many as it can carry.
     #[error("this host stores {MAX_SESSIONS} sessions already")]
     TooMany,
@@ -56,6 +63,44 @@ impl Hub {
     pub async fn open_group(&self, session: SessionId) -> Result<Group, VoterError> {
         let _one = self.inner.door.lock().await;
         self.open_group_alone(session).await
+    }
+
+    /// The same for a leader that asks for a voter. A log that is damaged, or older than what its node
+    /// acknowledged to that leader, is put aside, and this host comes back as a new voter.
+    pub async fn open_voter(&self, session: SessionId, outdated: Option<u64>) -> Result<Group, VoterError> {
+        let _one = self.inner.door.lock().await;
+        let mut because = None;
+        if let Some(group) = self.group(session) {
+            let stopped = group.lead().borrow().stopped.is_some();
+            if outdated == Some(group.node_id()) {
+                because = Some("it is older than what this host has acknowledged".to_owned());
+            } else if !stopped {
+                return Ok(group);
+            }
+            lock(&self.inner.groups).remove(&session);
+            group.shutdown().await;
+        }
+        if because.is_none() {
+            match self.open_group_over(session).await {
+                Err(VoterError::Group(error)) if error.is_damage() => because = Some(error.to_string()),
+                opened => return opened,
+            }
+        }
+        self.put_aside(session, because.unwrap_or_default()).await?;
+        self.open_group_over(session).await
+    }
+
+    async fn put_aside(&self, session: SessionId, because: String) -> Result<(), VoterError> {
+        let store = self.inner.deps.store.clone();
+        let moved = tokio::task::spawn_blocking(move || store.put_raft_aside(session)).await;
+        let path = moved.map_err(io::Error::other).and_then(|moved| moved).map_err(VoterError::Aside)?;
+        tracing::error!(%session, because, "the session's log is of no use; it is kept in {}", path.display());
+        let named = self.share(session).map(|share| share.name.clone());
+        if let Some(session) = named {
+            // Nobody listening is no error.
+            let _heard = self.inner.deps.facts.send(Fact::LogReplaced { session, because });
+        }
+        Ok(())
     }
 
     /// The same for who has the door.
@@ -115,10 +160,32 @@ impl Hub {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::error!(%session, %error, "the session's log cannot be opened; this host does not vote in it");
+                    if !matches!(&error, VoterError::Group(error) if error.is_damage()) {
+                        let (hub, stop) = (self.clone(), self.inner.deps.stop.clone());
+                        self.inner.tasks.spawn(async move {
+                            stop.run_until_cancelled(hub.open_later(session)).await;
+                        });
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Opens a log as soon as the disk gives it. A lone voter is asked by nobody else to do so.
+    async fn open_later(&self, session: SessionId) {
+        let last = OPEN_AGAIN[OPEN_AGAIN.len() - 1];
+        for pause in OPEN_AGAIN.into_iter().chain(std::iter::repeat(last)) {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            if self.buried(session) || !self.inner.deps.store.raft(session).exists() {
+                return;
+            }
+            match self.open_group(session).await {
+                Ok(_) => return tracing::info!(%session, "the session's log is open"),
+                Err(VoterError::Group(error)) if error.is_damage() => return,
+                Err(error) => tracing::debug!(%session, %error, "the session's log cannot be opened yet"),
+            }
+        }
     }
 
     /// Removes a session that was begun here and got no plan before the agent ended: nobody else
@@ -145,6 +212,10 @@ impl Hub {
     /// what the disk holds counts, and nothing was acknowledged beyond it. Tells whether it is open.
     pub async fn reopen(&self, session: SessionId, group: &Group) -> bool {
         let _one = self.inner.door.lock().await;
+        if self.group(session).is_some_and(|now| now.lead().borrow().stopped.is_none()) {
+            // A leader asked, and was quicker.
+            return true;
+        }
         group.shutdown().await;
         // Until the new one is there, the old one answers why it does nothing.
         match self.open_group_over(session).await {

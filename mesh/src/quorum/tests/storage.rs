@@ -7,14 +7,14 @@ use openraft::{
 };
 
 use super::*;
-use crate::quorum::{machine::Machine, store::Store};
+use crate::quorum::{disk::Place, machine::Machine, store::Store};
 
 struct Fresh;
 
 impl StoreBuilder<Types, Store, Machine, TempDir> for Fresh {
     async fn build(&self) -> Result<(TempDir, Store, Machine), StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _, snapshot) = Store::open(dir.path(), SESSION, host(1)).unwrap();
+        let (store, _, snapshot) = Store::open(Place::new(dir.path(), SESSION, host(1))).unwrap();
         let (machine, _) = Machine::new(store.clone(), snapshot, watch::channel(None).0).unwrap();
         Ok((dir, store, machine))
     }
@@ -26,7 +26,7 @@ fn openraft_accepts_the_store() {
 }
 
 fn open(dir: &Path, session: SessionId, me: HostId) -> Result<u64, StoreError> {
-    Store::open(dir, session, me).map(|(_, node, _)| node)
+    Store::open(Place::new(dir, session, me)).map(|(_, node, _)| node)
 }
 
 async fn used() -> Hosts {
@@ -92,6 +92,68 @@ async fn damage_is_said_and_never_repaired_away() {
         std::fs::write(&path, &bytes).unwrap();
         let error = open(hosts.dirs[&1].path(), SESSION, host(1)).unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { .. }), "{what}: {error:?}");
-        assert!(error.to_string().contains("rejoins"), "{what}: {error}");
+        assert!(error.to_string().contains("damaged"), "{what}: {error}");
     }
+}
+
+/// Appends entries and gives the answer of the disk, when there is one.
+fn append(store: &Store, range: std::ops::RangeInclusive<u64>) -> oneshot::Receiver<bool> {
+    let (mut store, (tell, told)) = (store.clone(), oneshot::channel());
+    let entries: Vec<Record> = range.map(blank).collect();
+    tokio::spawn(async move {
+        let appended = openraft::storage::RaftLogStorageExt::blocking_append(&mut store, entries).await;
+        tell.send(appended.is_ok()).ok();
+    });
+    told
+}
+
+fn log_id(index: u64) -> openraft::LogId<u64> {
+    openraft::LogId::new(openraft::CommittedLeaderId::new(1, 1), index)
+}
+
+fn blank(index: u64) -> Record {
+    Record { log_id: log_id(index), payload: openraft::EntryPayload::Blank }
+}
+
+fn opened(dir: &Path) -> Store {
+    Store::open(Place::new(dir, SESSION, host(1))).unwrap().0
+}
+
+async fn indices(store: &Store) -> Vec<u64> {
+    let mut store = store.clone();
+    let all = openraft::RaftLogReader::<Types>::try_get_log_entries(&mut store, ..).await.unwrap();
+    all.iter().map(|record| record.log_id.index).collect()
+}
+
+#[tokio::test]
+async fn a_purge_and_what_follows_wait_for_the_snapshot_that_covers_them() {
+    use openraft::storage::RaftLogStorage;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = opened(dir.path());
+    assert!(append(&store, 0..=5).await.unwrap());
+    store.purge(log_id(9)).await.unwrap();
+    let mut behind = append(&store, 10..=11);
+    // The vote stands behind both: once it is refused, they have been looked at as well.
+    let vote = tokio::spawn({
+        let mut store = store.clone();
+        async move { store.save_vote(&openraft::Vote::new(3, 1)).await.is_ok() }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(behind.try_recv().is_err() && !vote.is_finished(), "acknowledged before the snapshot");
+    store.close().await;
+    assert!(!behind.await.unwrap_or(false) && !vote.await.unwrap());
+
+    // A crash at that moment lost nothing.
+    let mut store = opened(dir.path());
+    assert_eq!(indices(&store).await, [0, 1, 2, 3, 4, 5]);
+    store.purge(log_id(9)).await.unwrap();
+    let behind = append(&store, 10..=11);
+    let about = openraft::SnapshotMeta { last_log_id: Some(log_id(9)), ..Default::default() };
+    store.save_snapshot(about, vec![1]).await.unwrap();
+    assert!(behind.await.unwrap());
+    store.save_vote(&openraft::Vote::new(3, 1)).await.unwrap();
+    store.close().await;
+    let mut store = opened(dir.path());
+    assert_eq!(indices(&store).await, [10, 11]);
+    assert_eq!(store.read_vote().await.unwrap(), Some(openraft::Vote::new(3, 1)));
 }
