@@ -3,6 +3,7 @@
 
 use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
+use proto::run::host::Life;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -19,6 +20,16 @@ pub struct Process {
     pub start: u64,
     /// The boot of this host, from the kernel.
     pub boot: String,
+}
+
+impl Process {
+    /// Tells this process from every other in one number.
+    pub fn life(&self) -> Life {
+        let hash = blake3::hash(format!("{} {} {}", self.pid, self.start, self.boot).as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_bytes()[..8]);
+        Life(u64::from_le_bytes(first))
+    }
 }
 
 /// A living process that was checked to be the one that is meant.

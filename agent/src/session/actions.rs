@@ -1,22 +1,19 @@
 //! What a host does for one machine, one function an action. Each may be repeated after a crash and
 //! says how it went; none decides what comes next.
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
 use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
-    session::{MachineSpec, Share, reconcile::Action},
+    run::host::{Ending, Life, Order, Outcome, Told},
+    session::reconcile::{Action, Settings},
     topology::Ready,
-    wire::rpc::{Answer, Request},
+    wire::rpc::{Answer, Refusal, Request},
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{
-    host::{self, News},
-    hub::Hub,
-    inventory,
-};
+use super::{host::News, hub::Hub, inventory};
 use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
 
 /// What a guest gets to shut down before QEMU is ended.
@@ -26,168 +23,188 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 const SILENCES: u32 = 2;
 
-/// One action with everything it needs.
-pub struct Order {
+/// An order with what is needed to carry it out.
+pub struct Work {
     /// Everything that tasks share.
     pub hub: Hub,
     /// Where shims live.
     pub host: machine::Host,
-    /// The share that asks for it.
-    pub share: Arc<Share>,
-    /// The machine as the share wants it; `None` = only drops speak of it.
-    pub spec: Option<MachineSpec>,
-    /// Its shim, if one lives.
+    /// The order.
+    pub order: Order,
+    /// The machine's shim, if one answers.
     pub shim: Option<Shim>,
-    /// Its directory.
+    /// The machine's directory.
     pub dir: PathBuf,
-    /// The machine.
-    pub machine: MachineName,
-    /// The incarnation that its directory is of, as far as anybody knows.
-    pub epoch: Option<Epoch>,
 }
 
-impl Order {
+/// How an order went, with the shim that answers now.
+pub struct Ended(pub Outcome, pub Option<Shim>);
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Ended {
+        Ended(outcome, None)
+    }
+}
+
+impl Work {
     fn who(&self, epoch: Epoch) -> Who {
-        Who { session: self.share.session, machine: self.machine.clone(), epoch }
+        Who { session: self.order.share.session, machine: self.order.machine.clone(), epoch }
     }
 
-    /// The incarnation of the directory, else the one that the share wants.
+    /// The incarnation of the directory.
     fn here(&self) -> Who {
-        let wanted = self.spec.as_ref().map(|spec| spec.epoch);
-        self.who(self.epoch.or(wanted).unwrap_or_default())
+        self.who(self.order.epoch)
     }
 }
 
-/// How an action went.
-pub enum Outcome {
-    /// It did not work; why.
-    Failed(String),
-    /// The coordinator allows the first start.
-    Granted(Epoch),
-    /// QEMU is being started by this shim.
-    Launched(Shim),
-    /// It runs already: this shim answers.
-    Adopted(Shim),
-    /// It may run, and nobody answers for it; what was seen.
-    Unseen(String),
-    /// It was looked for, and nothing of it runs.
-    Gone,
-    /// QEMU is gone; its last status, if there was a shim.
-    Stopped(Option<Box<ShimStatus>>),
-    /// Nothing of it is left on the disk.
-    Removed,
-    /// The coordinator knows that it is gone.
-    Reported,
-}
-
-/// Carries out one action.
-pub async fn carry_out(order: Order, action: Action) -> Outcome {
-    let done = match action {
-        Action::Ask(epoch) => ask(&order, epoch).await,
-        Action::Launch { epoch, .. } => launch(&order, epoch).await,
-        Action::Find { patient } => find(&order, patient).await,
-        Action::Stop { because } => stop(&order, &because).await,
-        Action::Remove(epoch) => remove(&order, epoch).await,
-        Action::ReportDropped(epoch) => report_dropped(&order, epoch).await,
+/// Carries out one order.
+pub async fn carry_out(work: Work) -> Ended {
+    let done = match work.order.action.clone() {
+        Action::Ask(epoch) => ask(&work, epoch).await,
+        Action::Launch { epoch, .. } => launch(&work, epoch).await,
+        Action::Find { patient } => find(&work, patient).await,
+        Action::Stop { because } => stop(&work, &because).await,
+        Action::Remove(epoch) => remove(&work, epoch).await,
+        Action::ReportDropped(epoch) => report_dropped(&work, epoch).await,
         Action::Fetch | Action::Wait { .. } => Err("this is not an action of a machine".into()),
     };
     done.unwrap_or_else(|because| {
-        tracing::info!(session = %order.share.name, machine = %order.machine, because, "an action failed");
-        Outcome::Failed(because)
+        let Order { share, machine, .. } = &work.order;
+        tracing::info!(session = %share.name, %machine, because, "an action failed");
+        Outcome::Failed(because).into()
     })
 }
 
-async fn ask(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
-    let granted = host::may_start(&order.hub, order.share.session, &order.machine, epoch).await?;
-    if granted {
-        Ok(Outcome::Granted(epoch))
-    } else {
-        Err("the coordinator does not list this incarnation".into())
+/// Asks the coordinator whether this incarnation may start for the first time.
+async fn ask(work: &Work, epoch: Epoch) -> Result<Ended, String> {
+    let session = work.order.share.session;
+    let request = Request::MayStart { session, machine: work.order.machine.clone(), epoch };
+    match work.hub.ask(session, request).await {
+        Ok(Answer::MayStart(true)) => Ok(Outcome::Granted(epoch).into()),
+        Ok(Answer::MayStart(false)) => Err("the coordinator does not list this incarnation".into()),
+        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
+        Err(refusal) => Err(in_words(&refusal)),
     }
 }
 
-async fn launch(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
-    let deps = order.hub.deps();
-    let spec = order.spec.clone().filter(|spec| spec.epoch == epoch).ok_or("the share changed meanwhile")?;
+async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
+    let (deps, share) = (work.hub.deps(), &work.order.share);
+    let spec = share.machines.iter().find(|spec| spec.machine == work.order.machine && spec.epoch == epoch);
+    let spec = spec.cloned().ok_or("its share does not list it")?;
     let qemu = deps.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;
     let base = deps.images.path(spec.image).ok_or("the image is not here any more")?;
     let launch = Launch {
-        session: order.share.session,
-        session_name: order.share.name.clone(),
+        session: share.session,
+        session_name: share.name.clone(),
         zone: deps.zone.clone(),
-        subnet: order.share.directory.subnet,
+        subnet: share.directory.subnet,
         spec,
         base,
         qemu: (*qemu).clone(),
         boot: machine::process::boot().map_err(|error| format!("the boot id cannot be read: {error}"))?,
     };
-    match machine::launch(&order.host, &order.dir, &launch).await {
-        Ok(shim) => Ok(Outcome::Launched(shim)),
-        Err(error) if error.may_run() => Ok(Outcome::Unseen(words(&error))),
+    match machine::launch(&work.host, &work.dir, &launch).await {
+        Ok(shim) => Ok(answers(shim, Outcome::Launched)),
+        Err(error) if error.may_run() => Ok(Outcome::Unseen(words(&error)).into()),
         Err(error) => Err(words(&error)),
     }
 }
 
+fn answers(shim: Shim, outcome: fn(Settings, Told) -> Outcome) -> Ended {
+    let status = shim.status().borrow().clone();
+    Ended(outcome(Settings::of(&shim.launch().spec), told(&status)), Some(shim))
+}
+
 /// Looks for what may run. Silence that lasted too long is ended, unless it is another directory's, whose
 /// agent may live.
-async fn find(order: &Order, patient: bool) -> Result<Outcome, String> {
-    let who = order.here();
-    let error = match machine::adopt(&order.host, &order.dir, &who).await {
-        Ok(Some(shim)) => return Ok(Outcome::Adopted(shim)),
-        Ok(None) => return Ok(Outcome::Gone),
+async fn find(work: &Work, patient: bool) -> Result<Ended, String> {
+    let who = work.here();
+    let error = match machine::adopt(&work.host, &work.dir, &who).await {
+        Ok(Some(shim)) => return Ok(answers(shim, Outcome::Adopted)),
+        Ok(None) => {
+            let last = machine::last(&work.host, &work.dir);
+            return Ok(Outcome::Gone(last.as_ref().map(told)).into());
+        }
         Err(error) => error,
     };
     if patient || matches!(error, LaunchError::Elsewhere { .. }) {
-        return Ok(Outcome::Unseen(words(&error)));
+        return Ok(Outcome::Unseen(words(&error)).into());
     }
-    match machine::end(&order.host, &order.dir, &who, Scope::Any, true).await {
-        Ok(()) => Ok(Outcome::Stopped(None)),
-        Err(error) => Ok(Outcome::Unseen(words(&error))),
+    match machine::end(&work.host, &work.dir, &who, Scope::Any, true).await {
+        Ok(()) => Ok(Outcome::Stopped(None).into()),
+        Err(error) => Ok(Outcome::Unseen(words(&error)).into()),
     }
 }
 
-async fn stop(order: &Order, because: &str) -> Result<Outcome, String> {
-    tracing::info!(machine = %order.machine, because, "stopping");
-    let who = order.here();
-    let found = match &order.shim {
+async fn stop(work: &Work, because: &str) -> Result<Ended, String> {
+    let machine = &work.order.machine;
+    tracing::info!(%machine, because, "stopping");
+    let who = work.here();
+    let found = match &work.shim {
         Some(shim) => Ok(Some(shim.clone())),
-        None => machine::adopt(&order.host, &order.dir, &who).await,
+        None => machine::adopt(&work.host, &work.dir, &who).await,
     };
     match found {
         Ok(Some(shim)) => {
             shim.stop(STOP_WITHIN).await.map_err(|error| format!("QEMU does not end: {error}"))?;
             let status = shim.status().borrow().clone();
-            Ok(Outcome::Stopped(Some(Box::new(status))))
+            Ok(Outcome::Stopped(Some(told(&status))).into())
         }
-        Ok(None) => Ok(Outcome::Stopped(None)),
+        Ok(None) => Ok(Outcome::Stopped(None).into()),
         Err(error) => {
-            tracing::warn!(machine = %order.machine, error = words(&error), "it is ended by its processes");
-            let ended = machine::end(&order.host, &order.dir, &who, Scope::Any, true).await;
-            ended.map(|()| Outcome::Stopped(None)).map_err(|error| words(&error))
+            tracing::warn!(%machine, error = words(&error), "it is ended by its processes");
+            let ended = machine::end(&work.host, &work.dir, &who, Scope::Any, true).await;
+            ended.map(|()| Outcome::Stopped(None).into()).map_err(|error| words(&error))
         }
     }
 }
 
-async fn remove(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
-    if let Some(shim) = &order.shim {
+async fn remove(work: &Work, epoch: Epoch) -> Result<Ended, String> {
+    if let Some(shim) = &work.shim {
         shim.kill().await.map_err(|error| format!("QEMU does not end: {error}"))?;
     }
-    let removed = machine::remove(&order.host, &order.dir, &order.who(epoch)).await;
-    removed.map_err(|error| words(&error))?;
-    Ok(Outcome::Removed)
+    let removed = machine::remove(&work.host, &work.dir, &work.who(epoch)).await;
+    removed.map_err(|error| {
+        tracing::error!(machine = %work.order.machine, error = words(&error), "it cannot be removed");
+        words(&error)
+    })?;
+    Ok(Outcome::Removed.into())
 }
 
-async fn report_dropped(order: &Order, epoch: Epoch) -> Result<Outcome, String> {
-    let session = order.share.session;
+async fn report_dropped(work: &Work, epoch: Epoch) -> Result<Ended, String> {
+    let session = work.order.share.session;
     // Its files are gone. Whether its processes are, only the computer knows.
-    let ended = machine::end(&order.host, &order.dir, &order.who(epoch), Scope::UpTo, false).await;
+    let ended = machine::end(&work.host, &work.dir, &work.who(epoch), Scope::UpTo, false).await;
     ended.map_err(|error| words(&error))?;
-    let request = Request::Dropped { session, machine: order.machine.clone(), epoch };
-    match order.hub.ask(session, request).await {
-        Ok(Answer::Done) => Ok(Outcome::Reported),
+    let request = Request::Dropped { session, machine: work.order.machine.clone(), epoch };
+    match work.hub.ask(session, request).await {
+        Ok(Answer::Done) => Ok(Outcome::Reported.into()),
         Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(host::in_words(&refusal)),
+        Err(refusal) => Err(in_words(&refusal)),
+    }
+}
+
+/// Says in words why a coordinator did not do what a host asked.
+fn in_words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoQuorum => "the session has no quorum of voters now".into(),
+        refusal => refusal.to_string(),
+    }
+}
+
+/// Gives what a shim says as the rules take it: of its times only those of this boot.
+pub fn told(status: &ShimStatus) -> Told {
+    let boot = machine::process::boot().unwrap_or_default();
+    let ended = status.ended.as_ref();
+    Told {
+        life: status.shim.life(),
+        runs: status.since.is_some(),
+        began: status.began.as_ref().and_then(|began| began.within(&boot)),
+        booted: status.booted,
+        setup: status.setup.clone(),
+        paused: status.paused.clone(),
+        ended: ended.map(|end| Ending { asked: end.asked, clean: end.clean, because: end.reason.clone() }),
     }
 }
 
@@ -233,11 +250,16 @@ async fn keep_holders(hub: &Hub, digest: Digest, holders: watch::Sender<Vec<imag
     }
 }
 
-/// Wakes the loop whenever the shim says something new.
-pub async fn follow(shim: Shim, news: mpsc::Sender<News>) {
+/// Passes on that the shim says something new, until it has said how QEMU ended.
+pub async fn follow(shim: Shim, machine: MachineName, news: mpsc::Sender<News>) {
     let mut status = shim.status();
-    while status.changed().await.is_ok() {
-        if news.send(News::Shim).await.is_err() || status.borrow().ended.is_some() {
+    loop {
+        let told = told(&status.borrow_and_update());
+        let ended = told.ended.is_some();
+        if news.send(News::Told(machine.clone(), told)).await.is_err() || ended {
+            return;
+        }
+        if status.changed().await.is_err() {
             return;
         }
     }
@@ -247,7 +269,7 @@ pub async fn follow(shim: Shim, news: mpsc::Sender<News>) {
 pub async fn listen(shim: Shim, machine: MachineName, news: mpsc::Sender<News>) {
     let mut silences = 0;
     while silences < SILENCES {
-        tokio::time::sleep(LISTEN_AGAIN).await;
+        pause(LISTEN_AGAIN).await;
         silences = if shim.answers().await { 0 } else { silences + 1 };
     }
     let process = shim.status().borrow().shim.clone();
@@ -257,30 +279,34 @@ pub async fn listen(shim: Shim, machine: MachineName, news: mpsc::Sender<News>) 
 
 /// Asks one service of a machine again and again whether it is ready.
 pub async fn check(
-    shim: Shim,
-    machine: MachineName,
-    service: Name,
-    port: u16,
-    ready: Ready,
+    (shim, machine): (Shim, MachineName),
+    (service, port, ready): (Name, u16, Ready),
     news: mpsc::Sender<News>,
 ) {
     let mut status = shim.status();
     if status.wait_for(|status| status.booted).await.is_err() {
         return;
     }
+    let life: Life = status.borrow().shim.life();
     let mut last = None;
     // A machine that is not ready is asked more often: people wait for it.
     let soon = Duration::from_millis(ready.interval_ms.min(500));
     let later = Duration::from_millis(ready.interval_ms);
     loop {
         let passed = machine::probe::ready(&shim, port, &ready.probe).await;
-        if last.replace(passed) != Some(passed)
-            && news.send(News::Probed(machine.clone(), service.clone(), passed)).await.is_err()
-        {
-            return;
+        if last.replace(passed) != Some(passed) {
+            let news_of = News::Probed(machine.clone(), life, service.clone(), passed);
+            if news.send(news_of).await.is_err() {
+                return;
+            }
         }
-        tokio::time::sleep(if passed { later } else { soon }).await;
+        pause(if passed { later } else { soon }).await;
     }
+}
+
+async fn pause(pause: Duration) {
+    let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    mesh::Clock.sleep_until(mesh::Clock.moment().plus_ms(millis)).await;
 }
 
 /// Writes an error with its causes in one line.

@@ -1,496 +1,317 @@
-//! Makes this host's share of one session true: gathers what is, asks `reconcile` what to do, does
-//! it, says how it went, and again. One task a session; each action is a task of its own, one at a
-//! time per machine, and may be repeated after a crash.
-//! Nothing here decides: not what to start, not when to give up.
+//! The shell of `proto::run::host` for one session: gathers what happens on this host, hands it to the machine
+//! there, and carries out what it says. One task a session; each order is a task of its own and may be
+//! repeated after a crash. Nothing here decides: not what to start, not when to give up, not when to look again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use futures::FutureExt;
+use mesh::Clock;
 use proto::{
-    facts::Fact,
-    id::{Digest, Epoch, MachineName, Name, SessionId},
-    session::{
-        MachineReport, MachineSpec, Phase, Share, order,
-        reconcile::{self, Action, Image, Observed, Settings},
+    id::{Digest, MachineName, Name, SessionId},
+    run::{
+        Rules,
+        host::{self as rules, Effect, Event, Lies, Life, Order, Outcome, Told},
     },
+    session::{Phase, Share, reconcile::Settings},
     time::Moment,
-    wire::rpc::{Answer, Refusal, Request},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
-    actions::{self, Outcome},
+    actions::{self, Ended, Work},
     hub::Hub,
-    machine::{Machine, asked_for, lost},
     nic,
 };
 use crate::machine::{
-    self, Launch, Paths, Shim, ShimStatus, Who,
+    self, Launch, Paths, Shim, ShimStatus,
     process::Process,
     record::{self, Record},
 };
 
-/// The longest sleep between two looks. Changes wake the loop at once; this only bounds what a
-/// missed wake could cost.
-const LONGEST: Duration = Duration::from_secs(2);
 /// News from action and probe tasks that wait for the loop. Each machine has a handful at most.
 const NEWS: usize = 256;
 
 /// What a task tells the loop.
 pub enum News {
-    /// An action has ended.
-    Done(MachineName, Outcome),
-    /// The shim's status changed.
-    Shim,
+    /// An order, by its number, was carried out.
+    Done(MachineName, u64, Ended),
+    /// A shim says something new.
+    Told(MachineName, Told),
     /// This shim does not answer.
     Silent(MachineName, Process),
-    /// A readiness check answered.
-    Probed(MachineName, Name, bool),
+    /// A readiness check answered, under this shim.
+    Probed(MachineName, Life, Name, bool),
     /// A fetch has ended.
     Fetched(Digest, Result<(), String>),
 }
 
-struct HostLoop {
+/// A shim that is listened to, with the tasks that do so.
+struct Held {
+    shim: Shim,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// What the machine was told last of what is watched here.
+#[derive(Default)]
+struct Shown {
+    share: Option<Arc<Share>>,
+    ready: BTreeSet<MachineName>,
+    images: BTreeSet<Digest>,
+    arrived: BTreeMap<Digest, u64>,
+    buried: bool,
+}
+
+struct Shell {
     hub: Hub,
     session: SessionId,
-    host: machine::Host,
-    machines: BTreeMap<MachineName, Machine>,
-    /// The share whose routes the network has.
-    routed: Option<(u64, u64)>,
-    /// Fetches that this session asked for.
-    fetches: BTreeSet<Digest>,
+    files: machine::Host,
+    rules: rules::Host,
+    held: BTreeMap<MachineName, Held>,
+    shown: Shown,
+    /// Machines whose lost intent was told.
+    lost: BTreeSet<MachineName>,
+    wake: Option<Moment>,
     news: mpsc::Sender<News>,
     heard: mpsc::Receiver<News>,
 }
 
 /// Runs until the session is buried or the daemon ends; machines run on in the second case.
 pub async fn run(hub: Hub, session: SessionId) {
-    let host = machine::Host::new(hub.deps().run.clone());
+    let files = machine::Host::new(hub.deps().run.clone());
     let (news, heard) = mpsc::channel(NEWS);
-    let mut this = HostLoop {
+    let mut this = Shell {
         hub,
         session,
-        host,
-        machines: BTreeMap::new(),
-        routed: None,
-        fetches: BTreeSet::new(),
+        files,
+        rules: rules::Host::new(Rules::default()),
+        held: BTreeMap::new(),
+        shown: Shown::default(),
+        lost: BTreeSet::new(),
+        wake: None,
         news,
         heard,
     };
-    this.adopt_all().await;
     this.run().await;
-    this.machines.values_mut().for_each(Machine::release);
 }
 
-impl HostLoop {
-    /// Finds the machines that an earlier agent left running, and what lies on the disk. The share names
-    /// machines as well: a directory may be lost while its machine runs.
-    async fn adopt_all(&mut self) {
-        let mut names: BTreeSet<_> = self.hub.deps().store.machines(self.session).into_iter().collect();
-        if let Some(share) = self.hub.share(self.session) {
-            names.extend(share.machines.iter().map(|spec| spec.machine.clone()));
-            names.extend(share.drops.iter().map(|(machine, _)| machine.clone()));
-        }
-        let looks = names.into_iter().map(|name| {
-            let (host, dir) = (self.host.clone(), self.dir(&name));
-            let launched = self.launched(&name, None);
-            let wanted = || reconcile::presumed(&*self.hub.share(self.session)?, &name);
-            let epoch = launched.or_else(wanted).map(|settings| settings.epoch).unwrap_or_default();
-            let who = Who { session: self.session, machine: name.clone(), epoch };
-            async move {
-                let adopted = machine::adopt(&host, &dir, &who).await;
-                (name, launched, adopted)
+impl Shell {
+    async fn run(&mut self) {
+        let stop = self.hub.deps().stop.clone();
+        let mut shares = self.hub.shares();
+        let mut own = self.hub.own_reports();
+        let mut records = self.hub.deps().mesh.records();
+        let mut members = self.hub.deps().mesh.members();
+        let mut images = self.hub.deps().images.watch();
+        let mut transfers = self.hub.deps().images.transfers();
+        let mut roll = self.hub.deps().mesh.roll();
+        let names = self.hub.deps().store.machines(self.session);
+        let mut event =
+            Some(Event::Begun(names.into_iter().map(|name| (name.clone(), self.lies(&name))).collect()));
+        let mut ending = false;
+        loop {
+            let mut events = VecDeque::from(self.gather());
+            if self.shown.share.is_none() {
+                return;
             }
-        });
-        for (name, launched, adopted) in futures::future::join_all(looks).await {
-            let now = self.now();
-            let mut machine = Machine { launched, ..Machine::default() };
-            match adopted {
-                Ok(Some(shim)) => self.adopted(&name, &mut machine, shim),
-                Ok(None) => self.found_dead(&name, &mut machine),
-                Err(error) => {
-                    tracing::error!(machine = %name, error = actions::words(&error), "it does not answer");
-                    machine.lose_sight(actions::words(&error), now);
+            events.extend(event.take());
+            for event in events {
+                if self.tell(event, None).await {
+                    return;
                 }
             }
-            self.machines.insert(name, machine);
+            // Every arm may be dropped: a watch only wakes the loop, what changed is gathered above; a queue loses
+            // nothing; a moment is waited for again.
+            tokio::select! {
+                () = stop.cancelled(), if !ending => {
+                    ending = true;
+                    event = Some(Event::Ending);
+                }
+                changed = shares.changed() => if changed.is_err() { return },
+                changed = own.changed() => if changed.is_err() { return },
+                changed = records.changed() => if changed.is_err() { return },
+                changed = members.changed() => if changed.is_err() { return },
+                changed = images.changed() => if changed.is_err() { return },
+                changed = transfers.changed() => if changed.is_err() { return },
+                changed = roll.changed() => if changed.is_err() { return },
+                Some(news) = self.heard.recv() => if self.hear(news).await { return },
+                () = woken(self.wake) => {
+                    self.wake = None;
+                    event = Some(Event::Woken);
+                }
+            }
         }
     }
 
-    fn adopted(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
-        let session = self.hub.share(self.session).map(|share| share.name.clone());
-        self.follow(name, machine, shim);
-        if let Some(session) = session {
-            self.tell(Fact::MachineAdopted { session, machine: name.clone() });
+    /// Says what has changed of what is watched.
+    fn gather(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let Some(share) = self.hub.share(self.session) else {
+            self.shown.share = None;
+            return events;
+        };
+        let images = &self.hub.deps().images;
+        let wanted = share.machines.iter().map(|spec| spec.image);
+        let complete: BTreeSet<Digest> = wanted.filter(|image| images.path(*image).is_some()).collect();
+        let transfers = images.transfers();
+        let bytes = |image: Digest| transfers.borrow().get(&image).map(|progress| (image, progress.done));
+        let arrived: BTreeMap<Digest, u64> =
+            share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
+        let known = self.hub.known(&share).into_iter();
+        let ready: BTreeSet<MachineName> =
+            known.filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name).collect();
+        let shown = &mut self.shown;
+        if shown.images != complete {
+            events.push(Event::Images(complete.clone()));
+        }
+        if shown.arrived != arrived {
+            events.push(Event::Arrived(arrived.clone()));
+        }
+        let same = shown.share.as_ref().is_some_and(|known| Arc::ptr_eq(known, &share));
+        match same {
+            false => events.push(Event::Share(share.clone(), ready.clone())),
+            true if shown.ready != ready => events.push(Event::Ready(ready.clone())),
+            true => {}
+        }
+        let buried = self.hub.buried(self.session);
+        if buried && !shown.buried {
+            events.push(Event::Buried);
+        }
+        *shown = Shown { share: Some(share), ready, images: complete, arrived, buried };
+        events
+    }
+
+    async fn hear(&mut self, news: News) -> bool {
+        match news {
+            News::Done(machine, number, Ended(outcome, shim)) => {
+                let lies = self.lies(&machine);
+                self.tell(Event::Done { machine, number, lies, outcome }, shim).await
+            }
+            News::Told(machine, told) => self.tell(Event::Told(machine, told), None).await,
+            News::Silent(machine, process) => {
+                let because = format!("its shim does not answer (process {})", process.pid);
+                self.tell(Event::Silent(machine, process.life(), because), None).await
+            }
+            News::Probed(machine, life, service, passed) => {
+                self.tell(Event::Probed(machine, life, service, passed), None).await
+            }
+            News::Fetched(image, ended) => self.tell(Event::Fetched(image, ended), None).await,
         }
     }
 
-    /// Nothing of it runs: what is written down tells how it ended.
-    fn found_dead(&self, name: &MachineName, machine: &mut Machine) {
-        machine.release();
-        (machine.shim, machine.unseen) = (None, None);
-        self.hub.deps().net.detach(self.session, name);
-        if let Some(status) = machine::last(&self.host, &self.dir(name)) {
-            machine.note_end(&status, self.now());
+    /// Hands an event over and carries out what follows. `shim` answers since this event. True = it is over.
+    async fn tell(&mut self, event: Event, mut shim: Option<Shim>) -> bool {
+        for effect in self.rules.on(event, Clock.moment()) {
+            match effect {
+                Effect::Order(order) => self.order(order),
+                Effect::Fetch { image, size } => {
+                    tokio::spawn(actions::fetch(self.hub.clone(), image, size, self.news.clone()));
+                }
+                Effect::Watch(machine) => {
+                    if let Some(shim) = shim.take() {
+                        self.watch(machine, shim);
+                    }
+                }
+                Effect::Release(machine) => drop(self.held.remove(&machine)),
+                Effect::Attach(machine) => {
+                    if let Some(held) = self.held.get(&machine) {
+                        nic::attach(&self.hub, self.session, &held.shim.launch().spec, &held.shim);
+                    }
+                }
+                Effect::Detach(machine) => self.hub.deps().net.detach(self.session, &machine),
+                Effect::Route(share) => {
+                    self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
+                }
+                Effect::Report(version, machines) => self.hub.report(self.session, version, machines).await,
+                Effect::Tell(fact) => {
+                    // Nobody listening is no error.
+                    let _heard = self.hub.deps().facts.send(fact);
+                }
+                Effect::Wake(at) => self.wake = at,
+                Effect::Forget => {
+                    self.hub.forget(self.session).await;
+                    return true;
+                }
+                Effect::Rest => return true,
+            }
         }
+        false
+    }
+
+    fn order(&self, order: Order) {
+        let (machine, number) = (order.machine.clone(), order.number);
+        let work = Work {
+            hub: self.hub.clone(),
+            host: self.files.clone(),
+            shim: self.held.get(&machine).map(|held| held.shim.clone()),
+            dir: self.dir(&machine),
+            order,
+        };
+        let news = self.news.clone();
+        // Not bound to the shim's life: an action that was begun is carried to its end.
+        tokio::spawn(async move {
+            // A panic must not leave the machine busy for ever.
+            let carried = AssertUnwindSafe(actions::carry_out(work)).catch_unwind().await;
+            let failed = || Outcome::Failed("the agent failed: see its log".into()).into();
+            // The loop has ended with the daemon; the next one looks for itself.
+            let _heard = news.send(News::Done(machine, number, carried.unwrap_or_else(|_| failed()))).await;
+        });
+    }
+
+    /// Starts the tasks that live as long as a shim.
+    fn watch(&mut self, machine: MachineName, shim: Shim) {
+        let mut tasks = Vec::new();
+        let follow = actions::follow(shim.clone(), machine.clone(), self.news.clone());
+        tasks.push(tokio::spawn(follow).abort_handle());
+        let listen = actions::listen(shim.clone(), machine.clone(), self.news.clone());
+        tasks.push(tokio::spawn(listen).abort_handle());
+        for (service, proto::topology::Service { port, ready }) in shim.launch().spec.services.clone() {
+            let Some(ready) = ready else { continue };
+            let whose = (shim.clone(), machine.clone());
+            let check = actions::check(whose, (service, port, ready), self.news.clone());
+            tasks.push(tokio::spawn(check).abort_handle());
+        }
+        self.held.insert(machine, Held { shim, tasks });
     }
 
     fn dir(&self, machine: &MachineName) -> PathBuf {
         self.hub.deps().store.machine(self.session, machine)
     }
 
-    /// Tells what a machine was launched with; `None` = nothing of it is on the disk. An intent that cannot
-    /// be read was one, and a disk was made for one: of which incarnation, is `known` before, or the
-    /// directory's other file tells, or the share.
-    fn launched(&self, name: &MachineName, known: Option<Settings>) -> Option<Settings> {
-        let paths = Paths::new(&self.dir(name), &self.host.run);
-        match record::read::<Launch>(&paths.launch()) {
-            Ok(Record::Whole(launch)) => return Some(Settings::of(&launch.spec)),
-            Ok(Record::Absent) if matches!(paths.disk().try_exists(), Ok(false)) => return None,
-            Ok(Record::Absent) => {}
-            Ok(Record::Damaged(because)) => lost(&paths, &because, known),
-            Err(error) => lost(&paths, &error.to_string(), known),
-        }
-        let last = || {
-            let last: ShimStatus = record::known(&paths.status())?;
-            Some(Settings { epoch: last.epoch, cpus: 0, memory_mib: 0, disk_mib: None })
+    /// Reads what lies in a machine's directory.
+    fn lies(&mut self, machine: &MachineName) -> Lies {
+        let paths = Paths::new(&self.dir(machine), &self.files.run);
+        let because = match record::read::<Launch>(&paths.launch()) {
+            Ok(Record::Whole(launch)) => return Lies::Launched(Settings::of(&launch.spec)),
+            Ok(Record::Absent) if matches!(paths.disk().try_exists(), Ok(false)) => return Lies::Nothing,
+            Ok(Record::Absent) => None,
+            Ok(Record::Damaged(because)) => Some(because),
+            Err(error) => Some(error.to_string()),
         };
-        known.or_else(last).or_else(|| reconcile::presumed(&*self.hub.share(self.session)?, name))
-    }
-
-    fn now(&self) -> Moment {
-        mesh::Clock.moment()
-    }
-
-    fn tell(&self, fact: Fact) {
-        // Nobody listening is no error.
-        let _heard = self.hub.deps().facts.send(fact);
-    }
-
-    async fn run(&mut self) {
-        let stop = self.hub.deps().stop.clone();
-        let mut shares = self.hub.shares();
-        let mut records = self.hub.deps().mesh.records();
-        let mut members = self.hub.deps().mesh.members();
-        let mut images = self.hub.deps().images.watch();
-        let mut transfers = self.hub.deps().images.transfers();
-        let mut roll = self.hub.deps().mesh.roll();
-        loop {
-            let Some(share) = self.hub.share(self.session) else { return };
-            let sleep = if self.hub.buried(self.session) {
-                if self.clear_away().await {
-                    self.hub.forget(self.session).await;
-                    return;
-                }
-                LONGEST
-            } else {
-                self.route(&share);
-                self.step(&share).await
-            };
-            // Every arm only wakes the loop; what changed is read again above.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = shares.changed() => if changed.is_err() { return },
-                changed = records.changed() => if changed.is_err() { return },
-                changed = members.changed() => if changed.is_err() { return },
-                changed = images.changed() => if changed.is_err() { return },
-                changed = transfers.changed() => if changed.is_err() { return },
-                changed = roll.changed() => if changed.is_err() { return },
-                Some(news) = self.heard.recv() => self.hear(news),
-                () = tokio::time::sleep(sleep) => {}
-            }
+        // Once, because it is looked at after every action.
+        if let Some(because) = because
+            && self.lost.insert(machine.clone())
+        {
+            tracing::error!(path = %paths.launch().display(), because, "the intent of a start cannot be read");
         }
-    }
-
-    fn route(&mut self, share: &Share) {
-        let version = Some((share.recovery, share.version));
-        if self.routed != version {
-            self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
-            self.routed = version;
-        }
-    }
-
-    /// Looks, acts, reports, and says how long nothing can change by time alone.
-    async fn step(&mut self, share: &Arc<Share>) -> Duration {
-        let now = self.now();
-        while let Ok(news) = self.heard.try_recv() {
-            self.hear(news);
-        }
-        for (name, machine) in &mut self.machines {
-            let status = machine.shim.as_ref().map(|shim| shim.status().borrow().clone());
-            if let Some(status) = status.filter(|status| status.ended.is_some()) {
-                machine.note_end(&status, now);
-                self.hub.deps().net.detach(self.session, name);
-            }
-        }
-        for spec in &share.machines {
-            self.machines.entry(spec.machine.clone()).or_default().start_anew(spec.starts, now);
-        }
-        let observed = self.observe(share);
-        let mut sleep = LONGEST;
-        for (name, action) in reconcile::reconcile(share, &observed, now) {
-            match action {
-                Action::Wait { until } => {
-                    let left = until.map(|until| Duration::from_millis(until.since_ms(now)));
-                    sleep = sleep.min(left.unwrap_or(LONGEST)).max(Duration::from_millis(10));
-                }
-                action => self.act(share, name, action),
-            }
-        }
-        let observed = self.observe(share);
-        self.report(share, &observed, now).await;
-        sleep
-    }
-
-    fn observe(&self, share: &Share) -> Observed {
-        let known = self.hub.known(share);
-        let ready =
-            known.into_iter().filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name);
-        let image = |name: &MachineName| {
-            let spec = share.machines.iter().find(|spec| spec.machine == *name);
-            spec.map(|spec| self.image(spec)).unwrap_or_default()
-        };
-        let nothing = Machine::default();
-        let mut machines = BTreeMap::new();
-        for spec in &share.machines {
-            let machine = self.machines.get(&spec.machine).unwrap_or(&nothing);
-            machines.insert(spec.machine.clone(), machine.seen(image(&spec.machine)));
-        }
-        for (name, machine) in &self.machines {
-            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent));
-        }
-        Observed { machines, ready: ready.collect() }
-    }
-
-    /// Tells how much of a machine's image is here.
-    fn image(&self, spec: &MachineSpec) -> Image {
-        let images = &self.hub.deps().images;
-        if images.path(spec.image).is_some() {
-            return Image::Complete;
-        }
-        if !self.fetches.contains(&spec.image) {
-            return Image::Absent;
-        }
-        let done = images.transfers().borrow().get(&spec.image).map_or(0, |progress| progress.done);
-        let percent = done.saturating_mul(100) / spec.image_size.max(1);
-        Image::Fetching { percent: u8::try_from(percent).unwrap_or(99).min(99) }
-    }
-
-    fn hear(&mut self, news: News) {
-        let now = self.now();
-        match news {
-            News::Shim => {}
-            News::Silent(name, process) => {
-                let machine = self.machines.entry(name).or_default();
-                let shim = machine.shim.as_ref().map(|shim| shim.status().borrow().shim.clone());
-                if shim.as_ref() == Some(&process) {
-                    machine.lose_sight(format!("its shim does not answer (process {})", process.pid), now);
-                }
-            }
-            News::Probed(name, service, passed) => {
-                if let Some(machine) = self.machines.get_mut(&name) {
-                    if passed {
-                        machine.ready.insert(service);
-                    } else {
-                        machine.ready.remove(&service);
-                    }
-                }
-            }
-            News::Fetched(digest, ended) => {
-                self.fetches.remove(&digest);
-                self.fetched(digest, ended, now);
-            }
-            News::Done(name, outcome) => self.done(&name, outcome, now),
-        }
-    }
-
-    fn fetched(&mut self, digest: Digest, ended: Result<(), String>, now: Moment) {
-        let Some(share) = self.hub.share(self.session) else { return };
-        for spec in share.machines.iter().filter(|spec| spec.image == digest) {
-            let machine = self.machines.entry(spec.machine.clone()).or_default();
-            match &ended {
-                Ok(()) => machine.failed = None,
-                Err(because) => machine.fail(because.clone(), now),
-            }
-        }
-    }
-
-    fn done(&mut self, name: &MachineName, outcome: Outcome, now: Moment) {
-        let mut machine = self.machines.remove(name).unwrap_or_default();
-        machine.busy = false;
-        machine.launched = self.launched(name, machine.launched);
-        match outcome {
-            Outcome::Failed(because) => machine.fail(because, now),
-            Outcome::Granted(epoch) => {
-                machine.failed = None;
-                machine.granted = Some(epoch);
-            }
-            Outcome::Launched(shim) => {
-                (machine.failed, machine.granted) = (None, None);
-                self.follow(name, &mut machine, shim);
-            }
-            Outcome::Adopted(shim) => {
-                (machine.failed, machine.granted) = (None, None);
-                self.adopted(name, &mut machine, shim);
-            }
-            Outcome::Unseen(because) => {
-                machine.failed = None;
-                machine.lose_sight(because, now);
-            }
-            Outcome::Gone => self.found_dead(name, &mut machine),
-            Outcome::Stopped(status) => {
-                if let Some(status) = &status {
-                    machine.note_end(status, now);
-                }
-                self.hub.deps().net.detach(self.session, name);
-                machine.release();
-                (machine.failed, machine.ends) = (None, 0);
-                (machine.shim, machine.unseen) = (None, None);
-                machine.ended = Some(asked_for(machine.ended.take(), now));
-            }
-            Outcome::Removed => {
-                machine.release();
-                machine = Machine::default();
-            }
-            Outcome::Reported => {
-                if machine.launched.is_none() && machine.shim.is_none() {
-                    return;
-                }
-            }
-        }
-        self.machines.insert(name.clone(), machine);
-    }
-
-    /// Starts the tasks that live as long as a shim.
-    fn follow(&self, name: &MachineName, machine: &mut Machine, shim: Shim) {
-        machine.release();
-        machine.tasks.push(tokio::spawn(actions::follow(shim.clone(), self.news.clone())).abort_handle());
-        let listen = actions::listen(shim.clone(), name.clone(), self.news.clone());
-        machine.tasks.push(tokio::spawn(listen).abort_handle());
-        let spec = &shim.launch().spec;
-        for (service, proto::topology::Service { port, ready }) in spec.services.clone() {
-            let Some(ready) = ready else { continue };
-            let check = actions::check(shim.clone(), name.clone(), service, port, ready, self.news.clone());
-            machine.tasks.push(tokio::spawn(check).abort_handle());
-        }
-        nic::attach(&self.hub, self.session, spec, &shim);
-        machine.launched = Some(Settings::of(spec));
-        machine.started = self.now();
-        (machine.shim, machine.unseen, machine.ended) = (Some(shim), None, None);
-    }
-
-    fn act(&mut self, share: &Arc<Share>, name: MachineName, action: Action) {
-        let spec = share.machines.iter().find(|spec| spec.machine == name).cloned();
-        if let (Action::Fetch, Some(spec)) = (&action, &spec) {
-            return self.fetch(spec);
-        }
-        if let Action::Launch { after: Some(because), .. } = &action {
-            let (session, because) = (share.name.clone(), because.clone());
-            self.tell(Fact::MachineRestarted { session, machine: name.clone(), because });
-        }
-        let machine = self.machines.entry(name.clone()).or_default();
-        machine.busy = true;
-        let order = actions::Order {
-            hub: self.hub.clone(),
-            host: self.host.clone(),
-            share: share.clone(),
-            spec,
-            shim: machine.shim.clone(),
-            dir: self.hub.deps().store.machine(self.session, &name),
-            machine: name.clone(),
-            epoch: machine.launched.map(|settings| settings.epoch),
-        };
-        let news = self.news.clone();
-        // Not bound to the shim's life: an action that was begun is carried to its end.
-        tokio::spawn(async move {
-            // A panic must not leave the machine busy for ever.
-            let carried = AssertUnwindSafe(actions::carry_out(order, action)).catch_unwind().await;
-            let outcome = carried.unwrap_or_else(|_| Outcome::Failed("the agent failed: see its log".into()));
-            // The loop has ended with the daemon; the next one looks for itself.
-            let _heard = news.send(News::Done(name, outcome)).await;
-        });
-    }
-
-    fn fetch(&mut self, spec: &MachineSpec) {
-        if self.fetches.insert(spec.image) {
-            tokio::spawn(actions::fetch(self.hub.clone(), spec.image, spec.image_size, self.news.clone()));
-        }
-    }
-
-    async fn report(&mut self, share: &Share, observed: &Observed, now: Moment) {
-        let mut reports = Vec::new();
-        for spec in &share.machines {
-            let Some(seen) = observed.machines.get(&spec.machine) else { continue };
-            let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
-            let (phase, reason) = reconcile::phase(spec, seen, &waits, now);
-            let machine = self.machines.entry(spec.machine.clone()).or_default();
-            if machine.phase.replace(phase) != Some(phase) {
-                let fact = Fact::MachinePhase {
-                    session: share.name.clone(),
-                    machine: spec.machine.clone(),
-                    epoch: spec.epoch,
-                    phase,
-                    because: reason.clone(),
-                };
-                let _heard = self.hub.deps().facts.send(fact);
-            }
-            reports.push(MachineReport { machine: spec.machine.clone(), epoch: spec.epoch, phase, reason });
-        }
-        self.hub.report(share.session, share.version, reports).await;
-    }
-
-    /// The session is buried: whatever is still here goes. Tells whether nothing is left; an action
-    /// that is under way ends first, or it would start what was just removed.
-    async fn clear_away(&mut self) -> bool {
-        while let Ok(news) = self.heard.try_recv() {
-            self.hear(news);
-        }
-        if self.machines.values().any(|machine| machine.busy) {
-            return false;
-        }
-        let mut gone = true;
-        for (name, machine) in &mut self.machines {
-            machine.release();
-            let dir = self.hub.deps().store.machine(self.session, name);
-            // Of a buried session every incarnation goes.
-            let who = Who { session: self.session, machine: name.clone(), epoch: Epoch(u64::MAX) };
-            if let Err(error) = machine::remove(&self.host, &dir, &who).await {
-                // It is tried at every look; once is enough to be told.
-                if !std::mem::replace(&mut machine.told_left, true) {
-                    tracing::error!(machine = %name, error = actions::words(&error), "it cannot be removed");
-                }
-                gone = false;
-            }
-        }
-        gone
+        Lies::Unclear(record::known::<ShimStatus>(&paths.status()).map(|last| last.epoch))
     }
 }
 
-/// Says in words why a coordinator did not do what a host asked.
-pub fn in_words(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NoQuorum => "the session has no quorum of voters now".into(),
-        refusal => refusal.to_string(),
-    }
-}
-
-/// Asks the coordinator whether this incarnation may start for the first time.
-pub async fn may_start(
-    hub: &Hub,
-    session: SessionId,
-    machine: &MachineName,
-    epoch: Epoch,
-) -> Result<bool, String> {
-    let request = Request::MayStart { session, machine: machine.clone(), epoch };
-    match hub.ask(session, request).await {
-        Ok(Answer::MayStart(may)) => Ok(may),
-        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(in_words(&refusal)),
+/// Waits for a moment, or for ever.
+async fn woken(at: Option<Moment>) {
+    match at {
+        Some(at) => Clock.sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

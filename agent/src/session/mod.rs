@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CLI -> App -> Hub -> coordinator (leader only): plan -> Raft -> shares -> every member
-//!                       host loop: share -> reconcile -> actions -> reports -> gossip
+//!                       host: share -> run::host -> orders -> reports -> gossip
 //! ```
 //!
 //! - `store`: shares on disk, written before anything acts on them;
@@ -10,8 +10,7 @@
 //! - `coordinator`: what the leader of a session's Raft group does;
 //! - `deliveries`: to whom it sends a share now;
 //! - `requests`: what other members ask;
-//! - `host`: makes this host's share true;
-//! - `machine`: what that keeps of one machine;
+//! - `host`: the shell of `proto::run::host`, which makes this host's share true;
 //! - `inventory`: what the mesh offers, from gossip.
 
 pub mod actions;
@@ -20,7 +19,6 @@ pub mod deliveries;
 pub mod host;
 pub mod hub;
 pub mod inventory;
-pub mod machine;
 pub mod nic;
 pub mod requests;
 pub mod store;

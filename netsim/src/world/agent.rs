@@ -1,18 +1,20 @@
-//! What one agent does: it listens, tells what it sees, and carries out what `reconcile` says. The
-//! real `agent::session::host` has the same loop around the same rules.
+//! What one agent does around the machines of `proto::run`: it listens, tells what it sees, carries out what
+//! they say, and says how that went. The real `agent::session::host` is the same shell with real disks,
+//! processes and time; nothing is decided here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
     id::{Epoch, HostId, MachineName, SessionId},
     names::{self, Kind, View, Zone},
-    run::Mutant,
+    run::{Mutant, host as rules},
     session::{
-        MachineSpec, Share,
-        reconcile::{self, Action, Failed, Settings, Setup, Shim},
+        Share,
+        reconcile::{Action, Settings},
         slice,
     },
     time::Moment,
@@ -20,7 +22,7 @@ use proto::{
 
 use super::{
     Event, Key, Message, Step, Work, World,
-    host::{Agent, Process, Record, Word},
+    host::{Agent, Host, Process, Record, Word},
     invariants::Violation,
 };
 
@@ -28,6 +30,8 @@ use super::{
 const TICK_MS: u64 = 800;
 /// How long an agent waits for an answer.
 const ANSWER_MS: u64 = 1_000;
+/// How long an agent that ends waits for what is under way.
+const STAGE_MS: u64 = 2_500;
 
 impl World {
     /// Starts a host's agent, if it has power and none runs.
@@ -45,6 +49,9 @@ impl World {
             }
         }
         host.agent = Some(agent);
+        for session in self.sessions() {
+            self.open(id, session);
+        }
         let delay = self.random.between(1, TICK_MS);
         self.after(delay, Event::Tick(id, run));
     }
@@ -60,8 +67,8 @@ impl World {
             self.pull_share(id, session);
         }
         let zone = self.hosts.get(&id).map(|host| host.zone(&self.names, self.now)).unwrap_or_default();
-        self.act(id, &zone);
-        self.publish(id, &zone);
+        self.look_around(id, &zone);
+        self.publish(id);
         self.check_names(id, zone)?;
         let pause = TICK_MS + self.random.between(0, 50);
         self.after(pause, Event::Tick(id, run));
@@ -75,21 +82,22 @@ impl World {
             Message::GetShare(session) => self.give_share(to, from, session),
             Message::MayStart(machine, epoch) => self.may_start(to, from, machine, epoch),
             Message::Dropped(machine, epoch) => self.dropped(to, from, machine, epoch),
-            Message::MayStartAnswer(machine, epoch, may) => {
-                let Some(agent) = self.agent_mut(to) else { return };
-                agent.busy.remove(&machine);
-                if may {
-                    agent.failed.remove(&machine);
-                    agent.granted.insert(machine, epoch);
-                } else {
-                    self.failed(to, &machine, "the coordinator says not now");
-                }
+            Message::MayStartAnswer(machine, epoch, true) => {
+                self.answered(to, machine, rules::Outcome::Granted(epoch));
             }
-            Message::DroppedAnswer(machine) => {
-                let Some(agent) = self.agent_mut(to) else { return };
-                agent.busy.remove(&machine);
-                agent.failed.remove(&machine);
+            Message::MayStartAnswer(machine, _, false) => {
+                let because = "the coordinator does not list this incarnation".to_owned();
+                self.answered(to, machine, rules::Outcome::Failed(because));
             }
+            Message::DroppedAnswer(machine) => self.answered(to, machine, rules::Outcome::Reported),
+        }
+    }
+
+    /// A question's answer ends its order.
+    fn answered(&mut self, id: HostId, machine: Key, outcome: rules::Outcome) {
+        let asked = self.agent_mut(id).and_then(|agent| agent.asked.remove(&machine));
+        if let Some(number) = asked {
+            self.done(id, machine, number, outcome);
         }
     }
 
@@ -103,12 +111,22 @@ impl World {
         agent.view.insert(record.host, record);
     }
 
-    pub(super) fn take_share(&mut self, id: HostId, share: Rc<Share>) {
+    pub(super) fn take_share(&mut self, id: HostId, share: Arc<Share>) {
         let any = self.rules.broken(Mutant::TakesOldShares);
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        if any || host.disk.shares.get(&share.session).is_none_or(|old| slice::supersedes(&share, old)) {
-            host.disk.shares.insert(share.session, share);
+        let session = share.session;
+        if !any && host.disk.shares.get(&session).is_some_and(|old| !slice::supersedes(&share, old)) {
+            return;
         }
+        host.disk.shares.insert(session, share.clone());
+        let zone = host.zone(&self.names, self.now);
+        let Some(agent) = &mut host.agent else { return };
+        if !agent.machines.contains_key(&session) {
+            return self.open(id, session);
+        }
+        let ready = ready(&zone, &share);
+        agent.ready.insert(session, ready.clone());
+        self.happen(id, session, rules::Event::Share(share, ready));
     }
 
     fn pull_share(&mut self, id: HostId, session: SessionId) {
@@ -121,90 +139,147 @@ impl World {
         }
     }
 
-    fn act(&mut self, id: HostId, zone: &Zone) {
-        for session in self.sessions() {
-            self.act_in(id, session, zone);
-        }
-    }
-
-    fn act_in(&mut self, id: HostId, session: SessionId, zone: &Zone) {
+    /// Tells the machines of this host who is ready, where that changed.
+    fn look_around(&mut self, id: HostId, zone: &Zone) {
         let Some(host) = self.hosts.get(&id) else { return };
-        let Some(mut share) = host.disk.shares.get(&session).cloned() else { return };
-        if self.rules.broken(Mutant::IgnoresNeeds) {
-            let share = Rc::make_mut(&mut share);
-            share.directory.groups.values_mut().for_each(|group| group.needs.clear());
-        }
-        if self.rules.broken(Mutant::IgnoresNeedsLater) {
-            let share = Rc::make_mut(&mut share);
-            let later: BTreeSet<_> = host
-                .disk
-                .launched
-                .keys()
-                .filter(|(of, _)| *of == session)
-                .map(|(_, machine)| machine.group.clone())
-                .collect();
-            let groups = share.directory.groups.iter_mut().filter(|(name, _)| later.contains(*name));
-            groups.for_each(|(_, group)| group.needs.clear());
-        }
-        if self.rules.broken(Mutant::IgnoresDrops) {
-            Rc::make_mut(&mut share).drops.clear();
-        }
-        let mut observed = host.observed(&share, ready(zone, &share), self.now);
-        if self.rules.broken(Mutant::TakesSilenceForDeath) {
-            let unseen =
-                observed.machines.values_mut().filter(|seen| matches!(seen.shim, Shim::Unseen { .. }));
-            unseen.for_each(|seen| seen.shim = Shim::None);
-        }
-        let actions = reconcile::reconcile(&share, &observed, self.now);
-        for (machine, action) in actions {
-            let spec = share.machines.iter().find(|spec| spec.machine == machine);
-            self.perform(id, (session, machine), spec, action);
+        let Some(agent) = &host.agent else { return };
+        let ready = |share: &Arc<Share>| (share.session, ready(zone, share));
+        let ready: Vec<_> = host.disk.shares.values().map(ready).collect();
+        let known = agent.ready.clone();
+        for (session, ready) in ready {
+            if known.get(&session) != Some(&ready)
+                && let Some(agent) = self.agent_mut(id)
+            {
+                agent.ready.insert(session, ready.clone());
+                self.happen(id, session, rules::Event::Ready(ready));
+            }
         }
     }
 
-    fn perform(&mut self, id: HostId, machine: Key, spec: Option<&MachineSpec>, action: Action) {
-        let name = machine.1.clone();
+    /// Begins the work of an agent for one session: what lies on its disk, and the share.
+    fn open(&mut self, id: HostId, session: SessionId) {
+        let rules = self.rules;
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Some(share) = host.disk.shares.get(&session).cloned() else { return };
+        let launched = host.disk.launched.iter().filter(|((of, _), _)| *of == session);
+        let lies = launched.map(|((_, name), settings)| (name.clone(), rules::Lies::Launched(*settings)));
+        let (lies, images) = (lies.collect(), host.images());
+        let Some(agent) = &mut host.agent else { return };
+        agent.machines.insert(session, rules::Host::new(rules));
+        agent.ready.insert(session, BTreeSet::new());
+        self.happen(id, session, rules::Event::Images(images));
+        self.happen(id, session, rules::Event::Share(share, BTreeSet::new()));
+        self.happen(id, session, rules::Event::Begun(lies));
+    }
+
+    /// Hands an event to the machine of a session and carries out what it says.
+    pub(super) fn happen(&mut self, id: HostId, session: SessionId, event: rules::Event) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let now = host.moment(self.now);
+        let machine = host.agent.as_mut().and_then(|agent| agent.machines.get_mut(&session));
+        let effects = machine.map(|machine| machine.on(event, now)).unwrap_or_default();
+        for effect in effects {
+            self.carry_out(id, session, effect);
+        }
+    }
+
+    fn carry_out(&mut self, id: HostId, session: SessionId, effect: rules::Effect) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let (booted, Some(agent)) = (host.booted, &mut host.agent) else { return };
+        let run = agent.run;
+        match effect {
+            rules::Effect::Order(order) => self.perform(id, session, order),
+            rules::Effect::Fetch { .. } => {
+                let takes = self.random.between(300, 2500);
+                self.after(takes, Event::Fetched(id, run, session));
+            }
+            rules::Effect::Watch(name) => {
+                agent.watched.insert((session, name.clone()));
+                self.after(0, Event::Shim(id, (session, name)));
+            }
+            rules::Effect::Release(name) => {
+                agent.watched.remove(&(session, name));
+            }
+            rules::Effect::Report(version, reports) => {
+                agent.reports.insert(session, (version, reports.clone()));
+                self.history.said(host, session, &reports);
+            }
+            rules::Effect::Wake(at) => {
+                agent.wake.remove(&session);
+                if let Some(at) = at {
+                    agent.wake.insert(session, at);
+                    let wait = booted.plus_ms(at.0).since_ms(self.now);
+                    self.after(wait, Event::Wake(id, run, session, at));
+                }
+            }
+            rules::Effect::Rest | rules::Effect::Forget => {
+                agent.machines.remove(&session);
+                if agent.ending && agent.machines.is_empty() {
+                    host.agent = None;
+                }
+            }
+            // A network that guests use, and people, are not of this world.
+            rules::Effect::Attach(_)
+            | rules::Effect::Detach(_)
+            | rules::Effect::Route(_)
+            | rules::Effect::Tell(_) => {}
+        }
+    }
+
+    /// The moment came that a machine wanted to be woken at, if it still wants that.
+    pub(super) fn wake(&mut self, id: HostId, run: u64, session: SessionId, at: Moment) {
+        let agent = self.agent_mut(id).filter(|agent| agent.run == run);
+        if agent.is_some_and(|agent| agent.wake.get(&session) == Some(&at)) {
+            self.happen(id, session, rules::Event::Woken);
+        }
+    }
+
+    fn perform(&mut self, id: HostId, session: SessionId, order: rules::Order) {
+        let rules::Order { machine: name, number, action, share, .. } = order;
+        let machine = (session, name.clone());
         match action {
-            Action::Wait { .. } => {}
-            Action::Fetch => self.work(id, machine, (300, 2500), Work::Fetch),
-            Action::Ask(epoch) => self.ask(id, machine.clone(), Message::MayStart(machine, epoch)),
-            Action::ReportDropped(epoch) => self.ask(id, machine.clone(), Message::Dropped(machine, epoch)),
+            Action::Wait { .. } | Action::Fetch => {}
+            Action::Ask(epoch) => self.ask(id, number, machine.clone(), Message::MayStart(machine, epoch)),
+            Action::ReportDropped(epoch) => {
+                self.ask(id, number, machine.clone(), Message::Dropped(machine, epoch));
+            }
             Action::Launch { after, .. } => {
+                let spec = share.machines.iter().find(|spec| spec.machine == name);
                 let Some(settings) = spec.map(Settings::of) else { return };
                 self.tell(Some(id), || match after {
                     Some(because) => format!("{name} starts again: {because}"),
                     None => format!("{name} starts (epoch {})", settings.epoch),
                 });
-                self.note_start(id, &machine);
+                self.note_start(id, &machine, settings.epoch);
                 // The intent is on the disk before the process exists.
                 if let Some(host) = self.hosts.get_mut(&id) {
                     host.disk.launched.insert(machine.clone(), settings);
                 }
-                self.work(id, machine, (50, 600), Work::Launch(settings));
+                self.work(id, machine, number, ((50, 600), Work::Launch(settings)));
             }
-            Action::Find { patient } => self.work(id, machine, (100, 3000), Work::Find { patient }),
+            Action::Find { patient } => {
+                self.work(id, machine, number, ((10, 3000), Work::Find { patient }));
+            }
             Action::Stop { because } => {
                 self.tell(Some(id), || format!("{name} is stopped: {because}"));
-                self.work(id, machine, (200, 2000), Work::Stop);
+                self.work(id, machine, number, ((200, 2000), Work::Stop));
             }
             Action::Remove(epoch) => {
                 self.tell(Some(id), || format!("{name} is removed (epoch {epoch})"));
-                if self.rules.broken(Mutant::ReportsDropsEarly) {
-                    return self.ask(id, machine.clone(), Message::Dropped(machine, epoch));
-                }
-                self.work(id, machine, (100, 1500), Work::Remove(epoch));
+                self.work(id, machine, number, ((100, 1500), Work::Remove(epoch)));
             }
         }
     }
 
-    fn note_start(&mut self, id: HostId, machine: &Key) {
-        let first = self.hosts.get(&id).is_some_and(|host| !host.disk.launched.contains_key(machine));
+    fn note_start(&mut self, id: HostId, machine: &Key, epoch: Epoch) {
+        let here = self.hosts.get(&id).and_then(|host| host.disk.launched.get(machine)).copied();
+        self.history.started(machine, epoch, here.map(|settings| settings.epoch));
         let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&machine.0).cloned());
         let Some(directory) = share.as_ref().map(|share| &share.directory) else { return };
         let Some(group) = directory.groups.get(&machine.1.group) else { return };
         let needed = group.needs.iter().filter_map(|name| directory.groups.get(name));
         let needed: Vec<_> = needed.flat_map(|group| &group.machines).filter(|entry| entry.run).collect();
-        if first {
+        if here.is_none() {
             self.history.first_start(machine, &needed);
         }
         // What is on this very host, its agent knows: it cannot be an old word.
@@ -212,130 +287,177 @@ impl World {
         self.history.start(machine, &beside);
     }
 
-    /// Asks the coordinator; the answer, or its absence, ends the work.
-    fn ask(&mut self, id: HostId, machine: Key, message: Message) {
-        self.work(id, machine.clone(), (ANSWER_MS, ANSWER_MS), Work::Answer);
-        match self.hosts.get(&id).and_then(|host| host.coordinator(machine.0)) {
-            Some((leader, _)) => self.send(id, leader, message),
-            None => self.failed(id, &machine, "no coordinator is known"),
+    /// Asks the coordinator; the answer, or its absence, ends the order.
+    fn ask(&mut self, id: HostId, number: u64, machine: Key, message: Message) {
+        let coordinator = self.hosts.get(&id).and_then(|host| host.coordinator(machine.0));
+        let Some(agent) = self.agent_mut(id) else { return };
+        agent.asked.insert(machine.clone(), number);
+        self.work(id, machine, number, ((ANSWER_MS, ANSWER_MS), Work::Answer));
+        if let Some((leader, _)) = coordinator {
+            self.send(id, leader, message);
         }
     }
 
-    fn work(&mut self, id: HostId, machine: Key, (least, most): (u64, u64), work: Work) {
-        let number = self.number();
-        let Some(agent) = self.agent_mut(id) else { return };
-        agent.busy.insert(machine.clone(), number);
-        let (host, run) = (id, agent.run);
+    fn work(&mut self, host: HostId, machine: Key, number: u64, ((least, most), work): ((u64, u64), Work)) {
+        let Some(run) = self.agent_mut(host).map(|agent| agent.run) else { return };
         let takes = self.random.between(least, most);
         self.after(takes, Event::Finish { host, run, machine, number, work });
     }
 
     pub(super) fn finish(&mut self, id: HostId, run: u64, machine: Key, number: u64, work: Work) {
         let Some(agent) = self.agent_mut(id).filter(|agent| agent.run == run) else { return };
-        if agent.busy.get(&machine) != Some(&number) {
-            return;
-        }
-        agent.busy.remove(&machine);
-        if !matches!(work, Work::Answer | Work::Fetch) {
-            agent.failed.remove(&machine);
-        }
-        match work {
-            Work::Answer => self.failed(id, &machine, "the coordinator does not answer"),
-            Work::Fetch => self.fetched(id, &machine),
-            Work::Launch(settings) => self.launched(id, machine, settings),
-            Work::Stop => self.stopped(id, &machine),
-            Work::Find { patient: true } => {}
-            Work::Find { patient: false } => {
-                let now = self.now;
-                let process = self.hosts.get(&id).and_then(|host| host.shims.get(&machine));
-                if process.is_some_and(|process| matches!(process.seen(now), Shim::Unseen { .. })) {
-                    self.stopped(id, &machine);
-                }
+        let outcome = match work {
+            Work::Answer if agent.asked.get(&machine) != Some(&number) => return,
+            Work::Answer => {
+                agent.asked.remove(&machine);
+                rules::Outcome::Failed("the coordinator does not answer".into())
             }
+            Work::Launch(settings) => self.launched(id, &machine, settings),
+            Work::Stop => rules::Outcome::Stopped(self.stopped(id, &machine)),
+            Work::Find { patient } => self.found(id, &machine, patient),
             Work::Remove(epoch) => {
                 let Some(host) = self.hosts.get_mut(&id) else { return };
                 if host.disk.launched.get(&machine).is_some_and(|settings| settings.epoch <= epoch) {
                     host.disk.launched.remove(&machine);
                     host.shims.remove(&machine);
                 }
+                rules::Outcome::Removed
             }
+        };
+        self.done(id, machine, number, outcome);
+    }
+
+    fn done(&mut self, id: HostId, (session, machine): Key, number: u64, outcome: rules::Outcome) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let lies = host.disk.launched.get(&(session, machine.clone())).copied();
+        let lies = lies.map_or(rules::Lies::Nothing, rules::Lies::Launched);
+        self.happen(id, session, rules::Event::Done { machine, number, lies, outcome });
+    }
+
+    /// Looks for the process of a machine. One that is silent is ended once nobody has patience any more.
+    fn found(&mut self, id: HostId, machine: &Key, patient: bool) -> rules::Outcome {
+        let (now, hosts) = (self.now, &self.hosts);
+        let process = hosts.get(&id).and_then(|host| host.shims.get(machine));
+        match process {
+            Some(process) if process.is_silent(now) && patient => {
+                rules::Outcome::Unseen("its shim does not answer".into())
+            }
+            Some(process) if process.is_silent(now) => rules::Outcome::Stopped(self.stopped(id, machine)),
+            Some(process) if process.alive() => rules::Outcome::Adopted(process.settings, process.told()),
+            last => rules::Outcome::Gone(last.map(Process::told)),
         }
     }
 
-    fn stopped(&mut self, id: HostId, machine: &Key) {
-        let at = self.now;
-        let ended = Shim::Ended { at, asked: true, clean: true, because: "stopped".into() };
-        if let Some(process) = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(machine)) {
-            process.shim = ended;
-        }
+    fn stopped(&mut self, id: HostId, machine: &Key) -> Option<rules::Told> {
+        let process = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(machine))?;
+        process.ended.get_or_insert(rules::Ending { asked: true, clean: true, because: "stopped".into() });
+        Some(process.told())
     }
 
-    fn fetched(&mut self, id: HostId, machine: &Key) {
+    /// A fetch ended; with success, if a host that has the image was reached.
+    pub(super) fn fetched(&mut self, id: HostId, run: u64, session: SessionId) {
+        if self.agent_mut(id).is_none_or(|agent| agent.run != run) {
+            return;
+        }
         let holder = |other: &HostId| self.hosts.get(other).is_some_and(|host| host.disk.image);
-        if self.reached(id).iter().any(holder) {
-            let Some(host) = self.hosts.get_mut(&id) else { return };
-            if !std::mem::replace(&mut host.disk.image, true) {
-                self.tell(Some(id), || "the image is here".into());
-            }
-            if let Some(agent) = self.agent_mut(id) {
-                agent.failed.remove(machine);
-            }
-        } else {
-            self.failed(id, machine, "no host with the image can be reached");
+        let well = self.reached(id).iter().any(holder);
+        if well
+            && let Some(host) = self.hosts.get_mut(&id)
+            && !std::mem::replace(&mut host.disk.image, true)
+        {
+            self.tell(Some(id), || "the image is here".into());
+        }
+        let ended = if well { Ok(()) } else { Err("no host with the image can be reached".to_owned()) };
+        self.happen(id, session, rules::Event::Fetched(super::coordinator::image().digest, ended));
+        for session in self.sessions() {
+            let images = self.hosts.get(&id).map(Host::images).unwrap_or_default();
+            self.happen(id, session, rules::Event::Images(images));
         }
     }
 
-    fn launched(&mut self, id: HostId, machine: Key, settings: Settings) {
-        let (pid, since) = (self.number(), self.now);
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        if let Some(agent) = &mut host.agent {
-            agent.granted.remove(&machine);
-        }
-        let process = Process { pid, settings, shim: Shim::Starting { since }, silent: None };
+    fn launched(&mut self, id: HostId, machine: &Key, settings: Settings) -> rules::Outcome {
+        let pid = self.number();
+        let process = Process::new(pid, settings);
+        let told = process.told();
+        let Some(host) = self.hosts.get_mut(&id) else { return rules::Outcome::Gone(None) };
         if host.shims.insert(machine.clone(), process).is_some_and(|old| old.alive()) {
-            self.history.twice_here(&machine, host.name.as_str());
+            self.history.twice_here(machine, host.name.as_str());
         }
         let wait = self.random.between(100, 800);
-        self.after(wait, Event::Process(id, machine, pid, Step::Run));
+        self.after(wait, Event::Process(id, machine.clone(), pid, Step::Run));
+        rules::Outcome::Launched(settings, told)
+    }
+
+    /// What a shim says reaches the agent that listens to it, unless it answers nobody.
+    pub(super) fn hear_shim(&mut self, id: HostId, machine: &Key) {
+        let now = self.now;
+        let Some(host) = self.hosts.get(&id) else { return };
+        let watched = host.agent.as_ref().is_some_and(|agent| agent.watched.contains(machine));
+        let Some(process) = host.shims.get(machine).filter(|p| watched && !p.is_silent(now)) else { return };
+        let (told, ready) = (process.told(), process.ready);
+        let (session, name) = machine.clone();
+        let life = told.life;
+        self.happen(id, session, rules::Event::Told(name.clone(), told));
+        if ready {
+            let service = "main".parse().expect("a valid name");
+            self.happen(id, session, rules::Event::Probed(name, life, service, true));
+        }
+    }
+
+    /// A shim was asked and did not answer, more than once.
+    pub(super) fn miss_shim(&mut self, id: HostId, machine: &Key, pid: u64) {
+        let now = self.now;
+        let Some(host) = self.hosts.get(&id) else { return };
+        let silent = |process: &&Process| process.pid == pid && process.is_silent(now);
+        let watched = host.agent.as_ref().is_some_and(|agent| agent.watched.contains(machine));
+        if watched && host.shims.get(machine).filter(silent).is_some() {
+            let (session, name) = machine.clone();
+            let because = "its shim does not answer".to_owned();
+            self.happen(id, session, rules::Event::Silent(name, rules::Life(pid), because));
+        }
     }
 
     /// The shim and the guest get on without the agent.
     pub(super) fn progress(&mut self, id: HostId, machine: &Key, pid: u64, step: Step) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&id) else { return };
+        let began = host.moment(now);
         let Some(process) = host.shims.get_mut(machine).filter(|p| p.pid == pid && p.alive()) else { return };
-        let (next, wait) = match (&mut process.shim, step) {
-            (shim @ Shim::Starting { .. }, Step::Run) => {
-                let setup = Setup::Done;
-                *shim =
-                    Shim::Running { since: now, booted: false, setup, ready: BTreeSet::new(), paused: None };
-                (Some(Step::Boot), (500, 3000))
+        let next = match step {
+            Step::Run => {
+                process.began = Some(began);
+                Some((Step::Boot, (500, 3000)))
             }
-            (Shim::Running { booted, .. }, Step::Boot) => {
-                *booted = true;
-                (Some(Step::Ready), (100, 1000))
+            Step::Boot => {
+                process.booted = true;
+                Some((Step::Ready, (100, 1000)))
             }
-            (Shim::Running { ready, .. }, Step::Ready) => {
-                ready.insert("main".parse().expect("a valid name"));
+            Step::Ready => {
+                process.ready = true;
                 self.tell(Some(id), || format!("{} is ready", machine.1));
-                (None, (0, 0))
+                None
             }
-            _ => (None, (0, 0)),
         };
-        if let Some(next) = next {
-            let takes = self.random.between(wait.0, wait.1);
+        self.shim_speaks(id, machine);
+        if let Some((next, (least, most))) = next {
+            let takes = self.random.between(least, most);
             self.after(takes, Event::Process(id, machine.clone(), pid, next));
         }
     }
 
+    /// Lets the agent hear, a moment later, what its shim has to say.
+    fn shim_speaks(&mut self, id: HostId, machine: &Key) {
+        let delay = self.random.between(1, 20);
+        self.after(delay, Event::Shim(id, machine.clone()));
+    }
+
     /// Says what this host sees, and passes on what it heard, to three others.
-    fn publish(&mut self, id: HostId, zone: &Zone) {
+    fn publish(&mut self, id: HostId) {
         let Some(host) = self.hosts.get(&id) else { return };
         let Some(agent) = &host.agent else { return };
         let mut sessions: BTreeMap<SessionId, Word> = BTreeMap::new();
         for (session, share) in &host.disk.shares {
-            let observed = host.observed(share, ready(zone, share), self.now);
-            let reports = host.reports(share, &observed, self.now);
+            let reports = agent.reports.get(session).map(|(_, reports)| reports.clone()).unwrap_or_default();
             let memory_mib = share.machines.iter().map(|spec| spec.memory_mib).sum();
             sessions.insert(*session, Word { reports, version: share.version, memory_mib, head: None });
         }
@@ -379,34 +501,18 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn failed(&mut self, id: HostId, machine: &Key, because: &str) {
-        let at = self.now;
-        let Some(agent) = self.agent_mut(id) else { return };
-        agent.busy.remove(machine);
-        let times = agent.failed.get(machine).map_or(0, |failed| failed.times) + 1;
-        agent.failed.insert(machine.clone(), Failed { at, times, because: because.to_owned() });
-    }
-
     pub(super) fn agent_mut(&mut self, id: HostId) -> Option<&mut Agent> {
         self.hosts.get_mut(&id)?.agent.as_mut()
     }
 
     /// QEMU dies by itself.
     pub(super) fn crash(&mut self, id: HostId, machine: &Key) {
-        let now = self.now;
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
-        let ran = match &process.shim {
-            Shim::Running { since, .. } => now.since_ms(*since),
-            _ => 0,
-        };
         let because = "QEMU got signal 9".to_owned();
-        process.shim = Shim::Ended { at: now, asked: false, clean: false, because };
-        if let Some(agent) = &mut host.agent {
-            let before = agent.ends.get(machine).copied().unwrap_or(0);
-            agent.ends.insert(machine.clone(), reconcile::ends(before, ran));
-        }
+        process.ended = Some(rules::Ending { asked: false, clean: false, because });
         self.tell(Some(id), || format!("QEMU of {} dies", machine.1));
+        self.shim_speaks(id, machine);
     }
 
     /// The shim of a machine answers nobody for a while.
@@ -415,8 +521,33 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
         process.silent = Some((now, now.plus_ms(millis)));
-        let name = &machine.1;
+        let (pid, name) = (process.pid, &machine.1);
         self.tell(Some(id), || format!("the shim of {name} answers nobody for {} s", millis / 1000));
+        let noticed = self.random.between(5_000, 15_000);
+        self.after(noticed, Event::Silence(id, machine.clone(), pid));
+        self.after(millis, Event::Shim(id, machine.clone()));
+    }
+
+    /// Ends an agent in order: it waits for what would be left half made, but not for ever.
+    pub(super) fn end_agent(&mut self, id: HostId) {
+        let Some(agent) = self.agent_mut(id) else { return };
+        agent.ending = true;
+        let (run, sessions) = (agent.run, agent.machines.keys().copied().collect::<Vec<_>>());
+        for session in &sessions {
+            self.happen(id, *session, rules::Event::Ending);
+        }
+        if sessions.is_empty() {
+            self.cut_off(id, run);
+        }
+        self.after(STAGE_MS, Event::CutOff(id, run));
+    }
+
+    /// An agent that was told to end has no time left.
+    pub(super) fn cut_off(&mut self, id: HostId, run: u64) {
+        if let Some(host) = self.hosts.get_mut(&id).filter(|h| h.agent.as_ref().is_some_and(|a| a.run == run))
+        {
+            host.agent = None;
+        }
     }
 
     /// Gives the incarnation of a machine that lies on a host's disk.

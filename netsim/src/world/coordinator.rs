@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
@@ -80,7 +81,7 @@ impl World {
             if *member == id { host.version(session) } else { word.map_or(0, |word| word.version) }
         };
         let behind: Vec<HostId> = self.names.keys().copied().filter(|m| version(m) < state.version).collect();
-        let shares: Vec<_> = behind.into_iter().map(|m| (m, Rc::new(slice::share(state, m)))).collect();
+        let shares: Vec<_> = behind.into_iter().map(|m| (m, Arc::new(slice::share(state, m)))).collect();
         for (member, share) in shares {
             if member == id {
                 self.take_share(id, share)
@@ -114,7 +115,7 @@ impl World {
     pub(super) fn give_share(&mut self, id: HostId, to: HostId, session: SessionId) {
         let replica = self.hosts.get(&id).and_then(|host| host.disk.replicas.get(&session).cloned());
         if let (Some(_), Some(state)) = (self.leading(id, session), replica) {
-            self.send(id, to, Message::PutShare(Rc::new(slice::share(&state, to))));
+            self.send(id, to, Message::PutShare(Arc::new(slice::share(&state, to))));
         }
     }
 

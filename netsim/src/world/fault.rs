@@ -24,6 +24,8 @@ const REST_MS: u64 = 150_000;
 pub enum Fault {
     /// The agent is killed; shims and QEMUs go on.
     AgentDies(HostId),
+    /// The agent is told to end, and ends in order.
+    AgentEnds(HostId),
     /// The agent starts again.
     AgentStarts(HostId),
     /// The host loses power.
@@ -53,11 +55,18 @@ pub enum Fault {
 impl World {
     /// Lets it happen.
     pub fn suffer(&mut self, fault: Fault) {
+        let now = self.now;
         match fault {
             Fault::AgentDies(id) => {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.agent.is_some()) {
                     host.agent = None;
                     self.tell(Some(id), || "the agent dies; machines run on".into());
+                }
+            }
+            Fault::AgentEnds(id) => {
+                if self.hosts.get(&id).is_some_and(|host| host.agent.is_some()) {
+                    self.tell(Some(id), || "the agent ends; machines run on".into());
+                    self.end_agent(id);
                 }
             }
             Fault::AgentStarts(id) => {
@@ -76,7 +85,7 @@ impl World {
             }
             Fault::PowerOn(id) => {
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| !host.on) {
-                    host.on = true;
+                    (host.on, host.booted) = (true, now);
                     self.tell(Some(id), || "boots".into());
                     self.start_agent(id);
                 }
@@ -181,7 +190,8 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
         let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
         match random.between(0, 14) {
             0 | 1 => {
-                world.at(at, Fault::AgentDies(id));
+                let orderly = random.chance(40);
+                world.at(at, if orderly { Fault::AgentEnds(id) } else { Fault::AgentDies(id) });
                 world.at(at + lasts, Fault::AgentStarts(id));
             }
             2 | 3 => {

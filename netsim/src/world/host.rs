@@ -4,19 +4,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, Name, SessionId},
+    id::{Digest, HostId, MachineName, Name, SessionId},
     names::{DEFAULT_ZONE, HostEntry, SessionEntry, Zone},
+    run::host::{self as rules, Ending, Life, Told},
     session::{
-        MachineReport, Share, State, order,
-        reconcile::{self, Failed, Image, Observed, Seen, Settings, Shim},
+        MachineReport, Share, State,
+        reconcile::{Settings, Setup},
     },
-    time::Moment,
+    time::{Moment, Timestamp},
 };
 
-use super::Key;
+use super::{Key, coordinator::image};
 
 /// How long a host may be silent before others call it down.
 pub const SILENT_MS: u64 = 5_000;
@@ -32,6 +34,10 @@ pub struct Host {
     pub memory_mib: u64,
     /// Whether it has power.
     pub on: bool,
+    /// When it booted; its own clock counts from there.
+    pub booted: Moment,
+    /// What it took for wall time when the world began: nothing that runs depends on it.
+    pub wall: u64,
     /// The agent, if it runs.
     pub agent: Option<Agent>,
     /// Its disk.
@@ -44,7 +50,7 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     /// The shares, written before they are acted on.
-    pub shares: BTreeMap<SessionId, Rc<Share>>,
+    pub shares: BTreeMap<SessionId, Arc<Share>>,
     /// The state of each Raft log, on voters.
     pub replicas: BTreeMap<SessionId, Rc<State>>,
     /// Whether the one image of this world is complete here.
@@ -58,12 +64,18 @@ pub struct Disk {
 /// A shim and its QEMU.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Tells processes of one machine apart.
+    /// Tells processes apart.
     pub pid: u64,
     /// What it was launched with.
     pub settings: Settings,
-    /// What it does.
-    pub shim: Shim,
+    /// Since when the guest runs, by the host's own clock.
+    pub began: Option<Moment>,
+    /// Whether the guest answers.
+    pub booted: bool,
+    /// Whether its services answer.
+    pub ready: bool,
+    /// How it ended.
+    pub ended: Option<Ending>,
     /// From when until when the shim answers nobody; QEMU runs on.
     pub silent: Option<(Moment, Moment)>,
 }
@@ -79,14 +91,20 @@ pub struct Agent {
     pub led_at: BTreeMap<SessionId, Moment>,
     /// When it started.
     pub since: Moment,
-    /// First starts that the coordinator allowed.
-    pub granted: BTreeMap<Key, Epoch>,
-    /// Actions under way, by the work's number.
-    pub busy: BTreeMap<Key, u64>,
-    /// Actions that failed last.
-    pub failed: BTreeMap<Key, Failed>,
-    /// Ends in a row.
-    pub ends: BTreeMap<Key, u32>,
+    /// What it does next in each session.
+    pub machines: BTreeMap<SessionId, rules::Host>,
+    /// When each of these wants to be woken, by the host's own clock.
+    pub wake: BTreeMap<SessionId, Moment>,
+    /// Shims that it listens to.
+    pub watched: BTreeSet<Key>,
+    /// Orders that wait for the coordinator's answer.
+    pub asked: BTreeMap<Key, u64>,
+    /// What it says of its own machines, and of which version of the share.
+    pub reports: BTreeMap<SessionId, (u64, Vec<MachineReport>)>,
+    /// Who is ready, as far as it was looked at.
+    pub ready: BTreeMap<SessionId, BTreeSet<MachineName>>,
+    /// Whether it was told to end.
+    pub ending: bool,
     /// What hosts said, the newest word of each.
     pub view: BTreeMap<HostId, Rc<Record>>,
     /// When a newer word of each arrived.
@@ -171,56 +189,48 @@ impl Host {
         zone
     }
 
-    /// Gathers what `reconcile` asks for.
-    pub fn observed(&self, share: &Share, ready: BTreeSet<MachineName>, now: Moment) -> Observed {
-        let Some(agent) = &self.agent else { return Observed::default() };
-        let here = |(of, machine): &'_ Key| (*of == share.session).then(|| machine.clone());
-        let listed = share.machines.iter().map(|spec| &spec.machine);
-        let dropped = share.drops.iter().map(|(machine, _)| machine);
-        let launched = self.disk.launched.keys().filter_map(here);
-        let machines = listed.chain(dropped).cloned().chain(launched);
-        let seen = |m: MachineName| (m.clone(), self.seen(agent, &(share.session, m), now));
-        Observed { machines: machines.map(seen).collect(), ready }
+    /// Gives the moment on the host's own clock, which counts from its boot.
+    pub fn moment(&self, now: Moment) -> Moment {
+        Moment(now.since_ms(self.booted))
     }
 
-    fn seen(&self, agent: &Agent, machine: &Key, now: Moment) -> Seen {
-        Seen {
-            busy: agent.busy.contains_key(machine),
-            image: if self.disk.image { Image::Complete } else { Image::Absent },
-            launched: self.disk.launched.get(machine).copied(),
-            shim: self.shims.get(machine).map(|process| process.seen(now)).unwrap_or_default(),
-            ends: agent.ends.get(machine).copied().unwrap_or(0),
-            granted: agent.granted.get(machine).copied(),
-            failed: agent.failed.get(machine).cloned(),
-        }
+    /// Gives what the host takes for wall time.
+    pub fn wall(&self, now: Moment) -> Timestamp {
+        Timestamp(self.wall.saturating_add(now.0))
     }
 
-    /// Says what each machine of the share is doing.
-    pub fn reports(&self, share: &Share, observed: &Observed, now: Moment) -> Vec<MachineReport> {
-        let unseen = Seen::default();
-        let report = |spec: &proto::session::MachineSpec| {
-            let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
-            let seen = observed.machines.get(&spec.machine).unwrap_or(&unseen);
-            let (phase, reason) = reconcile::phase(spec, seen, &waits, now);
-            MachineReport { machine: spec.machine.clone(), epoch: spec.epoch, phase, reason }
-        };
-        share.machines.iter().map(report).collect()
+    /// Lists the images that are complete here.
+    pub fn images(&self) -> BTreeSet<Digest> {
+        self.disk.image.then(|| image().digest).into_iter().collect()
     }
 }
 
 impl Process {
-    /// Gives what an agent sees of it.
-    pub fn seen(&self, now: Moment) -> Shim {
-        match self.silent {
-            Some((since, until)) if self.alive() && now < until => {
-                Shim::Unseen { since, tried: since, because: "its shim does not answer".into() }
-            }
-            _ => self.shim.clone(),
+    /// Begins a process that prepares QEMU.
+    pub fn new(pid: u64, settings: Settings) -> Process {
+        Process { pid, settings, began: None, booted: false, ready: false, ended: None, silent: None }
+    }
+
+    /// Gives what it says of itself.
+    pub fn told(&self) -> Told {
+        Told {
+            life: Life(self.pid),
+            runs: self.began.is_some(),
+            began: self.began,
+            booted: self.booted,
+            setup: Setup::Done,
+            paused: None,
+            ended: self.ended.clone(),
         }
+    }
+
+    /// Tells whether its shim answers nobody although it lives.
+    pub fn is_silent(&self, now: Moment) -> bool {
+        self.alive() && self.silent.is_some_and(|(since, until)| since <= now && now < until)
     }
 
     /// Tells whether QEMU may be running guest code.
     pub fn alive(&self) -> bool {
-        matches!(self.shim, Shim::Starting { .. } | Shim::Running { .. })
+        self.ended.is_none()
     }
 }

@@ -1,15 +1,18 @@
 //! What must never happen, asked after every step. The history here is the omniscient view that no
 //! host has: which incarnation ran where, what was ever ready, what was reported as removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use proto::{
     id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
     names::Answer,
-    session::{MachineEntry, MachineReport, Phase, Replace},
+    session::{MachineEntry, MachineReport, Phase, Replace, State},
 };
 
-use super::{Key, World};
+use super::{Key, World, host::Host};
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,15 @@ pub enum Violation {
     /// A machine started again before what it needs.
     #[error("{0} started again before {1} was ready again")]
     TooEarly(MachineName, MachineName),
+    /// A host says more than is so.
+    #[error("{1} says that {0} is ready, and its services never answered")]
+    TooSoon(MachineName, String),
+    /// An incarnation started for the first time although nobody allowed it.
+    #[error("{0} epoch {1} started although that was never granted")]
+    Unasked(MachineName, Epoch),
+    /// An incarnation started on what an earlier one left.
+    #[error("{0} epoch {1} started on the disk of epoch {2}")]
+    OtherDisk(MachineName, Epoch, Epoch),
     /// A disk that was used is gone.
     #[error("the disk of {0} epoch {1} was replaced although nobody said so")]
     LostDisk(MachineName, Epoch),
@@ -55,6 +67,8 @@ pub struct History {
     /// As `ready`, since the power of the host came back.
     ready_now: BTreeSet<(Key, HostId, Epoch)>,
     versions: BTreeMap<(HostId, SessionId), u64>,
+    /// Incarnations whose first start was ever committed.
+    granted: BTreeSet<(Key, Epoch)>,
     sessions: BTreeMap<SessionId, Past>,
     broken: Option<Violation>,
 }
@@ -62,6 +76,7 @@ pub struct History {
 /// What a session's hard state was when it was looked at last.
 #[derive(Clone, Debug, Default)]
 struct Past {
+    seen: Option<Rc<State>>,
     /// What was said of disks when the newest plan was committed.
     told: Option<Replace>,
     placed: BTreeMap<MachineName, Epoch>,
@@ -84,6 +99,29 @@ impl History {
     /// Notes that a process was started beside a living one of the same machine.
     pub fn twice_here(&mut self, machine: &Key, host: &str) {
         self.broken = Some(Violation::Twice(machine.1.clone(), host.to_owned(), host.to_owned()));
+    }
+
+    /// Checks what a host is about to say of its own machines against what runs.
+    pub fn said(&mut self, host: &Host, session: SessionId, reports: &[MachineReport]) {
+        let unready = |report: &&MachineReport| {
+            let process = host.shims.get(&(session, report.machine.clone()));
+            process.is_some_and(|process| process.alive() && !process.ready)
+        };
+        if let Some(report) = reports.iter().filter(|report| report.phase == Phase::Ready).find(unready) {
+            self.broken = Some(Violation::TooSoon(report.machine.clone(), host.name.to_string()));
+        }
+    }
+
+    /// Checks a start of an incarnation where this one lies on the disk, if one does.
+    pub fn started(&mut self, machine: &Key, epoch: Epoch, here: Option<Epoch>) {
+        let broken = match here {
+            Some(other) if other != epoch => Violation::OtherDisk(machine.1.clone(), epoch, other),
+            None if !self.granted.contains(&(machine.clone(), epoch)) => {
+                Violation::Unasked(machine.1.clone(), epoch)
+            }
+            _ => return,
+        };
+        self.broken.get_or_insert(broken);
     }
 
     /// Notes what a host says of its own machines.
@@ -200,6 +238,12 @@ impl World {
         let committed = self.quorums.get(&session).and_then(|quorum| quorum.committed.as_ref());
         let Some(state) = committed else { return Ok(()) };
         let past = self.history.sessions.entry(session).or_default();
+        if past.seen.as_ref().is_none_or(|seen| !Rc::ptr_eq(seen, state)) {
+            let granted = state.granted.iter();
+            let granted = granted.map(|(machine, epoch)| ((session, machine.clone()), *epoch));
+            self.history.granted.extend(granted);
+            past.seen = Some(state.clone());
+        }
         if state.generation() < past.generation {
             return Err(Violation::WentBack("the plan".into()));
         }

@@ -18,13 +18,14 @@ pub mod random;
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
-    time::{Moment, Timestamp},
+    time::Moment,
 };
 
 use fault::Fault;
@@ -36,6 +37,11 @@ use random::Random;
 
 /// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);
+
+/// What hosts take for wall time when a world begins, one after the other: right, in 1970, an hour behind, five
+/// years ahead.
+const WALLS: [u64; 4] =
+    [1_795_132_800_000, 0, 1_795_132_800_000 - 3_600_000, 1_795_132_800_000 + 5 * 365 * 86_400_000];
 
 /// A machine of one of the world's sessions.
 pub type Key = (SessionId, MachineName);
@@ -81,6 +87,16 @@ pub enum Event {
         /// What it was.
         work: Work,
     },
+    /// A fetch of an agent ends, if it is still that agent.
+    Fetched(HostId, u64, SessionId),
+    /// The moment comes that an agent wanted to be woken at for a session.
+    Wake(HostId, u64, SessionId, Moment),
+    /// A shim has something to say to who listens.
+    Shim(HostId, Key),
+    /// A shim did not answer when it was asked.
+    Silence(HostId, Key, u64),
+    /// An agent that was told to end has no time left.
+    CutOff(HostId, u64),
     /// A process gets on with its life, if it is still there.
     Process(HostId, Key, u64, Step),
     /// A plan reaches the log of a session.
@@ -92,8 +108,6 @@ pub enum Event {
 /// Work of an agent that takes time.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Fetching the image.
-    Fetch,
     /// Waiting for the coordinator's answer.
     Answer,
     /// Making disks and starting the shim.
@@ -126,7 +140,7 @@ pub enum Message {
     /// What the sender knows of everybody.
     Gossip(Vec<Rc<Record>>),
     /// Here is your share.
-    PutShare(Rc<Share>),
+    PutShare(Arc<Share>),
     /// Give me my share.
     GetShare(SessionId),
     /// May I start this incarnation?
@@ -161,7 +175,9 @@ impl World {
             let disk = host::Disk { image: *image, ..host::Disk::default() };
             let (name, memory_mib) = (name.clone(), *memory_mib);
             world.names.insert(id, name.clone());
-            let host = Host { id, name, memory_mib, on: true, agent: None, disk, shims: BTreeMap::new() };
+            let wall = *WALLS.get(number as usize % WALLS.len()).unwrap_or(&0);
+            let (booted, shims) = (Moment(0), BTreeMap::new());
+            let host = Host { id, name, memory_mib, on: true, booted, wall, agent: None, disk, shims };
             world.hosts.insert(id, host);
         }
         let ids: Vec<HostId> = world.hosts.keys().copied().collect();
@@ -174,7 +190,8 @@ impl World {
 
     fn create_session(&mut self, id: SessionId, name: &str, first: HostId) {
         let name = name.parse().expect("a valid name");
-        let create = Command::Create { id, name, stamp: Timestamp(self.now.0), ssh_seed: [0; 32] };
+        let stamp = self.hosts.get(&first).map(|host| host.wall(self.now)).unwrap_or_default();
+        let create = Command::Create { id, name, stamp, ssh_seed: [0; 32] };
         let mut quorum = Quorum { voters: [first].into(), ..Quorum::default() };
         let term = quorum.elect(first);
         let created = quorum.commit(first, term, &[first].into(), create);
@@ -207,6 +224,11 @@ impl World {
             Event::Finish { host, run, machine, number, work } => {
                 self.finish(host, run, machine, number, work);
             }
+            Event::Fetched(host, run, session) => self.fetched(host, run, session),
+            Event::Wake(host, run, session, at) => self.wake(host, run, session, at),
+            Event::Shim(host, machine) => self.hear_shim(host, &machine),
+            Event::Silence(host, machine, pid) => self.miss_shim(host, &machine, pid),
+            Event::CutOff(host, run) => self.cut_off(host, run),
             Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),
             Event::Commit(host, session, command) => self.commit_by(host, session, *command),
             Event::Fault(fault) => self.suffer(fault),

@@ -42,6 +42,12 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::IgnoresNeedsLater, "was ready again"),
         (Mutant::ReplacesUnasked, "although nobody said so"),
         (Mutant::AnswersOldEpochs, "never said it is ready"),
+        (Mutant::ForgetsWhatRuns, "at once"),
+        (Mutant::NeverWakes, "not settled"),
+        (Mutant::KeepsReadiness, "its services never answered"),
+        (Mutant::ActsWhileBusy, "at once"),
+        (Mutant::StartsUnasked, "never granted"),
+        (Mutant::StartsOnOldDisks, "although its removal was written down"),
     ];
     for (mutant, complaint) in mutants {
         let caught = (0..200).find_map(|seed| check(seed, Rules::without(mutant)).err());

@@ -3,6 +3,7 @@
 //! of `netsim` with what may. Here stands only what they share: the rules that a world may break on purpose,
 //! to see that its invariants notice. An agent's rules are always whole.
 
+pub mod host;
 pub mod lead;
 
 /// A rule that a world breaks on purpose. It is broken where the rule stands, so that what is proved is that
@@ -27,6 +28,18 @@ pub enum Mutant {
     IgnoresDrops,
     /// Hosts take a process that does not answer for a dead one.
     TakesSilenceForDeath,
+    /// A new agent does not look for what an earlier one left running.
+    ForgetsWhatRuns,
+    /// Hosts do not come back when time alone changes something.
+    NeverWakes,
+    /// The readiness of an earlier process of a machine counts for the next one.
+    KeepsReadiness,
+    /// Hosts begin an action for a machine while another is under way.
+    ActsWhileBusy,
+    /// Hosts start an incarnation for the first time without the coordinator's word.
+    StartsUnasked,
+    /// Hosts start an incarnation on the disk of an earlier one.
+    StartsOnOldDisks,
     /// A coordinator that another one followed goes on saying that it leads.
     LeadsOn,
     /// The coordinator replaces voters that are away for a moment.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 mod phase;
-pub use phase::phase;
+pub use phase::{phase, phase_due};
 
 /// What a host sees of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -52,6 +52,23 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
     }
 }
 
+/// Gives the moment at which time alone changes what [`phase`] says.
+pub fn phase_due(spec: &MachineSpec, seen: &Seen) -> Option<Moment> {
+    match &seen.shim {
+        Shim::Running { since, booted: false, .. } => Some(since.plus_ms(SILENT_MS)),
+        Shim::Running { since, ready, .. } => {
+            let (_, service) = missing(spec, ready)?;
+            Some(since.plus_ms(service.ready.as_ref().map_or(0, |check| check.grace_ms)))
+        }
+        _ => None,
+    }
+}
+
+/// Finds the first service that is checked and not ready. One without a check is ready with its machine.
+fn missing<'a>(spec: &'a MachineSpec, ready: &BTreeSet<Name>) -> Option<(&'a Name, &'a Service)> {
+    spec.services.iter().find(|(name, service)| service.ready.is_some() && !ready.contains(*name))
+}
+
 /// It may run: nobody may take it for stopped.
 fn unseen(spec: &MachineSpec, seen: &Seen, because: &str) -> String {
     match &seen.failed {
@@ -96,9 +113,7 @@ fn booted_guest(
         Setup::Failed(because) => return (Phase::Failed, Some(because.clone())),
         Setup::Done => {}
     }
-    // A service without a check is ready with its machine.
-    let missing = |(name, service): &(&Name, &Service)| service.ready.is_some() && !ready.contains(*name);
-    let Some((name, Service { port, ready: check })) = spec.services.iter().find(missing) else {
+    let Some((name, Service { port, ready: check })) = missing(spec, ready) else {
         return (Phase::Ready, None);
     };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
