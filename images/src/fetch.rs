@@ -38,7 +38,7 @@ const STALL: Duration = Duration::from_secs(10);
 
 /// An image that a machine of this host needs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct WantedImage {
     /// The content.
     pub digest: Digest,
     /// Its size in bytes, as the session or records tell it.
@@ -75,7 +75,7 @@ impl Images {
     /// for as long as the caller waits; dropping the future stops the transfer and keeps what came.
     pub async fn ensure(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedImage,
         mut holders: watch::Receiver<Vec<Holder>>,
         endpoint: &Endpoint,
     ) -> Result<PathBuf, ImageError> {
@@ -116,7 +116,7 @@ impl Images {
     }
 
     /// Lists the image as being fetched, and tags it, before the first byte.
-    async fn begin(&self, wanted: &Wanted) -> Result<(), ImageError> {
+    async fn begin(&self, wanted: &WantedImage) -> Result<(), ImageError> {
         let entry = Entry {
             names: BTreeMap::new(),
             size: wanted.size,
@@ -135,7 +135,7 @@ impl Images {
         self.0.content.tag(wanted.digest).await
     }
 
-    async fn learn(&self, wanted: &Wanted) -> Result<(), ImageError> {
+    async fn learn(&self, wanted: &WantedImage) -> Result<(), ImageError> {
         self.change(|catalogue| {
             catalogue.learn(wanted.digest, &wanted.names);
             Ok(())
@@ -143,7 +143,7 @@ impl Images {
         .await
     }
 
-    fn give_up(&self, wanted: &Wanted, holder: &Holder, gave_up: GaveUp, tried: &mut Tried) {
+    fn give_up(&self, wanted: &WantedImage, holder: &Holder, gave_up: GaveUp, tried: &mut Tried) {
         tried.failed(holder.id, gave_up.failure, Instant::now());
         let fact = Fact::ImageProviderDropped {
             image: label(wanted),
@@ -156,7 +156,7 @@ impl Images {
 
     /// Ends a fetch that no holder can help. A full disk gets back what the fetch took of it, and content
     /// of another size than was asked for is of no use.
-    async fn abandon(&self, wanted: &Wanted, error: ImageError) -> ImageError {
+    async fn abandon(&self, wanted: &WantedImage, error: ImageError) -> ImageError {
         let full = error.is_full() || sparse::room(&self.0.dir, 0).is_err();
         let useless = full || matches!(error, ImageError::Size { .. });
         if useless && let Err(also) = self.discard(wanted.digest).await {
@@ -170,7 +170,7 @@ impl Images {
 
     /// Makes a complete fetch an ordinary file: a second name for the store's file, so that there is no
     /// second copy, durable, with holes, read-only. Any of it may be repeated after a crash.
-    async fn finish(&self, wanted: &Wanted, sources: &[String]) -> Result<PathBuf, ImageError> {
+    async fn finish(&self, wanted: &WantedImage, sources: &[String]) -> Result<PathBuf, ImageError> {
         let digest = wanted.digest;
         self.0.content.settle().await?;
         let got = self.0.content.held(digest).await?.size();
@@ -214,7 +214,7 @@ impl Images {
 /// The progress of one `ensure`; it disappears from the watch with it.
 struct Transfer<'a> {
     images: &'a Images,
-    wanted: &'a Wanted,
+    wanted: &'a WantedImage,
 }
 
 impl Drop for Transfer<'_> {
@@ -372,6 +372,6 @@ async fn wait(
 }
 
 /// What people call the image.
-fn label(wanted: &Wanted) -> String {
+fn label(wanted: &WantedImage) -> String {
     wanted.names.keys().next().cloned().unwrap_or_else(|| wanted.digest.short())
 }

@@ -35,7 +35,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use catalogue::Giving;
 pub use error::ImageError;
-pub use fetch::Wanted;
+pub use fetch::WantedImage;
 pub use holders::Holder;
 pub use import::Imported;
 pub use iroh_blobs::ALPN;

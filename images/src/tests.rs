@@ -20,7 +20,7 @@ use iroh::{
 use proto::{facts::Fact, id::Digest, time::Timestamp};
 use tokio::sync::{broadcast, watch};
 
-use crate::{Giving, Holder, Images, Progress, Wanted};
+use crate::{Giving, Holder, Images, Progress, WantedImage};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -54,15 +54,15 @@ impl Host {
         others.iter().for_each(|other| self.lookup.add_endpoint_info(other.addr()));
     }
 
-    async fn ensure(&self, wanted: &Wanted, holders: Vec<Holder>) -> Result<PathBuf, crate::ImageError> {
+    async fn ensure(&self, wanted: &WantedImage, holders: Vec<Holder>) -> Result<PathBuf, crate::ImageError> {
         let (_sender, holders) = watch::channel(holders);
         tokio::time::timeout(WITHIN, self.images.ensure(wanted, holders, &self.endpoint)).await.unwrap()
     }
 
-    async fn import(&self, path: &Path, name: &str) -> Result<Wanted, crate::ImageError> {
+    async fn import(&self, path: &Path, name: &str) -> Result<WantedImage, crate::ImageError> {
         let imported = self.images.import(path, giving(name), "x86_64", &progress()).await?;
         let names = self.images.list()[&imported.digest].names.clone();
-        Ok(Wanted { digest: imported.digest, size: imported.size, arch: "x86_64".to_owned(), names })
+        Ok(WantedImage { digest: imported.digest, size: imported.size, arch: "x86_64".to_owned(), names })
     }
 
     fn facts(&mut self) -> Vec<String> {

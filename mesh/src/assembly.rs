@@ -12,6 +12,8 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
+    membership::{Silence, Spread},
+    reachability::Reachability,
     time::Timestamp,
     trust::{ClockError, Statement, Token},
     wire::{
@@ -26,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     gossip::{self, Gossip, Records},
     identity::{Identity, IdentityError},
     join::{self, MeetError, Met, door::Door},
@@ -33,7 +36,7 @@ use crate::{
         cache::Cache,
         keeper::Keeper,
         roster::{Roll, Roster, SayError},
-        tokens::{self, Made, TokenView, TokensError, Wanted},
+        tokens::{self, Made, TokenView, TokenWish, TokensError},
         view::Members,
     },
     reach::{
@@ -49,9 +52,9 @@ use crate::{
         answer::{self, Answering, Inbound, RaftInbound},
         endpoint::{BindError, Ports},
         gate::Gate,
+        protocols,
         rpc::{self, Exchange, RpcError},
         swarm::{self, Streams},
-        wire,
     },
 };
 
@@ -222,7 +225,7 @@ impl Mesh {
     }
 
     /// Makes a token, waiting for an address that others can reach.
-    pub async fn token_create(&self, wanted: Wanted) -> Result<Made, TokensError> {
+    pub async fn token_create(&self, wanted: TokenWish) -> Result<Made, TokensError> {
         let mut reach = self.inner.reach.clone();
         let reachable = reach.wait_for(|reach| !reach.addresses.is_empty() || !reach.relays.is_empty());
         if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
@@ -365,7 +368,10 @@ pub async fn build(
         reach: reach_tx,
         members: members_tx,
         facts,
-        heard: Default::default(),
+        silence: Silence::default(),
+        reachability: Reachability::new(identity.host(), Clock.moment()),
+        spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
+        comparing: JoinSet::new(),
         interfaces: interfaces_tx,
     };
     let stop = CancellationToken::new();
@@ -373,8 +379,8 @@ pub async fn build(
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
-        .accept(wire::ALPN, built.accept)
-        .accept(join::ALPN, door);
+        .accept(protocols::LIBP2P, built.accept)
+        .accept(protocols::JOIN, door);
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }

@@ -70,7 +70,7 @@ pub enum DropBecause {
     /// It speaks of more starts of one host, or of more hosts, than there can be.
     #[error("too many ids")]
     TooManyIds,
-    /// It tells us about ourselves what only we say.
+    /// It tells us about this start of ours what only we say.
     #[error("somebody else speaks in our name")]
     AboutMe,
     /// A version is not after the one before it, or beyond what can have happened.
@@ -82,6 +82,14 @@ pub enum DropBecause {
     /// A key is none of ours, or a value is too large.
     #[error("a key or value of {0} is not allowed")]
     Record(String),
+}
+
+/// What a frame that passes is worth a word about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// A start of this host that is newer than the one that runs: its directory was copied, or somebody lies. What is
+    /// said of it passes, because it says nothing of us, and a frame that was dropped for it would keep all else out.
+    pub double: Option<u64>,
 }
 
 /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
@@ -163,7 +171,7 @@ impl Firewall {
     }
 
     /// Reads a frame. `Ok` means that chitchat may have it; what it says is remembered.
-    pub fn check(&mut self, frame: &[u8], known: &Known<'_>) -> Result<(), DropBecause> {
+    pub fn check(&mut self, frame: &[u8], known: &Known<'_>) -> Result<Notice, DropBecause> {
         if frame.len() > MAX_GOSSIP_BYTES {
             return Err(DropBecause::TooLarge);
         }
@@ -184,8 +192,10 @@ impl Firewall {
             Frame::BadCluster => {}
         }
         self.check_generations(&heard, known.from)?;
+        let newer = |id: &&GossipId| id.node == self.me.node && id.generation > self.me.generation;
+        let double = heard.keys().rfind(newer).map(|id| id.generation);
         self.seen.extend(heard);
-        Ok(())
+        Ok(Notice { double })
     }
 
     fn check_digest(
@@ -199,11 +209,9 @@ impl Firewall {
             if heard.contains_key(id) {
                 return Err(DropBecause::Malformed("an id twice"));
             }
-            // Chitchat ignores heartbeats about itself; versions about us only shape answers.
-            if id.node == self.me.node {
-                if id.generation > self.me.generation {
-                    return Err(DropBecause::AboutMe);
-                }
+            // Chitchat ignores heartbeats about itself; versions about us only shape answers. An earlier
+            // start of ours is nothing that we need to know.
+            if id.node == self.me.node && id.generation <= self.me.generation {
                 continue;
             }
             let seen = self.seen.get(id).copied().unwrap_or_default();
@@ -227,8 +235,8 @@ impl Firewall {
         for part in delta {
             let id = &part.id;
             self.check_id(id, known)?;
-            // Others may hand back what an earlier start of ours said, nothing of this one.
-            if id.node == self.me.node && id.generation >= self.me.generation {
+            // Others may hand back what another start of ours said, nothing of this one.
+            if *id == self.me {
                 return Err(DropBecause::AboutMe);
             }
             if !told.insert(id) {

@@ -46,8 +46,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/join", post(|State(app): App_, Body_(join)| finish(async move { app.join(join).await })))
         .route("/v1/hosts", get(|State(app): App_| answer(async move { app.hosts().await })))
         .route("/v1/sessions", get(|State(app): App_| answer(async move { app.sessions().await })))
-        .route("/v1/sessions/plan", post(|app: App_, body: Body_<api::Wanted>| answer(plan(app, body))))
-        .route("/v1/sessions/up", post(|app: App_, body: Body_<api::Wanted>| finish(up(app, body))))
+        .route("/v1/sessions/plan", post(|app: App_, body: Body_<api::PlanRequest>| answer(plan(app, body))))
+        .route("/v1/sessions/up", post(|app: App_, body: Body_<api::PlanRequest>| finish(up(app, body))))
         .route("/v1/session", get(|app: App_, of: OfSession| answer(session_status(app, of))))
         .route("/v1/session/up", get(|app: App_, of: OfSession| answer(up_progress(app, of))))
         .route(
@@ -177,12 +177,12 @@ fn refusal(error: Error) -> Response {
     (status, Json(ErrorBody { error })).into_response()
 }
 
-async fn plan(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::PlanReport, Error> {
+async fn plan(State(app): App_, Body_(wanted): Body_<api::PlanRequest>) -> Result<api::PlanReport, Error> {
     let replace = wanted.replace.clone();
     app.plan(Intent::try_from(wanted)?, replace).await
 }
 
-async fn up(State(app): App_, Body_(wanted): Body_<api::Wanted>) -> Result<api::UpAnswer, Error> {
+async fn up(State(app): App_, Body_(wanted): Body_<api::PlanRequest>) -> Result<api::UpAnswer, Error> {
     let (index, replace) = (wanted.index, wanted.replace.clone());
     app.up(Intent::try_from(wanted)?, replace, index).await
 }

@@ -168,6 +168,7 @@ impl App {
             admin: token.admin,
             state: match token.state {
                 GrantState::Live { .. } => "live",
+                GrantState::NotYet => "not-yet",
                 GrantState::Expired => "expired",
                 GrantState::Revoked => "revoked",
                 GrantState::UsedUp => "used-up",
@@ -181,7 +182,7 @@ impl App {
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
     pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
-        let wanted = mesh::Wanted { expires_ms, uses: create.uses, admin: create.admin };
+        let wanted = mesh::TokenWish { expires_ms, uses: create.uses, admin: create.admin };
         let made = match self.deps().mesh.token_create(wanted).await {
             Ok(made) => made,
             Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {

@@ -29,13 +29,13 @@ pub enum Verb {
         name: String,
         /// What to ask for
         #[arg(long = "type", value_enum, default_value = "address")]
-        wanted: Wanted,
+        wanted: RecordKind,
     },
 }
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Wanted {
+pub enum RecordKind {
     /// IPv4 and IPv6 addresses
     Address,
     /// Ports and the names they are on: one `PORT NAME` a line
@@ -81,14 +81,14 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
     Ok(Exit::WELL)
 }
 
-fn question(name: &str, wanted: Wanted) -> Result<(Name, &'static [RecordType]), Error> {
+fn question(name: &str, wanted: RecordKind) -> Result<(Name, &'static [RecordType]), Error> {
     let wrong =
         |because: String| Error::new(Kind::Usage, format!("{name:?} cannot be asked for")).because(because);
     let parse = |text: &str| Name::from_str(text).map_err(|error| wrong(error.to_string()));
     let (mut asked, kinds): (Name, &[RecordType]) = match wanted {
-        Wanted::Address => (parse(name)?, &[RecordType::A, RecordType::AAAA]),
-        Wanted::Srv => (parse(name)?, &[RecordType::SRV]),
-        Wanted::Ptr => match name.parse::<IpAddr>() {
+        RecordKind::Address => (parse(name)?, &[RecordType::A, RecordType::AAAA]),
+        RecordKind::Srv => (parse(name)?, &[RecordType::SRV]),
+        RecordKind::Ptr => match name.parse::<IpAddr>() {
             Ok(address) => (Name::from(address), &[RecordType::PTR]),
             Err(_) => (parse(name)?, &[RecordType::PTR]),
         },

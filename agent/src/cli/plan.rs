@@ -6,7 +6,7 @@ use proto::{
     id::MachineName,
     session::ChangeAction,
     topology::Diagnostic,
-    wire::api::{Diagnostics, Error, Kind, PlanChange, PlanReport, Wanted},
+    wire::api::{Diagnostics, Error, Kind, PlanChange, PlanReport, PlanRequest},
 };
 
 use super::{
@@ -33,7 +33,7 @@ pub async fn run(cx: &Cx, file: &Path, replace: &[String]) -> Done {
 }
 
 /// Reads a topology for a request; its mistakes are shown here, for `plan` and `up` alike.
-pub fn read(cx: &Cx, file: &Path) -> Result<Wanted, Error> {
+pub fn read(cx: &Cx, file: &Path) -> Result<PlanRequest, Error> {
     let read = intent::read(file);
     let file = if file == Path::new("-") { Path::new("stdin") } else { file };
     match read {

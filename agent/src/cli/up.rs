@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use proto::{
     session::Phase,
-    wire::api::{Error, Kind, MachineRow, UpAnswer, UpProgress, Wanted},
+    wire::api::{Error, Kind, MachineRow, PlanRequest, UpAnswer, UpProgress},
 };
 use tokio::time::{self, Instant};
 
@@ -84,7 +84,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     }
 }
 
-async fn commit(cx: &Cx, mut wanted: Wanted, args: &Args) -> Done {
+async fn commit(cx: &Cx, mut wanted: PlanRequest, args: &Args) -> Done {
     let mut answer: UpAnswer = cx.client.post("/v1/sessions/up", &wanted).await?;
     let asked = !answer.plan.replaces.is_empty() && !args.yes && cx.ui.can_ask();
     if asked {

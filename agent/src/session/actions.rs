@@ -213,7 +213,7 @@ pub fn told(status: &ShimStatus) -> Told {
 pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>) {
     let known = inventory::images(&hub).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
-    let wanted = images::Wanted { digest, size, arch, names: inventory::names(&hub, digest) };
+    let wanted = images::WantedImage { digest, size, arch, names: inventory::names(&hub, digest) };
     let (holders, watched) = watch::channel(inventory::holders(&hub, digest));
     let endpoint = hub.deps().mesh.endpoint();
     let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();

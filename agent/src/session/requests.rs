@@ -68,7 +68,7 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
         // Answered by the mesh itself.
-        Request::Statements(_) | Request::Join { .. } => {
+        Request::Compare { .. } | Request::Statements { .. } | Request::Join { .. } => {
             Err(Refusal::Failed("this is not a question about sessions".into()))
         }
     };

@@ -91,7 +91,7 @@ impl Host {
 
     async fn joiner(label: &str, issuer: &Host) -> Host {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = mesh::Wanted { expires_ms: 3_600_000, uses: 10, admin: false };
+        let wanted = mesh::TokenWish { expires_ms: 3_600_000, uses: 10, admin: false };
         let token = issuer.mesh.token_create(wanted).await.unwrap().text;
         let joining =
             Joining { data: dir.path().to_owned(), token, name: name(label), ports: Ports::Loopback };

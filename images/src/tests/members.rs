@@ -114,7 +114,7 @@ async fn a_process_that_fetches_until_it_is_killed() {
     let address = iroh::TransportAddr::Ip(address.parse().unwrap());
     host.lookup.add_endpoint_info(iroh::EndpointAddr::from_parts(id, [address]));
     let (digest, size) = (digest.parse().unwrap(), size.parse().unwrap());
-    let wanted = Wanted { digest, size, arch: "x86_64".to_owned(), names: Default::default() };
+    let wanted = WantedImage { digest, size, arch: "x86_64".to_owned(), names: Default::default() };
     let mut transfers = host.images.transfers();
     tokio::spawn(async move {
         while transfers.changed().await.is_ok() {
@@ -269,7 +269,7 @@ async fn a_fetch_waits_for_holders_and_takes_the_first_that_appears() {
     let (path, ()) = tokio::time::timeout(WITHIN, async { tokio::join!(ensured, later) }).await.unwrap();
     assert!(path.unwrap().exists());
 
-    let nobody = Wanted { digest: Digest([9; 32]), ..wanted };
+    let nobody = WantedImage { digest: Digest([9; 32]), ..wanted };
     let ensured = b.ensure(&nobody, Vec::new());
     // `ensure` of the harness keeps its sender, so the end of the watch is told here.
     let (sender, holders) = watch::channel(Vec::new());
@@ -290,7 +290,7 @@ async fn a_size_that_the_content_disproves_ends_the_fetch_and_leaves_nothing() {
     b.knows(&[&a.endpoint]);
     let wanted = a.import(&source, "tiny").await.unwrap();
     for size in [8 * MIB, 32 * MIB] {
-        let lie = Wanted { size, ..wanted.clone() };
+        let lie = WantedImage { size, ..wanted.clone() };
         let ended = b.ensure(&lie, vec![a.holder("a")]).await;
         assert!(matches!(ended, Err(ImageError::Size { got, .. }) if got == 16 * MIB), "{ended:?}");
         assert_eq!((files(&b.dir.join("raw")), files(&b.dir.join("blobs/data"))), (0, 0));

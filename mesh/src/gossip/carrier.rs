@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,16 +17,21 @@ use chitchat::{
 use libp2p::Stream;
 use proto::{
     facts::Fact,
-    firewall::{self, DropBecause, Firewall, Known},
+    firewall::{self, DropBecause, Firewall, Known, Notice},
     id::{HostId, MeshId},
     limits::MAX_GOSSIP_BYTES,
+    time::Moment,
 };
 use tokio::sync::{broadcast, mpsc};
 
-use super::PROTOCOL;
 use crate::{
+    Clock,
     members::roster::Roll,
-    transport::{inbound::Inlet, rpc, swarm::Streams},
+    transport::{
+        inbound::Inlet,
+        protocols::{GOSSIP, read_frame, write_frame},
+        swarm::Streams,
+    },
 };
 
 /// Frames for one host that wait. Older news than this is worth less than the next round's.
@@ -82,10 +87,10 @@ async fn deliver(streams: Streams, host: HostId, mut waiting: mpsc::Receiver<Vec
     while let Some(frame) = waiting.recv().await {
         let stream = match open.take() {
             Some(stream) => Some(stream),
-            None => streams.open(host, PROTOCOL, OPEN_TIMEOUT).await.ok(),
+            None => streams.open(host, GOSSIP, OPEN_TIMEOUT).await.ok(),
         };
         let Some(mut stream) = stream else { continue };
-        let written = tokio::time::timeout(WRITE_TIMEOUT, rpc::write_frame(&mut stream, &frame)).await;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut stream, &frame)).await;
         if matches!(written, Ok(Ok(()))) {
             open = Some(stream);
         }
@@ -111,11 +116,11 @@ impl Entrance {
     }
 
     /// Lets one frame in, or says why not.
-    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<(), Refused> {
-        let now_ms = crate::Clock.moment().0;
+    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<Notice, Refused> {
+        let now_ms = Clock.moment().0;
         let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
-        self.firewall.check(frame, &known).map_err(|because| match because {
+        let notice = self.firewall.check(frame, &known).map_err(|because| match because {
             DropBecause::Stranger(_) => Refused::Early(because.to_string()),
             _ => Refused::Bad(because.to_string()),
         })?;
@@ -124,7 +129,7 @@ impl Entrance {
             ChitchatMessage::deserialize(&mut rest).map_err(|error| Refused::Bad(error.to_string()))?;
         // A full inbox drops the newest, as a full socket buffer would.
         self.inbox.try_send((firewall::address(mesh, from), message)).ok();
-        Ok(())
+        Ok(notice)
     }
 }
 
@@ -147,24 +152,27 @@ pub(super) async fn receive(mut inlet: Inlet, mesh: MeshId, door: Door, facts: b
 }
 
 async fn read(mut stream: Stream, mesh: MeshId, from: HostId, door: Door, facts: broadcast::Sender<Fact>) {
-    let mut told: Option<Instant> = None;
+    let mut told: Option<Moment> = None;
     // Ends when the sender closes the stream, breaks a limit, or the connection is gone.
-    while let Ok(frame) = rpc::read_frame(&mut stream, MAX_GOSSIP_BYTES).await {
-        let refused = match door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(entrance) => entrance.admit(mesh, from, &frame).err(),
-            None => None,
-        };
-        let because = match refused {
+    while let Ok(frame) = read_frame(&mut stream, MAX_GOSSIP_BYTES).await {
+        let admitted = match door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(entrance) => entrance.admit(mesh, from, &frame),
             None => continue,
-            Some(Refused::Early(because)) => {
+        };
+        let because = match admitted {
+            Ok(Notice { double: None }) => continue,
+            // It passed; what it says of a copy of this host is news for people all the same.
+            Ok(Notice { double: Some(_) }) => DropBecause::AboutMe.to_string(),
+            Err(Refused::Early(because)) => {
                 tracing::debug!(?from, %because, "gossip frame dropped");
                 continue;
             }
-            Some(Refused::Bad(because)) => because,
+            Err(Refused::Bad(because)) => because,
         };
-        tracing::debug!(?from, %because, "gossip frame dropped");
-        if told.is_none_or(|at| at.elapsed() > REFUSAL_NEWS) {
-            told = Some(Instant::now());
+        tracing::debug!(?from, %because, "gossip frame dropped or doubtful");
+        let now = Clock.moment();
+        if told.is_none_or(|at| now.since(at) > REFUSAL_NEWS) {
+            told = Some(now);
             facts.send(Fact::GossipRefused { member: from.short(), because }).ok();
         }
     }

@@ -1,34 +1,39 @@
 //! The verified side of gossip: reads what chitchat holds, checks each new record's signature, and
-//! keeps the newest of each key. What chitchat says without a signature counts for nothing.
+//! keeps the newest of each key and start. What chitchat says without a signature counts for nothing.
+//! Which start of a host is believed is `proto::membership::Starts`'s to say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use chitchat::Chitchat;
+use chitchat::{Chitchat, ChitchatId};
 use proto::{
     id::{HostId, MeshId},
     limits::MAX_RECORDS_PER_HOST,
+    membership::Starts,
     seal::SignedRecord,
-    time::Timestamp,
+    time::Moment,
     wire::record::{Body, RecordKey},
 };
 
 use super::Records;
 
-/// After its restart a host says again what holds; what it does not repeat in this time is over.
-const REPEAT_MS: u64 = 60_000;
+/// Records of all starts of one host together: those of the start before stay until the new one has spoken.
+const MAX_RECORDS: usize = 2 * MAX_RECORDS_PER_HOST;
 
 /// What has been verified.
 pub(super) struct Ledger {
     mesh: MeshId,
-    newest: BTreeMap<(HostId, RecordKey), Entry>,
+    /// By owner, key and start.
+    newest: BTreeMap<(HostId, RecordKey, u64), Entry>,
     /// Versions that were looked at, good or bad: no signature is checked twice.
     seen: HashMap<(HostId, u64, String), u64>,
-    /// The newest start of each host, and when it was first heard of.
-    starts: BTreeMap<HostId, (u64, Timestamp)>,
+    starts: Starts,
+    /// The starts that hold, and the records that follow.
+    holding: BTreeSet<(HostId, u64)>,
+    shown: Records,
 }
 
 struct Entry {
-    age: (u64, u64),
+    seq: u64,
     body: Option<Body>,
 }
 
@@ -41,13 +46,19 @@ pub(super) struct Heard {
 
 impl Ledger {
     pub(super) fn new(mesh: MeshId) -> Ledger {
-        Ledger { mesh, newest: BTreeMap::new(), seen: HashMap::new(), starts: BTreeMap::new() }
+        Ledger {
+            mesh,
+            newest: BTreeMap::new(),
+            seen: HashMap::new(),
+            starts: Starts::default(),
+            holding: BTreeSet::new(),
+            shown: Records::new(),
+        }
     }
 
     /// Gives what holds now.
     pub(super) fn records(&self) -> Records {
-        let holds = |(key, entry): (&(HostId, RecordKey), &Entry)| Some((key.clone(), entry.body.clone()?));
-        self.newest.iter().filter_map(holds).collect()
+        self.shown.clone()
     }
 
     /// Reads all that chitchat holds of members.
@@ -55,10 +66,15 @@ impl Ledger {
         &mut self,
         chitchat: &Chitchat,
         members: &BTreeMap<String, HostId>,
-        now: Timestamp,
+        now: Moment,
     ) -> Heard {
-        let mut heard = Heard::default();
+        let (mut heard, mut is_new) = (Heard::default(), false);
+        let me = chitchat.self_chitchat_id();
         for (id, state) in chitchat.node_states() {
+            // Of this host only what this start says: a copy of its directory may be about.
+            if id.node_id == me.node_id && id != me {
+                continue;
+            }
             let Some(host) = members.get(&*id.node_id).copied() else { continue };
             for (key, value) in state.key_values() {
                 let version = state.get_versioned(key).map_or(0, |value| value.version);
@@ -68,51 +84,60 @@ impl Ledger {
                 }
                 self.seen.insert(place, version);
                 match self.take(host, key, value, now) {
-                    Ok(changed) => heard.changed |= changed,
+                    Ok(new) => is_new |= new,
                     Err(because) => heard.refused.push((host, because)),
                 }
             }
         }
-        heard.changed |= self.forget(chitchat, members, now);
+        self.forget(chitchat, members, now);
+        let holding = self.starts.holding(now);
+        if is_new || holding != self.holding {
+            self.holding = holding;
+            let shown = self.hold();
+            heard.changed = shown != self.shown;
+            self.shown = shown;
+        }
         heard
     }
 
-    fn take(&mut self, host: HostId, key: &str, text: &str, now: Timestamp) -> Result<bool, String> {
+    fn take(&mut self, host: HostId, key: &str, text: &str, now: Moment) -> Result<bool, String> {
         let key: RecordKey = key.parse().map_err(|_| format!("unknown key {key:?}"))?;
         let record = SignedRecord::open(text, self.mesh, host, &key).map_err(|error| error.to_string())?;
-        let start = self.starts.entry(host).or_insert((record.generation, now));
-        if record.generation > start.0 {
-            *start = (record.generation, now);
-        }
-        let place = (host, key);
-        if self.newest.get(&place).is_some_and(|entry| entry.age >= record.age()) {
+        let place = (host, key, record.generation);
+        if self.newest.get(&place).is_some_and(|entry| entry.seq >= record.seq) {
             return Ok(false);
         }
-        let owned = self.newest.keys().filter(|(owner, _)| *owner == host).count();
-        if owned >= MAX_RECORDS_PER_HOST && !self.newest.contains_key(&place) {
+        let owned = self.newest.keys().filter(|(owner, ..)| *owner == host).count();
+        if owned >= MAX_RECORDS && !self.newest.contains_key(&place) {
             return Err("more records than a host may have".to_owned());
         }
-        self.newest.insert(place, Entry { age: record.age(), body: record.body });
-        Ok(true)
+        let is_known = self.starts.signed(host, record.generation, now);
+        if is_known {
+            self.newest.insert(place, Entry { seq: record.seq, body: record.body });
+        }
+        Ok(is_known)
     }
 
-    fn forget(&mut self, chitchat: &Chitchat, members: &BTreeMap<String, HostId>, now: Timestamp) -> bool {
-        let known: BTreeMap<HostId, u64> = members
-            .values()
-            .map(|host| (*host, self.starts.get(host).map_or(0, |start| settled(*start, now))))
-            .collect();
-        let before = self.newest.len();
-        self.newest.retain(|(host, _), entry| known.get(host).is_some_and(|oldest| entry.age.0 >= *oldest));
-        let held: Vec<(&str, u64)> =
-            chitchat.node_states().keys().map(|id| (&*id.node_id, id.generation_id)).collect();
-        self.seen.retain(|(host, generation, _), _| {
-            held.iter().any(|(name, held)| held == generation && members.get(*name) == Some(host))
-        });
-        self.newest.len() != before
+    fn forget(&mut self, chitchat: &Chitchat, members: &BTreeMap<String, HostId>, now: Moment) {
+        let place = |id: &ChitchatId| Some((members.get(&*id.node_id).copied()?, id.generation_id));
+        let held: BTreeSet<(HostId, u64)> = chitchat.node_states().keys().filter_map(place).collect();
+        let live: BTreeSet<(HostId, u64)> = chitchat.live_nodes().filter_map(place).collect();
+        let hosts: BTreeSet<HostId> = members.values().copied().collect();
+        self.starts.keep(|host| hosts.contains(host));
+        self.starts.look(&live, &held, now);
+        let starts = &self.starts;
+        self.newest.retain(|(host, _, generation), _| starts.knows(*host, *generation));
+        self.seen.retain(|(host, generation, _), _| held.contains(&(*host, *generation)));
     }
-}
 
-/// Gives the oldest start whose records still hold.
-fn settled((generation, heard): (u64, Timestamp), now: Timestamp) -> u64 {
-    if now.since_ms(heard) > REPEAT_MS { generation } else { 0 }
+    /// Gives the newest of each key that holds: an older start comes first in the map.
+    fn hold(&self) -> Records {
+        let mut newest: BTreeMap<(HostId, RecordKey), &Entry> = BTreeMap::new();
+        for ((host, key, generation), entry) in &self.newest {
+            if self.holding.contains(&(*host, *generation)) {
+                newest.insert((*host, key.clone()), entry);
+            }
+        }
+        newest.into_iter().filter_map(|(place, entry)| Some((place, entry.body.clone()?))).collect()
+    }
 }

@@ -14,7 +14,6 @@ use std::{
 };
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
-use libp2p::StreamProtocol;
 use proto::{
     facts::Fact,
     firewall::{self, Firewall, GossipId},
@@ -33,9 +32,6 @@ use crate::{
 };
 use carrier::{Carrier, Door, Entrance, Posts};
 use ledger::Ledger;
-
-/// The protocol name of gossip streams.
-pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/mesh/gossip/1");
 
 /// Verified records of all members, by owner and key.
 pub type Records = BTreeMap<(HostId, RecordKey), Body>;
@@ -262,7 +258,7 @@ impl Task {
         let names: BTreeMap<String, HostId> =
             roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
         let me = self.identity.host();
-        let now = crate::Clock.timestamp();
+        let now = crate::Clock.moment();
         let ledger = &mut self.ledger;
         let (live, heard) = handle
             .with_chitchat(|chitchat| (live(chitchat, &names, me), ledger.read(chitchat, &names, now)))

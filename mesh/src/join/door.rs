@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use iroh::{
@@ -16,6 +16,7 @@ use proto::{
     facts::Fact,
     id::HostId,
     limits::MAX_RPC_BYTES,
+    time::Moment,
     trust::{
         Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
         join::{JOIN_VERSION, admit},
@@ -29,10 +30,12 @@ use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::{DOOR_TIMEOUT, Ready, Welcome, channel, receive, send};
 use crate::{
+    clock::Clock,
     gossip::Records,
     identity::{self, Identity},
     members::roster::{self, Roster},
     transport::{
+        protocols::RPC,
         rpc::{self, Exchange},
         swarm::Streams,
     },
@@ -62,7 +65,7 @@ struct Inner {
     records: watch::Receiver<Arc<Records>>,
     facts: broadcast::Sender<Fact>,
     slots: Semaphore,
-    knocks: Mutex<VecDeque<Instant>>,
+    knocks: Mutex<VecDeque<Moment>>,
 }
 
 impl std::fmt::Debug for Door {
@@ -103,10 +106,11 @@ impl Door {
 
     fn may_knock(&self) -> bool {
         let mut knocks = self.inner.knocks.lock().unwrap_or_else(PoisonError::into_inner);
-        knocks.retain(|at| at.elapsed() < Duration::from_secs(60));
+        let now = Clock.moment();
+        knocks.retain(|at| now.since(*at) < Duration::from_secs(60));
         let may = knocks.len() < KNOCKS_PER_MINUTE;
         if may {
-            knocks.push_back(Instant::now());
+            knocks.push_back(now);
         }
         may
     }
@@ -170,7 +174,7 @@ impl Door {
                     last = Some(JoinRefusal::UnknownToken);
                 }
                 Some(JoinAnswer::Admitted(chain)) => {
-                    self.inner.roster.take(chain.clone());
+                    self.inner.roster.take(chain.clone(), Some(issuer.host));
                     return JoinAnswer::Admitted(chain);
                 }
                 Some(decided) => return decided,
@@ -189,7 +193,7 @@ impl Door {
         let request =
             Request::Join { transcript: Box::new(transcript.clone()), proof: Box::new(proof.clone()) };
         let request = proto::wire::encode(&request);
-        let exchange = Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES };
+        let exchange = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
         let asked = rpc::ask(&self.inner.streams, &exchange, issuer, &request, FORWARD_TIMEOUT).await;
         match proto::wire::decode(&asked.ok()?, MAX_RPC_BYTES).ok()? {
             Answer::Join(answer) => Some(*answer),

@@ -23,13 +23,14 @@ use proto::{
     wire::{self, Kind, Message, record::Reach},
 };
 
-use crate::members::roster::Roll;
+use crate::{
+    members::roster::Roll,
+    transport::protocols::{receive_frame, send_frame},
+};
 
 pub use member::{MeetError, Met, Noted, note};
 pub use stranger::{JoinError, Joined, Joining, join};
 
-/// The protocol name of the iroh connections on which strangers join.
-pub(crate) const ALPN: &[u8] = b"mesh/join/1";
 /// A whole join, seen from the member: two round trips, and a forward to an issuer.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -71,11 +72,7 @@ fn channel(connection: &Connection) -> io::Result<[u8; 32]> {
 }
 
 async fn send<T: Message>(stream: &mut SendStream, message: &T) -> io::Result<()> {
-    let bytes = wire::encode(message);
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&length.to_be_bytes()).await?;
-    stream.write_all(&bytes).await?;
-    Ok(())
+    send_frame(stream, &wire::encode(message)).await
 }
 
 async fn receive<T: Message>(stream: &mut RecvStream) -> io::Result<T> {
@@ -87,13 +84,6 @@ async fn receive_welcome(stream: &mut RecvStream) -> io::Result<Welcome> {
 }
 
 async fn receive_within<T: Message>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).await.map_err(io::Error::other)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > limit {
-        return Err(io::Error::other(format!("a message of {length} bytes, {limit} are allowed")));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;
+    let bytes = receive_frame(stream, limit).await?;
     wire::decode(&bytes, limit).map_err(io::Error::other)
 }

@@ -1,14 +1,7 @@
 //! The joining side: finds a member by the token, checks that it belongs to the token's mesh, proves
 //! the token without showing it, and stores the new identity. Needs no daemon.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use iroh::{
@@ -28,12 +21,16 @@ use proto::{
 };
 use tokio::sync::broadcast;
 
-use super::{ALPN, Ready, Welcome, channel, receive, receive_welcome, send};
+use super::{Ready, Welcome, channel, receive, receive_welcome, send};
 use crate::{
+    clock::Clock,
     identity::{self, Identity, IdentityError},
     members::{cache::Cache, roster::unpack},
     reach::{pins::Pins, relay},
-    transport::endpoint::{self, BindError, Ports},
+    transport::{
+        endpoint::{self, BindError, Ports},
+        protocols::JOIN,
+    },
 };
 
 /// A member that can be reached answers within a second or two, through a relay too.
@@ -190,12 +187,12 @@ impl Stranger<'_> {
         let mut failures: Vec<String> = Vec::new();
         let mut pending = None;
         let mut watch = tokio::time::interval(RELAY_LOOK);
-        let started = Instant::now();
+        let started = Clock.moment();
         loop {
             // Cancel-safe: a set of futures that is polled in place, and an interval.
             let knocked = tokio::select! {
                 knocked = knocking.next() => knocked,
-                _ = watch.tick() => match self.denied().filter(|_| started.elapsed() > DIRECT_HEAD_START) {
+                _ = watch.tick() => match self.denied().filter(|_| Clock.moment().since(started) > DIRECT_HEAD_START) {
                     Some(because) => return Err(JoinError::RefusedByRelay(because)),
                     None => continue,
                 },
@@ -237,7 +234,7 @@ impl Stranger<'_> {
             match alias.parse::<RelayUrl>() {
                 Ok(url) => {
                     let host = HostId(self.seed.public());
-                    let admission = relay::admission(&self.token.seed, host, crate::Clock.timestamp());
+                    let admission = relay::admission(&self.token.seed, host, Clock.timestamp());
                     let config = RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(offer.qad_port)));
                     let config = Arc::new(config.with_auth_token(admission));
                     self.endpoint.insert_relay(url.clone(), config).await;
@@ -250,7 +247,7 @@ impl Stranger<'_> {
     }
 
     async fn knock(&self, id: iroh::EndpointId, host: HostId) -> Result<(HostId, Connection), String> {
-        let connecting = self.endpoint.connect(id, ALPN);
+        let connecting = self.endpoint.connect(id, JOIN);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok((host, connection)),
             Ok(Err(error)) => Err(format!("{}: {error:#}", host.short())),
@@ -264,7 +261,7 @@ impl Stranger<'_> {
         send(&mut out, &hello).await?;
         let offer: JoinOffer = receive(&mut input).await?;
         // Before anything is revealed: is this a member of the mesh that the token is for?
-        offer.check(self.token.mesh, member, crate::Clock.timestamp())?;
+        offer.check(self.token.mesh, member, Clock.timestamp())?;
         let transcript = Transcript {
             mesh: self.token.mesh,
             joiner: HostId(self.seed.public()),
@@ -318,7 +315,7 @@ fn store(
     chain: Vec<Sealed>,
     welcome: Welcome,
 ) -> Result<Joined, JoinError> {
-    let now = crate::Clock.timestamp();
+    let now = Clock.timestamp();
     let statements = [chain, unpack(&welcome.statements)].concat();
     let mut set = MemberSet::new(token.mesh);
     set.apply_all(statements.clone(), now);

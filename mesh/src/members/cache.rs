@@ -7,11 +7,12 @@ use minicbor::{Decode, Encode};
 use proto::{
     id::HostId,
     limits::MAX_RPC_BYTES,
+    reachability::ways::Known,
     trust::Bootstrap,
     wire::{self, Kind, Message, record::Reach},
 };
 
-use crate::{disk, reach::ways::Known};
+use crate::disk;
 
 /// The file.
 #[derive(Default, Encode, Decode)]

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! roster    statements -> member list     cache    that, on disk
-//! view      what this host says of each member
+//! exchange  one comparison of statements   view      what this host says of each member
 //! keeper    the loop                      tokens   make, list, end
 //! ```
 
 pub(crate) mod cache;
+pub(crate) mod exchange;
 pub(crate) mod keeper;
 pub(crate) mod roster;
 pub(crate) mod tokens;

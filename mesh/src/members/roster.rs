@@ -2,19 +2,21 @@
 //! One set stands behind the endpoint gate, the relay's admission and everything that asks
 //! "is this a member?". Nothing here sends.
 
-use std::sync::Arc;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use proto::{
     id::{Digest, HostId, Name},
     seal::Seed,
-    time::Timestamp,
-    trust::{ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements, clock_error},
+    time::{Moment, Timestamp},
+    trust::{
+        ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements, clock_error, mesh_time,
+    },
     wire,
 };
 use tokio::sync::watch;
@@ -72,16 +74,28 @@ pub(crate) struct Roster {
     path: PathBuf,
     roll: watch::Sender<Arc<Roll>>,
     /// Makes changes one at a time, the write to disk included.
-    changing: Mutex<Disk>,
-    /// How far each member's clock is beyond the time since this computer started, as heard last.
-    clocks: watch::Sender<BTreeMap<HostId, i64>>,
+    changing: Mutex<Changing>,
+    /// What members' clocks showed when they were heard last.
+    clocks: Mutex<BTreeMap<HostId, Heard>>,
 }
 
-/// How the file is, compared with what is known.
+/// What a clock showed, and when that was.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    showed: Timestamp,
+    at: Moment,
+}
+
+/// What a clock showed so long ago says nothing any more: it may have been set since.
+const HEARD_FOR: Duration = Duration::from_secs(3600);
+
+/// What a change leaves behind.
 #[derive(Debug, Default)]
-struct Disk {
+struct Changing {
     /// What others said is known here and not in the file.
     behind: bool,
+    /// What is new since it was last asked for, and who told it.
+    news: BTreeMap<Digest, Option<HostId>>,
 }
 
 impl Roster {
@@ -122,54 +136,75 @@ impl Roster {
     }
 
     /// Takes statements from others. Returns how many were new, and how many were refused.
-    pub(crate) fn take(&self, sealed: Vec<Sealed>) -> (usize, usize) {
-        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn take(&self, sealed: Vec<Sealed>, from: Option<HostId>) -> (usize, usize) {
+        if sealed.is_empty() {
+            return (0, 0);
+        }
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut set = self.roll().set.clone();
         let (new, refused) = set.apply_all(sealed, self.now());
         if let Some(because) = refused.first() {
             tracing::debug!(%because, count = refused.len(), "statements refused");
         }
         if new > 0 {
-            self.learn(&mut disk, set);
+            self.learn(&mut changing, set, from);
         }
         (new, refused.len())
     }
 
     /// Says something ourselves: it is on disk before anybody hears it, or it is not said.
     pub(crate) fn say(&self, statement: &Statement, seed: &Seed) -> Result<(), SayError> {
-        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut set = self.roll().set.clone();
         if set.apply(statement.seal(set.mesh(), seed), self.now())? {
             set.prune(self.now());
             self.store(&set).map_err(SayError::Store)?;
-            disk.behind = false;
-            self.roll.send_replace(Roll::of(set));
+            changing.behind = false;
+            self.show(&mut changing, set, None);
         }
         Ok(())
     }
 
     /// Takes note of what others said. It is true whether or not it can be written down here: an
     /// eviction must not wait for room on a disk, and whoever said it keeps it.
-    fn learn(&self, disk: &mut Disk, mut set: MemberSet) {
+    fn learn(&self, changing: &mut Changing, mut set: MemberSet, from: Option<HostId>) {
         set.prune(self.now());
-        self.write_down(disk, &set);
+        self.write_down(changing, &set);
+        self.show(changing, set, from);
+    }
+
+    fn show(&self, changing: &mut Changing, set: MemberSet, from: Option<HostId>) {
+        let new = set.since(&self.roll().set);
+        changing.news.extend(new.into_iter().map(|digest| (digest, from)));
         self.roll.send_replace(Roll::of(set));
+    }
+
+    /// Gives what is new since it was last asked for, by who told it; nobody when this host said it.
+    pub(crate) fn news(&self) -> BTreeMap<Option<HostId>, Vec<Digest>> {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_teller: BTreeMap<Option<HostId>, Vec<Digest>> = BTreeMap::new();
+        for (digest, teller) in std::mem::take(&mut changing.news) {
+            by_teller.entry(teller).or_default().push(digest);
+        }
+        by_teller
     }
 
     /// Writes what an earlier try could not. Called now and then.
     pub(crate) fn catch_up(&self) {
-        let mut disk = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if disk.behind {
-            self.write_down(&mut disk, &self.roll().set);
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if changing.behind {
+            self.write_down(&mut changing, &self.roll().set);
         }
     }
 
     /// Tells a failure once, until it has passed.
-    fn write_down(&self, disk: &mut Disk, set: &MemberSet) {
+    fn write_down(&self, changing: &mut Changing, set: &MemberSet) {
         match self.store(set) {
-            Ok(()) if std::mem::take(&mut disk.behind) => tracing::info!("the statements are stored again"),
+            Ok(()) if std::mem::take(&mut changing.behind) => {
+                tracing::info!("the statements are stored again")
+            }
             Ok(()) => {}
-            Err(error) if !std::mem::replace(&mut disk.behind, true) => {
+            Err(error) if !std::mem::replace(&mut changing.behind, true) => {
                 tracing::error!(%error, "cannot store the statements; they are kept in memory and tried again");
             }
             Err(_) => {}
@@ -180,40 +215,34 @@ impl Roster {
         disk::replace(&self.path, &wire::encode(&Statements::of(&set.all())))
     }
 
-    /// Gives the mesh's time: the own clock, but never before what an issuer has signed.
+    /// Gives the mesh's time.
     pub(crate) fn now(&self) -> Timestamp {
-        Clock.timestamp().max(self.roll.borrow().set.floor())
+        let heard = self.heard(|_| true);
+        mesh_time(Clock.timestamp(), &heard, &self.roll.borrow().set)
     }
 
-    /// Notes what a member's clock says now.
-    pub(crate) fn hear_clock(&self, host: HostId, time: Timestamp) {
-        let roll = self.roll();
-        self.clocks.send_modify(|clocks| {
-            clocks.retain(|host, _| roll.members.contains_key(host));
-            clocks.insert(host, i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(since_boot()));
-        });
+    /// Notes what a member's clock shows now.
+    pub(crate) fn hear_clock(&self, host: HostId, showed: Timestamp) {
+        let (roll, at) = (self.roll(), Clock.moment());
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.retain(|host, heard| roll.members.contains_key(host) && at.since(heard.at) < HEARD_FOR);
+        if roll.members.contains_key(&host) {
+            clocks.insert(host, Heard { showed, at });
+        }
+    }
+
+    /// Gives what the clocks of these members show now, if they ran on.
+    fn heard(&self, is_meant: impl Fn(&HostId) -> bool) -> Vec<Timestamp> {
+        let (clocks, now) = (self.clocks.lock().unwrap_or_else(PoisonError::into_inner), Clock.moment());
+        let meant = clocks.iter().filter(|(host, heard)| is_meant(host) && now.since(heard.at) < HEARD_FOR);
+        meant.map(|(_, heard)| heard.showed.plus_ms(now.since_ms(heard.at))).collect()
     }
 
     /// Tells whether this host's clock is off, by the clocks of `connected` members and what issuers have signed.
     pub(crate) fn clock_error(&self, connected: &BTreeSet<HostId>) -> Option<ClockError> {
-        let (clocks, boot) = (self.clocks.borrow(), since_boot());
-        let heard = clocks.iter().filter(|(host, _)| connected.contains(*host));
-        let now =
-            |(_, beyond): (&HostId, &i64)| Timestamp(u64::try_from(beyond.saturating_add(boot)).unwrap_or(0));
-        let heard: Vec<Timestamp> = heard.map(now).collect();
-        clock_error(Clock.timestamp(), &heard, self.roll().set.floor())
+        let heard = self.heard(|host| connected.contains(host));
+        clock_error(Clock.timestamp(), &heard, &self.roll().set)
     }
-
-    /// Gives the statements that a host with `theirs` lacks.
-    pub(crate) fn beyond(&self, theirs: &[Sealed]) -> Vec<Sealed> {
-        let theirs: BTreeSet<Digest> = theirs.iter().map(Sealed::digest).collect();
-        self.roll().set.beyond(&theirs)
-    }
-}
-
-/// Counts milliseconds since this computer started, through every sleep.
-fn since_boot() -> i64 {
-    i64::try_from(Clock.moment().0).unwrap_or(i64::MAX)
 }
 
 /// Encodes statements for the wire.
@@ -269,7 +298,7 @@ mod tests {
         let revoked = Revocation { token: Seed([1; 32]).public(), made: Clock.timestamp() };
         let sealed = Statement::Revocation(revoked).seal(roster.roll().set.mesh(), &identity.seed);
         let before = roster.roll().set.all().len();
-        assert_eq!(roster.take(vec![sealed]), (1, 0));
+        assert_eq!(roster.take(vec![sealed], None), (1, 0));
         assert_eq!(roster.roll().set.all().len(), before + 1, "it holds although it is not stored");
         roster.catch_up();
         fs::remove_dir(&beside).unwrap();

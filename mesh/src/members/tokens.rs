@@ -25,7 +25,7 @@ use crate::{
 
 /// What a token shall allow.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct TokenWish {
     /// How long it lives.
     pub expires_ms: u64,
     /// Distinct hosts that may use it.
@@ -102,7 +102,7 @@ pub(crate) fn create(
     roster: &Roster,
     identity: &Identity,
     bootstrap: Vec<Bootstrap>,
-    wanted: Wanted,
+    wanted: TokenWish,
 ) -> Result<Made, TokensError> {
     check_issuer(&roster.roll(), identity)?;
     if bootstrap.iter().all(|entry| entry.addresses.is_empty() && entry.relay.is_none()) {

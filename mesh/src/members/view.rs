@@ -6,14 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{
     facts::Fact,
     id::{HostId, Name},
+    reachability::path::{self, Path, PathKind},
     wire::record::{Body, HostRecord, RecordKey},
 };
 
-use crate::{
-    gossip::Records,
-    members::roster::Roll,
-    reach::path::{self, Path, PathKind},
-};
+use crate::{gossip::Records, members::roster::Roll};
 
 /// Whether a member is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

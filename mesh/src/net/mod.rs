@@ -50,7 +50,7 @@ mod splice;
 mod tests;
 
 /// The protocol's name.
-pub const ALPN: &[u8] = b"mesh/net/1";
+pub use crate::transport::protocols::NET as ALPN;
 
 /// Opens the packet port of a machine's shim; called again whenever the port is lost.
 pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, io::Result<UnixStream>> + Send + Sync>;

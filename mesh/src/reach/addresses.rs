@@ -5,11 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use proto::{
     addresses::{Here, Net, is_public, pick},
+    reachability::ways::MAX_ADDRESSES,
     session::Prefix,
 };
-
-/// Addresses that a host tells.
-pub(crate) const MAX_ADDRESSES: usize = 6;
 
 /// What an interface leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

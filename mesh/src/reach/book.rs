@@ -1,24 +1,18 @@
 //! Where members are, kept together: on disk, for the swarm, and for iroh. `ways` decides; each change here tells whom
 //! it concerns, so that they are dialled again at once.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use iroh::address_lookup::memory::MemoryLookup;
 use proto::{
     id::HostId,
+    reachability::ways::{self, Seen, Ways},
     trust::Bootstrap,
     wire::record::{Reach, RelayOffer},
 };
 use tokio::sync::watch;
 
-use crate::{
-    identity,
-    members::cache::Cache,
-    reach::{
-        describe as reach,
-        ways::{self, Seen, Ways},
-    },
-};
+use crate::{clock::Clock, identity, members::cache::Cache, reach::describe as reach};
 
 /// Where a member may be, told by something other than its record.
 #[derive(Debug)]
@@ -98,7 +92,7 @@ impl Book {
                 self.compose_after(written)
             }
             Hint::Seen(host, address) if is_member(&host) => {
-                match self.seen.note(host, address, Instant::now()) {
+                match self.seen.note(host, address, Clock.moment()) {
                     true => self.compose(),
                     false => Vec::new(),
                 }
@@ -117,7 +111,7 @@ impl Book {
     /// Gives those whose ways changed.
     fn compose(&mut self) -> Vec<HostId> {
         let old = self.ways();
-        let new = ways::compose(self.cache.known(), &self.seen, &self.held, Instant::now());
+        let new = ways::compose(self.cache.known(), &self.seen, &self.held, Clock.moment());
         let is_new = |(host, way): &(&HostId, &ways::Way)| old.get(*host) != Some(*way);
         let mut changed = Vec::new();
         for (host, way) in new.iter().filter(is_new) {

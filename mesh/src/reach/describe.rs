@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use iroh::{EndpointAddr, TransportAddr};
 use proto::{
     addresses::is_public,
+    reachability::ways::MAX_RELAYS,
     wire::record::{Reach, RelayOffer},
 };
 
 use crate::reach::addresses::Interfaces;
 
-/// Relays in one record.
-pub(crate) const MAX_RELAYS: usize = 2;
 /// Addresses of one kind that are dialled at once, whatever a member says of itself.
 const MAX_DIALLED: usize = 16;
 

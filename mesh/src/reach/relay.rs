@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use data_encoding::BASE64URL_NOPAD;
@@ -16,12 +16,13 @@ use iroh_relay::server::{self, Access, AccessControl, ClientRequest, Server, cli
 use proto::{
     id::{Digest, HostId},
     seal::{Domain, PublicKey, Seed, Sig, verify},
-    time::Timestamp,
-    trust::{GrantState, JoinRefusal},
+    time::{Moment, Timestamp},
+    trust::{GrantState, JoinRefusal, join::EARLY},
     wire::record::RelayOffer,
 };
 
 use crate::{
+    clock::Clock,
     disk, identity,
     members::roster::Roster,
     transport::{
@@ -162,7 +163,7 @@ pub(crate) struct Doorkeeper {
     gate: Gate,
     roster: Arc<Roster>,
     clients: Arc<OnceLock<Clients>>,
-    admitted: Mutex<HashMap<(HostId, PublicKey), Instant>>,
+    admitted: Mutex<HashMap<(HostId, PublicKey), Moment>>,
 }
 
 impl Doorkeeper {
@@ -176,6 +177,7 @@ impl Doorkeeper {
         let token = check_admission(text, host).ok_or("the token's proof does not hold")?;
         let refusal = match self.roster.roll().set.grant_state(&token, self.roster.now()) {
             GrantState::Live { .. } => None,
+            GrantState::NotYet => Some(JoinRefusal::Failed(EARLY.to_owned())),
             GrantState::Expired => Some(JoinRefusal::Expired),
             GrantState::Revoked => Some(JoinRefusal::Revoked),
             GrantState::UsedUp => Some(JoinRefusal::UsedUp),
@@ -185,19 +187,20 @@ impl Doorkeeper {
             return Err(refusal.to_string());
         }
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        admitted.retain(|_, since| since.elapsed() < REMEMBERED);
+        let now = Clock.moment();
+        admitted.retain(|_, since| now.since(*since) < REMEMBERED);
         match admitted.get(&(host, token)) {
-            Some(since) if since.elapsed() < STRANGER_STAY => return Ok(()),
+            Some(since) if now.since(*since) < STRANGER_STAY => return Ok(()),
             Some(_) => return Err("the minute for joining is over".to_owned()),
             None => {}
         }
-        let recent = |((_, key), since): &(&(HostId, PublicKey), &Instant)| {
-            *key == token && since.elapsed() < STRANGER_STAY
+        let recent = |((_, key), since): &(&(HostId, PublicKey), &Moment)| {
+            *key == token && now.since(**since) < STRANGER_STAY
         };
         if admitted.iter().filter(recent).count() >= STRANGERS_PER_TOKEN || admitted.len() >= MAX_ADMISSIONS {
             return Err(JoinRefusal::Busy.to_string());
         }
-        admitted.insert((host, token), Instant::now());
+        admitted.insert((host, token), now);
         Ok(())
     }
 }

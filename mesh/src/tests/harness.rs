@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve, Wanted,
-    build, identity, join,
+    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
+    TokenWish, build, identity, join,
 };
 
 /// The longest that anything in these tests may take.
@@ -103,7 +103,7 @@ impl Host {
     }
 
     pub(super) async fn token(&self) -> String {
-        let wanted = Wanted { expires_ms: 3_600_000, uses: 10, admin: false };
+        let wanted = TokenWish { expires_ms: 3_600_000, uses: 10, admin: false };
         let mesh = self.mesh.clone();
         // In a task of its own, as the API's handlers are: the future must be `Send`.
         tokio::spawn(async move { mesh.token_create(wanted).await }).await.unwrap().unwrap().text

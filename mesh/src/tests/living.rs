@@ -10,6 +10,7 @@ use iroh::{Endpoint, EndpointAddr, endpoint::presets};
 use proto::{
     facts::Fact,
     id::{Digest, HostId, MeshId, SessionId},
+    reachability::ways::Known,
     trust::{Genesis, Statement, Token},
     wire::{
         record::{Body, ImageRecord, Reach, RecordKey},
@@ -18,7 +19,7 @@ use proto::{
 };
 
 use super::harness::*;
-use crate::{MeetError, MemberState, RpcError, Serve, reach::ways::Known, transport::wire};
+use crate::{MeetError, MemberState, RpcError, Serve, transport::protocols};
 
 async fn three() -> [Host; 3] {
     let attic = Host::founder("attic", Serve::Off).await;
@@ -31,7 +32,7 @@ async fn three() -> [Host; 3] {
     [attic, cellar, garden]
 }
 
-fn image() -> Body {
+pub(super) fn image() -> Body {
     let names = [("debian:12".to_owned(), now())].into();
     Body::Image(ImageRecord { names, size: 1, allocated: 1, arch: "x86_64".to_owned(), complete: true })
 }
@@ -128,7 +129,7 @@ async fn strangers_speak_no_protocol_of_members() {
         .unwrap();
     let id = crate::identity::endpoint_id(&attic.id()).unwrap();
     let address: EndpointAddr = crate::reach::describe::endpoint_addr(id, &attic.mesh.reach().borrow(), &[]);
-    let connection = stranger.connect(address, wire::ALPN).await.unwrap();
+    let connection = stranger.connect(address, protocols::LIBP2P).await.unwrap();
     let closed = tokio::time::timeout(WITHIN, connection.closed()).await.unwrap();
     assert!(closed.to_string().contains("not a member"), "{closed}");
     stranger.close().await;
@@ -164,9 +165,9 @@ async fn another_home_relay_is_taken_soon_after_the_first_is_gone() {
 async fn frames_of_a_hostile_member_are_dropped_and_told() {
     let [attic, cellar, mut garden] = three().await;
     let streams = attic.mesh.streams();
-    let mut stream = streams.open(garden.id(), crate::gossip::PROTOCOL, WITHIN).await.unwrap();
+    let mut stream = streams.open(garden.id(), protocols::GOSSIP, WITHIN).await.unwrap();
     for frame in [&b""[..], b"hello", &[0x53, 0xb0, 0, 0, 1, 2, 3], &[0xff; 65_507]] {
-        crate::transport::rpc::write_frame(&mut stream, frame).await.unwrap();
+        protocols::write_frame(&mut stream, frame).await.unwrap();
     }
     let told = async {
         loop {
@@ -177,7 +178,7 @@ async fn frames_of_a_hostile_member_are_dropped_and_told() {
     };
     assert_eq!(tokio::time::timeout(WITHIN, told).await.unwrap(), attic.id().short());
     // A length without bytes ends one stream and nothing else.
-    let mut stream = streams.open(garden.id(), crate::transport::rpc::RPC, WITHIN).await.unwrap();
+    let mut stream = streams.open(garden.id(), protocols::RPC, WITHIN).await.unwrap();
     futures::AsyncWriteExt::write_all(&mut stream, &[0xff; 4]).await.unwrap();
     let place = (cellar.id(), RecordKey::Image(Digest([7; 32])));
     cellar.mesh.publish(place.1.clone(), Some(image())).await;
@@ -272,7 +273,7 @@ async fn liar() -> (iroh::protocol::Router, SocketAddr) {
     let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
     let endpoint = builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap();
     let place = endpoint.bound_sockets()[0];
-    (iroh::protocol::Router::builder(endpoint).accept(wire::ALPN, Anything).spawn(), place)
+    (iroh::protocol::Router::builder(endpoint).accept(protocols::LIBP2P, Anything).spawn(), place)
 }
 
 /// A place from which everything goes on to `end` and back, each way a little later, as over the Internet.

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     join::door::Door,
-    members::roster::{self, Roster},
+    members::{exchange, roster::Roster},
     transport::{
         inbound::Inlet,
+        protocols::{RAFT, RPC},
         rpc::{self, Exchange},
     },
 };
@@ -48,12 +49,12 @@ pub struct RaftInbound {
 
 /// The shape of requests.
 pub(crate) fn rpc_exchange() -> Exchange {
-    Exchange { protocol: rpc::RPC, limit: MAX_RPC_BYTES }
+    Exchange { protocol: RPC, limit: MAX_RPC_BYTES }
 }
 
 /// The shape of Raft messages.
 pub(crate) fn raft_exchange() -> Exchange {
-    Exchange { protocol: rpc::RAFT, limit: MAX_RAFT_BYTES }
+    Exchange { protocol: RAFT, limit: MAX_RAFT_BYTES }
 }
 
 /// What requests are answered from.
@@ -75,13 +76,11 @@ impl Answering {
         };
         let answer = match request {
             Request::Ping => Answer::Done,
-            Request::Statements(packed) => {
-                let theirs = roster::unpack(&packed);
-                // Taken after the answer is made: what they sent is not sent back.
-                let lacking = self.roster.beyond(&theirs);
-                self.roster.take(theirs);
-                Answer::Statements { lacking: roster::pack(&lacking), time: crate::Clock.timestamp() }
+            Request::Compare { summary, news, time } => {
+                self.roster.hear_clock(from, time);
+                exchange::compared(&self.roster, from, summary, &news)
             }
+            Request::Statements { given, wanted } => exchange::exchanged(&self.roster, from, &given, wanted),
             Request::Join { transcript, proof } => {
                 let at_their_door = transcript.member == from;
                 let decide = || self.door.decide(&transcript, &proof);

@@ -14,16 +14,18 @@ use iroh::{
     },
     protocol::{IncomingFilter, IncomingFilterOutcome},
 };
-use proto::id::HostId;
+use proto::{
+    id::HostId,
+    reachability::{
+        deaf::Sounding,
+        path::{self, Path, Remote, Sample},
+    },
+};
 
 use crate::{
     identity, join,
     members::roster::Roster,
-    reach::{
-        deaf::Sounding,
-        path::{self, Path, Remote, Sample},
-    },
-    transport::wire,
+    transport::protocols::{JOIN, LIBP2P},
 };
 
 /// What a rejected host reads when its connection is closed.
@@ -61,7 +63,7 @@ impl Gate {
     pub(crate) fn path(&self, host: &HostId) -> Option<Path> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
         let connections = open.into_iter().flatten().filter_map(|weak| weak.upgrade());
-        let carriers = connections.filter(|connection| connection.alpn() == wire::ALPN);
+        let carriers = connections.filter(|connection| connection.alpn() == LIBP2P);
         let samples: Vec<Sample> = carriers
             .filter(|connection| connection.close_reason().is_none())
             .flat_map(|connection| samples(&connection))
@@ -121,7 +123,7 @@ impl EndpointHooks for Gate {
             self.remember(host, connection);
             return AfterHandshakeOutcome::Accept;
         }
-        if connection.alpn() == join::ALPN {
+        if connection.alpn() == JOIN {
             return AfterHandshakeOutcome::Accept;
         }
         tracing::debug!(?host, "rejected: not a member");

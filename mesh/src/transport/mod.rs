@@ -3,15 +3,16 @@
 //!
 //! ```text
 //! endpoint  one socket, one key           gate     members only, strangers only to join
-//! wire      libp2p over iroh              swarm    who is connected, streams by name
+//! carrier   libp2p over iroh              swarm    who is connected, streams by name
 //! rpc       request, answer, deadline     answer   what the agent is asked
-//! inbound   streams that others open
+//! inbound   streams that others open      protocols  their names and framing
 //! ```
 
 pub(crate) mod answer;
+pub(crate) mod carrier;
 pub(crate) mod endpoint;
 pub(crate) mod gate;
 pub(crate) mod inbound;
+pub(crate) mod protocols;
 pub(crate) mod rpc;
 pub(crate) mod swarm;
-pub(crate) mod wire;

@@ -19,13 +19,9 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::transport::{
     inbound::Inlet,
+    protocols::{read_frame, write_frame},
     swarm::{OpenError, Streams},
 };
-
-/// Requests between members.
-pub(crate) const RPC: StreamProtocol = StreamProtocol::new("/mesh/rpc/1");
-/// Messages between the voters of a session.
-pub(crate) const RAFT: StreamProtocol = StreamProtocol::new("/mesh/raft/1");
 
 const TAKEN: u8 = 1;
 /// Requests that are served at once; more wait in their callers' hands.
@@ -155,26 +151,4 @@ where
         None => return Ok(()), // dropping the stream tells the caller
     }
     stream.close().await
-}
-
-/// Writes a length and the bytes.
-pub(crate) async fn write_frame(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&length.to_be_bytes()).await?;
-    stream.write_all(bytes).await?;
-    stream.flush().await
-}
-
-/// Reads a length and that many bytes, `limit` at most. Memory grows with what arrives, not with
-/// what is announced.
-pub(crate) async fn read_frame(stream: &mut Stream, limit: usize) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).await?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > limit {
-        return Err(io::Error::other(format!("a frame of {length} bytes, {limit} are allowed")));
-    }
-    let mut bytes = Vec::with_capacity(length.min(64 * 1024));
-    stream.take(length as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

@@ -1,6 +1,6 @@
 //! The libp2p swarm: who is connected, and streams by protocol name. It decides nothing: the gate
 //! says who may connect, `dialer` says whom to dial, iroh finds the way.
-//! The word *peer* lives only here and in `wire`; everywhere else it is a host.
+//! The word *peer* lives only here and in `carrier`; everywhere else it is a host.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -27,18 +27,17 @@ use libp2p::{
     },
 };
 use libp2p_stream::Control;
-use proto::{id::HostId, limits::MAX_MEMBERS};
+use proto::{id::HostId, limits::MAX_MEMBERS, reachability::ways::Ways, time::Moment};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    gossip,
+    clock::Clock,
     identity::{self, Identity},
-    reach::ways::Ways,
     transport::{
+        carrier::{self, Carrier},
         gate::Gate,
         inbound::{Inbound, Inlet},
-        rpc,
-        wire::{self, Wire},
+        protocols::{GOSSIP, IDENTIFY, RAFT, RPC},
     },
 };
 
@@ -126,7 +125,7 @@ pub(crate) struct Built {
     /// The handle.
     pub(crate) streams: Streams,
     /// For iroh's router.
-    pub(crate) accept: wire::Accept,
+    pub(crate) accept: carrier::Accept,
     /// Inbound streams.
     pub(crate) gossip: Inlet,
     /// Inbound streams.
@@ -144,16 +143,16 @@ pub(crate) fn build(
 ) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
-    let (transport, accept) = Wire::new(endpoint, ways);
+    let (transport, accept) = Carrier::new(endpoint, ways);
     let limits = ConnectionLimits::default()
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))
         .with_max_established(Some(2 * MAX_MEMBERS as u32));
-    let (inbound, [gossip, rpc, raft]) = Inbound::new([gossip::PROTOCOL, rpc::RPC, rpc::RAFT]);
+    let (inbound, [gossip, rpc, raft]) = Inbound::new([GOSSIP, RPC, RAFT]);
     let behaviour = Behaviour {
         admission: Admission(gate),
         limits: connection_limits::Behaviour::new(limits),
-        identify: identify::Behaviour::new(identify::Config::new("/mesh/id/1".into(), keypair.public())),
+        identify: identify::Behaviour::new(identify::Config::new(IDENTIFY.into(), keypair.public())),
         // iroh keeps the paths alive; this only notices a swarm that hangs.
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(Duration::from_secs(15)).with_timeout(Duration::from_secs(10)),
@@ -171,7 +170,7 @@ pub(crate) fn build(
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let (connected_tx, connected) = watch::channel(BTreeSet::new());
     let run = async move {
-        if let Err(error) = swarm.listen_on(wire::address(me)) {
+        if let Err(error) = swarm.listen_on(carrier::address(me)) {
             tracing::error!(%error, "the swarm cannot listen");
             return;
         }
@@ -235,24 +234,23 @@ fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<Ho
 }
 
 /// Two hosts that dial each other at the same time do so within this time.
-const SAME_TIME: Duration = Duration::from_secs(3);
+pub(crate) const SAME_TIME: Duration = Duration::from_secs(3);
 
 /// The open connections of each peer. A peer dials only when it has no connection; so when one
 /// comes in although there is one, the old one is what a crash left behind, and streams must not
 /// be opened on it until it times out.
 #[derive(Default)]
-struct Open(HashMap<PeerId, Vec<(ConnectionId, Instant)>>);
+struct Open(HashMap<PeerId, Vec<(ConnectionId, Moment)>>);
 
 impl Open {
     /// Gives the connections that an event shows to be stale.
     fn note(&mut self, event: &SwarmEvent<BehaviourEvent>) -> Vec<ConnectionId> {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                let open = self.0.entry(*peer_id).or_default();
-                let old =
-                    open.iter().filter(|(_, since)| endpoint.is_listener() && since.elapsed() > SAME_TIME);
-                let stale = old.map(|(id, _)| *id).collect();
-                open.push((*connection_id, Instant::now()));
+                let (open, now) = (self.0.entry(*peer_id).or_default(), Clock.moment());
+                let is_old = |since: Moment| endpoint.is_listener() && now.since(since) > SAME_TIME;
+                let stale = open.iter().filter(|(_, since)| is_old(*since)).map(|(id, _)| *id).collect();
+                open.push((*connection_id, now));
                 stale
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
@@ -323,7 +321,7 @@ impl NetworkBehaviour for Admission {
         _: &[Multiaddr],
         _: libp2p::core::Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        Ok(peer.map(wire::address).into_iter().collect())
+        Ok(peer.map(carrier::address).into_iter().collect())
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}

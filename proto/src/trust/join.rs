@@ -30,6 +30,9 @@ pub const JOIN_VERSION: u16 = 1;
 /// The label under which both sides export keying material from the connection's TLS.
 pub const EXPORT_LABEL: &[u8] = b"mesh/join/1";
 
+/// What is said of a token that is not valid yet.
+pub const EARLY: &str = "the token was made while a clock was more than a day ahead; make another one";
+
 /// The joiner's first word.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -254,6 +257,7 @@ pub fn admit(
     let current = set.certificate(joiner);
     match set.grant_state(&proof.token, now) {
         GrantState::Unknown => return Err(JoinRefusal::UnknownToken),
+        GrantState::NotYet => return Err(JoinRefusal::Failed(EARLY.to_owned())),
         GrantState::Expired => return Err(JoinRefusal::Expired),
         GrantState::Revoked => return Err(JoinRefusal::Revoked),
         GrantState::UsedUp if current.is_none() => return Err(JoinRefusal::UsedUp),

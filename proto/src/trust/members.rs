@@ -28,6 +28,16 @@ const MAX_PER_SIGNER: usize = MAX_STATEMENTS / 5;
 /// Certificates of one host with one serial: two issuers at both sides of a partition, twice.
 const MAX_SAME_SERIAL: usize = 4;
 
+/// The start of a statement's digest, by which two sets are compared. Two statements with one name are never told
+/// apart here; to make a second one for a given name takes longer than the mesh will live.
+pub type Short = [u8; 8];
+
+fn short(digest: &Digest) -> Short {
+    let mut short = Short::default();
+    short.copy_from_slice(&digest.0[..8]);
+    short
+}
+
 /// A host that belongs to the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -72,6 +82,8 @@ pub enum GrantState {
         /// Hosts that may still join by it.
         left: u32,
     },
+    /// It was made by a clock that was more than the tolerance ahead.
+    NotYet,
     /// Its time is over.
     Expired,
     /// An issuer ended it.
@@ -139,13 +151,12 @@ pub struct MemberSet {
     mesh: MeshId,
     slots: BTreeMap<Slot, Vec<Kept>>,
     known: BTreeSet<Digest>,
-    floor: Timestamp,
 }
 
 impl MemberSet {
     /// Makes the empty set of a mesh.
     pub fn new(mesh: MeshId) -> MemberSet {
-        MemberSet { mesh, slots: BTreeMap::new(), known: BTreeSet::new(), floor: Timestamp(0) }
+        MemberSet { mesh, slots: BTreeMap::new(), known: BTreeSet::new() }
     }
 
     /// Gives the mesh.
@@ -174,14 +185,7 @@ impl MemberSet {
         if outlived(&statement, now) {
             return Ok(false);
         }
-        let made = made(&statement);
-        let may_raise_floor = by_root || made <= now.plus_ms(CLOCK_TOLERANCE_MS);
-        let kept = Kept { rank: rank(&statement, by_root), digest, sealed, statement };
-        let changed = self.keep(kept)?;
-        if changed && may_raise_floor {
-            self.floor = self.floor.max(made);
-        }
-        Ok(changed)
+        self.keep(Kept { rank: rank(&statement, by_root), digest, sealed, statement })
     }
 
     /// Takes many statements in any order. Returns how many changed the set, and the refusals.
@@ -207,14 +211,42 @@ impl MemberSet {
 
     /// Gives every statement, in an order in which [`MemberSet::apply`] takes them all.
     pub fn all(&self) -> Vec<Sealed> {
-        let mut all: Vec<Sealed> = self.kept().map(|kept| kept.sealed.clone()).collect();
-        all.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
-        all
+        self.chosen(|_| true)
     }
 
-    /// Gives the statements that a host with `theirs` lacks.
-    pub fn beyond(&self, theirs: &BTreeSet<Digest>) -> Vec<Sealed> {
-        self.all().into_iter().filter(|sealed| !theirs.contains(&sealed.digest())).collect()
+    /// Gives the statements with these digests, as far as they are here.
+    pub fn some(&self, wanted: &BTreeSet<Digest>) -> Vec<Sealed> {
+        self.chosen(|digest| wanted.contains(digest))
+    }
+
+    /// Gives the statements with these short names.
+    pub fn named(&self, wanted: &BTreeSet<Short>) -> Vec<Sealed> {
+        self.chosen(|digest| wanted.contains(&short(digest)))
+    }
+
+    /// Gives the short names of all statements, for another host to compare.
+    pub fn names(&self) -> Vec<Short> {
+        self.known.iter().map(short).collect()
+    }
+
+    /// Compares with a host that has `theirs`: gives the statements that it lacks, and the names of those that lack
+    /// here.
+    pub fn differences(&self, theirs: &BTreeSet<Short>) -> (Vec<Sealed>, Vec<Short>) {
+        let ours: BTreeSet<Short> = self.known.iter().map(short).collect();
+        let given = self.chosen(|digest| !theirs.contains(&short(digest)));
+        (given, theirs.difference(&ours).copied().collect())
+    }
+
+    /// Gives the digests of what is here and not in `before`.
+    pub fn since(&self, before: &MemberSet) -> Vec<Digest> {
+        self.known.difference(&before.known).copied().collect()
+    }
+
+    fn chosen(&self, is_chosen: impl Fn(&Digest) -> bool) -> Vec<Sealed> {
+        let chosen = self.kept().filter(|kept| is_chosen(&kept.digest));
+        let mut chosen: Vec<Sealed> = chosen.map(|kept| kept.sealed.clone()).collect();
+        chosen.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        chosen
     }
 
     /// Gives a hash over the set: two hosts with equal ones have nothing to exchange.
@@ -226,9 +258,10 @@ impl MemberSet {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// Gives the latest time that the root or an issuer signed: it is not earlier than that now.
-    pub fn floor(&self) -> Timestamp {
-        self.floor
+    /// Gives the latest time, `until` at most, that the root or an issuer signed.
+    pub fn latest(&self, until: Timestamp) -> Timestamp {
+        let signed = self.kept().map(|kept| made(&kept.statement));
+        signed.filter(|made| *made <= until).max().unwrap_or_default()
     }
 
     fn kept(&self) -> impl Iterator<Item = &Kept> {
@@ -299,46 +332,6 @@ impl MemberSet {
             return Err(RefusedBecause::Full);
         }
         Ok(())
-    }
-}
-
-/// Gives the mesh's time: the median of the own clock and what members signed just now, but never
-/// before `floor`. One wrong clock changes nothing; a host without a clock follows the others.
-pub fn mesh_time(own: Timestamp, heard: &[Timestamp], floor: Timestamp) -> Timestamp {
-    let mut clocks: Vec<Timestamp> = heard.iter().copied().chain([own]).collect();
-    clocks.sort();
-    clocks[clocks.len() / 2].max(floor)
-}
-
-/// How far a host's clock is off, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockError {
-    /// It shows a time that is still to come.
-    Ahead(u64),
-    /// It shows a time that is over.
-    Behind(u64),
-}
-
-/// A clock that is this far from others is told.
-const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
-
-/// Tells whether the own clock is off: most of those heard say so, or, when there is no majority, an issuer has signed
-/// a later time. Of two hosts that differ each is told; nobody can know which is right.
-pub fn clock_error(own: Timestamp, heard: &[Timestamp], floor: Timestamp) -> Option<ClockError> {
-    let beyond = |later: Timestamp, earlier: Timestamp| {
-        Some(later.0.saturating_sub(earlier.0)).filter(|off| *off > CLOCK_OFF_MS)
-    };
-    let ahead: Vec<u64> = heard.iter().filter_map(|other| beyond(own, *other)).collect();
-    let behind: Vec<u64> = heard.iter().filter_map(|other| beyond(*other, own)).collect();
-    let is_most = |count: usize| 2 * count > heard.len();
-    let agreeing = heard.len() - ahead.len() - behind.len();
-    if !heard.is_empty() && 2 * (agreeing + 1) > heard.len() + 1 {
-        return None;
-    }
-    match (ahead.iter().min(), behind.iter().min()) {
-        (Some(off), _) if is_most(ahead.len()) => Some(ClockError::Ahead(*off)),
-        (_, Some(off)) if is_most(behind.len()) => Some(ClockError::Behind(*off)),
-        _ => beyond(floor, own).map(ClockError::Behind),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
-const NOW: Timestamp = Timestamp(1_000 * DAY);
+const NOW: Timestamp = Timestamp(20_600 * DAY);
 
 const ROOT: Seed = Seed([1; 32]);
 const ATTIC: Seed = Seed([2; 32]);
@@ -202,11 +202,30 @@ fn kinds_of_later_versions_are_kept_and_handed_on() {
     let mut set = set();
     let later = seal(Statement::Unknown { kind: 600, bytes: vec![1, 2, 3] }, &CELLAR);
     assert_eq!(set.apply(later.clone(), NOW), Ok(true));
-    assert!(set.beyond(&BTreeSet::new()).contains(&later));
+    assert!(set.differences(&BTreeSet::new()).0.contains(&later));
     let mut copy = MemberSet::new(mesh());
     assert_eq!(copy.apply_all(set.all(), NOW), (5, vec![]));
     assert_eq!(copy.summary(), set.summary());
-    assert!(copy.beyond(&set.all().iter().map(Sealed::digest).collect()).is_empty());
+    assert_eq!(copy.differences(&set.names().into_iter().collect()), (vec![], vec![]));
+}
+
+#[test]
+fn two_sets_are_equal_after_what_lacks_was_exchanged() {
+    let mut one = set();
+    let mut other = one.clone();
+    let kept = |kind| seal(Statement::Unknown { kind, bytes: vec![1] }, &CELLAR);
+    for kind in [600, 601, 602] {
+        one.apply(kept(kind), NOW).unwrap();
+    }
+    other.apply(kept(700), NOW).unwrap();
+    assert_eq!(one.since(&other).len(), 3);
+    let (given, wanted) = one.differences(&other.names().into_iter().collect());
+    assert_eq!((given.len(), wanted.len()), (3, 1));
+    let named = other.named(&wanted.into_iter().collect());
+    assert_eq!(other.some(&named.iter().map(Sealed::digest).collect()), named);
+    other.apply_all(given, NOW);
+    one.apply_all(named, NOW);
+    assert_eq!(one.summary(), other.summary());
 }
 
 #[test]
@@ -245,53 +264,6 @@ fn certificates_are_renewed_daily_and_a_stale_member_stays_a_member() {
     assert_eq!((renewed.serial, renewed.since), (2, NOW));
     set.apply(seal(Statement::Certificate(renewed), &ATTIC), late).unwrap();
     assert!(!set.member(cellar).unwrap().is_stale(late));
-}
-
-#[test]
-fn a_clock_is_told_that_most_others_contradict() {
-    const HOUR: u64 = 60 * 60 * 1000;
-    let (early, late, soon) = (Timestamp(NOW.0 - HOUR), NOW.plus_ms(HOUR), NOW.plus_ms(9 * 60 * 1000));
-    let (ahead, behind) = (Some(ClockError::Ahead(HOUR)), Some(ClockError::Behind(HOUR)));
-    let cases = [
-        (&[][..], NOW, None),
-        (&[], late, behind),
-        (&[soon], NOW, None),
-        // Two hosts: each learns that the other differs.
-        (&[early], NOW, ahead),
-        (&[late], NOW, behind),
-        // Three: the one that is off learns it, the others do not, whatever it has signed.
-        (&[early, early], NOW, ahead),
-        (&[late, NOW], NOW, None),
-        (&[late, NOW], late, None),
-        (&[early, NOW], NOW, None),
-        (&[late, late], NOW, behind),
-        (&[early, early, late], NOW, ahead),
-        // Everybody says something else: what an issuer signed counts.
-        (&[early, late], NOW, None),
-        (&[early, late], late, behind),
-        (&[Timestamp(0), Timestamp(0)], NOW, Some(ClockError::Ahead(NOW.0))),
-        (&[Timestamp(u64::MAX), Timestamp(u64::MAX)], NOW, Some(ClockError::Behind(u64::MAX - NOW.0))),
-    ];
-    for (heard, floor, told) in cases {
-        assert_eq!(clock_error(NOW, heard, floor), told, "{heard:?} {floor:?}");
-    }
-}
-
-#[test]
-fn mesh_time_survives_one_wrong_clock_and_never_falls_behind_an_issuer() {
-    let wrong = Timestamp(0);
-    assert_eq!(mesh_time(wrong, &[NOW, NOW], wrong), NOW);
-    assert_eq!(mesh_time(NOW, &[wrong, NOW.plus_ms(1)], wrong), NOW);
-    assert_eq!(mesh_time(wrong, &[], set().floor()), NOW);
-    // An issuer with a clock far ahead moves nobody's time by more than the tolerance.
-    let mut set = set();
-    let ahead = Certificate {
-        not_before: NOW.plus_ms(900 * DAY),
-        not_after: Some(NOW.plus_ms(901 * DAY)),
-        ..certificate(&SHED, "shed", 1)
-    };
-    set.apply(seal(Statement::Certificate(ahead), &ATTIC), NOW).unwrap();
-    assert_eq!(set.floor(), NOW);
 }
 
 #[test]
@@ -478,7 +450,7 @@ proptest! {
             let mut set = set();
             drop(set.apply(sealed, NOW));
             set.prune(NOW);
-            drop((set.members(), set.grants().len(), set.floor(), set.awaiting_promotion()));
+            drop((set.members(), set.grants().len(), set.latest(NOW), set.awaiting_promotion()));
         }
     }
 

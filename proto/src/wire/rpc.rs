@@ -10,7 +10,7 @@ use crate::{
     session::{MachineReport, Proposal, Replace, Share, State},
     time::Timestamp,
     topology::Intent,
-    trust::{JoinAnswer, JoinProof, Transcript},
+    trust::{JoinAnswer, JoinProof, Short, Transcript},
     wire::{Kind, Message},
 };
 
@@ -21,9 +21,29 @@ pub enum Request {
     /// Are you there? The answer proves that data goes both ways.
     #[n(0)]
     Ping,
-    /// The asker's statements, sealed; the answer has those that the asker lacks.
+    /// Are our sets of statements equal?
+    #[n(16)]
+    Compare {
+        /// The digest over the asker's set.
+        #[n(0)]
+        summary: Digest,
+        /// Statements that the receiver may lack, sealed.
+        #[cbor(n(1), with = "crate::wire::fields::blobs")]
+        news: Vec<Vec<u8>>,
+        /// The asker's clock.
+        #[n(2)]
+        time: Timestamp,
+    },
+    /// What lacks on both sides, after `Compare`.
     #[n(1)]
-    Statements(#[cbor(n(0), with = "crate::wire::fields::blobs")] Vec<Vec<u8>>),
+    Statements {
+        /// Those that the receiver lacks, sealed.
+        #[cbor(n(0), with = "crate::wire::fields::blobs")]
+        given: Vec<Vec<u8>>,
+        /// The names of those that the asker lacks.
+        #[n(1)]
+        wanted: Vec<Short>,
+    },
     /// A new share for the receiver. Pushed by the coordinator, and pulled by `GetShare`.
     #[n(2)]
     PutShare(#[n(0)] Box<Share>),
@@ -154,16 +174,19 @@ pub enum Answer {
     /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
     #[n(0)]
     Done,
-    /// To `Statements`.
-    #[n(1)]
-    Statements {
-        /// Those that the asker lacks, sealed.
-        #[cbor(n(0), with = "crate::wire::fields::blobs")]
-        lacking: Vec<Vec<u8>>,
+    /// To `Compare`.
+    #[n(12)]
+    Compared {
+        /// The names of all that the answerer has; none when the sets are equal.
+        #[n(0)]
+        have: Option<Vec<Short>>,
         /// The answerer's clock.
         #[n(1)]
         time: Timestamp,
     },
+    /// To `Statements`: those that were wanted, sealed.
+    #[n(1)]
+    Statements(#[cbor(n(0), with = "crate::wire::fields::blobs")] Vec<Vec<u8>>),
     /// To `GetShare`.
     #[n(2)]
     Share(#[n(0)] Box<Share>),
@@ -210,7 +233,7 @@ pub enum Answer {
     #[n(11)]
     Refused(#[n(0)] Refusal),
     /// To `Join`.
-    #[n(12)]
+    #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
 }
 

@@ -1,20 +1,24 @@
-//! A computer whose clock is wrong: its owner is told, and nobody else is.
+//! A computer whose clock is wrong: its owner is told, nobody else is, and its machines are looked after as
+//! promptly as ever.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tests::{Host, Lab, eventually, lab_or_skip};
+use tests::{Host, Lab, Place, alive, eventually, kill, lab_or_skip, tiny_topology};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Moves the wall clock of one program, as a wrong clock of its computer would; the time since the start stays right.
+/// A file may say by how much, or, after `=`, at which second the clock stands.
 const SHIFT: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <time.h>
 int clock_gettime(clockid_t id, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
@@ -22,6 +26,16 @@ int clock_gettime(clockid_t id, struct timespec *now) {
     if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     int result = real(id, now);
     if (!result && id == CLOCK_REALTIME && by) now->tv_sec += atoll(by);
+    const char *file = getenv("TEST_CLOCK_FILE");
+    if (!result && id == CLOCK_REALTIME && file) {
+        char text[32] = {0};
+        int from = open(file, O_RDONLY | O_CLOEXEC);
+        if (from >= 0 && read(from, text, sizeof text - 1) > 0) {
+            if (text[0] == '=') { now->tv_sec = atoll(text + 1); now->tv_nsec = 0; }
+            else now->tv_sec += atoll(text);
+        }
+        if (from >= 0) close(from);
+    }
     return result;
 }
 "#;
@@ -62,6 +76,57 @@ fn a_host_whose_clock_is_ahead_of_everybodys_or_behind_is_told_so_and_the_others
     lab.settled();
     warned(&lab.nas, Some(("2h", "behind")));
     warned(&lab.vps, None);
+}
+
+#[test]
+fn a_machine_that_crashes_is_restarted_as_promptly_as_ever_whatever_the_clock_says() {
+    let mut host = Host::new("nas", Place::Here);
+    let shift = build(host.scratch());
+    let clock = host.scratch().join("clock");
+    let set = |to: &str| fs::write(&clock, to).expect("a file");
+    set("0");
+    host.env.push(("LD_PRELOAD".into(), shift.to_string_lossy().into_owned()));
+    host.env.push(("TEST_CLOCK_FILE".into(), clock.to_string_lossy().into_owned()));
+    host.agent(&["init", "--name", "nas"]).expect(0);
+    // Five years ahead, right after the mesh was made.
+    set("157680000");
+    host.start();
+    host.import_tiny();
+    host.agent(&["session", "up", &host.topology(&tiny_topology("shop", 1))]).expect(0);
+    crashes_and_comes_back(&host, 1);
+    for (tries, clock) in [(2, "0"), (3, "-3600"), (4, "=86400")] {
+        set(clock);
+        crashes_and_comes_back(&host, tries);
+    }
+
+    // The agent starts where the clock stands in 1970, finds its machine, and restarts it like any other.
+    host.stop();
+    host.start();
+    host.reaches("web-1", "ready");
+    assert_eq!(host.facts("machine-adopted").len(), 1);
+    crashes_and_comes_back(&host, 1);
+    set("157680000");
+    crashes_and_comes_back(&host, 2);
+}
+
+/// Kills the QEMU of `web-1`, for the time of this number in a row, and sees that the next one comes after the pause
+/// that is said.
+#[track_caller]
+fn crashes_and_comes_back(host: &Host, tries: u32) {
+    let before = host.pids("web-1");
+    kill(before.qemu);
+    let pause = 1 << (tries - 1);
+    let row = host.leaves("web-1", "ready");
+    let said = format!("try {} follows after {pause} s", tries + 1);
+    assert!(row["reason"].as_str().is_some_and(|reason| reason.contains(&said)), "{said}: {row}");
+    let killed = Instant::now();
+    eventually(PATIENCE, "another QEMU runs", || match host.qemus().get("web-1") {
+        Some(1) if !alive(before.qemu) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(pause + 20), "{took:?} for a pause of {pause} s");
+    host.reaches("web-1", "ready");
 }
 
 /// Waits until `host` warns that its clock is off by so much and in this direction, or does not warn of it.

@@ -10,6 +10,7 @@ mod disk_full;
 mod disk_trouble;
 mod disks;
 mod down_away;
+mod endings;
 mod enter;
 mod hard_times;
 mod join;

@@ -107,6 +107,31 @@ fn files_that_claim_to_be_pure_name_nothing_impure() {
 }
 
 #[test]
+fn the_world_holds_no_rule_of_a_host() {
+    // What comes next for a machine, when, and what is said of it: `run::host` alone asks these.
+    let rules = [
+        "reconcile::reconcile",
+        "reconcile::phase",
+        "reconcile::ends",
+        "reconcile::presumed",
+        "back_off",
+        "order::",
+        "waits_for",
+        "Observed",
+        "Seen {",
+    ];
+    let world = root().join("netsim/src/world");
+    let files = sources().into_iter().filter(|(path, _)| path.starts_with(&world));
+    let driven = files.filter(|(path, text)| {
+        for word in rules {
+            assert!(!text.contains(word), "{} names {word}", path.display());
+        }
+        text.contains("rules::Host::new(")
+    });
+    assert_eq!(driven.count(), 1, "hosts are begun in one place");
+}
+
+#[test]
 fn every_file_says_why_it_exists() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{} has no header", path.display());

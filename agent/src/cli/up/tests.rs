@@ -45,9 +45,9 @@ fn args(line: &str) -> Args {
     args
 }
 
-fn wanted() -> Wanted {
+fn wanted() -> PlanRequest {
     let topology = Topology { session: "shop".parse().unwrap(), groups: Default::default() };
-    Wanted {
+    PlanRequest {
         topology,
         files: Default::default(),
         ssh_keys: Default::default(),
@@ -210,7 +210,7 @@ fn the_next_command_is_one_that_can_be_typed() {
 async fn disks_are_lost_only_when_told_and_without_a_terminal_nobody_is_asked() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
-    let up = move |Json(wanted): Json<Wanted>| async move {
+    let up = move |Json(wanted): Json<PlanRequest>| async move {
         count.fetch_add(1, Ordering::Relaxed);
         let change = PlanChange {
             machine: "web-1".parse().unwrap(),

@@ -16,7 +16,7 @@ use crate::{
     reach::{book::Hint, pins::Pins},
     transport::{
         endpoint::{self, Ports},
-        wire,
+        protocols,
     },
 };
 
@@ -62,7 +62,7 @@ async fn look((host, place): Claim, ports: Ports, pins: &Pins, hints: &mpsc::Sen
         Err(error) => return tracing::debug!(%error, %place, "cannot look who is there"),
     };
     let at = EndpointAddr::from_parts(id, [TransportAddr::Ip(place)]);
-    match tokio::time::timeout(LOOK_TIMEOUT, endpoint.connect(at, wire::ALPN)).await {
+    match tokio::time::timeout(LOOK_TIMEOUT, endpoint.connect(at, protocols::LIBP2P)).await {
         // It fails only when the mesh has ended.
         Ok(Ok(_)) => drop(hints.send(Hint::Seen(host, place)).await),
         Ok(Err(error)) => tracing::debug!(host = %host.short(), %place, %error, "it is not there"),

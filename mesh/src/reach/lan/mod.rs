@@ -13,7 +13,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proto::{
@@ -29,7 +29,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{members::roster::Roll, reach::addresses::Interfaces};
+use crate::{clock::Clock, members::roster::Roll, reach::addresses::Interfaces};
 use claims::Claims;
 pub(crate) use look::{Claim, Looks};
 use pace::Pace;
@@ -74,11 +74,11 @@ impl Search {
 
     /// Speaks and listens until the networks change. Tells whether the mesh has ended.
     async fn attend(&mut self, socket: &UdpSocket, lans: &[Net]) -> bool {
-        let (mut pace, mut claims) = (Pace::new(lans.len(), Instant::now()), Claims::default());
+        let (mut pace, mut claims) = (Pace::new(lans.len(), Clock.moment()), Claims::default());
         let mut buffer = [0; message::MAX_BYTES];
         let mut before = self.connected.borrow_and_update().len();
         loop {
-            let now = Instant::now();
+            let now = Clock.moment();
             for lan in pace.answers_due(now) {
                 self.say(socket, &lans[lan], message::answer(self.me, self.port)).await;
             }
@@ -113,11 +113,11 @@ impl Search {
                     }
                     let count = self.connected.borrow_and_update().len();
                     if count < before {
-                        pace.hurry(Instant::now());
+                        pace.hurry(Clock.moment());
                     }
                     before = count;
                 }
-                () = tokio::time::sleep_until(pace.next().into()) => {}
+                () = Clock.sleep_until(pace.next()) => {}
             }
         }
     }
@@ -136,9 +136,9 @@ impl Search {
     fn hear(&self, bytes: &[u8], from: SocketAddr, lans: &[Net], (pace, claims): (&mut Pace, &mut Claims)) {
         // Only neighbours: this port is no service for the world.
         let Some(lan) = lans.iter().position(|lan| lan.holds(&from.ip())) else { return };
-        let (heard, now) = (message::read(bytes), Instant::now());
+        let (heard, now) = (message::read(bytes), Clock.moment());
         if heard.asks {
-            pace.asked(lan, Duration::from_millis(rand::random_range(20..120)), now);
+            pace.asked(lan, rand::random_range(20..120), now);
         }
         for (host, port) in heard.hosts {
             if self.is_missing(&host) && claims.is_due(host, from.ip(), now) {

@@ -1,12 +1,12 @@
 //! Pure: when this host speaks on its LANs. At first and after a change soon and then ever more rarely, while members
 //! are missing; when all are there, only when it is asked.
 
-use std::time::{Duration, Instant};
+use proto::time::Moment;
 
-const FIRST_GAP: Duration = Duration::from_millis(500);
-const LAST_GAP: Duration = Duration::from_secs(64);
+const FIRST_GAP_MS: u64 = 500;
+const LAST_GAP_MS: u64 = 64_000;
 /// One answer is heard by everybody; more in this time would be noise.
-const ANSWER_GAP: Duration = Duration::from_secs(1);
+const ANSWER_GAP_MS: u64 = 1_000;
 /// Questions after a change that are asked although nobody is missed yet: it takes a while until a connection over
 /// addresses that are gone is given up.
 const EAGER: u32 = 5;
@@ -14,46 +14,47 @@ const EAGER: u32 = 5;
 /// The pace.
 #[derive(Debug)]
 pub(super) struct Pace {
-    question: Instant,
-    gap: Duration,
+    question: Moment,
+    gap_ms: u64,
     asked: u32,
     /// When each LAN is answered, and when it last was.
-    answers: Vec<(Option<Instant>, Option<Instant>)>,
+    answers: Vec<(Option<Moment>, Option<Moment>)>,
 }
 
 impl Pace {
     /// Begins on so many LANs.
-    pub(super) fn new(lans: usize, now: Instant) -> Pace {
-        Pace { question: now, gap: FIRST_GAP, asked: 0, answers: vec![(None, None); lans] }
+    pub(super) fn new(lans: usize, now: Moment) -> Pace {
+        Pace { question: now, gap_ms: FIRST_GAP_MS, asked: 0, answers: vec![(None, None); lans] }
     }
 
     /// Begins again: somebody was lost.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub(super) fn hurry(&mut self, now: Moment) {
         let answers = std::mem::take(&mut self.answers);
-        *self = Pace { answers, ..Pace::new(0, now + FIRST_GAP) };
+        *self = Pace { answers, ..Pace::new(0, now.plus_ms(FIRST_GAP_MS)) };
     }
 
     /// Tells whether to ask now.
-    pub(super) fn question_due(&mut self, now: Instant, missing: bool) -> bool {
+    pub(super) fn question_due(&mut self, now: Moment, missing: bool) -> bool {
         if now < self.question {
             return false;
         }
-        self.question = now + self.gap;
-        self.gap = (self.gap * 2).min(LAST_GAP);
+        self.question = now.plus_ms(self.gap_ms);
+        self.gap_ms = (self.gap_ms * 2).min(LAST_GAP_MS);
         self.asked = self.asked.saturating_add(1);
         missing || self.asked <= EAGER
     }
 
     /// Notes a question on a LAN; all who are asked answer at their own moment.
-    pub(super) fn asked(&mut self, lan: usize, delay: Duration, now: Instant) {
+    pub(super) fn asked(&mut self, lan: usize, delay_ms: u64, now: Moment) {
         if let Some((due, last)) = self.answers.get_mut(lan) {
-            let at = last.map_or(now, |last| now.max(last + ANSWER_GAP)) + delay;
+            let soonest = last.map_or(now, |last| now.max(last.plus_ms(ANSWER_GAP_MS)));
+            let at = soonest.plus_ms(delay_ms);
             due.get_or_insert(at);
         }
     }
 
     /// Gives the LANs that are answered now.
-    pub(super) fn answers_due(&mut self, now: Instant) -> Vec<usize> {
+    pub(super) fn answers_due(&mut self, now: Moment) -> Vec<usize> {
         let mut lans = Vec::new();
         for (index, (due, last)) in self.answers.iter_mut().enumerate() {
             if due.is_some_and(|at| at <= now) {
@@ -65,8 +66,8 @@ impl Pace {
     }
 
     /// Gives the next moment at which something may be due.
-    pub(super) fn next(&self) -> Instant {
-        self.answers.iter().filter_map(|(due, _)| *due).fold(self.question, Instant::min)
+    pub(super) fn next(&self) -> Moment {
+        self.answers.iter().filter_map(|(due, _)| *due).fold(self.question, Moment::min)
     }
 }
 
@@ -75,9 +76,9 @@ mod tests {
     use super::*;
 
     fn questions(missing: bool, seconds: u64) -> usize {
-        let start = Instant::now();
+        let start = Moment(1_000_000);
         let mut pace = Pace::new(1, start);
-        let looks = (0..seconds * 10).map(|tenth| start + Duration::from_millis(tenth * 100));
+        let looks = (0..seconds * 10).map(|tenth| start.plus_ms(tenth * 100));
         looks.filter(|now| pace.question_due(*now, missing)).count()
     }
 
@@ -90,27 +91,27 @@ mod tests {
 
     #[test]
     fn who_is_lost_is_asked_for_soon() {
-        let start = Instant::now();
+        let start = Moment(1_000_000);
         let mut pace = Pace::new(1, start);
         let mut now = start;
         for _ in 0..9000 {
-            now += Duration::from_millis(100);
+            now = now.plus_ms(100);
             pace.question_due(now, false);
         }
         pace.hurry(now);
         assert!(!pace.question_due(now, true));
-        assert!(pace.question_due(now + FIRST_GAP, true));
-        assert_eq!(pace.next(), now + FIRST_GAP + FIRST_GAP);
+        assert!(pace.question_due(now.plus_ms(FIRST_GAP_MS), true));
+        assert_eq!(pace.next(), now.plus_ms(2 * FIRST_GAP_MS));
     }
 
     #[test]
     fn a_flood_of_questions_is_answered_once_a_second() {
-        let start = Instant::now();
+        let start = Moment(1_000_000);
         let (mut pace, mut answers) = (Pace::new(2, start), 0);
         for tenth in 0..100 {
-            let now = start + Duration::from_millis(tenth * 100);
-            pace.asked(1, Duration::from_millis(50), now);
-            pace.asked(7, Duration::ZERO, now);
+            let now = start.plus_ms(tenth * 100);
+            pace.asked(1, 50, now);
+            pace.asked(7, 0, now);
             let due = pace.answers_due(now);
             assert!(due.iter().all(|lan| *lan == 1));
             answers += due.len();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CERTIFICATE_MS, DAY_MS, GrantState, Kept, Member, MemberSet, Slot};
+use super::{CERTIFICATE_MS, CLOCK_TOLERANCE_MS, DAY_MS, GrantState, Kept, Member, MemberSet, Slot};
 use crate::{
     id::{HostId, Name, SessionId},
     seal::PublicKey,
@@ -128,6 +128,9 @@ impl MemberSet {
             return GrantState::Revoked;
         }
         let Some(grant) = self.grant(token) else { return GrantState::Unknown };
+        if grant.made > now.plus_ms(CLOCK_TOLERANCE_MS) {
+            return GrantState::NotYet;
+        }
         if now >= grant.expires {
             return GrantState::Expired;
         }
@@ -137,12 +140,14 @@ impl MemberSet {
         }
     }
 
-    /// Gives the certificate that renews a plain member's, if its own is a day old. The caller
-    /// signs it with its host key.
+    /// Gives the certificate that renews a plain member's, if its own is a day old, or of a day that is still to come.
+    /// The caller signs it with its host key.
     pub fn renewal(&self, host: HostId, now: Timestamp) -> Option<Certificate> {
         let current = self.certificate(host)?;
         let plain = current.not_after.is_some();
-        (plain && now.since_ms(current.not_before) >= DAY_MS).then(|| Certificate {
+        let is_due = now.since_ms(current.not_before) >= DAY_MS
+            || current.not_before.since_ms(now) > CLOCK_TOLERANCE_MS;
+        (plain && is_due).then(|| Certificate {
             serial: current.serial.saturating_add(1),
             not_before: now,
             not_after: Some(now.plus_ms(CERTIFICATE_MS)),

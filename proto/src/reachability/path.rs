@@ -1,4 +1,4 @@
-//! Pure: what we say about the path to a member, out of what iroh measures on its connection.
+//! What we say about the path to a member, out of what is measured on its connection.
 
 use std::net::SocketAddr;
 
@@ -34,21 +34,26 @@ impl PathKind {
 
 /// One path of a connection as measured.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
-    pub(crate) remote: Remote,
-    pub(crate) selected: bool,
-    pub(crate) rtt_ms: f64,
+pub struct Sample {
+    /// Where it ends.
+    pub remote: Remote,
+    /// Whether it is the one in use.
+    pub selected: bool,
+    /// Its smoothed round trip.
+    pub rtt_ms: f64,
 }
 
 /// Where a measured path ends.
 #[derive(Clone, Debug)]
-pub(crate) enum Remote {
+pub enum Remote {
+    /// At the host itself.
     Address(SocketAddr),
+    /// At a relay, by its URL.
     Relay(String),
 }
 
 /// Chooses what to show: the selected path; before one is selected the direct one, then the fastest.
-pub(crate) fn describe(samples: &[Sample]) -> Option<Path> {
+pub fn describe(samples: &[Sample]) -> Option<Path> {
     let rank = |sample: &&Sample| {
         let direct = matches!(sample.remote, Remote::Address(_));
         (!sample.selected, !direct, (sample.rtt_ms * 1000.0) as u64)
@@ -62,7 +67,7 @@ pub(crate) fn describe(samples: &[Sample]) -> Option<Path> {
 }
 
 /// Tells whether a change is worth a fact: round trips move all the time, ways do not.
-pub(crate) fn differs(old: Option<&Path>, new: Option<&Path>) -> bool {
+pub fn differs(old: Option<&Path>, new: Option<&Path>) -> bool {
     old.map(|path| path.kind) != new.map(|path| path.kind)
         || new.is_some_and(|path| path.kind == PathKind::Relayed)
             && old.map(|path| &path.via) != new.map(|path| &path.via)

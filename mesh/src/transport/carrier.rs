@@ -1,5 +1,5 @@
 //! libp2p's transport on iroh's connections: one socket, one key and one path for each pair of hosts.
-//! A libp2p connection is an iroh connection of [`ALPN`], a substream is a QUIC stream.
+//! A libp2p connection is an iroh connection of [`LIBP2P`], a substream is a QUIC stream.
 //! Nothing here knows an address: libp2p dials by peer id, iroh finds the way.
 
 use std::{
@@ -25,18 +25,10 @@ use libp2p::{
     },
     multiaddr::Protocol,
 };
+use proto::reachability::ways::{Way, Ways};
 use tokio::sync::{mpsc, watch};
 
-use crate::{
-    identity,
-    reach::{
-        describe as reach,
-        ways::{Way, Ways},
-    },
-};
-
-/// The protocol name of the iroh connections that carry libp2p.
-pub(crate) const ALPN: &[u8] = b"mesh/libp2p/1";
+use crate::{identity, reach::describe as reach, transport::protocols::LIBP2P};
 
 /// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -60,7 +52,7 @@ impl ProtocolHandler for Accept {
 type Upgrade = BoxFuture<'static, io::Result<(PeerId, StreamMuxerBox)>>;
 
 /// The transport.
-pub(crate) struct Wire {
+pub(crate) struct Carrier {
     endpoint: Endpoint,
     ways: watch::Receiver<Arc<Ways>>,
     accepted: mpsc::Receiver<Connection>,
@@ -68,11 +60,11 @@ pub(crate) struct Wire {
     events: VecDeque<TransportEvent<Upgrade, io::Error>>,
 }
 
-impl Wire {
+impl Carrier {
     /// Makes the transport and the handler that feeds it.
-    pub(crate) fn new(endpoint: Endpoint, ways: watch::Receiver<Arc<Ways>>) -> (Wire, Accept) {
+    pub(crate) fn new(endpoint: Endpoint, ways: watch::Receiver<Arc<Ways>>) -> (Carrier, Accept) {
         let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        (Wire { endpoint, ways, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
+        (Carrier { endpoint, ways, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
     }
 }
 
@@ -81,7 +73,7 @@ pub(crate) fn address(peer: PeerId) -> Multiaddr {
     Multiaddr::empty().with(Protocol::P2p(peer))
 }
 
-impl Transport for Wire {
+impl Transport for Carrier {
     type Output = (PeerId, StreamMuxerBox);
     type Error = io::Error;
     type ListenerUpgrade = Upgrade;
@@ -154,14 +146,14 @@ async fn connect(
 async fn by_turns(endpoint: &Endpoint, id: EndpointId, way: &Way) -> io::Result<Connection> {
     let now = reach::endpoint_addr(id, &way.reach, &[]);
     if !way.more.is_empty() {
-        let first = tokio::time::timeout(FIRST_TURN, endpoint.connect(now, ALPN)).await;
+        let first = tokio::time::timeout(FIRST_TURN, endpoint.connect(now, LIBP2P)).await;
         if let Ok(Ok(connection)) = first {
             return Ok(connection);
         }
         tokio::time::sleep(REDIAL_PAUSE).await;
     }
     let all = reach::endpoint_addr(id, &way.reach, &way.more);
-    endpoint.connect(all, ALPN).await.map_err(io::Error::other)
+    endpoint.connect(all, LIBP2P).await.map_err(io::Error::other)
 }
 
 type Opening = BoxFuture<'static, io::Result<Substream>>;

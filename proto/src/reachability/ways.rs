@@ -1,16 +1,19 @@
-//! Pure: where a member may be. What it says of itself, what a token says of it, where it was met on the LAN, and every
+//! Where a member may be. What it says of itself, what a token says of it, where it was met on the LAN, and every
 //! address at which it ever was: two hosts that moved while they did not hear each other meet at one of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::{Duration, Instant},
 };
 
 use minicbor::{Decode, Encode};
-use proto::{addresses::is_public, id::HostId, trust::Bootstrap, wire::record::Reach};
 
-use crate::reach::{addresses::MAX_ADDRESSES, describe::MAX_RELAYS};
+use crate::{addresses::is_public, id::HostId, time::Moment, trust::Bootstrap, wire::record::Reach};
+
+/// Addresses of one host that are told.
+pub const MAX_ADDRESSES: usize = 6;
+/// Relays in one record.
+pub const MAX_RELAYS: usize = 2;
 
 /// Addresses of one member on LANs that are kept, however old.
 const MAX_PROVED_LAN: usize = 10;
@@ -21,27 +24,27 @@ const SETTLED: usize = 3;
 /// Addresses of one member at which it was met on the LAN.
 const MAX_SEEN: usize = 4;
 /// For so long a place that was taken is not given to another, however many there are.
-const SEEN_HELD: Duration = Duration::from_secs(60);
+const SEEN_HELD_MS: u64 = 60_000;
 /// How long after it was last met there a place is still tried. Who is missed is looked for every minute, and its
 /// address may have gone to another host.
-const SEEN_FOR: Duration = Duration::from_secs(150);
+const SEEN_FOR_MS: u64 = 150_000;
 
 /// What is remembered of one member, also on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub(crate) struct Known {
+pub struct Known {
     /// What it said last.
     #[n(0)]
-    pub(crate) reach: Reach,
+    pub reach: Reach,
     /// Where it ever was, the newest first.
     #[n(1)]
-    pub(crate) proved: Vec<SocketAddr>,
+    pub proved: Vec<SocketAddr>,
 }
 
 impl Known {
     /// Takes what the member says now. One that has no address at the moment, such as a laptop without network,
     /// keeps its last.
-    pub(crate) fn say(&mut self, reach: Reach) {
+    pub fn say(&mut self, reach: Reach) {
         if reach.addresses.is_empty() && reach.relays.is_empty() || self.reach == reach {
             return;
         }
@@ -52,7 +55,7 @@ impl Known {
     }
 
     /// Notes that it was at this address.
-    pub(crate) fn prove(&mut self, address: SocketAddr) {
+    pub fn prove(&mut self, address: SocketAddr) {
         let at = self.proved.iter().position(|proved| *proved == address);
         if at.is_some_and(|at| at < SETTLED) {
             return;
@@ -71,7 +74,7 @@ impl Known {
     }
 
     /// Takes what a token says of the member, before what it said itself.
-    pub(crate) fn hint(&mut self, entry: &Bootstrap) {
+    pub fn hint(&mut self, entry: &Bootstrap) {
         for address in entry.addresses.iter().rev() {
             self.prove(*address);
         }
@@ -96,34 +99,34 @@ fn unique<'a>(addresses: impl Iterator<Item = &'a SocketAddr>, max: usize) -> Ve
 
 /// How to dial one member now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Way {
+pub struct Way {
     /// What is dialled first.
-    pub(crate) reach: Reach,
+    pub reach: Reach,
     /// What is tried as well when nothing comes of that.
-    pub(crate) more: Vec<SocketAddr>,
+    pub more: Vec<SocketAddr>,
 }
 
 impl Way {
     /// Tells whether there is anything to dial.
-    pub(crate) fn leads_somewhere(&self) -> bool {
+    pub fn leads_somewhere(&self) -> bool {
         let Reach { addresses, relays, serves } = &self.reach;
         !(addresses.is_empty() && relays.is_empty() && serves.is_none() && self.more.is_empty())
     }
 }
 
 /// Where members can be reached.
-pub(crate) type Ways = BTreeMap<HostId, Way>;
+pub type Ways = BTreeMap<HostId, Way>;
 
 /// Puts together how each member is dialled. `held` = at which address a member is connected now.
 ///
 /// Where two members say the same address, as in two homes with the same numbers, whoever answers there ends the dial
 /// of the other by its wrong key, whatever other ways there are. So an address goes to whom it holds; of others, what
 /// a member says now counts before where somebody once was, and what two say now is tried for want of better only.
-pub(crate) fn compose(
+pub fn compose(
     known: &BTreeMap<HostId, Known>,
     seen: &Seen,
     held: &BTreeMap<SocketAddr, HostId>,
-    now: Instant,
+    now: Moment,
 ) -> Ways {
     let mut said: BTreeMap<SocketAddr, BTreeSet<HostId>> = BTreeMap::new();
     for (host, known) in known {
@@ -156,20 +159,20 @@ pub(crate) fn compose(
 /// Where members were met on the LAN: a handshake proved who was there. What is only said never comes here, because
 /// one wrong key among its places ends the dial of a member.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(BTreeMap<HostId, Vec<Place>>);
+pub struct Seen(BTreeMap<HostId, Vec<Place>>);
 
 #[derive(Debug)]
 struct Place {
     address: SocketAddr,
-    first: Instant,
-    last: Instant,
+    first: Moment,
+    last: Moment,
 }
 
 impl Seen {
     /// Notes that a member is there. Tells whether that is new. A computer is one place: its newest port counts.
-    pub(crate) fn note(&mut self, host: HostId, address: SocketAddr, now: Instant) -> bool {
+    pub fn note(&mut self, host: HostId, address: SocketAddr, now: Moment) -> bool {
         let places = self.0.entry(host).or_default();
-        places.retain(|place| now - place.last < SEEN_FOR);
+        places.retain(|place| now.since_ms(place.last) < SEEN_FOR_MS);
         if let Some(place) = places.iter_mut().find(|place| place.address.ip() == address.ip()) {
             let is_new = place.address != address;
             (place.address, place.last) = (address, now);
@@ -179,28 +182,28 @@ impl Seen {
             // Since it was first met: what is repeated all the time does not stay for ever.
             let oldest = places.iter().enumerate().min_by_key(|(_, place)| place.first);
             match oldest {
-                Some((index, place)) if now - place.first >= SEEN_HELD => drop(places.remove(index)),
+                Some((index, place)) if now.since_ms(place.first) >= SEEN_HELD_MS => places.remove(index),
                 _ => return false,
-            }
+            };
         }
         places.insert(0, Place { address, first: now, last: now });
         true
     }
 
-    fn of(&self, host: &HostId, now: Instant) -> Vec<SocketAddr> {
+    fn of(&self, host: &HostId, now: Moment) -> Vec<SocketAddr> {
         let places = self.0.get(host).into_iter().flatten();
-        places.filter(|place| now - place.last < SEEN_FOR).map(|place| place.address).collect()
+        places.filter(|place| now.since_ms(place.last) < SEEN_FOR_MS).map(|place| place.address).collect()
     }
 
     /// Forgets who is no member.
-    pub(crate) fn keep(&mut self, is_member: impl Fn(&HostId) -> bool) {
+    pub fn keep(&mut self, is_member: impl Fn(&HostId) -> bool) {
         self.0.retain(|host, _| is_member(host));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::{id::Digest, wire::record::RelayOffer};
+    use crate::{id::Digest, wire::record::RelayOffer};
 
     use super::*;
 
@@ -228,7 +231,7 @@ mod tests {
     ) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
         let known = known.iter().map(|(byte, known)| (host(*byte), known.clone())).collect();
         let held = held.iter().map(|(ip, byte)| (at(ip)[0], host(*byte))).collect();
-        let way = compose(&known, seen, &held, Instant::now()).remove(&host(of)).unwrap();
+        let way = compose(&known, seen, &held, Moment(1_000_000)).remove(&host(of)).unwrap();
         (way.reach.addresses, way.more)
     }
 
@@ -303,7 +306,7 @@ mod tests {
 
     #[test]
     fn what_is_seen_on_the_lan_is_tried_first_and_cannot_be_flooded_away() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
+        let (mut seen, start) = (Seen::default(), Moment(1_000_000));
         assert!(seen.note(host(1), at("192.168.7.7")[0], start));
         assert!(!seen.note(host(1), at("192.168.7.7")[0], start));
         assert_eq!(way(&[(1, known("10.0.0.1", ""))], &seen, &[], 1).0, at("192.168.7.7 10.0.0.1"));
@@ -311,28 +314,28 @@ mod tests {
         let more = (0..250).filter(|last| seen.note(host(1), on(*last, 7440), start));
         assert_eq!(more.count(), MAX_SEEN - 1);
         assert!(seen.of(&host(1), start).contains(&at("192.168.7.7")[0]));
-        assert!(seen.note(host(1), at("192.168.9.9")[0], start + SEEN_HELD));
-        assert!(seen.of(&host(1), start + SEEN_HELD + SEEN_FOR).is_empty());
+        assert!(seen.note(host(1), at("192.168.9.9")[0], start.plus_ms(SEEN_HELD_MS)));
+        assert!(seen.of(&host(1), start.plus_ms(SEEN_HELD_MS + SEEN_FOR_MS)).is_empty());
         seen.keep(|_| false);
         assert!(seen.0.is_empty());
     }
 
     #[test]
     fn one_computer_on_the_lan_is_one_place_and_repeating_does_not_keep_it_for_ever() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
+        let (mut seen, start) = (Seen::default(), Moment(1_000_000));
         let on = |last: u8, port| SocketAddr::new(format!("192.168.8.{last}").parse().unwrap(), port);
         for port in 1..100 {
             assert!(seen.note(host(1), on(1, port), start));
         }
         assert_eq!(seen.of(&host(1), start), [on(1, 99)]);
-        for second in 0..SEEN_HELD.as_secs() {
-            let now = start + Duration::from_secs(second);
+        for second in 0..SEEN_HELD_MS / 1000 {
+            let now = start.plus_ms(second * 1000);
             for last in 1..=4 {
                 seen.note(host(1), on(last, 7440), now);
             }
             assert!(!seen.note(host(1), on(9, 7440), now), "after {second} s");
         }
-        assert!(seen.note(host(1), on(9, 7440), start + SEEN_HELD));
-        assert!(seen.of(&host(1), start + SEEN_HELD).contains(&on(9, 7440)));
+        assert!(seen.note(host(1), on(9, 7440), start.plus_ms(SEEN_HELD_MS)));
+        assert!(seen.of(&host(1), start.plus_ms(SEEN_HELD_MS)).contains(&on(9, 7440)));
     }
 }

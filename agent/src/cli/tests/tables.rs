@@ -1,0 +1,325 @@
+//! The status screen and the tables of lists.
+
+use super::*;
+
+fn status() -> Status {
+    let member =
+        |byte, name: &str, state, path| Member { id: HostId([byte; 32]), name: name.into(), state, path };
+    let path = |kind, rtt_ms, via: Option<&str>| Some(Path { kind, rtt_ms, via: via.map(str::to_owned) });
+    Status {
+        mesh: MeshRef { id: MeshId([1; 32]), name: "home".into() },
+        host: ThisHost {
+            id: HostId([2; 32]),
+            name: "nas".into(),
+            version: "0.1.0".into(),
+            accelerator: Some(Accelerator::Tcg),
+            up_s: 3 * 86_400 + 4 * 3600,
+            relay: None,
+        },
+        dns: Some("127.0.0.1:5300".into()),
+        members: vec![
+            member(2, "nas", MemberState::Up, path(PathKind::Me, None, None)),
+            member(3, "attic", MemberState::Up, path(PathKind::Relayed, Some(48.25), Some("vps"))),
+            member(4, "cellar", MemberState::Down, None),
+        ],
+        sessions: vec![SessionRow {
+            id: shop(),
+            name: "shop".into(),
+            state: SessionState::Healthy,
+            ready: 3,
+            machines: 3,
+            coordinator: Some("nas".into()),
+        }],
+        warnings: vec![Warning { what: "cellar is down".into(), next: Some("agent host list".into()) }],
+        health: vec![],
+    }
+}
+
+#[test]
+fn the_status_screen() {
+    expect![[r#"
+        host  nas (0202020202)   mesh home   agent 0.1.0   accelerator tcg   up 3d4h
+        dns   127.0.0.1:5300   relay -
+
+        MEMBER  STATE  PATH             RTT
+        nas     up     self             -
+        attic   up     relayed via vps  48.2 ms
+        cellar  down   -                -
+
+        SESSION  STATE    READY  COORDINATOR  ID
+        shop     healthy  3/3    nas          0a0a0a0a
+
+        warning: cellar is down
+        hint: agent host list"#]]
+    .assert_eq(&status::in_words(&status(), None));
+}
+
+#[test]
+fn the_status_in_json() {
+    expect![[r#"
+        {
+          "mesh": {
+            "id": "0101010101010101010101010101010101010101010101010101010101010101",
+            "name": "home"
+          },
+          "host": {
+            "id": "0202020202020202020202020202020202020202020202020202020202020202",
+            "name": "nas",
+            "version": "0.1.0",
+            "accelerator": "tcg",
+            "up_s": 273600,
+            "relay": null
+          },
+          "dns": "127.0.0.1:5300",
+          "members": [
+            {
+              "id": "0202020202020202020202020202020202020202020202020202020202020202",
+              "name": "nas",
+              "state": "up",
+              "path": {
+                "kind": "self",
+                "rtt_ms": null,
+                "via": null
+              }
+            },
+            {
+              "id": "0303030303030303030303030303030303030303030303030303030303030303",
+              "name": "attic",
+              "state": "up",
+              "path": {
+                "kind": "relayed",
+                "rtt_ms": 48.25,
+                "via": "vps"
+              }
+            },
+            {
+              "id": "0404040404040404040404040404040404040404040404040404040404040404",
+              "name": "cellar",
+              "state": "down",
+              "path": null
+            }
+          ],
+          "sessions": [
+            {
+              "id": "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+              "name": "shop",
+              "state": "healthy",
+              "ready": 3,
+              "machines": 3,
+              "coordinator": "nas"
+            }
+          ],
+          "warnings": [
+            {
+              "what": "cellar is down",
+              "next": "agent host list"
+            }
+          ],
+          "health": []
+        }"#]]
+    .assert_eq(&json(&status()));
+}
+
+fn hosts() -> Hosts {
+    Hosts {
+        hosts: vec![
+            HostRow {
+                id: HostId([2; 32]),
+                name: "nas".into(),
+                state: MemberState::Up,
+                path: Some(Path { kind: PathKind::Me, rtt_ms: None, via: None }),
+                version: Some("0.1.0".into()),
+                arch: Some("x86_64".into()),
+                accelerator: Some(Accelerator::Kvm),
+                cpus: Some(4),
+                memory_mib: Some(16384),
+                memory_used_mib: Some(4096),
+                disk_mib: Some(102_400),
+                runs_machines: Some(true),
+                issuer: true,
+                relay: Some("http://203.0.113.4:7440".into()),
+                tags: [("room".to_owned(), "attic".to_owned())].into(),
+            },
+            HostRow {
+                id: HostId([3; 32]),
+                name: "attic".into(),
+                state: MemberState::Down,
+                path: None,
+                version: None,
+                arch: None,
+                accelerator: None,
+                cpus: None,
+                memory_mib: None,
+                memory_used_mib: None,
+                disk_mib: None,
+                runs_machines: None,
+                issuer: false,
+                relay: None,
+                tags: Default::default(),
+            },
+        ],
+    }
+}
+
+#[test]
+fn hosts_are_listed_with_what_they_offer() {
+    let hosts = hosts();
+    expect![[r#"
+        HOST   STATE  PATH  RTT  VERSION  ARCH    ACCEL  CPU  MEMORY                 DISK     ROLE           TAGS
+        nas    up     self  -    0.1.0    x86_64  kvm    4    12 GiB of 16 GiB free  100 GiB  issuer, relay  room=attic
+        attic  down   -     -    -        -       -      -    -                      -        -              -"#]]
+    .assert_eq(&host::in_words(&hosts, None));
+    expect![[r#"
+        HOST  STATE  PATH  RTT  VERSION  ARCH  ACCEL  CPU  MEMORY  DISK  ROLE  TAGS"#]]
+    .assert_eq(&host::in_words(&Hosts { hosts: Vec::new() }, None));
+    expect![[r#"
+        {
+          "id": "0303030303030303030303030303030303030303030303030303030303030303",
+          "name": "attic",
+          "state": "down",
+          "path": null,
+          "version": null,
+          "arch": null,
+          "accelerator": null,
+          "cpus": null,
+          "memory_mib": null,
+          "memory_used_mib": null,
+          "disk_mib": null,
+          "runs_machines": null,
+          "issuer": false,
+          "relay": null,
+          "tags": {}
+        }"#]]
+    .assert_eq(&json(&hosts.hosts[1]));
+}
+
+fn images() -> Images {
+    Images {
+        images: vec![ImageRow {
+            name: Some("tiny".into()),
+            digest: Digest([0xab; 32]),
+            size: 64 << 20,
+            allocated: Some(9_437_184),
+            arch: "x86_64".into(),
+            hosts: vec!["attic".into(), "nas".into()],
+            here: true,
+        }],
+    }
+}
+
+fn tokens() -> Tokens {
+    Tokens {
+        tokens: vec![TokenRow {
+            id: "3f9c0a1b2c".into(),
+            issuer: Some("nas".into()),
+            expires: Timestamp(1_795_132_799_999).to_string(),
+            uses: 100,
+            used: 2,
+            admin: false,
+            state: "live".into(),
+        }],
+    }
+}
+
+#[test]
+fn images_tokens_and_machines_are_listed() {
+    let (images, tokens) = (images(), tokens());
+    let machines = [row("web-1", "nas", Phase::Ready, None)];
+    expect![[r#"
+        IMAGE  BLAKE3      SIZE    STORED   ARCH    HERE  HOSTS
+        tiny   ababababab  64 MiB  9.0 MiB  x86_64  yes   attic, nas"#]]
+    .assert_eq(&image::in_words(&images, None));
+    expect![[r#"
+        TOKEN       STATE  USED   MAKES    EXPIRES                   ISSUER
+        3f9c0a1b2c  live   2/100  members  2026-11-19T23:59:59.999Z  nas"#]]
+    .assert_eq(&token::in_words(&tokens, None));
+    expect![[r#"
+        MACHINE     HOST  STATE  GUARD  EPOCH  ADDRESS     REASON
+        shop/web-1  nas   ready  hold   1      10.64.7.11"#]]
+    .assert_eq(&session::machines(&machines, true, None));
+}
+
+#[test]
+fn images_tokens_and_machines_in_json() {
+    let row = row("web-1", "nas", Phase::Ready, None);
+    expect![[r#"
+        [
+          {
+            "images": [
+              {
+                "name": "tiny",
+                "digest": "abababababababababababababababababababababababababababababababab",
+                "size": 67108864,
+                "allocated": 9437184,
+                "arch": "x86_64",
+                "hosts": [
+                  "attic",
+                  "nas"
+                ],
+                "here": true
+              }
+            ]
+          },
+          {
+            "tokens": [
+              {
+                "id": "3f9c0a1b2c",
+                "issuer": "nas",
+                "expires": "2026-11-19T23:59:59.999Z",
+                "uses": 100,
+                "used": 2,
+                "admin": false,
+                "state": "live"
+              }
+            ]
+          },
+          {
+            "name": "web-1",
+            "group": "web",
+            "session": "shop",
+            "session_id": "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+            "host": "nas",
+            "state": "ready",
+            "guard": "hold",
+            "epoch": 1,
+            "address": "10.64.7.11",
+            "reason": null
+          }
+        ]"#]]
+    .assert_eq(&json(&(images(), tokens(), row)));
+}
+
+#[test]
+fn checks_and_events_are_lines() {
+    let checks = Checks {
+        checks: vec![
+            Check {
+                name: "qemu".into(),
+                state: CheckState::Missing,
+                what: "is not installed".into(),
+                mend: Some("sudo apt-get install -y qemu-system-x86".into()),
+            },
+            Check {
+                name: "ports".into(),
+                state: CheckState::Ok,
+                what: "7440 and 7441 are free".into(),
+                mend: None,
+            },
+        ],
+    };
+    let event = Event::new(
+        7,
+        Timestamp(0),
+        &"nas".parse().unwrap(),
+        Fact::MemberUp { member: "attic".parse().unwrap() },
+    );
+    let both = [doctor::in_words(&checks, None), events::in_words(&event)];
+    expect![[r#"
+                 CHECK  SEEN
+        MISSING  qemu   is not installed
+        ok       ports  7440 and 7441 are free
+        mend qemu: sudo apt-get install -y qemu-system-x86
+
+             7  1970-01-01T00:00:00.000Z  attic is up"#]]
+    .assert_eq(&both.join("\n\n"));
+}

@@ -1,0 +1,22 @@
+//! Who is in the mesh, who is there, and how everybody comes to know it.
+//!
+//! - `spread`: with whom this host compares statements, and when;
+//! - `house`: which certificates an issuer owes;
+//! - `starts`: which start of a host is believed;
+//! - `silence`: who is only suspected.
+//!
+//! Nothing here sends or reads a clock.
+
+pub mod house;
+mod random;
+pub mod silence;
+pub mod spread;
+pub mod starts;
+
+pub use house::{Owed, owed};
+pub use silence::Silence;
+pub use spread::Spread;
+pub use starts::Starts;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! What `agent doctor` looks at, and what the processes of an agent hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::SessionId;
+
+/// `agent doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks {
+    /// Everything that was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What, in one or two words.
+    pub name: String,
+    /// How it is.
+    pub state: CheckState,
+    /// What was seen.
+    pub what: String,
+    /// The exact command that mends it.
+    pub mend: Option<String>,
+}
+
+/// How a checked thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// As it should be.
+    Ok,
+    /// Works, with a limit.
+    Limited,
+    /// Needs mending.
+    Missing,
+}
+
+/// What the agent's processes hold: what must come back to where it was when nothing is asked of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Internals {
+    /// The agent's own process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime.
+    pub tasks: usize,
+    /// Connections that it carries between two sides.
+    pub flows: usize,
+    /// Its memory that no file stands behind, in KiB; `null` where the kernel does not tell.
+    pub anonymous_kib: Option<u64>,
+    /// The shims that live on this host.
+    pub shims: Vec<ShimInternals>,
+}
+
+/// What one shim holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimInternals {
+    /// Its machine.
+    pub machine: String,
+    /// The machine's session.
+    pub session: SessionId,
+    /// The machine's incarnation.
+    pub epoch: u64,
+    /// The process.
+    pub pid: i32,
+    /// Its open descriptors.
+    pub descriptors: usize,
+    /// Tasks of its runtime; `null` when it did not answer.
+    pub tasks: Option<usize>,
+    /// Connections into the guest that have not ended; `null` when it did not answer.
+    pub dials: Option<usize>,
+    /// Callers whose connection holds a descriptor; `null` when it did not answer.
+    pub callers: Option<usize>,
+    /// Its memory that no file stands behind, in KiB.
+    pub anonymous_kib: Option<u64>,
+}

@@ -1,0 +1,37 @@
+//! JSON for people: what the local API answers and `--json` shows. Field names are a contract
+//! (DESIGN section 12): fields are added, never renamed.
+//!
+//! Hosts are names here, ids are hex text, times are RFC 3339 UTC, and what is not known is `null`:
+//! a field is never left out. Nothing here decides or prints.
+
+mod doctor;
+mod error;
+mod host;
+mod image;
+mod join;
+mod machine;
+mod plan;
+mod progress;
+mod service;
+mod session;
+mod status;
+mod token;
+
+pub use self::{
+    doctor::{Check, CheckState, Checks, Internals, ShimInternals},
+    error::{Error, ErrorBody, Kind},
+    host::{HostRow, Hosts},
+    image::{ImageImport, ImagePull, ImageRow, Images},
+    join::{Again, HostRef, Initialised, JoinRequest, Joined, MeshRef},
+    machine::{MachineRow, Machines, SshAccess},
+    plan::{
+        Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
+    },
+    progress::{Progress, Step},
+    service::{ServiceOpen, ServiceOpened, ServiceRow, Services},
+    session::{
+        DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,
+    },
+    status::{Member, MemberState, Path, PathKind, Status, ThisHost, Trouble, Warning},
+    token::{Named, TokenCreate, TokenCreated, TokenRow, Tokens},
+};

@@ -1,0 +1,116 @@
+//! `agent status`: the host that answers, what it lacks, and the members that it sees.
+
+use serde::{Deserialize, Serialize};
+
+use super::{MeshRef, SessionRow};
+use crate::{id::HostId, session::Accelerator};
+
+/// `agent status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The mesh.
+    pub mesh: MeshRef,
+    /// This host.
+    pub host: ThisHost,
+    /// Where this agent's DNS server answers, `IP:PORT`.
+    pub dns: Option<String>,
+    /// Everyone in the mesh, this host first.
+    pub members: Vec<Member>,
+    /// Sessions this host knows.
+    pub sessions: Vec<SessionRow>,
+    /// What a person should look at, with the command that helps.
+    pub warnings: Vec<Warning>,
+    /// What keeps this agent from doing its work; empty = it is well.
+    #[serde(default)]
+    pub health: Vec<Trouble>,
+}
+
+/// The host that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThisHost {
+    /// Its public key.
+    pub id: HostId,
+    /// Its label.
+    pub name: String,
+    /// The agent's version.
+    pub version: String,
+    /// What runs guests here; `null` = no usable QEMU.
+    pub accelerator: Option<Accelerator>,
+    /// Seconds since the agent started.
+    pub up_s: u64,
+    /// The relay this host serves.
+    pub relay: Option<String>,
+}
+
+/// Something that keeps an agent from doing its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What is wrong.
+    pub what: String,
+    /// What was seen.
+    pub because: String,
+    /// The command that helps.
+    pub next: Option<String>,
+}
+
+/// Something a person should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What is wrong.
+    pub what: String,
+    /// The command that helps.
+    pub next: Option<String>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its public key.
+    pub id: HostId,
+    /// Its label.
+    pub name: String,
+    /// Whether it is heard.
+    pub state: MemberState,
+    /// How it is reached now; `null` = not known, or not reached.
+    pub path: Option<Path>,
+}
+
+/// Whether a member is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// Heard.
+    Up,
+    /// Quiet for longer than usual.
+    Suspect,
+    /// Not heard for too long.
+    Down,
+    /// Went in order.
+    Left,
+    /// Was cut off.
+    Evicted,
+}
+
+/// How a host is reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Path {
+    /// Which sort.
+    pub kind: PathKind,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// The host whose relay is used.
+    pub via: Option<String>,
+}
+
+/// Which sort of path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// The host itself.
+    #[serde(rename = "self")]
+    Me,
+    /// Straight from socket to socket.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
