@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 use images::Images;
-use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound, net::Net};
+use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound};
 use proto::{
     facts::Fact,
     id::Name,
@@ -36,6 +36,7 @@ use crate::{
     facts,
     host::{data::DataDir, disk, limits, log, runtime},
     machine::Qemu,
+    picture,
     session::{
         actions::words,
         hub::{Deps, Hub},
@@ -58,6 +59,8 @@ const JOIN_AGAIN: Duration = Duration::from_secs(5);
 /// What each of the five stages of an orderly end may take: 12.5 s in all. A stage that does not end in
 /// time is left behind; what is on disk is whole at every moment.
 const STAGE: Duration = Duration::from_millis(2500);
+/// How long the first picture may take: one turn of a task.
+const SHOWN: Duration = Duration::from_secs(5);
 /// How often idle forwards are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -223,17 +226,9 @@ async fn run_locked(run: Run) -> Answer<()> {
     let (facts, heard) = broadcast::channel(FACTS);
     let images =
         Images::open(&data.path().join("images"), facts.clone()).await.map_err(|error| failed(&error))?;
-    let (net, net_handler) = Net::new();
     let (requests, inbox) = mpsc::channel(INBOX);
     let (raft, raft_inbox) = mpsc::channel(INBOX);
-    let handlers = Handlers {
-        extra: vec![
-            (iroh_blobs_alpn(), Box::new(images.protocol())),
-            (mesh::net::ALPN.to_vec(), Box::new(net_handler)),
-        ],
-        requests,
-        raft,
-    };
+    let handlers = Handlers { extra: vec![(iroh_blobs_alpn(), Box::new(images.protocol()))], requests, raft };
     let (offer, offered) = watch::channel(false);
     let (qemu_found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
@@ -243,13 +238,22 @@ async fn run_locked(run: Run) -> Answer<()> {
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
     let recorded = CancellationToken::new();
     let recorder = tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), recorded.clone()));
-    net.bind(mesh.endpoint());
+    let net = mesh.net();
     let mut mesh_task = tokio::spawn(run_mesh);
 
     let run_dir = data.run().map_err(|error| failed(&error))?;
     keep_runtime(&run_dir, &data);
+    let mut tasks = JoinSet::new();
+    let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
+    tasks.spawn(core("picture", run_picture));
+    let (dial, targets) = (dialer(&net), zone::targets(&pictures));
+    let forwards = Forwards::new(mesh.me(), data.path().join("forward.json"), dial, targets, shares);
+    let zone_name = config.dns.zone.clone();
+    let zones = Zones::new(zone_name.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
     let deps = Deps {
         mesh: mesh.clone(),
+        pictures: pictures.clone(),
+        own,
         images: images.clone(),
         net: net.clone(),
         facts: facts.clone(),
@@ -257,15 +261,14 @@ async fn run_locked(run: Run) -> Answer<()> {
         offered,
         store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
         run: run_dir.clone(),
-        zone: config.dns.zone.clone(),
-        resolve: Arc::new(OnceLock::new()),
+        zone: zone_name.clone(),
+        resolve: zones.resolve(),
         stop: stop.clone(),
     };
     let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
-    let forwards =
-        Forwards::new(hub.me(), data.path().join("forward.json"), dialer(&hub), zone::targets(&hub), shares);
-    let zones = Zones::new(hub.clone(), forwards.clone());
-    hub.deps().resolve.set(zones.resolve()).ok();
+    // Whoever asks the local API first sees every session of this host.
+    let kept = hub.shares().borrow().clone();
+    pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
     let app = App::new(Parts {
@@ -281,20 +284,18 @@ async fn run_locked(run: Run) -> Answer<()> {
     let mesh_name = mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string());
     let name = mesh.name();
     log::say(&format!("{name} runs in the mesh {mesh_name}; Ctrl-C ends the agent, machines run on"));
-    let mut tasks = JoinSet::new();
     let kind = |fact: Fact| facts.send(fact).ok();
     kind(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() });
     tasks.spawn(core("requests", answer_requests(hub.clone(), inbox)));
     tasks.spawn(core("raft messages", answer_raft(hub.clone(), raft_inbox)));
-    tasks.spawn(core("zone", zones.clone().run()));
+    tasks.spawn(core("zone", zones.clone().run(stop.clone())));
     tasks.spawn(core("heads", follow::heads(hub.clone())));
     tasks.spawn(core("images", follow::images(hub.clone())));
     let found = about::Found { qemu: qemu_found, offered: offer };
     tasks.spawn(core("host record", about::keep(hub.clone(), config.clone(), data.clone(), found)));
     tasks.spawn(core("forwards", sweep(forwards, stop.clone())));
     if let Some(bound) = bound {
-        let (zone, most) = (config.dns.zone.clone(), shares.names);
-        let serve = dns::serve(bound, zone, zones.resolve(), most, stop.clone());
+        let serve = dns::serve(bound, zone_name, zones.resolve(), shares.names, stop.clone());
         tasks.spawn(core("names", serve));
     }
     let routes = crate::api::router(app);
@@ -444,8 +445,8 @@ fn iroh_blobs_alpn() -> Vec<u8> {
 }
 
 /// Opens streams into machines for the forwards of this host.
-fn dialer(hub: &Hub) -> forward::Dial {
-    let net = hub.deps().net.clone();
+fn dialer(net: &mesh::net::Net) -> forward::Dial {
+    let net = net.clone();
     Arc::new(move |session, machine, port| {
         let net = net.clone();
         Box::pin(async move {

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use ask::ask;
 
-use crate::host::disk::write_durably;
+use crate::host::durable;
 
 /// Answers a question: full name, kind, who asks. May open a forward before it answers.
 pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -62,7 +62,7 @@ pub async fn bind(kept: &Path, wanted: Option<u16>) -> io::Result<Bound> {
         match bind_both(port).await {
             Ok(bound) => {
                 let text = format!("{}\n", bound.address.port());
-                if let Err(error) = write_durably(kept, text.as_bytes()) {
+                if let Err(error) = durable::write(kept, text.as_bytes()) {
                     tracing::warn!(%error, "the DNS port is not remembered");
                 }
                 return Ok(bound);

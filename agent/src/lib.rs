@@ -15,6 +15,7 @@ mod doctor;
 mod facts;
 mod host;
 pub mod machine;
+mod picture;
 mod session;
 
 /// Reads the command line and hands on. The shim comes before it: it must own its main thread and start

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proto::{id::Digest, time::Timestamp, wire::record::ImageRecord};
+use proto::{id::Digest, picture::images::newer, time::Timestamp, wire::record::ImageRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -68,7 +68,7 @@ pub struct Giving {
     pub name: String,
     /// Whether the name may be taken from other content.
     pub replace: bool,
-    /// What the name means on other members, from [`crate::name::resolve`].
+    /// What the name means on other members, from [`proto::picture::images::resolve`].
     pub elsewhere: Option<(Digest, Timestamp)>,
     /// The mesh's time.
     pub now: Timestamp,
@@ -91,7 +91,7 @@ impl Catalogue {
     pub(crate) fn give(&mut self, digest: Digest, giving: &Giving) -> Result<(), ImageError> {
         let here = self.meaning(&giving.name);
         let newest = match (here, giving.elsewhere) {
-            (Some(here), Some(elsewhere)) if name::newer(elsewhere, here) => Some(elsewhere),
+            (Some(here), Some(elsewhere)) if newer(elsewhere, here) => Some(elsewhere),
             (Some(here), _) => Some(here),
             (None, elsewhere) => elsewhere,
         };
@@ -109,7 +109,7 @@ impl Catalogue {
     /// Takes over names that other members gave to `digest`, unless a newer giving is known here.
     pub(crate) fn learn(&mut self, digest: Digest, names: &BTreeMap<String, Timestamp>) {
         for (name, given) in names {
-            let known = self.meaning(name).is_some_and(|known| !name::newer((digest, *given), known));
+            let known = self.meaning(name).is_some_and(|known| !newer((digest, *given), known));
             if !known && name::check(name).is_ok() {
                 // A name too many is not worth a failed fetch.
                 self.put(digest, name, *given).ok();

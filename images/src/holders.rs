@@ -7,11 +7,10 @@ use std::{
 };
 
 use iroh::EndpointId;
+use proto::backoff::BackOff;
 
-/// Waits after the first failure of a host; doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_secs(2);
-/// A host that came back is used again within a minute.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Waits after failures of a host; one that came back is used again within a minute.
+const BACK_OFF: BackOff = BackOff::new(2_000, 60_000);
 /// Wrong bytes come from a bad disk or a bad host; both stay bad for a while.
 const CORRUPT_BACKOFF: Duration = Duration::from_secs(600);
 
@@ -59,7 +58,7 @@ impl Tried {
     pub(crate) fn failed(&mut self, id: EndpointId, failure: Failure, now: Instant) {
         let (count, until) = self.0.entry(id).or_insert((0, now));
         let backoff = match failure {
-            Failure::Absent => (FIRST_BACKOFF * (1 << (*count).min(5))).min(MAX_BACKOFF),
+            Failure::Absent => BACK_OFF.after(count.saturating_add(1)),
             Failure::Corrupt => CORRUPT_BACKOFF,
         };
         *count += 1;
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(asked(&tried, &holders, now), "h2");
         tried.failed(holders[1].id, Failure::Corrupt, now);
         assert_eq!(asked(&tried, &holders, now), "wait 2s");
-        assert_eq!(asked(&tried, &holders, now + FIRST_BACKOFF), "h1");
+        assert_eq!(asked(&tried, &holders, now + BACK_OFF.after(1)), "h1");
         assert_eq!(asked(&tried, &holders[1..], now), "wait 600s");
     }
 

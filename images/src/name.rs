@@ -1,13 +1,8 @@
-//! Pure: how people name an image, and what a name means when several hosts gave it.
-//! A name is local until a member gossips it; of two givings of one name the newest wins everywhere,
-//! which needs no agreement: every host computes the same from the same records.
+//! Pure: how people name an image on a command line. What a name means in the mesh: `proto::picture::images`.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr};
 
-use proto::{id::Digest, time::Timestamp, wire::record::ImageRecord};
-
-/// Longest name. `debian-testing-backports:2026-11-20` fits, and sixteen of them fit in one gossip record.
-const MAX_NAME: usize = 63;
+use proto::{id::Digest, picture::images};
 
 /// Where an image comes from, as written on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,54 +46,14 @@ impl FromStr for Reference {
     }
 }
 
-/// Checks that `name` may be given to an image: it is neither a hash, nor a URL, nor a path.
+/// Checks that `name` may be given to an image.
 pub fn check(name: &str) -> Result<(), NameError> {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = name.as_bytes();
-    let valid = (1..=MAX_NAME).contains(&bytes.len())
-        && bytes.iter().all(|&b| alphanumeric(b) || b".-_:".contains(&b))
-        && alphanumeric(bytes[0])
-        && alphanumeric(bytes[bytes.len() - 1])
-        && !name.starts_with("blake3:");
-    if valid { Ok(()) } else { Err(NameError::Name(name.chars().take(80).collect())) }
-}
-
-/// Says which content each name means, from all records of all hosts: the newest giving wins, and of
-/// two at the same moment the one with the greater hash.
-pub fn resolve<'a>(
-    records: impl IntoIterator<Item = (Digest, &'a ImageRecord)>,
-) -> BTreeMap<String, (Digest, Timestamp)> {
-    let mut meanings: BTreeMap<String, (Digest, Timestamp)> = BTreeMap::new();
-    for (digest, record) in records {
-        for (name, given) in &record.names {
-            let giving = (digest, *given);
-            let meaning = meanings.entry(name.clone()).or_insert(giving);
-            if newer(giving, *meaning) {
-                *meaning = giving;
-            }
-        }
-    }
-    meanings
-}
-
-/// Says whether giving `a` of a name beats giving `b`.
-pub(crate) fn newer(a: (Digest, Timestamp), b: (Digest, Timestamp)) -> bool {
-    (a.1, a.0) > (b.1, b.0)
+    if images::is_name(name) { Ok(()) } else { Err(NameError::Name(name.chars().take(80).collect())) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(names: &[(&str, u64)]) -> ImageRecord {
-        ImageRecord {
-            names: names.iter().map(|(name, at)| (name.to_string(), Timestamp(*at))).collect(),
-            size: 1,
-            allocated: 1,
-            arch: "x86_64".to_owned(),
-            complete: true,
-        }
-    }
 
     #[test]
     fn references_are_told_apart_by_their_spelling() {
@@ -116,23 +71,5 @@ mod tests {
         for bad in ["", "Debian", "a b", "-x", "x-", ":x", "blake3:12", "ä", &"x".repeat(64)] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_newest_giving_of_a_name_wins_whoever_is_asked_first() {
-        let (old, new) = (record(&[("tiny", 1), ("old", 1)]), record(&[("tiny", 2)]));
-        let records = [(Digest([9; 32]), &old), (Digest([1; 32]), &new)];
-        let there = resolve(records);
-        assert_eq!(there["tiny"], (Digest([1; 32]), Timestamp(2)));
-        assert_eq!(there["old"], (Digest([9; 32]), Timestamp(1)));
-        assert_eq!(there, resolve(records.into_iter().rev()));
-    }
-
-    #[test]
-    fn givings_at_the_same_moment_have_one_winner() {
-        let both = record(&[("tiny", 5)]);
-        let records = [(Digest([1; 32]), &both), (Digest([2; 32]), &both)];
-        assert_eq!(resolve(records)["tiny"].0, Digest([2; 32]));
-        assert_eq!(resolve(records.into_iter().rev())["tiny"].0, Digest([2; 32]));
     }
 }

@@ -39,6 +39,7 @@ use crate::{
         tokens::{self, Made, TokenView, TokenWish, TokensError},
         view::Members,
     },
+    net::Net,
     reach::{
         addresses::Interfaces,
         book::{Book, Hint},
@@ -120,6 +121,7 @@ struct Inner {
     endpoint: Endpoint,
     roster: Arc<Roster>,
     streams: Streams,
+    net: Net,
     gossip: Gossip,
     about: watch::Sender<HostRecord>,
     reach: watch::Receiver<Reach>,
@@ -159,6 +161,11 @@ impl Mesh {
     /// Gives the endpoint, for protocols of others.
     pub fn endpoint(&self) -> Endpoint {
         self.inner.endpoint.clone()
+    }
+
+    /// Gives the session network between this host's machines and others'.
+    pub fn net(&self) -> Net {
+        self.inner.net.clone()
     }
 
     /// Watches all members.
@@ -377,10 +384,12 @@ pub async fn build(
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
+    let (net, net_handler) = Net::new(Some(endpoint.clone()));
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
         .accept(protocols::LIBP2P, built.accept)
-        .accept(protocols::JOIN, door);
+        .accept(protocols::JOIN, door)
+        .accept(protocols::NET, net_handler);
     for (alpn, handler) in handlers.extra {
         router = router.accept(alpn, handler);
     }
@@ -411,6 +420,7 @@ pub async fn build(
         endpoint,
         roster,
         streams,
+        net,
         gossip,
         about,
         reach,

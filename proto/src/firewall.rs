@@ -20,7 +20,7 @@ mod read;
 use read::{Delta, Digest, Frame, Op};
 
 /// The port of every gossip address. Addresses are names here, nothing is ever bound to them.
-pub const GOSSIP_PORT: u16 = 7;
+const GOSSIP_PORT: u16 = 7;
 /// Versions that a host's state may gain between two frames: 12 days of an update a second.
 const MAX_VERSION_STEP: u64 = 1 << 20;
 /// The first version that is believed of a host: never reached, and far below what overflows.

@@ -27,12 +27,14 @@
 #![warn(missing_docs)]
 
 pub mod addresses;
+pub mod backoff;
 pub mod facts;
 pub mod firewall;
 pub mod id;
 pub mod limits;
 pub mod membership;
 pub mod names;
+pub mod picture;
 pub mod reachability;
 pub mod run;
 pub mod seal;

@@ -43,8 +43,6 @@ pub const MAX_STATEMENTS: usize = 10_000;
 pub const MAX_API_BYTES: usize = 16 * 1024 * 1024;
 /// Facts kept in memory for `agent events --since`.
 pub const MAX_FACTS: usize = 10_000;
-/// Bytes of one Ethernet frame on QEMU's socket: a jumbo frame and its header.
-pub const MAX_FRAME_BYTES: usize = 9_216;
 /// Bytes of a guest's packet: the MTU that the session network gives (DESIGN section 9).
 pub const GUEST_MTU: usize = 1280;
 /// Bytes of console output that a shim keeps.

@@ -1,6 +1,6 @@
 //! The zone `mesh.internal`: which name stands for which addresses, seen from a host or from a guest.
-//! Pure: hard state says which names exist and who owns them, readiness comes only from the host
-//! that holds the current epoch. Nothing here asks a machine, and nothing here speaks DNS messages.
+//! Pure: shares say which names exist and who owns them, readiness comes from `picture::readiness`.
+//! Nothing here asks a machine, and nothing here speaks DNS messages.
 //!
 //! ```text
 //! GROUP.SESSION            guests: ready machines; hosts: the group's forward address
@@ -12,15 +12,15 @@
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use crate::{
     addresses::Here,
     id::{HostId, MachineName, Name, SessionId},
-    session::{Directory, GroupEntry, MachineEntry, MachineReport, Phase, Prefix, Share},
-    time::Timestamp,
+    session::{Directory, GroupEntry, MachineEntry, Prefix, Share},
 };
 
 /// The zone's default name; `.internal` is reserved for private use.
@@ -32,7 +32,7 @@ pub const FORWARD_RANGE: Prefix = Prefix { base: Ipv4Addr::new(127, 64, 0, 0), l
 /// Addresses in one answer, so that it fits the 512 bytes of plain DNS.
 const MAX_ADDRESSES: usize = 24;
 
-/// Everything that names depend on.
+/// Everything that names depend on; [`crate::picture::zone`] fills it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
     /// The zone's name without dots at its ends, such as `mesh.internal`.
@@ -40,9 +40,9 @@ pub struct Zone {
     /// The members by id.
     pub hosts: BTreeMap<HostId, HostEntry>,
     /// The sessions that exist; ended ones may be among them.
-    pub sessions: BTreeMap<SessionId, SessionEntry>,
-    /// What each host says of its machines, by (host, session).
-    pub reports: BTreeMap<(HostId, SessionId), Vec<MachineReport>>,
+    pub sessions: BTreeMap<SessionId, Arc<Share>>,
+    /// The machines that are ready.
+    pub ready: BTreeSet<(SessionId, MachineName)>,
     /// This host's forward addresses, by session and label (`web` or `web-1`).
     pub forwards: BTreeMap<(SessionId, String), Forward>,
     /// This host's own networks.
@@ -54,25 +54,10 @@ pub struct Zone {
 pub struct HostEntry {
     /// Its label.
     pub name: Name,
-    /// Whether it is heard: the readiness that a silent host told is no news any more.
-    pub up: bool,
     /// Where it is, as it says: best first.
     pub addresses: Vec<IpAddr>,
     /// Whether it lives on the asker's own computer: the asker itself, or an agent beside it.
     pub same_computer: bool,
-}
-
-/// A session in the zone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionEntry {
-    /// Its label.
-    pub name: Name,
-    /// When it was made: of two with one name, the older keeps it.
-    pub stamp: Timestamp,
-    /// Whether it has ended: then it has no names.
-    pub ended: bool,
-    /// Who is where.
-    pub directory: Directory,
 }
 
 /// Where this host listens for a group or a machine.
@@ -134,18 +119,6 @@ pub struct Target {
     pub port: u16,
 }
 
-impl SessionEntry {
-    /// Takes what the zone needs of a share.
-    pub fn of(share: &Share) -> SessionEntry {
-        SessionEntry {
-            name: share.name.clone(),
-            stamp: share.stamp,
-            ended: share.ended,
-            directory: share.directory.clone(),
-        }
-    }
-}
-
 /// Answers one question. `name` may be in any case and may end in a dot.
 pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Answer {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -173,7 +146,7 @@ pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Answer {
 
 /// Gives each living session the label under which its names are found: its own, unless an older
 /// session has the same one; then `NAME-xxxx` with the first digits of its id.
-pub fn labels(sessions: &BTreeMap<SessionId, SessionEntry>) -> BTreeMap<String, SessionId> {
+pub fn labels(sessions: &BTreeMap<SessionId, Arc<Share>>) -> BTreeMap<String, SessionId> {
     let mut by_age: Vec<_> = sessions.iter().filter(|(_, session)| !session.ended).collect();
     by_age.sort_by_key(|(id, session)| (session.stamp, **id));
     let mut labels = BTreeMap::new();
@@ -188,14 +161,6 @@ pub fn labels(sessions: &BTreeMap<SessionId, SessionEntry>) -> BTreeMap<String, 
         }
     }
     labels
-}
-
-/// Tells whether the machine is ready by the word of the host that holds its current epoch.
-pub fn ready(zone: &Zone, session: SessionId, entry: &MachineEntry) -> bool {
-    let heard = zone.hosts.get(&entry.host).is_some_and(|host| host.up);
-    let reports = zone.reports.get(&(entry.host, session)).map(Vec::as_slice).unwrap_or_default();
-    let current = |report: &&MachineReport| report.machine == entry.machine && report.epoch == entry.epoch;
-    heard && reports.iter().find(current).is_some_and(|report| report.phase == Phase::Ready)
 }
 
 /// Gives the candidate number `i` for a forward address of this host. The first that can be bound is
@@ -268,7 +233,7 @@ impl Found<'_> {
             return Answer::NoName;
         };
         match self.view {
-            _ if !ready(self.zone, self.id, entry) => Answer::NoData,
+            _ if !self.is_ready(entry) => Answer::NoData,
             View::Host => self.forward(label, kind),
             View::Guest(_) => of_kind([IpAddr::V4(entry.address)], kind),
         }
@@ -304,7 +269,11 @@ impl Found<'_> {
     }
 
     fn ready<'b>(&'b self, group: &'b GroupEntry) -> impl Iterator<Item = &'b MachineEntry> {
-        group.machines.iter().filter(|entry| ready(self.zone, self.id, entry))
+        group.machines.iter().filter(|entry| self.is_ready(entry))
+    }
+
+    fn is_ready(&self, entry: &MachineEntry) -> bool {
+        self.zone.ready.contains(&(self.id, entry.machine.clone()))
     }
 }
 

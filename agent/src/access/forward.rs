@@ -27,7 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::host::{disk::write_durably, limits::Shares};
+use crate::host::{durable, limits::Shares};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
 const IDLE: Duration = Duration::from_secs(600);
@@ -265,7 +265,7 @@ impl Forwards {
     fn save(&self, kept: &Kept) {
         let written = serde_json::to_vec_pretty(kept)
             .map_err(io::Error::other)
-            .and_then(|bytes| write_durably(&self.inner.path, &bytes));
+            .and_then(|bytes| durable::write(&self.inner.path, &bytes));
         if let Err(error) = written {
             tracing::warn!(path = %self.inner.path.display(), %error, "forward addresses are not remembered");
         }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use proto::wire::{
-    api::{Error, Kind, Trouble},
-    record::Body,
+use proto::{
+    picture::health,
+    wire::api::{Error, Kind, Trouble},
 };
 
 use super::App;
@@ -54,14 +54,7 @@ impl App {
         let me = self.name(self.hub().me());
         let own = self.disk().await.map(|trouble| format!("{me}: {}", disk::line(&trouble)));
         let hosts: BTreeSet<&str> = hosts.filter(|host| *host != me).collect();
-        let records = self.deps().mesh.records().borrow().clone();
-        let theirs = records.values().filter_map(|body| match body {
-            Body::Host(record) if hosts.contains(record.name.as_str()) => {
-                record.trouble.as_ref().map(|trouble| format!("{}: {trouble}", record.name))
-            }
-            _ => None,
-        });
-        own.into_iter().chain(theirs).collect()
+        own.into_iter().chain(health::troubles(&self.picture(), &hosts)).collect()
     }
 
     /// Tells why a statement of this host was not made.

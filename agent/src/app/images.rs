@@ -9,6 +9,7 @@ use std::{
 
 use proto::{
     id::{Digest, HostId, hex},
+    picture::{Change, images as known, rows},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Request},
@@ -18,11 +19,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, App, Telling};
-use crate::session::{actions::words, inventory};
+use crate::session::actions::words;
 
 /// How long every member that is up may take to learn a name (DESIGN section 12).
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);
-/// How long this host's own record of a removed image may stay; one round of its own gossip task.
+/// How long a removed image may still be listed; one turn of a task.
 const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
 /// One question to one member.
 const ASK: Duration = Duration::from_secs(2);
@@ -30,38 +31,12 @@ const ASK: Duration = Duration::from_secs(2);
 impl App {
     /// Tells every image the mesh knows.
     pub async fn images(&self) -> Answer<api::Images> {
-        Ok(api::Images { images: self.image_rows() })
-    }
-
-    fn image_rows(&self) -> Vec<api::ImageRow> {
-        let me = self.hub().me();
-        let mut rows = Vec::new();
-        for image in inventory::images(self.hub()) {
-            let mut hosts: Vec<String> = image.holders.iter().map(|host| self.name(*host)).collect();
-            hosts.sort();
-            let row = api::ImageRow {
-                name: None,
-                digest: image.facts.digest,
-                size: image.facts.size,
-                allocated: Some(image.allocated),
-                arch: image.facts.arch.clone(),
-                hosts,
-                here: image.holders.contains(&me),
-            };
-            if image.names.is_empty() {
-                rows.push(row);
-                continue;
-            }
-            rows.extend(
-                image.names.into_iter().map(|name| api::ImageRow { name: Some(name), ..row.clone() }),
-            );
-        }
-        rows
+        Ok(api::Images { images: rows::images(&self.picture()) })
     }
 
     /// Gathers what the name means elsewhere in the mesh, so that it is not given twice by accident.
     fn giving(&self, name: &str, replace: bool) -> images::Giving {
-        let elsewhere = inventory::given(self.hub(), name);
+        let elsewhere = known::meanings(&self.picture()).get(name).copied();
         images::Giving { name: name.to_owned(), replace, elsewhere, now: self.deps().mesh.now() }
     }
 
@@ -111,8 +86,7 @@ impl App {
                 }
             });
             waiting = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let row = self
-                .image_rows()
+            let row = rows::images(&self.picture())
                 .into_iter()
                 .find(|row| row.digest == digest && row.name.as_deref() == Some(name));
             match row {
@@ -130,7 +104,7 @@ impl App {
     /// Removes an image from this host; refused while a machine uses it.
     pub async fn image_remove(&self, image: api::Named) -> Answer<api::Named> {
         let what = format!("{} was not removed", image.id);
-        let rows = self.image_rows();
+        let rows = rows::images(&self.picture());
         let by_digest: Option<Digest> = image.id.parse().ok();
         let found = rows
             .iter()
@@ -138,7 +112,7 @@ impl App {
         let found = found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no image {}", image.id)).next("agent image list")
         })?;
-        let shares = self.hub().shares().borrow().clone();
+        let shares = self.picture().shares.clone();
         for share in shares.values() {
             if let Some(spec) = share.machines.iter().find(|spec| spec.image == found.digest) {
                 return Err(Error::new(Kind::Refused, what)
@@ -149,13 +123,13 @@ impl App {
         let in_use = BTreeSet::new(); // looked at above, with the machine's name
         let removed = self.deps().images.remove(found.digest, &in_use).await;
         removed.map_err(|error| image_error(what, &error))?;
-        // The list is what gossip says of this host; it follows in a moment.
-        let (digest, start) = (found.digest, Instant::now());
-        while self.image_rows().iter().any(|row| row.digest == digest && row.here)
-            && start.elapsed() < UNLISTED_WITHIN
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        // The list follows in a moment.
+        let digest = found.digest;
+        let of = move |change: &Change| *change == Change::Image(digest);
+        self.deps()
+            .pictures
+            .until(of, UNLISTED_WITHIN, |picture| !picture.images.contains_key(&digest))
+            .await;
         Ok(image)
     }
 }

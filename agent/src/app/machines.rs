@@ -1,9 +1,10 @@
 //! Machines and services as people use them: lists, wishes, ssh, consoles, forwards.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::{
     id::{MachineName, Name, SessionId},
+    picture::{Change, Picture, rows},
     session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
@@ -20,8 +21,8 @@ const WISH_SHOWN: Duration = Duration::from_secs(3);
 impl App {
     /// Tells every machine of every session.
     pub async fn machines(&self) -> Answer<api::Machines> {
-        let shares = self.hub().shares().borrow().clone();
-        let rows = shares.values().flat_map(|share| self.machine_rows(share, &self.hub().known(share)));
+        let picture = self.picture();
+        let rows = picture.shares.values().flat_map(|share| rows::machines(&picture, share));
         Ok(api::Machines { machines: rows.collect() })
     }
 
@@ -33,7 +34,7 @@ impl App {
         let missing = || {
             Error::new(Kind::NotFound, format!("there is no machine {machine}")).next("agent machine list")
         };
-        let share = self.hub().share(session).ok_or_else(missing)?;
+        let share = self.picture().share(session).cloned().ok_or_else(missing)?;
         let group = share.directory.groups.get(&machine.group).ok_or_else(missing)?;
         let entry =
             group.machines.iter().find(|entry| entry.machine == *machine).cloned().ok_or_else(missing)?;
@@ -51,18 +52,12 @@ impl App {
             Err(refusal) => return Err(refused(what, refusal)),
         }
         // Its host hears of it in a moment; until then the row would show what was before.
-        let start = Instant::now();
-        loop {
-            let row = self.row(session, &machine)?;
-            let as_wished = (row.state == Phase::Stopped) != run;
-            if as_wished || row != before {
-                return Ok(row);
-            }
-            if start.elapsed() >= WISH_SHOWN {
-                return Err(self.not_yet(&row, &what).await);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let done = |row: &api::MachineRow| (row.state == Phase::Stopped) != run || *row != before;
+        let of = move |change: &Change| *change == Change::Session(session);
+        let shown = |_: &Picture| self.row(session, &machine).is_ok_and(|row| done(&row));
+        self.deps().pictures.until(of, WISH_SHOWN, shown).await;
+        let row = self.row(session, &machine)?;
+        if done(&row) { Ok(row) } else { Err(self.not_yet(&row, &what).await) }
     }
 
     /// Says that a wish is committed and nothing came of it so far.
@@ -80,7 +75,7 @@ impl App {
 
     fn row(&self, session: SessionId, machine: &MachineName) -> Answer<api::MachineRow> {
         let (share, _) = self.find(session, machine)?;
-        let rows = self.machine_rows(&share, &self.hub().known(&share));
+        let rows = rows::machines(&self.picture(), &share);
         let row = rows.into_iter().find(|row| row.name == *machine);
         row.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no machine {machine}")))
     }
@@ -127,7 +122,7 @@ impl App {
 
     /// Tells every service of every session.
     pub async fn services(&self) -> Answer<api::Services> {
-        let shares = self.hub().shares().borrow().clone();
+        let shares = self.picture().shares.clone();
         for share in shares.values() {
             self.listen_for(share).await;
         }
@@ -172,8 +167,9 @@ impl App {
         let what = format!("{}.{} was not opened", open.group, open.session);
         let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
         let share = self
-            .hub()
+            .picture()
             .share(session)
+            .cloned()
             .ok_or_else(|| missing(format!("there is no session {}", open.session)))?;
         let group = share.directory.groups.get(&open.group);
         let group = group.ok_or_else(|| missing(format!("{} has no group {}", share.name, open.group)))?;

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use proto::{
-    id::{HostId, Name},
+    id::Name,
+    picture::{health, rows},
     trust::{ClockError, GrantState, TokenError},
-    wire::{
-        api::{self, Error, Kind, MemberState, PathKind},
-        record::{Body, HostRecord, RecordKey},
-    },
+    wire::api::{self, Error, Kind, MemberState},
 };
 
 use super::{Answer, App};
@@ -21,7 +19,7 @@ impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> Answer<api::Status> {
         let mesh = &self.deps().mesh;
-        let hosts = self.host_rows();
+        let hosts = rows::hosts(&self.picture());
         let accelerator = self.deps().qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
@@ -57,30 +55,12 @@ impl App {
             let what = format!("this host runs no machines: {because}");
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
-        if hosts.len() >= 3 && hosts.iter().filter(|host| host.issuer).count() == 1 {
-            let issuer = hosts.iter().find(|host| host.issuer).map_or("?", |host| host.name.as_str());
-            let what = format!("{issuer} alone may admit new hosts; keep its recovery phrase safe");
-            warnings.push(api::Warning { what, next: None });
-        }
+        warnings.extend(health::single_issuer(hosts));
         if let Some(what) = self.clock_off() {
             warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });
         }
-        warnings.extend(self.others_in_trouble());
-        warnings.extend(absent(hosts));
+        warnings.extend(health::warnings(&self.picture(), hosts));
         warnings
-    }
-
-    /// Tells which other members say that they cannot store anything.
-    fn others_in_trouble(&self) -> Vec<api::Warning> {
-        let records = self.deps().mesh.records().borrow().clone();
-        let warning = |((host, _), body): (&(HostId, RecordKey), &Body)| match body {
-            Body::Host(record) if *host != self.hub().me() => Some(api::Warning {
-                what: format!("{}: {}", record.name, record.trouble.as_ref()?),
-                next: Some(format!("on {}: agent doctor", record.name)),
-            }),
-            _ => None,
-        };
-        records.iter().filter_map(warning).collect()
     }
 
     /// Says how far this host's clock is off, if it is.
@@ -94,40 +74,7 @@ impl App {
 
     /// Tells every member with what it offers.
     pub async fn hosts(&self) -> Answer<api::Hosts> {
-        Ok(api::Hosts { hosts: self.host_rows() })
-    }
-
-    fn host_rows(&self) -> Vec<api::HostRow> {
-        let members = self.deps().mesh.members().borrow().clone();
-        let records = self.deps().mesh.records().borrow().clone();
-        let me = self.hub().me();
-        let mut rows = Vec::new();
-        for member in members.hosts.values() {
-            let record = match records.get(&(member.id, RecordKey::Host)) {
-                Some(Body::Host(record)) => Some(record),
-                _ => None,
-            };
-            let path = member.path.as_ref().map(|path| api::Path {
-                kind: match path.kind {
-                    mesh::PathKind::Direct => PathKind::Direct,
-                    mesh::PathKind::Relayed => PathKind::Relayed,
-                },
-                rtt_ms: Some(path.rtt_ms),
-                via: member.via.as_ref().map(Name::to_string),
-            });
-            let own = || api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
-            let path = if member.id == me { Some(own()) } else { path };
-            rows.push(host_row(
-                member.id,
-                member.name.to_string(),
-                state(member.state),
-                path,
-                record,
-                member.issuer,
-            ));
-        }
-        rows.sort_by(|a, b| (a.id != me, &a.name).cmp(&(b.id != me, &b.name)));
-        rows
+        Ok(api::Hosts { hosts: rows::hosts(&self.picture()) })
     }
 
     /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
@@ -200,9 +147,9 @@ impl App {
     }
 
     fn no_token(&self, error: &mesh::TokensError) -> Error {
-        let members = self.deps().mesh.members().borrow().clone();
-        let issuers: Vec<String> =
-            members.hosts.values().filter(|m| m.issuer).map(|m| m.name.to_string()).collect();
+        let picture = self.picture();
+        let issuers: Vec<&str> =
+            picture.members.values().filter(|member| member.issuer).map(|m| m.name.as_str()).collect();
         Error::new(Kind::Refused, "no token was made")
             .because(words(error))
             .next(format!("on {}: agent token create", issuers.join(" or ")))
@@ -242,7 +189,7 @@ impl App {
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
     pub async fn doctor(&self) -> Answer<api::Checks> {
         let reach = self.deps().mesh.reach().borrow().clone();
-        let hosts = self.host_rows();
+        let hosts = rows::hosts(&self.picture());
         let qemu = self.deps().qemu.borrow().clone();
         let inside = doctor::Inside {
             qemu: qemu
@@ -261,53 +208,5 @@ impl App {
             clock_off: self.clock_off(),
         };
         Ok(api::Checks { checks: doctor::judge(&inside) })
-    }
-}
-
-/// One warning for all hosts that are away: a mesh of many would fill the screen.
-fn absent(hosts: &[api::HostRow]) -> Option<api::Warning> {
-    let down = hosts.iter().filter(|host| host.state == MemberState::Down);
-    let names: Vec<&str> = down.map(|host| host.name.as_str()).collect();
-    let (last, others) = names.split_last()?;
-    let what = match others {
-        [] => format!("{last} is down: not heard for too long"),
-        _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
-    };
-    Some(api::Warning { what, next: Some(format!("on {}: agent run", names.join(", "))) })
-}
-
-fn state(state: mesh::MemberState) -> MemberState {
-    match state {
-        mesh::MemberState::Up => MemberState::Up,
-        mesh::MemberState::Suspect => MemberState::Suspect,
-        mesh::MemberState::Down => MemberState::Down,
-        mesh::MemberState::Left => MemberState::Left,
-    }
-}
-
-fn host_row(
-    id: HostId,
-    name: String,
-    state: MemberState,
-    path: Option<api::Path>,
-    record: Option<&HostRecord>,
-    issuer: bool,
-) -> api::HostRow {
-    api::HostRow {
-        id,
-        name,
-        state,
-        path,
-        version: record.map(|record| record.version.clone()),
-        arch: record.map(|record| record.arch.clone()),
-        accelerator: record.and_then(|record| record.accelerator),
-        cpus: record.map(|record| record.cpus),
-        memory_mib: record.map(|record| record.memory_mib),
-        memory_used_mib: record.map(|record| record.memory_used_mib.values().sum()),
-        disk_mib: record.map(|record| record.disk_mib),
-        runs_machines: record.map(|record| record.runs_machines),
-        issuer,
-        relay: record.and_then(|record| record.reach.serves.as_ref()).map(|offer| offer.url.clone()),
-        tags: record.map(|record| record.tags.clone()).unwrap_or_default(),
     }
 }

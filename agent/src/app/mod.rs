@@ -1,6 +1,6 @@
 //! What the local API can ask of the daemon, as one cheap handle. Routes call these methods and
 //! nothing else, so that this list is all the power a user of the socket has. Each method gathers
-//! from the watches of the subsystems and puts an answer together; nothing here keeps state.
+//! from the picture and the subsystems and puts an answer together; nothing here keeps state.
 //!
 //! - `members`: the mesh, its hosts and its tokens;
 //! - `sessions`: plan, up, down, status;
@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Instant};
 
 use proto::{
     id::HostId,
+    picture::Picture,
     wire::{
         api::{Error, Kind},
         rpc::Refusal,
@@ -83,10 +84,13 @@ impl App {
         self.inner.hub.deps()
     }
 
+    fn picture(&self) -> Arc<Picture> {
+        self.deps().pictures.now()
+    }
+
     /// Names a host for people.
     fn name(&self, host: HostId) -> String {
-        let members = self.deps().mesh.members().borrow().clone();
-        members.name(host).map_or_else(|| host.short(), |name| name.to_string())
+        self.picture().name(host)
     }
 }
 

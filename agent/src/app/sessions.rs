@@ -8,13 +8,13 @@ use std::{
 };
 
 use proto::{
-    id::{HostId, MachineName, SessionId},
-    session::{ChangeAction, Command, MachineReport, Phase, Proposal, Replace, Share, State, slice},
+    id::{HostId, SessionId},
+    picture::{Change, images, readiness, rows},
+    session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement, Tombstone},
     wire::{
-        api::{self, Error, Kind, SessionState},
-        record::{Body, RecordKey},
+        api::{self, Error, Kind},
         rpc::{Answer as Rpc, Refusal, Request},
     },
 };
@@ -22,6 +22,8 @@ use proto::{
 use super::{Answer, App, refused};
 use crate::session::{actions::words, requests};
 
+/// How long a new share may take to be in the picture; one turn of a task.
+const SHOWN: Duration = Duration::from_secs(3);
 /// A single voter leads after one write to its disk.
 const LED: Duration = Duration::from_secs(5);
 /// How long a host may take to say what its own `session status` shows.
@@ -34,31 +36,19 @@ impl App {
     }
 
     pub(super) fn session_rows(&self) -> Vec<api::SessionRow> {
-        let shares = self.hub().shares().borrow().clone();
-        let mut rows: Vec<api::SessionRow> = shares.values().map(|share| self.session_row(share)).collect();
+        let picture = self.picture();
+        let row = |share: &Arc<Share>| rows::session(&picture, share, self.hub().coordinator(share.session));
+        let mut rows: Vec<api::SessionRow> = picture.shares.values().map(row).collect();
         rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         rows
-    }
-
-    fn session_row(&self, share: &Share) -> api::SessionRow {
-        let known = self.hub().known(share);
-        let ready = known.values().filter(|report| report.phase == Phase::Ready).count();
-        let machines: usize = share.directory.groups.values().map(|group| group.machines.len()).sum();
-        api::SessionRow {
-            id: share.session,
-            name: share.name.to_string(),
-            state: self.state(share, &known),
-            ready: ready as u64,
-            machines: machines as u64,
-            coordinator: self.hub().coordinator(share.session).map(|host| self.name(host)),
-        }
     }
 
     /// Finds what a session is called `name` here, if exactly one is.
     fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
         let name = &intent.topology.session;
-        let shares = self.hub().shares().borrow().clone();
-        let mut ids: BTreeSet<SessionId> = shares
+        let mut ids: BTreeSet<SessionId> = self
+            .picture()
+            .shares
             .values()
             .filter(|share| share.name == *name && !share.ended)
             .map(|share| share.session)
@@ -163,7 +153,10 @@ impl App {
             let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
             let share = slice::share(&state, self.hub().me());
             let accepted = self.hub().accept(self.hub().me(), share).await;
-            accepted.map_err(|refusal| refused(what.clone(), refusal))
+            accepted.map_err(|refusal| refused(what.clone(), refusal))?;
+            let of = move |change: &Change| *change == Change::Session(session);
+            self.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
+            Ok(())
         };
         if let Err(error) = written.await {
             self.give_up(session).await;
@@ -193,7 +186,7 @@ impl App {
     }
 
     fn report(&self, session: &str, proposal: &Proposal, index: u64) -> api::PlanReport {
-        let images = crate::session::inventory::images(self.hub());
+        let images = images::all(&self.picture());
         let change = |change: &proto::session::Change| api::PlanChange {
             machine: change.machine.clone(),
             action: change.action,
@@ -232,7 +225,7 @@ impl App {
     }
 
     fn share(&self, session: SessionId) -> Answer<Arc<Share>> {
-        self.hub().share(session).ok_or_else(|| {
+        self.picture().share(session).cloned().ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no session {session}")).next("agent session list")
         })
     }
@@ -245,7 +238,7 @@ impl App {
     }
 
     pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {
-        let known = self.hub().known(share);
+        let picture = self.picture();
         let voters = match self.hub().group(share.session) {
             Some(group) => group.lead().borrow().voters.values().copied().collect(),
             None => self.hub().head(share.session).map(|(_, head)| head.voters).unwrap_or_default(),
@@ -255,80 +248,13 @@ impl App {
         api::SessionStatus {
             id: share.session,
             name: share.name.to_string(),
-            state: self.state(share, &known),
+            state: rows::state(&picture, share),
             generation: share.generation.0,
             coordinator: self.hub().coordinator(share.session).map(|host| self.name(host)),
             voters,
             subnet: Some(share.directory.subnet.to_string()),
-            machines: self.machine_rows(share, &known),
+            machines: rows::machines(&picture, share),
             services: self.service_rows(share),
-        }
-    }
-
-    pub(super) fn machine_rows(
-        &self,
-        share: &Share,
-        known: &BTreeMap<MachineName, MachineReport>,
-    ) -> Vec<api::MachineRow> {
-        let members = self.deps().mesh.members().borrow().clone();
-        let mut rows = Vec::new();
-        for (group, entry) in &share.directory.groups {
-            for machine in &entry.machines {
-                let (state, reason) = match known.get(&machine.machine) {
-                    Some(report) => (report.phase, report.reason.clone()),
-                    None if members.is_up(machine.host) => {
-                        (Phase::Waiting, Some("its host has not reported yet".into()))
-                    }
-                    None => {
-                        let host = self.name(machine.host);
-                        (
-                            Phase::Failed,
-                            Some(format!("{host} is not heard; the machine waits for it (guard: hold)")),
-                        )
-                    }
-                };
-                rows.push(api::MachineRow {
-                    name: machine.machine.clone(),
-                    group: group.to_string(),
-                    session: share.name.to_string(),
-                    session_id: share.session,
-                    host: Some(self.name(machine.host)),
-                    state,
-                    guard: machine.guard,
-                    epoch: machine.epoch.0,
-                    address: Some(machine.address.to_string()),
-                    reason,
-                });
-            }
-        }
-        rows.sort_by(|a, b| a.name.cmp(&b.name));
-        rows
-    }
-
-    /// Sums a session up in one word.
-    fn state(&self, share: &Share, known: &BTreeMap<MachineName, MachineReport>) -> SessionState {
-        if share.ended {
-            return SessionState::Stopping;
-        }
-        let machines = share.directory.groups.values().flat_map(|group| &group.machines);
-        let phases: Vec<Option<Phase>> =
-            machines.map(|entry| known.get(&entry.machine).map(|report| report.phase)).collect();
-        let all =
-            |wanted: &[Phase]| phases.iter().all(|phase| phase.is_some_and(|phase| wanted.contains(&phase)));
-        let members = self.deps().mesh.members().borrow().clone();
-        let host_away = share
-            .directory
-            .groups
-            .values()
-            .flat_map(|group| &group.machines)
-            .any(|entry| !members.is_up(entry.host));
-        if all(&[Phase::Ready, Phase::Stopped]) {
-            SessionState::Healthy
-        } else if host_away || phases.contains(&Some(Phase::Failed)) || phases.contains(&Some(Phase::Paused))
-        {
-            SessionState::Degraded
-        } else {
-            SessionState::Starting
         }
     }
 
@@ -336,13 +262,13 @@ impl App {
     pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
         let share = self.share(session)?;
         // Before the status: it may only be newer than this says.
-        let acted = self.hub().acted(session) >= share.version;
+        let picture = self.picture();
+        let acted = picture.reports.get(&session).is_some_and(|acted| acted.version >= share.version);
         let status = self.status_of(&share);
-        let members = self.deps().mesh.members().borrow().clone();
-        let others = members.up().filter(|member| member.id != self.hub().me());
-        let asked = others.map(|member| {
-            let (share, mesh, host) = (share.clone(), self.deps().mesh.clone(), member.id);
-            let mine = self.hub().known(&share);
+        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
+        let asked = others.map(|host| {
+            let (share, mesh) = (share.clone(), self.deps().mesh.clone());
+            let mine = readiness::known(&picture, &share);
             async move {
                 let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
                     Ok(Rpc::View { acted, machines, .. }) => {
@@ -359,35 +285,10 @@ impl App {
         let others = futures::future::join_all(asked).await.into_iter().flatten();
         let me = (!acted).then_some(self.hub().me());
         let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
-        let fetching = self.fetching(&share);
-        let hosts: BTreeSet<HostId> = share.directory.machines().map(|entry| entry.host).collect();
-        let away = hosts.into_iter().filter(|host| !members.is_up(*host)).map(|host| self.name(host));
+        let fetching = rows::fetching(&picture, &share);
+        let away = rows::away(&picture, &share).into_iter().map(|host| self.name(host));
         let (everywhere, away) = (behind.is_empty(), away.collect());
         Ok(api::UpProgress { status, everywhere, behind, fetching, away })
-    }
-
-    /// Lists the images that machines of a session wait for, by what their hosts report.
-    fn fetching(&self, share: &Share) -> Vec<api::Fetching> {
-        let known = self.hub().known(share);
-        let images = crate::session::inventory::images(self.hub());
-        let records = self.deps().mesh.records().borrow().clone();
-        let mut rows = BTreeMap::new();
-        for entry in share.directory.groups.values().flat_map(|group| &group.machines) {
-            if known.get(&entry.machine).is_none_or(|report| report.phase != Phase::Fetching) {
-                continue;
-            }
-            for image in &images {
-                let there = records.get(&(entry.host, RecordKey::Image(image.facts.digest)));
-                if let Some(Body::Image(record)) = there
-                    && !record.complete
-                {
-                    let named = image.names.first().cloned().unwrap_or_else(|| image.facts.digest.short());
-                    rows.insert((self.name(entry.host), named), record.size);
-                }
-            }
-        }
-        let row = |((host, image), bytes)| api::Fetching { host, image, done: None, bytes };
-        rows.into_iter().map(row).collect()
     }
 
     /// Commits the end of a session.
@@ -402,18 +303,17 @@ impl App {
 
     /// Tells what is left of an ended session. A session that nobody knows any more is gone.
     pub async fn down_progress(&self, session: SessionId) -> Answer<api::DownProgress> {
-        let name =
-            self.hub().share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
+        let picture = self.picture();
+        let name = picture.share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
         let (mut away, mut because) = (BTreeSet::new(), Vec::new());
-        let members = self.deps().mesh.members().borrow().clone();
         match self.hub().ask(session, Request::State(session)).await {
             Ok(Rpc::State(state)) => {
                 for (machine, drops) in &state.drops {
                     for drop in drops {
                         remaining
                             .push(api::Remaining { machine: machine.clone(), host: self.name(drop.host) });
-                        if !members.is_up(drop.host) {
+                        if !picture.is_up(drop.host) {
                             away.insert(self.name(drop.host));
                         }
                     }
@@ -446,9 +346,9 @@ impl App {
         if self.hub().share(session).is_some() || self.hub().group(session).is_some() {
             return false;
         }
-        let members = self.deps().mesh.members().borrow().clone();
-        let others = members.up().filter(|member| member.id != self.hub().me());
-        let asked = others.map(|member| self.deps().mesh.call(member.id, Request::View(session), VIEW));
+        let picture = self.picture();
+        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
+        let asked = others.map(|host| self.deps().mesh.call(host, Request::View(session), VIEW));
         let answers = futures::future::join_all(asked).await;
         // One that went away meanwhile hears of the end when it returns.
         answers.into_iter().all(|answer| !matches!(answer, Ok(Rpc::View { version, .. }) if version > 0))

@@ -4,12 +4,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, IsTerminal, Write},
-    os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt},
-        process::ExitStatusExt,
-    },
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     pin::pin,
     process::{ExitStatus, Stdio},
@@ -32,7 +29,7 @@ use super::{
     error::Exit,
     out::{self, Pace, Stop},
 };
-use crate::{cli::client::quoted, machine::openssh};
+use crate::{cli::client::quoted, host::private, machine::openssh};
 
 /// A server that hears of a closed pipe ends the command and says how; others never will.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -219,7 +216,7 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        DirBuilder::new().mode(0o700).create(&dir)?;
+        private::new(&dir)?;
         let place = Place(dir);
         let write = |name: &str, text: String| {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place.0.join(name));

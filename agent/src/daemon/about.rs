@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 use proto::{
     facts::Fact,
     id::{Name, SessionId},
+    picture::{Change, Picture},
     session::Accelerator,
     wire::{
         api::Trouble,
@@ -135,13 +136,17 @@ async fn watch_disk(hub: &Hub, data: &DataDir, before: Option<Trouble>) -> Optio
     now
 }
 
-/// Waits until gossip says of this host what was published.
+/// Waits until the picture, which is what plans are made from, says of this host what was published.
 async fn told(hub: &Hub, accelerator: Option<Accelerator>) {
-    let (mut records, key) = (hub.deps().mesh.records(), (hub.me(), RecordKey::Host));
-    let says =
-        |body: Option<&Body>| matches!(body, Some(Body::Host(record)) if record.accelerator == accelerator);
-    // It fails only when the mesh has ended.
-    records.wait_for(|records| says(records.get(&key))).await.ok();
+    let (pictures, me) = (&hub.deps().pictures, hub.me());
+    let wakes = pictures.wakes(move |change| *change == Change::Host(me));
+    let says = |picture: &Picture| {
+        let record = picture.host_record(me);
+        picture.is_up(me) && record.is_some_and(|record| record.accelerator == accelerator)
+    };
+    while !says(&pictures.now()) {
+        wakes.changed().await;
+    }
 }
 
 /// Sums what this host's machines may take, in MiB by session.

@@ -8,6 +8,7 @@ use std::{
 
 use proto::{
     id::{Digest, SessionId},
+    picture::{Change, heads},
     wire::{
         record::{Body, ImageRecord, RecordKey},
         rpc::{Answer, Request},
@@ -25,7 +26,7 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// Asks for every share that is older than its session's head, until the daemon ends.
 pub async fn heads(hub: Hub) {
-    let mut records = hub.deps().mesh.records();
+    let wakes = hub.deps().pictures.wakes(|change| matches!(change, Change::Session(_)));
     let stop = hub.deps().stop.clone();
     let mut doubt_at = Instant::now();
     loop {
@@ -34,7 +35,7 @@ pub async fn heads(hub: Hub) {
         // Every arm only wakes the loop.
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = records.changed(), if behind.is_empty() => if changed.is_err() { return },
+            () = wakes.changed(), if behind.is_empty() => {}
             () = tokio::time::sleep(sleep) => {}
         }
         for session in behind.intersection(&self::behind(&hub)) {
@@ -51,13 +52,10 @@ pub async fn heads(hub: Hub) {
 }
 
 fn behind(hub: &Hub) -> BTreeSet<SessionId> {
-    let older = |session: &SessionId, recovery: u64, version: u64| {
-        hub.share(*session).is_none_or(|share| (share.recovery, share.version) < (recovery, version))
-    };
-    let heads = hub.heads();
+    let (picture, heads) = (hub.picture(), hub.heads());
     let lacking = heads
         .iter()
-        .filter(|(session, (_, head))| older(session, head.recovery, head.version) && !hub.buried(**session));
+        .filter(|(session, (_, head))| heads::is_behind(&picture, **session, head) && !hub.buried(**session));
     lacking.map(|(session, _)| *session).collect()
 }
 

@@ -1,72 +1,61 @@
-//! Keeps the zone that `proto::names` answers from: gathered from shares, reports, members and
-//! forwards whenever one of them changes, a few times a second at most. Before a host is told a forward
+//! Keeps the zone that `proto::names` answers from: out of the picture, this host's networks and its
+//! forwards, whenever one of them changes, a few times a second at most. Before a host is told a forward
 //! address, its ports listen.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use mesh::Interfaces;
 use proto::{
-    id::{MachineName, Name, SessionId},
-    names::{self, Answer, Forward, HostEntry, Kind, SessionEntry, View, Zone},
-    session::{GroupEntry, Phase, Share},
-    wire::record::{Body, RecordKey},
+    id::{Name, SessionId},
+    names::{self, Answer, Forward, Kind, View, Zone},
+    picture::{Change, readiness, zone},
+    session::Share,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::forward::{Forwards, Targets},
     dns::Resolve,
-    session::hub::Hub,
+    picture::Pictures,
 };
 
-/// Pause after a gathering. In a large mesh some record changes all the time, and each gathering looks
+/// Pause after a gathering. In a large mesh some session changes all the time, and each gathering looks
 /// at all of them; a name may be this much behind.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Handle to the zone of this host.
 #[derive(Clone)]
 pub struct Zones {
-    hub: Hub,
+    /// The zone's name.
+    zone: String,
+    pictures: Pictures,
+    interfaces: watch::Receiver<Arc<Interfaces>>,
     forwards: Forwards,
     now: watch::Sender<Arc<Zone>>,
 }
 
 impl Zones {
     /// Makes the handle with a first zone.
-    pub fn new(hub: Hub, forwards: Forwards) -> Zones {
-        let zones = Zones { hub, forwards, now: watch::Sender::default() };
+    pub fn new(
+        zone: String,
+        pictures: Pictures,
+        interfaces: watch::Receiver<Arc<Interfaces>>,
+        forwards: Forwards,
+    ) -> Zones {
+        let zones = Zones { zone, pictures, interfaces, forwards, now: watch::Sender::default() };
         zones.refresh();
         zones
     }
 
     /// Follows every input until the daemon ends.
-    pub async fn run(self) {
-        let (mut shares, mut reports) = (self.hub.shares(), self.hub.own_reports());
-        let mut records = self.hub.deps().mesh.records();
-        let mut members = self.hub.deps().mesh.members();
-        let mut interfaces = self.hub.deps().mesh.interfaces();
-        let stop = self.hub.deps().stop.clone();
+    pub async fn run(mut self, stop: CancellationToken) {
+        let wakes = self.pictures.wakes(|change| matches!(change, Change::Host(_) | Change::Session(_)));
         loop {
-            // Every arm only wakes the loop.
-            let changed = tokio::select! {
-                () = stop.cancelled() => return,
-                changed = shares.changed() => changed,
-                changed = reports.changed() => changed,
-                changed = records.changed() => changed,
-                changed = members.changed() => changed,
-                changed = interfaces.changed() => changed,
-            };
-            if changed.is_err() {
-                return;
-            }
             let zones = self.clone();
             // Gives new groups their addresses, and writes those down.
             let gathered = tokio::task::spawn_blocking(move || {
-                let known = zones.hub.shares().borrow().clone();
+                let known = zones.pictures.now().shares.clone();
                 zones.forwards.keep(|session| known.contains_key(&session));
                 zones.refresh();
             });
@@ -76,12 +65,30 @@ impl Zones {
             if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                 return;
             }
+            // Every arm only wakes the loop.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = wakes.changed() => {}
+                changed = self.interfaces.changed() => if changed.is_err() { return },
+            }
         }
     }
 
     /// Gathers the zone again.
     fn refresh(&self) {
-        let zone = Arc::new(gather(&self.hub, &self.forwards));
+        let picture = self.pictures.now();
+        let here = self.interfaces.borrow().here();
+        let mut own = Zone { zone: self.zone.clone(), here, ..Zone::default() };
+        for share in picture.shares.values() {
+            let labels = zone::forwarded(share);
+            self.forwards.assign(share.session, &labels);
+            for label in labels {
+                if let Some(forward) = forward(&self.forwards, share, &label) {
+                    own.forwards.insert((share.session, label), forward);
+                }
+            }
+        }
+        let zone = Arc::new(zone::zone(&picture, own));
         self.now.send_if_modified(|now| {
             let changed = *now != zone;
             *now = zone;
@@ -121,8 +128,8 @@ impl Zones {
             addresses.contains(&IpAddr::V4(forward.address))
         };
         let Some(((session, label), told)) = zone.forwards.iter().find(of) else { return false };
-        let Some(share) = self.hub.share(*session) else { return false };
-        let ports = services(&share, label).map(|services| services.values().copied()).into_iter().flatten();
+        let group = zone.sessions.get(session).and_then(|share| zone::group(share, label));
+        let ports = group.map(|group| group.services.values().copied()).into_iter().flatten();
         match self.forwards.open(*session, label, ports).await {
             // Almost always: the zone says already where each port listens.
             Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {
@@ -141,85 +148,17 @@ impl Zones {
 }
 
 /// Gives the function that finds the machines behind a forward: ready ones, nearest first.
-pub fn targets(hub: &Hub) -> Targets {
-    let hub = hub.clone();
+pub fn targets(pictures: &Pictures) -> Targets {
+    let pictures = pictures.clone();
     Arc::new(move |session, label| {
-        let Some(share) = hub.share(session) else { return Vec::new() };
-        let known = hub.known(&share);
-        let members = hub.deps().mesh.members().borrow().clone();
-        let mut found: Vec<(bool, u64, MachineName)> = Vec::new();
-        for (group, entry) in &share.directory.groups {
-            for machine in &entry.machines {
-                let named = group.as_str() == label || machine.machine.to_string() == label;
-                let ready = known.get(&machine.machine).is_some_and(|report| report.phase == Phase::Ready);
-                if named && ready {
-                    let rtt = members.get(machine.host).and_then(|member| member.rtt_ms());
-                    let micros = rtt.map_or(u64::MAX, |rtt| (rtt * 1000.0) as u64);
-                    found.push((machine.host != hub.me(), micros, machine.machine.clone()));
-                }
-            }
-        }
-        found.sort();
-        found.into_iter().map(|(_, _, machine)| machine).collect()
+        let picture = pictures.now();
+        picture.share(session).map(|share| readiness::behind(&picture, share, label)).unwrap_or_default()
     })
-}
-
-fn gather(hub: &Hub, forwards: &Forwards) -> Zone {
-    let mesh = &hub.deps().mesh;
-    let members = mesh.members().borrow().clone();
-    let records = mesh.records().borrow().clone();
-    let here = mesh.interfaces().borrow().here();
-    let mut zone = Zone { zone: hub.deps().zone.clone(), ..Zone::default() };
-    for member in members.hosts.values() {
-        let addresses = match records.get(&(member.id, RecordKey::Host)) {
-            Some(Body::Host(record)) => record.reach.addresses.iter().map(|address| address.ip()).collect(),
-            _ => Vec::new(),
-        };
-        // Packets to an agent on this computer go to an address of this computer.
-        let via = member.path.as_ref().and_then(|path| path.via.parse::<SocketAddr>().ok());
-        let same_computer = member.id == hub.me() || via.is_some_and(|via| here.has(&via.ip()));
-        let entry = HostEntry { name: member.name.clone(), up: member.is_up(), addresses, same_computer };
-        zone.hosts.insert(member.id, entry);
-    }
-    zone.here = here;
-    for ((host, key), body) in records.iter() {
-        if let (RecordKey::Session(session), Body::Session(record)) = (key, body) {
-            zone.reports.insert((*host, *session), record.machines.clone());
-        }
-    }
-    for (session, reports) in hub.own_reports().borrow().iter() {
-        zone.reports.insert((hub.me(), *session), reports.clone());
-    }
-    for share in hub.shares().borrow().values() {
-        zone.sessions.insert(share.session, SessionEntry::of(share));
-        let labels: Vec<String> =
-            share.directory.groups.iter().flat_map(|(name, group)| labels(name, group)).collect();
-        forwards.assign(share.session, &labels);
-        for label in labels {
-            if let Some(forward) = forward(forwards, share, &label) {
-                zone.forwards.insert((share.session, label), forward);
-            }
-        }
-    }
-    zone
-}
-
-/// A group's own label and those of its machines.
-fn labels(name: &Name, group: &GroupEntry) -> impl Iterator<Item = String> {
-    let machines = group.machines.iter().map(|entry| entry.machine.to_string());
-    std::iter::once(name.to_string()).chain(machines.collect::<Vec<_>>())
 }
 
 fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
     let address = forwards.address(share.session, label)?;
     let port =
         |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(share.session, label, *port));
-    Some(Forward { address, ports: services(share, label)?.iter().map(port).collect() })
-}
-
-fn services<'a>(share: &'a Share, label: &str) -> Option<&'a BTreeMap<Name, u16>> {
-    let named = |(name, group): &(&Name, &GroupEntry)| {
-        name.as_str() == label || group.machines.iter().any(|entry| entry.machine.to_string() == label)
-    };
-    share.directory.groups.iter().find(named).map(|(_, group)| &group.services)
+    Some(Forward { address, ports: zone::group(share, label)?.services.iter().map(port).collect() })
 }

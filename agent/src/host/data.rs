@@ -4,11 +4,11 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use super::private;
 
 /// Longest runtime directory inside a data directory: 107 bytes less the name of a machine's socket.
 const RUN_MAX: usize = 90;
@@ -58,17 +58,8 @@ impl DataDir {
     /// in `/tmp` anyone could have made it first.
     pub fn run(&self) -> io::Result<PathBuf> {
         let real = fs::canonicalize(&self.0)?;
-        let uid = rustix::process::geteuid();
-        let dir = run_dir(uid.as_raw(), &real);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let seen = fs::symlink_metadata(&dir)?;
-        if !seen.is_dir() || seen.uid() != uid.as_raw() {
-            return Err(io::Error::other(format!("{} belongs to someone else", dir.display())));
-        }
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        let dir = run_dir(rustix::process::geteuid().as_raw(), &real);
+        private::own(&dir)?;
         Ok(dir)
     }
 }

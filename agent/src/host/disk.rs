@@ -1,12 +1,12 @@
 //! The data directory as something that is held: whose it is, its version, the lock that keeps a
-//! second agent away, writes that survive a crash whole, and how its disk is.
+//! second agent away, and how its disk is.
 
 mod trouble;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,7 @@ use rustix::{
 
 pub use trouble::line;
 
-use crate::host::data::DataDir;
+use crate::host::{data::DataDir, durable, private};
 
 /// The layout this program reads and writes. A directory of another number is left alone.
 const LAYOUT: u32 = 3;
@@ -160,10 +160,10 @@ pub fn inspect(data: &DataDir) -> Result<(), DiskError> {
 pub fn open(data: &DataDir) -> Result<(), DiskError> {
     inspect(data)?;
     let root = data.path();
-    private_dir(root).map_err(at(root))?;
+    private::dir(root).map_err(at(root))?;
     let version = root.join("version");
     if !version.exists() {
-        write_durably(&version, format!("{LAYOUT}\n").as_bytes()).map_err(at(root))?;
+        durable::write(&version, format!("{LAYOUT}\n").as_bytes()).map_err(at(root))?;
     }
     Ok(())
 }
@@ -330,32 +330,6 @@ fn try_write(dir: &Path) -> Result<(), Errno> {
     }
 }
 
-/// Makes a directory that only its owner may enter, with its parents.
-pub fn private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Writes a file so that after a crash either the old or the new content is there, whole. Errors name
-/// the file. What cannot be written leaves nothing beside it: on a full disk it would be in the way.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut staged = path.as_os_str().to_owned();
-    staged.push(".new");
-    let staged = PathBuf::from(staged);
-    let written = write_new(&staged, bytes).and_then(|()| fs::rename(&staged, path));
-    if written.is_err() {
-        fs::remove_file(&staged).ok();
-    }
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let stored = written.and_then(|()| File::open(parent)?.sync_all());
-    stored.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,20 +407,6 @@ mod tests {
             assert!(told(error, false).next().contains("local disk"));
         }
         assert_eq!(text(Errno::IO, false), "cannot use /d/lock");
-    }
-
-    #[test]
-    fn what_is_not_written_leaves_nothing_behind_and_names_itself() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("no/such/file");
-        let error = write_durably(&path, b"x").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");
-        // A directory is no file: its replacement is written and cannot be put in place.
-        let path = dir.path().join("taken");
-        fs::create_dir_all(path.join("full")).unwrap();
-        write_durably(&path, b"x").unwrap_err();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The computer this agent runs on, as the rest of the agent sees it: its data and runtime
-//! directories, its disk and its troubles, descriptors, the log, and what is held.
+//! directories, its disk and its troubles, files that survive a crash, private directories, descriptors, the log, and what is held.
 
 pub mod data;
 pub mod disk;
+pub mod durable;
 pub mod internals;
 pub mod limits;
 pub mod log;
+pub mod private;
 pub mod runtime;

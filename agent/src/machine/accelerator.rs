@@ -108,9 +108,8 @@ fn run(mut qemu: Command, machine: &str, cpu: &str, accelerator: &str) -> io::Re
 
 /// Makes a directory that nobody else can have prepared.
 fn private_dir() -> io::Result<std::path::PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
     let dir = std::env::temp_dir().join(format!("agent-probe-{:016x}", rand::random::<u64>()));
-    std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    crate::host::private::new(&dir)?;
     Ok(dir)
 }
 

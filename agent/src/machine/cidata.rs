@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{record, seed::SeedFile};
+use super::seed::SeedFile;
 
 /// Room for the file system's own tables, and the least that FAT12 is happy with.
 const SPARE_BYTES: usize = 512 * 1024;
@@ -13,7 +13,7 @@ const SECTOR_BYTES: usize = 512;
 
 /// Writes the disk to `path`, replacing it whole.
 pub fn write(path: &Path, files: &[SeedFile]) -> io::Result<()> {
-    record::replace(path, &image(files)?)
+    crate::host::durable::write(path, &image(files)?)
 }
 
 fn image(files: &[SeedFile]) -> io::Result<Vec<u8>> {

@@ -4,9 +4,9 @@
 //! dead: it is found, or it is unknown and looked for again.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -30,6 +30,7 @@ use super::{
     seed, shim,
     traces::{Role, Scope, Who},
 };
+use crate::host::private;
 
 /// Between two looks at a shim that is starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -136,8 +137,8 @@ impl LaunchError {
 
 /// Writes the intent, makes the disks that are missing, and starts the machine in `dir`.
 pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, LaunchError> {
-    private(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
-    private(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
+    private::own(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
+    private::own(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
     let lock = lock_dead(&paths, &intent.who()).await?;
     bury(&paths).await?;
@@ -366,7 +367,7 @@ fn write_again(paths: &Paths, known: Option<&Launch>, launch: &Launch) {
     if known.is_some_and(|known| known.who() == launch.who()) {
         return;
     }
-    let written = private(&paths.dir).and_then(|()| record::store(&paths.launch(), launch));
+    let written = private::own(&paths.dir).and_then(|()| record::store(&paths.launch(), launch));
     match written {
         Ok(()) => {
             tracing::warn!(path = %paths.launch().display(), "the intent was lost and is written again")
@@ -420,17 +421,6 @@ fn forget(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Makes a directory for its owner only. Below /tmp somebody else could have made it first.
-pub(super) fn private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let found = fs::symlink_metadata(dir)?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-        let because = format!("{} belongs to somebody else", dir.display());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, because));
-    }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]

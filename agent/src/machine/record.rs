@@ -2,10 +2,7 @@
 //! the process. Both survive a power cut, because a restarted agent acts on nothing else.
 
 use std::{
-    ffi::OsStr,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +18,7 @@ use super::{
     qemu::QemuFacts,
     traces::{Mark, Who},
 };
+use crate::host::durable;
 
 /// The intent: everything the shim needs, fixed before its process exists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -243,19 +241,5 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 
 /// Replaces `path` with `value` so that a power cut leaves the old or the new, whole.
 pub fn store<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    replace(path, &serde_json::to_vec_pretty(value)?)
-}
-
-/// Replaces `path` with `bytes`, readable by its owner only.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let dir = path.parent().ok_or_else(invalid)?;
-    let mut name = path.file_name().map(OsStr::to_owned).ok_or_else(invalid)?;
-    name.push(".new");
-    let new = dir.join(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
+    durable::write(path, &serde_json::to_vec_pretty(value)?)
 }

@@ -1,11 +1,13 @@
 //! What a host does for one machine, one function an action. Each may be repeated after a crash and
 //! says how it went; none decides what comes next.
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
+use ::images::{Holder, WantedImage};
 use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
+    picture::{Change, Picture, images},
     run::host::{Ending, Life, Order, Outcome, Told},
     session::reconcile::{Action, Settings},
     topology::Ready,
@@ -13,7 +15,7 @@ use proto::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{host::News, hub::Hub, inventory};
+use super::{host::News, hub::Hub};
 use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
 
 /// What a guest gets to shut down before QEMU is ended.
@@ -211,10 +213,11 @@ pub fn told(status: &ShimStatus) -> Told {
 /// Fetches an image from the members that hold it, and tells how it ended. Goes on for as long as it
 /// takes: holders come and go.
 pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>) {
-    let known = inventory::images(&hub).into_iter().find(|image| image.facts.digest == digest);
+    let picture = hub.picture();
+    let known = images::all(&picture).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
-    let wanted = images::WantedImage { digest, size, arch, names: inventory::names(&hub, digest) };
-    let (holders, watched) = watch::channel(inventory::holders(&hub, digest));
+    let wanted = WantedImage { digest, size, arch, names: images::names(&picture, digest) };
+    let (telling, watched) = watch::channel(holders(&picture, digest));
     let endpoint = hub.deps().mesh.endpoint();
     let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
     let ended = tokio::select! {
@@ -222,7 +225,7 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
             Ok(ended) => ended.map(|_| ()).map_err(|error| words(&error)),
             Err(_) => Err("the agent failed: see its log".to_owned()),
         },
-        () = keep_holders(&hub, digest, holders) => Err("the mesh ended".to_owned()),
+        never = keep_holders(&hub, digest, telling) => match never {},
         // Dropping the fetch keeps what came; the next agent goes on.
         () = hub.deps().stop.cancelled() => return,
     };
@@ -231,23 +234,33 @@ pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>
 }
 
 /// Tells a fetch who has the image, whenever that changes.
-async fn keep_holders(hub: &Hub, digest: Digest, holders: watch::Sender<Vec<images::Holder>>) {
-    let (mut records, mut members) = (hub.deps().mesh.records(), hub.deps().mesh.members());
+async fn keep_holders(hub: &Hub, digest: Digest, telling: watch::Sender<Vec<Holder>>) -> Infallible {
+    // A host that is heard again or reached another way may be a better holder.
+    let of = move |change: &Change| matches!(change, Change::Host(_)) || *change == Change::Image(digest);
+    let wakes = hub.deps().pictures.wakes(of);
     loop {
-        let changed = tokio::select! {
-            changed = records.changed() => changed,
-            changed = members.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
-        }
-        let now = inventory::holders(hub, digest);
-        holders.send_if_modified(|known| {
+        let now = holders(&hub.picture(), digest);
+        telling.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
             changed
         });
+        wakes.changed().await;
     }
+}
+
+/// Lists the other members that have an image or part of it, as the image store knows them.
+fn holders(picture: &Picture, digest: Digest) -> Vec<Holder> {
+    let holder = |holding: images::Holding| {
+        Some(Holder {
+            id: mesh::identity::endpoint_id(&holding.host)?,
+            name: holding.name,
+            complete: holding.complete,
+            direct: holding.direct,
+            rtt_ms: holding.rtt_ms,
+        })
+    };
+    images::holdings(picture, digest).into_iter().filter_map(holder).collect()
 }
 
 /// Passes on that the shim says something new, until it has said how QEMU ended.

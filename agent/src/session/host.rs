@@ -13,11 +13,12 @@ use futures::FutureExt;
 use mesh::Clock;
 use proto::{
     id::{Digest, MachineName, Name, SessionId},
+    picture::{Change, readiness},
     run::{
         Rules,
         host::{self as rules, Effect, Event, Lies, Life, Order, Outcome, Told},
     },
-    session::{Phase, Share, reconcile::Settings},
+    session::{Share, reconcile::Settings},
     time::Moment,
 };
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -108,10 +109,8 @@ pub async fn run(hub: Hub, session: SessionId) {
 impl Shell {
     async fn run(&mut self) {
         let stop = self.hub.deps().stop.clone();
-        let mut shares = self.hub.shares();
-        let mut own = self.hub.own_reports();
-        let mut records = self.hub.deps().mesh.records();
-        let mut members = self.hub.deps().mesh.members();
+        let session = self.session;
+        let wakes = self.hub.deps().pictures.wakes(move |change| *change == Change::Session(session));
         let mut images = self.hub.deps().images.watch();
         let mut transfers = self.hub.deps().images.transfers();
         let mut roll = self.hub.deps().mesh.roll();
@@ -137,10 +136,7 @@ impl Shell {
                     ending = true;
                     event = Some(Event::Ending);
                 }
-                changed = shares.changed() => if changed.is_err() { return },
-                changed = own.changed() => if changed.is_err() { return },
-                changed = records.changed() => if changed.is_err() { return },
-                changed = members.changed() => if changed.is_err() { return },
+                () = wakes.changed() => {}
                 changed = images.changed() => if changed.is_err() { return },
                 changed = transfers.changed() => if changed.is_err() { return },
                 changed = roll.changed() => if changed.is_err() { return },
@@ -167,9 +163,7 @@ impl Shell {
         let bytes = |image: Digest| transfers.borrow().get(&image).map(|progress| (image, progress.done));
         let arrived: BTreeMap<Digest, u64> =
             share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
-        let known = self.hub.known(&share).into_iter();
-        let ready: BTreeSet<MachineName> =
-            known.filter(|(_, report)| report.phase == Phase::Ready).map(|(name, _)| name).collect();
+        let ready = readiness::ready(&self.hub.picture(), &share);
         let shown = &mut self.shown;
         if shown.images != complete {
             events.push(Event::Images(complete.clone()));

@@ -1,4 +1,4 @@
-//! What this host knows of every session, in one place: its shares, its reports, its Raft groups.
+//! What this host keeps of every session, in one place: its shares, its reports, its Raft groups.
 //! The one door for shares: older ones are refused, newer ones are on disk before anyone sees them.
 //! Starts the tasks of each session; decides nothing about machines.
 
@@ -7,7 +7,7 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,8 +16,9 @@ use images::Images;
 use mesh::{Mesh, net::Net, quorum::Group};
 use proto::{
     facts::Fact,
-    id::{HostId, MachineName, SessionId},
+    id::{HostId, SessionId},
     limits::MAX_SESSIONS,
+    picture::{Acted, Picture, Shares},
     session::{MachineReport, Share, slice},
     wire::{
         record::{Body, RecordKey, SessionRecord},
@@ -31,7 +32,11 @@ use super::{
     host,
     store::{Loaded, Store},
 };
-use crate::{dns::Resolve, machine::Qemu};
+use crate::{
+    dns::Resolve,
+    machine::Qemu,
+    picture::{Own, Pictures},
+};
 
 mod groups;
 mod voices;
@@ -49,6 +54,10 @@ const TASK_AGAIN: Duration = Duration::from_secs(5);
 pub struct Deps {
     /// The mesh.
     pub mesh: Mesh,
+    /// What this host knows now.
+    pub pictures: Pictures,
+    /// Where its shares and reports enter the picture.
+    pub own: Own,
     /// The image store.
     pub images: Images,
     /// The session network.
@@ -65,18 +74,13 @@ pub struct Deps {
     pub run: PathBuf,
     /// The zone's name.
     pub zone: String,
-    /// Answers names; set once the zone is gathered.
-    pub resolve: Arc<OnceLock<Resolve>>,
+    /// Answers names.
+    pub resolve: Resolve,
     /// Ends every task; machines run on.
     pub stop: CancellationToken,
 }
 
-/// Every share of this host by session.
-pub type Shares = Arc<BTreeMap<SessionId, Arc<Share>>>;
-/// What this host reports about its own machines, by session.
-pub type Reports = Arc<BTreeMap<SessionId, Vec<MachineReport>>>;
-
-/// Handle to everything that this host knows of sessions.
+/// Handle to everything that this host keeps of sessions.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -84,10 +88,6 @@ pub struct Hub {
 
 struct Inner {
     deps: Deps,
-    shares: watch::Sender<Shares>,
-    reports: watch::Sender<Reports>,
-    /// The version of each share that the reports are about.
-    acted: Mutex<BTreeMap<SessionId, u64>>,
     groups: Mutex<BTreeMap<SessionId, Group>>,
     /// Whose word counted once, by session; see `voices`.
     voices: Mutex<BTreeMap<SessionId, BTreeSet<HostId>>>,
@@ -109,11 +109,9 @@ impl Hub {
         let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
         let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
+        deps.own.shares.send_replace(Arc::new(known));
         let inner = Inner {
             deps,
-            shares: watch::Sender::new(Arc::new(known)),
-            reports: watch::Sender::default(),
-            acted: Mutex::default(),
             groups: Mutex::default(),
             voices: Mutex::new(voices),
             door: tokio::sync::Mutex::default(),
@@ -138,40 +136,38 @@ impl Hub {
         self.inner.deps.mesh.me()
     }
 
+    /// Gives what this host knows now. It follows what is kept here in a moment.
+    pub fn picture(&self) -> Arc<Picture> {
+        self.inner.deps.pictures.now()
+    }
+
     /// Watches all shares.
-    pub fn shares(&self) -> watch::Receiver<Shares> {
-        self.inner.shares.subscribe()
+    pub fn shares(&self) -> watch::Receiver<Arc<Shares>> {
+        self.inner.deps.own.shares.subscribe()
     }
 
     /// Finds a share.
     pub fn share(&self, session: SessionId) -> Option<Arc<Share>> {
-        self.inner.shares.borrow().get(&session).cloned()
-    }
-
-    /// Watches this host's own reports.
-    pub fn own_reports(&self) -> watch::Receiver<Reports> {
-        self.inner.reports.subscribe()
+        self.inner.deps.own.shares.borrow().get(&session).cloned()
     }
 
     /// Replaces this host's reports of a session, and gossips them when they changed.
     pub async fn report(&self, session: SessionId, version: u64, machines: Vec<MachineReport>) {
-        let changed = self.inner.reports.send_if_modified(|all| {
-            if all.get(&session) == Some(&machines) {
-                return false;
+        let acted = Acted { version, machines };
+        let mut said = false;
+        self.inner.deps.own.reports.send_if_modified(|all| {
+            let before = all.get(&session);
+            said = before.map(|before| &before.machines) != Some(&acted.machines);
+            let changed = before != Some(&acted);
+            if changed {
+                Arc::make_mut(all).insert(session, acted.clone());
             }
-            Arc::make_mut(all).insert(session, machines.clone());
-            true
+            changed
         });
-        if changed {
-            let body = (!machines.is_empty()).then(|| session_record(version, &machines));
+        if said {
+            let body = (!acted.machines.is_empty()).then(|| session_record(version, &acted.machines));
             self.inner.deps.mesh.publish(RecordKey::Session(session), body).await;
         }
-        lock(&self.inner.acted).insert(session, version);
-    }
-
-    /// Gives the newest version of a share that this host's reports are about; 0 = none yet.
-    pub fn acted(&self, session: SessionId) -> u64 {
-        lock(&self.inner.acted).get(&session).copied().unwrap_or(0)
     }
 
     /// Waits until this host knows what it offers itself: right after the start its QEMU is still
@@ -200,7 +196,7 @@ impl Hub {
             Some(known) if slice::supersedes(known, &share) => return Err(Refusal::Older),
             Some(known) if !slice::supersedes(&share, known) => return Ok(()),
             Some(_) => {}
-            None if self.inner.shares.borrow().len() >= MAX_SESSIONS => {
+            None if self.inner.deps.own.shares.borrow().len() >= MAX_SESSIONS => {
                 return Err(Refusal::Failed(format!("it has {MAX_SESSIONS} sessions already")));
             }
             None => {}
@@ -220,7 +216,7 @@ impl Hub {
             .and_then(|result| result)
             .map_err(|error| Refusal::Failed(format!("the share cannot be written: {error}")))?;
         let share = Arc::new(share);
-        self.inner.shares.send_modify(|all| {
+        self.inner.deps.own.shares.send_modify(|all| {
             Arc::make_mut(all).insert(share.session, share.clone());
         });
         if known.is_none() {
@@ -252,43 +248,16 @@ impl Hub {
         if let Err(error) = removed.map_err(io::Error::other).and_then(|result| result) {
             tracing::error!(%session, %error, "the session's directory cannot be removed");
         }
-        self.inner.shares.send_modify(|all| {
+        self.inner.deps.own.shares.send_modify(|all| {
             Arc::make_mut(all).remove(&session);
         });
-        self.inner.reports.send_modify(|all| {
+        self.inner.deps.own.reports.send_modify(|all| {
             Arc::make_mut(all).remove(&session);
         });
-        lock(&self.inner.acted).remove(&session);
         if let Some(session) = name {
             // Nobody listening is no error.
             let _heard = self.inner.deps.facts.send(Fact::SessionGone { session });
         }
-    }
-
-    /// Gives what is known of every machine of a share. Only the host that owns a machine's current
-    /// epoch is believed, and only while it is heard.
-    pub fn known(&self, share: &Share) -> BTreeMap<MachineName, MachineReport> {
-        let own = self.inner.reports.borrow().get(&share.session).cloned().unwrap_or_default();
-        let records = self.inner.deps.mesh.records().borrow().clone();
-        let members = self.inner.deps.mesh.members().borrow().clone();
-        let mut known = BTreeMap::new();
-        for entry in share.directory.groups.values().flat_map(|group| &group.machines) {
-            let theirs = |reports: &[MachineReport]| {
-                reports.iter().find(|r| r.machine == entry.machine && r.epoch == entry.epoch).cloned()
-            };
-            let report = if entry.host == self.me() {
-                theirs(&own)
-            } else if members.is_up(entry.host) {
-                match records.get(&(entry.host, RecordKey::Session(share.session))) {
-                    Some(Body::Session(record)) => theirs(&record.machines),
-                    _ => None,
-                }
-            } else {
-                None
-            };
-            known.extend(report.map(|report| (entry.machine.clone(), report)));
-        }
-        known
     }
 
     /// Tells whether a statement says that the session has ended and nothing of it is left.

@@ -10,15 +10,13 @@
 //! - `coordinator`: what the leader of a session's Raft group does;
 //! - `deliveries`: to whom it sends a share now;
 //! - `requests`: what other members ask;
-//! - `host`: the shell of `proto::run::host`, which makes this host's share true;
-//! - `inventory`: what the mesh offers, from gossip.
+//! - `host`: the shell of `proto::run::host`, which makes this host's share true.
 
 pub mod actions;
 pub mod coordinator;
 pub mod deliveries;
 pub mod host;
 pub mod hub;
-pub mod inventory;
 pub mod nic;
 pub mod requests;
 pub mod store;

@@ -36,8 +36,7 @@ pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
         resolve: Arc::new(move |message: Bytes| {
             let (zone, resolve) = (zone.clone(), resolve.clone());
             Box::pin(async move {
-                let resolve = resolve.get()?;
-                dns::answer_guest(&message, View::Guest(session), &zone, resolve).await.map(Bytes::from)
+                dns::answer_guest(&message, View::Guest(session), &zone, &resolve).await.map(Bytes::from)
             })
         }),
     };

@@ -13,12 +13,13 @@ use mesh::{
 use proto::{
     facts::Fact,
     id::{Epoch, HostId, MachineName, Name, SessionId},
+    picture::{images, inventory, readiness},
     session::{Command, Proposal, Refused, Replace, State, plan, slice, state},
     topology::Intent,
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{actions::words, hub::Hub, inventory};
+use super::{actions::words, hub::Hub};
 use crate::session::hub::COORDINATOR_WAIT;
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
@@ -35,8 +36,8 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
         Request::GetShare(session) => share_for(hub, session, from),
         Request::KnowsImage { name, digest } => {
-            let known = inventory::images(hub);
-            Ok(Answer::Knows(known.iter().any(|i| i.facts.digest == digest && i.names.contains(&name))))
+            let known = images::meanings(&hub.picture());
+            Ok(Answer::Knows(known.get(&name).is_some_and(|(known, _)| *known == digest)))
         }
         Request::View(session) => Ok(view(hub, session)),
         Request::State(session) => {
@@ -82,7 +83,7 @@ pub fn propose(
     state: Option<&State>,
     wanted: (&Intent, &Replace),
 ) -> Proposal {
-    plan::propose(session, state, wanted, &inventory::gather(hub, session))
+    plan::propose(session, state, wanted, &inventory::inventory(&hub.picture(), session))
 }
 
 /// Carries Raft messages of one session over the mesh.
@@ -107,9 +108,9 @@ fn view(hub: &Hub, session: SessionId) -> Answer {
     match hub.share(session) {
         None => Answer::View { version: 0, acted: 0, machines: Vec::new() },
         Some(share) => {
-            // Before the reports: they may only be newer than it says.
-            let acted = hub.acted(session);
-            let machines = hub.known(&share).into_values().collect();
+            let picture = hub.picture();
+            let acted = picture.reports.get(&session).map_or(0, |acted| acted.version);
+            let machines = readiness::known(&picture, &share).into_values().cloned().collect();
             Answer::View { version: share.version, acted, machines }
         }
     }

@@ -14,7 +14,7 @@ use proto::{
     wire,
 };
 
-use crate::host::disk::{private_dir, write_durably};
+use crate::host::{durable, private};
 
 /// What writes into a session that ends is gone within milliseconds.
 const REMOVE_TRIES: u32 = 10;
@@ -38,7 +38,7 @@ pub struct Loaded {
 impl Store {
     /// Opens the directory, makes it when it is missing.
     pub fn open(root: PathBuf) -> io::Result<Store> {
-        private_dir(&root)?;
+        private::dir(&root)?;
         Ok(Store { root })
     }
 
@@ -70,7 +70,7 @@ impl Store {
     /// Makes the directory of a session's Raft log.
     pub fn make_raft(&self, session: SessionId) -> io::Result<PathBuf> {
         let dir = self.raft(session);
-        private_dir(&dir)?;
+        private::dir(&dir)?;
         Ok(dir)
     }
 
@@ -114,8 +114,8 @@ impl Store {
     /// Writes a share durably.
     pub fn put(&self, share: &Share) -> io::Result<()> {
         let dir = self.session(share.session);
-        private_dir(&dir)?;
-        write_durably(&dir.join("share"), &wire::encode(share))
+        private::dir(&dir)?;
+        durable::write(&dir.join("share"), &wire::encode(share))
     }
 
     /// Tells whether a session has a share here, readable or not.
@@ -132,7 +132,7 @@ impl Store {
     /// Writes down whose word counts.
     pub fn put_voices(&self, session: SessionId, voices: &BTreeSet<HostId>) -> io::Result<()> {
         let voices = Voices { hosts: voices.clone() };
-        write_durably(&self.session(session).join("voices"), &wire::encode(&voices))
+        durable::write(&self.session(session).join("voices"), &wire::encode(&voices))
     }
 
     /// Moves a Raft log that is of no use out of the way, and gives its new place. Only the newest is kept.

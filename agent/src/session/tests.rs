@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,8 +34,11 @@ use super::{
 use crate::{
     access::forward::Forwards,
     app::{App, Parts},
-    daemon, facts,
+    daemon,
+    dns::zone::Zones,
+    facts,
     host::limits,
+    picture,
 };
 
 mod logs;
@@ -102,22 +105,30 @@ impl Host {
     async fn start(dir: TempDir, label: Name) -> Host {
         let (facts, heard) = broadcast::channel(1000);
         let images = Images::open(&dir.path().join("images"), facts.clone()).await.unwrap();
-        let (net, handler) = Net::new();
         let (requests, inbox) = mpsc::channel(64);
         let (raft, raft_inbox) = mpsc::channel(64);
-        let extra: Vec<(Vec<u8>, Box<dyn iroh::protocol::DynProtocolHandler>)> =
-            vec![(mesh::net::ALPN.to_vec(), Box::new(handler))];
         let identity = mesh::identity::load(dir.path()).unwrap();
         let config = Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) };
-        let handlers = Handlers { extra, requests, raft };
+        let handlers = Handlers { extra: Vec::new(), requests, raft };
         let (mesh, run) = mesh::build(config, identity, handlers, facts.clone()).await.unwrap();
         let (log, recorder) = facts::open(&dir.path().join("facts"), &label).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), stop.clone()));
         let running = tokio::spawn(run);
-        net.bind(mesh.endpoint());
+        let net = mesh.net();
+        let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
+        tokio::spawn(run_picture);
+        let dial: crate::access::forward::Dial =
+            Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
+        let targets = crate::dns::zone::targets(&pictures);
+        let forwards =
+            Forwards::new(mesh.me(), dir.path().join("forward.json"), dial, targets, limits::shares());
+        let zone = "mesh.internal".to_owned();
+        let zones = Zones::new(zone.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
         let deps = Deps {
             mesh: mesh.clone(),
+            pictures,
+            own,
             images: images.clone(),
             net: net.clone(),
             facts,
@@ -125,16 +136,11 @@ impl Host {
             offered: watch::channel(true).1,
             store: Store::open(dir.path().join("sessions")).unwrap(),
             run: dir.path().join("run"),
-            zone: "mesh.internal".to_owned(),
-            resolve: Arc::new(OnceLock::new()),
+            zone,
+            resolve: zones.resolve(),
             stop: stop.clone(),
         };
         let hub = Hub::open(deps).await.unwrap();
-        let dial: crate::access::forward::Dial =
-            Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
-        let targets = crate::dns::zone::targets(&hub);
-        let forwards =
-            Forwards::new(hub.me(), dir.path().join("forward.json"), dial, targets, limits::shares());
         let data = crate::host::data::DataDir::choose(Some(dir.path())).unwrap();
         let (facts, started) = (log, Instant::now());
         let parts = Parts { data, facts, hub: hub.clone(), forwards, dns: None, started };

@@ -60,7 +60,7 @@ async fn a_name_of_other_content_is_refused_and_nothing_is_kept_unless_it_is_rep
     host.images.import(&b, replace, "x86_64", &progress()).await.unwrap();
     let records = host.images.list();
     assert!(records[&first].names.is_empty());
-    let meanings = crate::name::resolve(records.iter().map(|(digest, record)| (*digest, record)));
+    let meanings = proto::picture::images::resolve(records.iter().map(|(digest, record)| (*digest, record)));
     assert_eq!(meanings["tiny"].0, second);
     host.stop().await;
 }

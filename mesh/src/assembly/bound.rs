@@ -15,7 +15,7 @@ use crate::{
         describe as reach,
         interfaces::interfaces,
         pins::Pins,
-        relay::{Doorkeeper, Relay, Serve},
+        relay::{Relay, Serve},
     },
     transport::{
         endpoint::{self, BindError, Ports},
@@ -55,10 +55,7 @@ pub(super) async fn bind(
         };
         let relay = match address {
             None => Ok(None),
-            Some(address) => {
-                let doorkeeper = Doorkeeper::new(gate.clone(), roster.clone());
-                Relay::serve(&identity.data, at, address, doorkeeper).await.map(Some)
-            }
+            Some(address) => Relay::serve(&identity.data, at, address, (gate, roster)).await.map(Some),
         };
         match relay {
             Ok(relay) => {

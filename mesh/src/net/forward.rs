@@ -119,7 +119,7 @@ pub(super) async fn dial(
             answer => refusal(answer, machine, port),
         });
     }
-    let me = net.0.endpoint.get().map(|endpoint| host_of_endpoint(&endpoint.id()));
+    let me = net.0.endpoint.as_ref().map(|endpoint| host_of_endpoint(&endpoint.id()));
     let host = net.0.tables().routes.get(&session).and_then(|routes| routes.host_of(machine));
     let host = host.ok_or_else(|| ForwardError::Unknown(machine.clone()))?;
     if me == Some(host) {

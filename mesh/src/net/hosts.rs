@@ -68,7 +68,7 @@ struct Open {
 /// Why there is no connection to a host.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unreachable {
-    /// The endpoint is not there yet, or the id is no key.
+    /// There is no endpoint, or the id is no key.
     #[error("the host cannot be dialed")]
     NotNow,
     /// An attempt failed a moment ago.
@@ -157,7 +157,7 @@ impl Link {
         if let Some(open) = self.pick(net) {
             return Ok(open);
         }
-        let endpoint = net.0.endpoint.get().ok_or(Unreachable::NotNow)?;
+        let endpoint = net.0.endpoint.as_ref().ok_or(Unreachable::NotNow)?;
         let id = endpoint_id(&self.host).ok_or(Unreachable::NotNow)?;
         back_off.begin(Instant::now()).map_err(Unreachable::BackOff)?;
         let connection = match time::timeout(CONNECT_WITHIN, endpoint.connect(id, ALPN)).await {
@@ -173,7 +173,7 @@ impl Link {
     }
 
     fn pick(&self, net: &Net) -> Option<Open> {
-        let me = host_of_endpoint(&net.0.endpoint.get()?.id());
+        let me = host_of_endpoint(&net.0.endpoint.as_ref()?.id());
         let open = lock(&self.open);
         let alive = || open.iter().filter(|open| open.connection.close_reason().is_none());
         let wanted = preferred(me, self.host);

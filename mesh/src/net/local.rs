@@ -4,7 +4,10 @@
 use std::{convert::Infallible, io, time::Duration};
 
 use futures::{SinkExt, StreamExt, stream::FuturesUnordered};
-use proto::id::{Epoch, MachineName, SessionId};
+use proto::{
+    backoff::BackOff,
+    id::{Epoch, MachineName, SessionId},
+};
 use tokio::{
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
     sync::mpsc,
@@ -24,7 +27,7 @@ const QUESTIONS: usize = 64;
 /// A resolver has long asked again after this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// Between attempts to open the port: a shim restarts nothing, so it is there or gone for good.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const AGAIN: BackOff = BackOff::new(50, 5_000);
 
 /// Which machine a port belongs to.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ pub(super) async fn run(
     answers: mpsc::Sender<PortMessage>,
     mut queue: mpsc::Receiver<PortMessage>,
 ) {
-    let mut pause = AGAIN.0;
+    let mut failures: u32 = 1;
     loop {
         match (local.network)().await {
             Ok(stream) => {
@@ -55,14 +58,14 @@ pub(super) async fn run(
                 };
                 let Err(error) = lost;
                 tracing::debug!(machine = %place.machine, %error, "the packet port was lost");
-                pause = AGAIN.0;
+                failures = 1;
             }
             Err(error) => {
                 tracing::debug!(machine = %place.machine, %error, "the packet port does not open");
-                pause = (pause * 2).min(AGAIN.1);
+                failures = failures.saturating_add(1);
             }
         }
-        time::sleep(pause).await;
+        time::sleep(AGAIN.after(failures)).await;
     }
 }
 

@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
@@ -75,7 +75,8 @@ pub struct Local {
 pub struct Net(Arc<Shared>);
 
 struct Shared {
-    endpoint: OnceLock<Endpoint>,
+    /// From which other hosts are dialled; without one they are unreachable.
+    endpoint: Option<Endpoint>,
     tables: RwLock<Tables>,
     hosts: Hosts,
     counters: Counters,
@@ -100,22 +101,15 @@ struct Attached {
 pub struct NetHandler(Net);
 
 impl Net {
-    /// Makes a network without machines and without endpoint.
-    pub fn new() -> (Net, NetHandler) {
+    /// Makes a network without machines. Other hosts are dialled from `endpoint`; machines of one host need none.
+    pub(crate) fn new(endpoint: Option<Endpoint>) -> (Net, NetHandler) {
         let net = Net(Arc::new(Shared {
-            endpoint: OnceLock::new(),
+            endpoint,
             tables: RwLock::default(),
             hosts: Hosts::default(),
             counters: Counters::default(),
         }));
         (net.clone(), NetHandler(net))
-    }
-
-    /// Gives the endpoint that other hosts are dialed from. Until then they are unreachable.
-    pub fn bind(&self, endpoint: Endpoint) {
-        if self.0.endpoint.set(endpoint).is_err() {
-            tracing::warn!("the session network has an endpoint already");
-        }
     }
 
     /// Replaces the routes of a session.

@@ -68,8 +68,7 @@ async fn host(seed: u8, addresses: &MemoryLookup) -> Host {
         .await
         .unwrap();
     addresses.set_endpoint_info(endpoint.addr());
-    let (net, handler) = Net::new();
-    net.bind(endpoint.clone());
+    let (net, handler) = Net::new(Some(endpoint.clone()));
     let id = host_of_endpoint(&endpoint.id());
     let router = Router::builder(endpoint).accept(ALPN, handler).spawn();
     Host { id, net, router }
@@ -199,7 +198,7 @@ async fn packets_cross_hosts_also_when_they_are_longer_than_a_datagram() {
 
 #[tokio::test]
 async fn machines_of_one_host_need_no_endpoint() {
-    let (net, _handler) = Net::new();
+    let (net, _handler) = Net::new(None);
     let me = HostId([1; 32]);
     net.set_routes(SESSION, &directory(&[me, me]), me);
     let (mut one, mut two) = (Shim::attach(&net, 1, 2).await, Shim::attach(&net, 2, 2).await);
@@ -251,7 +250,7 @@ async fn a_host_speaks_only_for_its_own_machines() {
 
 #[tokio::test]
 async fn attaching_keeps_the_newest_incarnation() {
-    let (net, _handler) = Net::new();
+    let (net, _handler) = Net::new(None);
     let first = Shim::attach(&net, 1, 2).await;
     let local = || Local {
         network: Arc::new(|| async { Err(io::ErrorKind::NotFound.into()) }.boxed()),
@@ -270,7 +269,7 @@ async fn attaching_keeps_the_newest_incarnation() {
 
 #[tokio::test]
 async fn a_lost_port_is_opened_again_and_names_work_on_it() {
-    let (net, _handler) = Net::new();
+    let (net, _handler) = Net::new(None);
     let mut shim = Shim::attach(&net, 1, 2).await;
     shim.port.close().await.unwrap();
     shim.port = within("a new port", shim.ports.recv()).await.unwrap();
@@ -384,7 +383,7 @@ async fn a_host_that_starts_again_is_found_again() {
 
 #[tokio::test]
 async fn a_guest_that_does_not_read_harms_only_itself() {
-    let (net, _handler) = Net::new();
+    let (net, _handler) = Net::new(None);
     let me = HostId([1; 32]);
     net.set_routes(SESSION, &directory(&[me, me, me]), me);
     let mut one = Shim::attach(&net, 1, 2).await;

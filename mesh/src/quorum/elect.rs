@@ -11,6 +11,7 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use openraft::{LogId, ServerState};
+use proto::backoff::BackOff;
 use tokio::time::Instant;
 
 use super::{
@@ -23,10 +24,9 @@ use super::{
 const STEP: Duration = Duration::from_millis(200);
 /// Spread within one window, drawn anew for each try.
 const SPREAD_MS: u64 = 100;
-/// Pause after the first round without a quorum; it doubles up to [`MAX_PAUSE_DOUBLINGS`] times, so
-/// that a voter that was removed without hearing of it is no burden.
-const FIRST_PAUSE: Duration = Duration::from_millis(30);
-const MAX_PAUSE_DOUBLINGS: u32 = 5;
+/// Pauses after rounds without a quorum; a voter that was removed without hearing of it is no burden
+/// at the last.
+const PAUSES: BackOff = BackOff::new(60, 960);
 /// How long a promise lasts, and how long a question may take.
 const PROMISE: Duration = HEARTBEAT;
 
@@ -181,7 +181,7 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
             PROMISE + STEP * u32::try_from(rank).unwrap_or(0)
         } else {
             failed_rounds += 1;
-            FIRST_PAUSE * (1 << failed_rounds.min(MAX_PAUSE_DOUBLINGS))
+            PAUSES.after(failed_rounds)
         };
         tokio::time::sleep(pause + Duration::from_millis(random % SPREAD_MS)).await;
     }

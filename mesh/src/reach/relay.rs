@@ -7,12 +7,14 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use data_encoding::BASE64URL_NOPAD;
-use iroh_relay::server::{self, Access, AccessControl, ClientRequest, Server, clients::Clients};
+use iroh::EndpointId;
+use iroh_relay::server::{
+    self, Access, AccessControl, ClientRequest, ConnectionId, Server, clients::Clients,
+};
 use proto::{
     id::{Digest, HostId},
     seal::{Domain, PublicKey, Seed, Sig, verify},
@@ -20,6 +22,8 @@ use proto::{
     trust::{GrantState, JoinRefusal, join::EARLY},
     wire::record::RelayOffer,
 };
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     clock::Clock,
@@ -32,13 +36,13 @@ use crate::{
 };
 
 /// How long a stranger may stay: a join takes a second or two.
-const STRANGER_STAY: Duration = Duration::from_secs(60);
-/// Strangers by one token within [`STRANGER_STAY`].
+const STRANGER_STAY_MS: u64 = 60_000;
+/// Strangers by one token within that.
 const STRANGERS_PER_TOKEN: usize = 10;
 /// Admissions that are remembered; with more, new strangers wait.
 const MAX_ADMISSIONS: usize = 1024;
 /// How long an admission is remembered, so that its token text is good once only.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const REMEMBERED_MS: u64 = 3_600_000;
 
 /// Whether to serve a relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub enum Serve {
 pub(crate) struct Relay {
     server: Server,
     pub(crate) offer: RelayOffer,
+    /// Ends with the relay.
+    _expelling: AbortOnDropHandle<()>,
 }
 
 /// Why there is no relay.
@@ -76,9 +82,11 @@ impl Relay {
         data: &Path,
         (ports, pair): (Ports, Pair),
         address: IpAddr,
-        doorkeeper: Doorkeeper,
+        (gate, roster): (&Gate, &Arc<Roster>),
     ) -> Result<Relay, RelayError> {
-        let clients = doorkeeper.clients.clone();
+        let (strangers, staying) = mpsc::channel(MAX_ADMISSIONS);
+        let doorkeeper =
+            Doorkeeper { gate: gate.clone(), roster: roster.clone(), strangers, admitted: Mutex::default() };
         let doorkeeper = Arc::new(doorkeeper);
         let wildcards: &[IpAddr] = match ports {
             // [::] takes both families; a kernel without IPv6 has only the other.
@@ -96,7 +104,7 @@ impl Relay {
             config.relay = Some(relay);
             config.quic = Some(quic);
             match Server::spawn(config).await {
-                Ok(server) => return Relay::running(server, address, certificate, &clients),
+                Ok(server) => return Relay::running(server, (address, certificate), gate, staying),
                 Err(error) => failure = format!("{error:#}"),
             }
         }
@@ -105,18 +113,18 @@ impl Relay {
 
     fn running(
         server: Server,
-        address: IpAddr,
-        certificate: Digest,
-        clients: &OnceLock<Clients>,
+        (address, certificate): (IpAddr, Digest),
+        gate: &Gate,
+        staying: mpsc::Receiver<Stranger>,
     ) -> Result<Relay, RelayError> {
         let missing = || RelayError::Spawn("the server has no address".to_owned());
         let http = server.http_addr().ok_or_else(missing)?.port();
         let qad_port = server.quic_addr().ok_or_else(missing)?.port();
         let service = server.relay_service().ok_or_else(missing)?;
-        // Set once: the doorkeeper is made for this server.
-        clients.set(service.clients().clone()).ok();
+        let expelling = tokio::spawn(expel(staying, service.clients().clone(), gate.clone()));
         let url = format!("http://{}", SocketAddr::new(address, http));
-        Ok(Relay { server, offer: RelayOffer { url, qad_port, certificate } })
+        let offer = RelayOffer { url, qad_port, certificate };
+        Ok(Relay { server, offer, _expelling: AbortOnDropHandle::new(expelling) })
     }
 
     /// Ends the relay and cuts its clients; dropping it would not.
@@ -162,15 +170,30 @@ fn tls(data: &Path) -> Result<(rustls::ServerConfig, Digest), RelayError> {
 pub(crate) struct Doorkeeper {
     gate: Gate,
     roster: Arc<Roster>,
-    clients: Arc<OnceLock<Clients>>,
+    strangers: mpsc::Sender<Stranger>,
     admitted: Mutex<HashMap<(HostId, PublicKey), Moment>>,
 }
 
-impl Doorkeeper {
-    pub(crate) fn new(gate: Gate, roster: Arc<Roster>) -> Doorkeeper {
-        Doorkeeper { gate, roster, clients: Arc::default(), admitted: Mutex::default() }
-    }
+/// A stranger that was let in, and until when it may stay.
+#[derive(Debug)]
+struct Stranger {
+    id: EndpointId,
+    connection: ConnectionId,
+    until: Moment,
+}
 
+/// Cuts strangers off that stayed too long and are no members now. All stay equally long, so the first to come is the
+/// first to go.
+async fn expel(mut staying: mpsc::Receiver<Stranger>, clients: Clients, gate: Gate) {
+    while let Some(stranger) = staying.recv().await {
+        Clock.sleep_until(stranger.until).await;
+        if !gate.is_member(&identity::host_of_endpoint(&stranger.id)) {
+            clients.disconnect(stranger.id, Some(stranger.connection));
+        }
+    }
+}
+
+impl Doorkeeper {
     /// Lets a stranger in once for each of its admissions.
     fn admit(&self, host: HostId, text: Option<&str>) -> Result<(), String> {
         let text = text.ok_or("not a member, and no token shown")?;
@@ -188,14 +211,14 @@ impl Doorkeeper {
         }
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Clock.moment();
-        admitted.retain(|_, since| now.since(*since) < REMEMBERED);
+        admitted.retain(|_, since| now.since_ms(*since) < REMEMBERED_MS);
         match admitted.get(&(host, token)) {
-            Some(since) if now.since(*since) < STRANGER_STAY => return Ok(()),
+            Some(since) if now.since_ms(*since) < STRANGER_STAY_MS => return Ok(()),
             Some(_) => return Err("the minute for joining is over".to_owned()),
             None => {}
         }
         let recent = |((_, key), since): &(&(HostId, PublicKey), &Moment)| {
-            *key == token && now.since(**since) < STRANGER_STAY
+            *key == token && now.since_ms(**since) < STRANGER_STAY_MS
         };
         if admitted.iter().filter(recent).count() >= STRANGERS_PER_TOKEN || admitted.len() >= MAX_ADMISSIONS {
             return Err(JoinRefusal::Busy.to_string());
@@ -216,14 +239,12 @@ impl AccessControl for Doorkeeper {
             tracing::debug!(?host, %because, "relay refused");
             return Access::Deny { reason: Some(because) };
         }
-        let (gate, clients, connection) = (self.gate.clone(), self.clients.clone(), request.connection_id());
-        tokio::spawn(async move {
-            tokio::time::sleep(STRANGER_STAY).await;
-            if let (false, Some(clients)) = (gate.is_member(&host), clients.get()) {
-                clients.disconnect(id, Some(connection));
-            }
-        });
-        Access::Allow
+        let until = Clock.moment().plus_ms(STRANGER_STAY_MS);
+        let stranger = Stranger { id, connection: request.connection_id(), until };
+        match self.strangers.try_send(stranger) {
+            Ok(()) => Access::Allow,
+            Err(_) => Access::Deny { reason: Some(JoinRefusal::Busy.to_string()) },
+        }
     }
 }
 

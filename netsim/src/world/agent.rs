@@ -9,8 +9,9 @@ use std::{
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, SessionId},
+    id::{Epoch, HostId, SessionId},
     names::{self, Kind, View, Zone},
+    picture::{Picture, readiness, zone},
     run::{Mutant, host as rules},
     session::{
         Share,
@@ -66,10 +67,13 @@ impl World {
             self.coordinate(id, session);
             self.pull_share(id, session);
         }
-        let zone = self.hosts.get(&id).map(|host| host.zone(&self.names, self.now)).unwrap_or_default();
-        self.look_around(id, &zone);
+        let Some(picture) = self.hosts.get(&id).map(|host| host.picture(&self.names, self.now)) else {
+            return Ok(());
+        };
+        let picture = Picture { rules: self.rules, ..picture };
+        self.look_around(id, &picture);
         self.publish(id);
-        self.check_names(id, zone)?;
+        self.check_names(id, &picture)?;
         let pause = TICK_MS + self.random.between(0, 50);
         self.after(pause, Event::Tick(id, run));
         Ok(())
@@ -119,12 +123,12 @@ impl World {
             return;
         }
         host.disk.shares.insert(session, share.clone());
-        let zone = host.zone(&self.names, self.now);
+        let picture = Picture { rules: self.rules, ..host.picture(&self.names, self.now) };
         let Some(agent) = &mut host.agent else { return };
         if !agent.machines.contains_key(&session) {
             return self.open(id, session);
         }
-        let ready = ready(&zone, &share);
+        let ready = readiness::ready(&picture, &share);
         agent.ready.insert(session, ready.clone());
         self.happen(id, session, rules::Event::Share(share, ready));
     }
@@ -140,10 +144,10 @@ impl World {
     }
 
     /// Tells the machines of this host who is ready, where that changed.
-    fn look_around(&mut self, id: HostId, zone: &Zone) {
+    fn look_around(&mut self, id: HostId, picture: &Picture) {
         let Some(host) = self.hosts.get(&id) else { return };
         let Some(agent) = &host.agent else { return };
-        let ready = |share: &Arc<Share>| (share.session, ready(zone, share));
+        let ready = |share: &Arc<Share>| (share.session, readiness::ready(picture, share));
         let ready: Vec<_> = host.disk.shares.values().map(ready).collect();
         let known = agent.ready.clone();
         for (session, ready) in ready {
@@ -482,16 +486,10 @@ impl World {
         }
     }
 
-    fn check_names(&mut self, id: HostId, mut zone: Zone) -> Result<(), Violation> {
+    fn check_names(&mut self, id: HostId, picture: &Picture) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
+        let zone = zone::zone(picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
         for share in host.disk.shares.values() {
-            if self.rules.broken(Mutant::AnswersOldEpochs) {
-                let current = |m: &MachineName| share.directory.find(m).map(|entry| entry.epoch);
-                let own = zone.reports.iter_mut().filter(|((_, session), _)| *session == share.session);
-                for report in own.flat_map(|(_, reports)| reports) {
-                    report.epoch = current(&report.machine).unwrap_or(report.epoch);
-                }
-            }
             for entry in share.directory.machines() {
                 let name = format!("{}.{}.{}", entry.machine, share.name, zone.zone);
                 let answer = names::answer(&zone, View::Guest(share.session), &name, Kind::A);
@@ -554,9 +552,4 @@ impl World {
     pub fn incarnation(&self, id: HostId, machine: &Key) -> Option<Epoch> {
         Some(self.hosts.get(&id)?.disk.launched.get(machine)?.epoch)
     }
-}
-
-fn ready(zone: &Zone, share: &Share) -> BTreeSet<MachineName> {
-    let ready = share.directory.machines().filter(|entry| names::ready(zone, share.session, entry));
-    ready.map(|entry| entry.machine.clone()).collect()
 }

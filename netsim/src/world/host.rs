@@ -9,13 +9,18 @@ use std::{
 
 use proto::{
     id::{Digest, HostId, MachineName, Name, SessionId},
-    names::{DEFAULT_ZONE, HostEntry, SessionEntry, Zone},
+    names::{DEFAULT_ZONE, Zone},
+    picture::{self, Acted, Member, Picture},
     run::host::{self as rules, Ending, Life, Told},
     session::{
         MachineReport, Share, State,
         reconcile::{Settings, Setup},
     },
     time::{Moment, Timestamp},
+    wire::{
+        api::MemberState,
+        record::{Body, RecordKey, SessionRecord},
+    },
 };
 
 use super::{Key, coordinator::image};
@@ -169,24 +174,33 @@ impl Host {
             .map(|(_, host, version)| (host, version))
     }
 
-    /// Builds the zone that this host answers from.
+    /// Gives what this host knows, as its agent would put it together.
+    pub fn picture(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Picture {
+        let mut picture = Picture::new(self.id);
+        let Some(agent) = &self.agent else { return picture };
+        let member = |(id, name): (&HostId, &Name)| {
+            let state = if self.hears(*id, now) { MemberState::Up } else { MemberState::Down };
+            (*id, Member { name: name.clone(), state, issuer: false, way: None })
+        };
+        picture.members = Arc::new(names.iter().map(member).collect());
+        picture.shares = Arc::new(self.disk.shares.clone());
+        let own = agent.view.get(&self.id).into_iter().flat_map(|record| &record.sessions);
+        let acted = |word: &Word| Acted { version: word.version, machines: word.reports.clone() };
+        picture.reports = Arc::new(own.map(|(session, word)| (*session, acted(word))).collect());
+        let others = agent.view.iter().filter(|(id, _)| **id != self.id);
+        let said = others.flat_map(|(id, record)| {
+            record.sessions.iter().map(|(session, word)| {
+                let record = SessionRecord { version: word.version, machines: word.reports.clone() };
+                ((*id, RecordKey::Session(*session)), Body::Session(record))
+            })
+        });
+        picture.records = Arc::new(said.collect());
+        picture
+    }
+
+    /// Gives the zone that this host answers from.
     pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Zone {
-        let mut zone = Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() };
-        let Some(agent) = &self.agent else { return zone };
-        for share in self.disk.shares.values() {
-            zone.sessions.insert(share.session, SessionEntry::of(share));
-        }
-        for (id, name) in names {
-            let up = self.hears(*id, now);
-            zone.hosts
-                .insert(*id, HostEntry { name: name.clone(), up, addresses: vec![], same_computer: false });
-        }
-        for (id, record) in &agent.view {
-            for (session, word) in &record.sessions {
-                zone.reports.insert((*id, *session), word.reports.clone());
-            }
-        }
-        zone
+        picture::zone::zone(&self.picture(names, now), Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() })
     }
 
     /// Gives the moment on the host's own clock, which counts from its boot.

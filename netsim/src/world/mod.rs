@@ -268,7 +268,7 @@ impl World {
         }
         let plan = state.plan.as_ref().ok_or("no plan")?;
         for host in self.hosts.values() {
-            let zone = host.zone(&self.names, self.now);
+            let picture = host.picture(&self.names, self.now);
             for p in &plan.placements {
                 let entry = MachineEntry {
                     machine: p.machine.clone(),
@@ -280,7 +280,7 @@ impl World {
                     run: true,
                 };
                 let wanted = !state.stopped.contains(&p.machine);
-                if proto::names::ready(&zone, session, &entry) != wanted {
+                if proto::picture::readiness::is_ready(&picture, session, &entry) != wanted {
                     let is = if wanted { "not ready" } else { "still ready" };
                     return Err(format!("{} sees {} as {is}", host.name, p.machine));
                 }

@@ -5,12 +5,12 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::{
     addresses::Net,
-    id::Epoch,
     session::{
         Command, State,
         fixture::{SESSION, command, created, host_id, up},
         slice,
     },
+    time::Timestamp,
 };
 
 const HOSTS: &str = "attic 900 image\nnas 900 image";
@@ -20,8 +20,8 @@ fn shop() -> State {
     up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)
 }
 
-fn report(machine: &str, epoch: u64, phase: Phase) -> MachineReport {
-    MachineReport { machine: machine.parse().unwrap(), epoch: Epoch(epoch), phase, reason: None }
+fn ready(session: SessionId, machine: &str) -> (SessionId, MachineName) {
+    (session, machine.parse().unwrap())
 }
 
 /// The zone on `nas`: web-1 is on nas, web-2 and db-1 are on attic, all ready.
@@ -29,7 +29,7 @@ fn zone(state: &State) -> Zone {
     let host = |name: &str, address: &str| {
         let addresses = vec![address.parse().unwrap(), "fd00::7".parse().unwrap()];
         let same_computer = name == "nas";
-        (host_id(name), HostEntry { name: name.parse().unwrap(), up: true, addresses, same_computer })
+        (host_id(name), HostEntry { name: name.parse().unwrap(), addresses, same_computer })
     };
     let forward = |label: &str, last: u8, port: u16| {
         let ports = [("http".parse().unwrap(), port)].into();
@@ -38,15 +38,8 @@ fn zone(state: &State) -> Zone {
     Zone {
         zone: DEFAULT_ZONE.into(),
         hosts: [host("attic", "192.168.1.3"), host("nas", "192.168.1.2")].into(),
-        sessions: [(SESSION, SessionEntry::of(&slice::share(state, host_id("nas"))))].into(),
-        reports: [
-            ((host_id("nas"), SESSION), vec![report("web-1", 1, Phase::Ready)]),
-            (
-                (host_id("attic"), SESSION),
-                vec![report("web-2", 1, Phase::Ready), report("db-1", 1, Phase::Ready)],
-            ),
-        ]
-        .into(),
+        sessions: [(SESSION, Arc::new(slice::share(state, host_id("nas"))))].into(),
+        ready: ["web-1", "web-2", "db-1"].map(|machine| ready(SESSION, machine)).into(),
         forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
         here: Here::default(),
     }
@@ -161,7 +154,7 @@ fn hosts_get_forward_addresses_and_the_port_that_listens() {
 #[test]
 fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
     let mut zone = zone(&shop());
-    zone.reports.clear();
+    zone.ready.clear();
     let questions = "
         A web.shop.mesh.internal
         A web-1.shop.mesh.internal
@@ -214,20 +207,11 @@ fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
 }
 
 #[test]
-fn only_the_owner_of_the_current_epoch_makes_a_machine_ready() {
-    let one = "A web-1.shop.mesh.internal";
-    let mut other = zone(&shop());
-    other.reports.remove(&(host_id("nas"), SESSION));
-    other.reports.insert((host_id("vps"), SESSION), vec![report("web-1", 1, Phase::Ready)]);
-    other.reports.get_mut(&(host_id("attic"), SESSION)).unwrap().push(report("web-1", 1, Phase::Ready));
-    assert_eq!(answer(&other, GUEST, &one[2..], Kind::A), Answer::NoData, "not the owner");
-    let mut old = zone(&shop());
-    old.reports.insert((host_id("nas"), SESSION), vec![report("web-1", 0, Phase::Ready)]);
-    assert_eq!(answer(&old, GUEST, &one[2..], Kind::A), Answer::NoData, "not the epoch");
-    let mut down = zone(&shop());
-    down.hosts.get_mut(&host_id("nas")).unwrap().up = false;
+fn only_what_is_ready_is_answered() {
+    let mut one = zone(&shop());
+    one.ready.remove(&ready(SESSION, "web-1"));
     check(
-        &down,
+        &one,
         GUEST,
         "A web.shop.mesh.internal\nA web-1.shop.mesh.internal",
         expect![[r#"
@@ -241,8 +225,8 @@ fn only_the_owner_of_the_current_epoch_makes_a_machine_ready() {
 fn of_two_sessions_with_one_name_the_older_keeps_it() {
     let mut zone = zone(&shop());
     let young = SessionId([0xab; 16]);
-    let entry = zone.sessions[&SESSION].clone();
-    zone.sessions.insert(young, SessionEntry { stamp: Timestamp(2), ..entry });
+    let share = Share { session: young, stamp: Timestamp(2), ..Share::clone(&zone.sessions[&SESSION]) };
+    zone.sessions.insert(young, Arc::new(share));
     zone.forwards.insert(
         (young, "web".into()),
         Forward { address: Ipv4Addr::new(127, 64, 0, 9), ports: BTreeMap::new() },
@@ -263,10 +247,10 @@ fn of_two_sessions_with_one_name_the_older_keeps_it() {
     );
     // A guest's search list holds its session's own name, so that must be its own session.
     let address = zone.sessions[&young].directory.groups.values().next().unwrap().machines[0].address;
-    zone.reports.insert((host_id("attic"), young), vec![report("db-1", 1, Phase::Ready)]);
+    zone.ready.insert(ready(young, "db-1"));
     let own = answer(&zone, View::Guest(young), "db.shop.mesh.internal", Kind::A);
     assert_eq!(own, Answer::Addresses(vec![address.into()]));
-    zone.sessions.get_mut(&SESSION).unwrap().ended = true;
+    Arc::make_mut(zone.sessions.get_mut(&SESSION).unwrap()).ended = true;
     assert_eq!(labels(&zone.sessions), [("shop".to_owned(), young)].into());
 }
 
@@ -274,8 +258,9 @@ fn of_two_sessions_with_one_name_the_older_keeps_it() {
 fn other_sessions_do_not_exist_for_a_guest() {
     let mut zone = zone(&shop());
     let other = SessionId([0xab; 16]);
-    let entry = SessionEntry { name: "blog".parse().unwrap(), ..zone.sessions[&SESSION].clone() };
-    zone.sessions.insert(other, entry);
+    let share = Share::clone(&zone.sessions[&SESSION]);
+    let share = Share { session: other, name: "blog".parse().unwrap(), ..share };
+    zone.sessions.insert(other, Arc::new(share));
     check(
         &zone,
         View::Guest(other),

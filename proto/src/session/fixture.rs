@@ -155,7 +155,7 @@ pub fn up(state: State, topology: &str, hosts: &str) -> State {
 }
 
 /// As [`up`], and these disks may be lost.
-pub fn up_told(state: State, topology: &str, hosts: &str, replace: Replace) -> State {
+fn up_told(state: State, topology: &str, hosts: &str, replace: Replace) -> State {
     let intent = intent(topology);
     let proposal = plan::propose(SESSION, Some(&state), (&intent, &replace), &inventory(hosts));
     let plan = proposal.plan.unwrap_or_else(|| panic!("{:?} {:?}", proposal.obstacles, proposal.unasked));

@@ -15,6 +15,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backoff::BackOff,
     id::{Epoch, MachineName, Name},
     limits::{
         ASK_AGAIN_MS, BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, FIND_AGAIN_MS, START_WITHIN_MS,
@@ -224,10 +225,7 @@ pub fn ends(before: u32, ran_ms: u64) -> u32 {
 
 /// Gives the pause before the next try: one second after the first failure, then doubling.
 pub fn back_off_ms(times: u32) -> u64 {
-    match times {
-        0 => 0,
-        _ => BACK_OFF_FIRST_MS.saturating_mul(1 << (times - 1).min(16)).min(BACK_OFF_LAST_MS),
-    }
+    BackOff::new(BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS).after_ms(times)
 }
 
 impl Settings {

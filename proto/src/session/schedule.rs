@@ -121,7 +121,7 @@ pub fn no_memory(free_mib: u64, wanted_mib: u64) -> String {
 }
 
 /// Names the package that brings QEMU on Debian and its kin.
-pub fn qemu_package(arch: &str) -> &'static str {
+fn qemu_package(arch: &str) -> &'static str {
     match arch {
         "aarch64" | "arm" => "qemu-system-arm",
         _ => "qemu-system-x86",

@@ -19,7 +19,7 @@ pub fn apply(current: Option<State>, command: Command) -> (Option<State>, Result
 }
 
 /// The same under these rules: a world may break one on purpose.
-pub fn apply_under(
+fn apply_under(
     rules: Rules,
     current: Option<State>,
     command: Command,

@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tests::{Host, Lab, Place, alive, eventually, kill, lab_or_skip, tiny_topology};
@@ -127,6 +127,50 @@ fn crashes_and_comes_back(host: &Host, tries: u32) {
     let took = killed.elapsed();
     assert!(took < Duration::from_secs(pause + 20), "{took:?} for a pause of {pause} s");
     host.reaches("web-1", "ready");
+}
+
+/// What moves a clock of today to 1970.
+fn to_1970() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
+    format!("-{}", now.as_secs() - 60)
+}
+
+#[test]
+fn a_mesh_made_five_years_ahead_lives_in_the_present_and_a_host_in_1970_joins_it() {
+    if !lab_or_skip("a_mesh_made_five_years_ahead_lives_in_the_present_and_a_host_in_1970_joins_it") {
+        return;
+    }
+    let mut lab = Lab::empty();
+    let shift = build(lab.nas.scratch());
+    let preload = || ("LD_PRELOAD".into(), shift.to_string_lossy().into_owned());
+    // The first host is five years ahead when it makes the mesh, and a token.
+    lab.vps.env.push(preload());
+    lab.vps.env.push(("TEST_CLOCK_S".into(), (5 * 365 * 86_400).to_string()));
+    lab.vps.agent(&["init", "--name", "vps"]).expect(0);
+    lab.vps.start();
+    let early = lab.vps.token(&[]);
+    // Its clock is set, and the mesh is in the present: the token of seven days does not live for five years.
+    lab.vps.stop();
+    lab.vps.env.retain(|(key, _)| key != "TEST_CLOCK_S");
+    lab.vps.start();
+    let refused = lab.laptop.agent(&["join", &early, "--name", "laptop"]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("a clock was more than a day ahead"), "{refused:?}");
+    let token = lab.vps.token(&[]);
+    lab.laptop.agent(&["join", &token, "--name", "laptop"]).expect(0);
+    lab.laptop.start();
+    // A computer without a clock of its own joins by it, and is a member like any other.
+    lab.nas.env.push(preload());
+    lab.nas.env.push(("TEST_CLOCK_S".into(), to_1970()));
+    lab.nas.agent(&["join", &token, "--name", "nas"]).expect(0);
+    lab.nas.start();
+    lab.settled();
+    warned(&lab.vps, None);
+    let tokens = lab.vps.agent(&["token", "list", "--json"]).json();
+    let state = |state: &str| {
+        tokens["tokens"].as_array().into_iter().flatten().filter(|token| token["state"] == state).count()
+    };
+    assert_eq!((state("not-yet"), state("live")), (1, 1), "{tokens}");
 }
 
 /// Waits until `host` warns that its clock is off by so much and in this direction, or does not warn of it.

@@ -351,7 +351,7 @@ fn held(paths: &Paths, desk: &serve::Desk, pause: &Pause, seen: &mut Seen) {
 /// Passes on what the guest told of its setup. That it is done holds for as long as its disk.
 fn hear_setup(paths: &Paths, desk: &serve::Desk, setup: Setup) {
     if setup == Setup::Done
-        && let Err(error) = record::replace(&paths.set_up(), b"")
+        && let Err(error) = crate::host::durable::write(&paths.set_up(), b"")
     {
         // The guest tells it again at its next boot.
         writeln!(io::stderr(), "shim: cannot write {}: {error}", paths.set_up().display()).ok();

@@ -4,15 +4,16 @@
 
 use std::time::{Duration, Instant};
 
+use proto::backoff::BackOff;
+
 use super::super::qmp::Event;
 
 /// Bytes that must be free before a guest that ran out of them goes on: less would be gone at once.
 const ROOM_BYTES: u64 = 16 * 1024 * 1024;
 /// Between two looks at a full disk.
 const LOOK: Duration = Duration::from_secs(1);
-/// The first and the longest pause before a guest is let go on.
-const FIRST: Duration = Duration::from_secs(1);
-const LAST: Duration = Duration::from_secs(60);
+/// The pauses before a guest is let go on.
+const PAUSES: BackOff = BackOff::new(1_000, 60_000);
 /// A guest that ran for so long is over the errors before.
 const STEADY: Duration = Duration::from_secs(30);
 /// Characters of QEMU's own words.
@@ -68,7 +69,7 @@ impl Pause {
         let steady = self.resumed.is_none_or(|since| now.saturating_duration_since(since) >= STEADY);
         self.tries = if steady { 0 } else { self.tries.saturating_add(1) };
         self.held = true;
-        self.due = Some(now + back_off(self.tries));
+        self.due = Some(now + PAUSES.after(self.tries.saturating_add(1)));
         true
     }
 
@@ -95,13 +96,9 @@ impl Pause {
             return false;
         }
         // Should QEMU say nothing to it, it is told again.
-        self.due = Some(now + back_off(self.tries.saturating_add(1)));
+        self.due = Some(now + PAUSES.after(self.tries.saturating_add(2)));
         true
     }
-}
-
-fn back_off(tries: u32) -> Duration {
-    FIRST.saturating_mul(1 << tries.min(16)).min(LAST)
 }
 
 fn error(event: &Event) -> Error {

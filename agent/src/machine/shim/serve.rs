@@ -19,7 +19,6 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     super::{
-        launch,
         record::{Launch, ShimStatus},
         wire::{Answer, Wish, read_line, write_line},
     },
@@ -85,7 +84,7 @@ async fn vanished(path: &Path, ours: Option<(u64, u64)>) {
 }
 
 fn again(path: &Path) -> io::Result<UnixListener> {
-    launch::private(path.parent().unwrap_or(Path::new("/")))?;
+    crate::host::private::own(path.parent().unwrap_or(Path::new("/")))?;
     // What is there answers nobody.
     std::fs::remove_file(path).ok();
     UnixListener::bind(path)

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, io, time::Duration};
 use futures::future::BoxFuture;
 use mesh::quorum::{Group, ReadError};
 use proto::{
+    backoff::BackOff,
     facts::Fact,
     id::{HostId, SessionId},
     limits::MAX_SESSIONS,
@@ -19,7 +20,7 @@ use crate::session::{coordinator, requests};
 /// How long a lone voter may take to lead again after a start.
 const LED: Duration = Duration::from_secs(10);
 /// Pauses between two tries to open a log that the disk did not give when the agent started.
-const OPEN_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
+const OPEN_AGAIN: BackOff = BackOff::new(1_000, 16_000);
 
 /// Why this host cannot vote in a session.
 #[derive(Debug, thiserror::Error)]
@@ -174,9 +175,8 @@ impl Hub {
 
     /// Opens a log as soon as the disk gives it. A lone voter is asked by nobody else to do so.
     async fn open_later(&self, session: SessionId) {
-        let last = OPEN_AGAIN[OPEN_AGAIN.len() - 1];
-        for pause in OPEN_AGAIN.into_iter().chain(std::iter::repeat(last)) {
-            tokio::time::sleep(Duration::from_secs(pause)).await;
+        for tries in 1.. {
+            tokio::time::sleep(OPEN_AGAIN.after(tries)).await;
             if self.buried(session) || !self.inner.deps.store.raft(session).exists() {
                 return;
             }

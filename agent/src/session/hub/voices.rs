@@ -10,9 +10,10 @@ use std::{
 use futures::{StreamExt, stream};
 use proto::{
     id::{HostId, SessionId},
+    picture::heads,
     session::voices,
     wire::{
-        record::{Body, HeadRecord, RecordKey},
+        record::HeadRecord,
         rpc::{Answer, Request},
     },
 };
@@ -35,11 +36,7 @@ impl Hub {
         let group = self.group(session);
         let named = group.map(|group| group.lead().borrow().named.clone()).unwrap_or_default();
         let believed = kept.into_iter().chain(born).chain(named);
-        let records = self.inner.deps.mesh.records().borrow().clone();
-        voices::voices(believed, |host| match records.get(&(host, RecordKey::Head(session))) {
-            Some(Body::Head(head)) => Some(&head.voters[..]),
-            _ => None,
-        })
+        heads::voices(&self.picture(), session, believed)
     }
 
     /// Tells whether a host's word on a session counts here.
@@ -62,44 +59,33 @@ impl Hub {
 
     /// Gives the newest head of a session that gossip knows, with the host that says so.
     pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
-        let records = self.inner.deps.mesh.records().borrow().clone();
-        let heads = self.voices(session).into_iter().filter_map(|host| {
-            match records.get(&(host, RecordKey::Head(session))) {
-                Some(Body::Head(head)) => Some((host, head.clone())),
-                _ => None,
-            }
-        });
-        heads.max_by_key(|(_, head)| (head.recovery, head.term, head.version))
+        let voices = self.voices(session);
+        let picture = self.picture();
+        heads::newest(&picture, session, &voices).map(|(host, head)| (host, head.clone()))
     }
 
     /// Gives the newest head of every session that gossip knows.
     pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
-        let sessions: BTreeSet<SessionId> = self.said().into_iter().map(|(_, session)| session).collect();
-        sessions.into_iter().filter_map(|session| Some((session, self.head(session)?))).collect()
+        heads::sessions(&self.picture())
+            .into_iter()
+            .filter_map(|session| Some((session, self.head(session)?)))
+            .collect()
     }
 
     /// Lists the sessions that a host speaks for whose word does not count here: it may have become a
     /// voter while this host was away, or it may be lying.
     pub fn doubted(&self) -> BTreeSet<SessionId> {
-        let said = self.said().into_iter();
-        let doubted =
-            said.filter(|(host, session)| !self.buried(*session) && !self.has_voice(*session, *host));
+        let picture = self.picture();
+        let doubted = heads::speakers(&picture)
+            .filter(|(host, session)| !self.buried(*session) && !self.has_voice(*session, *host));
         doubted.map(|(_, session)| session).collect()
-    }
-
-    fn said(&self) -> Vec<(HostId, SessionId)> {
-        let records = self.inner.deps.mesh.records().borrow().clone();
-        let said = records.keys().filter_map(|(host, key)| match key {
-            RecordKey::Head(session) => Some((*host, *session)),
-            _ => None,
-        });
-        said.collect()
     }
 
     /// Asks who else is believed: one of those that are, or when none of them is there, everybody.
     pub async fn ask_voices(&self, session: SessionId) {
-        let members = self.inner.deps.mesh.members().borrow().clone();
-        let others: BTreeSet<HostId> = members.up().map(|m| m.id).filter(|host| *host != self.me()).collect();
+        let picture = self.picture();
+        let others: BTreeSet<HostId> =
+            picture.up().map(|(host, _)| host).filter(|host| *host != self.me()).collect();
         let believed: BTreeSet<HostId> = others.intersection(&self.voices(session)).copied().collect();
         let asked = if believed.is_empty() { &others } else { &believed };
         let ask = |host: HostId| async move {
@@ -118,12 +104,12 @@ impl Hub {
         } else {
             answers.into_iter().flatten().collect()
         };
-        self.believe(session, more.into_iter().filter(|host| members.get(*host).is_some())).await;
+        self.believe(session, more.into_iter().filter(|host| picture.members.contains_key(host))).await;
     }
 
     /// Writes down whom this host believes by now.
     pub async fn keep_voices(&self) {
-        let sessions: Vec<SessionId> = self.inner.shares.borrow().keys().copied().collect();
+        let sessions: Vec<SessionId> = self.inner.deps.own.shares.borrow().keys().copied().collect();
         for session in sessions {
             self.believe(session, self.voices(session)).await;
         }

@@ -34,8 +34,23 @@ struct Unseen {
 pub(super) struct Busy {
     /// The order's number.
     pub number: u64,
-    /// Whether an agent that ends waits for it: cut off, it leaves something half made.
+    /// Whether an agent that ends waits for it.
     pub awaited: bool,
+    /// The removal that it tells the coordinator of.
+    pub reports: Option<Epoch>,
+}
+
+impl Busy {
+    /// Begins an order.
+    pub fn with(number: u64, action: &Action) -> Busy {
+        // What is cut off here leaves something half made; everything else is asked or looked for again.
+        let awaited = matches!(action, Action::Launch { .. } | Action::Remove(_));
+        let reports = match action {
+            Action::ReportDropped(epoch) => Some(*epoch),
+            _ => None,
+        };
+        Busy { number, awaited, reports }
+    }
 }
 
 /// What a host knows of one machine of its own.
@@ -118,11 +133,12 @@ impl Machine {
         let Some(ending) = &told.ended else { return };
         let heard = self.living.take().map(|living| living.heard);
         self.unseen = None;
-        if self.counted.replace(told.life) == Some(told.life) {
+        let counted = self.counted.replace(told.life) == Some(told.life);
+        if counted && self.ended.is_some() {
             return;
         }
         let since = told.began.or(heard).filter(|_| told.runs);
-        if !ending.asked {
+        if !ending.asked && !counted {
             self.ends = reconcile::ends(self.ends, since.map_or(0, |since| now.since_ms(since)));
         }
         let (asked, clean, because) = (ending.asked, ending.clean, ending.because.clone());
@@ -200,12 +216,6 @@ impl Machine {
     pub fn epoch(&self, presumed: Option<Settings>) -> Epoch {
         self.launched.or(presumed).map(|settings| settings.epoch).unwrap_or_default()
     }
-}
-
-/// Tells whether an agent that ends waits for this: what is cut off here leaves something half made, and
-/// everything else is asked or looked for again.
-pub(super) fn awaited(action: &Action) -> bool {
-    matches!(action, Action::Launch { .. } | Action::Remove(_))
 }
 
 /// Marks an end that has happened as asked for.

@@ -87,7 +87,12 @@ impl Host {
             Event::Ready(ready) => self.ready = ready,
             Event::Images(complete) => self.complete = complete,
             Event::Arrived(arrived) => self.arrived = arrived,
-            Event::Buried => self.buried = true,
+            Event::Buried if !self.buried => {
+                self.buried = true;
+                // Whatever failed before was something else.
+                self.machines.values_mut().for_each(|machine| machine.failed = None);
+            }
+            Event::Buried => {}
             Event::Told(name, told) => self.told(&name, told, now),
             Event::Silent(name, life, because) => {
                 if let Some(machine) = self.machines.get_mut(&name).filter(|machine| machine.lives(life)) {
@@ -102,8 +107,8 @@ impl Host {
             }
             Event::Fetched(image, ended) => self.fetched(image, ended, now),
             Event::Done { machine, number, lies, outcome } => {
-                if self.close(&machine, number, lies) {
-                    self.done(machine, outcome, now);
+                if let Some(order) = self.close(&machine, number, lies) {
+                    self.done(machine, order, outcome, now);
                 }
             }
             Event::Woken => self.wake = None,
@@ -144,22 +149,19 @@ impl Host {
         }
     }
 
-    /// Ends the order that a machine is busy with; false when it is busy with another one, or with none.
-    fn close(&mut self, name: &MachineName, number: u64, lies: Lies) -> bool {
+    /// Ends the order that a machine is busy with, if it is this one.
+    fn close(&mut self, name: &MachineName, number: u64, lies: Lies) -> Option<Busy> {
         let presumed = self.presumed(name);
-        let Some(machine) = self.machines.get_mut(name) else { return false };
-        if machine.busy.is_none_or(|busy| busy.number != number) {
-            return false;
-        }
-        machine.busy = None;
+        let machine = self.machines.get_mut(name)?;
+        let order = machine.busy.take_if(|busy| busy.number == number)?;
         machine.note_disk(lies, || presumed);
         if let Some(looked_for) = &mut self.looked_for {
             looked_for.remove(name);
         }
-        true
+        Some(order)
     }
 
-    fn done(&mut self, name: MachineName, outcome: Outcome, now: Moment) {
+    fn done(&mut self, name: MachineName, order: Busy, outcome: Outcome, now: Moment) {
         let machine = self.machines.entry(name.clone()).or_default();
         match outcome {
             Outcome::Failed(because) => machine.fail(because, now),
@@ -191,9 +193,7 @@ impl Host {
             }
             Outcome::Reported => {
                 machine.failed = None;
-                if let Some((_, epoch)) = self.share.iter().flat_map(|s| &s.drops).find(|(m, _)| *m == name) {
-                    self.reported.insert(name.clone(), (*epoch, now));
-                }
+                self.reported.extend(order.reports.map(|epoch| (name.clone(), (epoch, now))));
                 if machine.is_gone() {
                     self.machines.remove(&name);
                 }
@@ -203,9 +203,13 @@ impl Host {
 
     fn follow(&mut self, name: MachineName, settings: Settings, told: Told, now: Moment) {
         let machine = self.machines.entry(name.clone()).or_default();
-        machine.follow(settings, told, now);
+        machine.follow(settings, told.clone(), now);
         if !self.rules.broken(Mutant::KeepsReadiness) {
             machine.ready.clear();
+        }
+        if told.ended.is_some() {
+            machine.note_end(&told, now);
+            return self.part(&name);
         }
         self.out.push(Effect::Watch(name.clone()));
         self.out.push(Effect::Attach(name));
@@ -352,7 +356,7 @@ impl Host {
         let number = self.orders;
         let presumed = self.presumed(&name);
         let machine = self.machines.entry(name.clone()).or_default();
-        machine.busy = Some(Busy { number, awaited: machine::awaited(&action) });
+        machine.busy = Some(Busy::with(number, &action));
         let epoch = machine.epoch(presumed);
         self.out.push(Effect::Order(Order { machine: name, number, action, epoch, share: share.clone() }));
     }

@@ -250,6 +250,22 @@ fn an_end_is_counted_once_however_often_it_is_told() {
 }
 
 #[test]
+fn what_answers_and_has_ended_already_does_not_run() {
+    let mut story = Story::running();
+    let before = story.now.0;
+    story.on(Event::Told(machine("web-1"), crashed(booted(1, before))));
+    story.sleep();
+    story.done(
+        "web-1",
+        Lies::Launched(settings(1)),
+        Outcome::Adopted(settings(1), crashed(booted(1, before))),
+    );
+    assert!(story.says().contains("try 2 follows after 1 s"), "counted once: {}", story.says());
+    assert_eq!(story.sleep(), 1_000);
+    assert!(matches!(story.ordered("web-1"), Action::Launch { after: Some(_), .. }));
+}
+
+#[test]
 fn what_is_out_of_sight_is_neither_dead_nor_forgotten() {
     let mut story = Story::running();
     story.on(Event::Silent(machine("web-1"), Life(7), "silent".into()));

@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{id::HostId, time::Moment};
+use crate::{backoff::BackOff, id::HostId, time::Moment};
 
 /// Shares under way at once: each is whole, and a home's uplink carries few.
 const MAX_UNDER_WAY: usize = 32;
-/// Pause after the first share that was not taken; it doubles with each.
-const FIRST_PAUSE_MS: u64 = 500;
-/// Longest pause: a member that came back pulls by itself long before.
-const LAST_PAUSE_MS: u64 = 30_000;
+/// Pauses after shares that were not taken. The last one is long: a member that came back pulls by itself
+/// long before.
+const PAUSES: BackOff = BackOff::new(500, 30_000);
 
 /// What a leader knows of its members' shares.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +46,7 @@ impl Deliveries {
             }
             None => {
                 let times = self.failed.get(&host).map_or(0, |(times, _)| *times);
-                let pause = FIRST_PAUSE_MS.saturating_mul(1 << times.min(16)).min(LAST_PAUSE_MS);
+                let pause = PAUSES.after_ms(times.saturating_add(1));
                 self.failed.insert(host, (times.saturating_add(1), now.plus_ms(pause)));
             }
         }
@@ -95,7 +94,7 @@ mod tests {
     #[test]
     fn a_member_that_refuses_is_asked_less_and_less_often() {
         let (mut shares, mut now) = (Deliveries::default(), Moment(7));
-        for pause in [FIRST_PAUSE_MS, FIRST_PAUSE_MS * 2, FIRST_PAUSE_MS * 4] {
+        for pause in [1, 2, 3].map(|failures| PAUSES.after_ms(failures)) {
             shares.begun(host(1));
             shares.ended(host(1), None, now);
             assert_eq!(shares.due([host(1)].into_iter(), 1, now.plus_ms(pause / 2)), []);
@@ -107,7 +106,7 @@ mod tests {
             shares.begun(host(1));
             shares.ended(host(1), None, now);
         }
-        assert_eq!(shares.due([host(1)].into_iter(), 1, now.plus_ms(LAST_PAUSE_MS)), [host(1)]);
+        assert_eq!(shares.due([host(1)].into_iter(), 1, now.plus_ms(PAUSES.after_ms(u32::MAX))), [host(1)]);
     }
 
     #[test]

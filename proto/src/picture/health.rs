@@ -1,0 +1,50 @@
+//! What is wrong elsewhere in the mesh, and what people should be warned of, as far as the picture tells.
+
+use std::collections::BTreeSet;
+
+use super::Picture;
+use crate::wire::api::{HostRow, MemberState, Warning};
+
+/// Tells what keeps hosts of these names from storing anything, by their own word: each in one line.
+pub fn troubles(picture: &Picture, hosts: &BTreeSet<&str>) -> Vec<String> {
+    let told = troubled(picture).filter(|(name, _)| hosts.contains(name));
+    told.map(|(name, trouble)| format!("{name}: {trouble}")).collect()
+}
+
+/// Lists the warnings for `status` that follow from the members and what they say.
+pub fn warnings(picture: &Picture, hosts: &[HostRow]) -> Vec<Warning> {
+    let in_trouble = troubled(picture).map(|(name, trouble)| Warning {
+        what: format!("{name}: {trouble}"),
+        next: Some(format!("on {name}: agent doctor")),
+    });
+    in_trouble.chain(absent(hosts)).collect()
+}
+
+/// Warns while a mesh of some size can be extended by one host alone.
+pub fn single_issuer(hosts: &[HostRow]) -> Option<Warning> {
+    let issuers: Vec<&HostRow> = hosts.iter().filter(|host| host.issuer).collect();
+    let [issuer] = issuers[..] else { return None };
+    let what = format!("{} alone may admit new hosts; keep its recovery phrase safe", issuer.name);
+    (hosts.len() >= 3).then_some(Warning { what, next: None })
+}
+
+/// Lists the other hosts that say that they cannot store anything, with what they say.
+fn troubled(picture: &Picture) -> impl Iterator<Item = (&str, &str)> {
+    let others = picture.records.keys().map(|(host, _)| *host).collect::<BTreeSet<_>>();
+    others.into_iter().filter(|host| *host != picture.me).filter_map(|host| {
+        let record = picture.host_record(host)?;
+        Some((record.name.as_str(), record.trouble.as_deref()?))
+    })
+}
+
+/// One warning for all hosts that are away: a mesh of many would fill the screen.
+fn absent(hosts: &[HostRow]) -> Option<Warning> {
+    let down = hosts.iter().filter(|host| host.state == MemberState::Down);
+    let names: Vec<&str> = down.map(|host| host.name.as_str()).collect();
+    let (last, others) = names.split_last()?;
+    let what = match others {
+        [] => format!("{last} is down: not heard for too long"),
+        _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
+    };
+    Some(Warning { what, next: Some(format!("on {}: agent run", names.join(", "))) })
+}

@@ -1,0 +1,377 @@
+//! What the picture says, and what it wakes.
+
+use expect_test::{Expect, expect};
+
+use super::{fixture::*, *};
+use crate::{
+    names::{self, Answer, HostEntry, Kind, View, Zone},
+    session::{
+        Command, State,
+        fixture::{SESSION, command, created, host_id, host_name, up},
+    },
+};
+
+const HOSTS: &str = "attic 900 image\nnas 900 image";
+const MEMBERS: &str = "attic\nnas\nvps";
+
+/// web-1 is on nas, web-2 and db-1 are on attic.
+fn shop() -> State {
+    up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)
+}
+
+/// What `vps` sees of the shop.
+fn seen(state: &State, text: &str) -> Picture {
+    picture("vps", Some(state), text)
+}
+
+fn ready(state: &State, text: &str, expected: &str) {
+    let picture = seen(state, text);
+    let share = picture.share(SESSION).unwrap();
+    let names: Vec<String> = readiness::ready(&picture, share).iter().map(ToString::to_string).collect();
+    assert_eq!(names.join(" "), expected);
+}
+
+#[test]
+fn who_holds_the_current_epoch_says_whether_it_is_ready() {
+    ready(
+        &shop(),
+        &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@1 ready, db-1@1 waiting"),
+        "web-1 web-2",
+    );
+}
+
+#[test]
+fn another_hosts_word_on_a_machine_is_not_believed() {
+    ready(&shop(), &format!("{MEMBERS}\nattic: web-1@1 ready, web-2@1 ready"), "web-2");
+}
+
+#[test]
+fn an_older_incarnations_readiness_is_not_believed() {
+    ready(&shop(), &format!("{MEMBERS}\nnas: web-1@0 ready\nattic: web-2@2 ready"), "");
+}
+
+#[test]
+fn a_silent_hosts_last_word_is_not_believed() {
+    ready(&shop(), "attic\nnas down\nvps\nnas: web-1@1 ready\nattic: db-1@1 ready", "db-1");
+}
+
+#[test]
+fn a_host_believes_itself_by_what_it_sees_now_and_also_while_nobody_is_heard() {
+    let state = shop();
+    let mut picture = picture("nas", Some(&state), "nas down\nnas: web-1@1 ready");
+    picture.apply(Input::Records(Arc::default()));
+    assert_eq!(readiness::ready(&picture, &picture.shares[&SESSION]), ["web-1".parse().unwrap()].into());
+    picture.apply(Input::Reports(Arc::default()));
+    assert_eq!(readiness::ready(&picture, &picture.shares[&SESSION]), BTreeSet::new());
+}
+
+#[test]
+fn connections_go_to_ready_machines_here_then_to_the_nearest() {
+    let behind = |me: &str, text: &str, label: &str| {
+        let state = shop();
+        let picture = picture(me, Some(&state), &format!("{text}\nnas: web-1@1 ready\nattic: web-2@1 ready"));
+        let found = readiness::behind(&picture, &picture.shares[&SESSION], label);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(behind("vps", "attic rtt=9\nnas rtt=2\nvps", "web"), "web-1 web-2");
+    assert_eq!(behind("vps", "attic rtt=1\nnas rtt=2\nvps", "web"), "web-2 web-1");
+    assert_eq!(behind("attic", "attic\nnas rtt=0\nvps", "web"), "web-2 web-1");
+    assert_eq!(behind("vps", "attic\nnas\nvps", "web-2"), "web-2");
+    assert_eq!(behind("vps", "attic\nnas\nvps", "db"), "");
+    assert_eq!(behind("vps", "attic down\nnas\nvps", "web"), "web-1");
+}
+
+#[test]
+fn names_follow_the_picture() {
+    let picture = seen(&shop(), &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@0 ready"));
+    let zone = zone::zone(&picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
+    let web = |name: &str| names::answer(&zone, View::Guest(SESSION), name, Kind::A);
+    assert!(matches!(web("web-1.shop.mesh.internal"), Answer::Addresses(_)));
+    assert_eq!(web("web-2.shop.mesh.internal"), Answer::NoData);
+    assert_eq!(web("web-3.shop.mesh.internal"), Answer::NoName);
+    let same = |host: &HostEntry| host.same_computer;
+    let here: Vec<String> =
+        zone.hosts.iter().filter(|(_, host)| same(host)).map(|(id, _)| host_name(*id)).collect();
+    assert_eq!(here, ["vps"]);
+}
+
+#[test]
+fn every_group_and_machine_has_a_label() {
+    let picture = seen(&shop(), MEMBERS);
+    let share = picture.share(SESSION).unwrap();
+    assert_eq!(zone::forwarded(share), ["db", "db-1", "web", "web-1", "web-2"]);
+    assert_eq!(zone::group(share, "web-2").unwrap().services.len(), 1);
+    assert!(zone::group(share, "web-3").is_none());
+}
+
+fn changes(before: &str, after: &str, expected: Expect) {
+    let state = shop();
+    let mut picture = seen(&state, before);
+    let changed = observe(&mut picture, Some(&state), after);
+    let line = |change: &Change| match change {
+        Change::Host(host) => format!("host {}\n", host_name(*host)),
+        Change::Session(session) => format!("session {session}\n"),
+        Change::Image(digest) => format!("image {}\n", digest.short()),
+    };
+    expected.assert_eq(&changed.iter().map(line).collect::<String>());
+}
+
+#[test]
+fn round_trips_and_free_disk_wake_nobody() {
+    changes("attic rtt=1 disk=5\nvps", "attic rtt=70 disk=4\nvps", expect![""]);
+}
+
+#[test]
+fn what_was_observed_is_known_although_it_wakes_nobody() {
+    let mut picture = seen(&shop(), "attic rtt=1 disk=5\nvps");
+    assert_eq!(observe(&mut picture, Some(&shop()), "attic rtt=70 disk=4\nvps"), BTreeSet::new());
+    assert_eq!(picture.members[&host_id("attic")].rtt_ms(), Some(70.0));
+    assert_eq!(picture.host_record(host_id("attic")).unwrap().disk_mib, 4);
+}
+
+#[test]
+fn a_host_that_falls_silent_changes_the_sessions_with_machines_on_it() {
+    changes(
+        "attic\nnas\nvps",
+        "attic\nnas down\nvps",
+        expect![[r#"
+            host nas
+            session 07070707070707070707070707070707
+        "#]],
+    );
+    changes(
+        "attic\nvps",
+        "attic\nvps down",
+        expect![[r#"
+        host vps
+    "#]],
+    );
+}
+
+#[test]
+fn another_way_to_a_host_changes_the_host_only() {
+    changes(
+        "attic\nvps",
+        "attic relayed\nvps",
+        expect![[r#"
+        host attic
+    "#]],
+    );
+}
+
+#[test]
+fn a_report_changes_its_session_and_an_image_itself() {
+    changes(
+        "attic\nattic has 3 tiny@1\nattic: web-2@1 waiting",
+        "attic\nattic has 3 tiny@2\nattic: web-2@1 ready",
+        expect![[r#"
+            session 07070707070707070707070707070707
+            image 0303030303
+        "#]],
+    );
+}
+
+#[test]
+fn the_same_observations_change_nothing() {
+    let text = "attic\nattic has 3 tiny@1\nattic: web-2@1 waiting";
+    changes(text, text, expect![""]);
+}
+
+#[test]
+fn a_new_share_changes_its_session() {
+    let (state, text) = (shop(), MEMBERS);
+    let mut picture = seen(&state, text);
+    let ended = command(state, Command::End);
+    assert_eq!(observe(&mut picture, Some(&ended), text), [Change::Session(SESSION)].into());
+    assert_eq!(observe(&mut picture, None, text), [Change::Session(SESSION)].into());
+}
+
+fn status(text: &str, expected: Expect) {
+    let picture = seen(&shop(), text);
+    let share = picture.share(SESSION).unwrap();
+    let row = rows::session(&picture, share, Some(host_id("nas")));
+    let mut lines = format!(
+        "{:?} {}/{} by {}\n",
+        row.state,
+        row.ready,
+        row.machines,
+        row.coordinator.unwrap_or_default()
+    );
+    for row in rows::machines(&picture, share) {
+        let reason = row.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        lines += &format!("{} on {} {:?}{reason}\n", row.name, row.host.unwrap_or_default(), row.state);
+    }
+    expected.assert_eq(&lines);
+}
+
+#[test]
+fn a_session_is_healthy_when_all_is_ready_or_stopped() {
+    status(
+        &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@1 stopped, db-1@1 ready"),
+        expect![[r#"
+            Healthy 2/3 by nas
+            db-1 on attic Ready
+            web-1 on nas Ready
+            web-2 on attic Stopped
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_starts_while_somebody_has_not_reported() {
+    status(
+        &format!("{MEMBERS}\nattic: web-2@1 fetching, db-1@1 ready"),
+        expect![[r#"
+            Starting 1/3 by nas
+            db-1 on attic Ready
+            web-1 on nas Waiting: its host has not reported yet
+            web-2 on attic Fetching
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_is_degraded_while_a_machine_failed_or_its_host_is_away() {
+    status(
+        "attic\nnas down\nvps\nnas: web-1@1 ready\nattic: web-2@1 ready, db-1@1 ready",
+        expect![[r#"
+            Degraded 2/3 by nas
+            db-1 on attic Ready
+            web-1 on nas Failed: nas is not heard; the machine waits for it (guard: hold)
+            web-2 on attic Ready
+        "#]],
+    );
+    let failed = "attic\nnas\nvps\nattic: web-2@1 failed";
+    assert_eq!(rows::state(&seen(&shop(), failed), &seen(&shop(), failed).shares[&SESSION]), api_degraded());
+}
+
+fn api_degraded() -> crate::wire::api::SessionState {
+    crate::wire::api::SessionState::Degraded
+}
+
+#[test]
+fn hosts_are_listed_with_this_one_first() {
+    let picture = picture("nas", None, "attic\nnas\nvps down");
+    let names: Vec<String> = rows::hosts(&picture).into_iter().map(|row| row.name).collect();
+    assert_eq!(names, ["nas", "attic", "vps"]);
+}
+
+#[test]
+fn of_two_givings_of_a_name_the_newest_wins() {
+    let of = |text: &str| {
+        let rows = rows::images(&picture("nas", None, text));
+        let line = |row: &crate::wire::api::ImageRow| {
+            format!("{} {} {}", row.name.clone().unwrap_or("-".into()), row.digest.0[0], row.hosts.join("+"))
+        };
+        rows.iter().map(line).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(of("attic\nnas\nattic has 9 tiny@1\nnas has 1 tiny@2"), "- 9 attic, tiny 1 nas");
+    assert_eq!(
+        of("attic\nnas\nattic has 9 tiny@2,old@1\nnas has 1 tiny@1"),
+        "- 1 nas, old 9 attic, tiny 9 attic"
+    );
+    assert_eq!(of("attic\nnas\nattic has 1 tiny@5\nnas has 2 tiny@5"), "- 1 attic, tiny 2 nas");
+    assert_eq!(of("attic\nnas\nattic has 1 tiny@5\nnas has 1 tiny@5"), "tiny 1 attic+nas");
+    assert_eq!(of("attic\nnas\nattic part 1 tiny@5"), "tiny 1 ");
+}
+
+#[test]
+fn what_a_member_calls_an_image_is_looked_at_first() {
+    let names = ["debian:12", "\u{1b}[2J", "a\nb", "blake3:00", "", "http://x/y", "-x"];
+    let mut picture = Picture::new(host_id("nas"));
+    let record = ImageRecord {
+        names: names.iter().map(|name| ((*name).to_owned(), crate::time::Timestamp(7))).collect(),
+        size: 1,
+        allocated: 1,
+        arch: "x86_64".to_owned(),
+        complete: true,
+    };
+    let key = (host_id("attic"), RecordKey::Image(Digest([2; 32])));
+    picture.apply(Input::Records(Arc::new([(key, Body::Image(record))].into())));
+    let known = images::all(&picture);
+    assert_eq!(known.len(), 1, "the image itself is there");
+    assert_eq!(known[0].names, ["debian:12"]);
+    assert_eq!(images::names(&picture, Digest([2; 32])).len(), 1);
+}
+
+#[test]
+fn images_are_fetched_from_members_that_are_heard() {
+    let text = "attic relayed rtt=5\nnas\nvps down\nattic part 1 tiny@5\nnas has 1 tiny@5\nvps has 1 tiny@5";
+    let holdings = images::holdings(&picture("nas", None, text), Digest([1; 32]));
+    let line = |h: &images::Holding| format!("{} {} {} {:?}", h.name, h.complete, h.direct, h.rtt_ms);
+    assert_eq!(holdings.iter().map(line).collect::<Vec<_>>(), ["attic false false Some(5.0)"]);
+}
+
+#[test]
+fn the_planner_sees_what_other_sessions_hold_and_who_has_what() {
+    let text = "attic used=7:100 used=8:30\nnas down\nattic has 1 tiny@5\nnas has 2 tiny@4";
+    let inventory = inventory::inventory(&picture("nas", None, text), SESSION);
+    let attic = &inventory.hosts[&host_id("attic")];
+    assert_eq!((attic.memory_used_mib, attic.up), (30, true));
+    assert_eq!(attic.images, [Digest([1; 32])].into());
+    assert!(!inventory.hosts[&host_id("nas")].up);
+    let images: Vec<&str> = inventory.images.keys().map(String::as_str).collect();
+    assert_eq!(images, [&format!("blake3:{}", Digest([2; 32]))[..], "tiny"]);
+}
+
+#[test]
+fn a_number_that_a_member_made_up_ends_nothing() {
+    let huge = u64::MAX;
+    let text = format!("attic used=8:{huge} used=9:{huge}\nnas");
+    let picture = picture("nas", None, &text);
+    assert_eq!(inventory::inventory(&picture, SESSION).hosts[&host_id("attic")].memory_used_mib, huge);
+    assert_eq!(rows::hosts(&picture)[1].memory_used_mib, Some(huge));
+}
+
+#[test]
+fn troubles_of_others_and_absent_hosts_are_warned_of() {
+    let picture = picture("nas", None, "attic trouble=no_space issuer\nnas trouble=mine\nvps down\npi down");
+    let hosts = rows::hosts(&picture);
+    let mut warnings = health::warnings(&picture, &hosts);
+    warnings.extend(health::single_issuer(&hosts));
+    let lines: Vec<String> = warnings.into_iter().map(|warning| warning.what).collect();
+    assert_eq!(
+        lines,
+        [
+            "attic: no space",
+            "pi and vps are down: not heard for too long",
+            "attic alone may admit new hosts; keep its recovery phrase safe"
+        ]
+    );
+    assert_eq!(health::troubles(&picture, &["attic", "vps"].into()), ["attic: no space"]);
+}
+
+#[test]
+fn only_believed_hosts_speak_for_a_session() {
+    let mut picture = seen(&shop(), MEMBERS);
+    let head = |version: u64, voters: &[&str]| {
+        Body::Head(crate::wire::record::HeadRecord {
+            name: "shop".parse().unwrap(),
+            stamp: crate::time::Timestamp(1),
+            term: 1,
+            recovery: 0,
+            version,
+            generation: crate::id::Generation(1),
+            voters: voters.iter().map(|host| host_id(host)).collect(),
+            ended: false,
+        })
+    };
+    let of = |host: &str| (host_id(host), RecordKey::Head(SESSION));
+    let records = Records::from([
+        (of("attic"), head(3, &["attic", "nas"])),
+        (of("nas"), head(4, &["nas"])),
+        (of("pi"), head(900, &["pi"])),
+    ]);
+    assert_eq!(picture.apply(Input::Records(Arc::new(records))).len(), 4, "three hosts and a session");
+    assert_eq!(heads::sessions(&picture), [SESSION].into());
+    let voices = heads::voices(&picture, SESSION, [host_id("attic")]);
+    assert_eq!(voices, [host_id("attic"), host_id("nas")].into());
+    let (host, newest) = heads::newest(&picture, SESSION, &voices).unwrap();
+    assert_eq!((host_name(host), newest.version), ("nas".into(), 4));
+    let version = picture.shares[&SESSION].version;
+    for (head_version, behind) in [(version, false), (version + 1, true)] {
+        let head = crate::wire::record::HeadRecord { version: head_version, ..newest.clone() };
+        assert_eq!(heads::is_behind(&picture, SESSION, &head), behind);
+    }
+    assert!(heads::is_behind(&picture, SessionId([1; 16]), newest), "there is no share at all");
+}

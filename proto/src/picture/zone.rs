@@ -1,0 +1,48 @@
+//! What names are answered from: members, sessions and readiness out of the picture, with what this host alone
+//! knows of its networks and forwards. [`crate::names`] answers from it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Picture, readiness};
+use crate::{
+    id::{HostId, Name},
+    names::{HostEntry, Zone},
+    session::{GroupEntry, Share},
+};
+
+/// Fills a zone: its name, forwards and networks are the caller's, all else is the picture's.
+pub fn zone(picture: &Picture, own: Zone) -> Zone {
+    let shares = picture.shares.values();
+    let ready = shares.flat_map(|share| {
+        readiness::ready(picture, share).into_iter().map(|machine| (share.session, machine))
+    });
+    let hosts = picture.members.keys().filter_map(|id| Some((*id, host(picture, *id, &own)?)));
+    Zone { hosts: hosts.collect(), ready: ready.collect(), sessions: (*picture.shares).clone(), ..own }
+}
+
+fn host(picture: &Picture, id: HostId, own: &Zone) -> Option<HostEntry> {
+    let member = picture.members.get(&id)?;
+    let told = picture.host_record(id).map(|record| &record.reach.addresses[..]).unwrap_or_default();
+    let addresses: Vec<IpAddr> = told.iter().map(SocketAddr::ip).collect();
+    // Packets to an agent on this computer go to an address of this computer.
+    let via = member.way.as_ref().and_then(|way| way.via.parse::<SocketAddr>().ok());
+    let same_computer = id == picture.me || via.is_some_and(|via| own.here.has(&via.ip()));
+    Some(HostEntry { name: member.name.clone(), addresses, same_computer })
+}
+
+/// Lists the labels of a session that have an address on this host: each group's own and those of its machines.
+pub fn forwarded(share: &Share) -> Vec<String> {
+    let of = |(name, group): (&Name, &GroupEntry)| {
+        let machines = group.machines.iter().map(|entry| entry.machine.to_string());
+        std::iter::once(name.to_string()).chain(machines.collect::<Vec<_>>())
+    };
+    share.directory.groups.iter().flat_map(of).collect()
+}
+
+/// Finds the group that a label stands for: its own, or that of one of its machines.
+pub fn group<'a>(share: &'a Share, label: &str) -> Option<&'a GroupEntry> {
+    let named = |(name, group): &(&Name, &GroupEntry)| {
+        name.as_str() == label || group.machines.iter().any(|entry| entry.machine.to_string() == label)
+    };
+    share.directory.groups.iter().find(named).map(|(_, group)| group)
+}
