@@ -18,7 +18,7 @@ use futures::{SinkExt, StreamExt};
 use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
-    session::{Accelerator, Guard, MachineSpec, Prefix},
+    session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
     topology::{Failover, Probe, Restart},
 };
 use tempfile::TempDir;
@@ -95,7 +95,12 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["echo \"$GREETING\" > /srv/www/greeting".into()],
-        files: vec![("/srv/www/file".into(), 0o644, None, PAGE.repeat(BIG))],
+        files: vec![MachineFile {
+            path: "/srv/www/file".into(),
+            mode: 0o644,
+            owner: None,
+            content: PAGE.repeat(BIG),
+        }],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,

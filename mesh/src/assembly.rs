@@ -201,9 +201,9 @@ impl Mesh {
 
     /// Asks another member.
     pub async fn call(&self, to: HostId, request: Request, within: Duration) -> Result<Answer, RpcError> {
-        let bytes = proto::seal::encode(&request);
+        let bytes = proto::wire::encode(&request);
         let answer = self.ask(answer::rpc_exchange(), to, bytes, within).await?;
-        postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
+        proto::wire::decode(&answer, proto::limits::MAX_RPC_BYTES).map_err(|_| RpcError::Malformed)
     }
 
     /// Sends a Raft message to another voter.

@@ -15,7 +15,7 @@ use proto::{
     id::{HostId, MeshId, Name},
     seal::Seed,
     time::Timestamp,
-    trust::{Capabilities, Certificate, Charter, MemberSet, Sealed, Statement, mesh_id},
+    trust::{Capabilities, Certificate, Charter, MemberSet, Sealed, Statement, Statements, mesh_id},
 };
 
 use crate::disk;
@@ -185,7 +185,7 @@ pub(crate) fn adopt(
     set.apply_all(statements, now);
     let path = statements_file(data);
     make_dirs(data)?;
-    write(&path, &proto::seal::encode(&set.all()))?;
+    write(&path, &proto::wire::encode(&Statements::of(&set.all())))?;
     write(&mesh_file(data), format!("{mesh}\n").as_bytes())?;
     // Mostly there is none; a secret that stays is of a token that expires.
     std::fs::remove_file(pending_file(data)).ok();

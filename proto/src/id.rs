@@ -1,26 +1,47 @@
 //! Names and ids. Each is a newtype that can only hold a valid value; `Display` and `FromStr` are
-//! the one spelling of it. In JSON and TOML an id is a string, on the wire it is its bytes.
+//! the one spelling of it. In JSON and TOML an id is a string, in what is sent or stored it is its bytes.
 
 use std::{fmt, str::FromStr};
 
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A host: its ed25519 public key, 32 bytes, written as 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct HostId(#[serde(with = "hex")] pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(transparent)]
+pub struct HostId(
+    #[serde(with = "hex")]
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub [u8; 32],
+);
 
 /// A mesh: the BLAKE3 hash of its root public key, 32 bytes, written as 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct MeshId(#[serde(with = "hex")] pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(transparent)]
+pub struct MeshId(
+    #[serde(with = "hex")]
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub [u8; 32],
+);
 
 /// A session: 128 bits of a hash over its creator and a random number, written as 32 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct SessionId(#[serde(with = "hex")] pub [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(transparent)]
+pub struct SessionId(
+    #[serde(with = "hex")]
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub [u8; 16],
+);
 
 /// Content: the BLAKE3 hash of its bytes, 32 bytes, written as 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Digest(#[serde(with = "hex")] pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Digest(
+    #[serde(with = "hex")]
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub [u8; 32],
+);
 
 /// Why a text is no id or name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,6 +204,18 @@ impl fmt::Debug for Name {
     }
 }
 
+impl<C> Encode<C> for Name {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.str(&self.0).map(drop)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Name {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Name, decode::Error> {
+        d.str()?.parse().map_err(decode::Error::custom)
+    }
+}
+
 impl Serialize for Name {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
@@ -228,6 +261,18 @@ impl fmt::Debug for MachineName {
     }
 }
 
+impl<C> Encode<C> for MachineName {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.str(&self.to_string()).map(drop)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for MachineName {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<MachineName, decode::Error> {
+        d.str()?.parse().map_err(decode::Error::custom)
+    }
+}
+
 impl Serialize for MachineName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -241,12 +286,18 @@ impl<'de> Deserialize<'de> for MachineName {
 }
 
 /// Counts the incarnations of one machine, from 1. The higher wins everywhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Epoch(pub u64);
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[cbor(transparent)]
+pub struct Epoch(#[n(0)] pub u64);
 
 /// Counts the plans of one session, from 1; 0 is "no plan yet".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Generation(pub u64);
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[cbor(transparent)]
+pub struct Generation(#[n(0)] pub u64);
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -274,10 +325,10 @@ impl Generation {
     }
 }
 
-/// Fixed-size bytes as hex text for people and as plain bytes on the wire.
+/// Fixed-size bytes as hex text for people.
 pub mod hex {
     use super::{HEX, IdError};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser::SerializeTuple};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     /// Reads exactly `2 * N` hex digits.
     pub fn parse<const N: usize>(text: &str) -> Result<[u8; N], IdError> {
@@ -291,44 +342,21 @@ pub mod hex {
         bytes: &[u8; N],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            return serializer.serialize_str(&HEX.encode(bytes));
-        }
-        let mut tuple = serializer.serialize_tuple(N)?;
-        for byte in bytes {
-            tuple.serialize_element(byte)?;
-        }
-        tuple.end()
+        serializer.serialize_str(&HEX.encode(bytes))
     }
 
     /// For `#[serde(with = "hex")]`.
     pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<[u8; N], D::Error> {
-        if deserializer.is_human_readable() {
-            return parse(&String::deserialize(deserializer)?).map_err(D::Error::custom);
-        }
-        struct Bytes<const N: usize>;
-        impl<'de, const N: usize> serde::de::Visitor<'de> for Bytes<N> {
-            type Value = [u8; N];
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "{N} bytes")
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<[u8; N], A::Error> {
-                let mut bytes = [0; N];
-                for (at, byte) in bytes.iter_mut().enumerate() {
-                    *byte = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
-                }
-                Ok(bytes)
-            }
-        }
-        deserializer.deserialize_tuple(N, Bytes::<N>)
+        parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::codec::{Form, from_bytes, to_bytes};
 
     #[test]
     fn names_are_dns_labels_of_ours() {
@@ -355,9 +383,11 @@ mod tests {
     fn ids_are_text_for_people_and_bytes_on_the_wire() {
         let id = HostId([7; 32]);
         assert_eq!(id.to_string().parse::<HostId>().unwrap(), id);
-        assert_eq!(postcard::to_stdvec(&id).unwrap(), vec![7; 32]);
-        assert_eq!(postcard::from_bytes::<HostId>(&[7; 32]).unwrap(), id);
-        assert!(postcard::from_bytes::<HostId>(&[7; 31]).is_err());
+        let bytes = to_bytes(&id);
+        assert_eq!(bytes, [&[0x58, 32][..], &[7; 32]].concat());
+        assert_eq!(from_bytes(&bytes, 99, Form::Canonical), Ok(id));
+        let short = [&[0x58, 31][..], &[7; 31]].concat();
+        assert!(from_bytes::<HostId>(&short, 99, Form::Sound).is_err());
         assert!("07".parse::<HostId>().is_err());
         assert_eq!(format!("blake3:{}", Digest([1; 32])).parse::<Digest>().unwrap(), Digest([1; 32]));
     }

@@ -1,18 +1,21 @@
 //! Bytes that carry a signature: keys, strict decoding, and the signed gossip record.
 //! Every signature names its purpose (a [`Domain`]), so none can be replayed as another kind of
-//! message. What arrives is decoded strictly: one value has exactly one encoding. Nothing here
+//! message. What was signed has exactly one encoding, and is kept and handed on as those bytes. Nothing here
 //! makes randomness: seeds are arguments.
 
 use std::{fmt, str::FromStr};
 
 use data_encoding::BASE64URL_NOPAD as BASE64;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::{
-    id::{HostId, MeshId, hex},
+    id::{HostId, MeshId},
     limits::MAX_RECORD_BYTES,
-    wire::record::{Body, RecordKey},
+    wire::{
+        self, Kind, Message, WireError,
+        record::{Body, RecordKey},
+    },
 };
 
 /// What a signature is for.
@@ -34,12 +37,14 @@ pub enum Domain {
 pub type PublicKey = [u8; 32];
 
 /// The secret half of an ed25519 key. It is never shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seed(pub [u8; 32]);
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Seed(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 
 /// An ed25519 signature.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Sig(#[serde(with = "hex")] pub [u8; 64]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Sig(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 64]);
 
 /// Why bytes were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +69,16 @@ pub enum SealError {
     /// The body is of another kind than its key.
     #[error("the body does not fit its key")]
     Kind,
+}
+
+impl SealError {
+    /// Says what was wrong with bytes that should be `what`.
+    pub(crate) fn of(error: WireError, what: &'static str) -> SealError {
+        match error {
+            WireError::TooLarge { have, limit } => SealError::TooLarge { have, limit },
+            _ => SealError::Encoding(what),
+        }
+    }
 }
 
 impl Seed {
@@ -96,26 +111,6 @@ pub fn verify(key: &PublicKey, domain: Domain, parts: &[&[u8]], sig: &Sig) -> bo
         .is_ok_and(|key| key.verify_strict(&message(domain, parts), &Signature::from_bytes(&sig.0)).is_ok())
 }
 
-/// Encodes a value of ours.
-pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("our types have known lengths and no failing serialisers")
-}
-
-/// Decodes `bytes` if they are the one encoding of a `T`: nothing left over, no padded numbers,
-/// no unsorted or repeated map keys. `what` names it in the error.
-pub fn decode<T: Serialize + DeserializeOwned>(
-    bytes: &[u8],
-    limit: usize,
-    what: &'static str,
-) -> Result<T, SealError> {
-    if bytes.len() > limit {
-        return Err(SealError::TooLarge { have: bytes.len(), limit });
-    }
-    let value: T = postcard::from_bytes(bytes).map_err(|_| SealError::Encoding(what))?;
-    let again = postcard::to_stdvec(&value).map_err(|_| SealError::Encoding(what))?;
-    if again == bytes { Ok(value) } else { Err(SealError::Encoding(what)) }
-}
-
 fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
     let name = match domain {
         Domain::Statement => "mesh/statement/1",
@@ -134,26 +129,37 @@ fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
 
 /// A gossip record with its owner's signature. Readers keep the highest (generation, seq) of each
 /// key; a record without body withdraws the key, so that no third party can.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct SignedRecord {
     /// The mesh it is for.
+    #[n(0)]
     pub mesh: MeshId,
     /// Who says it.
+    #[n(1)]
     pub host: HostId,
     /// The owner's start: grows with every start of its agent.
+    #[n(2)]
     pub generation: u64,
     /// Counts the owner's records within one generation.
+    #[n(3)]
     pub seq: u64,
     /// What it is about.
+    #[n(4)]
     pub key: RecordKey,
     /// What it says; `None` = nothing any more.
+    #[cbor(n(5), with = "crate::wire::fields::option", has_nil)]
     pub body: Option<Body>,
+}
+
+impl Message for SignedRecord {
+    const KIND: Kind = Kind::Record;
 }
 
 impl SignedRecord {
     /// Signs the record with its host's seed and gives the text for a gossip value.
     pub fn seal(&self, seed: &Seed) -> Result<String, SealError> {
-        let bytes = encode(self);
+        let bytes = wire::encode(self);
         let mut sealed = seed.sign(Domain::Record, &[&bytes]).0.to_vec();
         sealed.extend_from_slice(&bytes);
         let text = BASE64.encode(&sealed);
@@ -173,7 +179,8 @@ impl SignedRecord {
         if !verify(&host.0, Domain::Record, &[bytes], &Sig(*sig)) {
             return Err(SealError::Signature);
         }
-        let record: SignedRecord = decode(bytes, MAX_RECORD_BYTES, "record")?;
+        let record: SignedRecord =
+            wire::decode_signed(bytes, MAX_RECORD_BYTES).map_err(|error| SealError::of(error, "record"))?;
         if record.mesh != mesh || record.host != host || record.key != *key {
             return Err(SealError::Misplaced);
         }
@@ -207,6 +214,18 @@ impl fmt::Display for RecordKey {
             RecordKey::Session(session) => write!(f, "session/{session}"),
             RecordKey::Head(session) => write!(f, "head/{session}"),
         }
+    }
+}
+
+impl<C> Encode<C> for RecordKey {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.str(&self.to_string()).map(drop)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for RecordKey {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<RecordKey, decode::Error> {
+        d.str()?.parse().map_err(decode::Error::custom)
     }
 }
 

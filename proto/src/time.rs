@@ -4,6 +4,7 @@
 
 use std::{fmt, time::Duration};
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// A point on `CLOCK_BOOTTIME` of one boot of one host, in milliseconds since that boot: it counts through
@@ -49,8 +50,11 @@ impl BootMoment {
 }
 
 /// A point of wall time, in milliseconds since 1970-01-01 UTC. Shown as RFC 3339.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Timestamp(pub u64);
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[cbor(transparent)]
+pub struct Timestamp(#[n(0)] pub u64);
 
 impl Timestamp {
     /// Gives the time `millis` later.

@@ -5,6 +5,7 @@
 //! a disk, and a machine that starts again on its old disk is not set up twice.
 
 use data_encoding::BASE64;
+use proto::session::MachineFile;
 
 use super::{openssh, record::Launch, setup};
 
@@ -83,7 +84,8 @@ fn user_data(launch: &Launch) -> String {
     lines.join("\n")
 }
 
-fn write_file(lines: &mut Vec<String>, (path, mode, owner, bytes): &GuestFile) {
+fn write_file(lines: &mut Vec<String>, file: &MachineFile) {
+    let MachineFile { path, mode, owner, content } = file;
     lines.push(format!("  - path: {}", quoted(path)));
     lines.push(format!("    permissions: \"{mode:04o}\""));
     if let Some(owner) = owner {
@@ -92,25 +94,25 @@ fn write_file(lines: &mut Vec<String>, (path, mode, owner, bytes): &GuestFile) {
         lines.push("    defer: true".into());
     }
     lines.push("    encoding: b64".into());
-    lines.push(format!("    content: {}", BASE64.encode(bytes)));
+    lines.push(format!("    content: {}", BASE64.encode(content)));
 }
 
-/// Path, mode, owner, content.
-type GuestFile = (String, u32, Option<String>, Vec<u8>);
-
 /// Gives the topology's files, and those that carry its environment and commands.
-fn files(launch: &Launch) -> Vec<GuestFile> {
+fn files(launch: &Launch) -> Vec<MachineFile> {
     let spec = &launch.spec;
     let mut files = spec.files.clone();
+    let mut add = |path: &str, mode, content: String| {
+        files.push(MachineFile { path: path.into(), mode, owner: None, content: content.into_bytes() });
+    };
     if !spec.env.is_empty() {
         let lines = spec.env.iter().map(|(key, value)| format!("export {key}={}\n", for_shell(value)));
-        files.push((ENV.into(), 0o644, None, lines.collect::<String>().into_bytes()));
+        add(ENV, 0o644, lines.collect());
     }
     if setup::wanted(spec) {
         let env = (!spec.env.is_empty()).then_some(ENV);
         let commands = setup::commands(&spec.setup, env);
-        files.push((setup::COMMANDS.into(), 0o700, None, commands.into_bytes()));
-        files.push((setup::RUNNER.into(), 0o755, None, setup::RUNNER_TEXT.into()));
+        add(setup::COMMANDS, 0o700, commands);
+        add(setup::RUNNER, 0o755, setup::RUNNER_TEXT.into());
     }
     files
 }

@@ -9,7 +9,7 @@ use std::{
 use expect_test::{Expect, expect};
 use proto::{
     id::{Digest, Epoch, SessionId},
-    session::{Accelerator, Guard, MachineSpec, Prefix},
+    session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
     topology::{Failover, Restart},
 };
 use serde_json::{Value, json};
@@ -48,7 +48,12 @@ pub(super) fn sample() -> Launch {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["apt-get install -y nginx".into()],
-        files: vec![("/etc/a b.toml".into(), 0o640, Some("www-data:www-data".into()), b"x = 1\n".to_vec())],
+        files: vec![MachineFile {
+            path: "/etc/a b.toml".into(),
+            mode: 0o640,
+            owner: Some("www-data:www-data".into()),
+            content: b"x = 1\n".to_vec(),
+        }],
         env: BTreeMap::from([("DB".into(), "it's".into())]),
         ssh_keys: vec!["ssh-ed25519 AAAA me@home".into(), "ssh-ed25519 BBBB a: #b".into()],
         user: None,

@@ -269,9 +269,7 @@ pub(super) fn session_record(version: u64, machines: &[MachineReport]) -> Body {
         };
         Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
     };
-    let fits = |body: &Body| {
-        postcard::to_stdvec(body).is_ok_and(|bytes| bytes.len() < proto::limits::MAX_RECORD_BYTES / 2)
-    };
+    let fits = |body: &Body| proto::wire::len(body) < proto::limits::MAX_RECORD_BYTES / 2;
     [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
 }
 

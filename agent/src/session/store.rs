@@ -10,7 +10,8 @@ use std::{
 
 use proto::{
     id::{HostId, MachineName, SessionId},
-    session::Share,
+    session::{Share, Voices},
+    wire,
 };
 
 use crate::host::{durable, private};
@@ -79,7 +80,7 @@ impl Store {
         for session in self.ids()? {
             let path = self.session(session).join("share");
             match fs::read(&path) {
-                Ok(bytes) => match postcard::from_bytes::<Share>(&bytes) {
+                Ok(bytes) => match wire::decode::<Share>(&bytes, usize::MAX) {
                     Ok(share) if share.session == session => {
                         shares.insert(session, share);
                     }
@@ -114,8 +115,7 @@ impl Store {
     pub fn put(&self, share: &Share) -> io::Result<()> {
         let dir = self.session(share.session);
         private::dir(&dir)?;
-        let bytes = postcard::to_stdvec(share).map_err(io::Error::other)?;
-        durable::write(&dir.join("share"), &bytes)
+        durable::write(&dir.join("share"), &wire::encode(share))
     }
 
     /// Tells whether a session has a share here, readable or not.
@@ -126,13 +126,13 @@ impl Store {
     /// Reads whose word counted once. What cannot be read is learned again.
     pub fn voices(&self, session: SessionId) -> BTreeSet<HostId> {
         let bytes = fs::read(self.session(session).join("voices")).unwrap_or_default();
-        postcard::from_bytes(&bytes).unwrap_or_default()
+        wire::decode::<Voices>(&bytes, usize::MAX).unwrap_or_default().hosts
     }
 
     /// Writes down whose word counts.
     pub fn put_voices(&self, session: SessionId, voices: &BTreeSet<HostId>) -> io::Result<()> {
-        let bytes = postcard::to_stdvec(voices).map_err(io::Error::other)?;
-        durable::write(&self.session(session).join("voices"), &bytes)
+        let voices = Voices { hosts: voices.clone() };
+        durable::write(&self.session(session).join("voices"), &wire::encode(&voices))
     }
 
     /// Moves a Raft log that is of no use out of the way, and gives its new place. Only the newest is kept.

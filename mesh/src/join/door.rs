@@ -28,7 +28,7 @@ use proto::{
 };
 use tokio::sync::{Semaphore, broadcast, watch};
 
-use super::{DOOR_TIMEOUT, Welcome, channel, receive, send};
+use super::{DOOR_TIMEOUT, Ready, Welcome, channel, receive, send};
 use crate::{
     clock::Clock,
     gossip::Records,
@@ -145,7 +145,7 @@ impl Door {
         }
         send(&mut out, &answer).await?;
         if matches!(answer, JoinAnswer::Admitted(_)) {
-            let () = receive(&mut input).await?; // ready
+            let Ready {} = receive(&mut input).await?;
             send(&mut out, &self.welcome()).await?;
         }
         out.finish().map_err(io::Error::other)?;
@@ -192,10 +192,10 @@ impl Door {
     ) -> Option<JoinAnswer> {
         let request =
             Request::Join { transcript: Box::new(transcript.clone()), proof: Box::new(proof.clone()) };
-        let request = proto::seal::encode(&request);
+        let request = proto::wire::encode(&request);
         let exchange = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
         let asked = rpc::ask(&self.inner.streams, &exchange, issuer, &request, FORWARD_TIMEOUT).await;
-        match postcard::from_bytes(&asked.ok()?).ok()? {
+        match proto::wire::decode(&asked.ok()?, MAX_RPC_BYTES).ok()? {
             Answer::Join(answer) => Some(*answer),
             _ => None,
         }

@@ -15,13 +15,13 @@ mod stranger;
 use std::{io, time::Duration};
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
+use minicbor::{Decode, Encode};
 use proto::{
     id::HostId,
     limits::{MAX_JOIN_BYTES, MAX_RPC_BYTES},
     trust::join::EXPORT_LABEL,
-    wire::record::Reach,
+    wire::{self, Kind, Message, record::Reach},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     members::roster::Roll,
@@ -34,11 +34,27 @@ pub use stranger::{JoinError, Joined, Joining, join};
 /// A whole join, seen from the member: two round trips, and a forward to an issuer.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The joiner lives as a member.
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+struct Ready {}
+
+impl Message for Ready {
+    const KIND: Kind = Kind::JoinReady;
+}
+
 /// What a new member needs to live: everything that was ever said, and where everybody is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
 struct Welcome {
+    #[cbor(n(0), with = "proto::wire::fields::blobs")]
     statements: Vec<Vec<u8>>,
+    #[cbor(n(1), with = "proto::wire::fields::parts")]
     reaches: Vec<(HostId, Reach)>,
+}
+
+impl Message for Welcome {
+    const KIND: Kind = Kind::JoinWelcome;
 }
 
 /// Tells whether anybody can join at all: without a token there is no door.
@@ -55,12 +71,11 @@ fn channel(connection: &Connection) -> io::Result<[u8; 32]> {
     Ok(secret)
 }
 
-async fn send<T: Serialize>(stream: &mut SendStream, message: &T) -> io::Result<()> {
-    let bytes = proto::seal::encode(message);
-    send_frame(stream, &bytes).await
+async fn send<T: Message>(stream: &mut SendStream, message: &T) -> io::Result<()> {
+    send_frame(stream, &wire::encode(message)).await
 }
 
-async fn receive<T: DeserializeOwned>(stream: &mut RecvStream) -> io::Result<T> {
+async fn receive<T: Message>(stream: &mut RecvStream) -> io::Result<T> {
     receive_within(stream, MAX_JOIN_BYTES).await
 }
 
@@ -68,7 +83,7 @@ async fn receive_welcome(stream: &mut RecvStream) -> io::Result<Welcome> {
     receive_within(stream, MAX_RPC_BYTES).await
 }
 
-async fn receive_within<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
+async fn receive_within<T: Message>(stream: &mut RecvStream, limit: usize) -> io::Result<T> {
     let bytes = receive_frame(stream, limit).await?;
-    postcard::from_bytes(&bytes).map_err(|_| io::Error::other("a malformed message"))
+    wire::decode(&bytes, limit).map_err(io::Error::other)
 }

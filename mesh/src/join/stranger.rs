@@ -21,7 +21,7 @@ use proto::{
 };
 use tokio::sync::broadcast;
 
-use super::{Welcome, channel, receive, receive_welcome, send};
+use super::{Ready, Welcome, channel, receive, receive_welcome, send};
 use crate::{
     clock::Clock,
     identity::{self, Identity, IdentityError},
@@ -274,7 +274,7 @@ impl Stranger<'_> {
         send(&mut out, &proof).await?;
         match receive(&mut input).await? {
             JoinAnswer::Admitted(chain) => {
-                send(&mut out, &()).await?; // ready
+                send(&mut out, &Ready {}).await?;
                 let welcome = receive_welcome(&mut input).await?;
                 Ok(Told::Admitted { chain, welcome })
             }

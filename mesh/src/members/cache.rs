@@ -3,16 +3,28 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
+use minicbor::{Decode, Encode};
 use proto::{
     id::HostId,
-    limits::{MAX_MEMBERS, MAX_RPC_BYTES},
+    limits::MAX_RPC_BYTES,
     reachability::ways::Known,
-    seal,
     trust::Bootstrap,
-    wire::record::Reach,
+    wire::{self, Kind, Message, record::Reach},
 };
 
 use crate::disk;
+
+/// The file.
+#[derive(Default, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Places {
+    #[n(0)]
+    pub(crate) known: BTreeMap<HostId, Known>,
+}
+
+impl Message for Places {
+    const KIND: Kind = Kind::Places;
+}
 
 /// Remembered ways to members.
 #[derive(Debug)]
@@ -26,7 +38,7 @@ impl Cache {
     pub(crate) fn load(data: &std::path::Path) -> Cache {
         let path = data.join("mesh/addresses");
         let bytes = disk::read(&path).ok().flatten().unwrap_or_default();
-        let known = seal::decode(&bytes, MAX_RPC_BYTES, "addresses").unwrap_or_else(|_| old(&bytes));
+        let Places { known } = wire::decode(&bytes, MAX_RPC_BYTES).unwrap_or_default();
         Cache { path, known }
     }
 
@@ -81,19 +93,8 @@ impl Cache {
             return Ok(());
         }
         self.known = next;
-        disk::replace(&self.path, &seal::encode(&self.known))
+        disk::replace(&self.path, &wire::encode(&Places { known: self.known.clone() }))
     }
-}
-
-/// Reads what held only the last addresses.
-fn old(bytes: &[u8]) -> BTreeMap<HostId, Known> {
-    let said: BTreeMap<HostId, Reach> = seal::decode(bytes, MAX_RPC_BYTES, "addresses").unwrap_or_default();
-    let known = said.into_iter().take(MAX_MEMBERS).map(|(host, reach)| {
-        let mut known = Known::default();
-        known.say(reach);
-        (host, known)
-    });
-    known.collect()
 }
 
 #[cfg(test)]
@@ -101,13 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_last_addresses_only_and_a_damaged_one_are_read() {
+    fn what_was_written_is_read_again_and_a_damaged_file_is_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mesh")).unwrap();
         let file = dir.path().join("mesh/addresses");
         let (host, address) = (HostId([3; 32]), "192.168.1.2:7440".parse().unwrap());
         let reach = Reach { addresses: vec![address], ..Reach::default() };
-        std::fs::write(&file, seal::encode(&BTreeMap::from([(host, reach.clone())]))).unwrap();
+        let mut cache = Cache::load(dir.path());
+        cache.update([(host, reach.clone())].into(), |_| true).unwrap();
         let mut cache = Cache::load(dir.path());
         assert_eq!(cache.known()[&host], Known { reach, proved: vec![address] });
         cache.prove([(host, "10.0.0.1:7440".parse().unwrap())]).unwrap();

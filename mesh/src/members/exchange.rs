@@ -53,10 +53,10 @@ pub(crate) async fn compare(
 }
 
 async fn ask(streams: &Streams, with: HostId, request: &Request) -> Result<Answer, RpcError> {
-    let request = proto::seal::encode(request);
+    let request = proto::wire::encode(request);
     let protocol = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
     let answer = rpc::ask(streams, &protocol, with, &request, WITHIN).await?;
-    postcard::from_bytes(&answer).map_err(|_| RpcError::Malformed)
+    proto::wire::decode(&answer, MAX_RPC_BYTES).map_err(|_| RpcError::Malformed)
 }
 
 /// Answers a member that compares.

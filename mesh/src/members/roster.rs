@@ -14,7 +14,10 @@ use proto::{
     id::{Digest, HostId, Name},
     seal::Seed,
     time::{Moment, Timestamp},
-    trust::{ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, clock_error, mesh_time},
+    trust::{
+        ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements, clock_error, mesh_time,
+    },
+    wire,
 };
 use tokio::sync::watch;
 
@@ -104,7 +107,9 @@ impl Roster {
         let sealed: Vec<Sealed> = match bytes.is_empty() {
             true => Vec::new(),
             false => {
-                postcard::from_bytes(&bytes).map_err(|_| identity::IdentityError::Damaged(path.clone()))?
+                let damaged = || identity::IdentityError::Damaged(path.clone());
+                let stored: Statements = wire::decode(&bytes, usize::MAX).map_err(|_| damaged())?;
+                stored.unpack().map_err(|_| damaged())?
             }
         };
         let mut set = MemberSet::new(identity.mesh);
@@ -207,7 +212,7 @@ impl Roster {
     }
 
     fn store(&self, set: &MemberSet) -> io::Result<()> {
-        disk::replace(&self.path, &proto::seal::encode(&set.all()))
+        disk::replace(&self.path, &wire::encode(&Statements::of(&set.all())))
     }
 
     /// Gives the mesh's time.

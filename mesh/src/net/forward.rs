@@ -2,16 +2,19 @@
 //! `mesh/net/1` to the host that runs the machine.
 //!
 //! ```text
-//! length: u8 | Header (postcard)  ->
-//!                                 <- Answer: u8, 0 = connected
-//! bytes of the connection         <->
+//! length: u16 | Header  ->
+//!                       <- Answer: u8, 0 = connected
+//! bytes of the connection <->
 //! ```
 
 use std::{io, time::Duration};
 
 use iroh::endpoint::{RecvStream, SendStream, VarInt};
-use proto::id::{MachineName, SessionId};
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
+use proto::{
+    id::{MachineName, SessionId},
+    wire::{self, Kind, Message},
+};
 use tokio::{
     io::{AsyncReadExt, Join},
     net::UnixStream,
@@ -68,12 +71,23 @@ pub enum ForwardError {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
 struct Header {
+    #[n(0)]
     session: SessionId,
+    #[n(1)]
     machine: MachineName,
+    #[n(2)]
     port: u16,
 }
+
+impl Message for Header {
+    const KIND: Kind = Kind::Connect;
+}
+
+/// Bytes of a header: several times what it needs today.
+const MAX_HEADER_BYTES: usize = 1024;
 
 const CONNECTED: u8 = 0;
 const NOT_RUNNING: u8 = 1;
@@ -119,9 +133,9 @@ pub(super) async fn dial(
     let header = Header { session, machine: machine.clone(), port };
     let asked = time::timeout(ANSWER_WITHIN, async {
         let (mut send, mut recv) = connection.open_bi().await.map_err(io::Error::other)?;
-        let bytes = postcard::to_stdvec(&header).map_err(io::Error::other)?;
-        let length = u8::try_from(bytes.len()).map_err(io::Error::other)?;
-        send.write_all(&[&[length], &bytes[..]].concat()).await?;
+        let bytes = wire::encode(&header);
+        let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+        send.write_all(&[&length.to_be_bytes(), &bytes[..]].concat()).await?;
         let answer = recv.read_u8().await?;
         Ok((answer, tokio::io::join(recv, send)))
     });
@@ -159,11 +173,11 @@ pub(super) async fn serve(net: Net, mut send: SendStream, mut recv: RecvStream) 
 }
 
 async fn read_header(recv: &mut RecvStream) -> Option<Header> {
-    let mut bytes = [0; u8::MAX as usize];
-    let length = recv.read_u8().await.ok()?;
-    let bytes = &mut bytes[..usize::from(length)];
+    let mut bytes = [0; MAX_HEADER_BYTES];
+    let length = recv.read_u16().await.ok()?;
+    let bytes = bytes.get_mut(..usize::from(length))?;
     recv.read_exact(bytes).await.ok()?;
-    postcard::from_bytes(bytes).ok()
+    wire::decode(bytes, MAX_HEADER_BYTES).ok()
 }
 
 fn local(net: &Net, session: SessionId, machine: &MachineName) -> Option<Dial> {

@@ -14,13 +14,13 @@ use std::{
 use openraft::{LogId, SnapshotMeta, Vote};
 use proto::id::{HostId, SessionId};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Record, Voter};
+use super::{
+    Record, Voter,
+    wire::{FORMAT, Owner, Written, encode, stored},
+};
 
 const FILE: &str = "store.redb";
-/// Counts up whenever what is stored is encoded otherwise.
-const FORMAT: u32 = 2;
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const CHECKSUM_BYTES: usize = 8;
@@ -59,21 +59,11 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// The number found.
-        found: u32,
+        found: u16,
     },
     /// The file was copied from somewhere else: two voters with one id would break the quorum.
     #[error("the session's store {} belongs to another session or host; it was copied", .0.display())]
     Foreign(PathBuf),
-}
-
-/// Who a store belongs to, fixed when it is made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Owner {
-    format: u32,
-    session: SessionId,
-    host: HostId,
-    /// The Raft node id, minted with the store and never used again.
-    node: u64,
 }
 
 /// The tables as they are, checksums not looked at yet.
@@ -143,13 +133,13 @@ impl Disk {
         let disk = Disk { db };
         let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
         if let Some(row) = disk.owner().map_err(|error| refusal(path, error))? {
-            // The number stands first in every format; what follows may be anything.
-            let found: u32 = unsealed(&row).map_err(|what| corrupt(format!("owner: {what}")))?;
+            let row = unsealed(&row).map_err(|what| corrupt(format!("owner: {what}")))?;
+            let found = format(row).ok_or_else(|| corrupt("owner: no format".into()))?;
             if found != FORMAT {
                 return Err(StoreError::Format { path: path.to_owned(), found });
             }
         }
-        let owner = Owner { format: FORMAT, session, host, node: mint };
+        let owner = Owner { session, host, node: mint };
         disk.claim(&owner).map_err(|error| refusal(path, error))?;
         let rows = disk.rows().map_err(|error| refusal(path, error))?;
         let found: Owner =
@@ -223,7 +213,10 @@ impl Disk {
                         meta.insert("purged", sealed(&encode(upto)).as_slice())?;
                     }
                     Change::Snapshot(about, data) => {
-                        meta.insert("snapshot", sealed(&encode(&(about, data))).as_slice())?;
+                        meta.insert(
+                            "snapshot",
+                            sealed(&encode(&(about.as_ref().clone(), data.clone()))).as_slice(),
+                        )?;
                     }
                 }
             }
@@ -238,9 +231,13 @@ impl Disk {
     }
 }
 
-/// Encodes a value for the store.
-pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("openraft's and our types have known lengths")
+/// Gives the number of the format in which a store's first row is written.
+fn format(row: &[u8]) -> Option<u16> {
+    // Before there was an envelope, the number was the first byte.
+    match row.first()? {
+        old @ 1..=2 => Some(u16::from(*old)),
+        _ => proto::wire::version(row),
+    }
 }
 
 fn refusal(path: &Path, error: redb::Error) -> StoreError {
@@ -260,7 +257,7 @@ fn load(node: u64, rows: &Rows) -> Result<Loaded, String> {
     let meta = &rows.meta;
     let mut log = BTreeMap::new();
     for (index, row) in &rows.log {
-        let record: Record = unsealed(row).map_err(|what| format!("log entry {index}: {what}"))?;
+        let record: Record = read(row).map_err(|what| format!("log entry {index}: {what}"))?;
         if record.log_id.index != *index {
             return Err(format!("log entry {index} says that it is {}", record.log_id.index));
         }
@@ -282,9 +279,9 @@ fn load(node: u64, rows: &Rows) -> Result<Loaded, String> {
     Ok(Loaded { node, vote, committed: value(meta, "committed")?, purged, log, snapshot })
 }
 
-fn value<T: DeserializeOwned>(meta: &BTreeMap<String, Vec<u8>>, key: &str) -> Result<Option<T>, String> {
+fn value<T: Written>(meta: &BTreeMap<String, Vec<u8>>, key: &str) -> Result<Option<T>, String> {
     let Some(row) = meta.get(key) else { return Ok(None) };
-    unsealed(row).map(Some).map_err(|what| format!("{key}: {what}"))
+    read(row).map(Some).map_err(|what| format!("{key}: {what}"))
 }
 
 fn sealed(bytes: &[u8]) -> Vec<u8> {
@@ -293,10 +290,14 @@ fn sealed(bytes: &[u8]) -> Vec<u8> {
     row
 }
 
-fn unsealed<T: DeserializeOwned>(row: &[u8]) -> Result<T, &'static str> {
+fn read<T: Written>(row: &[u8]) -> Result<T, String> {
+    stored(unsealed(row)?).map_err(|error| error.to_string())
+}
+
+fn unsealed(row: &[u8]) -> Result<&[u8], &'static str> {
     let (sum, bytes) = row.split_at_checked(CHECKSUM_BYTES).ok_or("too short")?;
     if blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES] != *sum {
         return Err("the checksum differs");
     }
-    postcard::from_bytes(bytes).map_err(|_| "the encoding is wrong")
+    Ok(bytes)
 }

@@ -13,14 +13,16 @@ use openraft::{
     EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
-use proto::session::{Refused, State, state};
-use serde::{Deserialize, Serialize};
+use proto::{
+    session::{Refused, State, state},
+    wire::WireError,
+};
 use tokio::sync::watch;
 
 use super::{
     Record, Types, Voter,
-    disk::encode,
     store::{Store, StoredSnapshot},
+    wire::{encode, stored},
 };
 
 /// The state and the entry that made it.
@@ -31,11 +33,10 @@ pub(super) struct Applied {
 }
 
 /// What a snapshot holds.
-#[derive(Serialize, Deserialize)]
-struct Content {
-    last: Option<LogId<u64>>,
-    membership: StoredMembership<u64, Voter>,
-    state: Option<State>,
+pub(super) struct Content {
+    pub last: Option<LogId<u64>>,
+    pub membership: StoredMembership<u64, Voter>,
+    pub state: Option<State>,
 }
 
 /// The latest snapshot, shared with its builders.
@@ -70,7 +71,7 @@ impl Machine {
         store: Store,
         snapshot: StoredSnapshot,
         shown: watch::Sender<Option<Arc<State>>>,
-    ) -> Result<(Machine, watch::Receiver<Applied>), postcard::Error> {
+    ) -> Result<(Machine, watch::Receiver<Applied>), WireError> {
         let (applied, watched) = watch::channel(Applied::default());
         let mut machine = Machine {
             last: None,
@@ -89,8 +90,8 @@ impl Machine {
         Ok((machine, watched))
     }
 
-    fn take(&mut self, data: &[u8]) -> Result<(), postcard::Error> {
-        let content: Content = postcard::from_bytes(data)?;
+    fn take(&mut self, data: &[u8]) -> Result<(), WireError> {
+        let content: Content = stored(data)?;
         self.last = content.last;
         self.membership = content.membership;
         self.state = content.state.map(Arc::new);

@@ -1,7 +1,7 @@
 //! One Raft group per session: the hard state that its voters store. [`Group`] is a handle on one
 //! voter; everything that it needs to reach the others is the [`Wire`] it is given.
 //!
-//! - `disk`: the file; `store`: openraft's log on it, with group commit;
+//! - `wire`: how all of it is written; `disk`: the file; `store`: openraft's log on it, with group commit;
 //! - `machine`: the state, by `proto::session::state::apply`;
 //! - `net`: frames; `kept`: who has lost what it acknowledged; `elect`: when to try to lead; `merge`: many writes in one entry;
 //! - `voters`: changing who votes.
@@ -16,6 +16,7 @@ mod merge;
 mod net;
 mod store;
 mod voters;
+mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +34,6 @@ use proto::{
     id::{HostId, SessionId},
     session::{Command, Refused, State},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -63,11 +63,11 @@ type Raft = openraft::Raft<Types>;
 type Record = openraft::Entry<Types>;
 
 /// Commands that share one log entry; their answers keep the order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Batch(Vec<Command>);
 
 /// The host behind a Raft node id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voter {
     host: HostId,
 }
@@ -218,7 +218,7 @@ impl Group {
 
     /// Commits a command. The inner result is the state's own answer.
     pub async fn write(&self, command: Command, within: Duration) -> Result<Result<(), Refused>, WriteError> {
-        let bytes = disk::encode(&command).len();
+        let bytes = proto::wire::len(&command);
         if bytes > merge::MAX_COMMAND_BYTES {
             return Err(WriteError::TooLarge(bytes));
         }

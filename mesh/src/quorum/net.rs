@@ -19,10 +19,14 @@ use openraft::{
     },
 };
 use proto::{id::HostId, limits::MAX_RAFT_BYTES};
-use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Raft, Types, Voter, disk::encode, elect::Ballot, kept::Kept};
+use super::{
+    Raft, Types, Voter,
+    elect::Ballot,
+    kept::Kept,
+    wire::{decode, encode},
+};
 
 /// Frames up to this size are sent in one go: 400 ms at 1.3 Mbit/s.
 const SMALL_FRAME_BYTES: usize = 64 * 1024;
@@ -49,14 +53,13 @@ impl Wire {
 }
 
 /// A message and the Raft nodes at both ends.
-#[derive(Serialize, Deserialize)]
 pub(super) struct Frame {
     pub to: u64,
     pub from: u64,
     pub call: Call,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) enum Call {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u64>),
@@ -71,7 +74,6 @@ pub(super) enum Call {
     },
 }
 
-#[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Append(AppendEntriesResponse<u64>),
     Vote(VoteResponse<u64>),
@@ -116,7 +118,7 @@ impl Link {
         let sent = (self.wire.0)(to.1, frame, within);
         let bytes =
             tokio::time::timeout(within, sent).await.map_err(|_| "no answer in time".to_owned())??;
-        postcard::from_bytes(&bytes).map_err(|_| "the answer is malformed".to_owned())
+        decode(&bytes).map_err(|error| format!("the answer is of no use: {error}"))
     }
 }
 
@@ -128,10 +130,7 @@ pub(super) async fn answer(seat: &Seat, from: HostId, frame: &[u8]) -> Vec<u8> {
 async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, String> {
     let Seat { raft, ballot, link } = seat;
     let node = link.node;
-    if frame.len() > MAX_RAFT_BYTES {
-        return Err("the message is too large".into());
-    }
-    let frame: Frame = postcard::from_bytes(frame).map_err(|_| "the message is malformed".to_owned())?;
+    let frame: Frame = decode(frame).map_err(|error| error.to_string())?;
     if frame.to != node {
         return Err(format!("this host is node {node} of the session, not {}", frame.to));
     }

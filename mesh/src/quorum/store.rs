@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Record, Types, Voter,
-    disk::{Change, Disk, Loaded, Place, StoreError, encode},
+    disk::{Change, Disk, Loaded, Place, StoreError},
+    wire::encode,
 };
 
 /// Writes that wait for the thread. openraft waits for each append, so this is never near full.

@@ -1,7 +1,6 @@
 //! What members do with each other once they are members.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -215,7 +214,7 @@ async fn a_session_said_by_one_member_is_known_to_all() {
 fn remember(dir: &tempfile::TempDir, other: HostId, now: &[SocketAddr], once: &[SocketAddr]) {
     let reach = Reach { addresses: now.to_vec(), ..Reach::default() };
     let known = Known { reach, proved: once.to_vec() };
-    let bytes = proto::seal::encode(&BTreeMap::from([(other, known)]));
+    let bytes = proto::wire::encode(&crate::members::cache::Places { known: [(other, known)].into() });
     std::fs::write(dir.path().join("mesh/addresses"), bytes).unwrap();
 }
 

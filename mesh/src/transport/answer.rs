@@ -6,7 +6,10 @@ use std::sync::Arc;
 use proto::{
     id::{HostId, SessionId},
     limits::{MAX_RAFT_BYTES, MAX_RPC_BYTES},
-    wire::rpc::{Answer, Request},
+    wire::{
+        self, WireError,
+        rpc::{Answer, Refusal, Request},
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +67,14 @@ pub(crate) struct Answering {
 
 impl Answering {
     async fn answer(self, from: HostId, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let answer = match postcard::from_bytes(&bytes).ok()? {
+        let request = match wire::decode(&bytes, MAX_RPC_BYTES) {
+            Ok(request) => request,
+            Err(WireError::Unknown | WireError::Version { .. }) => {
+                return Some(wire::encode(&Answer::Refused(Refusal::Unknown)));
+            }
+            Err(_) => return None,
+        };
+        let answer = match request {
             Request::Ping => Answer::Done,
             Request::Compare { summary, news, time } => {
                 self.roster.hear_clock(from, time);
@@ -82,7 +92,7 @@ impl Answering {
                 answered.await.ok()?
             }
         };
-        Some(proto::seal::encode(&answer))
+        Some(wire::encode(&answer))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{addresses::is_public, id::HostId, time::Moment, trust::Bootstrap, wire::record::Reach};
 
@@ -30,11 +30,14 @@ const SEEN_HELD_MS: u64 = 60_000;
 const SEEN_FOR_MS: u64 = 150_000;
 
 /// What is remembered of one member, also on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Known {
     /// What it said last.
+    #[n(0)]
     pub reach: Reach,
     /// Where it ever was, the newest first.
+    #[n(1)]
     pub proved: Vec<SocketAddr>,
 }
 

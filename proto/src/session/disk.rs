@@ -5,20 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, MachineName, Name},
     session::{ImageFacts, Placement},
-    topology::{Group, ImageRef, Intent},
+    topology::{FileSpec, Group, ImageRef, Intent},
+    wire::codec::to_bytes,
 };
 
 /// Whose started disks a person said may be lost. Without a word of it none may.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Replace {
     /// `all`: every disk that the change cannot keep.
+    #[n(0)]
     pub all: bool,
     /// Machines named one by one: these are also made anew when only their first boot would differ.
+    #[n(1)]
     pub machines: BTreeSet<MachineName>,
 }
 
@@ -35,25 +40,32 @@ impl Replace {
 }
 
 /// What the guest is told at its first boot only, as digests: a disk keeps what it was made with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Made {
     /// `setup`.
+    #[n(0)]
     pub setup: Digest,
     /// `files` with their content.
+    #[n(1)]
     pub files: Digest,
     /// `env`.
+    #[n(2)]
     pub env: Digest,
     /// `ssh_keys` as they were read.
+    #[n(3)]
     pub ssh_keys: Digest,
     /// `user`, which `machine ssh` logs in as.
+    #[n(4)]
     pub user: Option<Name>,
 }
 
 impl Made {
     /// Gives what a new machine of this group would be told.
     pub fn of(intent: &Intent, name: &Name, group: &Group) -> Made {
+        let content = |file: &FileSpec| intent.files.get(&file.source).map(|bytes| Digest::of(bytes));
         let files: BTreeMap<_, _> =
-            group.files.iter().map(|(path, file)| (path, (file, intent.files.get(&file.source)))).collect();
+            group.files.iter().map(|(path, file)| (path, (file, content(file)))).collect();
         Made {
             setup: digest(&group.setup),
             files: digest(&files),
@@ -76,9 +88,8 @@ impl Made {
     }
 }
 
-fn digest(value: &impl Serialize) -> Digest {
-    // Serialising plain values into memory cannot fail; an empty text would only tell a change.
-    let bytes = postcard::to_stdvec(value).unwrap_or_default();
+fn digest(value: &impl Encode<()>) -> Digest {
+    let bytes = to_bytes(value);
     Digest(blake3::derive_key("mesh machine first boot 1", &bytes))
 }
 

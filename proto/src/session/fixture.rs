@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::topology::{Group, Place, Probe, Service, Topology};
+use crate::topology::{Group, Place, Probe, Ready, Service, Topology};
 
 /// The session of all data tests.
 pub const SESSION: SessionId = SessionId([7; 16]);

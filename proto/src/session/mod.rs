@@ -30,379 +30,544 @@ use std::{
     net::Ipv4Addr,
 };
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     time::Timestamp,
-    topology::{Failover, ImageRef, Intent, Ready, Restart},
+    topology::{Failover, ImageRef, Intent, Restart, Service},
+    wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
 
 /// What a machine's incarnation is guarded by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
 pub enum Guard {
     /// Never started elsewhere; runs on through any partition.
+    #[n(0)]
     Hold,
     /// The right to keep running until a deadline. Not given out in this version.
+    #[n(1)]
     Lease,
 }
 
 /// What the hosts of the mesh offer now, gathered from signed host and image records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Inventory {
     /// Members by id, with down ones, which are never chosen but get a reason.
+    #[n(0)]
     pub hosts: BTreeMap<HostId, HostFacts>,
     /// Known images by name.
+    #[n(1)]
     pub images: BTreeMap<String, ImageFacts>,
 }
 
 /// What one host offers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct HostFacts {
     /// Its label.
+    #[n(0)]
     pub name: Name,
     /// Whether gossip sees it.
+    #[n(1)]
     pub up: bool,
     /// CPU architecture as in `std::env::consts::ARCH`.
+    #[n(2)]
     pub arch: String,
     /// The proved accelerator; `None` = no usable QEMU, so it never runs machines.
+    #[cbor(n(3), with = "crate::wire::fields::option", has_nil)]
     pub accelerator: Option<Accelerator>,
     /// CPUs given to the mesh.
+    #[n(4)]
     pub cpus: u32,
     /// Memory in MiB given to the mesh, before any machine.
+    #[n(5)]
     pub memory_mib: u64,
     /// Disk in MiB free for machines.
+    #[n(6)]
     pub disk_mib: u64,
     /// Disk in MiB that stays free for the host itself, besides.
+    #[n(7)]
     pub disk_kept_mib: u64,
     /// Whether its owner lets it run machines for others; and the reason why not.
+    #[n(8)]
     pub runs_machines: bool,
     /// Memory in MiB held by machines of *other* sessions.
+    #[n(9)]
     pub memory_used_mib: u64,
     /// Its tags.
+    #[n(10)]
     pub tags: BTreeMap<String, String>,
     /// Images that are complete here.
+    #[n(11)]
     pub images: BTreeSet<Digest>,
     /// Prefixes of its own networks, which a session's addresses avoid.
+    #[n(12)]
     pub prefixes: Vec<Prefix>,
     /// Round trip in milliseconds from the planner, when known.
+    #[n(13)]
     pub rtt_ms: Option<u32>,
 }
 
 /// An IPv4 prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[cbor(map)]
 pub struct Prefix {
     /// First address.
+    #[n(0)]
     pub base: Ipv4Addr,
     /// Prefix length, 0 to 32.
+    #[n(1)]
     pub len: u8,
 }
 
 /// What runs guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
 pub enum Accelerator {
     /// Hardware virtualisation, proved by running code at speed.
+    #[n(0)]
     Kvm,
     /// QEMU's translator: works everywhere, 10 to 30 times slower.
+    #[n(1)]
     Tcg,
 }
 
 /// An image as members know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct ImageFacts {
     /// BLAKE3 of the raw content.
+    #[n(0)]
     pub digest: Digest,
     /// Size of the raw content in bytes.
+    #[n(1)]
     pub size: u64,
     /// Architecture it boots on.
+    #[n(2)]
     pub arch: String,
 }
 
 /// An immutable assignment of machines to hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Plan {
     /// This plan's number; greater than its parent's.
+    #[n(0)]
     pub generation: Generation,
     /// The plan that this one replaces. It commits only while that one is current.
+    #[n(1)]
     pub parent: Generation,
     /// The session's network; `.1` is the gateway.
+    #[n(2)]
     pub subnet: Prefix,
     /// One entry a machine, sorted by name.
+    #[n(3)]
     pub placements: Vec<Placement>,
 }
 
 /// Where one machine is and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Placement {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// The host that runs it.
+    #[n(1)]
     pub host: HostId,
     /// Its incarnation.
+    #[n(2)]
     pub epoch: Epoch,
     /// Its address, which belongs to the machine and outlives epochs.
+    #[n(3)]
     pub address: Ipv4Addr,
     /// Its MAC address, derived from session and machine.
+    #[cbor(n(4), with = "minicbor::bytes")]
     pub mac: [u8; 6],
     /// The image's content.
+    #[n(5)]
     pub image: Digest,
     /// Size of the image in bytes.
+    #[n(6)]
     pub image_size: u64,
     /// How the topology named the image.
+    #[n(7)]
     pub image_name: ImageRef,
     /// What guards this incarnation.
+    #[n(8)]
     pub guard: Guard,
     /// Why this host, in words.
+    #[n(9)]
     pub because: String,
     /// Size of its disk in MiB; `None` = the image's own size. It only grows.
+    #[n(10)]
     pub disk_mib: Option<u64>,
     /// What its disk was made with beside the image.
+    #[n(11)]
     pub made: Made,
 }
 
 /// Why a machine cannot be placed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Obstacle {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// The reason, in words that name what would help.
+    #[n(1)]
     pub because: String,
 }
 
 /// A host that was not chosen for a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Rejection {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// The host.
+    #[n(1)]
     pub host: HostId,
     /// The reason.
+    #[n(2)]
     pub because: String,
 }
 
 /// What would happen to one machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Change {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// What happens to it.
+    #[n(1)]
     pub action: ChangeAction,
     /// For [`ChangeAction::Change`]: what becomes of its disk.
+    #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
     pub how: Option<How>,
     /// The host it is on, or was on.
+    #[n(3)]
     pub host: HostId,
     /// Why.
+    #[n(4)]
     pub because: String,
 }
 
 /// What a change does to a machine's disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(index_only)]
 pub enum How {
     /// It stays.
     #[serde(rename = "in place")]
+    #[n(0)]
     InPlace,
     /// An empty one takes its place.
     #[serde(rename = "replace")]
+    #[n(1)]
     Replace,
 }
 
 /// What happens to a machine between two plans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
 pub enum ChangeAction {
     /// It did not exist.
+    #[n(0)]
     Create,
     /// It is started again with other settings; the reason says "in place" or "replace".
+    #[n(1)]
     Change,
     /// It goes.
+    #[n(2)]
     Remove,
     /// Nothing happens.
+    #[n(3)]
     Keep,
 }
 
 /// What the planner answers: the plan it would commit, and everything a person wants to know of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Proposal {
     /// The plan; `None` when there are obstacles or disks that nobody said may be lost.
+    #[cbor(n(0), with = "crate::wire::fields::option", has_nil)]
     pub plan: Option<Plan>,
     /// Every machine of the old and the new plan.
+    #[n(1)]
     pub changes: Vec<Change>,
     /// Every host that was not chosen, per machine.
+    #[n(2)]
     pub rejected: Vec<Rejection>,
     /// Everything that stands in the way, not only the first.
+    #[n(3)]
     pub obstacles: Vec<Obstacle>,
     /// Started disks that would be lost although nobody said that they may be. Then there is no plan.
+    #[n(4)]
     pub unasked: Vec<Change>,
     /// What would travel: (host, image, bytes).
+    #[cbor(n(5), with = "crate::wire::fields::parts")]
     pub fetch: Vec<(HostId, Digest, u64)>,
     /// What a person should know before saying yes.
+    #[n(6)]
     pub notes: Vec<String>,
 }
 
 /// The hard state of one session, the same on every voter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct State {
     /// The session's identity.
+    #[n(0)]
     pub id: SessionId,
     /// Its label.
+    #[n(1)]
     pub name: Name,
     /// When it was made.
+    #[n(2)]
     pub stamp: Timestamp,
     /// Grows with every command that changes anything a share shows. Shares carry it.
+    #[n(3)]
     pub version: u64,
     /// Counts recoveries after a lost quorum; compared before the version.
+    #[n(4)]
     pub recovery: u64,
     /// The latest topology.
+    #[cbor(n(5), with = "crate::wire::fields::option", has_nil)]
     pub intent: Option<Intent>,
     /// The current plan.
+    #[cbor(n(6), with = "crate::wire::fields::option", has_nil)]
     pub plan: Option<Plan>,
     /// The highest epoch ever given to each machine, also of removed ones.
+    #[n(7)]
     pub epochs: BTreeMap<MachineName, Epoch>,
     /// The incarnation of each machine that was allowed to start: it may have a disk.
+    #[n(8)]
     pub granted: BTreeMap<MachineName, Epoch>,
     /// The address of each machine, also of removed ones while there is room.
+    #[n(9)]
     pub addresses: BTreeMap<MachineName, Ipv4Addr>,
     /// Machines that the user stopped.
+    #[n(10)]
     pub stopped: BTreeSet<MachineName>,
     /// How often a person asked for the start of each machine.
+    #[n(11)]
     pub starts: BTreeMap<MachineName, u64>,
     /// Incarnations that hosts must remove, until they say it is done.
+    #[n(12)]
     pub drops: BTreeMap<MachineName, Vec<Drop>>,
     /// Whether `session down` was committed. Nothing starts afterwards.
+    #[n(13)]
     pub ended: bool,
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
+    #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
 }
 
 /// An incarnation that its host must remove.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Drop {
     /// The host that has it.
+    #[n(0)]
     pub host: HostId,
     /// The incarnation; this one and all before it.
+    #[n(1)]
     pub epoch: Epoch,
 }
 
 /// What may be written into the hard state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub enum Command {
     /// The first entry. A second one is refused.
+    #[n(0)]
     Create {
         /// The session's identity.
+        #[n(0)]
         id: SessionId,
         /// Its label.
+        #[n(1)]
         name: Name,
         /// When it was made.
+        #[n(2)]
         stamp: Timestamp,
         /// The key pair of `machine ssh`.
+        #[cbor(n(3), with = "minicbor::bytes")]
         ssh_seed: [u8; 32],
     },
     /// A topology and the plan that makes it true, together, by compare-and-swap on the plan.
+    #[n(1)]
     Apply {
         /// The topology with its files.
+        #[n(0)]
         intent: Intent,
         /// The plan; its parent must be current.
+        #[n(1)]
         plan: Plan,
         /// Whose started disks it may replace.
+        #[n(2)]
         replace: Replace,
     },
     /// A host is told that it may start an incarnation for the first time. Written before it is told.
+    #[n(2)]
     Grant {
         /// The machine.
+        #[n(0)]
         machine: MachineName,
         /// The host that asked.
+        #[n(1)]
         host: HostId,
         /// The incarnation.
+        #[n(2)]
         epoch: Epoch,
     },
     /// `machine stop` and `machine start`.
+    #[n(3)]
     Wish {
         /// The machine.
+        #[n(0)]
         machine: MachineName,
         /// Whether it shall run.
+        #[n(1)]
         run: bool,
     },
     /// A host removed this incarnation: QEMU dead, disk gone.
+    #[n(4)]
     Dropped {
         /// The machine.
+        #[n(0)]
         machine: MachineName,
         /// The host that says so.
+        #[n(1)]
         host: HostId,
         /// This incarnation and all before it.
+        #[n(2)]
         epoch: Epoch,
     },
     /// `session down`: every machine goes, nothing starts again.
+    #[n(5)]
     End,
 }
 
 /// Why a command did nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, thiserror::Error)]
+#[cbor(map)]
 pub enum Refused {
     /// The state has no [`Command::Create`] yet, or has one already.
     #[error("the session exists already, or not yet")]
+    #[n(0)]
     Existence,
     /// The session has ended.
     #[error("the session has ended")]
+    #[n(1)]
     Ended,
     /// Someone else committed a plan in between.
     #[error("the plan changed meanwhile: it is generation {current}, this one was made for {parent}")]
+    #[n(2)]
     NotCurrent {
         /// The committed plan.
+        #[n(0)]
         current: Generation,
         /// The parent that the refused plan names.
+        #[n(1)]
         parent: Generation,
     },
     /// The plan breaks a rule that keeps machines from running twice.
     #[error("the plan is not safe: {0}")]
-    Unsafe(String),
+    #[n(3)]
+    Unsafe(#[n(0)] String),
     /// A disk that was started would be lost, and nobody said that it may be.
     #[error("{0} was started and nobody said that its disk may be replaced")]
-    Started(MachineName),
+    #[n(4)]
+    Started(#[n(0)] MachineName),
     /// No such machine in the plan.
     #[error("the session has no machine {0}")]
-    NoMachine(MachineName),
+    #[n(5)]
+    NoMachine(#[n(0)] MachineName),
     /// This incarnation may not start: it is stopped, removed, elsewhere, or not the current one.
     #[error("{0} is not to be started there")]
-    NoStart(MachineName),
+    #[n(6)]
+    NoStart(#[n(0)] MachineName),
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Share {
     /// The session.
+    #[n(0)]
     pub session: SessionId,
     /// Its label.
+    #[n(1)]
     pub name: Name,
     /// When it was made; decides which of two sessions keeps a name.
+    #[n(2)]
     pub stamp: Timestamp,
     /// Orders shares: a host refuses what is older by (recovery, version).
+    #[n(3)]
     pub recovery: u64,
     /// See `recovery`.
+    #[n(4)]
     pub version: u64,
     /// The plan's generation.
+    #[n(5)]
     pub generation: Generation,
     /// Whether the session has ended.
+    #[n(6)]
     pub ended: bool,
     /// Everybody's names and addresses: for routing, names and readiness.
+    #[n(7)]
     pub directory: Directory,
     /// The machines of this host, all of them.
+    #[n(8)]
     pub machines: Vec<MachineSpec>,
     /// Incarnations of this host that must go, explicitly.
+    #[cbor(n(9), with = "crate::wire::fields::parts")]
     pub drops: Vec<(MachineName, Epoch)>,
     /// The session's key pair for `machine ssh` (ed25519 seed).
+    #[cbor(n(10), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
 }
 
 /// Who is where in a session. Every member has it, so names work everywhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Directory {
     /// The session's network; `.1` is the gateway.
+    #[n(0)]
     pub subnet: Prefix,
     /// The groups by name.
+    #[n(1)]
     pub groups: BTreeMap<Name, GroupEntry>,
+}
+
+impl Message for Share {
+    const KIND: Kind = Kind::Share;
+}
+
+/// Whose word on a session counts, as a host stores it: see `voices`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Voices {
+    /// The hosts.
+    #[n(0)]
+    pub hosts: BTreeSet<HostId>,
+}
+
+impl Message for Voices {
+    const KIND: Kind = Kind::Voices;
 }
 
 impl Directory {
@@ -418,120 +583,189 @@ impl Directory {
 }
 
 /// One group in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct GroupEntry {
     /// Ports by service name.
+    #[n(0)]
     pub services: BTreeMap<Name, u16>,
     /// Services whose check speaks HTTP, so that a browser may be sent there.
+    #[n(1)]
     pub http: BTreeSet<Name>,
     /// Groups that must be ready first.
+    #[n(2)]
     pub needs: BTreeSet<Name>,
     /// The machines, sorted by number.
+    #[n(3)]
     pub machines: Vec<MachineEntry>,
 }
 
 /// One machine in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct MachineEntry {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// Its host: the owner of its readiness.
+    #[n(1)]
     pub host: HostId,
     /// Its incarnation.
+    #[n(2)]
     pub epoch: Epoch,
     /// Its address.
+    #[n(3)]
     pub address: Ipv4Addr,
     /// What guards it.
+    #[n(4)]
     pub guard: Guard,
     /// Login user for `machine ssh`; `None` = root.
+    #[n(5)]
     pub user: Option<Name>,
     /// Whether the user wants it to run now.
+    #[n(6)]
     pub run: bool,
 }
 
 /// Everything a host needs to make one machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct MachineSpec {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// Its incarnation.
+    #[n(1)]
     pub epoch: Epoch,
     /// Whether the user wants it to run now.
+    #[n(2)]
     pub run: bool,
     /// How often a person asked for its start: each time the failures before it are forgotten.
     #[serde(default)]
+    #[n(3)]
     pub starts: u64,
     /// The image's content.
+    #[n(4)]
     pub image: Digest,
     /// Size of the image in bytes.
+    #[n(5)]
     pub image_size: u64,
     /// Virtual CPUs.
+    #[n(6)]
     pub cpus: u32,
     /// Memory in MiB.
+    #[n(7)]
     pub memory_mib: u64,
     /// Size of the disk in MiB; `None` = the image's own size.
+    #[n(8)]
     pub disk_mib: Option<u64>,
     /// Its address in the session's network.
+    #[n(9)]
     pub address: Ipv4Addr,
     /// Its MAC address.
+    #[cbor(n(10), with = "minicbor::bytes")]
     pub mac: [u8; 6],
     /// Groups that must be ready first.
+    #[n(11)]
     pub needs: BTreeSet<Name>,
     /// What guards this incarnation.
+    #[n(12)]
     pub guard: Guard,
     /// What happens when QEMU ends by itself.
+    #[n(13)]
     pub restart: Restart,
     /// What the topology wishes for the host's death; shown, not acted on in this version.
+    #[n(14)]
     pub failover: Failover,
     /// Ports and checks by service name.
-    pub services: BTreeMap<Name, (u16, Option<Ready>)>,
+    #[n(15)]
+    pub services: BTreeMap<Name, Service>,
     /// Shell commands of the first boot.
+    #[n(16)]
     pub setup: Vec<String>,
-    /// Files of the first boot: (path, mode, owner, content).
-    pub files: Vec<(String, u32, Option<String>, Vec<u8>)>,
+    /// Files of the first boot.
+    #[n(17)]
+    pub files: Vec<MachineFile>,
     /// Environment of setup and login shells.
+    #[n(18)]
     pub env: BTreeMap<String, String>,
     /// Public keys that may log in, one `ssh-...` line each, the session's own included.
+    #[n(19)]
     pub ssh_keys: Vec<String>,
     /// Login user; `None` = the image's default.
+    #[n(20)]
     pub user: Option<Name>,
     /// The machine's own SSH host key (ed25519 seed), injected and so known in advance.
+    #[cbor(n(21), with = "minicbor::bytes")]
     pub host_key_seed: [u8; 32],
 }
 
+/// A file that is written into a machine at its first boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct MachineFile {
+    /// Its path in the machine.
+    #[n(0)]
+    pub path: String,
+    /// Permission bits.
+    #[n(1)]
+    pub mode: u32,
+    /// `user` or `user:group`; `None` = root.
+    #[n(2)]
+    pub owner: Option<String>,
+    /// Its bytes.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub content: Vec<u8>,
+}
+
 /// The life of one machine as people and names see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
 pub enum Phase {
     /// Something that it needs is not ready yet.
+    #[n(0)]
     Waiting,
     /// Its image is on the way.
+    #[n(1)]
     Fetching,
     /// Disks are made, QEMU is being started.
+    #[n(2)]
     Starting,
     /// QEMU runs.
+    #[n(3)]
     Running,
     /// The guest answers on the network.
+    #[n(4)]
     Booted,
     /// All its services' checks pass.
+    #[n(5)]
     Ready,
     /// QEMU holds the guest until its disk can be written again; the reason says more.
+    #[n(6)]
     Paused,
     /// It ended or could not start, and no restart is due; the reason says more.
+    #[n(7)]
     Failed,
     /// The user stopped it, or it stopped and is not restarted.
+    #[n(8)]
     Stopped,
 }
 
 /// What a host says about one of its machines, gossiped in its signed session record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct MachineReport {
     /// The machine.
+    #[n(0)]
     pub machine: MachineName,
     /// The incarnation that the report is about.
+    #[n(1)]
     pub epoch: Epoch,
     /// Where it is in its life.
+    #[n(2)]
     pub phase: Phase,
     /// Why, when the phase alone does not say it; at most 200 characters.
+    #[n(3)]
     pub reason: Option<String>,
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -132,15 +133,19 @@ pub enum Shim {
 }
 
 /// What became of the files and commands that the topology has for a guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub enum Setup {
     /// The guest has not told.
     #[default]
+    #[n(0)]
     Pending,
     /// All of it is done, or there is nothing to do.
+    #[n(1)]
     Done,
     /// It ended early; why, in words. Nobody tries again: the commands may not be repeatable.
-    Failed(String),
+    #[n(2)]
+    Failed(#[n(0)] String),
 }
 
 /// An action that failed.

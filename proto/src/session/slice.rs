@@ -7,7 +7,9 @@ use data_encoding::BASE64;
 
 use crate::{
     id::{HostId, MachineName, Name},
-    session::{Directory, Drop, GroupEntry, MachineEntry, MachineSpec, Placement, Prefix, Share, State},
+    session::{
+        Directory, Drop, GroupEntry, MachineEntry, MachineFile, MachineSpec, Placement, Prefix, Share, State,
+    },
     topology::{Group, Intent, Probe, Service},
 };
 
@@ -76,7 +78,6 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
     let group = intent.topology.groups.get(name)?;
     let mut ssh_keys = intent.ssh_keys.get(name).cloned().unwrap_or_default();
     ssh_keys.push(public_key(&state.ssh_seed, state.name.as_str()));
-    let services = group.services.iter();
     Some(MachineSpec {
         machine: placement.machine.clone(),
         epoch: placement.epoch,
@@ -93,7 +94,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         guard: placement.guard,
         restart: group.restart,
         failover: group.failover,
-        services: services.map(|(name, s)| (name.clone(), (s.port, s.ready.clone()))).collect(),
+        services: group.services.clone(),
         setup: group.setup.clone(),
         files: files(intent, group),
         env: group.env.clone(),
@@ -103,10 +104,10 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
     })
 }
 
-fn files(intent: &Intent, group: &Group) -> Vec<(String, u32, Option<String>, Vec<u8>)> {
+fn files(intent: &Intent, group: &Group) -> Vec<MachineFile> {
     let file = |(path, file): (&String, &crate::topology::FileSpec)| {
         let content = intent.files.get(&file.source)?.clone();
-        Some((path.clone(), file.mode, file.owner.clone(), content))
+        Some(MachineFile { path: path.clone(), mode: file.mode, owner: file.owner.clone(), content })
     };
     group.files.iter().filter_map(file).collect()
 }

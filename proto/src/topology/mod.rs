@@ -10,17 +10,21 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, MachineName, Name};
 pub use parse::parse;
 
 /// A checked topology.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Topology {
     /// The session's label; its identity is a random id.
+    #[n(0)]
     pub session: Name,
     /// The groups by name, at least one.
+    #[n(1)]
     pub groups: BTreeMap<Name, Group>,
 }
 
@@ -41,147 +45,202 @@ impl Topology {
 }
 
 /// One group of equal machines: `[machines.NAME]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Group {
     /// The disk's content.
+    #[n(0)]
     pub image: ImageRef,
     /// Virtual CPUs, at least 1.
+    #[n(1)]
     pub cpus: u32,
     /// Memory in MiB.
+    #[n(2)]
     pub memory_mib: u64,
     /// Size of the disk in MiB; `None` = the image's own size.
+    #[n(3)]
     pub disk_mib: Option<u64>,
     /// How many machines, at least 1.
+    #[n(4)]
     pub count: u32,
     /// A label for selectors.
+    #[n(5)]
     pub role: Option<String>,
     /// Groups that must be ready before a machine of this one starts. Free of cycles.
+    #[n(6)]
     pub needs: BTreeSet<Name>,
     /// What happens when the host of a machine dies. In this version every machine behaves as `hold`.
+    #[n(7)]
     pub failover: Failover,
     /// What happens when QEMU ends by itself.
+    #[n(8)]
     pub restart: Restart,
     /// Wishes about the host.
+    #[n(9)]
     pub place: Place,
     /// Shell commands, run in order at the first boot, before the services count as ready.
+    #[n(10)]
     pub setup: Vec<String>,
     /// Files written into the machine before `setup`, by absolute path.
+    #[n(11)]
     pub files: BTreeMap<String, FileSpec>,
     /// Environment of `setup` and of login shells.
+    #[n(12)]
     pub env: BTreeMap<String, String>,
     /// Paths of public keys on the user's computer (`~` allowed) or keys themselves (`ssh-...`).
+    #[n(13)]
     pub ssh_keys: Vec<String>,
     /// The login user; `None` = the image's own default (`root` in the tiny guest).
+    #[n(14)]
     pub user: Option<Name>,
     /// Named ports.
+    #[n(15)]
     pub services: BTreeMap<Name, Service>,
 }
 
 /// How a topology names an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub enum ImageRef {
     /// A name that members gave it by `image import` or `image pull`, such as `tiny` or `debian:12`.
-    Named(String),
+    #[n(0)]
+    Named(#[n(0)] String),
     /// `blake3:HASH`.
-    Pinned(Digest),
+    #[n(1)]
+    Pinned(#[n(0)] Digest),
 }
 
 /// What happens when the host of a machine dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
 pub enum Failover {
     /// The machine may start again on another host, with an empty disk.
+    #[n(0)]
     Restart,
     /// The machine waits for its host: its disk matters.
+    #[n(1)]
     Hold,
 }
 
 /// What happens when QEMU ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
 pub enum Restart {
     /// Started again, also after a shutdown from inside.
+    #[n(0)]
     Always,
     /// Started again after a crash only.
+    #[n(1)]
     OnFailure,
     /// Left as it is.
+    #[n(2)]
     Never,
 }
 
 /// Wishes about the host of a machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Place {
     /// `spread = "host"`: no two machines of the group on one host while others fit.
+    #[n(0)]
     pub spread_host: bool,
     /// Tags that the host must carry.
+    #[n(1)]
     pub tags: BTreeMap<String, String>,
     /// The only hosts allowed; empty = all.
+    #[n(2)]
     pub hosts: BTreeSet<Name>,
     /// Groups whose hosts are preferred.
+    #[n(3)]
     pub near: BTreeSet<Name>,
     /// Groups whose hosts are avoided while others fit.
+    #[n(4)]
     pub apart: BTreeSet<Name>,
 }
 
 /// A file to write into a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct FileSpec {
     /// Path on the user's computer, relative to the topology file.
+    #[n(0)]
     pub source: String,
     /// Permission bits, such as 0o644.
+    #[n(1)]
     pub mode: u32,
     /// Owner in the machine, `user` or `user:group`; `None` = root.
+    #[n(2)]
     pub owner: Option<String>,
 }
 
 /// A named port of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Service {
     /// TCP port in the machine.
+    #[n(0)]
     pub port: u16,
     /// How readiness is found out; `None` = ready when the machine has booted and its setup is done.
+    #[cbor(n(1), with = "crate::wire::fields::option", has_nil)]
     pub ready: Option<Ready>,
 }
 
 /// A readiness check of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Ready {
     /// What is asked.
+    #[n(0)]
     pub probe: Probe,
     /// Milliseconds between two checks.
+    #[n(1)]
     pub interval_ms: u64,
     /// Milliseconds after the start during which a failed check is no news.
+    #[n(2)]
     pub grace_ms: u64,
 }
 
 /// What a readiness check asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub enum Probe {
     /// A TCP connection is accepted.
+    #[n(0)]
     Tcp,
     /// `GET` of this path answers with a status below 400.
-    Http(String),
+    #[n(1)]
+    Http(#[n(0)] String),
 }
 
 /// One mistake in a topology file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Diagnostic {
     /// Line from 1; `None` when the mistake is something that is missing.
+    #[n(0)]
     pub line: Option<usize>,
     /// What is wrong, naming the key or value.
+    #[n(1)]
     pub what: String,
     /// What to write instead.
+    #[n(2)]
     pub hint: String,
 }
 
 /// What the user asked for, complete: the topology and the content of every file it names. This is
 /// what travels to the coordinator and is committed; nothing is read from the user's disk later.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Intent {
     /// The checked topology.
+    #[n(0)]
     pub topology: Topology,
     /// Content of each `files` source, by source path as written.
+    #[cbor(n(1), with = "crate::wire::fields::blob_map")]
     pub files: BTreeMap<String, Vec<u8>>,
     /// Public keys that log in to every machine of a group, by group: one `ssh-...` line each.
+    #[n(2)]
     pub ssh_keys: BTreeMap<Name, Vec<String>>,
 }

@@ -12,7 +12,7 @@
 //! The transcript has both keys, both nonces and the channel's exported keying material, so a
 //! proof is good on one connection only.
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{
     id::{HostId, MeshId, Name},
@@ -22,6 +22,7 @@ use crate::{
         members::{CERTIFICATE_MS, GrantState, MemberSet},
         statement::{Capabilities, Certificate, Sealed},
     },
+    wire::{Kind, Message},
 };
 
 /// The version of the join protocol.
@@ -33,105 +34,157 @@ pub const EXPORT_LABEL: &[u8] = b"mesh/join/1";
 pub const EARLY: &str = "the token was made while a clock was more than a day ahead; make another one";
 
 /// The joiner's first word.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct JoinHello {
     /// [`JOIN_VERSION`].
+    #[n(0)]
     pub version: u16,
     /// Random.
+    #[cbor(n(1), with = "minicbor::bytes")]
     pub nonce: [u8; 32],
 }
 
 /// The member's proof of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct JoinOffer {
     /// [`JOIN_VERSION`].
+    #[n(0)]
     pub version: u16,
     /// Random.
+    #[cbor(n(1), with = "minicbor::bytes")]
     pub nonce: [u8; 32],
     /// [`MemberSet::chain`] of the member.
+    #[n(2)]
     pub chain: Vec<Sealed>,
     /// The member's clock.
+    #[n(3)]
     pub time: Timestamp,
 }
 
 /// The joiner's proof of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct JoinProof {
     /// The label it wishes.
+    #[n(0)]
     pub name: Name,
     /// The token's public key.
+    #[cbor(n(1), with = "minicbor::bytes")]
     pub token: PublicKey,
     /// The transcript signed by the token.
+    #[n(2)]
     pub token_sig: Sig,
     /// The transcript signed by the joiner's host key.
+    #[n(3)]
     pub host_sig: Sig,
 }
 
 /// How it ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub enum JoinAnswer {
     /// The joiner is a member: its chain. The rest of the statements comes by RPC.
-    Admitted(Vec<Sealed>),
+    #[n(0)]
+    Admitted(#[n(0)] Vec<Sealed>),
     /// No issuer can be reached now; the joiner asks again later.
+    #[n(1)]
     Pending {
         /// The issuers' labels.
+        #[n(0)]
         issuers: Vec<Name>,
     },
     /// No.
-    Refused(JoinRefusal),
+    #[n(2)]
+    Refused(#[n(0)] JoinRefusal),
+}
+
+impl Message for JoinHello {
+    const KIND: Kind = Kind::JoinHello;
+}
+
+impl Message for JoinOffer {
+    const KIND: Kind = Kind::JoinOffer;
+}
+
+impl Message for JoinProof {
+    const KIND: Kind = Kind::JoinProof;
+}
+
+impl Message for JoinAnswer {
+    const KIND: Kind = Kind::JoinAnswer;
 }
 
 /// Everything that both sides of one join know. An issuer that is asked by another member gets it
 /// whole and trusts that member for the nonces and the channel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Transcript {
     /// The mesh.
+    #[n(0)]
     pub mesh: MeshId,
     /// The joiner, as the connection proved.
+    #[n(1)]
     pub joiner: HostId,
     /// The member, as the connection proved.
+    #[n(2)]
     pub member: HostId,
     /// From [`JoinHello`].
+    #[cbor(n(3), with = "minicbor::bytes")]
     pub hello: [u8; 32],
     /// From [`JoinOffer`].
+    #[cbor(n(4), with = "minicbor::bytes")]
     pub offer: [u8; 32],
     /// Exported from the connection under [`EXPORT_LABEL`].
+    #[cbor(n(5), with = "minicbor::bytes")]
     pub channel: [u8; 32],
 }
 
 /// Why a join failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+#[cbor(map)]
 pub enum JoinRefusal {
     /// The other side speaks another version.
     #[error("the other side speaks version {0} of the join protocol, this one speaks {JOIN_VERSION}")]
-    Version(u16),
+    #[n(0)]
+    Version(#[n(0)] u16),
     /// Seen by the joiner: this is not the mesh of the token.
     #[error("the host that answered is no member of the token's mesh")]
+    #[n(1)]
     NotMember,
     /// The proof does not fit the connection.
     #[error("the proof of the token does not hold")]
+    #[n(2)]
     Proof,
     /// No issuer has made this token.
     #[error("the mesh does not know this token")]
+    #[n(3)]
     UnknownToken,
     /// The token's time is over.
     #[error("the token has expired")]
+    #[n(4)]
     Expired,
     /// An issuer ended the token.
     #[error("the token was revoked")]
+    #[n(5)]
     Revoked,
     /// The token let in as many hosts as it may.
     #[error("the token has no uses left")]
+    #[n(6)]
     UsedUp,
     /// Another member has this label.
     #[error("another host is called {0}")]
-    NameTaken(Name),
+    #[n(7)]
+    NameTaken(#[n(0)] Name),
     /// Too many strangers at once.
     #[error("the member is busy; try again in a moment")]
+    #[n(8)]
     Busy,
     /// The member could not do its part.
     #[error("{0}")]
-    Failed(String),
+    #[n(9)]
+    Failed(#[n(0)] String),
 }
 
 /// What an issuer does about a valid proof.

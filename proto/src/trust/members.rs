@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use minicbor::{Decode, Encode};
+
 use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},
     limits::{MAX_STATEMENT_BYTES, MAX_STATEMENTS},
@@ -30,11 +32,13 @@ const MAX_SAME_SERIAL: usize = 4;
 
 /// The start of a statement's digest, by which two sets are compared. Two statements with one name are never told
 /// apart here; to make a second one for a given name takes longer than the mesh will live.
-pub type Short = [u8; 8];
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Short(#[cbor(n(0), with = "minicbor::bytes")] [u8; 8]);
 
 fn short(digest: &Digest) -> Short {
     let mut short = Short::default();
-    short.copy_from_slice(&digest.0[..8]);
+    short.0.copy_from_slice(&digest.0[..8]);
     short
 }
 

@@ -19,7 +19,7 @@ pub use clocks::{ClockError, clock_error, mesh_time};
 pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Transcript};
 pub use members::{GrantState, Member, MemberSet, RefusedBecause, Short};
 pub use statement::{
-    Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Tombstone,
+    Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Statements, Tombstone,
 };
 pub use token::{Bootstrap, Token, TokenError};
 

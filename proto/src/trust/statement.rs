@@ -3,13 +3,17 @@
 
 use std::{collections::BTreeMap, ops::BitAnd};
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},
     limits::MAX_STATEMENT_BYTES,
-    seal::{Domain, PublicKey, SealError, Seed, Sig, decode, encode, verify},
+    seal::{Domain, PublicKey, SealError, Seed, Sig, verify},
     time::Timestamp,
+    wire::{
+        Kind, Message,
+        codec::{Form, from_bytes, to_bytes},
+    },
 };
 
 /// A signed fact about membership or sessions.
@@ -37,102 +41,166 @@ pub enum Statement {
 }
 
 /// The mesh's own label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Charter {
     /// The label.
+    #[n(0)]
     pub name: Name,
     /// When it was given; the newest counts.
+    #[n(1)]
     pub made: Timestamp,
 }
 
 /// A host's membership.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Certificate {
     /// The member.
+    #[n(0)]
     pub host: HostId,
     /// Its label.
+    #[n(1)]
     pub name: Name,
     /// Its tags.
+    #[n(2)]
     pub tags: BTreeMap<String, String>,
     /// What it may do.
+    #[n(3)]
     pub capabilities: Capabilities,
     /// Counts this host's certificates: the highest counts.
+    #[n(4)]
     pub serial: u64,
     /// The token it joined by.
+    #[cbor(n(5), with = "crate::wire::fields::maybe_bytes", has_nil)]
     pub grant: Option<PublicKey>,
     /// When it became a member. Renewals keep it: the earlier of two hosts keeps a label.
+    #[n(6)]
     pub since: Timestamp,
     /// Valid from here.
+    #[n(7)]
     pub not_before: Timestamp,
     /// Stale from here; `None` = never, for issuers.
+    #[n(8)]
     pub not_after: Option<Timestamp>,
 }
 
 /// What a member may do: a set of bits. Bits of later versions are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities(pub u32);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Capabilities(#[n(0)] pub u32);
 
 /// A token that may be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Grant {
     /// The token's public key.
+    #[cbor(n(0), with = "minicbor::bytes")]
     pub token: PublicKey,
     /// When it was made.
+    #[n(1)]
     pub made: Timestamp,
     /// Nobody is let in by it afterwards.
+    #[n(2)]
     pub expires: Timestamp,
     /// Distinct hosts that may use it.
+    #[n(3)]
     pub max_uses: u32,
     /// What its hosts may do.
+    #[n(4)]
     pub capabilities: Capabilities,
     /// Tags that its hosts get.
+    #[n(5)]
     pub tags: BTreeMap<String, String>,
 }
 
 /// The end of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Revocation {
     /// The token's public key.
+    #[cbor(n(0), with = "minicbor::bytes")]
     pub token: PublicKey,
     /// When.
+    #[n(1)]
     pub made: Timestamp,
 }
 
 /// The birth of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Genesis {
     /// Its identity.
+    #[n(0)]
     pub session: SessionId,
     /// What its identity was made of, with the signer: see [`SessionId::born`].
+    #[cbor(n(1), with = "minicbor::bytes")]
     pub salt: [u8; 16],
     /// Its label.
+    #[n(2)]
     pub name: Name,
     /// When it was made; of two sessions with one label the lower (stamp, id) keeps it.
+    #[n(3)]
     pub stamp: Timestamp,
     /// The hosts that store it first.
+    #[n(4)]
     pub voters: Vec<HostId>,
 }
 
 /// The end of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Tombstone {
     /// Its identity.
+    #[n(0)]
     pub session: SessionId,
     /// When it ended.
+    #[n(1)]
     pub made: Timestamp,
 }
 
-/// A statement as it travels and is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A statement as it travels and is stored: its own envelope. These four fields are all that it ever has;
+/// what is new goes into the signed bytes, or is of a new kind.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Sealed {
     /// What it is.
+    #[n(0)]
     pub kind: u16,
     /// Who says so: the root key or a host's key.
+    #[cbor(n(1), with = "minicbor::bytes")]
     pub signer: PublicKey,
     /// The statement, encoded.
+    #[cbor(n(2), with = "minicbor::bytes")]
     pub bytes: Vec<u8>,
     /// The signer's word.
+    #[n(3)]
     pub sig: Sig,
+}
+
+/// The statements that a host stores, each as it was signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Statements {
+    /// Sealed, encoded.
+    #[cbor(n(0), with = "crate::wire::fields::blobs")]
+    pub sealed: Vec<Vec<u8>>,
+}
+
+impl Message for Statements {
+    const KIND: Kind = Kind::Statements;
+}
+
+impl Statements {
+    /// Takes the statements as they are.
+    pub fn of(all: &[Sealed]) -> Statements {
+        Statements { sealed: all.iter().map(Sealed::encode).collect() }
+    }
+
+    /// Gives all of them, or why one cannot be read.
+    pub fn unpack(&self) -> Result<Vec<Sealed>, SealError> {
+        self.sealed.iter().map(|bytes| Sealed::decode(bytes)).collect()
+    }
 }
 
 impl Capabilities {
@@ -178,12 +246,12 @@ impl Statement {
 
     fn content(&self) -> Vec<u8> {
         match self {
-            Statement::Charter(charter) => encode(charter),
-            Statement::Certificate(certificate) => encode(certificate),
-            Statement::Grant(grant) => encode(grant),
-            Statement::Revocation(revocation) => encode(revocation),
-            Statement::Genesis(genesis) => encode(genesis),
-            Statement::Tombstone(tombstone) => encode(tombstone),
+            Statement::Charter(charter) => to_bytes(charter),
+            Statement::Certificate(certificate) => to_bytes(certificate),
+            Statement::Grant(grant) => to_bytes(grant),
+            Statement::Revocation(revocation) => to_bytes(revocation),
+            Statement::Genesis(genesis) => to_bytes(genesis),
+            Statement::Tombstone(tombstone) => to_bytes(tombstone),
             Statement::Unknown { bytes, .. } => bytes.clone(),
         }
     }
@@ -192,12 +260,13 @@ impl Statement {
 impl Sealed {
     /// Encodes it for the wire and the disk.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        to_bytes(self)
     }
 
     /// Reads one sealed statement. The signature is not looked at yet.
     pub fn decode(bytes: &[u8]) -> Result<Sealed, SealError> {
-        decode(bytes, MAX_STATEMENT_BYTES, "statement")
+        let sealed: Sealed = decode(bytes, "statement")?;
+        if sealed.encode() == bytes { Ok(sealed) } else { Err(SealError::Encoding("statement")) }
     }
 
     /// Gives the hash that names it in a set.
@@ -211,15 +280,19 @@ impl Sealed {
         if !verify(&self.signer, Domain::Statement, &parts, &self.sig) {
             return Err(SealError::Signature);
         }
-        let (bytes, limit) = (&self.bytes[..], MAX_STATEMENT_BYTES);
+        let bytes = &self.bytes[..];
         Ok(match self.kind {
-            0 => Statement::Charter(decode(bytes, limit, "charter")?),
-            1 => Statement::Certificate(decode(bytes, limit, "certificate")?),
-            2 => Statement::Grant(decode(bytes, limit, "grant")?),
-            3 => Statement::Revocation(decode(bytes, limit, "revocation")?),
-            4 => Statement::Genesis(decode(bytes, limit, "genesis")?),
-            5 => Statement::Tombstone(decode(bytes, limit, "tombstone")?),
+            0 => Statement::Charter(decode(bytes, "charter")?),
+            1 => Statement::Certificate(decode(bytes, "certificate")?),
+            2 => Statement::Grant(decode(bytes, "grant")?),
+            3 => Statement::Revocation(decode(bytes, "revocation")?),
+            4 => Statement::Genesis(decode(bytes, "genesis")?),
+            5 => Statement::Tombstone(decode(bytes, "tombstone")?),
             kind => Statement::Unknown { kind, bytes: self.bytes.clone() },
         })
     }
+}
+
+fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], what: &'static str) -> Result<T, SealError> {
+    from_bytes(bytes, MAX_STATEMENT_BYTES, Form::Canonical).map_err(|error| SealError::of(error, what))
 }

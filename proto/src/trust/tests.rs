@@ -9,7 +9,7 @@ use super::{join::admit, members::CERTIFICATE_MS, *};
 use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},
     limits::MAX_JOIN_BYTES,
-    seal::{Seed, decode, encode},
+    seal::Seed,
     time::Timestamp,
     wire::record::RelayOffer,
 };
@@ -315,7 +315,7 @@ fn transcript() -> Transcript {
 fn the_joiner_reveals_nothing_to_a_host_outside_the_tokens_mesh() {
     let offer = |chain| JoinOffer { version: 1, nonce: [11; 32], chain, time: NOW };
     let good = offer(set().chain(host(&CELLAR)));
-    assert!(encode(&good).len() < MAX_JOIN_BYTES);
+    assert!(crate::wire::encode(&good).len() < MAX_JOIN_BYTES);
     assert_eq!(good.check(mesh(), host(&CELLAR), NOW).unwrap().name(), Some(&name("home")));
     let not_member = Err(JoinRefusal::NotMember);
     assert_eq!(good.check(mesh(), host(&SHED), NOW).map(|_| ()), not_member);
@@ -441,9 +441,9 @@ proptest! {
     #[test]
     fn hostile_bytes_never_panic_the_decoders(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         drop(Sealed::decode(&bytes));
-        drop(decode::<JoinOffer>(&bytes, MAX_JOIN_BYTES, "offer"));
-        drop(decode::<JoinProof>(&bytes, MAX_JOIN_BYTES, "proof"));
-        drop(decode::<JoinAnswer>(&bytes, MAX_JOIN_BYTES, "answer"));
+        drop(crate::wire::decode::<JoinOffer>(&bytes, MAX_JOIN_BYTES));
+        drop(crate::wire::decode::<JoinProof>(&bytes, MAX_JOIN_BYTES));
+        drop(crate::wire::decode::<JoinAnswer>(&bytes, MAX_JOIN_BYTES));
         drop(String::from_utf8_lossy(&bytes).parse::<Token>());
         for kind in 0..8 {
             let sealed = seal(Statement::Unknown { kind, bytes: bytes.clone() }, &ROOT);

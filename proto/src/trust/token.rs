@@ -4,33 +4,44 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use data_encoding::{BASE32_NOPAD, DecodeError};
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{
     id::{HostId, MeshId},
-    seal::{Seed, decode, encode},
-    wire::record::RelayOffer,
+    seal::Seed,
+    wire::{
+        codec::{Form, from_bytes, to_bytes},
+        record::RelayOffer,
+    },
 };
 
 /// Everything a new host needs to find the mesh, to know it, and to be let in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Token {
     /// The mesh: the hash of its root key.
+    #[n(0)]
     pub mesh: MeshId,
     /// Its secret. The mesh knows the public half from a grant.
+    #[n(1)]
     pub seed: Seed,
     /// Ways in, best first; [`MAX_BOOTSTRAP`] at most.
+    #[n(2)]
     pub bootstrap: Vec<Bootstrap>,
 }
 
 /// A member that a joiner can try.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Bootstrap {
     /// The member.
+    #[n(0)]
     pub host: HostId,
     /// Direct addresses; [`MAX_ADDRESSES`] at most.
+    #[n(1)]
     pub addresses: Vec<SocketAddr>,
     /// A relay through which it can be reached, its own or another member's.
+    #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
     pub relay: Option<RelayOffer>,
 }
 
@@ -102,7 +113,7 @@ impl Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = encode(self);
+        let mut bytes = to_bytes(self);
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
         write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
@@ -131,7 +142,8 @@ impl FromStr for Token {
         if checksum(bytes) != *sum {
             return Err(TokenError::Damaged);
         }
-        let token: Token = decode(bytes, MAX_TOKEN_CHARS, "token").map_err(|_| TokenError::Damaged)?;
+        let token: Token =
+            from_bytes(bytes, MAX_TOKEN_CHARS, Form::Canonical).map_err(|_| TokenError::Damaged)?;
         if token.is_within_bounds() { Ok(token) } else { Err(TokenError::TooLarge) }
     }
 }

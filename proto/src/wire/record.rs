@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Generation, HostId, Name, SessionId},
@@ -11,8 +11,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// Where a record stands among the records of its host. The chitchat key is its text form.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Where a record stands among the records of its host. The chitchat key is its text form, which is also
+/// what it is encoded as.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
     /// One per host.
     Host,
@@ -25,119 +26,167 @@ pub enum RecordKey {
 }
 
 /// What a record says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[allow(clippy::large_enum_variant, reason = "each host has exactly one of the large kind")]
+#[cbor(map)]
 pub enum Body {
     /// For [`RecordKey::Host`].
-    Host(HostRecord),
+    #[n(0)]
+    Host(#[n(0)] HostRecord),
     /// For [`RecordKey::Image`].
-    Image(ImageRecord),
+    #[n(1)]
+    Image(#[n(0)] ImageRecord),
     /// For [`RecordKey::Session`].
-    Session(SessionRecord),
+    #[n(2)]
+    Session(#[n(0)] SessionRecord),
     /// For [`RecordKey::Head`].
-    Head(HeadRecord),
+    #[n(3)]
+    Head(#[n(0)] HeadRecord),
 }
 
 /// A host about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct HostRecord {
     /// Its label.
+    #[n(0)]
     pub name: Name,
     /// The agent's version.
+    #[n(1)]
     pub version: String,
     /// How to reach it.
+    #[n(2)]
     pub reach: Reach,
     /// CPU architecture as in `std::env::consts::ARCH`.
+    #[n(3)]
     pub arch: String,
     /// The proved accelerator; `None` = no usable QEMU.
+    #[cbor(n(4), with = "crate::wire::fields::lenient", has_nil)]
     pub accelerator: Option<Accelerator>,
     /// CPUs given to the mesh.
+    #[n(5)]
     pub cpus: u32,
     /// Memory in MiB given to the mesh.
+    #[n(6)]
     pub memory_mib: u64,
     /// Disk in MiB free for machines.
+    #[n(7)]
     pub disk_mib: u64,
     /// Disk in MiB that stays free for the host itself and is not in `disk_mib`.
+    #[n(8)]
     pub disk_kept_mib: u64,
     /// What keeps its agent from storing anything.
+    #[n(9)]
     pub trouble: Option<String>,
     /// Whether it runs machines for others.
+    #[n(10)]
     pub runs_machines: bool,
     /// Memory in MiB held by machines, by session.
+    #[n(11)]
     pub memory_used_mib: BTreeMap<SessionId, u64>,
     /// Its tags.
+    #[n(12)]
     pub tags: BTreeMap<String, String>,
     /// Prefixes of its own networks.
+    #[n(13)]
     pub prefixes: Vec<Prefix>,
     /// Whether it has no battery, or has been up for a day: fit to be a voter.
+    #[n(14)]
     pub steady: bool,
     /// Whether it may admit others.
+    #[n(15)]
     pub issuer: bool,
 }
 
 /// How to reach a host, as gossip, tokens and the cache on disk tell it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Reach {
     /// Direct addresses, 6 at most.
+    #[n(0)]
     pub addresses: Vec<SocketAddr>,
     /// Relay URLs through which it can be reached, 2 at most.
+    #[n(1)]
     pub relays: Vec<String>,
     /// The relay it serves itself.
+    #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
     pub serves: Option<RelayOffer>,
 }
 
 /// A relay that a host serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct RelayOffer {
     /// `http://IP:PORT`.
+    #[n(0)]
     pub url: String,
     /// UDP port of address discovery.
+    #[n(1)]
     pub qad_port: u16,
     /// BLAKE3 of the certificate of address discovery.
+    #[n(2)]
     pub certificate: Digest,
 }
 
 /// An image on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct ImageRecord {
     /// Names that the mesh knows it by, and when each was given: the newest giving of a name wins.
+    #[n(0)]
     pub names: BTreeMap<String, Timestamp>,
     /// Size of the raw content in bytes.
+    #[n(1)]
     pub size: u64,
     /// Bytes that are not holes.
+    #[n(2)]
     pub allocated: u64,
     /// Architecture.
+    #[n(3)]
     pub arch: String,
     /// Whether all of it is here.
+    #[n(4)]
     pub complete: bool,
 }
 
 /// A host's machines of one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct SessionRecord {
     /// The version of the share that the host acts on.
+    #[n(0)]
     pub version: u64,
     /// Its machines, 40 at most in one record; the rest is asked by RPC.
+    #[cbor(n(1), with = "crate::wire::fields::known")]
     pub machines: Vec<MachineReport>,
 }
 
 /// A coordinator about its session: what everybody needs to ask for more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct HeadRecord {
     /// Its label.
+    #[n(0)]
     pub name: Name,
     /// When it was made.
+    #[n(1)]
     pub stamp: Timestamp,
     /// Raft term of the coordinator: of two heads, the higher (recovery, term, version) is right.
+    #[n(2)]
     pub term: u64,
     /// Recoveries.
+    #[n(3)]
     pub recovery: u64,
     /// Version of the hard state: a host with an older share asks for the new one.
+    #[n(4)]
     pub version: u64,
     /// The plan's generation.
+    #[n(5)]
     pub generation: Generation,
     /// Hosts that store and vote.
+    #[n(6)]
     pub voters: Vec<HostId>,
     /// Whether it has ended.
+    #[n(7)]
     pub ended: bool,
 }

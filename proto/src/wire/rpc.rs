@@ -1,9 +1,9 @@
 //! Requests between members on `/mesh/rpc/1`: one request, one answer, one substream each.
-//! Postcard, length-prefixed, at most `limits::MAX_RPC_BYTES`.
+//! In the envelope, length-prefixed, at most `limits::MAX_RPC_BYTES`.
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
@@ -11,189 +11,282 @@ use crate::{
     time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Short, Transcript},
+    wire::{Kind, Message},
 };
 
 /// A question to another member.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
 pub enum Request {
     /// Are you there? The answer proves that data goes both ways.
+    #[n(0)]
     Ping,
     /// Are our sets of statements equal?
+    #[n(16)]
     Compare {
         /// The digest over the asker's set.
+        #[n(0)]
         summary: Digest,
         /// Statements that the receiver may lack, sealed.
+        #[cbor(n(1), with = "crate::wire::fields::blobs")]
         news: Vec<Vec<u8>>,
         /// The asker's clock.
+        #[n(2)]
         time: Timestamp,
     },
     /// What lacks on both sides, after `Compare`.
+    #[n(1)]
     Statements {
         /// Those that the receiver lacks, sealed.
+        #[cbor(n(0), with = "crate::wire::fields::blobs")]
         given: Vec<Vec<u8>>,
         /// The names of those that the asker lacks.
+        #[n(1)]
         wanted: Vec<Short>,
     },
     /// A new share for the receiver. Pushed by the coordinator, and pulled by `GetShare`.
-    PutShare(Box<Share>),
+    #[n(2)]
+    PutShare(#[n(0)] Box<Share>),
     /// The asker's share of a session.
-    GetShare(SessionId),
+    #[n(3)]
+    GetShare(#[n(0)] SessionId),
     /// Do you know this name with this content? (`image import` waits for it.)
+    #[n(4)]
     KnowsImage {
         /// The name.
+        #[n(0)]
         name: String,
         /// The content.
+        #[n(1)]
         digest: Digest,
     },
     /// What the receiver's `session status` would say about its own view: version and reports.
-    View(SessionId),
+    #[n(5)]
+    View(#[n(0)] SessionId),
     /// For the coordinator: the hard state, read through a quorum round.
-    State(SessionId),
+    #[n(6)]
+    State(#[n(0)] SessionId),
     /// For the coordinator: what would `up` do?
+    #[n(7)]
     Plan {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// The topology with its files.
+        #[n(1)]
         intent: Box<Intent>,
         /// Whose started disks may be lost.
+        #[n(2)]
         replace: Replace,
     },
     /// For the coordinator: make it so. Refused when `index` is given and no longer current.
+    #[n(8)]
     Up {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// The topology with its files.
+        #[n(1)]
         intent: Box<Intent>,
         /// The generation that the user saw.
+        #[n(2)]
         index: Option<u64>,
         /// Whose started disks may be lost.
+        #[n(3)]
         replace: Replace,
     },
     /// For the coordinator: end the session.
-    Down(SessionId),
+    #[n(9)]
+    Down(#[n(0)] SessionId),
     /// For the coordinator: `machine start` and `machine stop`.
+    #[n(10)]
     Wish {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// The machine.
+        #[n(1)]
         machine: MachineName,
         /// Whether it shall run.
+        #[n(2)]
         run: bool,
     },
     /// For the coordinator: may the asker start this incarnation for the first time? Answered
     /// after a quorum round that lists it.
+    #[n(11)]
     MayStart {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// The machine.
+        #[n(1)]
         machine: MachineName,
         /// The incarnation.
+        #[n(2)]
         epoch: Epoch,
     },
     /// For the coordinator: the asker removed this incarnation.
+    #[n(12)]
     Dropped {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// The machine.
+        #[n(1)]
         machine: MachineName,
         /// This incarnation and all before it.
+        #[n(2)]
         epoch: Epoch,
     },
     /// For a host that shall become a voter: open a log for this session and answer with its
     /// Raft node id.
+    #[n(13)]
     OpenVoter {
         /// The session.
+        #[n(0)]
         session: SessionId,
         /// Its label, for messages.
+        #[n(1)]
         name: Name,
         /// The node whose log of the receiver is older than what it acknowledged: it gets a new one.
+        #[n(2)]
         outdated: Option<u64>,
     },
     /// Whose word on this session counts, as far as the receiver knows? For a host that was away.
-    Voices(SessionId),
+    #[n(14)]
+    Voices(#[n(0)] SessionId),
     /// For an issuer: the asker has a stranger at its door with this proof.
+    #[n(15)]
     Join {
         /// What both sides of the join know.
+        #[n(0)]
         transcript: Box<Transcript>,
         /// What the stranger signed.
+        #[n(1)]
         proof: Box<JoinProof>,
     },
 }
 
 /// What a member answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
 pub enum Answer {
     /// To `Ping`, `PutShare`, `Down`, `Wish`, `Dropped`: done.
+    #[n(0)]
     Done,
     /// To `Compare`.
+    #[n(12)]
     Compared {
         /// The names of all that the answerer has; none when the sets are equal.
+        #[n(0)]
         have: Option<Vec<Short>>,
         /// The answerer's clock.
+        #[n(1)]
         time: Timestamp,
     },
     /// To `Statements`: those that were wanted, sealed.
-    Statements(Vec<Vec<u8>>),
+    #[n(1)]
+    Statements(#[cbor(n(0), with = "crate::wire::fields::blobs")] Vec<Vec<u8>>),
     /// To `GetShare`.
-    Share(Box<Share>),
+    #[n(2)]
+    Share(#[n(0)] Box<Share>),
     /// To `KnowsImage`.
-    Knows(bool),
+    #[n(3)]
+    Knows(#[n(0)] bool),
     /// To `View`.
+    #[n(4)]
     View {
         /// The version of the share that the host has; 0 = none.
+        #[n(0)]
         version: u64,
         /// The newest version that the host has looked at its machines with; what it says of them
         /// before is about the plan before.
+        #[n(1)]
         acted: u64,
         /// What it knows of every machine, its own and others'.
+        #[n(2)]
         machines: Vec<MachineReport>,
     },
     /// To `State`.
-    State(Box<State>),
+    #[n(5)]
+    State(#[n(0)] Box<State>),
     /// To `Plan`.
-    Proposal(Box<Proposal>),
+    #[n(6)]
+    Proposal(#[n(0)] Box<Proposal>),
     /// To `Up`: the proposal that was committed, or that has obstacles.
-    Applied(Box<Proposal>),
+    #[n(7)]
+    Applied(#[n(0)] Box<Proposal>),
     /// To `MayStart`.
-    MayStart(bool),
+    #[n(8)]
+    MayStart(#[n(0)] bool),
     /// To `OpenVoter`.
+    #[n(9)]
     Voter {
         /// The Raft node id of that host's log for this session.
+        #[n(0)]
         node: u64,
     },
     /// To `Voices`.
-    Voices(BTreeSet<HostId>),
+    #[n(10)]
+    Voices(#[n(0)] BTreeSet<HostId>),
     /// The request cannot be done, and why.
-    Refused(Refusal),
+    #[n(11)]
+    Refused(#[n(0)] Refusal),
     /// To `Join`.
-    Join(Box<JoinAnswer>),
+    #[n(13)]
+    Join(#[n(0)] Box<JoinAnswer>),
+}
+
+impl Message for Request {
+    const KIND: Kind = Kind::Request;
+}
+
+impl Message for Answer {
+    const KIND: Kind = Kind::Answer;
 }
 
 /// Why a member does not do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+#[cbor(map)]
 pub enum Refusal {
     /// The receiver does not lead this session; it names who does, if it knows.
     #[error("this host does not coordinate the session")]
+    #[n(0)]
     NotCoordinator {
         /// The coordinator, if known.
+        #[n(0)]
         leader: Option<HostId>,
     },
     /// The receiver knows nothing of this session.
     #[error("unknown session")]
+    #[n(1)]
     UnknownSession,
     /// The hard state said no.
     #[error("{0}")]
-    State(#[from] crate::session::Refused),
+    #[n(2)]
+    State(
+        #[from]
+        #[n(0)]
+        crate::session::Refused,
+    ),
     /// There is no quorum, or it did not answer in time; whether the write happened is unknown.
     #[error("no quorum of voters answered in time")]
+    #[n(3)]
     NoQuorum,
     /// The receiver has a newer share than the one it was sent.
     #[error("the share is older than the one this host has")]
+    #[n(4)]
     Older,
     /// The sender neither stores the session nor ever did, as far as the receiver knows.
     #[error("the sender has no say in this session")]
+    #[n(5)]
     NoVoice,
     /// Something failed on the receiver; its words.
     #[error("{0}")]
-    Failed(String),
+    #[n(6)]
+    Failed(#[n(0)] String),
+    /// The request, or something in it, is of a later version than the receiver.
+    #[error("that host runs an older agent, which does not know this request")]
+    #[n(7)]
+    Unknown,
 }

@@ -132,7 +132,7 @@ async fn nobody_speaks_for_another_node() {
     for from in [two.node_id(), hosts.group(3).node_id(), 99] {
         let host = if from == 99 { host(9) } else { host(3) };
         let frame = net::Frame { to: two.node_id(), from, call: append.clone() };
-        two.handle(host, &disk::encode(&frame)).await;
+        two.handle(host, &wire::encode(&frame)).await;
     }
     hosts.group(1).read(PATIENCE).await.unwrap();
     assert_eq!(two.lead().borrow().term, term);

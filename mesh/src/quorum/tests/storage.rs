@@ -51,13 +51,17 @@ async fn a_store_is_open_once_and_belongs_to_one_host_and_session() {
 
 #[test]
 fn a_store_of_another_format_is_no_damaged_one() {
-    for (found, by) in [(1_u32, "an older agent (format 1,"), (7, "a newer agent (format 7,")] {
+    let owner = wire::Owner { session: SESSION, host: host(1), node: 1 };
+    let mut newer = wire::encode(&owner);
+    // The envelope's second field.
+    newer[4] = 7;
+    // Once the number stood first, and then whatever that format has.
+    let older = [vec![2], vec![0xff; 9]].concat();
+    for (owner, by) in [(older, "an older agent (format 2,"), (newer, "a newer agent (format 7,")] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.redb");
         let db = redb::Database::create(&path).unwrap();
         let write = db.begin_write().unwrap();
-        // The number, and then whatever that format has.
-        let owner = [postcard::to_stdvec(&found).unwrap(), vec![0xff; 9]].concat();
         let row = [&blake3::hash(&owner).as_bytes()[..8], &owner].concat();
         let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
         write.open_table(meta).unwrap().insert("owner", row.as_slice()).unwrap();

@@ -9,7 +9,7 @@ use crate::{
     limits::UNSEEN_WITHIN_MS,
     session::{MachineSpec, Phase},
     time::Moment,
-    topology::{Ready, Restart},
+    topology::{Restart, Service},
 };
 
 /// A guest that is silent for so long is told: slow ones exist, but so do those that panicked.
@@ -57,19 +57,16 @@ pub fn phase_due(spec: &MachineSpec, seen: &Seen) -> Option<Moment> {
     match &seen.shim {
         Shim::Running { since, booted: false, .. } => Some(since.plus_ms(SILENT_MS)),
         Shim::Running { since, ready, .. } => {
-            let (_, check) = missing(spec, ready).map(|(_, service)| service)?;
-            Some(since.plus_ms(check.as_ref().map_or(0, |check| check.grace_ms)))
+            let (_, service) = missing(spec, ready)?;
+            Some(since.plus_ms(service.ready.as_ref().map_or(0, |check| check.grace_ms)))
         }
         _ => None,
     }
 }
 
 /// Finds the first service that is checked and not ready. One without a check is ready with its machine.
-fn missing<'a>(
-    spec: &'a MachineSpec,
-    ready: &BTreeSet<Name>,
-) -> Option<(&'a Name, &'a (u16, Option<Ready>))> {
-    spec.services.iter().find(|(name, (_, check))| check.is_some() && !ready.contains(*name))
+fn missing<'a>(spec: &'a MachineSpec, ready: &BTreeSet<Name>) -> Option<(&'a Name, &'a Service)> {
+    spec.services.iter().find(|(name, service)| service.ready.is_some() && !ready.contains(*name))
 }
 
 /// It may run: nobody may take it for stopped.
@@ -116,7 +113,9 @@ fn booted_guest(
         Setup::Failed(because) => return (Phase::Failed, Some(because.clone())),
         Setup::Done => {}
     }
-    let Some((name, (port, check))) = missing(spec, ready) else { return (Phase::Ready, None) };
+    let Some((name, Service { port, ready: check })) = missing(spec, ready) else {
+        return (Phase::Ready, None);
+    };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
     let late = (ran_ms >= grace_ms)
         .then(|| format!("{name} does not answer on port {port}, {} s after the start", grace_ms / 1000));
