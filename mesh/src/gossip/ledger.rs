@@ -16,16 +16,13 @@ use proto::{
 
 use super::Records;
 
-/// Records of all starts of one host together: those of the start before stay until the new one has spoken.
-const MAX_RECORDS: usize = 2 * MAX_RECORDS_PER_HOST;
-
 /// What has been verified.
 pub(super) struct Ledger {
     mesh: MeshId,
     /// By owner, key and start.
     newest: BTreeMap<(HostId, RecordKey, u64), Entry>,
-    /// Versions that were looked at, good or bad: no signature is checked twice.
-    seen: HashMap<(HostId, u64, String), u64>,
+    /// What was looked at, good or bad: no signature is checked twice.
+    seen: HashMap<(HostId, u64, String), Seen>,
     starts: Starts,
     /// The starts that hold, and the records that follow.
     holding: BTreeSet<(HostId, u64)>,
@@ -35,6 +32,22 @@ pub(super) struct Ledger {
 struct Entry {
     seq: u64,
     body: Option<Body>,
+}
+
+/// A version of a value, and what it came to.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    version: u64,
+    /// It is the host's own word; else it stays wrong, whatever becomes of the start.
+    genuine: bool,
+}
+
+/// Why a value does not count.
+enum Refused {
+    /// The host never said it.
+    Forged(String),
+    /// The host says too much in one start.
+    TooMany,
 }
 
 /// What a reading brought.
@@ -79,17 +92,18 @@ impl Ledger {
             for (key, value) in state.key_values() {
                 let version = state.get_versioned(key).map_or(0, |value| value.version);
                 let place = (host, id.generation_id, key.to_owned());
-                if self.seen.get(&place) == Some(&version) {
-                    continue;
-                }
-                self.seen.insert(place, version);
-                match self.take(host, key, value, now) {
+                match self.note(place, version, value, now) {
                     Ok(new) => is_new |= new,
                     Err(because) => heard.refused.push((host, because)),
                 }
             }
         }
-        self.forget(chitchat, members, now);
+        let place = |id: &ChitchatId| Some((members.get(&*id.node_id).copied()?, id.generation_id));
+        let held = chitchat.node_states().keys().filter_map(place).collect();
+        let live = chitchat.live_nodes().filter_map(place).collect();
+        let hosts: BTreeSet<HostId> = members.values().copied().collect();
+        self.starts.keep(|host| hosts.contains(host));
+        self.forget(&held, &live, now);
         let holding = self.starts.holding(now);
         if is_new || holding != self.holding {
             self.holding = holding;
@@ -100,34 +114,72 @@ impl Ledger {
         heard
     }
 
-    fn take(&mut self, host: HostId, key: &str, text: &str, now: Moment) -> Result<bool, String> {
-        let key: RecordKey = key.parse().map_err(|_| format!("unknown key {key:?}"))?;
-        let record = SignedRecord::open(text, self.mesh, host, &key).map_err(|error| error.to_string())?;
-        let place = (host, key, record.generation);
+    /// Looks at a value unless it was looked at. Tells whether it is news.
+    fn note(
+        &mut self,
+        place: (HostId, u64, String),
+        version: u64,
+        text: &str,
+        now: Moment,
+    ) -> Result<bool, String> {
+        if self.seen.get(&place).is_some_and(|seen| seen.version == version) {
+            return Ok(false);
+        }
+        let taken = self.take(&place, text, now);
+        let genuine = !matches!(taken, Err(Refused::Forged(_)));
+        self.seen.insert(place, Seen { version, genuine });
+        taken.map_err(|refused| match refused {
+            Refused::Forged(because) => because,
+            Refused::TooMany => "more records than a host may have".to_owned(),
+        })
+    }
+
+    fn take(
+        &mut self,
+        (host, generation, key): &(HostId, u64, String),
+        text: &str,
+        now: Moment,
+    ) -> Result<bool, Refused> {
+        let forged = |because: String| Refused::Forged(because);
+        let key: RecordKey = key.parse().map_err(|_| forged(format!("unknown key {key:?}")))?;
+        let record =
+            SignedRecord::open(text, self.mesh, *host, &key).map_err(|error| forged(error.to_string()))?;
+        if record.generation != *generation {
+            return Err(forged("a record of another start".to_owned()));
+        }
+        let place = (*host, key, *generation);
         if self.newest.get(&place).is_some_and(|entry| entry.seq >= record.seq) {
             return Ok(false);
         }
-        let owned = self.newest.keys().filter(|(owner, ..)| *owner == host).count();
-        if owned >= MAX_RECORDS && !self.newest.contains_key(&place) {
-            return Err("more records than a host may have".to_owned());
+        // Each start has its own: what a host says now must not wait until chitchat forgets what it said before.
+        let is_same_start =
+            |(owner, _, start): &&(HostId, RecordKey, u64)| (owner, start) == (host, generation);
+        let owned = self.newest.keys().filter(is_same_start).count();
+        if owned >= MAX_RECORDS_PER_HOST && !self.newest.contains_key(&place) {
+            return Err(Refused::TooMany);
         }
-        let is_known = self.starts.signed(host, record.generation, now);
+        let is_known = self.starts.signed(*host, *generation, now);
         if is_known {
             self.newest.insert(place, Entry { seq: record.seq, body: record.body });
         }
         Ok(is_known)
     }
 
-    fn forget(&mut self, chitchat: &Chitchat, members: &BTreeMap<String, HostId>, now: Moment) {
-        let place = |id: &ChitchatId| Some((members.get(&*id.node_id).copied()?, id.generation_id));
-        let held: BTreeSet<(HostId, u64)> = chitchat.node_states().keys().filter_map(place).collect();
-        let live: BTreeSet<(HostId, u64)> = chitchat.live_nodes().filter_map(place).collect();
-        let hosts: BTreeSet<HostId> = members.values().copied().collect();
-        self.starts.keep(|host| hosts.contains(host));
-        self.starts.look(&live, &held, now);
+    fn forget(&mut self, held: &BTreeSet<(HostId, u64)>, live: &BTreeSet<(HostId, u64)>, now: Moment) {
+        self.starts.look(live, held, now);
         let starts = &self.starts;
         self.newest.retain(|(host, _, generation), _| starts.knows(*host, *generation));
-        self.seen.retain(|(host, generation, _), _| held.contains(&(*host, *generation)));
+        // A start that made room for others is read again once it is heard and one of those is not: sooner, they
+        // would take turns.
+        let silent = |(host, generation): &&(HostId, u64)| {
+            starts.knows(*host, *generation) && !live.contains(&(*host, *generation))
+        };
+        let with_room: BTreeSet<HostId> = held.iter().filter(silent).map(|(host, _)| *host).collect();
+        self.seen.retain(|(host, generation, _), seen| {
+            let start = (*host, *generation);
+            let is_back = live.contains(&start) && with_room.contains(host);
+            held.contains(&start) && (!seen.genuine || starts.knows(*host, *generation) || !is_back)
+        });
     }
 
     /// Gives the newest of each key that holds: an older start comes first in the map.
@@ -139,5 +191,91 @@ impl Ledger {
             }
         }
         newest.into_iter().filter_map(|(place, entry)| Some((place, entry.body.clone()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{id::SessionId, seal::Seed, wire::record::SessionRecord};
+
+    use super::*;
+
+    const SEED: Seed = Seed([1; 32]);
+    const MESH: MeshId = MeshId([7; 32]);
+
+    fn host() -> HostId {
+        HostId(SEED.public())
+    }
+
+    /// Lets the ledger look at what a host said in a start: sessions by number, all of one sequence number.
+    fn hear(
+        ledger: &mut Ledger,
+        generation: u64,
+        sessions: std::ops::Range<u16>,
+        now: u64,
+    ) -> Vec<Result<bool, String>> {
+        let mut heard = Vec::new();
+        for number in sessions {
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            let key = RecordKey::Session(SessionId(id));
+            let body = Some(Body::Session(SessionRecord { version: generation, machines: vec![] }));
+            let record =
+                SignedRecord { mesh: MESH, host: host(), generation, seq: 1, key: key.clone(), body };
+            let text = record.seal(&SEED).unwrap();
+            heard.push(ledger.note((host(), generation, key.to_string()), 1, &text, Moment(now)));
+        }
+        heard
+    }
+
+    fn look(ledger: &mut Ledger, held: &[u64], live: &[u64], now: u64) -> BTreeSet<u64> {
+        let set = |generations: &[u64]| generations.iter().map(|generation| (host(), *generation)).collect();
+        ledger.forget(&set(held), &set(live), Moment(now));
+        ledger.holding = ledger.starts.holding(Moment(now));
+        let versions = ledger.hold().into_values().map(|body| match body {
+            Body::Session(record) => record.version,
+            _ => 0,
+        });
+        versions.collect()
+    }
+
+    #[test]
+    fn every_start_of_a_host_may_say_as_much_as_the_one_before() {
+        let mut ledger = Ledger::new(MESH);
+        for generation in 1..=3 {
+            let heard = hear(&mut ledger, generation, 0..200, generation);
+            assert!(heard.iter().all(|news| *news == Ok(true)), "start {generation}");
+        }
+        assert_eq!(look(&mut ledger, &[1, 2, 3], &[3], 4), BTreeSet::from([3]));
+        assert_eq!(ledger.hold().len(), 200);
+        let heard = hear(&mut ledger, 3, 200..300, 4);
+        let limit = MAX_RECORDS_PER_HOST - 200;
+        assert!(heard[..limit].iter().all(|news| *news == Ok(true)));
+        assert!(heard[limit..].iter().all(Result::is_err), "a host says too much in one start");
+        assert!(hear(&mut ledger, 3, 200..300, 4).iter().all(|news| *news == Ok(false)), "told once");
+    }
+
+    #[test]
+    fn a_start_that_made_room_is_read_again_once_it_is_heard_and_a_forgery_never_is() {
+        let mut ledger = Ledger::new(MESH);
+        hear(&mut ledger, 9, 0..2, 9);
+        look(&mut ledger, &[9], &[], 9);
+        // Four later starts push it out.
+        for generation in 10..=13 {
+            hear(&mut ledger, generation, 0..2, generation);
+        }
+        let all = [9, 10, 11, 12, 13];
+        look(&mut ledger, &all, &[13], 14);
+        assert!(!ledger.starts.knows(host(), 9));
+        assert_eq!(hear(&mut ledger, 9, 0..2, 15), [Ok(false), Ok(false)], "silent starts do not take turns");
+        // The copies are gone; the first of all is heard.
+        look(&mut ledger, &all, &[9], 40_000);
+        assert_eq!(hear(&mut ledger, 9, 0..2, 40_200), [Ok(true), Ok(true)]);
+        assert!(look(&mut ledger, &all, &[9], 80_000).contains(&9));
+
+        let place = (host(), 20, RecordKey::Host.to_string());
+        assert!(ledger.note(place.clone(), 1, "forged", Moment(0)).is_err());
+        look(&mut ledger, &[20], &[20], 80_001);
+        assert_eq!(ledger.note(place, 1, "forged", Moment(0)), Ok(false));
     }
 }
