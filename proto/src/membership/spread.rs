@@ -198,7 +198,12 @@ impl Spread {
         let at = now.plus_ms(self.random.between(PAUSE_MS));
         let due = self.due.entry(host).or_insert(Due { at, news: BTreeSet::new(), tries: 0 });
         due.at = due.at.min(at);
+        let before = due.news.len();
         due.news.extend(news);
+        if due.news.len() > before {
+            // What a round or an earlier failure gave up on, news is tried for.
+            due.tries = 0;
+        }
         while due.news.len() > MAX_NEWS {
             due.news.pop_last();
         }

@@ -1,7 +1,7 @@
 //! Worlds of nothing but these machines: hosts that learn statements and compare their sets over a network
 //! that delays, loses and parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     random::Random,
@@ -360,6 +360,29 @@ fn one_change_in_a_mesh_at_rest_costs_each_host_a_few_messages() {
         assert!(messages <= 12 * hosts, "{messages} messages of {hosts} hosts");
         assert!(bytes <= 5 * hosts * (STATEMENT + 2 * SUMMARY + 4 * SHORT), "{bytes} bytes of {hosts} hosts");
     }
+}
+
+/// Gives what the machine wants compared with the only other host.
+fn compared(machine: &mut Spread, event: Event, now: u64) -> Option<Vec<Digest>> {
+    machine.on(event, Moment(now)).into_iter().find_map(|effect| match effect {
+        Effect::Compare { with, news } if with == host(1) => Some(news),
+        _ => None,
+    })
+}
+
+#[test]
+fn news_that_joins_a_round_is_tried_again_when_it_fails() {
+    let mut machine = Spread::new(host(0), 1, Moment(0));
+    machine.on(Event::Connected(BTreeSet::from([host(1)])), Moment(0));
+    assert_eq!(compared(&mut machine, Event::Time, 1_000), Some(vec![]));
+    // It is slow: the round and the news wait for its end.
+    assert_eq!(compared(&mut machine, Event::Time, 13_000), None);
+    let news = vec![statement(7)];
+    let learned = Event::Learned { statements: news.clone(), from: None };
+    assert_eq!(compared(&mut machine, learned, 13_001), None);
+    assert_eq!(compared(&mut machine, Event::Compared(host(1)), 14_000), Some(news.clone()));
+    assert_eq!(compared(&mut machine, Event::Failed(host(1)), 14_001), None);
+    assert_eq!(compared(&mut machine, Event::Time, 15_500), Some(news));
 }
 
 #[test]
