@@ -54,7 +54,7 @@ use crate::{
         endpoint::{BindError, Ports},
         gate::Gate,
         protocols,
-        rpc::{self, Exchange, RpcError},
+        rpc::{self, RpcError},
         swarm::{self, Streams},
     },
 };
@@ -201,9 +201,8 @@ impl Mesh {
 
     /// Asks another member.
     pub async fn call(&self, to: HostId, request: Request, within: Duration) -> Result<Answer, RpcError> {
-        let bytes = proto::wire::encode(&request);
-        let answer = self.ask(answer::rpc_exchange(), to, bytes, within).await?;
-        proto::wire::decode(&answer, proto::limits::MAX_RPC_BYTES).map_err(|_| RpcError::Malformed)
+        self.check_member(to)?;
+        rpc::call(&self.inner.streams, to, &request, within).await
     }
 
     /// Sends a Raft message to another voter.
@@ -214,21 +213,14 @@ impl Mesh {
         frame: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, RpcError> {
+        self.check_member(to)?;
         let bytes = [&session.0[..], &frame].concat();
-        self.ask(answer::raft_exchange(), to, bytes, within).await
+        rpc::ask(&self.inner.streams, &answer::raft_exchange(), to, &bytes, within).await
     }
 
-    async fn ask(
-        &self,
-        exchange: Exchange,
-        to: HostId,
-        bytes: Vec<u8>,
-        within: Duration,
-    ) -> Result<Vec<u8>, RpcError> {
-        if !self.inner.roster.roll().members.contains_key(&to) {
-            return Err(RpcError::NotMember);
-        }
-        rpc::ask(&self.inner.streams, &exchange, to, &bytes, within).await
+    fn check_member(&self, host: HostId) -> Result<(), RpcError> {
+        let is_member = self.inner.roster.roll().members.contains_key(&host);
+        is_member.then_some(()).ok_or(RpcError::NotMember)
     }
 
     /// Makes a token, waiting for an address that others can reach.

@@ -15,7 +15,6 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::HostId,
-    limits::MAX_RPC_BYTES,
     time::Moment,
     trust::{
         Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
@@ -34,11 +33,7 @@ use crate::{
     gossip::Records,
     identity::{self, Identity},
     members::roster::{self, Roster},
-    transport::{
-        protocols::RPC,
-        rpc::{self, Exchange},
-        swarm::Streams,
-    },
+    transport::{rpc, swarm::Streams},
 };
 
 /// Strangers that are served at once.
@@ -192,10 +187,7 @@ impl Door {
     ) -> Option<JoinAnswer> {
         let request =
             Request::Join { transcript: Box::new(transcript.clone()), proof: Box::new(proof.clone()) };
-        let request = proto::wire::encode(&request);
-        let exchange = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
-        let asked = rpc::ask(&self.inner.streams, &exchange, issuer, &request, FORWARD_TIMEOUT).await;
-        match proto::wire::decode(&asked.ok()?, MAX_RPC_BYTES).ok()? {
+        match rpc::call(&self.inner.streams, issuer, &request, FORWARD_TIMEOUT).await.ok()? {
             Answer::Join(answer) => Some(*answer),
             _ => None,
         }
@@ -240,6 +232,7 @@ impl Door {
             _ => None,
         };
         let reaches: Vec<(HostId, Reach)> = records.iter().filter_map(reach).collect();
+        // Certificates come first. What does not fit comes with the first comparison.
         Welcome { statements: roster::pack(&self.inner.roster.roll().set.all()), reaches }
     }
 }

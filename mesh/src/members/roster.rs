@@ -89,6 +89,9 @@ struct Heard {
 /// What a clock showed so long ago says nothing any more: it may have been set since.
 const HEARD_FOR: Duration = Duration::from_secs(3600);
 
+/// Bytes of statements in one message: far below what a request may have, and a slow connection carries it in time.
+const PACKED_BYTES: usize = 256 * 1024;
+
 /// What a change leaves behind.
 #[derive(Debug, Default)]
 struct Changing {
@@ -245,9 +248,16 @@ impl Roster {
     }
 }
 
-/// Encodes statements for the wire.
+/// Encodes statements for the wire: of the first ones as many as one message holds.
 pub(crate) fn pack(statements: &[Sealed]) -> Vec<Vec<u8>> {
-    statements.iter().map(Sealed::encode).collect()
+    let mut left = PACKED_BYTES;
+    let packed = statements.iter().map(Sealed::encode).enumerate();
+    let fitting = packed.take_while(|(index, bytes)| {
+        let fits = *index == 0 || bytes.len() <= left;
+        left = left.saturating_sub(bytes.len());
+        fits
+    });
+    fitting.map(|(_, bytes)| bytes).collect()
 }
 
 /// Reads statements from the wire; what cannot be read is left out.

@@ -18,7 +18,7 @@ use crate::{
     members::{exchange, roster::Roster},
     transport::{
         inbound::Inlet,
-        protocols::{RAFT, RPC},
+        protocols::RAFT,
         rpc::{self, Exchange},
     },
 };
@@ -45,11 +45,6 @@ pub struct RaftInbound {
     pub frame: Vec<u8>,
     /// Where the answer goes; dropped = none.
     pub answer: oneshot::Sender<Vec<u8>>,
-}
-
-/// The shape of requests.
-pub(crate) fn rpc_exchange() -> Exchange {
-    Exchange { protocol: RPC, limit: MAX_RPC_BYTES }
 }
 
 /// The shape of Raft messages.

@@ -1,5 +1,5 @@
 //! One request, one answer, one substream, one deadline: the shape of `/mesh/rpc/1` and `/mesh/raft/1`.
-//! Nothing here knows what is asked.
+//! Nothing here acts on what is asked.
 //!
 //! ```text
 //! caller                          receiver
@@ -14,12 +14,20 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::{Stream, StreamProtocol};
-use proto::id::HostId;
+use proto::{
+    backoff::BackOff,
+    id::HostId,
+    limits::MAX_RPC_BYTES,
+    wire::{
+        self,
+        rpc::{Answer, Request},
+    },
+};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::transport::{
     inbound::Inlet,
-    protocols::{read_frame, write_frame},
+    protocols::{RPC, read_frame, write_frame},
     swarm::{OpenError, Streams},
 };
 
@@ -32,6 +40,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Streams dropped by a busy receiver in a row before the caller is told.
 const MAX_TRIES: u32 = 6;
+/// Before such a request is sent again.
+const AGAIN: BackOff = BackOff::new(5, 160);
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +78,18 @@ pub(crate) struct Exchange {
     pub(crate) limit: usize,
 }
 
+/// Asks another member.
+pub(crate) async fn call(
+    streams: &Streams,
+    to: HostId,
+    request: &Request,
+    within: Duration,
+) -> Result<Answer, RpcError> {
+    let exchange = Exchange { protocol: RPC, limit: MAX_RPC_BYTES };
+    let answer = ask(streams, &exchange, to, &wire::encode(request), within).await?;
+    wire::decode(&answer, MAX_RPC_BYTES).map_err(|_| RpcError::Malformed)
+}
+
 /// Sends a request and waits for its answer.
 pub(crate) async fn ask(
     streams: &Streams,
@@ -81,7 +103,7 @@ pub(crate) async fn ask(
     }
     let deadline = Instant::now() + within;
     let mut last = String::new();
-    for attempt in 0..MAX_TRIES {
+    for attempt in 1..=MAX_TRIES {
         let left = deadline.saturating_duration_since(Instant::now());
         let stream = match streams.open(to, exchange.protocol.clone(), left).await {
             Ok(stream) => stream,
@@ -94,7 +116,7 @@ pub(crate) async fn ask(
             Ok(Err(Talk::NotTaken(error))) => last = error.to_string(),
             Ok(Err(Talk::Broken(error))) => return Err(RpcError::Broken(error.to_string())),
         }
-        tokio::time::sleep(Duration::from_millis(5 << attempt)).await;
+        tokio::time::sleep(AGAIN.after(attempt)).await;
     }
     Err(RpcError::Unreachable(last))
 }

@@ -36,10 +36,13 @@ const MAX_SAME_SERIAL: usize = 4;
 #[cbor(transparent)]
 pub struct Short(#[cbor(n(0), with = "minicbor::bytes")] [u8; 8]);
 
-fn short(digest: &Digest) -> Short {
-    let mut short = Short::default();
-    short.0.copy_from_slice(&digest.0[..8]);
-    short
+impl Short {
+    /// Names the statement with this digest.
+    pub fn of(digest: &Digest) -> Short {
+        let mut short = Short::default();
+        short.0.copy_from_slice(&digest.0[..8]);
+        short
+    }
 }
 
 /// A host that belongs to the mesh.
@@ -225,19 +228,19 @@ impl MemberSet {
 
     /// Gives the statements with these short names.
     pub fn named(&self, wanted: &BTreeSet<Short>) -> Vec<Sealed> {
-        self.chosen(|digest| wanted.contains(&short(digest)))
+        self.chosen(|digest| wanted.contains(&Short::of(digest)))
     }
 
     /// Gives the short names of all statements, for another host to compare.
     pub fn names(&self) -> Vec<Short> {
-        self.known.iter().map(short).collect()
+        self.known.iter().map(Short::of).collect()
     }
 
     /// Compares with a host that has `theirs`: gives the statements that it lacks, and the names of those that lack
     /// here.
     pub fn differences(&self, theirs: &BTreeSet<Short>) -> (Vec<Sealed>, Vec<Short>) {
-        let ours: BTreeSet<Short> = self.known.iter().map(short).collect();
-        let given = self.chosen(|digest| !theirs.contains(&short(digest)));
+        let ours: BTreeSet<Short> = self.known.iter().map(Short::of).collect();
+        let given = self.chosen(|digest| !theirs.contains(&Short::of(digest)));
         (given, theirs.difference(&ours).copied().collect())
     }
 
