@@ -364,6 +364,7 @@ pub async fn build(
         offer: serves.clone(),
         loopback: config.ports == Ports::Loopback,
         about: about_rx,
+        said: None,
         reach: reach_tx,
         members: members_tx,
         facts,

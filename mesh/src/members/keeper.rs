@@ -4,11 +4,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use iroh::{Endpoint, Watcher};
 use proto::{
     facts::Fact,
@@ -66,6 +67,8 @@ pub(crate) struct Keeper {
     pub(crate) offer: Option<RelayOffer>,
     pub(crate) loopback: bool,
     pub(crate) about: watch::Receiver<HostRecord>,
+    /// What was last said of it.
+    pub(crate) said: Option<HostRecord>,
     pub(crate) reach: watch::Sender<Reach>,
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
@@ -75,8 +78,8 @@ pub(crate) struct Keeper {
     pub(crate) reachability: Reachability,
     /// With whom statements are compared.
     pub(crate) spread: Spread,
-    /// Comparisons under way, with whom and how they ended.
-    pub(crate) comparing: JoinSet<(HostId, Result<(), RpcError>)>,
+    /// Comparisons under way.
+    pub(crate) comparing: JoinSet<spread::Event>,
     /// This host's networks.
     pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
 }
@@ -117,11 +120,8 @@ impl Keeper {
                 _ = tick.tick() => self.look().await,
                 () = Clock.sleep_until(spread_due) => self.spread(spread::Event::Time).await,
                 Some(ended) = self.comparing.join_next() => match ended {
-                    Ok((host, Ok(()))) => self.spread(spread::Event::Compared(host)).await,
-                    Ok((host, Err(error))) => {
-                        tracing::debug!(host = %host.short(), %error, "statements not compared");
-                        self.spread(spread::Event::Failed(host)).await;
-                    }
+                    Ok(event) => self.spread(event).await,
+                    // Nobody aborts them, and a panic is caught where it happens.
                     Err(error) => tracing::error!(%error, "a comparison of statements ended badly"),
                 },
                 result = roll.changed() => {
@@ -131,6 +131,7 @@ impl Keeper {
                         self.spread(spread::Event::Learned { statements, from }).await;
                     }
                     self.learn().await;
+                    self.publish().await;
                 }
                 result = records.changed() => {
                     if result.is_err() { return }
@@ -153,9 +154,9 @@ impl Keeper {
                 _ = look.tick() => self.look_around().await,
                 result = self.about.changed() => {
                     if result.is_err() { return }
+                    self.publish().await;
                 }
             }
-            self.publish().await;
             self.show();
         }
     }
@@ -210,9 +211,8 @@ impl Keeper {
             match effect {
                 spread::Effect::Compare { with, news } => {
                     let (streams, roster) = (self.streams.clone(), self.roster.clone());
-                    self.comparing.spawn(async move {
-                        (with, exchange::compare(&streams, &roster, with, &news).await)
-                    });
+                    let compare = async move { exchange::compare(&streams, &roster, with, &news).await };
+                    self.comparing.spawn(ended(with, compare));
                 }
                 spread::Effect::KeepHouse => {
                     self.roster.catch_up();
@@ -253,16 +253,18 @@ impl Keeper {
         self.reach_out(Event::Offered(offers)).await;
     }
 
-    async fn look_around(&self) {
+    async fn look_around(&mut self) {
         let found = interfaces().await;
         self.interfaces.send_if_modified(|known| {
             let changed = **known != found;
             *known = Arc::new(found);
             changed
         });
+        self.publish().await;
     }
 
-    async fn publish(&self) {
+    /// Says what this host is and how it is reached, when that changed.
+    async fn publish(&mut self) {
         let me = self.identity.host();
         let bound = self.endpoint.bound_sockets();
         let interfaces = self.interfaces.borrow().clone();
@@ -281,8 +283,10 @@ impl Keeper {
         // What was said at the founding or by the token stands above the host's own settings.
         tags.extend(member.tags);
         let record = HostRecord { name: member.name, tags, reach, issuer, ..about };
-        // Gossip itself drops what it has said already.
-        self.gossip.publish(RecordKey::Host, Some(Body::Host(record))).await;
+        if self.said.as_ref() != Some(&record) {
+            self.gossip.publish(RecordKey::Host, Some(Body::Host(record.clone()))).await;
+            self.said = Some(record);
+        }
     }
 
     fn show(&mut self) {
@@ -329,5 +333,30 @@ impl Keeper {
             // A disk that is full is told by its owner, and this is tried again at every look.
             Err(SayError::Store(error)) => tracing::debug!(%error, "a certificate was not stored"),
         }
+    }
+}
+
+/// Waits for a comparison and tells how it ended, whatever happens in it: one that never came back would hold its
+/// place for ever.
+async fn ended(with: HostId, compare: impl Future<Output = Result<(), RpcError>>) -> spread::Event {
+    match AssertUnwindSafe(compare).catch_unwind().await {
+        Ok(Ok(())) => return spread::Event::Compared(with),
+        Ok(Err(error)) => tracing::debug!(host = %with.short(), %error, "statements not compared"),
+        Err(_) => tracing::error!(host = %with.short(), "a comparison of statements panicked"),
+    }
+    spread::Event::Failed(with)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_comparison_that_panics_is_one_that_failed() {
+        let with = HostId([1; 32]);
+        let panicking = async { panic!("on purpose") };
+        assert!(matches!(ended(with, panicking).await, spread::Event::Failed(host) if host == with));
+        let fine = async { Ok(()) };
+        assert!(matches!(ended(with, fine).await, spread::Event::Compared(host) if host == with));
     }
 }
