@@ -1,4 +1,4 @@
-//! The one place of mesh and agent that reads clocks. Whoever decides takes a [`Moment`]; a
+//! The one place of mesh and agent that reads the wall clock and the boot clock. Whoever decides takes a [`Moment`]; a
 //! [`Timestamp`] is for people and for what is signed.
 
 use std::{

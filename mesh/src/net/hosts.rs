@@ -14,12 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use iroh::endpoint::{Connection, VarInt};
-use proto::id::HostId;
+use proto::{backoff::BackOff, id::HostId, time::Moment};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ALPN, Net, counts::Count, forward};
 use crate::{
+    clock::Clock,
     identity::{endpoint_id, host_of_endpoint},
     link::split::{self, Joiner, Split, Tag},
 };
@@ -51,7 +52,7 @@ pub(super) struct Link {
     queue: mpsc::Sender<(Tag, Bytes)>,
     open: Mutex<Vec<Open>>,
     /// Held while dialing.
-    dialing: tokio::sync::Mutex<BackOff>,
+    dialing: tokio::sync::Mutex<Attempts>,
     tasks: Mutex<JoinSet<()>>,
     pump: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -81,18 +82,19 @@ pub enum Unreachable {
 
 /// Spaces attempts: from half a second to 15 seconds, and from the start after a calm minute.
 #[derive(Debug, Default)]
-struct BackOff {
+struct Attempts {
     tries: u32,
-    last: Option<Instant>,
+    last: Option<Moment>,
 }
 
-impl BackOff {
+impl Attempts {
+    const PAUSES: BackOff = BackOff::new(500, 15_000);
     const CALM: Duration = Duration::from_secs(60);
 
     /// Begins an attempt, or tells how long it has to wait.
-    fn begin(&mut self, now: Instant) -> Result<(), Duration> {
-        let pause = Duration::from_millis(250 << self.tries.min(6)).min(Duration::from_secs(15));
-        match self.last.map(|last| now.saturating_duration_since(last)) {
+    fn begin(&mut self, now: Moment) -> Result<(), Duration> {
+        let pause = Self::PAUSES.after(self.tries);
+        match self.last.map(|last| now.since(last)) {
             Some(since) if since < pause => return Err(pause - since),
             Some(since) if since < Self::CALM => self.tries += 1,
             _ => self.tries = 1,
@@ -152,14 +154,14 @@ impl Link {
         if let Some(open) = self.pick(net) {
             return Ok(open);
         }
-        let mut back_off = self.dialing.lock().await;
+        let mut attempts = self.dialing.lock().await;
         // Somebody else may have dialed while we waited, or the host itself.
         if let Some(open) = self.pick(net) {
             return Ok(open);
         }
         let endpoint = net.0.endpoint.as_ref().ok_or(Unreachable::NotNow)?;
         let id = endpoint_id(&self.host).ok_or(Unreachable::NotNow)?;
-        back_off.begin(Instant::now()).map_err(Unreachable::BackOff)?;
+        attempts.begin(Clock.moment()).map_err(Unreachable::BackOff)?;
         let connection = match time::timeout(CONNECT_WITHIN, endpoint.connect(id, ALPN)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(Unreachable::Failed(error.to_string())),
@@ -309,17 +311,17 @@ mod tests {
 
     #[test]
     fn attempts_get_rarer_and_start_over_after_a_calm_minute() {
-        let (start, mut back_off) = (Instant::now(), BackOff::default());
-        let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(back_off.begin(at(0)), Ok(()));
-        assert_eq!(back_off.begin(at(400)), Err(Duration::from_millis(100)));
-        assert_eq!(back_off.begin(at(500)), Ok(()));
-        assert_eq!(back_off.begin(at(1000)), Err(Duration::from_millis(500)));
+        let (start, mut attempts) = (Moment(1_000_000), Attempts::default());
+        let at = |ms| start.plus_ms(ms);
+        assert_eq!(attempts.begin(at(0)), Ok(()));
+        assert_eq!(attempts.begin(at(400)), Err(Duration::from_millis(100)));
+        assert_eq!(attempts.begin(at(500)), Ok(()));
+        assert_eq!(attempts.begin(at(1000)), Err(Duration::from_millis(500)));
         for second in 1..10 {
-            assert_eq!(back_off.begin(at(1000 + second * 16_000)), Ok(()));
+            assert_eq!(attempts.begin(at(1000 + second * 16_000)), Ok(()));
         }
-        assert_eq!(back_off.begin(at(145_001)), Err(Duration::from_millis(14_999)));
-        assert_eq!(back_off.begin(at(210_000)), Ok(()));
-        assert_eq!(back_off.begin(at(210_500)), Ok(()));
+        assert_eq!(attempts.begin(at(145_001)), Err(Duration::from_millis(14_999)));
+        assert_eq!(attempts.begin(at(210_000)), Ok(()));
+        assert_eq!(attempts.begin(at(210_500)), Ok(()));
     }
 }
