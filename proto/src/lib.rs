@@ -35,6 +35,7 @@ pub mod limits;
 pub mod membership;
 pub mod names;
 pub mod picture;
+pub mod random;
 pub mod reachability;
 pub mod run;
 pub mod seal;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     id::{HostId, Name, SessionId},
+    random::Random,
     run::{Rules, lead},
     session::{Replace, Share},
     time::Moment,
@@ -16,7 +17,6 @@ use super::{
     Event, Key, World,
     calls::{Asker, For},
     invariants::Violation,
-    random::Random,
 };
 
 /// Trouble lasts this long.

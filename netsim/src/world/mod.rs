@@ -16,7 +16,6 @@ pub mod invariants;
 pub mod knowledge;
 pub mod net;
 pub mod quorum;
-pub mod random;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +25,7 @@ use std::{
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
+    random::Random,
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
     time::Moment,
@@ -37,7 +37,6 @@ use host::{Host, Record};
 use invariants::{History, Violation};
 use net::Net;
 use quorum::{Log, Quorum};
-use random::Random;
 
 /// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);

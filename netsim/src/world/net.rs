@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::id::HostId;
 
-use super::random::Random;
+use proto::random::Random;
 
 /// The network between the hosts.
 #[derive(Clone, Debug, Default)]

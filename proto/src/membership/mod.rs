@@ -8,7 +8,6 @@
 //! Nothing here sends or reads a clock.
 
 pub mod house;
-mod random;
 pub mod silence;
 pub mod spread;
 pub mod starts;

@@ -13,11 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    backoff::BackOff,
     id::{Digest, HostId},
+    random::Random,
     time::Moment,
 };
-
-use super::random::Random;
 
 /// Statements that arrive together are told together. Drawn anew each time, so that hosts that learn the same at once
 /// do not tell it at once.
@@ -30,8 +30,8 @@ const MAX_NEWS: usize = 32;
 const WIDTH: usize = 4;
 /// How often somebody is compared with, whatever happens: half a minute makes up for any message that got lost.
 const ROUND_MS: (u64, u64) = (8_000, 12_000);
-/// Before a comparison that failed is tried again; it doubles.
-const AGAIN_MS: u64 = 1_000;
+/// Before a comparison that failed is tried again.
+const AGAIN: BackOff = BackOff::new(1_000, 8_000);
 /// Failures in a row after which it is left to the next connection, change or round.
 const MAX_TRIES: u32 = 4;
 /// How often an issuer looks whether a certificate is due.
@@ -73,7 +73,7 @@ pub enum Effect {
 
 /// A rule that a test breaks on purpose, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
+pub(super) enum Mutant {
     /// What was new is not passed on.
     TellsNobody,
     /// Nobody is compared with now and then.
@@ -111,7 +111,7 @@ impl Spread {
     /// Begins with nobody connected. `seed` makes the draws of this host.
     pub fn new(me: HostId, seed: u64, now: Moment) -> Spread {
         let mut random = Random::new(seed);
-        let round = now.plus_ms(random.between(ROUND_MS));
+        let round = now.plus_ms(random.between(ROUND_MS.0, ROUND_MS.1));
         Spread {
             me,
             random,
@@ -195,7 +195,7 @@ impl Spread {
     }
 
     fn plan(&mut self, host: HostId, news: impl IntoIterator<Item = Digest>, now: Moment) {
-        let at = now.plus_ms(self.random.between(PAUSE_MS));
+        let at = now.plus_ms(self.random.between(PAUSE_MS.0, PAUSE_MS.1));
         let due = self.due.entry(host).or_insert(Due { at, news: BTreeSet::new(), tries: 0 });
         due.at = due.at.min(at);
         let before = due.news.len();
@@ -213,7 +213,7 @@ impl Spread {
         let Some(failed) = self.under_way.remove(&host) else { return };
         let is_there = self.connected.contains(&host) && !self.is_broken(Mutant::ForgetsFailed);
         if is_there && failed.tries < MAX_TRIES {
-            let at = now.plus_ms(AGAIN_MS << failed.tries);
+            let at = now.plus_ms(AGAIN.after_ms(failed.tries + 1));
             let due = self.due.entry(host).or_insert(Due { at, news: BTreeSet::new(), tries: 0 });
             due.at = due.at.max(at);
             due.tries = failed.tries + 1;
@@ -224,7 +224,7 @@ impl Spread {
     fn work(&mut self, now: Moment) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.round <= now {
-            self.round = now.plus_ms(self.random.between(ROUND_MS));
+            self.round = now.plus_ms(self.random.between(ROUND_MS.0, ROUND_MS.1));
             let anybody = self.anybody().filter(|_| !self.is_broken(Mutant::SkipsRounds));
             if let Some(host) = anybody.filter(|host| !self.due.contains_key(host)) {
                 self.due.insert(host, Due { at: now, news: BTreeSet::new(), tries: MAX_TRIES });

@@ -3,12 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    random::Random,
-    spread::{Effect, Event, Mutant, Spread},
-};
+use super::spread::{Effect, Event, Mutant, Spread};
 use crate::{
     id::{Digest, HostId},
+    random::Random,
     time::Moment,
 };
 
@@ -163,7 +161,7 @@ impl World {
         self.bytes += message.bytes();
         let is_lost = self.random.below(100).unwrap() < self.lost;
         if !is_lost && self.hear_each_other(from, to) {
-            let at = self.now.plus_ms(self.random.between((1, 60)));
+            let at = self.now.plus_ms(self.random.between(1, 60));
             self.count += 1;
             self.under_way.insert((at, self.count), (from, to, message));
         }
@@ -254,11 +252,11 @@ impl World {
 /// A life with faults; then a minute without any.
 fn converges(seed: u64, broken: Option<Mutant>) -> bool {
     let mut draw = Random::new(seed);
-    let hosts = draw.between((3, 40));
+    let hosts = draw.between(3, 40);
     let mut world = World::new(hosts, seed, broken);
-    world.lost = draw.between((0, 30));
+    world.lost = draw.between(0, 30);
     world.connect();
-    for number in 0..draw.between((1, 60)) {
+    for number in 0..draw.between(1, 60) {
         match draw.below(8).unwrap() {
             0 => world.part(true),
             1 => world.part(false),
@@ -267,7 +265,7 @@ fn converges(seed: u64, broken: Option<Mutant>) -> bool {
                 world.learn(at, Set(1 << number), None);
             }
         }
-        let pause = draw.between((0, 2_000));
+        let pause = draw.between(0, 2_000);
         world.run_ms(pause);
     }
     world.lost = 0;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{id::HostId, time::Moment};
+use crate::{backoff::BackOff, id::HostId, time::Moment};
 
 /// How long the host with the larger id leaves the dialling to the other.
 const COURTESY_MS: u64 = 1_500;
@@ -14,8 +14,8 @@ const START_MS: u64 = 2_000;
 const PAUSE_MS: u64 = 1_000;
 /// A connection that ended sooner was not one: the other side refused us.
 const SETTLED_MS: u64 = 10_000;
-const FIRST_RETRY_MS: u64 = 1_000;
-const LAST_RETRY_MS: u64 = 15_000;
+/// Before a dial that came to nothing is repeated.
+const RETRY: BackOff = BackOff::new(1_000, 15_000);
 /// Beyond this the mesh is no longer full, and connections are made when needed.
 const MAX_CONNECTED: usize = 64;
 
@@ -64,9 +64,8 @@ impl Dialer {
                 None => {}
             }
             if missing.next <= now && connected.len() + due.len() < MAX_CONNECTED {
-                let wait = FIRST_RETRY_MS << missing.tries.min(8);
-                missing.next = now.plus_ms(wait.min(LAST_RETRY_MS));
                 missing.tries += 1;
+                missing.next = now.plus_ms(RETRY.after_ms(missing.tries));
                 due.push(*host);
             }
         }

@@ -79,7 +79,7 @@ pub enum Because {
 
 /// A rule that a test breaks on purpose, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
+pub(super) enum Mutant {
     /// The host with the larger id never dials.
     LeavesDialling,
     /// Failures do not back off.
