@@ -202,7 +202,6 @@ fn member(view: &MemberView) -> Member {
             mesh::MemberState::Up => MemberState::Up,
             mesh::MemberState::Suspect => MemberState::Suspect,
             mesh::MemberState::Down => MemberState::Down,
-            mesh::MemberState::Left => MemberState::Left,
         },
         issuer: view.issuer,
         way: view.path.as_ref().map(|path| Way {

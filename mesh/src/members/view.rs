@@ -21,8 +21,6 @@ pub enum MemberState {
     Suspect,
     /// Gossip does not hear it, or not yet.
     Down,
-    /// It said that it leaves.
-    Left,
 }
 
 impl MemberState {
@@ -32,7 +30,6 @@ impl MemberState {
             MemberState::Up => "up",
             MemberState::Suspect => "suspect",
             MemberState::Down => "down",
-            MemberState::Left => "left",
         }
     }
 }
@@ -82,11 +79,6 @@ pub struct Members {
 }
 
 impl Members {
-    /// Finds a member by its label.
-    pub fn by_name(&self, name: &Name) -> Option<&MemberView> {
-        self.hosts.values().find(|member| member.name == *name)
-    }
-
     /// Finds a member by its id.
     pub fn get(&self, host: HostId) -> Option<&MemberView> {
         self.hosts.get(&host)
@@ -179,9 +171,7 @@ pub(crate) fn facts(old: &Members, new: &Members) -> Vec<Fact> {
             (MemberState::Up | MemberState::Suspect, MemberState::Down) => {
                 facts.push(Fact::MemberDown { member: member.clone() });
             }
-            (MemberState::Down | MemberState::Left, MemberState::Up) => {
-                facts.push(Fact::MemberUp { member: member.clone() })
-            }
+            (MemberState::Down, MemberState::Up) => facts.push(Fact::MemberUp { member: member.clone() }),
             _ => {}
         }
         let old_path = before.and_then(|before| before.path.as_ref());

@@ -35,7 +35,7 @@ async fn a_host_joins_by_a_token_and_both_see_each_other() {
     let cellar = Host::joiner("cellar", &attic.token().await).await;
     for (host, other) in [(&attic, "cellar"), (&cellar, "attic")] {
         host.sees(other, |members| {
-            let member = members.by_name(&name(other));
+            let member = members.hosts.values().find(|member| member.name == name(other));
             member.is_some_and(|member| {
                 member.state == MemberState::Up && member.path.is_some() && member.record.is_some()
             })

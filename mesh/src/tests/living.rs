@@ -202,8 +202,10 @@ async fn a_session_said_by_one_member_is_known_to_all() {
     };
     hosts[1].mesh.say(&Statement::Genesis(genesis.clone())).unwrap();
     for host in &hosts {
-        eventually(host.mesh.roll(), "the genesis", |roll| roll.set.geneses().any(|known| *known == genesis))
-            .await;
+        eventually(host.mesh.roll(), "the genesis", |roll| {
+            roll.set.genesis(genesis.session) == Some(&genesis)
+        })
+        .await;
     }
     for host in hosts {
         host.stop().await;

@@ -64,7 +64,7 @@ pub struct Member {
     pub since: Timestamp,
     /// When its certificate was signed.
     pub not_before: Timestamp,
-    /// When its certificate ends; it stays a member, but a stale one.
+    /// When its certificate ends; it stays a member, for only an eviction cuts it off.
     pub not_after: Option<Timestamp>,
 }
 
@@ -72,12 +72,6 @@ impl Member {
     /// Tells whether it may admit others.
     pub fn is_issuer(&self) -> bool {
         self.capabilities.may_issue()
-    }
-
-    /// Tells whether its certificate ended so long ago that no clock error explains it. A stale
-    /// member is shown as such and goes on; only an eviction cuts it off.
-    pub fn is_stale(&self, now: Timestamp) -> bool {
-        self.not_after.is_some_and(|end| now.since_ms(end) > CLOCK_TOLERANCE_MS)
     }
 }
 

@@ -258,12 +258,11 @@ fn certificates_are_renewed_daily_and_a_stale_member_stays_a_member() {
     assert_eq!(set.renewal(cellar, NOW.plus_ms(DAY - 1)), None);
     assert_eq!(set.renewal(host(&ATTIC), NOW.plus_ms(90 * DAY)), None);
     let late = NOW.plus_ms(CERTIFICATE_MS + DAY + 1);
-    assert!(set.member(cellar).unwrap().is_stale(late));
-    assert!(!set.member(cellar).unwrap().is_stale(NOW.plus_ms(CERTIFICATE_MS + DAY)));
+    assert_eq!(set.member(cellar).unwrap().not_after, Some(NOW.plus_ms(CERTIFICATE_MS)));
     let renewed = set.renewal(cellar, late).unwrap();
     assert_eq!((renewed.serial, renewed.since), (2, NOW));
     set.apply(seal(Statement::Certificate(renewed), &ATTIC), late).unwrap();
-    assert!(!set.member(cellar).unwrap().is_stale(late));
+    assert!(set.member(cellar).unwrap().not_after > Some(late));
 }
 
 #[test]
@@ -274,9 +273,9 @@ fn members_announce_sessions_and_the_earlier_birth_is_the_true_one() {
     let genesis = |stamp| Genesis { session, salt, name: name("shop"), stamp, voters: vec![host(&CELLAR)] };
     set.apply(seal(Statement::Genesis(genesis(NOW)), &CELLAR), NOW).unwrap();
     let later = seal(Statement::Genesis(genesis(NOW.plus_ms(1))), &CELLAR);
-    assert_eq!(set.apply(later, NOW), Ok(false));
+    assert_eq!(set.apply(later.clone(), NOW), Ok(false));
     set.apply(seal(Statement::Tombstone(Tombstone { session, made: NOW }), &CELLAR), NOW).unwrap();
-    assert_eq!(set.geneses().count(), 1);
+    assert_eq!(set.all().iter().filter(|sealed| sealed.kind == later.kind).count(), 1);
     assert_eq!(set.genesis(session).unwrap().stamp, NOW);
     assert!(set.is_buried(session) && !set.is_buried(SessionId([1; 16])));
     assert_eq!(set.tombstones().next().unwrap().session, session);

@@ -177,14 +177,6 @@ impl MemberSet {
         self.members().into_keys().filter(|host| wanted(host) == Some(true)).collect()
     }
 
-    /// Gives the births of sessions.
-    pub fn geneses(&self) -> impl Iterator<Item = &Genesis> {
-        self.kept().filter_map(|kept| match &kept.statement {
-            Statement::Genesis(genesis) => Some(genesis),
-            _ => None,
-        })
-    }
-
     /// Gives the birth of a session, as the host that started it stated it.
     pub fn genesis(&self, session: SessionId) -> Option<&Genesis> {
         self.slots.get(&Slot::Genesis(session))?.first().and_then(|kept| match &kept.statement {
