@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use proto::time::Timestamp;
+use serde_json::Value;
 use tests::{Host, Lab, Place, alive, eventually, kill, lab_or_skip, tiny_topology};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,10 +95,10 @@ fn a_machine_that_crashes_is_restarted_as_promptly_as_ever_whatever_the_clock_sa
     host.start();
     host.import_tiny();
     host.agent(&["session", "up", &host.topology(&tiny_topology("shop", 1))]).expect(0);
-    crashes_and_comes_back(&host, 1);
+    crashes_and_comes_back(&host, 1, "157680000");
     for (tries, clock) in [(2, "0"), (3, "-3600"), (4, "=86400")] {
         set(clock);
-        crashes_and_comes_back(&host, tries);
+        crashes_and_comes_back(&host, tries, clock);
     }
 
     // The agent starts where the clock stands in 1970, finds its machine, and restarts it like any other.
@@ -104,29 +106,56 @@ fn a_machine_that_crashes_is_restarted_as_promptly_as_ever_whatever_the_clock_sa
     host.start();
     host.reaches("web-1", "ready");
     assert_eq!(host.facts("machine-adopted").len(), 1);
-    crashes_and_comes_back(&host, 1);
+    crashes_and_comes_back(&host, 1, "=86400");
     set("157680000");
-    crashes_and_comes_back(&host, 2);
+    crashes_and_comes_back(&host, 2, "157680000");
 }
 
-/// Kills the QEMU of `web-1`, for the time of this number in a row, and sees that the next one comes after the pause
-/// that is said.
+/// Kills the QEMU of `web-1`, for the time of this number in a row, and sees that the agent takes it for the time that
+/// `clock` shows, and that the next one comes after the pause that is said.
 #[track_caller]
-fn crashes_and_comes_back(host: &Host, tries: u32) {
-    let before = host.pids("web-1");
+fn crashes_and_comes_back(host: &Host, tries: u32, clock: &str) {
+    let (before, told, began) = (host.pids("web-1"), newest(host).0, wall_ms());
     kill(before.qemu);
+    let killed = Instant::now();
     let pause = 1 << (tries - 1);
     let row = host.leaves("web-1", "ready");
     let said = format!("try {} follows after {pause} s", tries + 1);
     assert!(row["reason"].as_str().is_some_and(|reason| reason.contains(&said)), "{said}: {row}");
-    let killed = Instant::now();
     eventually(PATIENCE, "another QEMU runs", || match host.qemus().get("web-1") {
         Some(1) if !alive(before.qemu) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    let took = killed.elapsed();
-    assert!(took < Duration::from_secs(pause + 20), "{took:?} for a pause of {pause} s");
+    let (took, pause) = (killed.elapsed(), Duration::from_secs(pause));
+    assert!(pause <= took && took < pause + Duration::from_secs(30), "{took:?} for a pause of {pause:?}");
     host.reaches("web-1", "ready");
+    let (seq, time) = newest(host);
+    assert!(seq > told, "nothing was told of the crash");
+    let (earliest, latest) = (shown(clock, began), shown(clock, wall_ms()));
+    // Text of one form and length, so the order of letters is that of time.
+    assert!(earliest <= time && time <= latest, "{time} is not between {earliest} and {latest}");
+}
+
+/// Gives number and time of what the agent told last.
+#[track_caller]
+fn newest(host: &Host) -> (u64, String) {
+    let answer = host.agent(&["events", "--json-lines"]).expect(0);
+    let last: Value = serde_json::from_str(answer.stdout.lines().last().expect("an event")).expect("JSON");
+    (last["seq"].as_u64().expect("a number"), last["time"].as_str().expect("a time").to_owned())
+}
+
+fn wall_ms() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
+    i64::try_from(now.as_millis()).expect("this age")
+}
+
+/// Gives what a clock shows that is moved, or stands, as its file says, when it really is `ms`.
+fn shown(clock: &str, ms: i64) -> String {
+    let shown = match clock.strip_prefix('=') {
+        Some(stands) => stands.parse::<i64>().expect("seconds") * 1000,
+        None => ms + clock.parse::<i64>().expect("seconds") * 1000,
+    };
+    Timestamp(u64::try_from(shown).expect("after 1970")).to_string()
 }
 
 /// What moves a clock of today to 1970.
