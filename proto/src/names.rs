@@ -28,7 +28,7 @@ pub const DEFAULT_ZONE: &str = "mesh.internal";
 /// Time to live of every answer, and the SOA minimum, in seconds: readiness changes at any moment.
 pub const TTL_S: u32 = 1;
 /// Where forward addresses live: loopback, far from what people use by hand.
-pub const FORWARD_RANGE: Prefix = Prefix { base: Ipv4Addr::new(127, 64, 0, 0), len: 10 };
+const FORWARD_RANGE: Prefix = Prefix { base: Ipv4Addr::new(127, 64, 0, 0), len: 10 };
 /// Addresses in one answer, so that it fits the 512 bytes of plain DNS.
 const MAX_ADDRESSES: usize = 24;
 
@@ -63,7 +63,7 @@ pub struct HostEntry {
 /// Where this host listens for a group or a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The address, in [`FORWARD_RANGE`].
+    /// The address, in 127.64.0.0/10.
     pub address: Ipv4Addr,
     /// The ports that really listen, by service.
     pub ports: BTreeMap<Name, u16>,

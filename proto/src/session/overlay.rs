@@ -10,7 +10,7 @@ use crate::{
 
 /// Where session networks live, the first choice first: 10.64.0.0/10, which home routers do not hand
 /// out, then the other private ranges.
-pub const RANGES: [Prefix; 4] = [
+pub(super) const RANGES: [Prefix; 4] = [
     Prefix { base: Ipv4Addr::new(10, 64, 0, 0), len: 10 },
     Prefix { base: Ipv4Addr::new(172, 16, 0, 0), len: 12 },
     Prefix { base: Ipv4Addr::new(192, 168, 0, 0), len: 16 },

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// No clock that shows an earlier time is believed: 2026-01-01, before there was this program.
-pub const EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
+const EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
 /// A clock that is this far from others is told.
 const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
 

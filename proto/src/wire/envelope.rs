@@ -58,7 +58,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Kind; 22] = [
+    #[cfg(test)]
+    const ALL: [Kind; 22] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How long a question to a coordinator may take: a quorum round over a slow relay, twice.
-pub const ASK_MS: u64 = 10_000;
+const ASK_MS: u64 = 10_000;
 /// A new leader is being elected, or its head is on the way.
 const PAUSE_MS: u64 = 200;
 
