@@ -176,17 +176,30 @@ fn spread(prefix: &[String], tree: &str, found: &mut Vec<Vec<String>>) {
 }
 
 #[test]
-fn folders_use_each_other_only_along_the_arrows() {
+fn folders_use_each_other_only_along_the_arrows_and_each_arrow_is_needed() {
     let drawn = drawn();
-    let mut complaints = Vec::new();
+    let (mut complaints, mut used) = (Vec::new(), Arrows::new());
     let folder = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
     for name in ["proto", "mesh", "images", "agent", "netsim"] {
         for (from, all) in used_in(name) {
             let here = format!("{name}/{}", folder(&from));
             let Some(allowed) = drawn.get(&here) else { continue };
-            for to in all.iter().filter(|to| folder(to) != folder(&from) && !allowed.contains(&folder(to))) {
-                complaints.push(format!("{name}/{from} uses {to}: {here} may not"));
+            let others = all.iter().filter(|to| folder(to) != folder(&from));
+            let used = used.entry(here.clone()).or_default();
+            for to in others {
+                used.insert(folder(to));
+                if !allowed.contains(&folder(to)) {
+                    complaints.push(format!("{name}/{from} uses {to}: {here} may not"));
+                }
             }
+        }
+    }
+    for (here, allowed) in &drawn {
+        match used.get(here) {
+            Some(used) => {
+                complaints.extend(allowed.difference(used).map(|to| format!("{here} never uses {to}")))
+            }
+            None => complaints.push(format!("there is no {here}")),
         }
     }
     none(complaints);

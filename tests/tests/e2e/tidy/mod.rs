@@ -42,14 +42,17 @@ struct Source {
 }
 
 impl Source {
-    /// Tells whether it holds tests only.
+    /// Tells whether it holds tests only, or what they are made of.
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/") || self.path.starts_with("tests/")
+        let names = ["/tests.rs", "/fixture.rs"];
+        names.iter().any(|name| self.path.ends_with(name))
+            || self.path.contains("/tests/")
+            || self.path.starts_with("tests/")
     }
 
     /// Gives what comes before its own tests.
     fn without_tests(&self) -> &str {
-        self.text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default()
+        self.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
     }
 
     /// Gives the same without comments.
