@@ -56,7 +56,7 @@ const HANDS: usize = 64;
 const FACTS: usize = 1024;
 /// Between two tries of a join that found no issuer.
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
-/// What each of the five stages of an orderly end may take: 12.5 s in all. A stage that does not end in
+/// What each of the six stages of an orderly end may take: 15 s in all. A stage that does not end in
 /// time is left behind; what is on disk is whole at every moment.
 const STAGE: Duration = Duration::from_millis(2500);
 /// How long the first picture may take: one turn of a task.
@@ -324,6 +324,7 @@ async fn run_locked(run: Run) -> Answer<()> {
     stage("tasks", async { while tasks.join_next().await.is_some() {} }).await;
     tasks.abort_all();
     stage("sessions", hub.drained()).await;
+    stage("logs", hub.close_groups()).await;
     net.shutdown();
     if !mesh_task.is_finished() {
         stage("mesh", mesh.shutdown()).await;

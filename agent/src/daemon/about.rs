@@ -20,7 +20,10 @@ use crate::{
     config::Config,
     host::{data::DataDir, disk},
     machine::{Qemu, guard, qemu},
-    session::{actions::words, hub::Hub},
+    session::{
+        actions::words,
+        hub::{Hub, OFFER_WAIT},
+    },
 };
 
 /// Disk that stays with the host unless its owner says otherwise, in MiB.
@@ -100,8 +103,7 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
         let gathered = gather(&config, &data, accelerator, &used).await;
         let record = HostRecord { trouble: trouble.as_ref().map(|trouble| trouble.what.clone()), ..gathered };
         hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
-        if !*offered.borrow() {
-            stop.run_until_cancelled(told(&hub, accelerator)).await;
+        if !*offered.borrow() && told(&hub, accelerator).await {
             offered.send_replace(true);
         }
         // Every arm only wakes the loop.
@@ -136,17 +138,15 @@ async fn watch_disk(hub: &Hub, data: &DataDir, before: Option<Trouble>) -> Optio
     now
 }
 
-/// Waits until the picture, which is what plans are made from, says of this host what was published.
-async fn told(hub: &Hub, accelerator: Option<Accelerator>) {
-    let (pictures, me) = (&hub.deps().pictures, hub.me());
-    let wakes = pictures.wakes(move |change| *change == Change::Host(me));
+/// Waits until the picture, which is what plans are made from, says of this host what was published. Tells
+/// whether it does: another look tries again.
+async fn told(hub: &Hub, accelerator: Option<Accelerator>) -> bool {
+    let me = hub.me();
     let says = |picture: &Picture| {
         let record = picture.host_record(me);
-        picture.is_up(me) && record.is_some_and(|record| record.accelerator == accelerator)
+        picture.members.contains_key(&me) && record.is_some_and(|record| record.accelerator == accelerator)
     };
-    while !says(&pictures.now()) {
-        wakes.changed().await;
-    }
+    hub.deps().pictures.until(move |change| *change == Change::Host(me), OFFER_WAIT, says).await
 }
 
 /// Sums what this host's machines may take, in MiB by session.

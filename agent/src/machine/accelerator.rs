@@ -4,13 +4,17 @@
 //! decides; the child is killed when it says nothing. A CPU model that aborts is found out as well.
 
 use std::{
-    io::{self, Read},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::AsRawFd,
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::guard;
 
@@ -82,35 +86,24 @@ fn judge(run: Run) -> Verdict {
 }
 
 fn run(mut qemu: Command, machine: &str, cpu: &str, accelerator: &str) -> io::Result<Run> {
-    let dir = private_dir()?;
-    let rom = dir.join("probe.rom");
-    let outcome = std::fs::write(&rom, rom_image()).and_then(|()| {
-        let mut child = qemu
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16"])
-            .args(["-machine", machine, "-accel", accelerator, "-cpu", cpu])
-            .arg("-bios")
-            .arg(&rom)
-            .args(["-chardev", "stdio,id=out,signal=off", "-device", "isa-debugcon,iobase=0xe9,chardev=out"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let outcome = watch(&mut child);
-        // Killing what has ended is an error that means nothing.
-        child.kill().ok();
-        child.wait()?;
-        outcome
-    });
-    std::fs::remove_dir_all(&dir)?;
+    // In memory: a file would stay when the agent is killed meanwhile.
+    let mut rom = File::from(memfd_create("probe.rom", MemfdFlags::CLOEXEC)?);
+    rom.write_all(&rom_image())?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), rom.as_raw_fd());
+    let mut child = qemu
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16"])
+        .args(["-machine", machine, "-accel", accelerator, "-cpu", cpu, "-bios", &path])
+        .args(["-chardev", "stdio,id=out,signal=off", "-device", "isa-debugcon,iobase=0xe9,chardev=out"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let outcome = watch(&mut child);
+    // Killing what has ended is an error that means nothing.
+    child.kill().ok();
+    child.wait()?;
     outcome
-}
-
-/// Makes a directory that nobody else can have prepared.
-fn private_dir() -> io::Result<std::path::PathBuf> {
-    let dir = std::env::temp_dir().join(format!("agent-probe-{:016x}", rand::random::<u64>()));
-    crate::host::private::new(&dir)?;
-    Ok(dir)
 }
 
 /// Waits for the ROM's two bytes. A thread reads, so that a hanging child cannot hang us.

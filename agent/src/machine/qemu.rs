@@ -144,7 +144,9 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let facts = facts
         .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
     let cached = Cached { boot, kernel, program: program_id, facts };
-    record::store(cache, &cached)?;
+    if let Err(error) = record::store(cache, &cached) {
+        tracing::debug!(%error, "what QEMU can do is not remembered; it is asked again at the next start");
+    }
     Ok(cached.facts)
 }
 

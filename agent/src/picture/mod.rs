@@ -133,9 +133,10 @@ async fn run(
         // Every arm only takes one value in.
         let input = tokio::select! {
             () = stop.cancelled() => return,
-            Some(input) = inputs.next() => input,
-            else => return,
+            input = inputs.next() => input,
         };
+        // A picture that stood still would be taken for what is so.
+        let Some(input) = input else { return };
         let changes = picture.apply(input);
         now.send_replace(Arc::new(picture.clone()));
         wake(&waiting, &changes);

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use mesh::{Clock, quorum::Group};
 use proto::{
     id::{HostId, SessionId},
+    picture::Change,
     run::{
         Rules,
         lead::{Effect, Event, Lead, Member, Place, Seen, Standing},
@@ -53,7 +54,8 @@ pub async fn run(hub: Hub, session: SessionId, group: Group) {
 impl Coordinator {
     async fn run(&mut self) {
         let (mut lead, mut state) = (self.group.lead(), self.group.state());
-        let (mut members, mut roll) = (self.hub.deps().mesh.members(), self.hub.deps().mesh.roll());
+        let mut roll = self.hub.deps().mesh.roll();
+        let wakes = self.hub.deps().pictures.wakes(|change| matches!(change, Change::Host(_)));
         let stop = self.hub.deps().stop.clone();
         loop {
             self.wake = None;
@@ -82,7 +84,7 @@ impl Coordinator {
                     None
                 }
                 changed = state.changed() => if changed.is_err() { return } else { None },
-                changed = members.changed() => if changed.is_err() { return } else { None },
+                () = wakes.changed() => None,
                 changed = roll.changed() => if changed.is_err() { return } else { None },
                 Some(ended) = self.work.join_next() => ended.ok(),
                 () = until => None,

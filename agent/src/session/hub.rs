@@ -40,7 +40,7 @@ mod groups;
 mod knowing;
 
 /// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
-const OFFER_WAIT: Duration = Duration::from_secs(5);
+pub const OFFER_WAIT: Duration = Duration::from_secs(5);
 /// Questions that wait for the task that knows; as many as members' requests that are answered at once.
 const LETTERS: usize = 64;
 /// Pause before a session's task is started again after a panic.
@@ -254,6 +254,10 @@ impl Hub {
     pub async fn drained(&self) {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// Closes the logs. Call after [`Hub::drained`], or after the time for that is over.
+    pub async fn close_groups(&self) {
         let groups = std::mem::take(&mut *lock(&self.inner.groups));
         futures::future::join_all(groups.values().map(Group::shutdown)).await;
     }

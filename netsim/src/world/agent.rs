@@ -578,11 +578,6 @@ impl World {
             host.agent = None;
         }
     }
-
-    /// Gives the incarnation of a machine that lies on a host's disk.
-    pub fn incarnation(&self, id: HostId, machine: &Key) -> Option<Epoch> {
-        Some(self.hosts.get(&id)?.disk.launched.get(machine)?.epoch)
-    }
 }
 
 /// What a host says that wants to be believed and has no right to.

@@ -301,6 +301,17 @@ impl World {
             return Ok(());
         }
         let plan = state.plan.as_ref().ok_or("no plan")?;
+        // What hosts say follows what is so in a moment: both must be as the plan wants it.
+        for p in &plan.placements {
+            let process =
+                self.hosts.get(&p.host).and_then(|host| host.shims.get(&(session, p.machine.clone())));
+            let runs = process
+                .is_some_and(|process| process.alive() && process.ready && process.settings.epoch == p.epoch);
+            if runs == state.stopped.contains(&p.machine) {
+                let is = if runs { "still runs" } else { "does not run" };
+                return Err(format!("{} {is} on {}", p.machine, self.name(p.host)));
+            }
+        }
         for host in self.hosts.values() {
             let picture = host.picture(&self.names, self.now);
             for p in &plan.placements {

@@ -41,7 +41,8 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::TakesSilenceForDeath, "at once"),
         (Mutant::IgnoresNeedsLater, "was ready again"),
         (Mutant::ReplacesUnasked, "although nobody said so"),
-        (Mutant::AnswersOldEpochs, "never said it is ready"),
+        // Whom an old epoch makes ready, others take for ready too.
+        (Mutant::AnswersOldEpochs, "never said it is ready | was ever ready"),
         (Mutant::ForgetsWhatRuns, "at once"),
         (Mutant::NeverWakes, "not settled"),
         (Mutant::KeepsReadiness, "its services never answered"),
@@ -61,11 +62,10 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::TakesBuried, "although that is buried"),
     ];
     for (mutant, complaint) in mutants {
-        let mut caught = (0..2000).filter_map(|seed| check(seed, Rules::without(mutant)).err());
-        // A broken rule may break others first, so it is named by what it alone breaks.
-        let caught = caught.find(|failure| failure.what.contains(complaint));
-        let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed: no {complaint:?}"));
+        let caught = (0..2000).find_map(|seed| check(seed, Rules::without(mutant)).err());
+        let caught = caught.unwrap_or_else(|| panic!("{mutant:?} is not noticed"));
         println!("{mutant:?} is noticed by seed {}", caught.seed);
+        assert!(complaint.split(" | ").any(|one| caught.what.contains(one)), "{mutant:?}: {}", caught.what);
     }
 }
 
@@ -78,7 +78,8 @@ fn a_seed_tells_the_same_story_each_time() {
 /// `make sim` names how many seeds, from the first one.
 #[test]
 fn as_many_worlds_as_are_asked_for_keep_every_promise() {
-    let Some(seeds) = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()) else { return };
+    let Ok(seeds) = std::env::var("SEEDS") else { return println!("SKIPPED: SEEDS names no number") };
+    let seeds = seeds.parse().expect("SEEDS is a number");
     let begun = std::time::Instant::now();
     let failures = failures(0..seeds, Rules::default());
     let told: Vec<String> =

@@ -198,7 +198,7 @@ impl Picture {
 
     /// Tells whether a host is a member that is heard; this host always hears itself.
     pub fn is_up(&self, host: HostId) -> bool {
-        self.members.get(&host).is_some_and(Member::is_up)
+        host == self.me || self.members.get(&host).is_some_and(Member::is_up)
     }
 
     /// Lists the members that are heard.

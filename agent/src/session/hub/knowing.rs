@@ -58,8 +58,8 @@ struct Knowing {
     mailbox: mpsc::Receiver<Letter>,
     tickets: u64,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), Refusal>>>,
-    /// What was begun and tells the machine when it ended.
-    work: JoinSet<Event>,
+    /// What was begun, and what the machine is told of it when it ended.
+    work: JoinSet<Option<Event>>,
     wake: Option<Moment>,
 }
 
@@ -94,7 +94,7 @@ impl Knowing {
                     Some(letter) => self.open(letter),
                     None => return,
                 },
-                Some(ended) = self.work.join_next() => ended.ok(),
+                Some(ended) = self.work.join_next() => ended.ok().flatten(),
                 () = until => None,
             };
             if let Some(event) = event {
@@ -190,12 +190,7 @@ impl Knowing {
                 self.begin(work, Event::Said(session, host, None));
             }
             Effect::KeepVoices(session, voices) => {
-                let store = self.hub.deps().store.clone();
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = store.put_voices(session, &voices) {
-                        tracing::warn!(%session, %error, "who is believed is not remembered");
-                    }
-                });
+                self.work.spawn(keep_voices(self.hub.clone(), session, voices).map(|()| None));
             }
             Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
         }
@@ -209,7 +204,7 @@ impl Knowing {
     /// Begins work that ends with an event; one that panics ends with `failed`.
     fn begin(&mut self, work: impl Future<Output = Event> + Send + 'static, failed: Event) {
         let work = AssertUnwindSafe(work).catch_unwind();
-        self.work.spawn(async move { work.await.unwrap_or(failed) });
+        self.work.spawn(async move { Some(work.await.unwrap_or(failed)) });
     }
 
     fn publish(&self) {
@@ -231,12 +226,29 @@ impl Knowing {
 /// Writes a share down, and with a session's first who is believed. What comes and goes does so one at a time.
 async fn store(hub: &Hub, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -> Result<(), String> {
     let _one = hub.inner.door.lock().await;
+    // Its burial may have waited at this door, too.
+    if hub.buried(share.session) {
+        return Err("the session has ended".into());
+    }
     let store = hub.deps().store.clone();
     let written = tokio::task::spawn_blocking(move || {
         store.put(&share)?;
         voices.map_or(Ok(()), |voices| store.put_voices(share.session, &voices))
     });
     written.await.map_err(io::Error::other).and_then(|written| written).map_err(|error| error.to_string())
+}
+
+/// Writes down who is believed. The door lets one in after the other, so that the newest is written last.
+async fn keep_voices(hub: Hub, session: SessionId, voices: BTreeSet<HostId>) {
+    let _one = hub.inner.door.lock().await;
+    if hub.share(session).is_none() {
+        return;
+    }
+    let store = hub.deps().store.clone();
+    let written = tokio::task::spawn_blocking(move || store.put_voices(session, &voices)).await;
+    if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
+        tracing::warn!(%session, %error, "who is believed is not remembered");
+    }
 }
 
 async fn pull(hub: &Hub, session: SessionId, from: HostId) -> Option<Box<Share>> {

@@ -209,7 +209,8 @@ impl Knowledge {
     }
 
     /// Lists the sessions that a host speaks for whose word does not count.
-    pub fn doubted(&self) -> BTreeSet<SessionId> {
+    #[cfg(test)]
+    pub(super) fn doubted(&self) -> BTreeSet<SessionId> {
         self.voices.doubted(&self.view)
     }
 
@@ -219,7 +220,8 @@ impl Knowledge {
     }
 
     /// Gives a session's share.
-    pub fn share(&self, session: SessionId) -> Option<&Arc<Share>> {
+    #[cfg(test)]
+    pub(super) fn share(&self, session: SessionId) -> Option<&Arc<Share>> {
         self.shares.get(&session)
     }
 
@@ -273,6 +275,7 @@ impl Knowledge {
     fn stored(&mut self, session: SessionId, stored: Result<(), String>, effects: &mut Vec<Effect>) {
         let Some((ticket, share)) = self.writing.remove(&session) else { return };
         let answer = match stored {
+            Ok(()) if self.view.buried.contains(&session) => Err(Refusal::UnknownSession),
             Ok(()) => {
                 self.shares.insert(session, share.clone());
                 effects.push(Effect::Show(share));

@@ -83,6 +83,13 @@ pub struct Standing {
     pub stopped: Option<String>,
 }
 
+impl Standing {
+    /// Lists the hosts that vote.
+    fn hosts(&self) -> BTreeSet<HostId> {
+        self.voters.values().copied().collect()
+    }
+}
+
 /// Everything that a coordinator looks at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
@@ -186,7 +193,8 @@ pub struct Lead {
     /// What gossip was told last.
     head: Option<HeadRecord>,
     leader: Option<HostId>,
-    voters: BTreeSet<HostId>,
+    /// Whom people were told of.
+    told_voters: BTreeSet<HostId>,
 }
 
 impl Lead {
@@ -202,7 +210,7 @@ impl Lead {
             reopening: None,
             head: None,
             leader: None,
-            voters: BTreeSet::new(),
+            told_voters: BTreeSet::new(),
         };
         (lead, vec![Effect::Announce(None)])
     }
@@ -307,7 +315,7 @@ impl Lead {
             recovery: state.recovery,
             version: state.version,
             generation: state.generation(),
-            voters: self.voters.iter().copied().collect(),
+            voters: seen.group.hosts().into_iter().collect(),
             ended: state.ended,
         };
         self.announce(Some(head), effects);
@@ -340,7 +348,8 @@ impl Lead {
 
     /// Changes the voters when the mesh grew, or one was silent for too long or lost its log.
     fn keep_voters(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
-        if state.ended || self.voters.is_empty() || !self.changes.may_begin(now) {
+        let voting = seen.group.hosts();
+        if state.ended || voting.is_empty() || !self.changes.may_begin(now) {
             return;
         }
         let candidate = |(host, member): (&HostId, &Member)| {
@@ -352,10 +361,10 @@ impl Lead {
             (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms })
         };
         let candidates = seen.members.iter().map(candidate).collect();
-        let wanted = voters::choose(&candidates, &self.voters, self.me);
+        let wanted = voters::choose(&candidates, &voting, self.me);
         let verify = self.changes.must_verify(now) && !self.rules.broken(Mutant::NeverVerifies);
         let keep = self.rules.broken(Mutant::KeepsFirstVoters);
-        if keep || (wanted == self.voters && !verify) {
+        if keep || (wanted == voting && !verify) {
             return;
         }
         let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host).collect();
@@ -398,15 +407,17 @@ impl Lead {
         let name = |host: &HostId| seen.members.get(host).map(|member| member.name.clone());
         let leader = seen.group.leader;
         if leader != self.leader && leader.is_some() {
-            self.leader = leader;
-            let coordinator = leader.as_ref().and_then(name);
-            let fact = |coordinator| Fact::CoordinatorChanged { session: session.clone(), coordinator };
-            effects.extend(coordinator.map(fact).map(Effect::Tell));
+            // One whose name is not known yet is told once it is.
+            if let Some(coordinator) = leader.as_ref().and_then(name) {
+                self.leader = leader;
+                let fact = Fact::CoordinatorChanged { session: session.clone(), coordinator };
+                effects.push(Effect::Tell(fact));
+            }
         }
-        let voters: BTreeSet<HostId> = seen.group.voters.values().copied().collect();
-        if voters != self.voters {
+        let voters = seen.group.hosts();
+        if voters != self.told_voters {
             let named = voters.iter().filter_map(name).collect();
-            self.voters = voters;
+            self.told_voters = voters;
             effects.push(Effect::Tell(Fact::VotersChanged { session, voters: named }));
         }
     }
