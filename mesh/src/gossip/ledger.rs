@@ -9,7 +9,7 @@ use proto::{
     id::{HostId, MeshId},
     limits::MAX_RECORDS_PER_HOST,
     membership::Starts,
-    seal::SignedRecord,
+    seal::{SealError, SignedRecord},
     time::Moment,
     wire::record::{Body, RecordKey},
 };
@@ -101,9 +101,12 @@ impl Ledger {
     }
 
     fn take(&mut self, host: HostId, key: &str, text: &str, now: Moment) -> Result<bool, String> {
-        let key: RecordKey = key.parse().map_err(|_| format!("unknown key {key:?}"))?;
-        let record = SignedRecord::open(text, self.mesh, host, &key).map_err(|error| error.to_string())?;
-        let place = (host, key, record.generation);
+        let opened = key.parse().and_then(|key| SignedRecord::open(text, self.mesh, host, &key));
+        let record = match opened {
+            Err(SealError::Later) => return Ok(false),
+            opened => opened.map_err(|error| error.to_string())?,
+        };
+        let place = (host, record.key.clone(), record.generation);
         if self.newest.get(&place).is_some_and(|entry| entry.seq >= record.seq) {
             return Ok(false);
         }
