@@ -74,6 +74,59 @@ fn a_store_of_another_format_is_no_damaged_one() {
     }
 }
 
+/// Writes a row into a closed store, with the checksum that it needs.
+fn put(dir: &Path, row: Result<u64, &str>, bytes: &[u8]) {
+    let db = redb::Database::create(dir.join("store.redb")).unwrap();
+    let write = db.begin_write().unwrap();
+    let sealed = [&blake3::hash(bytes).as_bytes()[..8], bytes].concat();
+    match row {
+        Ok(index) => {
+            let log = redb::TableDefinition::<u64, &[u8]>::new("log");
+            write.open_table(log).unwrap().insert(index, sealed.as_slice()).unwrap();
+        }
+        Err(key) => {
+            let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+            write.open_table(meta).unwrap().insert(key, sealed.as_slice()).unwrap();
+        }
+    }
+    write.commit().unwrap();
+}
+
+/// Gives the error of a store that was used and then has this row, and whether it is damage.
+async fn with_row(row: Result<u64, &str>, bytes: &[u8]) -> (String, bool) {
+    let hosts = used().await;
+    hosts.stop(1).await;
+    let dir = hosts.dirs[&1].path();
+    put(dir, row, bytes);
+    let place = Place::new(dir, SESSION, host(1));
+    let error = Group::open_at(place, hosts.wire(host(1))).await.err().expect("it is not opened");
+    (error.to_string(), error.is_damage())
+}
+
+#[tokio::test]
+async fn what_a_newer_agent_wrote_is_no_damage_and_says_whose_it_is() {
+    // An entry with a payload of a kind that nobody knows here, in the place where that of ours begins.
+    let entry = wire::encode(&blank(4));
+    assert_eq!(entry[entry.len() - 2..], [0, 0xa0], "the payload: a blank");
+    let mut unknown = entry.clone();
+    unknown[entry.len() - 2] = 9;
+    let mut form = entry;
+    form[4] = 2;
+    let about = openraft::SnapshotMeta { last_log_id: Some(log_id(4)), ..Default::default() };
+    let content = machine::Content { last: about.last_log_id, membership: Default::default(), state: None };
+    let mut content = wire::encode(&content);
+    content[4] = 2;
+    let snapshot = wire::encode(&(about, content));
+    let rows = [(Ok(4), unknown), (Ok(4), form), (Err("snapshot"), snapshot)];
+    for (row, bytes) in rows {
+        let (error, is_damage) = with_row(row, &bytes).await;
+        assert!(error.contains("a newer agent") && error.contains("can still use it"), "{row:?}: {error}");
+        assert!(!is_damage, "{row:?}");
+    }
+    let (error, is_damage) = with_row(Ok(4), b"nonsense").await;
+    assert!(error.contains("damaged") && is_damage, "{error}");
+}
+
 #[tokio::test]
 async fn damage_is_said_and_never_repaired_away() {
     let hosts = used().await;
