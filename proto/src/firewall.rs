@@ -79,7 +79,7 @@ pub enum DropBecause {
     /// A heartbeat is beyond what can have happened.
     #[error("the heartbeat of {0} is too far ahead")]
     Heartbeat(String),
-    /// A key is none of ours, or a value is too large.
+    /// A key is none of ours or of a later version, or a value is too large.
     #[error("a key or value of {0} is not allowed")]
     Record(String),
 }
@@ -304,8 +304,9 @@ fn delta_version(part: &read::Part) -> Result<u64, DropBecause> {
     for (at, op) in part.ops.iter().enumerate() {
         match op {
             Op::KeyValue { key, value_bytes, version: next } => {
-                let ours: Result<RecordKey, SealError> = key.parse();
-                if ours.is_err() || *value_bytes > MAX_RECORD_BYTES {
+                // What a later version says is handed on: others may know it.
+                let ours = matches!(key.parse::<RecordKey>(), Ok(_) | Err(SealError::Later));
+                if !ours || *value_bytes > MAX_RECORD_BYTES {
                     return Err(DropBecause::Record(part.id.node.clone()));
                 }
                 if *next <= version {

@@ -69,6 +69,9 @@ pub enum SealError {
     /// The body is of another kind than its key.
     #[error("the body does not fit its key")]
     Kind,
+    /// It is of a kind or in a form that only a later version knows: nothing is wrong with it.
+    #[error("only a later version knows what it says")]
+    Later,
 }
 
 impl SealError {
@@ -76,6 +79,7 @@ impl SealError {
     pub(crate) fn of(error: WireError, what: &'static str) -> SealError {
         match error {
             WireError::TooLarge { have, limit } => SealError::TooLarge { have, limit },
+            WireError::Unknown | WireError::Version { .. } => SealError::Later,
             _ => SealError::Encoding(what),
         }
     }
@@ -232,17 +236,29 @@ impl<'b, C> Decode<'b, C> for RecordKey {
 impl FromStr for RecordKey {
     type Err = SealError;
     fn from_str(text: &str) -> Result<Self, SealError> {
-        let wrong = || SealError::Encoding("record key");
-        let key = match text.split_once('/') {
-            None if text == "host" => RecordKey::Host,
-            Some(("image", id)) => RecordKey::Image(id.parse().map_err(|_| wrong())?),
-            Some(("session", id)) => RecordKey::Session(id.parse().map_err(|_| wrong())?),
-            Some(("head", id)) => RecordKey::Head(id.parse().map_err(|_| wrong())?),
-            _ => return Err(wrong()),
-        };
         // One spelling: upper case digits or a `blake3:` prefix would be a second key.
-        if key.to_string() == text { Ok(key) } else { Err(wrong()) }
+        if !has_form(text) {
+            return Err(SealError::Encoding("record key"));
+        }
+        let known = match text.split_once('/') {
+            None if text == "host" => Some(RecordKey::Host),
+            Some(("image", id)) => id.parse().ok().map(RecordKey::Image),
+            Some(("session", id)) => id.parse().ok().map(RecordKey::Session),
+            Some(("head", id)) => id.parse().ok().map(RecordKey::Head),
+            _ => None,
+        };
+        known.ok_or(SealError::Later)
     }
+}
+
+/// Tells whether a record of some version may have this key: a word, and what it is about in hex.
+fn has_form(text: &str) -> bool {
+    let (word, id) = text.split_once('/').map_or((text, None), |(word, id)| (word, Some(id)));
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    word.starts_with(|first: char| first.is_ascii_lowercase())
+        && word.len() <= 31
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        && id.is_none_or(|id| (1..=64).contains(&id.len()) && id.bytes().all(hex))
 }
 
 #[cfg(test)]

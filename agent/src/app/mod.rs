@@ -105,6 +105,7 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older => (Kind::Refused, "try again"),
         Refusal::Failed(_) => (Kind::Failed, "agent doctor, then agent events"),
+        Refusal::Invalid(_) => (Kind::Invalid, "agent session plan FILE"),
         Refusal::Unknown => (Kind::Refused, "agent status, to see which versions run; update the older one"),
     };
     Error::new(kind, what).because(because).next(next)

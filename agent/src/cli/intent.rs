@@ -8,7 +8,7 @@ use std::{
 
 use proto::{
     id::Name,
-    limits::{MAX_FILE_BYTES, MAX_FILES_BYTES, MAX_TOPOLOGY_BYTES},
+    limits::{MAX_FILE_BYTES, MAX_TOPOLOGY_BYTES},
     topology::{Diagnostic, Group, Intent, Topology},
     wire::api::{Error, Kind},
 };
@@ -57,13 +57,13 @@ fn complete(topology: Topology, place: impl Fn(&str) -> PathBuf) -> Result<Inten
         }
         ssh_keys.insert(name.clone(), read_keys(name, group, &place)?);
     }
-    let total: usize = files.values().map(Vec::len).sum();
-    if total > MAX_FILES_BYTES {
-        return Err(Error::new(Kind::Invalid, "the files of the topology are too large")
-            .because(format!("together they have {total} bytes, at most {MAX_FILES_BYTES} are possible"))
-            .next("put large content into the image, or download it in `setup`"));
+    let intent = Intent { topology, files, ssh_keys };
+    match intent.too_large() {
+        Some(because) => Err(Error::new(Kind::Invalid, "the files of the topology are too large")
+            .because(because)
+            .next("put large content into the image, or download it in `setup`")),
+        None => Ok(intent),
     }
-    Ok(Intent { topology, files, ssh_keys })
 }
 
 fn read_keys(name: &Name, group: &Group, place: impl Fn(&str) -> PathBuf) -> Result<Vec<String>, Error> {

@@ -9,7 +9,7 @@ use proto::{
     id::{HostId, MeshId},
     limits::MAX_RECORDS_PER_HOST,
     membership::Starts,
-    seal::SignedRecord,
+    seal::{SealError, SignedRecord},
     time::Moment,
     wire::record::{Body, RecordKey},
 };
@@ -141,13 +141,15 @@ impl Ledger {
         now: Moment,
     ) -> Result<bool, Refused> {
         let forged = |because: String| Refused::Forged(because);
-        let key: RecordKey = key.parse().map_err(|_| forged(format!("unknown key {key:?}")))?;
-        let record =
-            SignedRecord::open(text, self.mesh, *host, &key).map_err(|error| forged(error.to_string()))?;
+        let opened = key.parse().and_then(|key| SignedRecord::open(text, self.mesh, *host, &key));
+        let record = match opened {
+            Err(SealError::Later) => return Ok(false),
+            opened => opened.map_err(|error| forged(error.to_string()))?,
+        };
         if record.generation != *generation {
             return Err(forged("a record of another start".to_owned()));
         }
-        let place = (*host, key, *generation);
+        let place = (*host, record.key.clone(), *generation);
         if self.newest.get(&place).is_some_and(|entry| entry.seq >= record.seq) {
             return Ok(false);
         }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use openraft::{LogId, SnapshotMeta, Vote};
-use proto::id::{HostId, SessionId};
+use proto::{
+    id::{HostId, SessionId},
+    wire::WireError,
+};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::{
@@ -20,7 +23,8 @@ use super::{
     wire::{FORMAT, Owner, Written, encode, stored},
 };
 
-const FILE: &str = "store.redb";
+/// The file of a store in its directory.
+pub(super) const FILE: &str = "store.redb";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const CHECKSUM_BYTES: usize = 8;
@@ -61,9 +65,66 @@ pub enum StoreError {
         /// The number found.
         found: u16,
     },
+    /// A newer agent wrote something into it that this one does not know. Nothing is wrong with it.
+    #[error(
+        "the session's store {} was written by a newer agent (it holds something that this one does not \
+         know); that agent can still use it",
+        .0.display()
+    )]
+    Newer(PathBuf),
     /// The file was copied from somewhere else: two voters with one id would break the quorum.
     #[error("the session's store {} belongs to another session or host; it was copied", .0.display())]
     Foreign(PathBuf),
+}
+
+/// What is the matter with a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// It is not what was written.
+    Damage(String),
+    /// A newer agent wrote it.
+    Newer,
+}
+
+impl Flaw {
+    /// Says which row it is.
+    pub(super) fn of(self, row: &str) -> Flaw {
+        match self {
+            Flaw::Damage(what) => Flaw::Damage(format!("{row}: {what}")),
+            Flaw::Newer => Flaw::Newer,
+        }
+    }
+
+    /// Gives the error of the store that it is in.
+    pub(super) fn at(self, path: &Path) -> StoreError {
+        let path = path.to_owned();
+        match self {
+            Flaw::Damage(what) => StoreError::Corrupt { path, what },
+            Flaw::Newer => StoreError::Newer(path),
+        }
+    }
+}
+
+impl From<&str> for Flaw {
+    fn from(what: &str) -> Flaw {
+        Flaw::Damage(what.to_owned())
+    }
+}
+
+impl From<String> for Flaw {
+    fn from(what: String) -> Flaw {
+        Flaw::Damage(what)
+    }
+}
+
+impl From<WireError> for Flaw {
+    fn from(error: WireError) -> Flaw {
+        match error {
+            WireError::Unknown => Flaw::Newer,
+            WireError::Version { found, known } if found > known => Flaw::Newer,
+            error => Flaw::Damage(error.to_string()),
+        }
+    }
 }
 
 /// The tables as they are, checksums not looked at yet.
@@ -133,7 +194,7 @@ impl Disk {
         let disk = Disk { db };
         let corrupt = |what: String| StoreError::Corrupt { path: path.to_owned(), what };
         if let Some(row) = disk.owner().map_err(|error| refusal(path, error))? {
-            let row = unsealed(&row).map_err(|what| corrupt(format!("owner: {what}")))?;
+            let row = unsealed(&row).map_err(|flaw| flaw.of("owner").at(path))?;
             let found = format(row).ok_or_else(|| corrupt("owner: no format".into()))?;
             if found != FORMAT {
                 return Err(StoreError::Format { path: path.to_owned(), found });
@@ -142,12 +203,13 @@ impl Disk {
         let owner = Owner { session, host, node: mint };
         disk.claim(&owner).map_err(|error| refusal(path, error))?;
         let rows = disk.rows().map_err(|error| refusal(path, error))?;
-        let found: Owner =
-            value(&rows.meta, "owner").map_err(corrupt)?.ok_or_else(|| corrupt("no owner".into()))?;
+        let found: Owner = value(&rows.meta, "owner")
+            .map_err(|flaw| flaw.at(path))?
+            .ok_or_else(|| corrupt("no owner".into()))?;
         if (Owner { node: mint, ..found.clone() }) != owner {
             return Err(StoreError::Foreign(path.to_owned()));
         }
-        let loaded = load(found.node, &rows).map_err(corrupt)?;
+        let loaded = load(found.node, &rows).map_err(|flaw| flaw.at(path))?;
         Ok((disk, loaded))
     }
 
@@ -253,13 +315,13 @@ fn refusal(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
-fn load(node: u64, rows: &Rows) -> Result<Loaded, String> {
+fn load(node: u64, rows: &Rows) -> Result<Loaded, Flaw> {
     let meta = &rows.meta;
     let mut log = BTreeMap::new();
     for (index, row) in &rows.log {
-        let record: Record = read(row).map_err(|what| format!("log entry {index}: {what}"))?;
+        let record: Record = read(row).map_err(|flaw| flaw.of(&format!("log entry {index}")))?;
         if record.log_id.index != *index {
-            return Err(format!("log entry {index} says that it is {}", record.log_id.index));
+            return Err(format!("log entry {index} says that it is {}", record.log_id.index).into());
         }
         log.insert(*index, record);
     }
@@ -269,19 +331,19 @@ fn load(node: u64, rows: &Rows) -> Result<Loaded, String> {
     if let (Some(first), Some(last)) = (log.keys().next(), log.keys().last()) {
         let expected = purged.map_or(*first, |purged| purged.index + 1);
         if *first != expected || last - first + 1 != log.len() as u64 {
-            return Err("the log has a gap".to_owned());
+            return Err("the log has a gap".into());
         }
     }
     let covered = snapshot.as_ref().and_then(|(about, _)| about.last_log_id);
     if purged.is_some_and(|purged| covered.is_none_or(|covered| covered < purged)) {
-        return Err("the log was purged beyond the snapshot".to_owned());
+        return Err("the log was purged beyond the snapshot".into());
     }
     Ok(Loaded { node, vote, committed: value(meta, "committed")?, purged, log, snapshot })
 }
 
-fn value<T: Written>(meta: &BTreeMap<String, Vec<u8>>, key: &str) -> Result<Option<T>, String> {
+fn value<T: Written>(meta: &BTreeMap<String, Vec<u8>>, key: &str) -> Result<Option<T>, Flaw> {
     let Some(row) = meta.get(key) else { return Ok(None) };
-    read(row).map(Some).map_err(|what| format!("{key}: {what}"))
+    read(row).map(Some).map_err(|flaw| flaw.of(key))
 }
 
 fn sealed(bytes: &[u8]) -> Vec<u8> {
@@ -290,14 +352,14 @@ fn sealed(bytes: &[u8]) -> Vec<u8> {
     row
 }
 
-fn read<T: Written>(row: &[u8]) -> Result<T, String> {
-    stored(unsealed(row)?).map_err(|error| error.to_string())
+fn read<T: Written>(row: &[u8]) -> Result<T, Flaw> {
+    Ok(stored(unsealed(row)?)?)
 }
 
-fn unsealed(row: &[u8]) -> Result<&[u8], &'static str> {
+fn unsealed(row: &[u8]) -> Result<&[u8], Flaw> {
     let (sum, bytes) = row.split_at_checked(CHECKSUM_BYTES).ok_or("too short")?;
     if blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES] != *sum {
-        return Err("the checksum differs");
+        return Err("the checksum differs".into());
     }
     Ok(bytes)
 }

@@ -117,7 +117,8 @@ impl Ballot {
         self.memory().removed
     }
 
-    fn silence(&self) -> Duration {
+    /// Tells how long ago a leader was heard.
+    pub(super) fn silence(&self) -> Duration {
         self.memory().heard.elapsed()
     }
 

@@ -84,19 +84,17 @@ impl Machine {
             shown,
         };
         if let Some((about, data)) = snapshot {
-            machine.take(&data)?;
+            machine.take(stored(&data)?);
             *lock(&machine.latest) = Some((about, data));
         }
         Ok((machine, watched))
     }
 
-    fn take(&mut self, data: &[u8]) -> Result<(), WireError> {
-        let content: Content = stored(data)?;
+    fn take(&mut self, content: Content) {
         self.last = content.last;
         self.membership = content.membership;
         self.state = content.state.map(Arc::new);
         self.show();
-        Ok(())
     }
 
     fn run(&mut self, record: Record) -> Vec<Result<(), Refused>> {
@@ -173,8 +171,11 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<u64>> {
         let data = snapshot.into_inner();
+        // What cannot be read is never stored: it would be all that a restart finds.
+        let unread = |error| StorageIOError::read_snapshot(Some(about.signature()), &error);
+        let content = stored(&data).map_err(unread)?;
         self.store.save_snapshot(about.clone(), data.clone()).await?;
-        self.take(&data).map_err(|error| StorageIOError::read_snapshot(Some(about.signature()), &error))?;
+        self.take(content);
         *lock(&self.latest) = Some((about.clone(), data));
         Ok(())
     }

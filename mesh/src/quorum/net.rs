@@ -25,6 +25,7 @@ use super::{
     Raft, Types, Voter,
     elect::Ballot,
     kept::Kept,
+    machine::Content,
     wire::{decode, encode},
 };
 
@@ -163,7 +164,12 @@ async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, Stri
         }
         Call::Vote(request) => Ok(Answer::Vote(raft.vote(request).await.map_err(|e| e.to_string())?)),
         Call::Snapshot { vote, about, data } => {
-            ballot.heard();
+            whole(&about, &data)?;
+            // Before it is installed, which may take longer than a voter waits for a leader.
+            let ours = raft.metrics().borrow().vote;
+            if vote >= ours {
+                ballot.heard();
+            }
             let snapshot = Snapshot { meta: about, snapshot: Box::new(io::Cursor::new(data)) };
             let response = raft.install_full_snapshot(vote, snapshot).await;
             Ok(Answer::Snapshot(response.map_err(|e| e.to_string())?.vote))
@@ -171,6 +177,16 @@ async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, Stri
         Call::Ask { last } if was_removed(raft, frame.from, last).await => Ok(Answer::Removed),
         Call::Ask { last } if link.kept.ends_early(frame.from, last) => Ok(Answer::Ask(false)),
         Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
+    }
+}
+
+/// Refuses a snapshot that cannot be read, or that is another one than is said: openraft stops for good when
+/// it has taken one and its machine cannot.
+fn whole(about: &SnapshotMeta<u64, Voter>, data: &[u8]) -> Result<(), String> {
+    let content: Content = decode(data).map_err(|error| format!("the snapshot is of no use: {error}"))?;
+    match (content.last, &content.membership) == (about.last_log_id, &about.last_membership) {
+        true => Ok(()),
+        false => Err("the snapshot is of another moment than it says".to_owned()),
     }
 }
 
@@ -283,8 +299,22 @@ impl RaftNetwork<Types> for Connection {
     ) -> AppendResult {
         let within = option.hard_ttl();
         let (prev, committed) = (request.prev_log_id, request.leader_commit);
-        let last = request.entries.last().map(|entry| entry.log_id);
+        let (vote, sent): (_, Vec<_>) =
+            (request.vote, request.entries.iter().map(|entry| entry.log_id).collect());
+        let last = sent.last().copied();
         let response = self.append(request, within).await?;
+        // openraft believes a voter, and panics over what no voter says.
+        let sensible = match &response {
+            AppendEntriesResponse::Success => true,
+            AppendEntriesResponse::PartialSuccess(part) => {
+                *part == prev || part.is_some_and(|p| sent.contains(&p))
+            }
+            AppendEntriesResponse::Conflict => prev.is_some(),
+            AppendEntriesResponse::HigherVote(theirs) => *theirs > vote,
+        };
+        if !sensible {
+            return Err(unreachable("its answer does not fit what it was sent"));
+        }
         let (kept, node) = (&self.link.kept, self.to.0);
         match &response {
             AppendEntriesResponse::Success => kept.has(node, last.or(prev), committed),

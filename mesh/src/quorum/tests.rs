@@ -18,6 +18,7 @@ use super::{elect, *};
 
 mod disks;
 mod failures;
+mod liars;
 mod storage;
 
 const SESSION: SessionId = SessionId([7; 16]);

@@ -99,7 +99,9 @@ impl Written for LogId<u64> {
         Place { term: self.leader_id.term, node: self.leader_id.node_id, index: self.index }
     }
     fn value(form: Place) -> Option<LogId<u64>> {
-        Some(LogId::new(CommittedLeaderId::new(form.term, form.node), form.index))
+        // Nothing comes after the last number, and openraft counts on.
+        let counted = form.index < u64::MAX;
+        counted.then(|| LogId::new(CommittedLeaderId::new(form.term, form.node), form.index))
     }
 }
 
@@ -126,7 +128,7 @@ impl Written for Vote<u64> {
     }
     fn value(form: VoteForm) -> Option<Vote<u64>> {
         let new = if form.committed { Vote::new_committed } else { Vote::new };
-        Some(new(form.term, form.node))
+        (form.term < u64::MAX).then(|| new(form.term, form.node))
     }
 }
 
@@ -146,7 +148,15 @@ impl Members {
         Members { voting: members.get_joint_config().clone(), hosts }
     }
 
-    fn value(self) -> Membership<u64, Voter> {
+    /// Somebody votes, in one set or two, and of everybody who votes the host is known.
+    fn value(self) -> Option<Membership<u64, Voter>> {
+        let sound = (1..=2).contains(&self.voting.len())
+            && self.voting.iter().all(|set| !set.is_empty())
+            && self.voting.iter().flatten().all(|node| self.hosts.contains_key(node));
+        sound.then(|| self.of_hosts())
+    }
+
+    fn of_hosts(self) -> Membership<u64, Voter> {
         let hosts = self.hosts.into_iter().map(|(node, host)| (node, Voter { host }));
         Membership::new(self.voting, hosts.collect::<BTreeMap<_, _>>())
     }
@@ -167,13 +177,26 @@ impl Named {
         Named { place, members: Members::of(stored.membership()) }
     }
 
-    fn value(self) -> StoredMembership<u64, Voter> {
-        StoredMembership::new(place(self.place), self.members.value())
+    /// Before the first list of members there is none, and no place of one.
+    fn value(self) -> Option<StoredMembership<u64, Voter>> {
+        let none = self.place.is_none() && self.members.voting.is_empty() && self.members.hosts.is_empty();
+        let members = if none { self.members.of_hosts() } else { self.members.value()? };
+        Some(StoredMembership::new(place(self.place)?, members))
     }
 }
 
-fn place(form: Option<Place>) -> Option<LogId<u64>> {
-    form.and_then(Written::value)
+/// Gives the place, if there is one; `None` = it is one that we never write.
+fn place(form: Option<Place>) -> Option<Option<LogId<u64>>> {
+    match form {
+        None => Some(None),
+        Some(form) => LogId::value(form).map(Some),
+    }
+}
+
+/// Tells whether these entries are numbered on from `before`, without a gap.
+fn follow(before: Option<LogId<u64>>, entries: &[Record]) -> bool {
+    let first = before.map_or(0, |before| before.index + 1);
+    (first..).zip(entries).all(|(index, record)| record.log_id.index == index)
 }
 
 #[derive(Encode, Decode)]
@@ -214,7 +237,7 @@ impl Written for Record {
         let payload = match form.what {
             What::Blank => EntryPayload::Blank,
             What::Commands(commands) => EntryPayload::Normal(Batch(commands)),
-            What::Members(members) => EntryPayload::Membership(members.value()),
+            What::Members(members) => EntryPayload::Membership(members.value()?),
         };
         Some(Record { log_id: LogId::value(form.place)?, payload })
     }
@@ -237,12 +260,9 @@ impl About {
         About { last, members: Named::of(&meta.last_membership), name: meta.snapshot_id.clone() }
     }
 
-    fn value(self) -> SnapshotMeta<u64, Voter> {
-        SnapshotMeta {
-            last_log_id: place(self.last),
-            last_membership: self.members.value(),
-            snapshot_id: self.name,
-        }
+    fn value(self) -> Option<SnapshotMeta<u64, Voter>> {
+        let (last_log_id, last_membership) = (place(self.last)?, self.members.value()?);
+        Some(SnapshotMeta { last_log_id, last_membership, snapshot_id: self.name })
     }
 }
 
@@ -265,7 +285,7 @@ impl Written for (SnapshotMeta<u64, Voter>, Vec<u8>) {
         Snapshot { about: About::of(&self.0), data: self.1.clone() }
     }
     fn value(form: Snapshot) -> Option<Self> {
-        Some((form.about.value(), form.data))
+        Some((form.about.value()?, form.data))
     }
 }
 
@@ -291,7 +311,8 @@ impl Written for Content {
         Held { last, members: Named::of(&self.membership), state: self.state.clone() }
     }
     fn value(form: Held) -> Option<Content> {
-        Some(Content { last: place(form.last), membership: form.members.value(), state: form.state })
+        let (last, membership) = (place(form.last)?, form.members.value()?);
+        Some(Content { last, membership, state: form.state })
     }
 }
 
@@ -370,22 +391,23 @@ impl Written for net::Frame {
     fn value(form: Frame) -> Option<net::Frame> {
         let call = match form.call {
             Call::Append { vote, before, entries, committed } => {
-                net::Call::Append(AppendEntriesRequest::<Types> {
-                    vote: Vote::value(vote)?,
-                    prev_log_id: place(before),
-                    entries: entries.into_iter().map(Record::value).collect::<Option<_>>()?,
-                    leader_commit: place(committed),
-                })
+                let prev_log_id = place(before)?;
+                let entries: Vec<_> = entries.into_iter().map(Record::value).collect::<Option<_>>()?;
+                if !follow(prev_log_id, &entries) {
+                    return None;
+                }
+                let (vote, leader_commit) = (Vote::value(vote)?, place(committed)?);
+                net::Call::Append(AppendEntriesRequest::<Types> { vote, prev_log_id, entries, leader_commit })
             }
             Call::Vote { vote, last } => {
-                net::Call::Vote(VoteRequest { vote: Vote::value(vote)?, last_log_id: place(last) })
+                net::Call::Vote(VoteRequest { vote: Vote::value(vote)?, last_log_id: place(last)? })
             }
             Call::Snapshot { vote, snapshot } => net::Call::Snapshot {
                 vote: Vote::value(vote)?,
-                about: snapshot.about.value(),
+                about: snapshot.about.value()?,
                 data: snapshot.data,
             },
-            Call::Ask { last } => net::Call::Ask { last: place(last) },
+            Call::Ask { last } => net::Call::Ask { last: place(last)? },
         };
         Some(net::Frame { to: form.to, from: form.from, call })
     }
@@ -449,7 +471,7 @@ impl Written for net::Answer {
     fn value(form: Answer) -> Option<net::Answer> {
         Some(match form {
             Answer::Appended => net::Answer::Append(AppendEntriesResponse::Success),
-            Answer::AppendedTo(to) => net::Answer::Append(AppendEntriesResponse::PartialSuccess(place(to))),
+            Answer::AppendedTo(to) => net::Answer::Append(AppendEntriesResponse::PartialSuccess(place(to)?)),
             Answer::Conflict => net::Answer::Append(AppendEntriesResponse::Conflict),
             Answer::HigherVote(vote) => {
                 net::Answer::Append(AppendEntriesResponse::HigherVote(Vote::value(vote)?))
@@ -457,7 +479,7 @@ impl Written for net::Answer {
             Answer::Vote { vote, granted, last } => net::Answer::Vote(VoteResponse {
                 vote: Vote::value(vote)?,
                 vote_granted: granted,
-                last_log_id: place(last),
+                last_log_id: place(last)?,
             }),
             Answer::Snapshot(vote) => net::Answer::Snapshot(Vote::value(vote)?),
             Answer::Ask(yes) => net::Answer::Ask(yes),
@@ -466,3 +488,6 @@ impl Written for net::Answer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

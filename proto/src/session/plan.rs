@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
-    limits::MAX_MACHINES,
     session::{
         Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
         Prefix, Proposal, Rejection, Replace, State, difference,
@@ -22,7 +21,8 @@ use crate::{
 /// What is said of a change that reaches no machine that exists.
 const LATER: &str = "applies to new machines";
 
-/// Answers what `up` would do with this intent now. Of what was started, only the disks that
+/// Answers what `up` would do with this intent now, which has no flaws: whoever takes it in asks
+/// [`Intent::flaws`]. Of what was started, only the disks that
 /// `replace` speaks of may be lost.
 pub fn propose(
     session: SessionId,
@@ -32,15 +32,6 @@ pub fn propose(
 ) -> Proposal {
     let old = state.and_then(|state| state.plan.as_ref());
     let groups = &intent.topology.groups;
-    if intent.topology.count() > MAX_MACHINES as u64 {
-        let because = format!(
-            "the topology has {} machines, at most {MAX_MACHINES} are possible",
-            intent.topology.count()
-        );
-        let first = intent.topology.machines().next();
-        let obstacles = first.into_iter().map(|machine| Obstacle { machine, because: because.clone() });
-        return Proposal { obstacles: obstacles.collect(), ..Proposal::default() };
-    }
     let machines: Vec<MachineName> = intent.topology.machines().collect();
     let avoid: Vec<Prefix> = inventory.hosts.values().flat_map(|host| host.prefixes.clone()).collect();
     let chosen = overlay::subnet(session, machines.len(), &avoid);

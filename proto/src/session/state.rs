@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
-    limits::MAX_MACHINES,
     run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, State},
     topology::Intent,
@@ -170,8 +169,8 @@ fn current(state: &State, plan: &Plan) -> Result<(), Refused> {
 /// with an address of its own.
 fn shape(intent: &Intent, plan: &Plan) -> Result<(), String> {
     let placements = &plan.placements;
-    if placements.len() > MAX_MACHINES {
-        return Err(format!("{} machines, at most {MAX_MACHINES}", placements.len()));
+    if let Some(because) = intent.topology.too_many() {
+        return Err(because);
     }
     if !placements.windows(2).all(|pair| pair[0].machine < pair[1].machine) {
         return Err("the machines are not sorted, or one is there twice".into());

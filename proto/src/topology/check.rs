@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Group, parse::Places, read::Report};
+use super::{Group, machines, parse::Places, read::Report, rules};
 use crate::{id::Name, limits, spelling};
 
 /// Reports everything in the groups together that no single key shows.
@@ -28,11 +28,8 @@ pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mu
         }
         ports(name, group, places, report);
         for key in group.env.keys() {
-            let valid = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if !valid {
-                let what = format!("machines.{name}.env: {key:?} is no name of a variable");
-                report.add(at, what, "use letters, digits and _");
+            if let Err((what, hint)) = rules::variable(&format!("machines.{name}.env"), key) {
+                report.add(at, what, hint);
             }
         }
     }
@@ -56,6 +53,13 @@ fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
     }
 }
 
+/// Says how many machines there are if a session cannot have so many.
+pub(super) fn too_many(groups: &BTreeMap<Name, Group>) -> Option<String> {
+    let machines = machines(groups);
+    let many = machines > limits::MAX_MACHINES as u64;
+    many.then(|| format!("the topology has {machines} machines"))
+}
+
 /// Tells whether the topology is of a size that a session can have.
 fn totals(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) -> bool {
     let before = report.found.len();
@@ -63,9 +67,7 @@ fn totals(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) 
         let what = format!("the topology has {} groups", places.len());
         report.add(None, what, format!("at most {} are possible", limits::MAX_GROUPS));
     }
-    let machines: u64 = groups.values().map(|group| u64::from(group.count)).sum();
-    if machines > limits::MAX_MACHINES as u64 {
-        let what = format!("the topology has {machines} machines");
+    if let Some(what) = too_many(groups) {
         report.add(None, what, format!("at most {} are possible", limits::MAX_MACHINES));
     }
     report.found.len() == before

@@ -1,10 +1,12 @@
 //! The user's file as values. `parse` reads `topology.toml` and reports every mistake at once;
 //! `check` holds the rules that span several keys. What a key means is said at its field.
-//! A value of these types is already checked: nothing behind it asks again.
+//! What `parse` gives is checked. What a member or a program sent is not: [`Intent::flaws`] holds the same
+//! rules, is asked once where it comes in, and nothing behind it asks again.
 
 mod check;
 mod parse;
 mod read;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, MachineName, Name};
+use crate::{
+    id::{Digest, MachineName, Name},
+    limits,
+};
 pub use parse::parse;
 
 /// A checked topology.
@@ -31,7 +36,12 @@ pub struct Topology {
 impl Topology {
     /// Counts the machines without listing them: what came from elsewhere may say any number.
     pub fn count(&self) -> u64 {
-        self.groups.values().map(|group| u64::from(group.count)).sum()
+        machines(&self.groups)
+    }
+
+    /// Says how many machines there are if a session cannot have so many.
+    pub fn too_many(&self) -> Option<String> {
+        check::too_many(&self.groups)
     }
 
     /// Lists every machine, sorted by name.
@@ -42,6 +52,10 @@ impl Topology {
         };
         self.groups.iter().flat_map(of)
     }
+}
+
+fn machines(groups: &BTreeMap<Name, Group>) -> u64 {
+    groups.values().map(|group| u64::from(group.count)).sum()
 }
 
 /// One group of equal machines: `[machines.NAME]`.
@@ -243,4 +257,28 @@ pub struct Intent {
     /// Public keys that log in to every machine of a group, by group: one `ssh-...` line each.
     #[n(2)]
     pub ssh_keys: BTreeMap<Name, Vec<String>>,
+}
+
+impl Intent {
+    /// Lists what `parse` would have refused, and contents larger than files of a topology may be. An
+    /// intent comes from members and programs too, which may be mistaken, broken or of another version.
+    pub fn flaws(&self) -> Vec<Diagnostic> {
+        let groups = &self.topology.groups;
+        let mut report = read::Report::new("");
+        let places = groups.keys().map(|name| (name.clone(), 0..0)).collect();
+        check::check(groups, &places, &mut report);
+        // Of a size that is refused anyway, nothing is told one by one.
+        if report.found.is_empty() {
+            rules::values(&self.topology, &mut report);
+            rules::contents(self, &mut report);
+        }
+        // There is no text that lines could be of.
+        report.found.into_iter().map(|found| Diagnostic { line: None, ..found }).collect()
+    }
+
+    /// Says how many bytes the files have together if a session cannot keep so many.
+    pub fn too_large(&self) -> Option<String> {
+        let (total, most) = (self.files.values().map(Vec::len).sum::<usize>(), limits::MAX_FILES_BYTES);
+        (total > most).then(|| format!("the files together have {total} bytes, at most {most} are possible"))
+    }
 }

@@ -8,11 +8,10 @@ use toml::de::DeTable;
 use super::{
     Diagnostic, Failover, FileSpec, Group, ImageRef, Place, Probe, Ready, Restart, Service, Topology, check,
     read::{Report, Table, Value},
+    rules,
 };
 use crate::{id::Name, limits};
 
-/// Labels that names of ours use themselves (DESIGN section 10).
-const RESERVED: [&str; 7] = ["host", "nearest", "rr", "svc", "mesh", "www", "localhost"];
 /// Milliseconds between two readiness checks, unless the file says so.
 const INTERVAL_MS: u64 = 2_000;
 /// Milliseconds after a start in which a failed check is no news: the slowest guest that we boot.
@@ -48,7 +47,9 @@ pub fn parse(text: &str) -> (Option<Topology>, Vec<Diagnostic>) {
 fn root(document: &DeTable<'_>, report: &mut Report) -> Option<Topology> {
     let mut table = Table::new(String::new(), document);
     let session = match table.take("session") {
-        Some(value) => value.parsed::<Name>(report).filter(|name| unreserved(name, &value, report)),
+        Some(value) => {
+            value.parsed::<Name>(report).filter(|name| holds(rules::unreserved(name), &value, report))
+        }
         None => {
             report.add(None, "the session has no name", "write session = \"NAME\" at the top");
             None
@@ -77,12 +78,12 @@ fn root(document: &DeTable<'_>, report: &mut Report) -> Option<Topology> {
     Some(Topology { session: session?, groups })
 }
 
-fn unreserved(name: &Name, value: &Value, report: &mut Report) -> bool {
-    let free = !RESERVED.contains(&name.as_str());
-    if !free {
-        report.add(Some(&value.at), format!("the name {name:?} is reserved"), "choose another name");
+/// Reports at this value what a rule says of it, and tells whether the rule holds.
+fn holds(rule: Result<(), rules::Flaw>, value: &Value, report: &mut Report) -> bool {
+    if let Err((what, hint)) = &rule {
+        report.add(Some(&value.at), what.as_str(), *hint);
     }
-    free
+    rule.is_ok()
 }
 
 fn group_name(key: &str, value: &Value, report: &mut Report) -> Option<Name> {
@@ -93,13 +94,8 @@ fn group_name(key: &str, value: &Value, report: &mut Report) -> Option<Name> {
             return None;
         }
     };
-    let number = key.rsplit_once('-').is_some_and(|(_, tail)| tail.bytes().all(|b| b.is_ascii_digit()));
-    if number {
-        let hint = "machines are numbered by us: web-1, web-2; choose a name without a number at the end";
-        report.add(Some(&value.at), format!("the group {name} ends in a number"), hint);
-        return None;
-    }
-    unreserved(&name, value, report).then_some(name)
+    let free = rules::unnumbered(&name).and_then(|()| rules::unreserved(&name));
+    holds(free, value, report).then_some(name)
 }
 
 /// The keys that `[defaults]` and a group share.
@@ -129,15 +125,12 @@ fn settings(table: &mut Table, defaults: &Settings, report: &mut Report) -> Sett
     Settings {
         names_image: defaults.names_image || table.has("image"),
         image: table.take("image").and_then(|v| image(&v, report)).or(defaults.image.clone()),
-        cpus: table.take("cpus").and_then(|v| v.number(1..=256, report)).or(defaults.cpus),
+        cpus: table.take("cpus").and_then(|v| v.number(rules::CPUS, report)).or(defaults.cpus),
         memory_mib: table
             .take("memory")
-            .and_then(|v| v.mib(limits::MIN_MEMORY_MIB..=u64::MAX >> 20, report))
+            .and_then(|v| v.mib(rules::MEMORY_MIB, report))
             .or(defaults.memory_mib),
-        disk_mib: table
-            .take("disk")
-            .and_then(|v| v.mib(1..=limits::MAX_DISK_MIB, report))
-            .or(defaults.disk_mib),
+        disk_mib: table.take("disk").and_then(|v| v.mib(rules::DISK_MIB, report)).or(defaults.disk_mib),
         failover: table.take("failover").and_then(|v| v.choice(&failover, report)).or(defaults.failover),
         restart: table.take("restart").and_then(|v| v.choice(&restart, report)).or(defaults.restart),
         setup: table.take("setup").and_then(|v| v.texts(report)).map(line_ends).or(defaults.setup.clone()),
@@ -191,14 +184,7 @@ fn image(value: &Value, report: &mut Report) -> Option<ImageRef> {
             }
         };
     }
-    let valid = !text.is_empty()
-        && text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":.-_".contains(&b));
-    if !valid {
-        let hint = "write a name such as tiny or debian:12, as `agent image list` shows it";
-        report.add(Some(&value.at), format!("{} = {text:?} is no image name", value.path), hint);
-    }
-    valid.then_some(ImageRef::Named(text))
+    holds(rules::image_name(&value.path, &text), value, report).then_some(ImageRef::Named(text))
 }
 
 fn group(mut table: Table, value: &Value, defaults: &Settings, report: &mut Report) -> Option<Group> {
@@ -225,7 +211,7 @@ fn group(mut table: Table, value: &Value, defaults: &Settings, report: &mut Repo
     let place = table.take("place").and_then(|v| place(&v, report)).unwrap_or_default();
     let files = table.take("files").and_then(|v| files(&v, report)).unwrap_or_default();
     let services = table.take("services").and_then(|v| services(&v, report)).unwrap_or_default();
-    let count = table.take("count").and_then(|v| v.number(1..=limits::MAX_COUNT.into(), report)).unwrap_or(1);
+    let count = table.take("count").and_then(|v| v.number(rules::COUNT, report)).unwrap_or(1);
     let role = table.take("role").and_then(|v| v.text(report));
     table.finish(report);
     Some(Group {
@@ -268,18 +254,7 @@ fn place(value: &Value, report: &mut Report) -> Option<Place> {
 fn files(value: &Value, report: &mut Report) -> Option<BTreeMap<String, FileSpec>> {
     let mut files = BTreeMap::new();
     for (path, value) in value.table(report)?.all() {
-        if !path.starts_with('/') || path.ends_with('/') {
-            let hint = "write the full path in the machine, such as \"/etc/app.toml\"";
-            report.add(Some(&value.at), format!("{} is no absolute path of a file", value.path), hint);
-            continue;
-        }
-        if path.contains(['\0', '\n']) || path.split('/').any(|part| part == ".." || part == ".") {
-            let hint = "write the path without . and .. and line ends, as `realpath` prints it";
-            report.add(
-                Some(&value.at),
-                format!("{} is no plain path of a file", value.path.escape_debug()),
-                hint,
-            );
+        if !holds(rules::file_path(&value.path, &path), &value, report) {
             continue;
         }
         if let Some(spec) = file(&value, report) {
@@ -306,7 +281,7 @@ fn file(value: &Value, report: &mut Report) -> Option<FileSpec> {
 
 fn mode(value: &Value, report: &mut Report) -> Option<u32> {
     let text = value.text(report)?;
-    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| rules::MODE.contains(&u64::from(*mode)));
     if mode.is_none() {
         let hint = "write octal digits in quotes, such as \"0644\"";
         report.add(Some(&value.at), format!("{} = {text:?} is no file mode", value.path), hint);
@@ -326,7 +301,7 @@ fn services(value: &Value, report: &mut Report) -> Option<BTreeMap<Name, Service
         };
         let Some(mut table) = value.table(report) else { continue };
         table.not_yet(&[("publish", "hosts reach it by its name; see `agent service open`")]);
-        let port = table.take("port").and_then(|v| v.number(1..=65_535, report));
+        let port = table.take("port").and_then(|v| v.number(rules::PORT, report));
         let ready = table.take("ready").and_then(|v| ready(&v, report));
         table.finish(report);
         match port.and_then(|port| u16::try_from(port).ok()) {
@@ -348,9 +323,7 @@ fn ready(value: &Value, report: &mut Report) -> Option<Ready> {
     table.finish(report);
     let probe = match (tcp, http) {
         (Some(true), None) => Some(Probe::Tcp),
-        (None, Some(path)) if path.starts_with('/') && !path.contains(char::is_whitespace) => {
-            Some(Probe::Http(path))
-        }
+        (None, Some(path)) if rules::http_path(&path) => Some(Probe::Http(path)),
         _ => None,
     };
     if probe.is_none() {

@@ -11,7 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::Diagnostic;
+use super::{Diagnostic, rules};
 use crate::{size, spelling};
 
 /// Collects mistakes, with lines looked up in the text.
@@ -73,13 +73,13 @@ impl<'v, 'i> Value<'v, 'i> {
 
     pub(super) fn text(&self, report: &mut Report) -> Option<String> {
         match self.value.as_str() {
-            // It ends a text in every system that these texts are handed to.
-            Some(text) if text.contains('\0') => {
-                let what = format!("{} holds a NUL character", self.path);
-                report.add(Some(&self.at), what, "remove it: no system reads on behind it");
-                None
-            }
-            Some(text) => Some(text.to_owned()),
+            Some(text) => match rules::text(&self.path, text) {
+                Ok(()) => Some(text.to_owned()),
+                Err((what, hint)) => {
+                    report.add(Some(&self.at), what, hint);
+                    None
+                }
+            },
             None => self.wrong(report, "a text in quotes"),
         }
     }
@@ -94,12 +94,8 @@ impl<'v, 'i> Value<'v, 'i> {
         let number =
             u64::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|n| range.contains(n));
         if number.is_none() {
-            let (low, high) = (range.start(), range.end());
-            report.add(
-                Some(&self.at),
-                format!("{} = {} is out of range", self.path, integer.as_str()),
-                format!("write a number from {low} to {high}"),
-            );
+            let (what, hint) = rules::out_of_range(&self.path, integer.as_str(), &range);
+            report.add(Some(&self.at), what, hint);
         }
         number
     }
@@ -171,7 +167,7 @@ impl<'v, 'i> Value<'v, 'i> {
             _ => None,
         });
         match millis {
-            Some(millis) if (100..=3_600_000).contains(&millis) => Some(millis),
+            Some(millis) if rules::MILLIS.contains(&millis) => Some(millis),
             _ => {
                 let hint = "write a duration from \"100ms\" to \"60m\", such as \"2s\"";
                 report.add(Some(&self.at), format!("{} = {text:?} is no duration", self.path), hint);

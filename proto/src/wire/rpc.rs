@@ -289,4 +289,8 @@ pub enum Refusal {
     #[error("that host runs an older agent, which does not know this request")]
     #[n(7)]
     Unknown,
+    /// The topology has mistakes; the first of them.
+    #[error("the topology has mistakes: {0}")]
+    #[n(8)]
+    Invalid(#[n(0)] String),
 }

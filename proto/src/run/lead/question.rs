@@ -108,7 +108,11 @@ impl Question {
                 let (machine, host, epoch) = (machine.clone(), *host, *epoch);
                 Effect::Write(Box::new(Command::Dropped { machine, host, epoch }))
             }
-            Ask::State | Ask::Plan(..) | Ask::Up { .. } | Ask::MayStart(..) => Effect::Read,
+            Ask::Plan(intent, _) | Ask::Up { intent, .. } => match flaws(intent) {
+                Some(refusal) => Effect::Answer(Box::new(Answer::Refused(refusal))),
+                None => Effect::Read,
+            },
+            Ask::State | Ask::MayStart(..) => Effect::Read,
         };
         (Question { session, ask, rules, tries: 0, read: None, proposal: None }, vec![first])
     }
@@ -215,6 +219,14 @@ impl Question {
         let fact = fact.map(|(session, generation)| Fact::PlanCommitted { session, generation });
         fact.map(Effect::Tell).into_iter().chain(answer(Answer::Applied(proposal))).collect()
     }
+}
+
+/// Refuses what no file could have said: a member may be mistaken, and the planner believes what it reads.
+fn flaws(intent: &Intent) -> Option<Refusal> {
+    let flaws = intent.flaws();
+    let first = flaws.first()?;
+    let more = if flaws.len() > 1 { format!(" (and {} more)", flaws.len() - 1) } else { String::new() };
+    Some(Refusal::Invalid(format!("{}: {}{more}", first.what, first.hint)))
 }
 
 fn answer(answer: Answer) -> Vec<Effect> {

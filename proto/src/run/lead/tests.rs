@@ -7,11 +7,13 @@ use super::{
     *,
 };
 use crate::{
-    limits::VOTER_SILENT_MS,
+    id::Name,
+    limits::{MAX_FILE_BYTES, VOTER_SILENT_MS},
     session::{
         Command, Refused, Replace,
         fixture::{SESSION, command, created, host_id, intent, inventory, up},
     },
+    topology::{FileSpec, Group, ImageRef, Intent, Probe, Ready},
     wire::rpc::{Answer, Refusal},
 };
 
@@ -279,6 +281,67 @@ fn what_changes_nothing_is_not_written() {
     let (answer, commands) = ask(wanted("web 1 900000", None), vec![state], vec![]);
     let Answer::Applied(proposal) = answer else { panic!("{answer:?}") };
     assert!(proposal.plan.is_none() && !proposal.obstacles.is_empty() && commands.is_empty());
+}
+
+fn file(mode: u32) -> FileSpec {
+    FileSpec { source: "x".into(), mode, owner: None }
+}
+
+#[test]
+fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
+    let group = |intent: &mut Intent, change: fn(&mut Group)| {
+        intent.topology.groups.values_mut().for_each(change);
+    };
+    let check = |change: &dyn Fn(&mut Intent), because: &str| {
+        let mut wrong = intent("web 1 256 checked=http:80\ndb 1 256");
+        change(&mut wrong);
+        let asks = [
+            Ask::Plan(Box::new(wrong.clone()), Replace::default()),
+            Ask::Up { intent: Box::new(wrong), index: None, replace: Replace::all() },
+        ];
+        for asked in asks {
+            let (_, effects) = Question::new(SESSION, asked, Rules::default());
+            let [question::Effect::Answer(answer)] = &effects[..] else { panic!("{effects:?}") };
+            let Answer::Refused(Refusal::Invalid(said)) = &**answer else { panic!("{answer:?}") };
+            assert!(said.contains(because), "{said:?} instead of {because:?}");
+        }
+    };
+    check(&|i| group(i, |g| g.count = u32::MAX), "8589934590 machines");
+    check(&|i| group(i, |g| g.count = 0), "count = 0");
+    check(&|i| group(i, |g| g.cpus = 0), "cpus = 0");
+    check(&|i| group(i, |g| g.memory_mib = u64::MAX), "memory = 18446744073709551615");
+    check(&|i| group(i, |g| g.disk_mib = Some(u64::MAX)), "disk = 18446744073709551615");
+    let ready = |i: &mut Intent, change: fn(&mut Ready)| {
+        let groups = i.topology.groups.values_mut();
+        groups.flat_map(|g| g.services.values_mut()).flat_map(|s| &mut s.ready).for_each(change);
+    };
+    check(&|i| ready(i, |r| r.interval_ms = 0), "interval = 0");
+    check(&|i| ready(i, |r| r.grace_ms = u64::MAX), "grace = 18446744073709551615");
+    check(&|i| ready(i, |r| r.probe = Probe::Http("/ HTTP/1.1\r\nX: y".into())), "what to ask");
+    let both = || ["web".parse::<Name>().unwrap(), "db".parse().unwrap()];
+    let needs = |i: &mut Intent| {
+        let [web, db] = both();
+        i.topology.groups.get_mut(&web).unwrap().needs = [db.clone()].into();
+        i.topology.groups.get_mut(&db).unwrap().needs = [web].into();
+    };
+    check(&needs, "in a circle: db -> web -> db");
+    check(&|i| group(i, |g| drop(g.env.insert("A;reboot".into(), String::new()))), "no name of a variable");
+    check(&|i| group(i, |g| g.setup.push("a\0b".into())), "NUL");
+    check(&|i| group(i, |g| g.image = ImageRef::Named("../tiny".into())), "no image name");
+    check(&|i| group(i, |g| g.files = [("/../etc".into(), file(0o644))].into()), "no plain path");
+    check(&|i| group(i, |g| g.files = [("/etc/x".into(), file(u32::MAX))].into()), "no file mode");
+    check(&|i| drop(i.files.insert("x".into(), vec![0; MAX_FILE_BYTES + 1])), "262145 bytes");
+    let many = |i: &mut Intent| i.files.extend((0..17).map(|n| (n.to_string(), vec![0; MAX_FILE_BYTES])));
+    check(&many, "4456448 bytes");
+    let lines = |i: &mut Intent| drop(i.ssh_keys.insert(both()[0].clone(), vec!["ssh-rsa A\nB".into()]));
+    check(&lines, "more than a line");
+    let groups = |i: &mut Intent| {
+        let one = i.topology.groups.values().next().unwrap().clone();
+        i.topology.groups.extend((0..101).map(|n| (format!("g{n}").parse().unwrap(), one.clone())));
+    };
+    check(&groups, "103 groups");
+    check(&|i| i.topology.groups.clear(), "no machines");
+    check(&|i| i.topology.session = "localhost".parse().unwrap(), "reserved");
 }
 
 #[test]

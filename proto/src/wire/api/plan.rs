@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Kind};
 use crate::{
     id::{MachineName, Name, SessionId},
-    limits::MAX_MACHINES,
     session::{ChangeAction, How, Replace},
     topology::{Diagnostic, Intent, Topology},
 };
@@ -45,17 +44,16 @@ impl From<Intent> for PlanRequest {
 impl TryFrom<PlanRequest> for Intent {
     type Error = Error;
     fn try_from(wanted: PlanRequest) -> Result<Intent, Error> {
-        let machines = wanted.topology.count();
-        if machines > MAX_MACHINES as u64 {
-            return Err(Error::new(Kind::Invalid, format!("the topology has {machines} machines"))
-                .because(format!("at most {MAX_MACHINES} are possible")));
-        }
         let decode = |(path, text): (String, String)| match BASE64.decode(text.as_bytes()) {
             Ok(bytes) => Ok((path, bytes)),
             Err(error) => Err(Error::new(Kind::Usage, format!("{path} is not base64")).because(error)),
         };
         let files = wanted.files.into_iter().map(decode).collect::<Result<_, _>>()?;
-        Ok(Intent { topology: wanted.topology, files, ssh_keys: wanted.ssh_keys })
+        let intent = Intent { topology: wanted.topology, files, ssh_keys: wanted.ssh_keys };
+        match intent.flaws().into_iter().next() {
+            Some(flaw) => Err(Error::new(Kind::Invalid, flaw.what).because(flaw.hint)),
+            None => Ok(intent),
+        }
     }
 }
 
