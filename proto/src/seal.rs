@@ -1,7 +1,7 @@
 //! Bytes that carry a signature: keys, strict decoding, and the signed gossip record.
 //! Every signature names its purpose (a [`Domain`]), so none can be replayed as another kind of
-//! message. What was signed has exactly one encoding, and is kept and handed on as those bytes. Nothing here
-//! makes randomness: seeds are arguments.
+//! message. What was signed is written in one way, and is kept, handed on and known by the digest of those
+//! bytes. Nothing here makes randomness: seeds are arguments.
 
 use std::{fmt, str::FromStr};
 

@@ -13,7 +13,9 @@ const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
 
 /// Gives the mesh's time: the median of the own clock and of what members' clocks show, but not before what the root
 /// or an issuer has signed, as far as that is within the tolerance. One wrong clock changes nothing, a host without a
-/// clock follows the others, and no statement moves anybody's time by more than the tolerance.
+/// clock follows the others, and no statement moves anybody's time by more than the tolerance. The exception is a host
+/// without a clock that has heard nobody: it has nothing to hold a statement against and takes what was signed last,
+/// however far ahead, until it hears one clock.
 pub fn mesh_time(own: Timestamp, heard: &[Timestamp], set: &MemberSet) -> Timestamp {
     match median(own, heard) {
         Some(median) => median.max(set.latest(median.plus_ms(CLOCK_TOLERANCE_MS))),

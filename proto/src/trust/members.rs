@@ -25,8 +25,12 @@ pub const CERTIFICATE_MS: u64 = 30 * DAY_MS;
 pub const CLOCK_TOLERANCE_MS: u64 = DAY_MS;
 /// How long an expired grant is kept, so that `token list` can still explain it.
 const GRANT_KEPT_MS: u64 = 30 * DAY_MS;
-/// Statements of one signer other than the root: an issuer of the largest mesh, four times over.
-const MAX_PER_SIGNER: usize = MAX_STATEMENTS / 5;
+/// Statements of one issuer: all of the largest mesh, four times over.
+const MAX_PER_ISSUER: usize = MAX_STATEMENTS / 5;
+/// Statements of one plain member, which only begins and ends sessions.
+const MAX_PER_MEMBER: usize = 500;
+/// Statements of kinds that this version does not know, of one signer: what a later version says of it.
+const MAX_UNKNOWN: usize = 64;
 /// Certificates of one host with one serial: two issuers at both sides of a partition, twice.
 const MAX_SAME_SERIAL: usize = 4;
 
@@ -311,7 +315,7 @@ impl MemberSet {
             return Ok(false);
         }
         if best.is_none() {
-            self.check_quota(&new.sealed.signer)?;
+            self.check_quota(&new.sealed.signer, &slot)?;
         }
         let digest = new.digest;
         let kept = self.slots.entry(slot).or_default();
@@ -326,13 +330,19 @@ impl MemberSet {
         Ok(self.known.contains(&digest))
     }
 
-    fn check_quota(&self, signer: &PublicKey) -> Result<(), RefusedBecause> {
-        let own = self.kept().filter(|kept| kept.sealed.signer == *signer).count();
-        let full = self.slots.len() >= MAX_STATEMENTS;
-        if full || (own >= MAX_PER_SIGNER && !self.is_root(signer)) {
-            return Err(RefusedBecause::Full);
+    /// Tells whether a signer may fill one more slot. The root always may: nobody else's words keep it from
+    /// admitting, revoking and putting things right.
+    fn check_quota(&self, signer: &PublicKey, slot: &Slot) -> Result<(), RefusedBecause> {
+        if self.is_root(signer) {
+            return Ok(());
         }
-        Ok(())
+        let own = || self.slots.iter().filter(|(_, kept)| kept.iter().any(|k| k.sealed.signer == *signer));
+        let most = if self.is_issuer(HostId(*signer)) { MAX_PER_ISSUER } else { MAX_PER_MEMBER };
+        let unknown = |slot: &Slot| matches!(slot, Slot::Unknown(_));
+        let is_full = self.slots.len() >= MAX_STATEMENTS
+            || own().count() >= most
+            || (unknown(slot) && own().filter(|(slot, _)| unknown(slot)).count() >= MAX_UNKNOWN);
+        if is_full { Err(RefusedBecause::Full) } else { Ok(()) }
     }
 }
 

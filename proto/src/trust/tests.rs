@@ -305,6 +305,58 @@ fn one_member_cannot_fill_the_set() {
     assert_eq!(set.apply(seal(Statement::Certificate(certificate(&SHED, "shed", 1)), &ATTIC), NOW), Ok(true));
 }
 
+fn tombstone(at: u32) -> Statement {
+    let session = SessionId([&at.to_le_bytes()[..], &[0; 12]].concat().try_into().unwrap());
+    Statement::Tombstone(Tombstone { session, made: NOW })
+}
+
+fn unknown(at: u32) -> Statement {
+    Statement::Unknown { kind: 99, bytes: at.to_le_bytes().to_vec() }
+}
+
+/// Applies statements of one signer until one is refused; gives how many were taken.
+fn taken(set: &mut MemberSet, signer: &Seed, say: fn(u32) -> Statement) -> u32 {
+    let refused = |at: &u32| match set.apply(seal(say(*at), signer), NOW) {
+        Ok(new) => !new,
+        Err(because) => because == RefusedBecause::Full,
+    };
+    (0..3_000).find(refused).unwrap_or(3_000)
+}
+
+#[test]
+fn a_plain_member_may_say_less_than_an_issuer_and_little_that_nobody_understands() {
+    let mut set = set();
+    assert_eq!(taken(&mut set, &CELLAR, unknown), 64);
+    assert_eq!(taken(&mut set, &CELLAR, tombstone), 500 - 64);
+    assert_eq!(taken(&mut set, &ATTIC, unknown), 64);
+    let own = 2;
+    // It goes on with what the member said before, which it can also say.
+    let from_a_million = |at| tombstone(1_000_000 + at);
+    assert_eq!(taken(&mut set, &ATTIC, from_a_million), 2_000 - 64 - own);
+}
+
+#[test]
+fn others_never_lock_the_root_out_of_its_own_mesh() {
+    let mut set = set();
+    let issuers: Vec<Seed> = (20..26).map(|seed| Seed([seed; 32])).collect();
+    for (number, seed) in issuers.iter().enumerate() {
+        let certificate = issuer(seed, &format!("issuer-a{number}"), 1);
+        assert_eq!(set.apply(seal(Statement::Certificate(certificate), &ROOT), NOW), Ok(true));
+    }
+    let mut next = 0;
+    for seed in &issuers {
+        while set.apply(seal(tombstone(next), seed), NOW) == Ok(true) {
+            next += 1;
+        }
+    }
+    let shed = || Statement::Certificate(certificate(&SHED, "shed", 1));
+    assert_eq!(set.apply(seal(shed(), &ATTIC), NOW), Err(RefusedBecause::Full), "{next}");
+    assert_eq!(set.apply(seal(shed(), &ROOT), NOW), Ok(true));
+    let bytes = crate::wire::encode(&Statements::of(&set.all()));
+    let stored: Statements = crate::wire::decode(&bytes, usize::MAX).unwrap();
+    assert_eq!(stored.sealed.len(), set.all().len(), "a full set can be read again");
+}
+
 fn transcript() -> Transcript {
     let (hello, offer, channel) = ([10; 32], [11; 32], [12; 32]);
     Transcript { mesh: mesh(), joiner: host(&SHED), member: host(&CELLAR), hello, offer, channel }

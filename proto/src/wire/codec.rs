@@ -1,12 +1,20 @@
 //! The one encoding of everything that is sent or stored: CBOR in which every field has a number. Fields that
 //! a reader does not know are skipped, absent ones have the meaning that their type states. Bytes are looked
 //! at whole before a value is made of them: lengths that lie, endless nesting and left-over bytes never reach
-//! a type. Nothing outside `wire` calls the encoder.
+//! a type. Outside `wire` three places call the encoder, for bytes that are signed or hashed without an
+//! envelope: `trust::statement`, `trust::token` and `session::disk`.
+
+use std::error::Error;
 
 use minicbor::{Decode, Encode, decode};
 
 /// How deep values may be nested: three times what our deepest message needs.
 const MAX_DEPTH: usize = 48;
+/// How many values a message of others may have: one byte can be a value that takes a hundred in memory. The
+/// largest of ours, a plan of the most machines with all it replaces, has a tenth of it.
+const MAX_PARTS: usize = 1 << 18;
+/// How much is told of one cause of an error: a text of others may stand in it.
+const MAX_CAUSE_CHARS: usize = 80;
 
 /// Why bytes are not the value that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +56,9 @@ pub enum WireError {
 pub(crate) enum Form {
     /// Definite lengths, bounded depth, nothing left over.
     Sound,
-    /// As `Sound`, and every number in its shortest form and every map sorted, so that what was signed has no
-    /// second spelling.
+    /// As `Sound`, every number in its shortest form, every map sorted, and what is absent left out: what is
+    /// signed is written in one way. Fields of a later version may stand in it besides, so two such bytes can
+    /// be read as the same value: what was signed is known by the digest of its bytes.
     Canonical,
 }
 
@@ -70,11 +79,31 @@ pub(crate) fn from_bytes<'b, T: Decode<'b, ()>>(
     if bytes.len() > limit {
         return Err(WireError::TooLarge { have: bytes.len(), limit });
     }
-    check(bytes, form).map_err(|what| WireError::Malformed(what.into()))?;
+    // What this host stored itself is of the size that it is.
+    let parts = if limit == usize::MAX { usize::MAX } else { MAX_PARTS };
+    check(bytes, form, parts).map_err(|what| WireError::Malformed(what.into()))?;
     minicbor::decode(bytes).map_err(|error| match is_unknown(&error) {
         true => WireError::Unknown,
-        false => WireError::Malformed(error.to_string()),
+        false => WireError::Malformed(causes(&error)),
     })
+}
+
+/// Tells an error and what caused it, each in a few words.
+fn causes(error: &dyn Error) -> String {
+    let short = |error: &dyn Error| {
+        let text = error.to_string();
+        match text.char_indices().nth(MAX_CAUSE_CHARS) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    };
+    let mut said = vec![short(error)];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        said.push(short(cause));
+        source = cause.source();
+    }
+    said.join(": ")
 }
 
 /// Gives the length of a value's encoding.
@@ -91,13 +120,13 @@ pub(super) struct Tomorrow;
 
 /// Tells whether a decoder met something of a later version.
 pub(super) fn is_unknown(error: &decode::Error) -> bool {
-    let source = std::error::Error::source(error);
+    let source = Error::source(error);
     error.is_unknown_variant() || source.is_some_and(|source| source.is::<Tomorrow>())
 }
 
 /// Looks at bytes before anything is made of them.
-fn check(bytes: &[u8], form: Form) -> Result<(), &'static str> {
-    let mut reader = Reader { bytes, at: 0, form };
+fn check(bytes: &[u8], form: Form, parts: usize) -> Result<(), &'static str> {
+    let mut reader = Reader { bytes, at: 0, form, parts };
     reader.item(MAX_DEPTH)?;
     if reader.at == bytes.len() { Ok(()) } else { Err("something is left over") }
 }
@@ -106,10 +135,13 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     form: Form,
+    /// How many values may still come.
+    parts: usize,
 }
 
 impl<'a> Reader<'a> {
     fn item(&mut self, depth: usize) -> Result<(), &'static str> {
+        self.parts = self.parts.checked_sub(1).ok_or("it has too many parts")?;
         let (major, value) = self.head()?;
         let deeper = depth.checked_sub(1).ok_or("it is nested too deeply");
         match major {
@@ -154,6 +186,7 @@ impl<'a> Reader<'a> {
         if major == 7 {
             // false, true, null and numbers with a fraction.
             return match info {
+                22 if self.form == Form::Canonical => Err("what is absent is written out"),
                 20..=22 | 27 => Ok((major, value)),
                 _ => Err("a value of no kind that we use"),
             };
@@ -201,7 +234,7 @@ mod tests {
     use super::*;
 
     fn flaw(bytes: &[u8], form: Form) -> Option<&'static str> {
-        check(bytes, form).err()
+        check(bytes, form, 100).err()
     }
 
     #[test]
@@ -226,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_has_one_spelling() {
+    fn what_is_signed_is_written_in_one_way() {
         let canonical = Form::Canonical;
         let good: [&[u8]; 4] = [
             &[0xa2, 0, 0, 1, 0],
@@ -237,16 +270,40 @@ mod tests {
         for bytes in good {
             assert_eq!(flaw(bytes, canonical), None, "{bytes:02x?}");
         }
-        let bad: [&[u8]; 5] = [
+        let bad: [&[u8]; 7] = [
             &[0xa2, 1, 0, 0, 0],
             &[0xa2, 0, 0, 0, 0],
             &[0xa2, 0x61, b'b', 0, 0x62, b'a', b'a', 0],
             &[0x18, 23],
             &[0x19, 0, 255],
+            &[0xf6],
+            &[0xa1, 0, 0xf6],
         ];
         for bytes in bad {
             assert!(flaw(bytes, canonical).is_some(), "{bytes:02x?}");
         }
+    }
+
+    #[test]
+    fn what_has_more_parts_than_any_message_of_ours_is_seen_before_anything_is_made_of_it() {
+        let flat = |count: u32| [&[0x9a][..], &count.to_be_bytes(), &vec![0; count as usize]].concat();
+        let most = MAX_PARTS as u32 - 1;
+        let read = |bytes: &[u8], limit| from_bytes::<Vec<u8>>(bytes, limit, Form::Sound);
+        assert!(read(&flat(most), 1 << 20).is_ok());
+        let refused = Err(WireError::Malformed("it has too many parts".into()));
+        assert_eq!(read(&flat(most + 1), 1 << 20), refused);
+        assert!(read(&flat(most + 1), usize::MAX).is_ok(), "a host reads what it stored");
+    }
+
+    #[test]
+    fn an_error_says_its_cause_and_not_more_than_a_few_words_of_others() {
+        let read = |text: &str| match from_bytes::<crate::id::Name>(&to_bytes(text), 1 << 20, Form::Sound) {
+            Err(WireError::Malformed(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(read("Shop").contains("is no name"), "{}", read("Shop"));
+        let long = read(&"ä".repeat(100_000));
+        assert!(long.chars().count() < 3 * MAX_CAUSE_CHARS && long.ends_with('…'), "{long}");
     }
 
     #[derive(Debug, PartialEq, Encode, Decode)]

@@ -115,7 +115,7 @@ pub fn decode<M: Message>(bytes: &[u8], limit: usize) -> Result<M, WireError> {
     open(bytes, limit, Form::Sound)
 }
 
-/// Decodes a message that somebody signed: only its one spelling is taken.
+/// Decodes a message that somebody signed: only the one way of writing it is taken.
 pub fn decode_signed<M: Message>(bytes: &[u8], limit: usize) -> Result<M, WireError> {
     open(bytes, limit, Form::Canonical)
 }

@@ -92,10 +92,14 @@ pub mod known {
     }
 }
 
-/// A list of byte strings.
+/// Sealed statements, a byte string each.
 pub mod blobs {
     use super::{Fail, Flaw, Write};
+    use crate::limits::MAX_STATEMENTS;
     use minicbor::{Decoder, Encoder, bytes::ByteSlice};
+
+    /// A set has so many places, and one of a host can hold four: see `trust::members`.
+    pub(crate) const MOST: usize = 4 * MAX_STATEMENTS;
 
     /// Encodes it.
     pub fn encode<C, W: Write>(blobs: &[Vec<u8>], e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
@@ -105,7 +109,11 @@ pub mod blobs {
 
     /// Decodes it.
     pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<Vec<u8>>, Flaw> {
-        d.array_iter::<&ByteSlice>()?.map(|blob| blob.map(|blob| blob.to_vec())).collect()
+        let blobs = d.array_iter::<&ByteSlice>()?;
+        if blobs.size_hint().0 > MOST {
+            return Err(Flaw::message("more statements than there can be"));
+        }
+        blobs.map(|blob| blob.map(|blob| blob.to_vec())).collect()
     }
 }
 

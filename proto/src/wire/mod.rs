@@ -1,6 +1,7 @@
 //! What travels and what is stored. `codec` is the one encoding, `envelope` what stands around each message, `fields` helps their types;
-//! `rpc` and `record` are frames between hosts, `api` is JSON for people. No other file encodes; how large a
-//! message may be is in `limits`.
+//! `rpc` and `record` are frames between hosts, `api` is JSON for people. What is signed or hashed without an
+//! envelope is encoded by `trust::statement`, `trust::token` and `session::disk`, nothing else by other files;
+//! how large a message may be is in `limits`.
 
 pub mod api;
 pub mod codec;
