@@ -57,6 +57,10 @@ pub enum Mutant {
     GrantsUnwritten,
     /// Hosts take shares from anybody.
     BelievesAnybody,
+    /// Hosts show shares before what these name is here.
+    ShowsUnfetched,
+    /// Hosts ask the same host again and again for what a share names.
+    AsksOneHolder,
     /// Hosts do not ask for shares that they lack.
     NeverPulls,
     /// Hosts do not ask others whom to believe.

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     time::Timestamp,
-    topology::{Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -325,7 +325,7 @@ pub struct Proposal {
 }
 
 /// The hard state of one session, the same on every voter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct State {
     /// The session's identity.
@@ -373,6 +373,9 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
+    /// The bytes of the topology's files, and of those of one that is being written.
+    #[cbor(n(15), with = "crate::wire::fields::contents", has_nil)]
+    pub contents: Contents,
 }
 
 /// An incarnation that its host must remove.
@@ -388,7 +391,7 @@ pub struct Drop {
 }
 
 /// What may be written into the hard state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub enum Command {
     /// The first entry. A second one is refused.
@@ -410,7 +413,7 @@ pub enum Command {
     /// A topology and the plan that makes it true, together, by compare-and-swap on the plan.
     #[n(1)]
     Apply {
-        /// The topology with its files.
+        /// The topology. All bytes that it names must be kept already.
         #[n(0)]
         intent: Intent,
         /// The plan; its parent must be current.
@@ -459,6 +462,9 @@ pub enum Command {
     /// `session down`: every machine goes, nothing starts again.
     #[n(5)]
     End,
+    /// Bytes of files that the next topology names. What none names goes with the next one.
+    #[n(6)]
+    Keep(#[cbor(n(0), with = "crate::wire::fields::contents")] Contents),
 }
 
 /// Why a command did nothing.
@@ -500,6 +506,14 @@ pub enum Refused {
     #[error("{0} is not to be started there")]
     #[n(6)]
     NoStart(#[n(0)] MachineName),
+    /// Bytes that the topology names are not kept.
+    #[error("the content of the file {0} is not here")]
+    #[n(7)]
+    Lacks(#[n(0)] String),
+    /// More bytes of files than a session keeps.
+    #[error("the files have more bytes than a session keeps")]
+    #[n(8)]
+    Full,
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.
@@ -713,9 +727,9 @@ pub struct MachineFile {
     /// `user` or `user:group`; `None` = root.
     #[n(2)]
     pub owner: Option<String>,
-    /// Its bytes.
-    #[cbor(n(3), with = "minicbor::bytes")]
-    pub content: Vec<u8>,
+    /// Its bytes, which lie beside the share.
+    #[n(3)]
+    pub content: Content,
 }
 
 /// The life of one machine as people and names see it.

@@ -9,7 +9,7 @@ use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     session::{MachineReport, Proposal, Replace, Share, State},
     time::Timestamp,
-    topology::Intent,
+    topology::{Content, Contents, Intent},
     trust::{JoinAnswer, JoinProof, Short, Transcript},
     wire::{Kind, Message},
 };
@@ -72,7 +72,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// Whose started disks may be lost.
@@ -85,7 +85,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// The generation that the user saw.
@@ -94,6 +94,9 @@ pub enum Request {
         /// Whose started disks may be lost.
         #[n(3)]
         replace: Replace,
+        /// The bytes of its files.
+        #[cbor(n(4), with = "crate::wire::fields::contents", has_nil)]
+        contents: Contents,
     },
     /// For the coordinator: end the session.
     #[n(9)]
@@ -165,6 +168,19 @@ pub enum Request {
         #[n(1)]
         proof: Box<JoinProof>,
     },
+    /// A piece of the bytes that the asker's share names. For voters and for hosts that have them.
+    #[n(17)]
+    Content {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// The bytes.
+        #[n(1)]
+        content: Content,
+        /// Where the piece begins.
+        #[n(2)]
+        offset: u64,
+    },
 }
 
 /// What a member answers.
@@ -235,6 +251,9 @@ pub enum Answer {
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
+    /// To `Content`: from the offset on, as much as one answer holds.
+    #[n(14)]
+    Content(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Message for Request {
@@ -293,4 +312,12 @@ pub enum Refusal {
     #[error("the topology has mistakes: {0}")]
     #[n(8)]
     Invalid(#[n(0)] String),
+    /// The share names bytes that are not on the receiver's disk yet.
+    #[error("what the share names is still on its way to that host")]
+    #[n(9)]
+    Gathering,
+    /// The bytes are not on the receiver either.
+    #[error("that host does not have the content")]
+    #[n(10)]
+    NoContent,
 }

@@ -46,7 +46,7 @@ fn view(heads: &[(&str, HeadRecord)]) -> View {
 }
 
 fn knowledge(view: View) -> Knowledge {
-    let mut knowledge = Knowledge::new(host_id("me"), Rules::default(), BTreeMap::new(), BTreeMap::new());
+    let mut knowledge = Knowledge::new(host_id("me"), Rules::default(), Kept::default());
     knowledge.on(Event::Look(Box::new(view)), NOW);
     knowledge
 }
