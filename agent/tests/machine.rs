@@ -19,7 +19,7 @@ use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Failover, Probe, Restart},
+    topology::{Contents, Failover, Probe, Restart},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -75,6 +75,8 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         empty
     };
     let base = image.map_or_else(empty, Path::to_owned);
+    let mut contents = Contents::default();
+    let content = contents.add(&PAGE.repeat(BIG));
     let spec = MachineSpec {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
@@ -97,7 +99,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
             path: "/srv/www/file".into(),
             mode: 0o644,
             owner: None,
-            content: PAGE.repeat(BIG),
+            content,
         }],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
@@ -111,6 +113,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         zone: "mesh.internal".into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
         spec,
+        contents,
         base,
         qemu,
         boot: String::new(),

@@ -11,7 +11,7 @@ use proto::{
     id::{HostId, SessionId},
     picture::{Change, images, readiness, rows},
     session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
-    topology::Intent,
+    topology::{Intent, Parcel},
     trust::{Genesis, Statement, Tombstone},
     wire::{
         api::{self, Error, Kind},
@@ -85,24 +85,25 @@ impl App {
     }
 
     /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
-    pub async fn up(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let (app, what) = (self.clone(), format!("{} was not started", intent.topology.session));
+    pub async fn up(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let (app, what) = (self.clone(), format!("{} was not started", parcel.intent.topology.session));
         // In a task of its own: who asks may go away at any moment, and half a session must not stay.
-        let done = tokio::spawn(async move { app.up_alone(intent, replace, index).await }).await;
+        let done = tokio::spawn(async move { app.up_alone(parcel, replace, index).await }).await;
         done.unwrap_or_else(|error| {
             Err(Error::new(Kind::Failed, what).because(error.to_string()).next("agent session list"))
         })
     }
 
-    async fn up_alone(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.to_string();
+    async fn up_alone(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let name = parcel.intent.topology.session.to_string();
         let birth = self.hub().births().lock().await;
-        let Some(session) = self.named(&intent)? else {
-            return self.create(intent, index).await;
+        let Some(session) = self.named(&parcel.intent)? else {
+            return self.create(parcel, index).await;
         };
         drop(birth);
         let what = format!("{name} was not changed");
-        let request = Request::Up { session, intent: Box::new(intent), index, replace };
+        let Parcel { intent, contents } = parcel;
+        let request = Request::Up { session, intent: Box::new(intent), index, replace, contents };
         match self.hub().ask(session, request).await {
             Ok(Rpc::Applied(proposal)) => Ok(self.applied(&name, session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
@@ -112,7 +113,8 @@ impl App {
 
     /// Makes a new session, with this host as its first voter. Nothing is left behind when the plan
     /// has obstacles or the first write fails.
-    async fn create(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
+    async fn create(&self, parcel: Parcel, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let Parcel { intent, contents } = parcel;
         let name = intent.topology.session.clone();
         let what = format!("{name} was not started");
         if index.is_some_and(|index| index != 0) {
@@ -147,6 +149,9 @@ impl App {
             let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
             let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
             stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
+            for part in contents.parts(&intent.named()) {
+                write(Command::Keep(part)).await?;
+            }
             write(Command::Apply { intent, plan, replace: Replace::default() }).await?;
             // Whoever asked looks at the session at once: here it is known before the answer.
             let state = group.state().borrow().clone();

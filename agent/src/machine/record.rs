@@ -9,6 +9,7 @@ use std::{
 use proto::{
     id::{Epoch, MachineName, Name, SessionId},
     session::{MachineSpec, Prefix, reconcile::Setup},
+    topology::Contents,
     time::{BootMoment, Timestamp},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -33,6 +34,9 @@ pub struct Launch {
     pub subnet: Prefix,
     /// The machine.
     pub spec: MachineSpec,
+    /// The bytes of its files.
+    #[serde(default)]
+    pub contents: Contents,
     /// The complete raw image, never written to.
     pub base: PathBuf,
     /// The QEMU to run it with.

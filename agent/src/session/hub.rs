@@ -18,7 +18,10 @@ use proto::{
     facts::Fact,
     id::{HostId, SessionId},
     picture::{Acted, Picture, Shares},
-    run::{Rules, knowledge::Knowledge},
+    run::{
+        Rules,
+        knowledge::{Kept, Knowledge},
+    },
     session::{MachineReport, Share},
     wire::record::{Body, RecordKey, SessionRecord},
 };
@@ -107,7 +110,9 @@ impl Hub {
         let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
         let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
-        let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), known.clone(), voices);
+        let contents = sessions.iter().map(|share| (share.session, deps.store.contents(share))).collect();
+        let kept = Kept { shares: known.clone(), voices, contents };
+        let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), kept);
         let (mailbox, letters) = mpsc::channel(LETTERS);
         deps.own.shares.send_replace(Arc::new(known));
         let inner = Inner {

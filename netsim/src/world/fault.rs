@@ -9,7 +9,10 @@ use proto::{
     run::{Rules, lead},
     session::{Replace, Share},
     time::Moment,
-    topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
+    topology::{
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service,
+        Topology,
+    },
     wire::rpc::Request,
 };
 
@@ -171,7 +174,12 @@ impl World {
                 let id = born.filter(|_| unplanned).unwrap_or(id);
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
-                let request = Request::Up { session, intent, index, replace };
+                let named = intent.named();
+                let mut contents = Contents::default();
+                for bytes in FILES.iter().filter(|bytes| named.contains(&Content::of(bytes))) {
+                    contents.add(bytes);
+                }
+                let request = Request::Up { session, intent, index, replace, contents };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
             Fault::Wish(id, (session, machine), run) => {
@@ -230,6 +238,7 @@ impl World {
     fn lose_share(&mut self, id: HostId, session: SessionId) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.remove(&session);
+        host.disk.contents.remove(&session);
         if host.disk.shares.remove(&session).is_some() {
             self.history.share_gone(id, session);
             self.tell(Some(id), || "loses its share".into());
@@ -394,9 +403,12 @@ fn live(world: &mut World) -> Result<(), Violation> {
     }
 }
 
+/// All that files in the world can hold.
+pub const FILES: [&[u8]; 4] = [b"", b"one", b"another", b"a third"];
+
 /// Draws a topology: a database, some web machines that need it, perhaps workers that need those.
 fn topology(random: &mut Random) -> Intent {
-    let mut groups = BTreeMap::new();
+    let (mut groups, mut files) = (BTreeMap::new(), BTreeMap::new());
     let mut add = |name: &str, count: u64, needs: &str, random: &mut Random| {
         let memory_mib = if random.chance(20) { 384 } else { 256 };
         let mut group = group(count as u32, memory_mib, needs);
@@ -408,6 +420,11 @@ fn topology(random: &mut Random) -> Intent {
             group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
+        for (number, bytes) in FILES.iter().enumerate().filter(|_| random.chance(30)) {
+            let source = format!("{number}.txt");
+            files.insert(source.clone(), Content::of(bytes));
+            group.files.insert(format!("/etc/{number}"), FileSpec { source, mode: 0o644, owner: None });
+        }
         groups.insert(name.parse::<Name>().expect("a valid name"), group);
     };
     add("db", 1, "", random);
@@ -417,7 +434,7 @@ fn topology(random: &mut Random) -> Intent {
     }
     Intent {
         topology: Topology { session: "shop".parse().expect("a valid name"), groups },
-        files: BTreeMap::new(),
+        files,
         ssh_keys: BTreeMap::new(),
     }
 }

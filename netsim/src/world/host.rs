@@ -21,6 +21,7 @@ use proto::{
         reconcile::{Settings, Setup},
     },
     time::{Moment, Timestamp},
+    topology::Content,
     wire::{
         api::MemberState,
         record::{Body, HeadRecord, RecordKey, SessionRecord},
@@ -69,6 +70,8 @@ pub struct Disk {
     pub shares: BTreeMap<SessionId, Arc<Share>>,
     /// Who is believed in each session.
     pub voices: BTreeMap<SessionId, BTreeSet<HostId>>,
+    /// The bytes that shares name.
+    pub contents: BTreeMap<SessionId, BTreeSet<Content>>,
     /// The Raft logs.
     pub logs: BTreeMap<SessionId, Log>,
     /// The statements that a session has ended and nothing of it is left.

@@ -584,6 +584,13 @@ impl Message for Voices {
     const KIND: Kind = Kind::Voices;
 }
 
+impl Share {
+    /// Lists all bytes that it names.
+    pub fn named(&self) -> BTreeSet<Content> {
+        self.machines.iter().flat_map(|spec| &spec.files).map(|file| file.content).collect()
+    }
+}
+
 impl Directory {
     /// Lists every machine of every group.
     pub fn machines(&self) -> impl Iterator<Item = &MachineEntry> {

@@ -1,7 +1,7 @@
 //! Cuts the share of one host out of the hard state: its machines with everything needed to make
 //! them, what it must remove, and the directory that every member has. Always whole, never a patch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
 
@@ -39,11 +39,6 @@ pub fn share(state: &State, host: HostId) -> Share {
 /// Tells whether `new` may take the place of `old`: shares are ordered by (recovery, version).
 pub fn supersedes(new: &Share, old: &Share) -> bool {
     (new.recovery, new.version) > (old.recovery, old.version)
-}
-
-/// Lists all bytes that a share names.
-pub fn named(share: &Share) -> BTreeSet<Content> {
-    share.machines.iter().flat_map(|spec| &spec.files).map(|file| file.content).collect()
 }
 
 /// Lists the groups of a share's machines that have these bytes.

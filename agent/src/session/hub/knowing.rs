@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Hub, lock};
-use crate::session::requests;
+use crate::session::{contents, requests};
 
 /// One question of this host to another about a share or about who is believed.
 const ASK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -173,6 +173,17 @@ impl Knowing {
                 self.begin(work, Event::Stored(session, Err("the agent failed: see its log".into())));
             }
             Effect::Show(share) => self.hub.show(share),
+            Effect::Fetch(session, from, content) => {
+                let hub = self.hub.clone();
+                let work = async move {
+                    Event::Fetched(session, content, contents::fetch(&hub, session, from, content).await)
+                };
+                let failed = Err("the agent failed: see its log".into());
+                self.begin(work, Event::Fetched(session, content, failed));
+            }
+            Effect::Lacks(share, because) => {
+                self.work.spawn(contents::lacks(self.hub.clone(), share, because).map(|()| None));
+            }
             Effect::Pull(session, from) => {
                 let hub = self.hub.clone();
                 let work = async move { Event::Pulled(session, from, pull(&hub, session, from).await) };

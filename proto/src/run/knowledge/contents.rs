@@ -79,7 +79,7 @@ impl Contents {
     /// Gives the first of a share's bytes that is not here.
     pub fn lacks(&self, share: &Share) -> Option<Content> {
         let here = self.here.get(&share.session);
-        slice::named(share).into_iter().find(|content| here.is_none_or(|here| !here.contains(content)))
+        share.named().into_iter().find(|content| here.is_none_or(|here| !here.contains(content)))
     }
 
     /// Begins to gather for a share.
@@ -111,7 +111,7 @@ impl Contents {
 
     /// Notes that a share is on the disk: bytes that it does not name went with the one before.
     pub fn shown(&mut self, share: &Share) {
-        let named = slice::named(share);
+        let named = share.named();
         self.here.entry(share.session).or_default().retain(|content| named.contains(content));
     }
 
