@@ -95,12 +95,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["echo \"$GREETING\" > /srv/www/greeting".into()],
-        files: vec![MachineFile {
-            path: "/srv/www/file".into(),
-            mode: 0o644,
-            owner: None,
-            content,
-        }],
+        files: vec![MachineFile { path: "/srv/www/file".into(), mode: 0o644, owner: None, content }],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,

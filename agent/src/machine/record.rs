@@ -9,8 +9,8 @@ use std::{
 use proto::{
     id::{Epoch, MachineName, Name, SessionId},
     session::{MachineSpec, Prefix, reconcile::Setup},
-    topology::Contents,
     time::{BootMoment, Timestamp},
+    topology::Contents,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -35,12 +35,7 @@ pub async fn answer(
     }
 }
 
-fn find(
-    hub: &Hub,
-    session: SessionId,
-    asker: (HostId, bool),
-    content: &Content,
-) -> Result<Source, Refusal> {
+fn find(hub: &Hub, session: SessionId, asker: (HostId, bool), content: &Content) -> Result<Source, Refusal> {
     let state = hub.group(session).and_then(|group| group.state().borrow().clone());
     source(state.as_deref(), hub.share(session).as_deref(), asker, content)
 }

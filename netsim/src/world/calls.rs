@@ -6,8 +6,9 @@ use proto::{
     id::{HostId, SessionId},
     run::{
         knowledge::{
-            self, Source, source,
+            self, Source,
             route::{Route, Step},
+            source,
         },
         lead::{self, question::Ask},
     },

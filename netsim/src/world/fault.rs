@@ -10,8 +10,8 @@ use proto::{
     session::{Replace, Share},
     time::Moment,
     topology::{
-        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service,
-        Topology,
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
+        Service, Topology,
     },
     wire::rpc::Request,
 };
@@ -236,7 +236,13 @@ impl World {
     }
 
     fn lose_share(&mut self, id: HostId, session: SessionId) {
+        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
         let Some(host) = self.hosts.get_mut(&id) else { return };
+        // A voter that lost its log and its share has nothing left to believe the others by, if it is the
+        // one that the birth names.
+        if votes && !host.disk.logs.contains_key(&session) {
+            return;
+        }
         host.disk.voices.remove(&session);
         host.disk.contents.remove(&session);
         if host.disk.shares.remove(&session).is_some() {

@@ -59,6 +59,8 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::BelievesAnybody, "has a share that nobody wrote"),
         (Mutant::NeverPulls, "not converged 60 s after"),
         (Mutant::NeverAsksForVoices, "not converged 60 s after"),
+        (Mutant::ShowsUnfetched, "before its files are there"),
+        (Mutant::AsksOneHolder, "not converged | not settled"),
         (Mutant::TakesBuried, "although that is buried"),
     ];
     for (mutant, complaint) in mutants {

@@ -161,7 +161,8 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
 /// goes first.
 fn keep(state: &mut State, contents: Contents) -> Result<(), Refused> {
     alive(state)?;
-    let large = contents.bytes() > MAX_KEEP_BYTES || contents.iter().any(|bytes| bytes.len() > MAX_FILE_BYTES);
+    let large =
+        contents.bytes() > MAX_KEEP_BYTES || contents.iter().any(|bytes| bytes.len() > MAX_FILE_BYTES);
     if large || contents.iter().len() > MAX_FILES {
         return Err(Refused::Full);
     }

@@ -15,7 +15,9 @@ use super::Intent;
 use crate::{id::Digest, limits::MAX_KEEP_BYTES};
 
 /// The name of some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
 #[cbor(map)]
 pub struct Content {
     /// Their hash.

@@ -152,7 +152,8 @@ fn repeated(intent: &Intent, report: &mut Report) {
     let text = |texts: &mut dyn Iterator<Item = &String>| texts.map(String::len).sum::<usize>();
     let of = |(name, group): (&Name, &Group)| {
         let keys = intent.ssh_keys.get(name).into_iter().flatten();
-        let texts = text(&mut group.setup.iter().chain(group.env.keys()).chain(group.env.values()).chain(keys));
+        let texts =
+            text(&mut group.setup.iter().chain(group.env.keys()).chain(group.env.values()).chain(keys));
         let paths = text(&mut group.files.keys());
         (texts + paths).saturating_mul(group.count as usize)
     };

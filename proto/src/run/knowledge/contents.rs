@@ -132,7 +132,8 @@ impl Contents {
         if ended.is_ok() {
             self.here.entry(session).or_default().insert(content);
         }
-        let Some(gather) = self.gathers.get_mut(&session).filter(|gather| gather.asked == Some(content)) else {
+        let Some(gather) = self.gathers.get_mut(&session).filter(|gather| gather.asked == Some(content))
+        else {
             return Fetched::More;
         };
         gather.asked = None;
@@ -186,7 +187,8 @@ fn candidates(
     let own = view.named.contains_key(&share.session).then_some(me);
     let groups: BTreeSet<_> = slice::groups_with(share, content).collect();
     let holders = share.directory.machines().filter(|entry| groups.contains(&entry.machine.group));
-    let others = [gather.from].into_iter().chain(voices.iter().copied()).chain(holders.map(|entry| entry.host));
+    let others =
+        [gather.from].into_iter().chain(voices.iter().copied()).chain(holders.map(|entry| entry.host));
     let mut whom: Vec<HostId> = own.into_iter().collect();
     for host in others.filter(|host| *host != me && view.up.contains(host)) {
         if !whom.contains(&host) {

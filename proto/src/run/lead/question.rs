@@ -120,7 +120,10 @@ impl Question {
             },
             Ask::State | Ask::MayStart(..) => Effect::Read,
         };
-        (Question { session, ask, rules, tries: 0, read: None, proposal: None, writes: VecDeque::new() }, vec![first])
+        (
+            Question { session, ask, rules, tries: 0, read: None, proposal: None, writes: VecDeque::new() },
+            vec![first],
+        )
     }
 
     /// Takes what it waited for and says what comes next.
