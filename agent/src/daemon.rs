@@ -246,6 +246,7 @@ async fn run_locked(run: Run) -> Answer<()> {
     let mut tasks = JoinSet::new();
     let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
     tasks.spawn(core("picture", run_picture));
+    tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
     let (dial, targets) = (dialer(&net), zone::targets(&pictures));
     let forwards = Forwards::new(mesh.me(), data.path().join("forward.json"), dial, targets, shares);
     let zone_name = config.dns.zone.clone();

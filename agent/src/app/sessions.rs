@@ -1,15 +1,11 @@
 //! Sessions as people ask for them. A new session is born on the host that is asked; everything
 //! after that goes to its coordinator.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::{
     id::{HostId, SessionId},
-    picture::{Change, images, readiness, rows},
+    picture::{Change, acks, images, rows},
     session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement, Tombstone},
@@ -26,8 +22,6 @@ use crate::session::{actions::words, requests};
 const SHOWN: Duration = Duration::from_secs(3);
 /// A single voter leads after one write to its disk.
 const LED: Duration = Duration::from_secs(5);
-/// How long a host may take to say what its own `session status` shows.
-const VIEW: Duration = Duration::from_secs(3);
 
 impl App {
     /// Tells every session this host knows.
@@ -258,37 +252,16 @@ impl App {
         }
     }
 
-    /// Tells how a session is and whether every up host says the same.
+    /// Tells how a session is and whether every up host says that it sees the same.
     pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
         let share = self.share(session)?;
         // Before the status: it may only be newer than this says.
         let picture = self.picture();
-        let acted = picture.reports.get(&session).is_some_and(|acted| acted.version >= share.version);
+        let names = |hosts: BTreeSet<HostId>| hosts.into_iter().map(|host| picture.name(host)).collect();
+        let behind: Vec<String> = names(acks::behind(&picture, &share));
+        let (fetching, away) = (rows::fetching(&picture, &share), names(rows::away(&picture, &share)));
         let status = self.status_of(&share);
-        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
-        let asked = others.map(|host| {
-            let (share, mesh) = (share.clone(), self.deps().mesh.clone());
-            let mine = readiness::known(&picture, &share);
-            async move {
-                let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
-                    Ok(Rpc::View { acted, machines, .. }) => {
-                        let theirs = machines.into_iter().map(|report| (report.machine, report.phase));
-                        let theirs: BTreeMap<_, _> = theirs.collect();
-                        acted >= share.version
-                            && mine.values().all(|report| theirs.get(&report.machine) == Some(&report.phase))
-                    }
-                    _ => false,
-                };
-                (!agrees).then_some(host)
-            }
-        });
-        let others = futures::future::join_all(asked).await.into_iter().flatten();
-        let me = (!acted).then_some(self.hub().me());
-        let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
-        let fetching = rows::fetching(&picture, &share);
-        let away = rows::away(&picture, &share).into_iter().map(|host| self.name(host));
-        let (everywhere, away) = (behind.is_empty(), away.collect());
-        Ok(api::UpProgress { status, everywhere, behind, fetching, away })
+        Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching, away })
     }
 
     /// Commits the end of a session.
@@ -328,7 +301,8 @@ impl App {
         }
         because.extend(self.troubles(remaining.iter().map(|left| left.host.as_str())).await);
         let only_away = remaining.iter().all(|left| away.contains(&left.host));
-        let gone = only_away && (!remaining.is_empty() || self.forgotten_everywhere(session).await);
+        let behind = self.left(session);
+        let gone = only_away && (!remaining.is_empty() || behind.is_empty());
         if gone {
             because.clear();
         }
@@ -338,20 +312,17 @@ impl App {
             gone,
             remaining,
             away: away.into_iter().collect(),
+            behind: behind.into_iter().map(|host| self.name(host)).collect(),
             because,
         })
     }
 
-    async fn forgotten_everywhere(&self, session: SessionId) -> bool {
-        if self.hub().share(session).is_some() || self.hub().group(session).is_some() {
-            return false;
-        }
-        let picture = self.picture();
-        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
-        let asked = others.map(|host| self.deps().mesh.call(host, Request::View(session), VIEW));
-        let answers = futures::future::join_all(asked).await;
-        // One that went away meanwhile hears of the end when it returns.
-        answers.into_iter().all(|answer| !matches!(answer, Ok(Rpc::View { version, .. }) if version > 0))
+    /// Lists the hosts that are up and may have something of a session that ended, as far as they say. One that
+    /// is away hears of the end when it returns.
+    fn left(&self, session: SessionId) -> BTreeSet<HostId> {
+        let here = self.hub().share(session).is_some() || self.hub().group(session).is_some();
+        let others = acks::unaware_of_end(&self.picture(), session);
+        others.into_iter().chain(here.then_some(self.hub().me())).collect()
     }
 
     /// Reads the hard state from the coordinator.

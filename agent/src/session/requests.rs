@@ -13,7 +13,7 @@ use mesh::{
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
-    picture::{images, inventory, readiness},
+    picture::inventory,
     run::{
         Rules,
         lead::{
@@ -43,11 +43,6 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::Ping => Ok(Answer::Done),
         Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
         Request::GetShare(session) => share_for(hub, session, from),
-        Request::KnowsImage { name, digest } => {
-            let known = images::meanings(&hub.picture());
-            Ok(Answer::Knows(known.get(&name).is_some_and(|(known, _)| *known == digest)))
-        }
-        Request::View(session) => Ok(view(hub, session)),
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
         Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
@@ -83,18 +78,6 @@ fn share_for(hub: &Hub, session: SessionId, host: HostId) -> Result<Answer, Refu
     let group = hub.group(session).ok_or(Refusal::UnknownSession)?;
     let state = group.state().borrow().clone();
     lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
-}
-
-fn view(hub: &Hub, session: SessionId) -> Answer {
-    match hub.share(session) {
-        None => Answer::View { version: 0, acted: 0, machines: Vec::new() },
-        Some(share) => {
-            let picture = hub.picture();
-            let acted = picture.reports.get(&session).map_or(0, |acted| acted.version);
-            let machines = readiness::known(&picture, &share).into_values().cloned().collect();
-            Answer::View { version: share.version, acted, machines }
-        }
-    }
 }
 
 /// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.

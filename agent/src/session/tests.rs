@@ -80,6 +80,7 @@ fn about(name: &Name) -> HostRecord {
         prefixes: Vec::new(),
         steady: true,
         issuer: false,
+        tells_seen: true,
     }
 }
 
@@ -118,6 +119,7 @@ impl Host {
         let net = mesh.net();
         let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
         tokio::spawn(run_picture);
+        tokio::spawn(picture::tell::run(mesh.clone(), pictures.clone(), stop.clone()));
         let dial: crate::access::forward::Dial =
             Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
         let targets = crate::dns::zone::targets(&pictures);
