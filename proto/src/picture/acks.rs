@@ -5,13 +5,14 @@
 //!
 //! A host whose record says that it tells nothing of the kind runs an older agent, and is not waited for.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Picture, images, readiness};
 use crate::{
     id::{Digest, HostId, SessionId},
     limits::{MAX_ENDS_TOLD, MAX_NAMES_TOLD, MAX_SESSIONS},
     session::{Phase, Share},
+    time::Timestamp,
     trust::Tombstone,
     wire::record::{Body, RecordKey, SeenRecord},
 };
@@ -26,14 +27,15 @@ pub struct Ends {
 impl Ends {
     /// Takes in all that says that sessions have ended. Of what is heard at once, the clocks of those who say it
     /// order it.
-    pub fn hear<'a>(&mut self, tombstones: impl Iterator<Item = &'a Tombstone> + Clone) {
-        let news = tombstones.clone().filter(|tombstone| !self.known.contains(&tombstone.session));
-        let news: BTreeSet<_> = news.map(|tombstone| (tombstone.made, tombstone.session)).collect();
+    pub fn hear<'a>(&mut self, tombstones: impl Iterator<Item = &'a Tombstone>) {
+        let all: BTreeMap<SessionId, Timestamp> = tombstones.map(|end| (end.session, end.made)).collect();
+        let news = all.iter().filter(|(session, _)| !self.known.contains(session));
+        let news: BTreeSet<(Timestamp, SessionId)> = news.map(|(session, made)| (*made, *session)).collect();
         for (_, session) in news {
             self.newest.push_front(session);
         }
         self.newest.truncate(MAX_ENDS_TOLD);
-        self.known = tombstones.map(|tombstone| tombstone.session).collect();
+        self.known = all.into_keys().collect();
     }
 }
 
