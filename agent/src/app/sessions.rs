@@ -4,11 +4,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::{
-    id::{HostId, SessionId},
+    id::{HostId, Name, SessionId},
     picture::{Change, acks, images, rows},
-    session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
+    run::birth::Failure,
+    session::{ChangeAction, Proposal, Replace, Share, State},
     topology::Intent,
-    trust::{Genesis, Statement, Tombstone},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Refusal, Request},
@@ -16,12 +16,10 @@ use proto::{
 };
 
 use super::{Answer, App, refused};
-use crate::session::{actions::words, requests};
+use crate::session::{birth::Born, requests};
 
-/// How long a new share may take to be in the picture; one turn of a task.
-const SHOWN: Duration = Duration::from_secs(3);
-/// A single voter leads after one write to its disk.
-const LED: Duration = Duration::from_secs(5);
+/// How long an answer waits for the words of others.
+const SAID: Duration = Duration::from_millis(400);
 
 impl App {
     /// Tells every session this host knows.
@@ -40,24 +38,7 @@ impl App {
     /// Finds what a session is called `name` here, if exactly one is.
     fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
         let name = &intent.topology.session;
-        let mut ids: BTreeSet<SessionId> = self
-            .picture()
-            .shares
-            .values()
-            .filter(|share| share.name == *name && !share.ended)
-            .map(|share| share.session)
-            .collect();
-        let heads = self.hub().heads();
-        ids.extend(
-            heads.iter().filter(|(_, (_, head))| head.name == *name && !head.ended).map(|(id, _)| *id),
-        );
-        if ids.len() > 1 {
-            let listed: Vec<String> = ids.iter().map(SessionId::to_string).collect();
-            return Err(Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
-                .because(format!("their ids are {}", listed.join(" and ")))
-                .next("end one of them: agent session down ID"));
-        }
-        Ok(ids.pop_first())
+        self.hub().called(name).map_err(|several| many(name, &several))
     }
 
     /// Tells what `up` would do. Obstacles are part of an `Ok` report.
@@ -89,87 +70,19 @@ impl App {
     }
 
     async fn up_alone(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.to_string();
-        let birth = self.hub().births().lock().await;
-        let Some(session) = self.named(&intent)? else {
-            return self.create(intent, index).await;
+        let name = intent.topology.session.clone();
+        let session = match self.hub().begin(intent.clone(), index).await {
+            Born::Exists(session) => session,
+            Born::Several(several) => return Err(many(&name, &several)),
+            Born::New(session, proposal) => return Ok(self.applied(name.as_str(), session, &proposal)),
+            Born::Failed(failure) => return Err(unborn(&name, failure)),
         };
-        drop(birth);
         let what = format!("{name} was not changed");
         let request = Request::Up { session, intent: Box::new(intent), index, replace };
         match self.hub().ask(session, request).await {
-            Ok(Rpc::Applied(proposal)) => Ok(self.applied(&name, session, &proposal)),
+            Ok(Rpc::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
-        }
-    }
-
-    /// Makes a new session, with this host as its first voter. Nothing is left behind when the plan
-    /// has obstacles or the first write fails.
-    async fn create(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.clone();
-        let what = format!("{name} was not started");
-        if index.is_some_and(|index| index != 0) {
-            return Err(Error::new(Kind::Refused, what)
-                .because("the plan was made for a session that does not exist any more")
-                .next("agent session plan FILE"));
-        }
-        self.hub().offers_known().await;
-        let salt = rand::random();
-        let session = SessionId::born(self.hub().me(), &salt);
-        let proposal = requests::propose(self.hub(), session, None, (&intent, &Replace::default()));
-        let Some(plan) = proposal.plan.clone() else {
-            return Ok(self.applied(name.as_str(), session, &proposal));
-        };
-        let failed =
-            |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let stamp = self.deps().mesh.now();
-        let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
-        let written = async {
-            let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
-            group.init().await.map_err(|error| failed(words(&error)))?;
-            // The only voter elects itself at once.
-            let mut lead = group.lead();
-            let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
-            led.map_err(|_| failed("its only voter does not lead it".into()))?.ok();
-            let write = |command| async {
-                let written = requests::write(self.hub(), session, command).await;
-                written.map_err(|refusal| refused(what.clone(), refusal))
-            };
-            write(create).await?;
-            // Others take shares only from hosts that the birth names.
-            let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
-            let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
-            stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
-            write(Command::Apply { intent, plan, replace: Replace::default() }).await?;
-            // Whoever asked looks at the session at once: here it is known before the answer.
-            let state = group.state().borrow().clone();
-            let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
-            let share = slice::share(&state, self.hub().me());
-            let accepted = self.hub().accept(self.hub().me(), share).await;
-            accepted.map_err(|refusal| refused(what.clone(), refusal))?;
-            let of = move |change: &Change| *change == Change::Session(session);
-            self.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
-            Ok(())
-        };
-        if let Err(error) = written.await {
-            self.give_up(session).await;
-            return Err(error);
-        }
-        requests::committed(self.hub(), &name, &proposal);
-        Ok(self.applied(name.as_str(), session, &proposal))
-    }
-
-    /// Takes a birth back. The last write may have been done although nobody heard of it, so that
-    /// others have shares: the end is stated.
-    async fn give_up(&self, session: SessionId) {
-        let tombstone = Tombstone { session, made: self.deps().mesh.now() };
-        if let Err(error) = self.deps().mesh.say(&Statement::Tombstone(tombstone)) {
-            tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
-        }
-        // The host's own task clears a session away that has a share here.
-        if self.hub().share(session).is_none() {
-            self.hub().forget(session).await;
         }
     }
 
@@ -301,6 +214,13 @@ impl App {
         }
         because.extend(self.troubles(remaining.iter().map(|left| left.host.as_str())).await);
         let only_away = remaining.iter().all(|left| away.contains(&left.host));
+        if remaining.is_empty() && because.is_empty() {
+            // Whoever asks comes again a moment later: most words arrive before that.
+            let of = move |change: &Change| {
+                matches!(change, Change::Seen(_) | Change::Host(_)) || *change == Change::Session(session)
+            };
+            self.deps().pictures.until(of, SAID, |_| self.left(session).is_empty()).await;
+        }
         let behind = self.left(session);
         let gone = only_away && (!remaining.is_empty() || behind.is_empty());
         if gone {
@@ -332,6 +252,24 @@ impl App {
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
+    }
+}
+
+fn many(name: &Name, several: &BTreeSet<SessionId>) -> Error {
+    let listed: Vec<String> = several.iter().map(SessionId::to_string).collect();
+    Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
+        .because(format!("their ids are {}", listed.join(" and ")))
+        .next("end one of them: agent session down ID")
+}
+
+fn unborn(name: &Name, failure: Failure) -> Error {
+    let what = format!("{name} was not started");
+    match failure {
+        Failure::Stale => Error::new(Kind::Refused, what)
+            .because("the plan was made for a session that does not exist any more")
+            .next("agent session plan FILE"),
+        Failure::Refused(refusal) => refused(what, refusal),
+        Failure::Failed(because) => Error::new(Kind::Failed, what).because(because).next("agent doctor"),
     }
 }
 

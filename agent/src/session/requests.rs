@@ -11,7 +11,6 @@ use mesh::{
     quorum::{Group, ReadError, Wire, WriteError},
 };
 use proto::{
-    facts::Fact,
     id::{HostId, Name, SessionId},
     picture::inventory,
     run::{
@@ -103,14 +102,6 @@ async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
         };
         effects = question.on(event);
     }
-}
-
-/// Tells that a plan is committed now.
-pub fn committed(hub: &Hub, session: &Name, proposal: &Proposal) {
-    let Some(plan) = &proposal.plan else { return };
-    let fact = Fact::PlanCommitted { session: session.clone(), generation: plan.generation };
-    // Nobody listening is no error.
-    let _heard = hub.deps().facts.send(fact);
 }
 
 async fn open_voter(

@@ -463,7 +463,7 @@ fn down_waits_until_every_host_says_that_it_knows_of_the_end_and_has_nothing() {
     };
     let end = Tombstone { session: SESSION, made: crate::time::Timestamp(1) };
     assert_eq!(of("nas", None, &[]), "attic nas", "it may still be told to start something");
-    assert_eq!(of("nas", Some(&state), &[end.clone()]), "attic nas", "it has a share of it");
+    assert_eq!(of("nas", Some(&state), std::slice::from_ref(&end)), "attic nas", "it has a share of it");
     assert_eq!(of("nas", None, &[end]), "attic");
 }
 
