@@ -49,6 +49,8 @@ const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
 const LOOK: Duration = Duration::from_millis(200);
 /// Members with whom what is new here is exchanged at once; the rounds carry it to the others.
 const AT_ONCE: usize = 4;
+/// As long as nobody else is a member, nobody else changes it.
+const LOOK_ALONE: Duration = Duration::from_secs(2);
 /// Publications that wait; the publisher waits when there are more.
 const PUBLISH_QUEUE: usize = 64;
 /// Pause before chitchat is started again, so that a frame that kills it does not spin.
@@ -192,7 +194,7 @@ impl Task {
         let mut connected = self.streams.connected();
         let mut greeted: BTreeSet<HostId> = BTreeSet::new();
         let mut news = News::default();
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = tokio::time::interval(often(&roll.borrow()));
         let mut ended = std::pin::pin!(handle.termination_watcher());
         loop {
             // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
@@ -208,6 +210,7 @@ impl Task {
                     // What a host offers moves all the time, and nobody waits for it.
                     news.any |= key != RecordKey::Host;
                     self.say(handle, voice, key, body).await;
+                    self.look(handle).await;
                 }
                 Ok(()) = connected.changed() => {
                     let now = connected.borrow_and_update().clone();
@@ -219,6 +222,7 @@ impl Task {
                 }
                 Ok(()) = roll.changed() => {
                     let roll = roll.borrow_and_update().clone();
+                    look = tokio::time::interval(often(&roll));
                     self.posts.set_members(self.identity.mesh, &roll);
                     if let Some(entrance) = self.door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                         entrance.set_members(&roll);
@@ -326,6 +330,11 @@ struct Voice {
 fn live(chitchat: &Chitchat, names: &BTreeMap<String, HostId>, me: HostId) -> BTreeSet<HostId> {
     let hosts = chitchat.live_nodes().filter_map(|id| names.get(&*id.node_id).copied());
     hosts.filter(|host| *host != me).collect()
+}
+
+/// Gives how often the state is looked at.
+fn often(roll: &Roll) -> Duration {
+    if roll.members.len() > 1 { LOOK } else { LOOK_ALONE }
 }
 
 fn interval(hosts: usize) -> Duration {

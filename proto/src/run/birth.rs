@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use super::lead::question::flaws;
 use crate::{
     facts::Fact,
     id::{HostId, Name, SessionId},
@@ -119,14 +118,13 @@ enum Step {
 }
 
 impl Birth {
-    /// Begins. `index` is the generation that the user saw, if that matters.
+    /// Begins with a topology that was checked where it came in. `index` is the generation that the user saw, if that matters.
     pub fn new(session: SessionId, seeds: Seeds, intent: Intent, index: Option<u64>) -> (Birth, Vec<Effect>) {
         let proposal = Proposal::default();
         let mut birth = Birth { session, seeds, intent, proposal, step: Step::Asked };
-        let effects = match flaws(&birth.intent) {
-            _ if index.is_some_and(|index| index != 0) => birth.end(Err(Failure::Stale)),
-            Some(refusal) => birth.end(Err(Failure::Refused(refusal))),
-            None => vec![Effect::Gather],
+        let effects = match index {
+            Some(1..) => birth.end(Err(Failure::Stale)),
+            _ => vec![Effect::Gather],
         };
         (birth, effects)
     }

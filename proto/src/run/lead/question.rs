@@ -219,7 +219,7 @@ impl Question {
 }
 
 /// Refuses what no file could have said: a member may be mistaken, and the planner believes what it reads.
-pub(in crate::run) fn flaws(intent: &Intent) -> Option<Refusal> {
+fn flaws(intent: &Intent) -> Option<Refusal> {
     let flaws = intent.flaws();
     let first = flaws.first()?;
     let more = if flaws.len() > 1 { format!(" (and {} more)", flaws.len() - 1) } else { String::new() };
