@@ -228,6 +228,11 @@ impl World {
         if quorum.voters.iter().filter(has).count() * 2 <= quorum.voters.len() {
             return;
         }
+        // Nor in the moment in which only the log names the newest voters: nobody else could tell who they are.
+        let written = self.hosts.get(&id).and_then(|host| host.disk.voices.get(&session));
+        if !written.is_some_and(|voices| quorum.voters.values().all(|voter| voices.contains(voter))) {
+            return;
+        }
         let here = |host: &mut super::host::Host| host.disk.logs.remove(&session).is_some();
         if self.hosts.get_mut(&id).is_some_and(here) {
             self.tell(Some(id), || "loses its log".into());
@@ -236,13 +241,7 @@ impl World {
     }
 
     fn lose_share(&mut self, id: HostId, session: SessionId) {
-        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        // A voter that lost its log and its share has nothing left to believe the others by, if it is the
-        // one that the birth names.
-        if votes && !host.disk.logs.contains_key(&session) {
-            return;
-        }
         host.disk.voices.remove(&session);
         host.disk.contents.remove(&session);
         if host.disk.shares.remove(&session).is_some() {

@@ -44,7 +44,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         // Whom an old epoch makes ready, others take for ready too.
         (Mutant::AnswersOldEpochs, "never said it is ready | was ever ready"),
         (Mutant::ForgetsWhatRuns, "at once"),
-        (Mutant::NeverWakes, "not settled"),
+        (Mutant::NeverWakes, "not settled | not converged"),
         (Mutant::KeepsReadiness, "its services never answered"),
         (Mutant::ActsWhileBusy, "at once"),
         (Mutant::StartsUnasked, "never granted"),
