@@ -10,7 +10,7 @@ use proto::{
     session::{Replace, Share},
     time::Moment,
     topology::{
-        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready, Restart,
         Service, Topology,
     },
     wire::rpc::Request,
@@ -165,20 +165,16 @@ impl World {
                 if self.agent_mut(id).is_none() {
                     return self.tell(Some(id), || "up: no agent runs there".into());
                 }
-                if !self.quorums.contains_key(&session) {
-                    self.bear(session, id);
-                }
-                // Before its first plan nobody else knows of it.
-                let unplanned = self.committed(session).is_none_or(|state| state.plan.is_none());
-                let born = self.births.get(&session).and_then(|born| born.first().copied());
-                let id = born.filter(|_| unplanned).unwrap_or(id);
-                let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
-                let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
                 let named = intent.named();
                 let mut contents = Contents::default();
                 for bytes in FILES.iter().filter(|bytes| named.contains(&Content::of(bytes))) {
                     contents.add(bytes);
                 }
+                if !self.quorums.contains_key(&session) {
+                    return self.begin(id, session, Parcel { intent: *intent, contents });
+                }
+                let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
+                let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
                 let request = Request::Up { session, intent, index, replace, contents };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
