@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Epoch, Generation, MachineName, Name},
+    reasons::{Because, Why},
     session::Phase,
     time::Timestamp,
 };
@@ -154,6 +155,9 @@ pub enum Fact {
         phase: Phase,
         /// Why, when the phase does not say it.
         because: Option<String>,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Why<Because>>,
     },
     /// A machine's process was found running by a new agent.
     MachineAdopted {

@@ -22,6 +22,7 @@ fn machine(session: &str, id: u8, name: &str) -> MachineRow {
         epoch: 1,
         address: None,
         reason: None,
+        why: None,
     }
 }
 

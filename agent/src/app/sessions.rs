@@ -10,6 +10,7 @@ use std::{
 use proto::{
     id::{HostId, SessionId},
     picture::{Change, images, readiness, rows},
+    reasons::Why,
     session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
     topology::Intent,
     trust::{Genesis, Statement, Tombstone},
@@ -193,15 +194,18 @@ impl App {
             how: change.how,
             host: self.name(change.host),
             because: change.because.clone(),
+            why: Some(Why::told(change.why.as_ref(), &change.because)),
         };
         let rejection = |rejection: &proto::session::Rejection| api::PlanRejection {
             machine: rejection.machine.clone(),
             host: self.name(rejection.host),
             because: rejection.because.clone(),
+            why: Some(Why::told(rejection.why.as_ref(), &rejection.because)),
         };
         let obstacle = |obstacle: &proto::session::Obstacle| api::PlanObstacle {
             machine: obstacle.machine.clone(),
             because: obstacle.because.clone(),
+            why: Some(Why::told(obstacle.why.as_ref(), &obstacle.because)),
         };
         let fetch = |(host, digest, bytes): &(HostId, proto::id::Digest, u64)| {
             let image = images.iter().find(|image| image.facts.digest == *digest);

@@ -9,11 +9,13 @@ fn plan_report() -> PlanReport {
         how: (action == ChangeAction::Change).then_some(How::InPlace),
         host: host.into(),
         because: because.into(),
+        why: None,
     };
     let rejected = |machine: &str, host: &str, because: &str| PlanRejection {
         machine: machine.parse().unwrap(),
         host: host.into(),
         because: because.into(),
+        why: None,
     };
     PlanReport {
         session: "shop".into(),
@@ -100,6 +102,7 @@ fn obstacles_are_told_all_at_once_and_refuse() {
     let obstacle = |machine: &str, because: &str| PlanObstacle {
         machine: machine.parse().unwrap(),
         because: because.into(),
+        why: None,
     };
     let obstacles = vec![
         obstacle("db-1", "no host knows the image \"tini\""),
