@@ -38,7 +38,7 @@ fn session(name: &str, id: u8) -> SessionRow {
 }
 
 fn said(error: Error) -> String {
-    let Error { kind, what, because, next } = error;
+    let Error { kind, what, because, next, .. } = error;
     format!("{kind:?}: {what} | {} | {}", because.unwrap_or_default(), next.unwrap_or_default())
 }
 

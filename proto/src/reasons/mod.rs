@@ -45,10 +45,32 @@ impl<R: fmt::Display + Default + Clone> Why<R> {
     }
 }
 
+/// A refusal that has a code.
+pub trait Coded: fmt::Display {
+    /// Gives the word that stays, also when its text changes.
+    fn code(&self) -> &'static str;
+}
+
+/// A refusal as JSON shows it: its code and its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// The code.
+    pub code: String,
+    /// The words.
+    pub text: String,
+}
+
+impl Code {
+    /// Puts a refusal into words.
+    pub fn of(refusal: &impl Coded) -> Code {
+        Code { code: refusal.code().to_owned(), text: refusal.to_string() }
+    }
+}
+
 /// Joins what is listed as people read it.
 fn list<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
     all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

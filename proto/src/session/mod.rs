@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
-    reasons::{Because, Cause, Hindrance, Unchosen},
+    reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
     topology::{Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
@@ -524,6 +524,20 @@ pub enum Refused {
     #[error("{0} is not to be started there")]
     #[n(6)]
     NoStart(#[n(0)] MachineName),
+}
+
+impl Coded for Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Refused::Existence => "existence",
+            Refused::Ended => "ended",
+            Refused::NotCurrent { .. } => "not-current",
+            Refused::Unsafe(_) => "unsafe",
+            Refused::Started(_) => "started",
+            Refused::NoMachine(_) => "no-machine",
+            Refused::NoStart(_) => "no-start",
+        }
+    }
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.

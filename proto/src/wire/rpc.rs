@@ -7,11 +7,12 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
+    reasons::Coded,
     session::{MachineReport, Proposal, Replace, Share, State},
     time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Short, Transcript},
-    wire::{Kind, Message},
+    wire::{Kind, Message, words::Refuses},
 };
 
 /// A question to another member.
@@ -231,7 +232,7 @@ pub enum Answer {
     Voices(#[n(0)] BTreeSet<HostId>),
     /// The request cannot be done, and why.
     #[n(11)]
-    Refused(#[n(0)] Refusal),
+    Refused(#[cbor(n(0), with = "crate::wire::words")] Refusal),
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
@@ -293,4 +294,31 @@ pub enum Refusal {
     #[error("the topology has mistakes: {0}")]
     #[n(8)]
     Invalid(#[n(0)] String),
+    /// Something that only a later version says; its words.
+    #[error("{0}")]
+    #[n(9)]
+    Other(#[n(0)] String),
+}
+
+impl Refuses for Refusal {
+    fn in_words(words: String) -> Refusal {
+        Refusal::Other(words)
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Refusal::NotCoordinator { .. } => "not-coordinator",
+            Refusal::UnknownSession => "unknown-session",
+            Refusal::State(refused) => refused.code(),
+            Refusal::NoQuorum => "no-quorum",
+            Refusal::Older => "older",
+            Refusal::NoVoice => "no-voice",
+            Refusal::Failed(_) => "failed",
+            Refusal::Unknown => "unknown",
+            Refusal::Invalid(_) => "invalid",
+            Refusal::Other(_) => "other",
+        }
+    }
 }
