@@ -14,6 +14,7 @@ use mesh::{Handlers, Inbound, Joined, Joining, Ports, RaftInbound};
 use proto::{
     facts::Fact,
     id::Name,
+    reasons::Code,
     trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
@@ -190,7 +191,11 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                 }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
-            Err(Error::new(kind, what).because(words(&error)).next(next))
+            let why = match &error {
+                mesh::JoinError::Refused(refusal) => Some(Box::new(Code::of(refusal))),
+                _ => None,
+            };
+            Err(Error { why, ..Error::new(kind, what).because(words(&error)).next(next) })
         }
     }
 }

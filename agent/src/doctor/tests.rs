@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use expect_test::{Expect, expect};
 
-use proto::session::Accelerator;
+use proto::{reasons::NoKvm, session::Accelerator};
 
 use super::*;
 
@@ -140,18 +140,19 @@ fn the_daemon_tells_what_it_proved() {
 
 #[test]
 fn what_keeps_hardware_from_being_used_has_a_command_against_it() {
-    let refused = |because: &str| {
-        let qemu = Some(("9.2".into(), Accelerator::Tcg, Some(because.to_owned())));
+    let refused = |no_kvm: NoKvm| {
+        let because = no_kvm.to_string();
+        let qemu = Some(("9.2".into(), Accelerator::Tcg, Some(no_kvm)));
         let accelerator = judge(&Inside { qemu, ..Inside::default() }).swap_remove(0);
-        assert!(accelerator.what.contains(because), "{accelerator:?}");
+        assert!(accelerator.what.contains(&because), "{accelerator:?}");
         accelerator.mend
     };
-    let denied = refused("/dev/kvm cannot be opened: Permission denied (os error 13)").unwrap();
+    let denied = refused(NoKvm::Denied { seen: "Permission denied (os error 13)".into() }).unwrap();
     assert!(denied.starts_with("sudo usermod -aG kvm $USER"), "{denied}");
     assert_eq!(examine(&Seen { kvm: Kvm::Denied, ..bare() })[1].mend.as_ref(), Some(&denied));
-    let absent = refused("there is no /dev/kvm").unwrap();
+    let absent = refused(NoKvm::Absent).unwrap();
     assert!(absent.starts_with("sudo modprobe kvm_intel"), "{absent}");
-    assert_eq!(refused("/dev/kvm opens but a guest on it hangs"), None);
+    assert_eq!(refused(NoKvm::Hangs), None);
 }
 
 #[tokio::test]

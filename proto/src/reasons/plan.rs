@@ -340,7 +340,7 @@ pub enum Hindrance {
         machine: MachineName,
         /// What forbids it.
         #[n(2)]
-        unchosen: Unchosen,
+        unchosen: Box<Unchosen>,
     },
     /// Its host has no room for what it is to become.
     #[n(5)]
@@ -353,7 +353,7 @@ pub enum Hindrance {
         machine: MachineName,
         /// What is short.
         #[n(2)]
-        unchosen: Unchosen,
+        unchosen: Box<Unchosen>,
     },
     /// Its host cannot run what it is to become.
     #[n(6)]
@@ -363,7 +363,7 @@ pub enum Hindrance {
         host: String,
         /// Why.
         #[n(1)]
-        unchosen: Unchosen,
+        unchosen: Box<Unchosen>,
     },
     /// An older incarnation is on a host that is no member now.
     #[n(7)]
@@ -380,7 +380,7 @@ pub enum Hindrance {
         host: String,
         /// Why.
         #[n(1)]
-        unchosen: Unchosen,
+        unchosen: Box<Unchosen>,
     },
     /// The session's network has no address left.
     #[n(9)]

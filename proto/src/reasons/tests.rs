@@ -19,7 +19,8 @@ use crate::{
 };
 
 const TABLE: &str = include_str!("../../../docs/REASONS.md");
-const SOURCES: [&str; 3] = [include_str!("machine.rs"), include_str!("place.rs"), include_str!("plan.rs")];
+const SOURCES: [&str; 4] =
+    [include_str!("host.rs"), include_str!("machine.rs"), include_str!("place.rs"), include_str!("plan.rs")];
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -110,11 +111,11 @@ fn hindrances() -> Vec<Hindrance> {
         Hindrance::UnknownImage { image: "tini".into(), nearest: Some("tiny".into()) },
         Hindrance::UnknownContent { digest: Digest([1; 32]) },
         Hindrance::SmallDisk { wanted_mib: 1, least_mib: 64 },
-        Hindrance::WrongHost { host: host(), machine: machine(), unchosen: Unchosen::NotNamed },
-        Hindrance::CannotGrow { host: host(), machine: machine(), unchosen: unchosen() },
-        Hindrance::CannotRun { host: host(), unchosen: unchosen() },
+        Hindrance::WrongHost { host: host(), machine: machine(), unchosen: Box::new(Unchosen::NotNamed) },
+        Hindrance::CannotGrow { host: host(), machine: machine(), unchosen: Box::new(unchosen()) },
+        Hindrance::CannotRun { host: host(), unchosen: Box::new(unchosen()) },
         Hindrance::OlderAway { host: host() },
-        Hindrance::OlderUnfit { host: host(), unchosen: Unchosen::Down },
+        Hindrance::OlderUnfit { host: host(), unchosen: Box::new(Unchosen::Down) },
         Hindrance::NetworkFull { subnet: Prefix { base: [10, 64, 0, 0].into(), len: 24 } },
         Hindrance::NoHosts,
         Hindrance::NoHostFits {
@@ -151,6 +152,21 @@ fn because() -> Vec<Because> {
         Because::Unreported,
         Because::HostAway { host: "nas".into() },
         Because::Other,
+    ]
+}
+
+fn no_kvm() -> Vec<NoKvm> {
+    let seen = || "Permission denied (os error 13)".to_owned();
+    vec![
+        NoKvm::NotBuilt,
+        NoKvm::Absent,
+        NoKvm::Denied { seen: seen() },
+        NoKvm::NotOpened { seen: seen() },
+        NoKvm::Emulates { turns_10k_s: 175 },
+        NoKvm::Ended { seen: seen() },
+        NoKvm::Hangs,
+        NoKvm::MachineSilent,
+        NoKvm::Other,
     ]
 }
 
@@ -217,6 +233,7 @@ fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_enco
     check("Cause", causes());
     check("Hindrance", hindrances());
     check("Because", because());
+    check("NoKvm", no_kvm());
 }
 
 #[derive(Encode)]
@@ -270,11 +287,8 @@ fn a_report_of_yesterday_has_its_words_only() {
 
 #[test]
 fn damaged_bytes_of_a_reason_are_no_reason_of_tomorrow() {
-    let known = MachineReport::new(
-        "web-1".parse().unwrap(),
-        Epoch(2),
-        (Phase::Waiting, Some(Because::Unreported)),
-    );
+    let known =
+        MachineReport::new("web-1".parse().unwrap(), Epoch(2), (Phase::Waiting, Some(Because::Unreported)));
     let mut bytes = to_bytes(&known);
     assert_eq!(from_bytes::<MachineReport>(&bytes, 10_000, Form::Canonical).as_ref(), Ok(&known));
     *bytes.last_mut().unwrap() = 0xff;

@@ -193,11 +193,11 @@ impl<'a> Planner<'a> {
         let named = || (host.name.to_string(), machine.clone());
         let cannot_grow = |unchosen: Unchosen| {
             let (host, machine) = named();
-            Hindrance::CannotGrow { host, machine, unchosen }
+            Hindrance::CannotGrow { host, machine, unchosen: Box::new(unchosen) }
         };
         if let Some(unchosen) = schedule::unwished(group, host) {
             let (host, machine) = named();
-            return Some(Hindrance::WrongHost { host, machine, unchosen });
+            return Some(Hindrance::WrongHost { host, machine, unchosen: Box::new(unchosen) });
         }
         if let Some(small) = small_disk(group, image) {
             return Some(small);
@@ -207,7 +207,7 @@ impl<'a> Planner<'a> {
         }
         let replaced = was.image != image.digest;
         if replaced && host.arch != image.arch {
-            let unchosen = schedule::other_cpu(host, image);
+            let unchosen = Box::new(schedule::other_cpu(host, image));
             return Some(Hindrance::CannotRun { host: host.name.to_string(), unchosen });
         }
         let (free_mib, wanted_mib) = (self.given.free_mib(was.host, host), group.memory_mib);
@@ -287,7 +287,10 @@ impl<'a> Planner<'a> {
             return Err(Hindrance::OlderAway { host: host.short() });
         };
         match schedule::unfit(wanted, host, facts, &self.given) {
-            Some(unchosen) => Err(Hindrance::OlderUnfit { host: facts.name.to_string(), unchosen }),
+            Some(unchosen) => {
+                let (host, unchosen) = (facts.name.to_string(), Box::new(unchosen));
+                Err(Hindrance::OlderUnfit { host, unchosen })
+            }
             None => Ok(Chosen::OlderThere),
         }
     }

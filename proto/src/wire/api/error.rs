@@ -17,7 +17,7 @@ pub struct Error {
     pub because: Option<String>,
     /// The same as a value, where a member or a rule refused.
     #[serde(default)]
-    pub why: Option<Code>,
+    pub why: Option<Box<Code>>,
     /// The next command or step.
     pub next: Option<String>,
 }
@@ -62,7 +62,7 @@ impl Error {
     pub fn refused(mut self, refusal: &impl Coded) -> Error {
         let code = Code::of(refusal);
         self.because = Some(code.text.clone());
-        self.why = Some(code);
+        self.why = Some(Box::new(code));
         self
     }
 
