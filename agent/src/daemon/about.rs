@@ -71,6 +71,7 @@ pub async fn gather(
         prefixes: mesh::interfaces().await.prefixes(),
         steady: config.steady.unwrap_or_else(steady),
         issuer: false,
+        tells_seen: true,
     }
 }
 

@@ -101,11 +101,7 @@ fn a_host_that_cannot_run_machines_is_not_told_to_install_qemu() {
 fn the_daemon_tells_what_it_proved() {
     told(
         &judge(&Inside {
-            qemu: Some((
-                "10.0.2".into(),
-                Accelerator::Tcg,
-                Some("KVM runs 2 M instructions a second".into()),
-            )),
+            qemu: Some(("10.0.2".into(), Accelerator::Tcg, Some(NoKvm::Emulates { turns_10k_s: 175 }))),
             relays: Vec::new(),
             down: vec!["attic".into()],
             members: 3,
@@ -113,7 +109,7 @@ fn the_daemon_tells_what_it_proved() {
             ..Inside::default()
         }),
         expect![[r#"
-            Limited accelerator: QEMU 10.0.2 translates: machines run 10 to 30 times slower; KVM runs 2 M instructions a second
+            Limited accelerator: QEMU 10.0.2 translates: machines run 10 to 30 times slower; /dev/kvm opens but emulates: 1.8 million loop turns a second, hardware does hundreds
             Missing names: the name server has no port  -> agent run --set dns.port=auto
             Limited relay: no relay: hosts behind other routers may not find this one  -> agent run --set relay.serve=on    on a host with a public address
             Limited mesh: 1 of 3 hosts not up: attic  -> agent host list

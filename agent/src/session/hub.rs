@@ -3,7 +3,7 @@
 //! Starts the tasks of each session; decides nothing about machines.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     panic::AssertUnwindSafe,
     path::PathBuf,
@@ -16,17 +16,23 @@ use images::Images;
 use mesh::{Mesh, net::Net, quorum::Group};
 use proto::{
     facts::Fact,
-    id::{HostId, SessionId},
+    id::{HostId, Name, SessionId},
     picture::{Acted, Picture, Shares},
-    run::{Rules, knowledge::Knowledge},
+    run::{
+        Rules,
+        birth::Failure,
+        knowledge::{Knowledge, route},
+    },
     session::{MachineReport, Share},
+    topology::Intent,
     wire::record::{Body, RecordKey, SessionRecord},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::knowing::{Believed, Letter};
 use super::{
+    birth::{self, Born},
     host,
     store::{Loaded, Store},
 };
@@ -91,8 +97,7 @@ struct Inner {
     mailbox: mpsc::Sender<Letter>,
     /// What comes and goes does so one at a time: shares, logs, whole sessions.
     door: tokio::sync::Mutex<()>,
-    /// One session is begun at a time, so that two never take one name on one host.
-    births: tokio::sync::Mutex<()>,
+    births: mpsc::Sender<birth::Letter>,
     tasks: TaskTracker,
 }
 
@@ -109,6 +114,7 @@ impl Hub {
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
         let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), known.clone(), voices);
         let (mailbox, letters) = mpsc::channel(LETTERS);
+        let (births, wanted) = mpsc::channel(LETTERS);
         deps.own.shares.send_replace(Arc::new(known));
         let inner = Inner {
             deps,
@@ -116,7 +122,7 @@ impl Hub {
             believed: watch::Sender::default(),
             mailbox,
             door: tokio::sync::Mutex::default(),
-            births: tokio::sync::Mutex::default(),
+            births,
             tasks: TaskTracker::new(),
         };
         let hub = Hub { inner: Arc::new(inner) };
@@ -127,6 +133,7 @@ impl Hub {
                 stop.cancel();
             }
         });
+        hub.inner.tasks.spawn(birth::run(hub.clone(), wanted));
         hub.open_groups().await?;
         for share in sessions {
             hub.start(share.session);
@@ -188,9 +195,20 @@ impl Hub {
         }
     }
 
-    /// Gives the lock that whoever begins a session holds.
-    pub fn births(&self) -> &tokio::sync::Mutex<()> {
-        &self.inner.births
+    /// Finds the session that is called so here; `Err` = several are.
+    pub fn called(&self, name: &Name) -> Result<Option<SessionId>, BTreeSet<SessionId>> {
+        let believed = self.inner.believed.borrow();
+        proto::run::birth::called(name, &self.picture().shares, believed.heads())
+    }
+
+    /// Begins a session here, unless there is one of this name. It goes on also when whoever asked goes away.
+    pub async fn begin(&self, intent: Intent, index: Option<u64>) -> Born {
+        let (answer, answered) = oneshot::channel();
+        let ends = || Born::Failed(Failure::Failed("its agent is ending".into()));
+        match self.inner.births.send(birth::Letter { intent, index, answer }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| ends()),
+            Err(_) => ends(),
+        }
     }
 
     /// Shows a share that is written down, and begins with its session if it is the first.
@@ -247,7 +265,7 @@ impl Hub {
     /// Names the coordinator of a session as far as this host can tell.
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let led = self.group(session).and_then(|group| group.lead().borrow().leader);
-        led.or_else(|| self.head(session).map(|(host, _)| host))
+        route::coordinator(led, self.head(session).map(|(host, _)| host))
     }
 
     /// Waits until every task has ended. Call after `deps.stop` was cancelled.

@@ -47,6 +47,10 @@ const MAX_INTERVAL: Duration = Duration::from_secs(5);
 const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
 /// How often the state is looked at: what people see is at most this much older.
 const LOOK: Duration = Duration::from_millis(200);
+/// Members with whom what is new here is exchanged at once; the rounds carry it to the others.
+const AT_ONCE: usize = 4;
+/// As long as nobody else is a member, nobody else changes it.
+const LOOK_ALONE: Duration = Duration::from_secs(2);
 /// Publications that wait; the publisher waits when there are more.
 const PUBLISH_QUEUE: usize = 64;
 /// Pause before chitchat is started again, so that a frame that kills it does not spin.
@@ -189,15 +193,24 @@ impl Task {
     ) -> Ended {
         let mut connected = self.streams.connected();
         let mut greeted: BTreeSet<HostId> = BTreeSet::new();
-        let mut look = tokio::time::interval(LOOK);
+        let mut news = News::default();
+        let mut look = tokio::time::interval(often(&roll.borrow()));
         let mut ended = std::pin::pin!(handle.termination_watcher());
         loop {
             // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
             tokio::select! {
-                _ = look.tick() => self.look(handle).await,
+                _ = look.tick() => {
+                    for host in news.due(&greeted) {
+                        handle.gossip(firewall::address(self.identity.mesh, host)).ok();
+                    }
+                    self.look(handle).await;
+                }
                 said = self.inbox.recv() => {
                     let Some((key, body)) = said else { return Ended::NobodyLeft };
+                    // What a host offers moves all the time, and nobody waits for it.
+                    news.any |= key != RecordKey::Host;
                     self.say(handle, voice, key, body).await;
+                    self.look(handle).await;
                 }
                 Ok(()) = connected.changed() => {
                     let now = connected.borrow_and_update().clone();
@@ -209,6 +222,7 @@ impl Task {
                 }
                 Ok(()) = roll.changed() => {
                     let roll = roll.borrow_and_update().clone();
+                    look = tokio::time::interval(often(&roll));
                     self.posts.set_members(self.identity.mesh, &roll);
                     if let Some(entrance) = self.door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                         entrance.set_members(&roll);
@@ -286,6 +300,27 @@ impl Drop for Running {
     }
 }
 
+/// Whether this host said something that others may wait for, and who hears of it first: everybody in turn.
+#[derive(Default)]
+struct News {
+    any: bool,
+    last: Option<HostId>,
+}
+
+impl News {
+    /// Gives those with whom an exchange begins now.
+    fn due(&mut self, connected: &BTreeSet<HostId>) -> Vec<HostId> {
+        if !std::mem::take(&mut self.any) {
+            return Vec::new();
+        }
+        let last = self.last;
+        let after = connected.iter().filter(|host| Some(**host) > last);
+        let hosts: Vec<HostId> = after.chain(connected).copied().take(AT_ONCE.min(connected.len())).collect();
+        self.last = hosts.last().copied().or(last);
+        hosts
+    }
+}
+
 /// Numbers the records of one start.
 struct Voice {
     generation: u64,
@@ -295,6 +330,11 @@ struct Voice {
 fn live(chitchat: &Chitchat, names: &BTreeMap<String, HostId>, me: HostId) -> BTreeSet<HostId> {
     let hosts = chitchat.live_nodes().filter_map(|id| names.get(&*id.node_id).copied());
     hosts.filter(|host| *host != me).collect()
+}
+
+/// Gives how often the state is looked at.
+fn often(roll: &Roll) -> Duration {
+    if roll.members.len() > 1 { LOOK } else { LOOK_ALONE }
 }
 
 fn interval(hosts: usize) -> Duration {

@@ -109,6 +109,7 @@ fn host_record(name: &str) -> HostRecord {
         prefixes: vec![],
         steady: true,
         issuer: false,
+        tells_seen: true,
     }
 }
 

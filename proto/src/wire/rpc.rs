@@ -8,14 +8,14 @@ use minicbor::{Decode, Encode};
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     reasons::Coded,
-    session::{MachineReport, Proposal, Replace, Share, State},
+    session::{Proposal, Replace, Share, State},
     time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Short, Transcript},
     wire::{Kind, Message, words::Refuses},
 };
 
-/// A question to another member.
+/// A question to another member. The numbers 4 and 5 stay free: earlier agents ask something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Request {
@@ -51,19 +51,6 @@ pub enum Request {
     /// The asker's share of a session.
     #[n(3)]
     GetShare(#[n(0)] SessionId),
-    /// Do you know this name with this content? (`image import` waits for it.)
-    #[n(4)]
-    KnowsImage {
-        /// The name.
-        #[n(0)]
-        name: String,
-        /// The content.
-        #[n(1)]
-        digest: Digest,
-    },
-    /// What the receiver's `session status` would say about its own view: version and reports.
-    #[n(5)]
-    View(#[n(0)] SessionId),
     /// For the coordinator: the hard state, read through a quorum round.
     #[n(6)]
     State(#[n(0)] SessionId),
@@ -168,7 +155,7 @@ pub enum Request {
     },
 }
 
-/// What a member answers.
+/// What a member answers. The numbers 3 and 4 stay free: earlier agents answer something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Answer {
@@ -191,23 +178,6 @@ pub enum Answer {
     /// To `GetShare`.
     #[n(2)]
     Share(#[n(0)] Box<Share>),
-    /// To `KnowsImage`.
-    #[n(3)]
-    Knows(#[n(0)] bool),
-    /// To `View`.
-    #[n(4)]
-    View {
-        /// The version of the share that the host has; 0 = none.
-        #[n(0)]
-        version: u64,
-        /// The newest version that the host has looked at its machines with; what it says of them
-        /// before is about the plan before.
-        #[n(1)]
-        acted: u64,
-        /// What it knows of every machine, its own and others'.
-        #[n(2)]
-        machines: Vec<MachineReport>,
-    },
     /// To `State`.
     #[n(5)]
     State(#[n(0)] Box<State>),

@@ -184,6 +184,7 @@ fn down_is_partly_done_while_a_host_is_away() {
         gone,
         remaining: Vec::new(),
         away: away.iter().map(|host| host.to_string()).collect(),
+        behind: Vec::new(),
         because: vec!["the disk is full".into()],
     };
     assert_eq!(down::ending(&progress(true, &[])), None);

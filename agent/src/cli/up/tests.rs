@@ -163,6 +163,7 @@ async fn down(away: &[&str], gone_after: usize, line: &str) -> Result<Exit, Erro
             gone,
             remaining: Vec::new(),
             away,
+            behind: Vec::new(),
             because: Vec::new(),
         })
     };

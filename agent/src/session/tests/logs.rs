@@ -4,8 +4,8 @@ use proto::facts::Fact;
 
 use super::*;
 
-/// A minute between two looks at the voters, and a change.
-const REPLACED_WITHIN: Duration = Duration::from_secs(80);
+/// 40 s between two looks at the voters, and a change.
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 
 fn store(dir: &TempDir, session: SessionId) -> std::path::PathBuf {
     dir.path().join("sessions").join(session.to_string()).join("raft/store.redb")
