@@ -7,8 +7,11 @@ use futures::FutureExt;
 use proto::{
     id::SessionId,
     picture::{Change, inventory},
-    run::birth::{Birth, Effect, Event, Failure, Seeds},
-    session::{Proposal, slice},
+    run::{
+        birth::{Birth, Effect, Event, Failure, Seeds},
+        lead,
+    },
+    session::Proposal,
     topology::Intent,
     trust::{Statement, Tombstone},
     wire::rpc::Refusal,
@@ -110,8 +113,7 @@ async fn open(hub: &Hub, session: SessionId) -> Result<(), String> {
 
 async fn show(hub: &Hub, session: SessionId) -> Result<(), Refusal> {
     let state = hub.group(session).and_then(|group| group.state().borrow().clone());
-    let state = state.ok_or_else(|| Refusal::Failed("its first write left nothing behind".into()))?;
-    hub.accept(hub.me(), slice::share(&state, hub.me())).await?;
+    hub.accept(hub.me(), lead::share_for(state.as_deref(), hub.me())?).await?;
     let of = move |change: &Change| *change == Change::Session(session);
     hub.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
     Ok(())

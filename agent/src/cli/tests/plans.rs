@@ -66,14 +66,16 @@ fn a_plan_shows_marks_reasons_and_bytes() {
               "action": "change",
               "how": "in place",
               "host": "nas",
-              "because": "in place: memory 512 MiB -> 1024 MiB"
+              "because": "in place: memory 512 MiB -> 1024 MiB",
+              "why": null
             }
           ],
           "rejected": [
             {
               "machine": "web-1",
               "host": "cellar",
-              "because": "1100 MiB free, needs 4096"
+              "because": "1100 MiB free, needs 4096",
+              "why": null
             }
           ],
           "obstacles": [],
