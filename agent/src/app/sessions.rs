@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use proto::{
     id::{HostId, Name, SessionId},
     picture::{Change, acks, images, rows},
+    reasons::Why,
     run::birth::Failure,
     session::{ChangeAction, Proposal, Replace, Share, State},
     topology::{Intent, Parcel},
@@ -101,15 +102,18 @@ impl App {
             how: change.how,
             host: self.name(change.host),
             because: change.because.clone(),
+            why: Some(Why::told(change.why.as_ref(), &change.because)),
         };
         let rejection = |rejection: &proto::session::Rejection| api::PlanRejection {
             machine: rejection.machine.clone(),
             host: self.name(rejection.host),
             because: rejection.because.clone(),
+            why: Some(Why::told(rejection.why.as_ref(), &rejection.because)),
         };
         let obstacle = |obstacle: &proto::session::Obstacle| api::PlanObstacle {
             machine: obstacle.machine.clone(),
             because: obstacle.because.clone(),
+            why: Some(Why::told(obstacle.why.as_ref(), &obstacle.because)),
         };
         let fetch = |(host, digest, bytes): &(HostId, proto::id::Digest, u64)| {
             let image = images.iter().find(|image| image.facts.digest == *digest);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh::{Joined, Joining, Ports};
 use proto::{
     id::Name,
+    reasons::Code,
     trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
@@ -86,7 +87,11 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
                 }
                 _ => (Kind::Refused, "ask for a new one: agent token create"),
             };
-            Err(Error::new(kind, what).because(words(&error)).next(next))
+            let why = match &error {
+                mesh::JoinError::Refused(refusal) => Some(Box::new(Code::of(refusal))),
+                _ => None,
+            };
+            Err(Error { why, ..Error::new(kind, what).because(words(&error)).next(next) })
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{io, sync::Arc, time::Duration};
 use proto::{
     facts::Fact,
     id::{HostId, SessionId},
+    reasons::Because,
     run::knowledge::{Source, piece, source},
     session::{MachineReport, Phase, Share},
     topology::Content,
@@ -78,18 +79,16 @@ async fn pieces(hub: &Hub, session: SessionId, from: HostId, content: Content) -
 
 /// Tells people that a share waits for bytes that nobody gives.
 pub async fn lacks(hub: Hub, share: Arc<Share>, because: String) {
-    let (session, because) = (share.session, format!("its files cannot be fetched: {because}"));
+    let (session, why) = (share.session, Because::ContentLacks { seen: because });
+    let because = why.to_string();
     tracing::warn!(session = %share.name, because, "a share waits");
-    let fact = Fact::ContentLacks { session: share.name.clone(), because: because.clone() };
+    let fact = Fact::ContentLacks { session: share.name.clone(), because };
     // Nobody listening is no error.
     drop(hub.deps().facts.send(fact));
     // Where a share is shown, the host's own machine speaks.
     if hub.share(session).is_none() {
-        let report = |spec: &proto::session::MachineSpec| MachineReport {
-            machine: spec.machine.clone(),
-            epoch: spec.epoch,
-            phase: Phase::Fetching,
-            reason: Some(because.clone()),
+        let report = |spec: &proto::session::MachineSpec| {
+            MachineReport::new(spec.machine.clone(), spec.epoch, (Phase::Fetching, Some(why.clone())))
         };
         hub.report(session, 0, share.machines.iter().map(report).collect()).await;
     }

@@ -283,18 +283,20 @@ impl Hub {
     }
 }
 
-/// Fits reports into one gossip record: reasons are shortened first, then left out.
+/// Fits reports into one gossip record: reasons are told by their words alone first, then shortened, then left out.
 pub(super) fn session_record(version: u64, machines: &[MachineReport]) -> Body {
-    let shortened = |limit: usize| {
+    let shortened = |(limit, whole): (usize, bool)| {
         let cut = |reason: &String| reason.chars().take(limit).collect();
         let short = |report: &MachineReport| MachineReport {
             reason: report.reason.as_ref().filter(|_| limit > 0).map(cut),
+            why: report.why.clone().filter(|_| whole),
             ..report.clone()
         };
         Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
     };
     let fits = |body: &Body| proto::wire::len(body) < proto::limits::MAX_RECORD_BYTES / 2;
-    [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
+    let lengths = [(200, true), (200, false), (80, false), (30, false)];
+    lengths.into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened((0, false)))
 }
 
 /// Runs a session's task until it ends in order. One that panics is told and started again: the other

@@ -403,6 +403,7 @@ fn reports_fit_a_record_reasons_are_cut_first() {
         epoch: proto::id::Epoch(1),
         phase: Phase::Failed,
         reason: Some("x".repeat(200)),
+        why: None,
     };
     let reasons = |machines: u32| {
         let reports: Vec<MachineReport> = (1..=machines).map(report).collect();

@@ -124,12 +124,7 @@ fn report(text: &str) -> MachineReport {
         "stopped" => Phase::Stopped,
         other => panic!("unknown phase {other}"),
     };
-    MachineReport {
-        machine: machine.parse().unwrap(),
-        epoch: Epoch(epoch.parse().unwrap()),
-        phase,
-        reason: None,
-    }
+    MachineReport::new(machine.parse().unwrap(), Epoch(epoch.parse().unwrap()), (phase, None))
 }
 
 fn image(text: &str, complete: bool) -> (Digest, ImageRecord) {

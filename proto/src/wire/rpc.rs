@@ -7,11 +7,12 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
+    reasons::Coded,
     session::{Proposal, Replace, Share, State},
     time::Timestamp,
     topology::{Content, Contents, Intent},
     trust::{JoinAnswer, JoinProof, Short, Transcript},
-    wire::{Kind, Message},
+    wire::{Kind, Message, words::Refuses},
 };
 
 /// A question to another member. The numbers 4 and 5 stay free: earlier agents ask something with them.
@@ -217,7 +218,7 @@ pub enum Answer {
     Voices(#[n(0)] BTreeSet<HostId>),
     /// The request cannot be done, and why.
     #[n(11)]
-    Refused(#[n(0)] Refusal),
+    Refused(#[cbor(n(0), with = "crate::wire::words")] Refusal),
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
@@ -284,10 +285,39 @@ pub enum Refusal {
     Invalid(#[n(0)] String),
     /// The share names bytes that are not on the receiver's disk yet.
     #[error("what the share names is still on its way to that host")]
-    #[n(9)]
+    #[n(10)]
     Gathering,
     /// The bytes are not on the receiver either.
     #[error("that host does not have the content")]
-    #[n(10)]
+    #[n(11)]
     NoContent,
+    /// Something that only a later version says; its words.
+    #[error("{0}")]
+    #[n(9)]
+    Other(#[n(0)] String),
+}
+
+impl Refuses for Refusal {
+    fn in_words(words: String) -> Refusal {
+        Refusal::Other(words)
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Refusal::NotCoordinator { .. } => "not-coordinator",
+            Refusal::UnknownSession => "unknown-session",
+            Refusal::State(refused) => refused.code(),
+            Refusal::NoQuorum => "no-quorum",
+            Refusal::Older => "older",
+            Refusal::NoVoice => "no-voice",
+            Refusal::Failed(_) => "failed",
+            Refusal::Unknown => "unknown",
+            Refusal::Invalid(_) => "invalid",
+            Refusal::Other(_) => "other",
+            Refusal::Gathering => "gathering",
+            Refusal::NoContent => "no-content",
+        }
+    }
 }

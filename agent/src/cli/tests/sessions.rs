@@ -80,7 +80,8 @@ fn a_session_in_json() {
               "guard": "hold",
               "epoch": 1,
               "address": "10.64.7.11",
-              "reason": null
+              "reason": null,
+              "why": null
             },
             {
               "name": "web-1",
@@ -92,7 +93,8 @@ fn a_session_in_json() {
               "guard": "hold",
               "epoch": 1,
               "address": "10.64.7.11",
-              "reason": "needs db"
+              "reason": "needs db",
+              "why": null
             }
           ],
           "services": [
