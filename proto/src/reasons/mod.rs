@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use host::NoKvm;
 pub use machine::Because;
 pub use place::{Chosen, Unchosen};
-pub use plan::{Cause, Hindrance, Loss, NotChosen, Setting, Stranger};
+pub use plan::{Cause, Hindrance, Loss, NotChosen, Resized, Stranger};
 
 /// What is said of a reason whose words did not come with it.
 const OTHER: &str = "a reason that this version does not know";

@@ -59,7 +59,7 @@ pub enum Cause {
     InPlace {
         /// What changes.
         #[n(0)]
-        settings: Vec<Setting>,
+        settings: Vec<Resized>,
         /// Its host, if that is not heard: it happens when it is back.
         #[n(1)]
         away: Option<String>,
@@ -175,7 +175,7 @@ fn write_later(f: &mut fmt::Formatter<'_>, later: &[String]) -> fmt::Result {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 #[cbor(map)]
-pub enum Setting {
+pub enum Resized {
     /// Its CPUs.
     #[n(1)]
     Cpus {
@@ -213,13 +213,13 @@ pub enum Setting {
     Other,
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for Resized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Setting::Other => f.write_str(OTHER),
-            Setting::Cpus { was, is } => write!(f, "cpus {was} -> {is}"),
-            Setting::Memory { was_mib, is_mib } => write!(f, "memory {was_mib} -> {is_mib} MiB"),
-            Setting::Disk { was_mib, is_mib } => write!(f, "disk {was_mib} -> {is_mib} MiB"),
+            Resized::Other => f.write_str(OTHER),
+            Resized::Cpus { was, is } => write!(f, "cpus {was} -> {is}"),
+            Resized::Memory { was_mib, is_mib } => write!(f, "memory {was_mib} -> {is_mib} MiB"),
+            Resized::Disk { was_mib, is_mib } => write!(f, "disk {was_mib} -> {is_mib} MiB"),
         }
     }
 }

@@ -68,12 +68,12 @@ fn chosen() -> Vec<Chosen> {
     ]
 }
 
-fn settings() -> Vec<Setting> {
+fn settings() -> Vec<Resized> {
     vec![
-        Setting::Cpus { was: 1, is: 2 },
-        Setting::Memory { was_mib: 256, is_mib: 512 },
-        Setting::Disk { was_mib: 64, is_mib: 900 },
-        Setting::Other,
+        Resized::Cpus { was: 1, is: 2 },
+        Resized::Memory { was_mib: 256, is_mib: 512 },
+        Resized::Disk { was_mib: 64, is_mib: 900 },
+        Resized::Other,
     ]
 }
 
@@ -228,7 +228,7 @@ fn listed(kind: &str) -> BTreeSet<String> {
 fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_encoding() {
     check("Unchosen", unchosen());
     check("Chosen", chosen());
-    check("Setting", settings());
+    check("Resized", settings());
     check("Loss", losses());
     check("Cause", causes());
     check("Hindrance", hindrances());

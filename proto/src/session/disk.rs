@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, MachineName, Name},
-    reasons::{Loss, Setting},
+    reasons::{Loss, Resized},
     session::{ImageFacts, Placement},
     topology::{FileSpec, Group, ImageRef, Intent},
     wire::codec::to_bytes,
@@ -113,7 +113,7 @@ pub enum Fate {
         /// Its size from now on, as [`Placement::disk_mib`] keeps it.
         disk_mib: Option<u64>,
         /// How it grows.
-        grows: Option<Setting>,
+        grows: Option<Resized>,
         /// Keys that have changed since it was made.
         later: Vec<String>,
     },
@@ -145,7 +145,7 @@ pub fn fate(was: &Placement, group: &Group, image: &ImageFacts, made: &Made, sta
     }
     match wanted_mib.filter(|wanted| *wanted > is_mib) {
         Some(wanted) => {
-            let grows = Some(Setting::Disk { was_mib: is_mib, is_mib: wanted });
+            let grows = Some(Resized::Disk { was_mib: is_mib, is_mib: wanted });
             Fate::Stays { disk_mib: wanted_mib, grows, later }
         }
         // Who takes the key out of the file does not ask for a smaller disk.

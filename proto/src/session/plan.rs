@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
-    reasons::{Cause, Chosen, Hindrance, NotChosen, Setting, Stranger, Unchosen},
+    reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
         Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
         Prefix, Proposal, Rejection, Replace, State, difference,
@@ -151,7 +151,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Notes a machine that keeps its disk; `settings` of its hardware change, if any.
-    fn stays(&mut self, was: &Placement, settings: Vec<Setting>, later: Vec<String>) {
+    fn stays(&mut self, was: &Placement, settings: Vec<Resized>, later: Vec<String>) {
         let (done, cause) = if settings.is_empty() {
             ((ChangeAction::Keep, None), self.kept(was.host, later))
         } else {
