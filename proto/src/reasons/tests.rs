@@ -151,6 +151,7 @@ fn because() -> Vec<Because> {
         Because::Fetching { percent: 40 },
         Because::Unreported,
         Because::HostAway { host: "nas".into() },
+        Because::ContentLacks { seen: "no answer".into() },
         Because::Other,
     ]
 }
@@ -323,12 +324,16 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::State(Refused::Started("web-1".parse().unwrap())),
         Refusal::State(Refused::NoMachine("web-9".parse().unwrap())),
         Refusal::State(Refused::NoStart("web-1".parse().unwrap())),
+        Refusal::State(Refused::Lacks("app.toml".into())),
+        Refusal::State(Refused::Full),
         Refusal::NoQuorum,
         Refusal::Older,
         Refusal::NoVoice,
         Refusal::Failed("its disk is full".into()),
         Refusal::Unknown,
         Refusal::Invalid("web: no image".into()),
+        Refusal::Gathering,
+        Refusal::NoContent,
         Refusal::Other("the moon is full".into()),
     ]
 }
