@@ -41,20 +41,20 @@ fn find(hub: &Hub, session: SessionId, asker: (HostId, bool), content: &Content)
     source(state.as_deref(), hub.share(session).as_deref(), asker, content)
 }
 
-/// Brings bytes from a host, which may be this one's own log, to the disk.
-pub async fn fetch(hub: &Hub, session: SessionId, from: HostId, content: Content) -> Result<(), String> {
-    let bytes = if from == hub.me() {
-        match find(hub, session, (from, true), &content) {
-            Ok(Source::Log(bytes)) => bytes,
-            _ => return Err("its own log does not have it yet".into()),
-        }
-    } else {
-        pieces(hub, session, from, content).await?.into()
-    };
-    let store = hub.deps().store.clone();
-    let written = tokio::task::spawn_blocking(move || store.put_content(session, &bytes)).await;
-    let written = written.map_err(io::Error::other).and_then(|written| written);
-    written.map_err(|error| format!("it cannot be written: {error}"))
+/// Brings bytes from a host, which may be this one's own log.
+pub async fn fetch(
+    hub: &Hub,
+    session: SessionId,
+    from: HostId,
+    content: Content,
+) -> Result<Arc<[u8]>, String> {
+    if from != hub.me() {
+        return pieces(hub, session, from, content).await.map(Arc::from);
+    }
+    match find(hub, session, (from, true), &content) {
+        Ok(Source::Log(bytes)) => Ok(bytes),
+        _ => Err("its own log does not have it yet".into()),
+    }
 }
 
 async fn pieces(hub: &Hub, session: SessionId, from: HostId, content: Content) -> Result<Vec<u8>, String> {

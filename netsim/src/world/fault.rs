@@ -239,8 +239,8 @@ impl World {
     fn lose_share(&mut self, id: HostId, session: SessionId) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.remove(&session);
-        host.disk.contents.remove(&session);
         if host.disk.shares.remove(&session).is_some() {
+            host.disk.contents.remove(&session);
             self.history.share_gone(id, session);
             self.tell(Some(id), || "loses its share".into());
             self.restart(id);

@@ -182,7 +182,11 @@ impl Knowing {
             Effect::Fetch(session, from, content) => {
                 let hub = self.hub.clone();
                 let work = async move {
-                    Event::Fetched(session, content, contents::fetch(&hub, session, from, content).await)
+                    let ended = match contents::fetch(&hub, session, from, content).await {
+                        Ok(bytes) => put_content(&hub, session, bytes).await,
+                        Err(because) => Err(because),
+                    };
+                    Event::Fetched(session, content, ended)
                 };
                 let failed = Err("the agent failed: see its log".into());
                 self.begin(work, Event::Fetched(session, content, failed));
@@ -253,6 +257,18 @@ async fn store(hub: &Hub, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -
         voices.map_or(Ok(()), |voices| store.put_voices(share.session, &voices))
     });
     written.await.map_err(io::Error::other).and_then(|written| written).map_err(|error| error.to_string())
+}
+
+/// Writes bytes down that a share names. After the session's burial nothing of it comes back.
+async fn put_content(hub: &Hub, session: SessionId, bytes: Arc<[u8]>) -> Result<(), String> {
+    let _one = hub.inner.door.lock().await;
+    if hub.buried(session) {
+        return Err("the session has ended".into());
+    }
+    let store = hub.deps().store.clone();
+    let written = tokio::task::spawn_blocking(move || store.put_content(session, &bytes)).await;
+    let written = written.map_err(io::Error::other).and_then(|written| written);
+    written.map_err(|error| format!("it cannot be written: {error}"))
 }
 
 /// Writes down who is believed. The door lets one in after the other, so that the newest is written last.
