@@ -128,7 +128,7 @@ fn target(from: &[String], path: &[String], files: &BTreeMap<Vec<String>, String
 }
 
 /// Gives every path that a file names, those of its `use` trees one by one.
-fn paths(code: &str) -> Vec<Vec<String>> {
+pub fn paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("use ") {
         if code[..at].ends_with(|before: char| before.is_whitespace() || before == '(') || at == 0 {
