@@ -8,11 +8,17 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use minicbor::{Decode, Encode};
+use minicbor::{
+    Decode, Decoder, Encode, Encoder, bytes::ByteSlice, decode::Error as Flaw, encode::Error as Fail,
+    encode::Write,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::Intent;
-use crate::{id::Digest, limits::MAX_KEEP_BYTES};
+use crate::{
+    id::Digest,
+    limits::{MAX_FILES, MAX_KEEP_BYTES},
+};
 
 /// The name of some bytes.
 #[derive(
@@ -92,6 +98,36 @@ pub struct Parcel {
     pub intent: Intent,
     /// The bytes.
     pub contents: Contents,
+}
+
+impl<C> Encode<C> for Contents {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W::Error>> {
+        e.array(self.iter().len() as u64)?;
+        self.iter().try_for_each(|bytes| e.bytes(bytes).map(drop))
+    }
+
+    fn is_nil(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Contents {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Contents, Flaw> {
+        let blobs = d.array_iter::<&ByteSlice>()?;
+        // Those of two topologies may be kept at once.
+        if blobs.size_hint().0 > 2 * MAX_FILES {
+            return Err(Flaw::message("more files than there can be"));
+        }
+        let mut contents = Contents::default();
+        for bytes in blobs {
+            contents.add(bytes?);
+        }
+        Ok(contents)
+    }
+
+    fn nil() -> Option<Contents> {
+        Some(Contents::default())
+    }
 }
 
 impl Serialize for Contents {

@@ -117,43 +117,6 @@ pub mod blobs {
     }
 }
 
-/// Contents of files, a byte string each; their names are made anew from what comes.
-pub mod contents {
-    use super::{Fail, Flaw, Write};
-    use crate::{limits::MAX_FILES, topology::Contents};
-    use minicbor::{Decoder, Encoder, bytes::ByteSlice};
-
-    /// Encodes them.
-    pub fn encode<C, W: Write>(contents: &Contents, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
-        e.array(contents.iter().len() as u64)?;
-        contents.iter().try_for_each(|bytes| e.bytes(bytes).map(drop))
-    }
-
-    /// Decodes them.
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Contents, Flaw> {
-        let blobs = d.array_iter::<&ByteSlice>()?;
-        // Those of two topologies may be kept at once.
-        if blobs.size_hint().0 > 2 * MAX_FILES {
-            return Err(Flaw::message("more files than there can be"));
-        }
-        let mut contents = Contents::default();
-        for bytes in blobs {
-            contents.add(bytes?);
-        }
-        Ok(contents)
-    }
-
-    /// Gives what an absent field means.
-    pub fn nil() -> Option<Contents> {
-        Some(Contents::default())
-    }
-
-    /// Tells whether the field is left out.
-    pub fn is_nil(contents: &Contents) -> bool {
-        contents.iter().len() == 0
-    }
-}
-
 /// Values of two or three parts, each part under its number, so that they can grow like any other.
 pub mod parts {
     use super::{Fail, Flaw, Write};
