@@ -83,7 +83,7 @@ pub enum Request {
         #[n(3)]
         replace: Replace,
         /// The bytes of its files.
-        #[cbor(n(4), with = "crate::wire::fields::contents", has_nil)]
+        #[n(4)]
         contents: Contents,
     },
     /// For the coordinator: end the session.
