@@ -78,7 +78,7 @@ pub struct Disk {
     pub buried: BTreeSet<SessionId>,
     /// Whether the one image of this world is complete here.
     pub image: bool,
-    /// Machines with a `launch.json` and a disk.
+    /// Machines with a `launch` and a disk.
     pub launched: BTreeMap<Key, Settings>,
     /// Counts the agent's starts, so that newer records win.
     pub generation: u64,

@@ -292,3 +292,25 @@ pub mod maybe_bytes {
         minicbor::bytes::decode(d, ctx)
     }
 }
+
+/// A path, which need not be text.
+pub mod path {
+    use std::{
+        ffi::OsStr,
+        os::unix::ffi::OsStrExt,
+        path::{Path, PathBuf},
+    };
+
+    use super::{Fail, Flaw, Write};
+    use minicbor::{Decoder, Encoder};
+
+    /// Encodes it.
+    pub fn encode<C, W: Write>(path: &Path, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
+        e.bytes(path.as_os_str().as_bytes())?.ok()
+    }
+
+    /// Decodes it.
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<PathBuf, Flaw> {
+        Ok(OsStr::from_bytes(d.bytes()?).into())
+    }
+}
