@@ -8,17 +8,11 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use minicbor::{
-    Decode, Decoder, Encode, Encoder, bytes::ByteSlice, decode::Error as Flaw, encode::Error as Fail,
-    encode::Write,
-};
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::Intent;
-use crate::{
-    id::Digest,
-    limits::{MAX_FILES, MAX_KEEP_BYTES},
-};
+use crate::{id::Digest, limits::MAX_KEEP_BYTES};
 
 /// The name of some bytes.
 #[derive(
@@ -41,9 +35,16 @@ impl Content {
     }
 }
 
+impl From<&[u8]> for Content {
+    fn from(bytes: &[u8]) -> Content {
+        Content::of(bytes)
+    }
+}
+
 /// Bytes by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents(BTreeMap<Content, Arc<[u8]>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Contents(#[cbor(n(0), with = "crate::wire::fields::contents")] BTreeMap<Content, Arc<[u8]>>);
 
 impl Contents {
     /// Takes bytes in and gives their name.
@@ -98,36 +99,6 @@ pub struct Parcel {
     pub intent: Intent,
     /// The bytes.
     pub contents: Contents,
-}
-
-impl<C> Encode<C> for Contents {
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W::Error>> {
-        e.array(self.iter().len() as u64)?;
-        self.iter().try_for_each(|bytes| e.bytes(bytes).map(drop))
-    }
-
-    fn is_nil(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Contents {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Contents, Flaw> {
-        let blobs = d.array_iter::<&ByteSlice>()?;
-        // Those of two topologies may be kept at once.
-        if blobs.size_hint().0 > 2 * MAX_FILES {
-            return Err(Flaw::message("more files than there can be"));
-        }
-        let mut contents = Contents::default();
-        for bytes in blobs {
-            contents.add(bytes?);
-        }
-        Ok(contents)
-    }
-
-    fn nil() -> Option<Contents> {
-        Some(Contents::default())
-    }
 }
 
 impl Serialize for Contents {

@@ -117,6 +117,38 @@ pub mod blobs {
     }
 }
 
+/// Bytes whose names are made anew from what comes, a byte string each.
+pub mod contents {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::{Fail, Flaw, Write};
+    use crate::limits::MAX_FILES;
+    use minicbor::{Decoder, Encoder, bytes::ByteSlice};
+
+    /// Encodes them.
+    pub fn encode<C, K, W: Write>(
+        contents: &BTreeMap<K, Arc<[u8]>>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Fail<W>> {
+        e.array(contents.len() as u64)?;
+        contents.values().try_for_each(|bytes| e.bytes(bytes).map(drop))
+    }
+
+    /// Decodes them.
+    pub fn decode<C, K>(d: &mut Decoder<'_>, _: &mut C) -> Result<BTreeMap<K, Arc<[u8]>>, Flaw>
+    where
+        K: for<'a> From<&'a [u8]> + Ord,
+    {
+        let blobs = d.array_iter::<&ByteSlice>()?;
+        // Those of two topologies may be kept at once.
+        if blobs.size_hint().0 > 2 * MAX_FILES {
+            return Err(Flaw::message("more files than there can be"));
+        }
+        blobs.map(|bytes| bytes.map(|bytes| (K::from(bytes), Arc::from(&bytes[..])))).collect()
+    }
+}
+
 /// Values of two or three parts, each part under its number, so that they can grow like any other.
 pub mod parts {
     use super::{Fail, Flaw, Write};
