@@ -397,8 +397,8 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
-    /// The bytes of the topology's files, and of those of one that is being written.
-    #[n(15)]
+    /// The bytes of the topology's files, and of those of one that is being written; absent = none.
+    #[cbor(n(15), default)]
     pub contents: Contents,
 }
 
