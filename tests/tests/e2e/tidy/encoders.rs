@@ -50,7 +50,10 @@ fn called(code: &str) -> BTreeSet<&'static str> {
     let imported = paths(code);
     let calls = |home: &str, name: &str| {
         let imports = |path: &Vec<String>| match path.as_slice() {
-            // A module that has an encoder's name, such as `minicbor::decode::Error`, is none.
+            // Two modules have the names of encoders, and are taken in for what else is in them.
+            [.., before, last] if before == home && ["encode", "decode"].contains(&last.as_str()) => {
+                last == name && bare(code, name)
+            }
             [.., before, last] => before == home && last.starts_with(name),
             _ => false,
         };
@@ -64,6 +67,16 @@ fn called(code: &str) -> BTreeSet<&'static str> {
     };
     let found = ENCODINGS.iter().filter(|(home, names)| names.iter().any(|name| calls(home, name)));
     found.map(|(home, _)| *home).collect()
+}
+
+/// Tells whether a function is called by its name alone.
+fn bare(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        let part = |letter: char| letter.is_alphanumeric() || ['_', '.', ':'].contains(&letter);
+        let calls = after.starts_with('(') || after.starts_with("::<");
+        calls && !before.ends_with(part) && !before.ends_with("fn ")
+    })
 }
 
 #[test]
@@ -93,7 +106,7 @@ fn a_call_of_an_encoder_is_seen_however_it_is_written() {
         ("minicbor", "let bytes = minicbor::to_vec(&share)?;"),
         ("minicbor", "let share = minicbor::decode::<Share>(bytes)?;"),
         ("minicbor", "let mut d = minicbor::Decoder::new(bytes);"),
-        ("minicbor", "use minicbor::{Encode, decode};"),
+        ("minicbor", "use minicbor::{Encode, decode};\nlet share = decode::<Share>(bytes)?;"),
         ("minicbor", "Share::decode(&mut Decoder::new(bytes), &mut ())"),
         ("codec", "use crate::{\n    id::HostId,\n    wire::{codec::{Form, from_bytes}, record},\n};"),
         ("serde_json", "fs::write(path, serde_json::to_vec_pretty(&launch)?)"),
@@ -106,6 +119,7 @@ fn a_call_of_an_encoder_is_seen_however_it_is_written() {
     }
     let others = [
         "use minicbor::{Decode, Decoder, Encode, decode::Error as Flaw, encode::Write};",
+        "use minicbor::{Decode, decode};\nfn decode(d: &mut Decoder) -> Result<Id, decode::Error> { d.decode() }",
         "let bytes = wire::encode(&share);",
         "let key = SigningKey::from_bytes(seed).to_bytes();",
         "let line = json!({\"execute\": call});",
