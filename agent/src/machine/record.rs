@@ -42,7 +42,7 @@ pub struct Launch {
     #[n(4)]
     pub spec: MachineSpec,
     /// The bytes of its files.
-    #[cbor(n(5), with = "proto::wire::fields::contents", has_nil)]
+    #[cbor(n(5), default)]
     pub contents: Contents,
     /// The complete raw image, never written to.
     #[cbor(n(6), with = "proto::wire::fields::path")]
