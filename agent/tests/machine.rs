@@ -69,14 +69,12 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
             return None;
         }
     };
-    let base = image.map_or_else(
-        || {
-            let empty = dir.path().join("empty, of course.raw");
-            std::fs::File::create(&empty).unwrap().set_len(1 << 20).unwrap();
-            empty
-        },
-        Path::to_owned,
-    );
+    let empty = || {
+        let empty = dir.path().join("empty, of course.raw");
+        std::fs::File::create(&empty).unwrap().set_len(1 << 20).unwrap();
+        empty
+    };
+    let base = image.map_or_else(empty, Path::to_owned);
     let spec = MachineSpec {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),

@@ -47,6 +47,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(5);
 const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
 /// How often the state is looked at: what people see is at most this much older.
 const LOOK: Duration = Duration::from_millis(200);
+/// As long as nobody else is a member, nobody else changes it.
+const LOOK_ALONE: Duration = Duration::from_secs(2);
 /// Publications that wait; the publisher waits when there are more.
 const PUBLISH_QUEUE: usize = 64;
 /// Pause before chitchat is started again, so that a frame that kills it does not spin.
@@ -189,7 +191,7 @@ impl Task {
     ) -> Ended {
         let mut connected = self.streams.connected();
         let mut greeted: BTreeSet<HostId> = BTreeSet::new();
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = tokio::time::interval(often(&roll.borrow()));
         let mut ended = std::pin::pin!(handle.termination_watcher());
         loop {
             // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
@@ -198,6 +200,7 @@ impl Task {
                 said = self.inbox.recv() => {
                     let Some((key, body)) = said else { return Ended::NobodyLeft };
                     self.say(handle, voice, key, body).await;
+                    self.look(handle).await;
                 }
                 Ok(()) = connected.changed() => {
                     let now = connected.borrow_and_update().clone();
@@ -209,6 +212,7 @@ impl Task {
                 }
                 Ok(()) = roll.changed() => {
                     let roll = roll.borrow_and_update().clone();
+                    look = tokio::time::interval(often(&roll));
                     self.posts.set_members(self.identity.mesh, &roll);
                     if let Some(entrance) = self.door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                         entrance.set_members(&roll);
@@ -295,6 +299,11 @@ struct Voice {
 fn live(chitchat: &Chitchat, names: &BTreeMap<String, HostId>, me: HostId) -> BTreeSet<HostId> {
     let hosts = chitchat.live_nodes().filter_map(|id| names.get(&*id.node_id).copied());
     hosts.filter(|host| *host != me).collect()
+}
+
+/// Gives how often the state is looked at.
+fn often(roll: &Roll) -> Duration {
+    if roll.members.len() > 1 { LOOK } else { LOOK_ALONE }
 }
 
 fn interval(hosts: usize) -> Duration {

@@ -34,7 +34,7 @@ use crate::{
     identity::Identity,
     members::{
         exchange,
-        roster::{Roster, SayError},
+        roster::{Roll, Roster, SayError},
         view as members,
         view::{Members, Sources},
     },
@@ -50,6 +50,8 @@ use crate::{
 
 /// How often dials, paths and the home relay are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// The same as long as nobody else is a member.
+const TICK_ALONE: Duration = Duration::from_secs(2);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
 
@@ -107,8 +109,7 @@ impl Keeper {
         let mut live = self.gossip.live();
         let mut connected = self.streams.connected();
         let mut addresses = self.endpoint.watch_addr().stream();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut tick = ticks(&roll.borrow());
         let mut look = tokio::time::interval(LOOK_AROUND);
         let mut before = BTreeSet::new();
         self.learn().await;
@@ -126,7 +127,7 @@ impl Keeper {
                 },
                 result = roll.changed() => {
                     if result.is_err() { return }
-                    roll.mark_unchanged();
+                    tick = ticks(&roll.borrow_and_update());
                     for (from, statements) in self.roster.news() {
                         self.spread(spread::Event::Learned { statements, from }).await;
                     }
@@ -334,6 +335,13 @@ impl Keeper {
             Err(SayError::Store(error)) => tracing::debug!(%error, "a certificate was not stored"),
         }
     }
+}
+
+/// Gives the beat of looking: slower as long as there is nobody to be reached.
+fn ticks(roll: &Roll) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(if roll.members.len() > 1 { TICK } else { TICK_ALONE });
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
 }
 
 /// Waits for a comparison and tells how it ended, whatever happens in it: one that never came back would hold its

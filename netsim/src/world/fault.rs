@@ -333,16 +333,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
             }
             18 => world.at(at, Fault::Lies(id, session)),
             10 | 19 if random.chance(30) => world.at(at, Fault::Down(id, session)),
-            _ => {
-                let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
-                let seen = if random.chance(40) { Seen::Here } else { Seen::Anything };
-                world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace.clone(), seen));
-                if let Some(other) = random.pick(ids).filter(|_| random.chance(30)) {
-                    // Two people at once.
-                    let intent = Box::new(topology(random));
-                    world.at(at + random.between(0, 300), Fault::Up(other, session, intent, replace, seen));
-                }
-            }
+            _ => people(world, random, ids, (at, session, id)),
         }
     }
     world.at(TROUBLE_MS, Fault::AllIsWell);
@@ -356,6 +347,22 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
     for session in sessions {
         let intent = Box::new(topology(random));
         world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all(), Seen::Anything));
+    }
+}
+
+/// Somebody brings a session up; now and then two people do it at once.
+fn people(
+    world: &mut World,
+    random: &mut Random,
+    ids: &[HostId],
+    (at, session, id): (u64, SessionId, HostId),
+) {
+    let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
+    let seen = if random.chance(40) { Seen::Here } else { Seen::Anything };
+    world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace.clone(), seen));
+    if let Some(other) = random.pick(ids).filter(|_| random.chance(30)) {
+        let intent = Box::new(topology(random));
+        world.at(at + random.between(0, 300), Fault::Up(other, session, intent, replace, seen));
     }
 }
 

@@ -124,5 +124,5 @@ fn the_world_has_no_rule_of_its_own() {
         }
         assert!(name == "quorum.rs" || !text.contains("state::apply"), "{name} applies commands");
     }
-    assert!(looked > 10, "the files were not found");
+    assert!(looked >= 10, "the files were not found");
 }

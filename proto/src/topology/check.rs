@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Group, machines, parse::Places, read::Report, rules};
+use super::{Group, machines, parse::Places, report::Report, rules};
 use crate::{id::Name, limits, spelling};
 
 /// Reports everything in the groups together that no single key shows.

@@ -6,6 +6,7 @@
 mod check;
 mod parse;
 mod read;
+mod report;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -264,7 +265,7 @@ impl Intent {
     /// intent comes from members and programs too, which may be mistaken, broken or of another version.
     pub fn flaws(&self) -> Vec<Diagnostic> {
         let groups = &self.topology.groups;
-        let mut report = read::Report::new("");
+        let mut report = report::Report::new("");
         let places = groups.keys().map(|name| (name.clone(), 0..0)).collect();
         check::check(groups, &places, &mut report);
         // Of a size that is refused anyway, nothing is told one by one.

@@ -7,7 +7,8 @@ use toml::de::DeTable;
 
 use super::{
     Diagnostic, Failover, FileSpec, Group, ImageRef, Place, Probe, Ready, Restart, Service, Topology, check,
-    read::{Report, Table, Value},
+    read::{Table, Value},
+    report::Report,
     rules,
 };
 use crate::{id::Name, limits};

@@ -11,15 +11,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Diagnostic, rules};
+use super::{report::Report, rules};
 use crate::{size, spelling};
-
-/// Collects mistakes, with lines looked up in the text.
-pub(super) struct Report {
-    /// Where lines end: a large file may have as many mistakes as lines.
-    ends: Vec<usize>,
-    pub(super) found: Vec<Diagnostic>,
-}
 
 /// A value with its place and the dotted name that messages use.
 pub(super) struct Value<'v, 'i> {
@@ -35,28 +28,6 @@ pub(super) struct Table<'v, 'i> {
     taken: BTreeSet<String>,
     later: Vec<(&'static str, &'static str)>,
     never: Vec<(&'static str, &'static str)>,
-}
-
-impl Report {
-    pub(super) fn new(text: &str) -> Report {
-        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at);
-        Report { ends: ends.collect(), found: Vec::new() }
-    }
-
-    /// Gives the line of a byte offset, from 1.
-    fn line(&self, offset: usize) -> usize {
-        1 + self.ends.partition_point(|end| *end < offset)
-    }
-
-    pub(super) fn add(
-        &mut self,
-        at: Option<&Range<usize>>,
-        what: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
-        let line = at.map(|at| self.line(at.start));
-        self.found.push(Diagnostic { line, what: what.into(), hint: hint.into() });
-    }
 }
 
 impl<'v, 'i> Value<'v, 'i> {

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{FileSpec, Group, ImageRef, Intent, Probe, Service, Topology, read::Report};
+use super::{FileSpec, Group, ImageRef, Intent, Probe, Service, Topology, report::Report};
 use crate::{id::Name, limits};
 
 /// Virtual CPUs of a machine: what QEMU's common machine types take.
@@ -21,7 +21,7 @@ pub(super) const MODE: RangeInclusive<u64> = 0..=0o7777;
 /// Milliseconds between two readiness checks, and those of grace: a check more often would be a load, and
 /// what is silent for longer is not starting.
 pub(super) const MILLIS: RangeInclusive<u64> = 100..=3_600_000;
-/// Labels that names of ours use themselves (DESIGN section 10).
+/// Labels that names of ours use themselves.
 const RESERVED: [&str; 7] = ["host", "nearest", "rr", "svc", "mesh", "www", "localhost"];
 
 /// What is wrong with a value and what to write instead.

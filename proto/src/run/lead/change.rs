@@ -11,7 +11,7 @@ use crate::{id::HostId, time::Moment};
 const AGAIN_MS: u64 = 5_000;
 /// How often the voters are asked whether they still have the log they vote with. One that lost it is
 /// up, and no silence would ever replace it.
-const VERIFY_MS: u64 = 60_000;
+const VERIFY_MS: u64 = 40_000;
 /// A change that is not over after this time never will be: whoever carries it out waits less for each step.
 const OVER_MS: u64 = 90_000;
 
