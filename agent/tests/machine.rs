@@ -19,7 +19,7 @@ use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Failover, Probe, Restart},
+    topology::{Contents, Failover, Probe, Restart},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -75,6 +75,8 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         empty
     };
     let base = image.map_or_else(empty, Path::to_owned);
+    let mut contents = Contents::default();
+    let content = contents.add(&PAGE.repeat(BIG));
     let spec = MachineSpec {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
@@ -93,12 +95,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["echo \"$GREETING\" > /srv/www/greeting".into()],
-        files: vec![MachineFile {
-            path: "/srv/www/file".into(),
-            mode: 0o644,
-            owner: None,
-            content: PAGE.repeat(BIG),
-        }],
+        files: vec![MachineFile { path: "/srv/www/file".into(), mode: 0o644, owner: None, content }],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,
@@ -111,6 +108,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         zone: "mesh.internal".into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
         spec,
+        contents,
         base,
         qemu,
         boot: String::new(),
@@ -128,7 +126,7 @@ impl Drop for Bench {
             eprintln!("--- {}", String::from_utf8_lossy(&shown("shim.log")));
             eprintln!("--- {}", String::from_utf8_lossy(&shown("console.log")));
         }
-        if let Ok(status) = serde_json::from_slice::<machine::ShimStatus>(&shown("shim.json"))
+        if let Some(status) = machine::record::known::<machine::ShimStatus>(&self.machine().join("shim"))
             && alive(&status.shim)
         {
             // It may end by itself at this moment.
@@ -193,8 +191,7 @@ async fn a_guest_that_does_not_shut_down_is_quit_and_its_ending_is_on_disk() {
         (ending.reason.as_str(), ending.clean, ending.asked),
         ("stopped; the guest did not shut down in time", true, true)
     );
-    let stored: machine::ShimStatus =
-        machine::record::load(&bench.machine().join("shim.json")).unwrap().unwrap();
+    let stored: machine::ShimStatus = machine::record::load(&bench.machine().join("shim")).unwrap().unwrap();
     assert_eq!(stored.ended, Some(ending));
     within(10, async {
         while alive(&before.shim) {
@@ -254,7 +251,7 @@ async fn a_disk_of_another_image_is_never_started() {
     let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
     assert!(matches!(refused, Err(LaunchError::OtherImage)));
     // Also when nothing but the disk itself tells what it was made from.
-    std::fs::write(bench.machine().join("launch.json"), b"").unwrap();
+    std::fs::write(bench.machine().join("launch"), b"").unwrap();
     bench.launch.base = bench.dir.path().join("other.raw");
     std::fs::File::create(&bench.launch.base).unwrap().set_len(1 << 20).unwrap();
     let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
@@ -306,7 +303,7 @@ async fn a_directory_that_was_replaced_by_its_copy_does_not_hide_what_runs() {
 async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that_does_not() {
     let Some(bench) = bench(None).await else { return };
     let damage = |text: &[u8]| {
-        for file in ["launch.json", "shim.json"] {
+        for file in ["launch", "shim"] {
             std::fs::write(bench.machine().join(file), text).unwrap();
         }
     };
@@ -316,7 +313,7 @@ async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that
         damage(text);
         shim = bench.adopt().await.unwrap().unwrap();
         assert_eq!(processes(&shim.status().borrow()), processes(&first));
-        let written: Launch = machine::record::load(&bench.machine().join("launch.json")).unwrap().unwrap();
+        let written: Launch = machine::record::load(&bench.machine().join("launch")).unwrap().unwrap();
         assert_eq!(written.spec, bench.launch.spec, "the shim knows what it was launched with");
 
         damage(text);
@@ -520,6 +517,24 @@ async fn a_real_guest_boots_is_told_who_it_is_answers_and_shuts_down_when_asked(
     assert_eq!((ending.reason.as_str(), ending.clean), ("stopped", true));
 }
 
+/// Optional fields are left out where they are absent, so these are the bytes of a program that has none of them.
+#[tokio::test]
+async fn a_running_machine_whose_files_are_of_yesterday_is_adopted() {
+    let Some(bench) = bench(None).await else { return };
+    let first = bench.launch().await.status().borrow().clone();
+    let (launch, shim) = (bench.machine().join("launch"), bench.machine().join("shim"));
+    let mut intent: Launch = machine::record::load(&launch).unwrap().unwrap();
+    intent.qemu.no_kvm = None;
+    intent.contents = Contents::default();
+    machine::record::store(&launch, &intent).unwrap();
+    let mut status: ShimStatus = machine::record::load(&shim).unwrap().unwrap();
+    (status.began, status.paused) = (None, None);
+    machine::record::store(&shim, &status).unwrap();
+    let adopted = bench.adopt().await.unwrap().unwrap();
+    assert_eq!(processes(&adopted.status().borrow()), processes(&first));
+    within(30, adopted.kill()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_machine_whose_log_takes_nothing_runs_all_the_same() {
     let Some(bench) = bench(None).await else { return };
@@ -527,7 +542,7 @@ async fn a_machine_whose_log_takes_nothing_runs_all_the_same() {
     std::os::unix::fs::symlink("/dev/full", bench.machine().join("shim.log")).unwrap();
     let shim = bench.launch().await;
     // What it would write down has no place either, so it has something to complain of.
-    let status = bench.machine().join("shim.json");
+    let status = bench.machine().join("shim");
     std::fs::remove_file(&status).unwrap();
     std::fs::create_dir(&status).unwrap();
     let before = shim.status().borrow().shim.clone();

@@ -22,6 +22,16 @@ pub const MAX_TOPOLOGY_BYTES: usize = 256 * 1024;
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
 /// Bytes of all injected files of one topology together: it is stored on every voter and in memory.
 pub const MAX_FILES_BYTES: usize = 4 * 1024 * 1024;
+/// Files of one topology.
+pub const MAX_FILES: usize = 1_000;
+/// Bytes of file contents in one entry of a session's log: it is copied to every voter within one time-out.
+pub const MAX_KEEP_BYTES: usize = 512 * 1024;
+/// Bytes of file contents in the hard state: those of the newest topology and of one that is being written.
+pub const MAX_KEPT_BYTES: usize = 2 * MAX_FILES_BYTES;
+/// Bytes of a piece of a file's content that one member sends another: seconds on a slow uplink.
+pub const MAX_PIECE_BYTES: usize = 64 * 1024;
+/// Bytes of `setup`, `env` and keys of all machines together: one host's share may hold all of them.
+pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one RPC request or answer: an intent with all its files, and some room.
 pub const MAX_RPC_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of one Raft message. A snapshot holds the whole state of a session.
@@ -31,6 +41,11 @@ pub const MAX_GOSSIP_BYTES: usize = 65_507;
 /// Bytes of one signed gossip record, encoded. Records above 1 KiB starve their neighbours in a
 /// delta, so anything larger is fetched by RPC instead.
 pub const MAX_RECORD_BYTES: usize = 4096;
+/// Image names that a host says it knows: with those, [`MAX_ENDS_TOLD`] and [`MAX_SESSIONS`], what it has seen fits
+/// one record.
+pub const MAX_NAMES_TOLD: usize = 24;
+/// Ends of sessions that a host says it knows.
+pub const MAX_ENDS_TOLD: usize = 64;
 /// Records of one host in gossip.
 pub const MAX_RECORDS_PER_HOST: usize = 256;
 /// Bytes of one message on the join protocol, which strangers may speak.

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use proto::session::Accelerator;
+use minicbor::{Decode, Encode};
+use proto::{reasons::NoKvm, session::Accelerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -19,8 +20,8 @@ use super::{
     accelerator::{Verdict, prove_kvm},
     guard, process,
     qmp::{Qmp, QmpError},
-    record,
 };
+use crate::host::durable;
 
 /// How long one question may take on a loaded host.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -31,27 +32,42 @@ const TRANSLATED_CPU: &str = "Nehalem-v1";
 const NATIVE_CPU: &str = "host";
 
 /// What the local QEMU is and can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct QemuFacts {
     /// The emulator.
+    #[cbor(n(0), with = "proto::wire::fields::path")]
     pub program: PathBuf,
     /// The disk tool.
+    #[cbor(n(1), with = "proto::wire::fields::path")]
     pub disk_tool: PathBuf,
     /// Its version, such as `10.0.2`.
+    #[n(2)]
     pub version: String,
     /// The versioned machine type, such as `pc-q35-10.0`.
+    #[n(3)]
     pub machine: String,
     /// The CPU model for guests.
+    #[n(4)]
     pub cpu: String,
     /// The proved accelerator.
+    #[n(5)]
     pub accelerator: Accelerator,
-    /// Why hardware acceleration is not used.
+    /// Why hardware acceleration is not used, in words.
+    #[n(6)]
     pub refused: Option<String>,
+    /// The same as a value.
+    #[serde(default)]
+    #[cbor(n(7), with = "proto::wire::fields::reason", has_nil)]
+    pub no_kvm: Option<NoKvm>,
     /// Whether it can lock itself in (`-sandbox`).
+    #[n(8)]
     pub sandbox: bool,
     /// Whether a guest can report its panic.
+    #[n(9)]
     pub pvpanic: bool,
     /// Whether a guest can be given random numbers.
+    #[n(10)]
     pub rng: bool,
 }
 
@@ -134,9 +150,11 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let meta = fs::metadata(&program)?;
     let program_id = (program.clone(), meta.len(), std::os::unix::fs::MetadataExt::mtime(&meta));
     // A cache that cannot be read is no cache.
-    if let Ok(Some(cached)) = record::load::<Cached>(cache)
+    if let Some(cached) = fs::read(cache).ok().and_then(|text| serde_json::from_slice::<Cached>(&text).ok())
         && (&cached.boot, &cached.kernel, &cached.program) == (&boot, &kernel, &program_id)
         && cached.facts.disk_tool == disk_tool
+        // An older agent kept the words of the refusal only.
+        && cached.facts.refused.is_some() == cached.facts.no_kvm.is_some()
     {
         return Ok(cached.facts);
     }
@@ -144,7 +162,10 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let facts = facts
         .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
     let cached = Cached { boot, kernel, program: program_id, facts };
-    if let Err(error) = record::store(cache, &cached) {
+    if let Err(error) = serde_json::to_vec_pretty(&cached)
+        .map_err(io::Error::from)
+        .and_then(|text| durable::write(cache, &text))
+    {
         tracing::debug!(%error, "what QEMU can do is not remembered; it is asked again at the next start");
     }
     Ok(cached.facts)
@@ -191,21 +212,21 @@ async fn ask(agent: &Path, program: &Path, disk_tool: &Path) -> Result<QemuFacts
     qmp.call("quit", Value::Null, WITHIN).await.ok();
     let (facts, kvm) = conclude(program, disk_tool, &answers)?;
     if !kvm {
-        return Ok(QemuFacts { refused: Some("QEMU was built without KVM".into()), ..facts });
+        return Ok(facts.translated(NoKvm::NotBuilt));
     }
     let (agent, tried, machine) = (agent.to_owned(), program.to_owned(), facts.machine.clone());
     let verdict = tokio::task::spawn_blocking(move || prove_kvm(&agent, &tried, &machine, NATIVE_CPU)).await;
     match verdict.map_err(io::Error::other)?? {
         Verdict::Fast => Ok(QemuFacts { accelerator: Accelerator::Kvm, cpu: NATIVE_CPU.into(), ..facts }),
-        Verdict::Refused(because) => Ok(QemuFacts { refused: Some(because), ..facts }),
+        Verdict::Refused(no_kvm) => Ok(facts.translated(no_kvm)),
     }
 }
 
 impl QemuFacts {
     /// Gives the same QEMU without hardware acceleration, and why.
-    pub fn translated(self, because: &str) -> QemuFacts {
-        let refused = Some(because.to_owned());
-        QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), refused, ..self }
+    pub fn translated(self, no_kvm: NoKvm) -> QemuFacts {
+        let (refused, no_kvm) = (Some(no_kvm.to_string()), Some(no_kvm));
+        QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), refused, no_kvm, ..self }
     }
 }
 
@@ -250,6 +271,7 @@ fn conclude(program: &Path, disk_tool: &Path, answers: &Answers) -> Result<(Qemu
         cpu: TRANSLATED_CPU.into(),
         accelerator: Accelerator::Tcg,
         refused: None,
+        no_kvm: None,
         sandbox: answers.sandbox,
         pvpanic: named(&answers.devices, "pvpanic-pci"),
         rng: named(&answers.devices, "virtio-rng-pci"),

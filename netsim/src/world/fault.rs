@@ -9,7 +9,10 @@ use proto::{
     run::{Rules, lead},
     session::{Replace, Share},
     time::Moment,
-    topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
+    topology::{
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready, Restart,
+        Service, Topology,
+    },
     wire::rpc::Request,
 };
 
@@ -162,16 +165,17 @@ impl World {
                 if self.agent_mut(id).is_none() {
                     return self.tell(Some(id), || "up: no agent runs there".into());
                 }
-                if !self.quorums.contains_key(&session) {
-                    self.bear(session, id);
+                let named = intent.named();
+                let mut contents = Contents::default();
+                for bytes in FILES.iter().filter(|bytes| named.contains(&Content::of(bytes))) {
+                    contents.add(bytes);
                 }
-                // Before its first plan nobody else knows of it.
-                let unplanned = self.committed(session).is_none_or(|state| state.plan.is_none());
-                let born = self.births.get(&session).and_then(|born| born.first().copied());
-                let id = born.filter(|_| unplanned).unwrap_or(id);
+                if !self.quorums.contains_key(&session) {
+                    return self.begin(id, session, Parcel { intent: *intent, contents });
+                }
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
-                let request = Request::Up { session, intent, index, replace };
+                let request = Request::Up { session, intent, index, replace, contents };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
             Fault::Wish(id, (session, machine), run) => {
@@ -220,6 +224,11 @@ impl World {
         if quorum.voters.iter().filter(has).count() * 2 <= quorum.voters.len() {
             return;
         }
+        // Nor in the moment in which only the log names the newest voters: nobody else could tell who they are.
+        let written = self.hosts.get(&id).and_then(|host| host.disk.voices.get(&session));
+        if !written.is_some_and(|voices| quorum.voters.values().all(|voter| voices.contains(voter))) {
+            return;
+        }
         let here = |host: &mut super::host::Host| host.disk.logs.remove(&session).is_some();
         if self.hosts.get_mut(&id).is_some_and(here) {
             self.tell(Some(id), || "loses its log".into());
@@ -231,6 +240,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.remove(&session);
         if host.disk.shares.remove(&session).is_some() {
+            host.disk.contents.remove(&session);
             self.history.share_gone(id, session);
             self.tell(Some(id), || "loses its share".into());
             self.restart(id);
@@ -394,9 +404,12 @@ fn live(world: &mut World) -> Result<(), Violation> {
     }
 }
 
+/// All that files in the world can hold.
+pub const FILES: [&[u8]; 4] = [b"", b"one", b"another", b"a third"];
+
 /// Draws a topology: a database, some web machines that need it, perhaps workers that need those.
 fn topology(random: &mut Random) -> Intent {
-    let mut groups = BTreeMap::new();
+    let (mut groups, mut files) = (BTreeMap::new(), BTreeMap::new());
     let mut add = |name: &str, count: u64, needs: &str, random: &mut Random| {
         let memory_mib = if random.chance(20) { 384 } else { 256 };
         let mut group = group(count as u32, memory_mib, needs);
@@ -408,6 +421,11 @@ fn topology(random: &mut Random) -> Intent {
             group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
+        for (number, bytes) in FILES.iter().enumerate().filter(|_| random.chance(30)) {
+            let source = format!("{number}.txt");
+            files.insert(source.clone(), Content::of(bytes));
+            group.files.insert(format!("/etc/{number}"), FileSpec { source, mode: 0o644, owner: None });
+        }
         groups.insert(name.parse::<Name>().expect("a valid name"), group);
     };
     add("db", 1, "", random);
@@ -417,7 +435,7 @@ fn topology(random: &mut Random) -> Intent {
     }
     Intent {
         topology: Topology { session: "shop".parse().expect("a valid name"), groups },
-        files: BTreeMap::new(),
+        files,
         ssh_keys: BTreeMap::new(),
     }
 }

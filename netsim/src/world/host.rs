@@ -13,7 +13,7 @@ use proto::{
     picture::{self, Acted, Member, Picture},
     run::{
         host::{self as rules, Ending, Life, Told},
-        knowledge::{Knowledge, View},
+        knowledge::{Knowledge, View, route},
         lead::{Lead, Seen},
     },
     session::{
@@ -21,6 +21,7 @@ use proto::{
         reconcile::{Settings, Setup},
     },
     time::{Moment, Timestamp},
+    topology::Content,
     wire::{
         api::MemberState,
         record::{Body, HeadRecord, RecordKey, SessionRecord},
@@ -69,13 +70,15 @@ pub struct Disk {
     pub shares: BTreeMap<SessionId, Arc<Share>>,
     /// Who is believed in each session.
     pub voices: BTreeMap<SessionId, BTreeSet<HostId>>,
+    /// The bytes that shares name.
+    pub contents: BTreeMap<SessionId, BTreeSet<Content>>,
     /// The Raft logs.
     pub logs: BTreeMap<SessionId, Log>,
     /// The statements that a session has ended and nothing of it is left.
     pub buried: BTreeSet<SessionId>,
     /// Whether the one image of this world is complete here.
     pub image: bool,
-    /// Machines with a `launch.json` and a disk.
+    /// Machines with a `launch` and a disk.
     pub launched: BTreeMap<Key, Settings>,
     /// Counts the agent's starts, so that newer records win.
     pub generation: u64,
@@ -244,7 +247,7 @@ impl Host {
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let agent = self.agent.as_ref()?;
         let led = agent.leaders.get(&session).copied();
-        led.or_else(|| agent.knowledge.head(session).map(|(host, _)| host))
+        route::coordinator(led, agent.knowledge.head(session).map(|(host, _)| host))
     }
 
     /// Gives what this host knows, as its agent would put it together.

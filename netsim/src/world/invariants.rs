@@ -60,6 +60,9 @@ pub enum Violation {
     /// A host takes a share of a session of which it knows that it was buried.
     #[error("{0} takes a share of {1} although that is buried")]
     Raised(String, String),
+    /// A share counts although what it names is not here.
+    #[error("{0} shows a share of {1} before its files are there")]
+    Unfetched(String, String),
     /// A session was buried although something of it is left.
     #[error("{0} is buried although {1} is on {2}")]
     BuriedAlive(String, MachineName, String),
@@ -125,6 +128,11 @@ impl History {
     /// Notes that a host takes a share of a session that it knows to be buried.
     pub fn took_buried(&mut self, host: HostId, session: &Name) {
         self.broken = Some(Violation::Raised(host.short(), session.to_string()));
+    }
+
+    /// Notes that a host shows a share whose files are not on its disk.
+    pub fn unfetched(&mut self, host: HostId, session: &Name) {
+        self.broken = Some(Violation::Unfetched(host.short(), session.to_string()));
     }
 
     /// Notes that a host has no share of a session any more, so that an older one may come.

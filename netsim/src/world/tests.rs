@@ -44,7 +44,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         // Whom an old epoch makes ready, others take for ready too.
         (Mutant::AnswersOldEpochs, "never said it is ready | was ever ready"),
         (Mutant::ForgetsWhatRuns, "at once"),
-        (Mutant::NeverWakes, "not settled"),
+        (Mutant::NeverWakes, "not settled | not converged"),
         (Mutant::KeepsReadiness, "its services never answered"),
         (Mutant::ActsWhileBusy, "at once"),
         (Mutant::StartsUnasked, "never granted"),
@@ -59,6 +59,8 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::BelievesAnybody, "has a share that nobody wrote"),
         (Mutant::NeverPulls, "not converged 60 s after"),
         (Mutant::NeverAsksForVoices, "not converged 60 s after"),
+        (Mutant::ShowsUnfetched, "before its files are there"),
+        (Mutant::AsksOneHolder, "not converged | not settled"),
         (Mutant::TakesBuried, "although that is buried"),
     ];
     for (mutant, complaint) in mutants {

@@ -3,6 +3,7 @@
 //! of `netsim` with what may. Here stands only what they share: the rules that a world may break on purpose,
 //! to see that its invariants notice. An agent's rules are always whole.
 
+pub mod birth;
 pub mod host;
 pub mod knowledge;
 pub mod lead;
@@ -57,6 +58,10 @@ pub enum Mutant {
     GrantsUnwritten,
     /// Hosts take shares from anybody.
     BelievesAnybody,
+    /// Hosts show shares before what these name is here.
+    ShowsUnfetched,
+    /// Hosts ask the same host again and again for what a share names.
+    AsksOneHolder,
     /// Hosts do not ask for shares that they lack.
     NeverPulls,
     /// Hosts do not ask others whom to believe.

@@ -35,8 +35,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -226,6 +227,16 @@ pub struct Obstacle {
     /// The reason, in words that name what would help.
     #[n(1)]
     pub because: String,
+    /// The reason, unless only a later version knows it.
+    #[cbor(n(2), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Hindrance>,
+}
+
+impl Obstacle {
+    /// Says why a machine cannot be placed.
+    pub fn new(machine: MachineName, why: Hindrance) -> Obstacle {
+        Obstacle { machine, because: why.to_string(), why: Some(why) }
+    }
 }
 
 /// A host that was not chosen for a machine.
@@ -238,9 +249,19 @@ pub struct Rejection {
     /// The host.
     #[n(1)]
     pub host: HostId,
-    /// The reason.
+    /// The reason, in words.
     #[n(2)]
     pub because: String,
+    /// The reason, unless only a later version knows it.
+    #[cbor(n(3), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Unchosen>,
+}
+
+impl Rejection {
+    /// Says why a host was not chosen for a machine.
+    pub fn new(machine: MachineName, host: HostId, why: Unchosen) -> Rejection {
+        Rejection { machine, host, because: why.to_string(), why: Some(why) }
+    }
 }
 
 /// What would happen to one machine.
@@ -259,9 +280,12 @@ pub struct Change {
     /// The host it is on, or was on.
     #[n(3)]
     pub host: HostId,
-    /// Why.
+    /// Why, in words.
     #[n(4)]
     pub because: String,
+    /// Why, unless only a later version knows it.
+    #[cbor(n(5), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Cause>,
 }
 
 /// What a change does to a machine's disk.
@@ -325,7 +349,7 @@ pub struct Proposal {
 }
 
 /// The hard state of one session, the same on every voter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct State {
     /// The session's identity.
@@ -373,6 +397,9 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
+    /// The bytes of the topology's files, and of those of one that is being written.
+    #[cbor(n(15), with = "crate::wire::fields::contents", has_nil)]
+    pub contents: Contents,
 }
 
 /// An incarnation that its host must remove.
@@ -388,7 +415,7 @@ pub struct Drop {
 }
 
 /// What may be written into the hard state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub enum Command {
     /// The first entry. A second one is refused.
@@ -410,7 +437,7 @@ pub enum Command {
     /// A topology and the plan that makes it true, together, by compare-and-swap on the plan.
     #[n(1)]
     Apply {
-        /// The topology with its files.
+        /// The topology. All bytes that it names must be kept already.
         #[n(0)]
         intent: Intent,
         /// The plan; its parent must be current.
@@ -459,6 +486,9 @@ pub enum Command {
     /// `session down`: every machine goes, nothing starts again.
     #[n(5)]
     End,
+    /// Bytes of files that the next topology names. What none names goes with the next one.
+    #[n(6)]
+    Keep(#[cbor(n(0), with = "crate::wire::fields::contents")] Contents),
 }
 
 /// Why a command did nothing.
@@ -500,6 +530,30 @@ pub enum Refused {
     #[error("{0} is not to be started there")]
     #[n(6)]
     NoStart(#[n(0)] MachineName),
+    /// Bytes that the topology names are not kept.
+    #[error("the content of the file {0} is not here")]
+    #[n(7)]
+    Lacks(#[n(0)] String),
+    /// More bytes of files than a session keeps.
+    #[error("the files have more bytes than a session keeps")]
+    #[n(8)]
+    Full,
+}
+
+impl Coded for Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Refused::Existence => "existence",
+            Refused::Ended => "ended",
+            Refused::NotCurrent { .. } => "not-current",
+            Refused::Unsafe(_) => "unsafe",
+            Refused::Started(_) => "started",
+            Refused::NoMachine(_) => "no-machine",
+            Refused::NoStart(_) => "no-start",
+            Refused::Lacks(_) => "lacks",
+            Refused::Full => "full",
+        }
+    }
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.
@@ -568,6 +622,13 @@ pub struct Voices {
 
 impl Message for Voices {
     const KIND: Kind = Kind::Voices;
+}
+
+impl Share {
+    /// Lists all bytes that it names.
+    pub fn named(&self) -> BTreeSet<Content> {
+        self.machines.iter().flat_map(|spec| &spec.files).map(|file| file.content).collect()
+    }
 }
 
 impl Directory {
@@ -713,9 +774,9 @@ pub struct MachineFile {
     /// `user` or `user:group`; `None` = root.
     #[n(2)]
     pub owner: Option<String>,
-    /// Its bytes.
-    #[cbor(n(3), with = "minicbor::bytes")]
-    pub content: Vec<u8>,
+    /// Its bytes, which lie beside the share.
+    #[n(3)]
+    pub content: Content,
 }
 
 /// The life of one machine as people and names see it.
@@ -768,4 +829,14 @@ pub struct MachineReport {
     /// Why, when the phase alone does not say it; at most 200 characters.
     #[n(3)]
     pub reason: Option<String>,
+    /// The same as a value, unless only a later version knows it.
+    #[cbor(n(4), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Because>,
+}
+
+impl MachineReport {
+    /// Says where a machine is in its life, and why.
+    pub fn new(machine: MachineName, epoch: Epoch, (phase, why): (Phase, Option<Because>)) -> MachineReport {
+        MachineReport { machine, epoch, phase, reason: why.as_ref().map(Because::to_string), why }
+    }
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
+    limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, State},
-    topology::Intent,
+    topology::{Contents, Intent},
 };
 
 /// Applies one command. A refused command leaves the state as it was.
@@ -41,6 +42,7 @@ pub fn apply_under(
                 drops: BTreeMap::new(),
                 ended: false,
                 ssh_seed,
+                contents: Contents::default(),
             };
             (Some(state), Ok(()))
         }
@@ -100,6 +102,9 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
         Command::Apply { intent, plan, replace } => {
             alive(state)?;
             current(state, &plan)?;
+            if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
+                return Err(Refused::Lacks(source.clone()));
+            }
             shape(&intent, &plan).map_err(Refused::Unsafe)?;
             let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
             checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
@@ -138,9 +143,11 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             forget_drop(state, &machine, host, epoch);
             Ok(())
         }
+        Command::Keep(contents) => keep(state, contents),
         Command::End => {
             alive(state)?;
             state.ended = true;
+            state.contents = Contents::default();
             state.version += 1;
             let placements = state.plan.iter().flat_map(|plan| &plan.placements);
             let all: Vec<_> = placements.map(|p| (p.machine.clone(), p.host, p.epoch)).collect();
@@ -148,6 +155,24 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
     }
+}
+
+/// Keeps bytes for the next topology. They make room for themselves: what was kept for one that never came
+/// goes first.
+fn keep(state: &mut State, contents: Contents) -> Result<(), Refused> {
+    alive(state)?;
+    let large =
+        contents.bytes() > MAX_KEEP_BYTES || contents.iter().any(|bytes| bytes.len() > MAX_FILE_BYTES);
+    if large || contents.iter().len() > MAX_FILES {
+        return Err(Refused::Full);
+    }
+    let many = state.contents.iter().len() + contents.iter().len() > 2 * MAX_FILES;
+    if many || state.contents.bytes() + contents.bytes() > MAX_KEPT_BYTES {
+        let named = state.intent.as_ref().map(Intent::named).unwrap_or_default();
+        state.contents.retain(&named);
+    }
+    state.contents.extend(contents);
+    Ok(())
 }
 
 fn alive(state: &State) -> Result<(), Refused> {
@@ -256,6 +281,7 @@ fn replace_plan(rules: Rules, state: &mut State, intent: Intent, plan: Plan) {
     state.stopped.retain(|machine| plan.placement(machine).is_some());
     state.starts.retain(|machine, _| plan.placement(machine).is_some());
     state.granted.retain(|machine, epoch| plan.placement(machine).is_some_and(|p| p.epoch == *epoch));
+    state.contents.retain(&intent.named());
     state.intent = Some(intent);
     state.plan = Some(plan);
     state.version += 1;

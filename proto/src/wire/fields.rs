@@ -117,27 +117,40 @@ pub mod blobs {
     }
 }
 
-/// Byte strings by name.
-pub mod blob_map {
-    use std::collections::BTreeMap;
-
+/// Contents of files, a byte string each; their names are made anew from what comes.
+pub mod contents {
     use super::{Fail, Flaw, Write};
+    use crate::{limits::MAX_FILES, topology::Contents};
     use minicbor::{Decoder, Encoder, bytes::ByteSlice};
 
     /// Encodes them.
-    pub fn encode<C, W: Write>(
-        blobs: &BTreeMap<String, Vec<u8>>,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), Fail<W>> {
-        e.map(blobs.len() as u64)?;
-        blobs.iter().try_for_each(|(name, blob)| e.str(name)?.bytes(blob).map(drop))
+    pub fn encode<C, W: Write>(contents: &Contents, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
+        e.array(contents.iter().len() as u64)?;
+        contents.iter().try_for_each(|bytes| e.bytes(bytes).map(drop))
     }
 
     /// Decodes them.
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<BTreeMap<String, Vec<u8>>, Flaw> {
-        let blobs = d.map_iter::<String, &ByteSlice>()?;
-        blobs.map(|blob| blob.map(|(name, blob)| (name, blob.to_vec()))).collect()
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Contents, Flaw> {
+        let blobs = d.array_iter::<&ByteSlice>()?;
+        // Those of two topologies may be kept at once.
+        if blobs.size_hint().0 > 2 * MAX_FILES {
+            return Err(Flaw::message("more files than there can be"));
+        }
+        let mut contents = Contents::default();
+        for bytes in blobs {
+            contents.add(bytes?);
+        }
+        Ok(contents)
+    }
+
+    /// Gives what an absent field means.
+    pub fn nil() -> Option<Contents> {
+        Some(Contents::default())
+    }
+
+    /// Tells whether the field is left out.
+    pub fn is_nil(contents: &Contents) -> bool {
+        contents.iter().len() == 0
     }
 }
 
@@ -221,6 +234,48 @@ pub mod parts {
     }
 }
 
+/// A reason that stands beside its words, as bytes of its own: it counts as one part of the message around it, and
+/// when a later version says it, or it is larger than [`MAX_BYTES`](reason::MAX_BYTES), its words are all there is.
+pub mod reason {
+    use super::{Fail, Flaw, Write};
+    use crate::wire::{
+        WireError,
+        codec::{self, Form},
+    };
+    use minicbor::{Decode, Decoder, Encode, Encoder};
+
+    pub use super::option::nil;
+
+    /// A reason against each of a hundred hosts has half of it.
+    pub const MAX_BYTES: usize = 16 * 1024;
+
+    /// Encodes it.
+    pub fn encode<C, T: Encode<()>, W: Write>(
+        reason: &Option<T>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Fail<W>> {
+        match reason {
+            Some(reason) => e.bytes(&codec::to_bytes(reason))?.ok(),
+            None => e.null()?.ok(),
+        }
+    }
+
+    /// Decodes it.
+    pub fn decode<'b, C, T: Decode<'b, ()>>(d: &mut Decoder<'b>, _: &mut C) -> Result<Option<T>, Flaw> {
+        match codec::from_bytes(d.bytes()?, MAX_BYTES, Form::Sound) {
+            Ok(reason) => Ok(Some(reason)),
+            Err(WireError::Unknown | WireError::TooLarge { .. }) => Ok(None),
+            Err(error) => Err(Flaw::custom(error)),
+        }
+    }
+
+    /// Tells whether the field is left out.
+    pub fn is_nil<T: Encode<()>>(reason: &Option<T>) -> bool {
+        reason.as_ref().is_none_or(|reason| codec::len(reason) > MAX_BYTES)
+    }
+}
+
 /// Bytes of a fixed length that may be absent.
 pub mod maybe_bytes {
     use super::{Fail, Flaw, Write};
@@ -240,5 +295,27 @@ pub mod maybe_bytes {
     /// Decodes them.
     pub fn decode<'b, C, const N: usize>(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Option<[u8; N]>, Flaw> {
         minicbor::bytes::decode(d, ctx)
+    }
+}
+
+/// A path, which need not be text.
+pub mod path {
+    use std::{
+        ffi::OsStr,
+        os::unix::ffi::OsStrExt,
+        path::{Path, PathBuf},
+    };
+
+    use super::{Fail, Flaw, Write};
+    use minicbor::{Decoder, Encoder};
+
+    /// Encodes it.
+    pub fn encode<C, W: Write>(path: &Path, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
+        e.bytes(path.as_os_str().as_bytes())?.ok()
+    }
+
+    /// Decodes it.
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<PathBuf, Flaw> {
+        Ok(OsStr::from_bytes(d.bytes()?).into())
     }
 }

@@ -7,14 +7,15 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
-    session::{MachineReport, Proposal, Replace, Share, State},
+    reasons::Coded,
+    session::{Proposal, Replace, Share, State},
     time::Timestamp,
-    topology::Intent,
+    topology::{Content, Contents, Intent},
     trust::{JoinAnswer, JoinProof, Short, Transcript},
-    wire::{Kind, Message},
+    wire::{Kind, Message, words::Refuses},
 };
 
-/// A question to another member.
+/// A question to another member. The numbers 4 and 5 stay free: earlier agents ask something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Request {
@@ -50,19 +51,6 @@ pub enum Request {
     /// The asker's share of a session.
     #[n(3)]
     GetShare(#[n(0)] SessionId),
-    /// Do you know this name with this content? (`image import` waits for it.)
-    #[n(4)]
-    KnowsImage {
-        /// The name.
-        #[n(0)]
-        name: String,
-        /// The content.
-        #[n(1)]
-        digest: Digest,
-    },
-    /// What the receiver's `session status` would say about its own view: version and reports.
-    #[n(5)]
-    View(#[n(0)] SessionId),
     /// For the coordinator: the hard state, read through a quorum round.
     #[n(6)]
     State(#[n(0)] SessionId),
@@ -72,7 +60,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// Whose started disks may be lost.
@@ -85,7 +73,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// The generation that the user saw.
@@ -94,6 +82,9 @@ pub enum Request {
         /// Whose started disks may be lost.
         #[n(3)]
         replace: Replace,
+        /// The bytes of its files.
+        #[cbor(n(4), with = "crate::wire::fields::contents", has_nil)]
+        contents: Contents,
     },
     /// For the coordinator: end the session.
     #[n(9)]
@@ -165,9 +156,22 @@ pub enum Request {
         #[n(1)]
         proof: Box<JoinProof>,
     },
+    /// A piece of the bytes that the asker's share names. For voters and for hosts that have them.
+    #[n(17)]
+    Content {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// The bytes.
+        #[n(1)]
+        content: Content,
+        /// Where the piece begins.
+        #[n(2)]
+        offset: u64,
+    },
 }
 
-/// What a member answers.
+/// What a member answers. The numbers 3 and 4 stay free: earlier agents answer something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Answer {
@@ -190,23 +194,6 @@ pub enum Answer {
     /// To `GetShare`.
     #[n(2)]
     Share(#[n(0)] Box<Share>),
-    /// To `KnowsImage`.
-    #[n(3)]
-    Knows(#[n(0)] bool),
-    /// To `View`.
-    #[n(4)]
-    View {
-        /// The version of the share that the host has; 0 = none.
-        #[n(0)]
-        version: u64,
-        /// The newest version that the host has looked at its machines with; what it says of them
-        /// before is about the plan before.
-        #[n(1)]
-        acted: u64,
-        /// What it knows of every machine, its own and others'.
-        #[n(2)]
-        machines: Vec<MachineReport>,
-    },
     /// To `State`.
     #[n(5)]
     State(#[n(0)] Box<State>),
@@ -231,10 +218,13 @@ pub enum Answer {
     Voices(#[n(0)] BTreeSet<HostId>),
     /// The request cannot be done, and why.
     #[n(11)]
-    Refused(#[n(0)] Refusal),
+    Refused(#[cbor(n(0), with = "crate::wire::words")] Refusal),
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
+    /// To `Content`: from the offset on, as much as one answer holds.
+    #[n(14)]
+    Content(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Message for Request {
@@ -293,4 +283,41 @@ pub enum Refusal {
     #[error("the topology has mistakes: {0}")]
     #[n(8)]
     Invalid(#[n(0)] String),
+    /// The share names bytes that are not on the receiver's disk yet.
+    #[error("what the share names is still on its way to that host")]
+    #[n(10)]
+    Gathering,
+    /// The bytes are not on the receiver either.
+    #[error("that host does not have the content")]
+    #[n(11)]
+    NoContent,
+    /// Something that only a later version says; its words.
+    #[error("{0}")]
+    #[n(9)]
+    Other(#[n(0)] String),
+}
+
+impl Refuses for Refusal {
+    fn in_words(words: String) -> Refusal {
+        Refusal::Other(words)
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Refusal::NotCoordinator { .. } => "not-coordinator",
+            Refusal::UnknownSession => "unknown-session",
+            Refusal::State(refused) => refused.code(),
+            Refusal::NoQuorum => "no-quorum",
+            Refusal::Older => "older",
+            Refusal::NoVoice => "no-voice",
+            Refusal::Failed(_) => "failed",
+            Refusal::Unknown => "unknown",
+            Refusal::Invalid(_) => "invalid",
+            Refusal::Other(_) => "other",
+            Refusal::Gathering => "gathering",
+            Refusal::NoContent => "no-content",
+        }
+    }
 }

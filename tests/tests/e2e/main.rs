@@ -3,6 +3,7 @@
 mod addresses;
 mod bad_input;
 mod clock;
+mod content;
 mod coordinator;
 mod ctrl_c;
 mod debian;

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Hub, lock};
-use crate::session::requests;
+use crate::session::{contents, requests};
 
 /// One question of this host to another about a share or about who is believed.
 const ASK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -40,6 +40,12 @@ pub struct Believed {
     voices: BTreeMap<SessionId, BTreeSet<HostId>>,
     /// The newest head of each session that is spoken of, with the host that says so.
     heads: BTreeMap<SessionId, (HostId, HeadRecord)>,
+}
+
+impl Believed {
+    pub(super) fn heads(&self) -> impl Iterator<Item = (SessionId, &HeadRecord)> {
+        self.heads.iter().map(|(session, (_, head))| (*session, head))
+    }
 }
 
 /// What is put into the mailbox.
@@ -173,6 +179,21 @@ impl Knowing {
                 self.begin(work, Event::Stored(session, Err("the agent failed: see its log".into())));
             }
             Effect::Show(share) => self.hub.show(share),
+            Effect::Fetch(session, from, content) => {
+                let hub = self.hub.clone();
+                let work = async move {
+                    let ended = match contents::fetch(&hub, session, from, content).await {
+                        Ok(bytes) => put_content(&hub, session, bytes).await,
+                        Err(because) => Err(because),
+                    };
+                    Event::Fetched(session, content, ended)
+                };
+                let failed = Err("the agent failed: see its log".into());
+                self.begin(work, Event::Fetched(session, content, failed));
+            }
+            Effect::Lacks(share, because) => {
+                self.work.spawn(contents::lacks(self.hub.clone(), share, because).map(|()| None));
+            }
             Effect::Pull(session, from) => {
                 let hub = self.hub.clone();
                 let work = async move { Event::Pulled(session, from, pull(&hub, session, from).await) };
@@ -236,6 +257,18 @@ async fn store(hub: &Hub, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -
         voices.map_or(Ok(()), |voices| store.put_voices(share.session, &voices))
     });
     written.await.map_err(io::Error::other).and_then(|written| written).map_err(|error| error.to_string())
+}
+
+/// Writes bytes down that a share names. After the session's burial nothing of it comes back.
+async fn put_content(hub: &Hub, session: SessionId, bytes: Arc<[u8]>) -> Result<(), String> {
+    let _one = hub.inner.door.lock().await;
+    if hub.buried(session) {
+        return Err("the session has ended".into());
+    }
+    let store = hub.deps().store.clone();
+    let written = tokio::task::spawn_blocking(move || store.put_content(session, &bytes)).await;
+    let written = written.map_err(io::Error::other).and_then(|written| written);
+    written.map_err(|error| format!("it cannot be written: {error}"))
 }
 
 /// Writes down who is believed. The door lets one in after the other, so that the newest is written last.
@@ -313,11 +346,6 @@ impl Hub {
     /// Gives the newest head of a session that gossip knows, with the host that says so.
     pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
         self.inner.believed.borrow().heads.get(&session).cloned()
-    }
-
-    /// Gives the newest head of every session that gossip knows.
-    pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
-        self.inner.believed.borrow().heads.clone()
     }
 
     /// Asks the coordinator of a session, following its hints, for a bounded time.

@@ -13,7 +13,7 @@ use crate::{
         Command, Refused, Replace,
         fixture::{SESSION, command, created, host_id, intent, inventory, up},
     },
-    topology::{FileSpec, Group, ImageRef, Intent, Probe, Ready},
+    topology::{Content, Contents, FileSpec, Group, ImageRef, Intent, Probe, Ready},
     wire::rpc::{Answer, Refusal},
 };
 
@@ -232,7 +232,8 @@ fn ask(ask: Ask, states: Vec<State>, written: Vec<Result<(), Refused>>) -> (Answ
 }
 
 fn wanted(groups: &str, index: Option<u64>) -> Ask {
-    Ask::Up { intent: Box::new(intent(groups)), index, replace: Replace::default() }
+    let contents = Contents::default();
+    Ask::Up { intent: Box::new(intent(groups)), contents, index, replace: Replace::default() }
 }
 
 #[test]
@@ -283,6 +284,11 @@ fn what_changes_nothing_is_not_written() {
     assert!(proposal.plan.is_none() && !proposal.obstacles.is_empty() && commands.is_empty());
 }
 
+/// Names a file of the largest size, and so many bytes more.
+fn large(more: u64) -> Content {
+    Content { size: MAX_FILE_BYTES as u64 + more, ..Content::of(b"x") }
+}
+
 fn file(mode: u32) -> FileSpec {
     FileSpec { source: "x".into(), mode, owner: None }
 }
@@ -297,7 +303,12 @@ fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
         change(&mut wrong);
         let asks = [
             Ask::Plan(Box::new(wrong.clone()), Replace::default()),
-            Ask::Up { intent: Box::new(wrong), index: None, replace: Replace::all() },
+            Ask::Up {
+                intent: Box::new(wrong),
+                contents: Contents::default(),
+                index: None,
+                replace: Replace::all(),
+            },
         ];
         for asked in asks {
             let (_, effects) = Question::new(SESSION, asked, Rules::default());
@@ -330,8 +341,8 @@ fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
     check(&|i| group(i, |g| g.image = ImageRef::Named("../tiny".into())), "no image name");
     check(&|i| group(i, |g| g.files = [("/../etc".into(), file(0o644))].into()), "no plain path");
     check(&|i| group(i, |g| g.files = [("/etc/x".into(), file(u32::MAX))].into()), "no file mode");
-    check(&|i| drop(i.files.insert("x".into(), vec![0; MAX_FILE_BYTES + 1])), "262145 bytes");
-    let many = |i: &mut Intent| i.files.extend((0..17).map(|n| (n.to_string(), vec![0; MAX_FILE_BYTES])));
+    check(&|i| i.files.extend([("x".into(), large(1))]), "262145 bytes");
+    let many = |i: &mut Intent| i.files.extend((0..17).map(|n| (n.to_string(), large(0))));
     check(&many, "4456448 bytes");
     let lines = |i: &mut Intent| drop(i.ssh_keys.insert(both()[0].clone(), vec!["ssh-rsa A\nB".into()]));
     check(&lines, "more than a line");

@@ -92,6 +92,12 @@ fn commit(state: State, plan: Plan) -> (State, Result<(), Refused>) {
     (state.unwrap(), outcome)
 }
 
+fn done(state: State, command: Command) -> State {
+    let (state, outcome) = apply(Some(state), command);
+    assert_eq!(outcome, Ok(()));
+    state.unwrap()
+}
+
 fn running() -> State {
     let (state, outcome) = commit(created(), plan(0, &[("web-1", NAS, 1, 10), ("web-2", ATTIC, 1, 11)]));
     assert_eq!(outcome, Ok(()));
@@ -287,4 +293,38 @@ fn a_disk_never_shrinks() {
     assert_eq!(outcome, Ok(()));
     assert!(refused(state.clone(), with(Some(800), 2)).contains("web-1: its disk would shrink"));
     assert!(refused(state, with(None, 2)).contains("web-1: its disk would shrink"));
+}
+
+#[test]
+fn bytes_are_kept_before_the_topology_that_names_them_and_go_with_the_last_that_does() {
+    let mut contents = Contents::default();
+    let file = contents.add(b"one");
+    let with_file = |count| {
+        let mut intent = intent(count);
+        intent.files.insert("x".into(), file);
+        intent
+    };
+    let state = created();
+    let first = plan(0, &[("web-1", NAS, 1, 10)]);
+    let early = apply(Some(state.clone()), apply_plan(with_file(1), first.clone())).1;
+    assert_eq!(early, Err(Refused::Lacks("x".into())));
+    let state = done(state, Command::Keep(contents.clone()));
+    let state = done(state, apply_plan(with_file(1), first));
+    assert_eq!(state.contents, contents);
+    let state = done(state, apply_plan(intent(1), plan(1, &[("web-1", NAS, 1, 10)])));
+    assert_eq!(state.contents, Contents::default());
+}
+
+#[test]
+fn what_a_session_keeps_is_bounded() {
+    let mut state = created();
+    let mut large = Contents::default();
+    large.add(&vec![0; MAX_FILE_BYTES + 1]);
+    assert_eq!(apply(Some(state.clone()), Command::Keep(large)).1, Err(Refused::Full));
+    for number in 0..100_u8 {
+        let mut contents = Contents::default();
+        contents.add(&vec![number; MAX_FILE_BYTES]);
+        state = done(state, Command::Keep(contents));
+        assert!(state.contents.bytes() <= MAX_KEPT_BYTES, "{number}");
+    }
 }
