@@ -8,7 +8,7 @@ use std::{
 };
 
 use proto::{
-    id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    id::{Digest, Generation, HostId, MachineName, Name, SessionId},
     names::{DEFAULT_ZONE, Zone},
     picture::{self, Acted, Member, Picture},
     run::{
@@ -18,7 +18,7 @@ use proto::{
     },
     session::{
         MachineReport, Share,
-        reconcile::{Settings, Setup},
+        reconcile::{Action, Settings, Setup},
     },
     time::{Moment, Timestamp},
     topology::Content,
@@ -149,7 +149,7 @@ pub struct Agent {
     /// Shims that it listens to.
     pub watched: BTreeSet<Key>,
     /// Orders that wait for the coordinator's answer, and for which incarnation.
-    pub asked: BTreeMap<Key, (u64, Epoch)>,
+    pub asked: BTreeMap<Key, (u64, Action)>,
     /// What it says of its own machines, and of which version of the share.
     pub reports: BTreeMap<SessionId, (u64, Vec<MachineReport>)>,
     /// Who is ready, as far as it was looked at.

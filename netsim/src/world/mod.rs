@@ -17,6 +17,7 @@ pub mod invariants;
 pub mod knowledge;
 pub mod net;
 pub mod quorum;
+mod shim;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
