@@ -18,7 +18,7 @@ const FILES: Files = Files(concat!(env!("CARGO_MANIFEST_DIR"), "/src/wire/golden
 /// Where the other crates that have messages keep theirs.
 const OTHERS: [&str; 2] = [
     concat!(env!("CARGO_MANIFEST_DIR"), "/../mesh/src/golden.txt"),
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/src/golden.txt"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/src/machine/golden.txt"),
 ];
 
 fn samples() -> Vec<Sample> {

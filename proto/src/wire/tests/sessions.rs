@@ -7,7 +7,7 @@ use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     reasons::{Because, Cause, Hindrance, Unchosen},
     session::{
-        Change, ChangeAction, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
+        Change, ChangeAction, Command, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
         MachineReport, MachineSpec, Made, Obstacle, Phase, Placement, Plan, Prefix, Proposal, Rejection,
         Replace, Share, State, Voices,
     },
@@ -29,6 +29,32 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::message("voices.none", Voices::default()),
         made(),
     ]
+    .into_iter()
+    .chain(commands())
+    .collect()
+}
+
+/// What stands in the log of voters, which has a form of its own around it.
+fn commands() -> impl Iterator<Item = Sample> {
+    let (machine, host, epoch) = (|| machine("web-1"), host(1), Epoch(3));
+    let commands = [
+        (
+            "create",
+            Command::Create { id: SESSION, name: name("shop"), stamp: Timestamp(1), ssh_seed: [9; 32] },
+        ),
+        ("apply", Command::Apply { intent: intent(), plan: plan(), replace: replace() }),
+        ("grant", Command::Grant { machine: machine(), host, epoch }),
+        ("wish", Command::Wish { machine: machine(), run: true }),
+        ("dropped", Command::Dropped { machine: machine(), host, epoch }),
+        ("end", Command::End),
+        ("keep", Command::Keep(contents())),
+    ];
+    commands.into_iter().map(|(name, command)| {
+        Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
+            let command: Command = from_bytes(bytes, usize::MAX, Form::Sound)?;
+            Ok(to_bytes(&command))
+        })
+    })
 }
 
 /// Digests of what a guest was told: with another one, a disk would be taken for one that was made otherwise.

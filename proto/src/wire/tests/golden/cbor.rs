@@ -55,6 +55,11 @@ impl Place {
         Place([&self.0[..], &[step]].concat())
     }
 
+    /// Tells whether the words of a refusal stand there.
+    pub fn is_words(&self) -> bool {
+        matches!(self.0[..], [.., Step::Variant(_), Step::Field(number)] if number == WORDS)
+    }
+
     /// Tells whether the other one lies in this one, or is it.
     pub fn holds(&self, other: &Place) -> bool {
         other.0.starts_with(&self.0)
