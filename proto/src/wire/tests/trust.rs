@@ -252,3 +252,40 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("withdrawn", record(RecordKey::Head(SESSION), None)),
     ]
 }
+
+#[test]
+fn every_kind_of_statement_that_is_known_has_golden_bytes() {
+    let known = |kind: &u16| {
+        let bytes = vec![0xa0];
+        let opened = Statement::Unknown { kind: *kind, bytes: bytes.clone() }.seal(MESH, &SEED).open(MESH);
+        opened != Ok(Statement::Unknown { kind: *kind, bytes })
+    };
+    let known: Vec<u16> = (0..1000).filter(known).collect();
+    let sampled: Vec<u16> = statements().iter().map(|(_, statement)| statement.kind()).collect();
+    assert_eq!(known, sampled);
+}
+
+#[test]
+fn a_statement_of_another_kind_is_kept_as_it_was_signed_and_nothing_is_made_of_it() {
+    for (name, statement) in statements() {
+        let bytes = statement.seal(MESH, &SEED).bytes;
+        let later = Statement::Unknown { kind: 4711, bytes }.seal(MESH, &SEED);
+        let read = Sealed::decode(&later.encode()).unwrap();
+        assert!(matches!(read.open(MESH), Ok(Statement::Unknown { kind: 4711, .. })), "{name}");
+        assert_eq!(read.encode(), later.encode(), "{name}");
+    }
+}
+
+#[test]
+fn a_record_under_another_key_than_its_body_is_not_read_as_either() {
+    for (name, record) in records() {
+        for (other, stranger) in records() {
+            let moved = SignedRecord { key: stranger.key.clone(), ..record.clone() };
+            let text = moved.seal(&SEED).unwrap();
+            let read = SignedRecord::open(&text, MESH, moved.host, &moved.key);
+            let fits = record.body.is_none()
+                || std::mem::discriminant(&record.key) == std::mem::discriminant(&stranger.key);
+            assert_eq!(read.is_ok(), fits, "{name} under the key of {other}: {read:?}");
+        }
+    }
+}
