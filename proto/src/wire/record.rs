@@ -66,7 +66,7 @@ pub struct HostRecord {
     #[n(3)]
     pub arch: String,
     /// The proved accelerator; `None` = no usable QEMU.
-    #[cbor(n(4), with = "crate::wire::fields::option", has_nil)]
+    #[cbor(n(4), with = "crate::wire::fields::lenient", has_nil)]
     pub accelerator: Option<Accelerator>,
     /// CPUs given to the mesh.
     #[n(5)]
