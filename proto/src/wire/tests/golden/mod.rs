@@ -32,6 +32,7 @@ const DAMAGED: usize = 256;
 
 /// What a reader makes of bytes: whether it is the sample's value, and how it writes that.
 type Reading = Result<(bool, Vec<u8>), WireError>;
+type Reader = dyn Fn(&[u8]) -> Reading;
 
 /// One message as it is written today.
 pub struct Sample {
@@ -42,7 +43,7 @@ pub struct Sample {
     /// Whether it is fields all through, and not signed or spelled as a whole.
     open: bool,
     bytes: Vec<u8>,
-    read: Box<dyn Fn(&[u8]) -> Reading>,
+    read: Box<Reader>,
 }
 
 impl Sample {
@@ -501,9 +502,7 @@ pub fn complete(samples: &[Sample]) {
             }
             let key = (sample.group().to_owned(), place.to_string());
             seen.entry(key.clone()).or_default().insert(number);
-            if !known.contains_key(&key) {
-                known.insert(key, (0..MOST_VARIANTS).filter(|number| reads(*number)).collect());
-            }
+            known.entry(key).or_insert_with(|| (0..MOST_VARIANTS).filter(|number| reads(*number)).collect());
         }
     }
     let lacking = known.iter().filter_map(|(key, known)| {
