@@ -42,6 +42,8 @@ pub struct Sample {
     form: Option<u16>,
     /// Whether it is fields all through, and not signed or spelled as a whole.
     open: bool,
+    /// Whether what its numbers say must belong together.
+    ruled: bool,
     bytes: Vec<u8>,
     read: Box<Reader>,
 }
@@ -64,7 +66,14 @@ impl Sample {
     ) -> Sample {
         let bytes = wire::encode(&value);
         let read = move |bytes: &[u8]| decode(bytes).map(|read| (read == value, wire::encode(&read)));
-        Sample { name: name.into(), form: Some(M::VERSION), open: true, bytes, read: Box::new(read) }
+        Sample {
+            name: name.into(),
+            form: Some(M::VERSION),
+            open: true,
+            ruled: false,
+            bytes,
+            read: Box::new(read),
+        }
     }
 
     /// A message that a form of its own stands for: `again` reads it and writes it.
@@ -74,7 +83,7 @@ impl Sample {
         again: impl Fn(&[u8]) -> Result<Vec<u8>, WireError> + 'static,
     ) -> Sample {
         let form = wire::version(&bytes);
-        Sample { form, ..Sample::bare(name, bytes, again) }
+        Sample { form, ruled: true, ..Sample::bare(name, bytes, again) }
     }
 
     /// A value without an envelope: `again` reads it and writes it.
@@ -85,7 +94,7 @@ impl Sample {
     ) -> Sample {
         let today = bytes.clone();
         let read = move |bytes: &[u8]| again(bytes).map(|again| (again == today, again));
-        Sample { name: name.into(), form: None, open: true, bytes, read: Box::new(read) }
+        Sample { name: name.into(), form: None, open: true, ruled: false, bytes, read: Box::new(read) }
     }
 
     /// Bytes in which nothing can be changed: signed or spelled as a whole.
@@ -276,7 +285,7 @@ fn unknown_variants(sample: &Sample, complaints: &mut Vec<String>) -> Vec<Place>
         match sample.reads(&changed) {
             Err(WireError::Unknown) => {}
             // A number that is too large for its field, or that does not fit the rest.
-            Err(WireError::Malformed(_)) if item.variant().is_none() => {}
+            Err(WireError::Malformed(_)) if sample.counts_at(&inner, &place, &item) => {}
             Ok((_, again)) if is_written_so(&again, &changed, &place) && item.variant().is_none() => {}
             Ok((true, again)) if again == inner && item.variant().is_some() => lenient.push(place),
             Ok((false, again)) if differs_around(&inner, &again, &place) => lenient.push(place),
@@ -284,6 +293,14 @@ fn unknown_variants(sample: &Sample, complaints: &mut Vec<String>) -> Vec<Place>
         }
     }
     lenient
+}
+
+impl Sample {
+    /// Tells whether a number stands at a place and no variant: others than any variant has are read there.
+    fn counts_at(&self, inner: &Item, place: &Place, item: &Item) -> bool {
+        let is_read = |number: u64| self.reads(&inner.with(place, Item::Number(number))).is_ok();
+        item.variant().is_none() && (self.ruled || (MOST_VARIANTS..=u64::from(u8::MAX)).any(is_read))
+    }
 }
 
 /// What a place holds, with a number that nothing has.
