@@ -46,8 +46,8 @@ pub struct Launch {
     /// The machine.
     #[n(4)]
     pub spec: MachineSpec,
-    /// The bytes of its files.
-    #[cbor(n(5), with = "proto::wire::fields::contents", has_nil)]
+    /// The bytes of its files; absent = none.
+    #[cbor(n(5), default)]
     pub contents: Contents,
     /// The complete raw image, never written to.
     #[cbor(n(6), with = "proto::wire::fields::path")]

@@ -397,8 +397,8 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
-    /// The bytes of the topology's files, and of those of one that is being written.
-    #[cbor(n(15), with = "crate::wire::fields::contents", has_nil)]
+    /// The bytes of the topology's files, and of those of one that is being written; absent = none.
+    #[cbor(n(15), default)]
     pub contents: Contents,
 }
 
@@ -488,7 +488,7 @@ pub enum Command {
     End,
     /// Bytes of files that the next topology names. What none names goes with the next one.
     #[n(6)]
-    Keep(#[cbor(n(0), with = "crate::wire::fields::contents")] Contents),
+    Keep(#[n(0)] Contents),
 }
 
 /// Why a command did nothing.

@@ -35,9 +35,16 @@ impl Content {
     }
 }
 
+impl From<&[u8]> for Content {
+    fn from(bytes: &[u8]) -> Content {
+        Content::of(bytes)
+    }
+}
+
 /// Bytes by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents(BTreeMap<Content, Arc<[u8]>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Contents(#[cbor(n(0), with = "crate::wire::fields::contents")] BTreeMap<Content, Arc<[u8]>>);
 
 impl Contents {
     /// Takes bytes in and gives their name.

@@ -10,7 +10,7 @@ const HOME: &str = "proto/src/wire/";
 
 /// Encodings, each with how it is called: the crate or file, and its functions as their names begin.
 const ENCODINGS: &[(&str, &[&str])] = &[
-    ("minicbor", &["encode", "decode", "to_vec", "len", "Encoder", "Decoder"]),
+    ("minicbor", &["encode", "decode", "to_vec", "len", "Encoder::new", "Decoder::new"]),
     ("codec", &["to_bytes", "from_bytes"]),
     ("serde_json", &["to_vec", "to_string", "to_writer", "to_value", "from_", "Deserializer", "Serializer"]),
     ("postcard", &[""]),
@@ -57,9 +57,10 @@ fn called(code: &str) -> BTreeSet<&'static str> {
         let said = |(at, word): (usize, &str)| {
             let rest = &code[at + word.len()..];
             let name = rest.trim_start_matches(|letter: char| letter.is_alphanumeric() || letter == '_');
-            name.starts_with('(') || name.starts_with("::<") || name.starts_with("::new(")
+            name.starts_with('(') || name.starts_with("::<")
         };
-        imported.iter().any(imports) || code.match_indices(&format!("{home}::{name}")).any(said)
+        let whole = if name.ends_with("::new") { (*name).to_owned() } else { format!("{home}::{name}") };
+        imported.iter().any(imports) || code.match_indices(&whole).any(said)
     };
     let found = ENCODINGS.iter().filter(|(home, names)| names.iter().any(|name| calls(home, name)));
     found.map(|(home, _)| *home).collect()
@@ -93,6 +94,7 @@ fn a_call_of_an_encoder_is_seen_however_it_is_written() {
         ("minicbor", "let share = minicbor::decode::<Share>(bytes)?;"),
         ("minicbor", "let mut d = minicbor::Decoder::new(bytes);"),
         ("minicbor", "use minicbor::{Encode, decode};"),
+        ("minicbor", "Share::decode(&mut Decoder::new(bytes), &mut ())"),
         ("codec", "use crate::{\n    id::HostId,\n    wire::{codec::{Form, from_bytes}, record},\n};"),
         ("serde_json", "fs::write(path, serde_json::to_vec_pretty(&launch)?)"),
         ("serde_json", "serde_json::from_slice::<Launch>(&bytes)"),
