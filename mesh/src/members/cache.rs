@@ -15,7 +15,7 @@ use proto::{
 use crate::disk;
 
 /// The file.
-#[derive(Default, Encode, Decode)]
+#[derive(Default, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Places {
     #[n(0)]

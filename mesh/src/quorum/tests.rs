@@ -18,6 +18,7 @@ use super::{elect, *};
 
 mod disks;
 mod failures;
+pub(crate) mod golden;
 mod liars;
 mod storage;
 

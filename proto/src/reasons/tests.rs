@@ -26,7 +26,7 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn unchosen() -> Vec<Unchosen> {
+pub(crate) fn unchosen() -> Vec<Unchosen> {
     let best = || name("nas");
     vec![
         Unchosen::NotNamed,
@@ -52,7 +52,7 @@ fn unchosen() -> Vec<Unchosen> {
     ]
 }
 
-fn chosen() -> Vec<Chosen> {
+pub(crate) fn chosen() -> Vec<Chosen> {
     vec![
         Chosen::OnlyOne,
         Chosen::Apart,
@@ -88,7 +88,7 @@ fn losses() -> Vec<Loss> {
     ]
 }
 
-fn causes() -> Vec<Cause> {
+pub(crate) fn causes() -> Vec<Cause> {
     let later = || vec!["setup".to_owned()];
     vec![
         Cause::Placed { chosen: Chosen::Near { near: vec![name("db")] }, waits: true },
@@ -103,7 +103,7 @@ fn causes() -> Vec<Cause> {
     ]
 }
 
-fn hindrances() -> Vec<Hindrance> {
+pub(crate) fn hindrances() -> Vec<Hindrance> {
     let (host, machine) = (|| "nas".to_owned(), || "web-1".parse().unwrap());
     let unchosen = || Unchosen::FewCpus { has: 1, wanted: 2 };
     let stranger = Stranger { name: name("nsa"), nearest: Some("nas".into()), known: "attic, nas".into() };
@@ -126,7 +126,7 @@ fn hindrances() -> Vec<Hindrance> {
     ]
 }
 
-fn because() -> Vec<Because> {
+pub(crate) fn because() -> Vec<Because> {
     let seen = || "QEMU got signal 9".to_owned();
     vec![
         Because::OlderRemoved,
@@ -156,7 +156,7 @@ fn because() -> Vec<Because> {
     ]
 }
 
-fn no_kvm() -> Vec<NoKvm> {
+pub(crate) fn no_kvm() -> Vec<NoKvm> {
     let seen = || "Permission denied (os error 13)".to_owned();
     vec![
         NoKvm::NotBuilt,
@@ -338,7 +338,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
     ]
 }
 
-fn join_refusals() -> Vec<JoinRefusal> {
+pub(crate) fn join_refusals() -> Vec<JoinRefusal> {
     vec![
         JoinRefusal::Version(2),
         JoinRefusal::NotMember,
