@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{
     id::{Digest, Epoch, Generation, HostId, Name},
+    level::{LEVEL, Level},
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     trust::JoinRefusal,
     wire::{
@@ -48,6 +49,7 @@ fn unchosen() -> Vec<Unchosen> {
         Unchosen::NoImage { best: best() },
         Unchosen::Farther { best: best() },
         Unchosen::LaterByName { best: best() },
+        Unchosen::OlderVersion { has: Level::FIRST, wanted: LEVEL },
         Unchosen::Other,
     ]
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
+    level::Level,
     limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, State},
@@ -43,6 +44,7 @@ pub fn apply_under(
                 ended: false,
                 ssh_seed,
                 contents: Contents::default(),
+                level: Level::FIRST,
             };
             (Some(state), Ok(()))
         }
@@ -144,6 +146,14 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
         Command::Keep(contents) => keep(state, contents),
+        // Never compared with what this program understands: programs of every level must come to the same state.
+        Command::Raise { level } => {
+            alive(state)?;
+            let raised = state.level.max(level);
+            state.version += u64::from(raised != state.level);
+            state.level = raised;
+            Ok(())
+        }
         Command::End => {
             alive(state)?;
             state.ended = true;

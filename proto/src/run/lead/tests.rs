@@ -25,7 +25,7 @@ const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
 fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
     let member = |word: &str| {
         let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
-        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true })
+        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: LEVEL })
     };
     Seen {
         group: Standing {
@@ -37,11 +37,16 @@ fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
             place: Place::Inside,
             stopped: None,
         },
-        state: Some(Arc::new(up(created(), GROUPS, HOSTS))),
+        state: Some(Arc::new(raised())),
         members: members.split_whitespace().map(member).collect(),
         buried: false,
         shared: true,
     }
+}
+
+/// A session that runs and has the level of these members.
+fn raised() -> State {
+    command(up(created(), GROUPS, HOSTS), Command::Raise { level: LEVEL })
 }
 
 fn lead() -> Lead {
