@@ -44,7 +44,9 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
     if !status.sessions.is_empty() {
         parts.extend([String::new(), sessions(&status.sessions, width)]);
     }
-    parts.extend(below(status.level, &status.below).into_iter().flat_map(|line| [String::new(), set_in(&line)]));
+    parts.extend(
+        below(status.level, &status.below).into_iter().flat_map(|line| [String::new(), set_in(&line)]),
+    );
     for trouble in &status.health {
         parts.extend([String::new(), format!("NOT WELL: {}", set_in(&trouble.what))]);
         parts.push(format!("because: {}", set_in(&trouble.because)));

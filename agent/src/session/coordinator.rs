@@ -210,7 +210,9 @@ impl Coordinator {
             let written = super::requests::write(&hub, session, Command::Raise { level }).await;
             match &written {
                 Ok(()) => tracing::info!(%session, %level, "the session's level is raised"),
-                Err(because) => tracing::info!(%session, %because, "the session's level is not raised for now"),
+                Err(because) => {
+                    tracing::info!(%session, %because, "the session's level is not raised for now")
+                }
             }
             Event::Raised { raise, well: written.is_ok() }
         };

@@ -70,6 +70,10 @@ pub enum Fault {
     Wish(HostId, Key, bool),
     /// A user ends the session at this host.
     Down(HostId, SessionId),
+    /// A host becomes a member.
+    Joins(HostId),
+    /// A host gets the newest program; machines run on.
+    Upgraded(HostId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
 }
@@ -185,6 +189,8 @@ impl World {
             Fault::Down(id, session) => {
                 self.ask_coordinator(id, session, Request::Down(session), Asker::User("down".into()));
             }
+            Fault::Joins(id) => self.join(id),
+            Fault::Upgraded(id) => self.upgrade(id),
             Fault::AllIsWell => self.all_is_well(),
         }
     }
@@ -210,7 +216,7 @@ impl World {
     }
 
     /// Ends the agent for a moment, because nothing that it keeps open is lost under its hands.
-    fn restart(&mut self, id: HostId) {
+    pub(super) fn restart(&mut self, id: HostId) {
         self.suffer(Fault::AgentDies(id));
         self.at(1_000, Fault::AgentStarts(id));
     }
@@ -299,6 +305,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
         world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
     }
     trouble(&mut world, &mut random, &ids);
+    world.draw_levels(seed, TROUBLE_MS);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
 }

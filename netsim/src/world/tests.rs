@@ -53,6 +53,8 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::ReplacesVotersAtOnce, "although it was away for a moment only"),
         (Mutant::NeverVerifies, "votes without its log"),
         (Mutant::KeepsFirstVoters, "voters of"),
+        (Mutant::RaisesAlone, "votes by a log that needs level"),
+        (Mutant::TakesOldVoters, "votes by a log that needs level"),
         (Mutant::BuriesAtOnce, "is buried although"),
         (Mutant::CommitsUnseen, "was committed over"),
         (Mutant::GrantsUnwritten, "never granted"),

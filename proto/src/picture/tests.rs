@@ -545,7 +545,9 @@ fn a_mesh_is_of_the_lowest_level_that_its_members_told_and_says_who_holds_it_the
         let picture = picture("nas", None, text);
         let below: Vec<String> = level::behind(&picture)
             .into_iter()
-            .map(|one| format!("{}={}", one.host, one.level.map_or("?".to_owned(), |level| level.to_string())))
+            .map(|one| {
+                format!("{}={}", one.host, one.level.map_or("?".to_owned(), |level| level.to_string()))
+            })
             .collect();
         format!("{} {}", level::mesh_level(&picture), below.join(" "))
     };

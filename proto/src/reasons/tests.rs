@@ -328,6 +328,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::State(Refused::NoStart("web-1".parse().unwrap())),
         Refusal::State(Refused::Lacks("app.toml".into())),
         Refusal::State(Refused::Full),
+        Refusal::State(Refused::Raised),
         Refusal::NoQuorum,
         Refusal::Older,
         Refusal::NoVoice,

@@ -178,6 +178,10 @@ pub struct Plan {
     /// One entry a machine, sorted by name.
     #[n(3)]
     pub placements: Vec<Placement>,
+    /// The session's level when it was made: who is placed on has to understand that. It commits only at that level.
+    #[serde(default)]
+    #[n(4)]
+    pub level: Level,
 }
 
 /// Where one machine is and why.
@@ -569,6 +573,10 @@ pub enum Refused {
     #[error("the files have more bytes than a session keeps")]
     #[n(8)]
     Full,
+    /// The plan was made before the session's level was raised.
+    #[error("the session's level was raised meanwhile")]
+    #[n(9)]
+    Raised,
 }
 
 impl Coded for Refused {
@@ -583,6 +591,7 @@ impl Coded for Refused {
             Refused::NoStart(_) => "no-start",
             Refused::Lacks(_) => "lacks",
             Refused::Full => "full",
+            Refused::Raised => "raised",
         }
     }
 }

@@ -402,7 +402,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Proposal {
-        let parent = self.state.map(State::generation).unwrap_or_default();
+        let (parent, level) = (self.state.map(State::generation).unwrap_or_default(), self.level());
         self.placements.sort_by(|a, b| a.machine.cmp(&b.machine));
         let mut proposal = self.proposal;
         proposal.changes.sort_by(|a, b| a.machine.cmp(&b.machine));
@@ -410,7 +410,7 @@ impl<'a> Planner<'a> {
         proposal.obstacles.sort_by(|a, b| a.machine.cmp(&b.machine));
         if proposal.obstacles.is_empty() && proposal.unasked.is_empty() {
             let (generation, subnet) = (parent.next(), self.subnet);
-            proposal.plan = Some(Plan { generation, parent, subnet, placements: self.placements });
+            proposal.plan = Some(Plan { generation, parent, subnet, placements: self.placements, level });
         }
         proposal
     }

@@ -104,6 +104,10 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
         Command::Apply { intent, plan, replace } => {
             alive(state)?;
             current(state, &plan)?;
+            // Among its hosts may be one that does not understand the session any more.
+            if plan.level < state.level {
+                return Err(Refused::Raised);
+            }
             if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
                 return Err(Refused::Lacks(source.clone()));
             }
