@@ -54,7 +54,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::NeverVerifies, "votes without its log"),
         (Mutant::KeepsFirstVoters, "voters of"),
         (Mutant::RaisesAlone, "votes by a log that needs level"),
-        (Mutant::TakesOldVoters, "votes by a log that needs level"),
+        (Mutant::TakesOldVoters, "votes by a log that needs level | voters of"),
         (Mutant::BuriesAtOnce, "is buried although"),
         (Mutant::CommitsUnseen, "was committed over"),
         (Mutant::GrantsUnwritten, "never granted"),
