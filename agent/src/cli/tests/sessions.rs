@@ -127,7 +127,9 @@ fn a_session_in_json() {
               "address_here": "127.64.3.9",
               "port_here": 8080
             }
-          ]
+          ],
+          "level": 2,
+          "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));
 }

@@ -136,7 +136,9 @@ fn the_status_in_json() {
               "next": "agent host list"
             }
           ],
-          "health": []
+          "health": [],
+          "level": 2,
+          "below": []
         }"#]]
     .assert_eq(&json(&status()));
 }
