@@ -107,7 +107,7 @@ impl Coordinator {
         };
         let members = self.hub.deps().mesh.members().borrow().clone();
         let member = |(id, member): (&HostId, &mesh::MemberView)| {
-            let (up, level) = (member.is_up(), member.level.unwrap_or_default());
+            let (up, level) = (member.is_up(), member.level);
             (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
         };
         Seen {

@@ -112,7 +112,7 @@ impl World {
         let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
         let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
         let member = |(id, name): (&HostId, &proto::id::Name)| {
-            let level = host.told_level(*id).unwrap_or_default();
+            let level = host.told_level(*id);
             (*id, Member { name: name.clone(), up: host.hears(*id, self.now), steady: true, level })
         };
         let place = match log.voters.contains_key(&log.node) {

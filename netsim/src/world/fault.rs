@@ -258,7 +258,10 @@ impl World {
             let agent = host.agent.as_ref();
             agent.is_some_and(|agent| agent.knowledge.voices(session).contains(&id))
         });
-        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
+        // Who was asked for a log is about to be believed.
+        let asked = self.hosts.get(&id).is_some_and(|host| host.disk.logs.contains_key(&session));
+        let votes = asked
+            || self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
         let Some(state) = self.committed(session).cloned() else { return };
         let kept = self.hosts.values().any(|h| h.disk.voices.get(&session).is_some_and(|v| v.contains(&id)));
         if believed || votes || kept || self.agent_mut(id).is_none() {

@@ -54,8 +54,8 @@ pub struct Member {
     pub up: bool,
     /// Whether it is fit to vote: no battery, or up for a day.
     pub steady: bool,
-    /// What it understands, as it told last; the first level if it never did.
-    pub level: Level,
+    /// What it understands, as it told last; `None` = it never told.
+    pub level: Option<Level>,
 }
 
 /// Where this host's log stands in the session's group.
@@ -379,7 +379,8 @@ impl Lead {
             return;
         }
         let alone = self.rules.broken(Mutant::RaisesAlone);
-        let levels = seen.members.values().map(|member| if alone { LEVEL } else { member.level });
+        let levels =
+            seen.members.values().map(|member| if alone { LEVEL } else { member.level.unwrap_or_default() });
         if let Some(level) = self.raises.due(state.level, levels, now) {
             effects.push(Effect::Raise { raise: self.raises.begin(), level });
         }
@@ -398,7 +399,9 @@ impl Lead {
                 Some(since) => now.since_ms(*since),
                 None => 0,
             };
-            let understands = member.level >= state.level || self.rules.broken(Mutant::TakesOldVoters);
+            // A voter that has not told it yet to this host has told it to the one that took it in.
+            let known = member.level.map_or(voting.contains(host), |level| level >= state.level);
+            let understands = known || self.rules.broken(Mutant::TakesOldVoters);
             (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms, understands })
         };
         let candidates = seen.members.iter().map(candidate).collect();

@@ -25,7 +25,7 @@ const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
 fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
     let member = |word: &str| {
         let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
-        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: LEVEL })
+        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: Some(LEVEL) })
     };
     Seen {
         group: Standing {
@@ -421,7 +421,7 @@ fn seen_at(levels: &[(&str, u32)], voters: &[(u64, &str)]) -> Seen {
     let mut seen = seen(&names.join(" "), voters);
     seen.state = Some(Arc::new(up(created(), GROUPS, HOSTS)));
     for (name, level) in levels {
-        seen.members.get_mut(&host_id(name)).unwrap().level = (*level).into();
+        seen.members.get_mut(&host_id(name)).unwrap().level = Some((*level).into());
     }
     seen
 }
@@ -449,7 +449,7 @@ fn a_session_is_raised_once_all_members_understand_more_also_those_that_are_away
     cellar.up = false;
     let mut lead = lead();
     assert_eq!(raises(&look(&mut lead, &seen, NOW)), []);
-    seen.members.get_mut(&host_id("cellar")).unwrap().level = 2.into();
+    seen.members.get_mut(&host_id("cellar")).unwrap().level = Some(2.into());
     lead.on(Event::VotersSet { change: 1, well: true }, NOW);
     assert_eq!(raises(&look(&mut lead, &seen, NOW)), [(1, 2)]);
     assert_eq!(raises(&look(&mut lead, &seen, NOW)), [], "one at a time");
@@ -476,7 +476,7 @@ fn a_raise_and_a_change_of_voters_wait_for_each_other() {
     let mut seen = seen_at(&[("nas", 2), ("attic", 1), ("cellar", 2)], &[(1, "nas")]);
     let mut lead = lead();
     assert_eq!(asks(&look(&mut lead, &seen, NOW)).len(), 3, "all of them understand this session");
-    seen.members.get_mut(&host_id("attic")).unwrap().level = 2.into();
+    seen.members.get_mut(&host_id("attic")).unwrap().level = Some(2.into());
     assert_eq!(raises(&look(&mut lead, &seen, NOW)), [], "a change is under way");
     lead.on(Event::VotersSet { change: 1, well: true }, NOW);
     let next = look(&mut lead, &seen, NOW);
@@ -494,6 +494,20 @@ fn who_does_not_understand_the_session_is_not_asked_to_vote_and_still_gets_its_s
     let told = look(&mut lead(), &seen, NOW);
     assert_eq!(asks(&told), [].into(), "two that understand it are too few for three voters");
     assert!(delivered(&told).contains(&host_id("desk")));
-    seen.members.get_mut(&host_id("desk")).unwrap().level = 2.into();
+    seen.members.get_mut(&host_id("desk")).unwrap().level = Some(2.into());
     assert_eq!(asks(&look(&mut lead(), &seen, NOW)).len(), 3);
+}
+
+#[test]
+fn a_voter_that_has_not_told_its_level_yet_is_kept_and_nobody_else_is_taken_in_like_that() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 2), ("desk", 2)], &voters);
+    seen.state = Some(Arc::new(raised()));
+    seen.members.get_mut(&host_id("cellar")).unwrap().level = None;
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
+    let cellar = seen.members.get_mut(&host_id("cellar")).unwrap();
+    cellar.level = Some(1.into());
+    assert!(asks(&look(&mut lead(), &seen, NOW)).contains(&host_id("desk")), "it has an older program now");
+    seen.members.get_mut(&host_id("desk")).unwrap().level = None;
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
 }
