@@ -37,10 +37,11 @@ const TICK_MS: u64 = 800;
 const STAGE_MS: u64 = 2_500;
 
 impl World {
-    /// Starts a host's agent, if it has power and none runs.
+    /// Starts a member's agent, if it has power and none runs.
     pub(super) fn start_agent(&mut self, id: HostId) {
-        let (run, now) = (self.number(), self.now);
-        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on && host.agent.is_none()) else {
+        let (run, now, member) = (self.number(), self.now, self.names.contains_key(&id));
+        let starts = |host: &&mut Host| member && host.on && host.agent.is_none();
+        let Some(host) = self.hosts.get_mut(&id).filter(starts) else {
             return;
         };
         host.disk.generation += 1;
@@ -391,7 +392,8 @@ impl World {
             sessions.entry(session).or_default().head = Some(lie(id));
         }
         let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
-        let record = Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image });
+        let record =
+            Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image, level: host.level });
         for (session, word) in &record.sessions {
             self.history.reported(id, *session, &word.reports);
         }

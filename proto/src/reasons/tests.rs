@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{
     id::{Digest, Epoch, Generation, HostId, Name},
+    level::{LEVEL, Level},
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     trust::JoinRefusal,
     wire::{
@@ -48,6 +49,7 @@ pub(crate) fn unchosen() -> Vec<Unchosen> {
         Unchosen::NoImage { best: best() },
         Unchosen::Farther { best: best() },
         Unchosen::LaterByName { best: best() },
+        Unchosen::OlderVersion { has: Level::FIRST, wanted: LEVEL },
         Unchosen::Other,
     ]
 }
@@ -326,6 +328,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::State(Refused::NoStart("web-1".parse().unwrap())),
         Refusal::State(Refused::Lacks("app.toml".into())),
         Refusal::State(Refused::Full),
+        Refusal::State(Refused::Raised),
         Refusal::NoQuorum,
         Refusal::Older,
         Refusal::NoVoice,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
+    level::Level,
     limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, State},
@@ -43,6 +44,7 @@ pub fn apply_under(
                 ended: false,
                 ssh_seed,
                 contents: Contents::default(),
+                level: Level::FIRST,
             };
             (Some(state), Ok(()))
         }
@@ -102,6 +104,10 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
         Command::Apply { intent, plan, replace } => {
             alive(state)?;
             current(state, &plan)?;
+            // Among its hosts may be one that does not understand the session any more.
+            if plan.level < state.level {
+                return Err(Refused::Raised);
+            }
             if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
                 return Err(Refused::Lacks(source.clone()));
             }
@@ -144,6 +150,14 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
         Command::Keep(contents) => keep(state, contents),
+        // Never compared with what this program understands: programs of every level must come to the same state.
+        Command::Raise { level } => {
+            alive(state)?;
+            let raised = state.level.max(level);
+            state.version += u64::from(raised != state.level);
+            state.level = raised;
+            Ok(())
+        }
         Command::End => {
             alive(state)?;
             state.ended = true;

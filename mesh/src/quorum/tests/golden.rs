@@ -6,6 +6,7 @@ use openraft::{
 };
 use proto::{
     id::{Epoch, MachineName},
+    level::LEVEL,
     session::State,
     topology::Contents,
 };
@@ -81,6 +82,7 @@ fn commands() -> Vec<Command> {
         Command::Dropped { machine: machine(), host, epoch },
         Command::End,
         Command::Keep(contents),
+        Command::Raise { level: LEVEL },
     ]
 }
 
@@ -112,6 +114,7 @@ fn state() -> State {
         ended: false,
         ssh_seed: [9; 32],
         contents: Contents::default(),
+        level: LEVEL,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::golden::Sample;
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    level::LEVEL,
     reasons::{Because, Cause, Hindrance, Unchosen},
     session::{
         Change, ChangeAction, Command, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
@@ -48,6 +49,7 @@ fn commands() -> impl Iterator<Item = Sample> {
         ("dropped", Command::Dropped { machine: machine(), host, epoch }),
         ("end", Command::End),
         ("keep", Command::Keep(contents())),
+        ("raise", Command::Raise { level: LEVEL }),
     ];
     commands.into_iter().map(|(name, command)| {
         Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
@@ -187,6 +189,7 @@ pub(super) fn plan() -> Plan {
             placement(1, ImageRef::Named("debian:12".into()), Guard::Hold, Some(4096)),
             placement(2, ImageRef::Pinned(Digest([4; 32])), Guard::Lease, None),
         ],
+        level: LEVEL,
     }
 }
 
@@ -216,6 +219,7 @@ pub(super) fn state() -> State {
         ended: false,
         ssh_seed: [9; 32],
         contents: contents(),
+        level: LEVEL,
     }
 }
 
@@ -251,6 +255,7 @@ pub(super) fn share() -> Share {
         ],
         drops: vec![(machine("old-1"), Epoch(2))],
         ssh_seed: [9; 32],
+        level: LEVEL,
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     id::{Digest, Generation, MeshId},
+    level::LEVEL,
     reasons,
     seal::{Domain, Seed, SignedRecord, verify},
     session::Accelerator,
@@ -208,6 +209,7 @@ fn about_host(accelerator: Option<Accelerator>) -> HostRecord {
         steady: true,
         issuer: true,
         tells_seen: true,
+        level: LEVEL,
     }
 }
 
