@@ -3,10 +3,7 @@
 
 use proto::{id::HostId, run::host as rules, session::reconcile::Settings};
 
-use super::{
-    Event, Key, Step, World,
-    host::Process,
-};
+use super::{Event, Key, Step, World, host::Process};
 
 impl World {
     /// Looks for the process of a machine. One that is silent is ended once nobody has patience any more.
