@@ -30,7 +30,9 @@ fn hosts_are_upgraded_one_by_one_under_machines_that_never_stop() {
     is_of_the_first_level(&lab.laptop, &["nas", "vps"]);
     a_session_begun_by_the_new_one_spans_both(&lab);
     machines_stop_and_start_by_either(&lab);
-    let before = pids(&lab);
+    let after = pids(&lab);
+    assert!(before.iter().all(|(machine, one)| machine == "web-1" || after[machine] == *one), "{after:?}");
+    let before = after;
 
     lab.host_mut("vps").upgrade();
     works(&lab, &placed, &before);
@@ -67,7 +69,10 @@ impl Upgrade for Host {
 
 /// Gives the processes of the machines that are never asked to stop.
 fn pids(lab: &Lab) -> BTreeMap<String, Pids> {
-    lab.running().into_iter().map(|(machine, host)| (machine.clone(), lab.host(&host).pids(&machine))).collect()
+    lab.running()
+        .into_iter()
+        .map(|(machine, host)| (machine.clone(), lab.host(&host).pids(&machine)))
+        .collect()
 }
 
 /// Everybody sees everybody, the session is well, its machines are the processes that they were, and commands and
@@ -95,7 +100,8 @@ fn is_of_the_first_level(host: &Host, older: &[&str]) {
     let told = host.session("shop");
     assert_eq!(told["level"], u32::from(Level::FIRST), "{told}");
     let status = host.status();
-    let below: Vec<&Value> = status["below"].as_array().expect("a list").iter().map(|row| &row["host"]).collect();
+    let below: Vec<&Value> =
+        status["below"].as_array().expect("a list").iter().map(|row| &row["host"]).collect();
     assert_eq!(below, older, "{status}");
 }
 
