@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Epoch, Generation, MachineName, Name},
+    reasons::{Because, Code, NoKvm, Why},
     session::Phase,
     time::Timestamp,
 };
@@ -73,6 +74,9 @@ pub enum Fact {
     JoinRefused {
         /// Why; never the token.
         because: String,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Code>,
     },
     /// A gossip message was dropped by the firewall or a record's signature was wrong.
     GossipRefused {
@@ -154,6 +158,9 @@ pub enum Fact {
         phase: Phase,
         /// Why, when the phase does not say it.
         because: Option<String>,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Why<Because>>,
     },
     /// A machine's process was found running by a new agent.
     MachineAdopted {
@@ -184,6 +191,9 @@ pub enum Fact {
     AcceleratorRefused {
         /// What was measured.
         because: String,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Why<NoKvm>>,
     },
 }
 
@@ -201,7 +211,7 @@ impl fmt::Display for Fact {
                 via.iter().try_for_each(|via| write!(f, " via {via}"))?;
                 rtt_ms.iter().try_for_each(|rtt| write!(f, ", {rtt:.1} ms"))
             }
-            Fact::JoinRefused { because } => write!(f, "a join was refused: {because}"),
+            Fact::JoinRefused { because, .. } => write!(f, "a join was refused: {because}"),
             Fact::GossipRefused { member, because } => write!(f, "gossip from {member} refused: {because}"),
             Fact::RelayCertificateDiffers { shown } => {
                 write!(f, "a relay's address discovery showed an unknown certificate {shown}")
@@ -239,7 +249,9 @@ impl fmt::Display for Fact {
             }
             Fact::StorageTrouble { what, because } => write!(f, "{what}: {because}"),
             Fact::StorageWell => write!(f, "the data directory can be written again"),
-            Fact::AcceleratorRefused { because } => write!(f, "hardware acceleration is not used: {because}"),
+            Fact::AcceleratorRefused { because, .. } => {
+                write!(f, "hardware acceleration is not used: {because}")
+            }
         }
     }
 }

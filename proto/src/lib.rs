@@ -22,6 +22,7 @@
 //! - *epoch*: counts the incarnations of one machine; the higher wins everywhere.
 //! - *guard*: what an incarnation is guarded by: `hold` or a *lease*.
 //! - *path*: how two hosts reach each other now.
+//! - *reason*: why something is or is not so, as a value ([`reasons`]).
 //! - *zone*: the names and the addresses they stand for; *fact*: something that happened.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -37,6 +38,7 @@ pub mod names;
 pub mod picture;
 pub mod random;
 pub mod reachability;
+pub mod reasons;
 pub mod run;
 pub mod seal;
 pub mod session;

@@ -31,6 +31,11 @@ pub const MAX_GOSSIP_BYTES: usize = 65_507;
 /// Bytes of one signed gossip record, encoded. Records above 1 KiB starve their neighbours in a
 /// delta, so anything larger is fetched by RPC instead.
 pub const MAX_RECORD_BYTES: usize = 4096;
+/// Image names that a host says it knows: with those, [`MAX_ENDS_TOLD`] and [`MAX_SESSIONS`], what it has seen fits
+/// one record.
+pub const MAX_NAMES_TOLD: usize = 24;
+/// Ends of sessions that a host says it knows.
+pub const MAX_ENDS_TOLD: usize = 64;
 /// Records of one host in gossip.
 pub const MAX_RECORDS_PER_HOST: usize = 256;
 /// Bytes of one message on the join protocol, which strangers may speak.

@@ -206,6 +206,7 @@ impl SignedRecord {
             (RecordKey::Image(_), Some(body)) => matches!(body, Body::Image(_)),
             (RecordKey::Session(_), Some(body)) => matches!(body, Body::Session(_)),
             (RecordKey::Head(_), Some(body)) => matches!(body, Body::Head(_)),
+            (RecordKey::Seen, Some(body)) => matches!(body, Body::Seen(_)),
         }
     }
 }
@@ -217,6 +218,7 @@ impl fmt::Display for RecordKey {
             RecordKey::Image(digest) => write!(f, "image/{digest}"),
             RecordKey::Session(session) => write!(f, "session/{session}"),
             RecordKey::Head(session) => write!(f, "head/{session}"),
+            RecordKey::Seen => f.write_str("seen"),
         }
     }
 }
@@ -242,6 +244,7 @@ impl FromStr for RecordKey {
         }
         let known = match text.split_once('/') {
             None if text == "host" => Some(RecordKey::Host),
+            None if text == "seen" => Some(RecordKey::Seen),
             Some(("image", id)) => id.parse().ok().map(RecordKey::Image),
             Some(("session", id)) => id.parse().ok().map(RecordKey::Session),
             Some(("head", id)) => id.parse().ok().map(RecordKey::Head),

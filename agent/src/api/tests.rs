@@ -22,6 +22,7 @@ fn machine(session: &str, id: u8, name: &str) -> MachineRow {
         epoch: 1,
         address: None,
         reason: None,
+        why: None,
     }
 }
 
@@ -37,7 +38,7 @@ fn session(name: &str, id: u8) -> SessionRow {
 }
 
 fn said(error: Error) -> String {
-    let Error { kind, what, because, next } = error;
+    let Error { kind, what, because, next, .. } = error;
     format!("{kind:?}: {what} | {} | {}", because.unwrap_or_default(), next.unwrap_or_default())
 }
 

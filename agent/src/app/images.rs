@@ -1,19 +1,12 @@
 //! Images as people name them. Import and pull end when every member that is up knows the name, so
 //! that a session can be planned on any of them.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use proto::{
-    id::{Digest, HostId, hex},
-    picture::{Change, images as known, rows},
-    wire::{
-        api::{self, Error, Kind},
-        rpc::{Answer as Rpc, Request},
-    },
+    id::{Digest, hex},
+    picture::{Change, Picture, acks, images as known, rows},
+    wire::api::{self, Error, Kind},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,8 +18,6 @@ use crate::session::actions::words;
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);
 /// How long a removed image may still be listed; one turn of a task.
 const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
-/// One question to one member.
-const ASK: Duration = Duration::from_secs(2);
 
 impl App {
     /// Tells every image the mesh knows.
@@ -70,35 +61,26 @@ impl App {
         self.announce(&pull.name, image.digest).await
     }
 
-    /// Waits until every member that is up knows the name.
+    /// Waits until every member that is up says that it knows the name.
     async fn announce(&self, name: &str, digest: Digest) -> Answer<api::ImageRow> {
-        let start = Instant::now();
-        let mut waiting: Vec<HostId>;
-        loop {
-            let members = self.deps().mesh.members().borrow().clone();
-            let others = members.up().filter(|member| member.id != self.hub().me());
-            let asked = others.map(|member| {
-                let request = Request::KnowsImage { name: name.to_owned(), digest };
-                let (mesh, host) = (self.deps().mesh.clone(), member.id);
-                async move {
-                    let answer = mesh.call(host, request, ASK).await;
-                    (!matches!(answer, Ok(Rpc::Knows(true)))).then_some(host)
-                }
-            });
-            waiting = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let row = rows::images(&self.picture())
-                .into_iter()
-                .find(|row| row.digest == digest && row.name.as_deref() == Some(name));
-            match row {
-                Some(row) if waiting.is_empty() => return Ok(row),
-                _ if start.elapsed() >= KNOWN_WITHIN => break,
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        let of = move |change: &Change| {
+            matches!(change, Change::Host(_) | Change::Seen(_)) || *change == Change::Image(digest)
+        };
+        let told = |picture: &Picture| acks::unaware_of_name(picture, name, digest).is_empty();
+        self.deps().pictures.until(of, KNOWN_WITHIN, told).await;
+        let picture = self.picture();
+        let waiting = acks::unaware_of_name(&picture, name, digest);
+        let mut rows = rows::images(&picture).into_iter();
+        match rows.find(|row| row.digest == digest && row.name.as_deref() == Some(name)) {
+            Some(row) if waiting.is_empty() => Ok(row),
+            _ => {
+                let names: Vec<String> = waiting.into_iter().map(|host| picture.name(host)).collect();
+                let (names, within) = (names.join(", "), KNOWN_WITHIN.as_secs());
+                Err(Error::new(Kind::TimedOut, format!("{name} is here, but not every host knows it yet"))
+                    .because(format!("no word from {names} within {within} s"))
+                    .next("agent image list"))
             }
         }
-        let names: Vec<String> = waiting.into_iter().map(|host| self.name(host)).collect();
-        Err(Error::new(Kind::TimedOut, format!("{name} is here, but not every host knows it yet"))
-            .because(format!("no word from {} within {} s", names.join(", "), KNOWN_WITHIN.as_secs()))
-            .next("agent image list"))
     }
 
     /// Removes an image from this host; refused while a machine uses it.

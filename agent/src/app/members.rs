@@ -192,9 +192,7 @@ impl App {
         let hosts = rows::hosts(&self.picture());
         let qemu = self.deps().qemu.borrow().clone();
         let inside = doctor::Inside {
-            qemu: qemu
-                .usable()
-                .map(|facts| (facts.version.clone(), facts.accelerator, facts.refused.clone())),
+            qemu: qemu.usable().map(|facts| (facts.version.clone(), facts.accelerator, facts.no_kvm.clone())),
             no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
             dns: self.inner.dns,
             serves: self.deps().mesh.relay().map(|offer| offer.url),

@@ -96,7 +96,6 @@ impl App {
 
 /// Puts a member's refusal into words with the next thing to type.
 fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
-    let because = refusal.to_string();
     let (kind, next) = match refusal {
         Refusal::UnknownSession => (Kind::NotFound, "agent session list"),
         Refusal::NoQuorum => (Kind::Unreachable, "agent status, to see which hosts are away"),
@@ -104,9 +103,10 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
         Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older => (Kind::Refused, "try again"),
+        Refusal::Other(_) => (Kind::Refused, "agent status, to see which versions run"),
         Refusal::Failed(_) => (Kind::Failed, "agent doctor, then agent events"),
         Refusal::Invalid(_) => (Kind::Invalid, "agent session plan FILE"),
         Refusal::Unknown => (Kind::Refused, "agent status, to see which versions run; update the older one"),
     };
-    Error::new(kind, what).because(because).next(next)
+    Error::new(kind, what).refused(&refusal).next(next)
 }

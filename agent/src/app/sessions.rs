@@ -1,18 +1,15 @@
 //! Sessions as people ask for them. A new session is born on the host that is asked; everything
 //! after that goes to its coordinator.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::{
-    id::{HostId, SessionId},
-    picture::{Change, images, readiness, rows},
-    session::{ChangeAction, Command, Proposal, Replace, Share, State, slice},
+    id::{HostId, Name, SessionId},
+    picture::{Change, acks, images, rows},
+    reasons::Why,
+    run::birth::Failure,
+    session::{ChangeAction, Proposal, Replace, Share, State},
     topology::Intent,
-    trust::{Genesis, Statement, Tombstone},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Refusal, Request},
@@ -20,14 +17,10 @@ use proto::{
 };
 
 use super::{Answer, App, refused};
-use crate::session::{actions::words, requests};
+use crate::session::{birth::Born, requests};
 
-/// How long a new share may take to be in the picture; one turn of a task.
-const SHOWN: Duration = Duration::from_secs(3);
-/// A single voter leads after one write to its disk.
-const LED: Duration = Duration::from_secs(5);
-/// How long a host may take to say what its own `session status` shows.
-const VIEW: Duration = Duration::from_secs(3);
+/// How long an answer waits for the words of others.
+const SAID: Duration = Duration::from_millis(400);
 
 impl App {
     /// Tells every session this host knows.
@@ -46,24 +39,7 @@ impl App {
     /// Finds what a session is called `name` here, if exactly one is.
     fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
         let name = &intent.topology.session;
-        let mut ids: BTreeSet<SessionId> = self
-            .picture()
-            .shares
-            .values()
-            .filter(|share| share.name == *name && !share.ended)
-            .map(|share| share.session)
-            .collect();
-        let heads = self.hub().heads();
-        ids.extend(
-            heads.iter().filter(|(_, (_, head))| head.name == *name && !head.ended).map(|(id, _)| *id),
-        );
-        if ids.len() > 1 {
-            let listed: Vec<String> = ids.iter().map(SessionId::to_string).collect();
-            return Err(Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
-                .because(format!("their ids are {}", listed.join(" and ")))
-                .next("end one of them: agent session down ID"));
-        }
-        Ok(ids.pop_first())
+        self.hub().called(name).map_err(|several| many(name, &several))
     }
 
     /// Tells what `up` would do. Obstacles are part of an `Ok` report.
@@ -95,87 +71,19 @@ impl App {
     }
 
     async fn up_alone(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.to_string();
-        let birth = self.hub().births().lock().await;
-        let Some(session) = self.named(&intent)? else {
-            return self.create(intent, index).await;
+        let name = intent.topology.session.clone();
+        let session = match self.hub().begin(intent.clone(), index).await {
+            Born::Exists(session) => session,
+            Born::Several(several) => return Err(many(&name, &several)),
+            Born::New(session, proposal) => return Ok(self.applied(name.as_str(), session, &proposal)),
+            Born::Failed(failure) => return Err(unborn(&name, failure)),
         };
-        drop(birth);
         let what = format!("{name} was not changed");
         let request = Request::Up { session, intent: Box::new(intent), index, replace };
         match self.hub().ask(session, request).await {
-            Ok(Rpc::Applied(proposal)) => Ok(self.applied(&name, session, &proposal)),
+            Ok(Rpc::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
-        }
-    }
-
-    /// Makes a new session, with this host as its first voter. Nothing is left behind when the plan
-    /// has obstacles or the first write fails.
-    async fn create(&self, intent: Intent, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.clone();
-        let what = format!("{name} was not started");
-        if index.is_some_and(|index| index != 0) {
-            return Err(Error::new(Kind::Refused, what)
-                .because("the plan was made for a session that does not exist any more")
-                .next("agent session plan FILE"));
-        }
-        self.hub().offers_known().await;
-        let salt = rand::random();
-        let session = SessionId::born(self.hub().me(), &salt);
-        let proposal = requests::propose(self.hub(), session, None, (&intent, &Replace::default()));
-        let Some(plan) = proposal.plan.clone() else {
-            return Ok(self.applied(name.as_str(), session, &proposal));
-        };
-        let failed =
-            |because: String| Error::new(Kind::Failed, what.clone()).because(because).next("agent doctor");
-        let stamp = self.deps().mesh.now();
-        let create = Command::Create { id: session, name: name.clone(), stamp, ssh_seed: rand::random() };
-        let written = async {
-            let group = self.hub().open_group(session).await.map_err(|error| failed(words(&error)))?;
-            group.init().await.map_err(|error| failed(words(&error)))?;
-            // The only voter elects itself at once.
-            let mut lead = group.lead();
-            let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
-            led.map_err(|_| failed("its only voter does not lead it".into()))?.ok();
-            let write = |command| async {
-                let written = requests::write(self.hub(), session, command).await;
-                written.map_err(|refusal| refused(what.clone(), refusal))
-            };
-            write(create).await?;
-            // Others take shares only from hosts that the birth names.
-            let genesis = Genesis { session, salt, name: name.clone(), stamp, voters: vec![self.hub().me()] };
-            let stated = self.deps().mesh.say(&Statement::Genesis(genesis));
-            stated.map_err(|error| failed(format!("its birth cannot be stated: {}", words(&error))))?;
-            write(Command::Apply { intent, plan, replace: Replace::default() }).await?;
-            // Whoever asked looks at the session at once: here it is known before the answer.
-            let state = group.state().borrow().clone();
-            let state = state.ok_or_else(|| failed("its first write left nothing behind".into()))?;
-            let share = slice::share(&state, self.hub().me());
-            let accepted = self.hub().accept(self.hub().me(), share).await;
-            accepted.map_err(|refusal| refused(what.clone(), refusal))?;
-            let of = move |change: &Change| *change == Change::Session(session);
-            self.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
-            Ok(())
-        };
-        if let Err(error) = written.await {
-            self.give_up(session).await;
-            return Err(error);
-        }
-        requests::committed(self.hub(), &name, &proposal);
-        Ok(self.applied(name.as_str(), session, &proposal))
-    }
-
-    /// Takes a birth back. The last write may have been done although nobody heard of it, so that
-    /// others have shares: the end is stated.
-    async fn give_up(&self, session: SessionId) {
-        let tombstone = Tombstone { session, made: self.deps().mesh.now() };
-        if let Err(error) = self.deps().mesh.say(&Statement::Tombstone(tombstone)) {
-            tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
-        }
-        // The host's own task clears a session away that has a share here.
-        if self.hub().share(session).is_none() {
-            self.hub().forget(session).await;
         }
     }
 
@@ -193,15 +101,18 @@ impl App {
             how: change.how,
             host: self.name(change.host),
             because: change.because.clone(),
+            why: Some(Why::told(change.why.as_ref(), &change.because)),
         };
         let rejection = |rejection: &proto::session::Rejection| api::PlanRejection {
             machine: rejection.machine.clone(),
             host: self.name(rejection.host),
             because: rejection.because.clone(),
+            why: Some(Why::told(rejection.why.as_ref(), &rejection.because)),
         };
         let obstacle = |obstacle: &proto::session::Obstacle| api::PlanObstacle {
             machine: obstacle.machine.clone(),
             because: obstacle.because.clone(),
+            why: Some(Why::told(obstacle.why.as_ref(), &obstacle.because)),
         };
         let fetch = |(host, digest, bytes): &(HostId, proto::id::Digest, u64)| {
             let image = images.iter().find(|image| image.facts.digest == *digest);
@@ -258,37 +169,16 @@ impl App {
         }
     }
 
-    /// Tells how a session is and whether every up host says the same.
+    /// Tells how a session is and whether every up host says that it sees the same.
     pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
         let share = self.share(session)?;
         // Before the status: it may only be newer than this says.
         let picture = self.picture();
-        let acted = picture.reports.get(&session).is_some_and(|acted| acted.version >= share.version);
+        let names = |hosts: BTreeSet<HostId>| hosts.into_iter().map(|host| picture.name(host)).collect();
+        let behind: Vec<String> = names(acks::behind(&picture, &share));
+        let (fetching, away) = (rows::fetching(&picture, &share), names(rows::away(&picture, &share)));
         let status = self.status_of(&share);
-        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
-        let asked = others.map(|host| {
-            let (share, mesh) = (share.clone(), self.deps().mesh.clone());
-            let mine = readiness::known(&picture, &share);
-            async move {
-                let agrees = match mesh.call(host, Request::View(share.session), VIEW).await {
-                    Ok(Rpc::View { acted, machines, .. }) => {
-                        let theirs = machines.into_iter().map(|report| (report.machine, report.phase));
-                        let theirs: BTreeMap<_, _> = theirs.collect();
-                        acted >= share.version
-                            && mine.values().all(|report| theirs.get(&report.machine) == Some(&report.phase))
-                    }
-                    _ => false,
-                };
-                (!agrees).then_some(host)
-            }
-        });
-        let others = futures::future::join_all(asked).await.into_iter().flatten();
-        let me = (!acted).then_some(self.hub().me());
-        let behind: Vec<String> = me.into_iter().chain(others).map(|host| self.name(host)).collect();
-        let fetching = rows::fetching(&picture, &share);
-        let away = rows::away(&picture, &share).into_iter().map(|host| self.name(host));
-        let (everywhere, away) = (behind.is_empty(), away.collect());
-        Ok(api::UpProgress { status, everywhere, behind, fetching, away })
+        Ok(api::UpProgress { status, everywhere: behind.is_empty(), behind, fetching, away })
     }
 
     /// Commits the end of a session.
@@ -328,7 +218,15 @@ impl App {
         }
         because.extend(self.troubles(remaining.iter().map(|left| left.host.as_str())).await);
         let only_away = remaining.iter().all(|left| away.contains(&left.host));
-        let gone = only_away && (!remaining.is_empty() || self.forgotten_everywhere(session).await);
+        if remaining.is_empty() && because.is_empty() {
+            // Whoever asks comes again a moment later: most words arrive before that.
+            let of = move |change: &Change| {
+                matches!(change, Change::Seen(_) | Change::Host(_)) || *change == Change::Session(session)
+            };
+            self.deps().pictures.until(of, SAID, |_| self.left(session).is_empty()).await;
+        }
+        let behind = self.left(session);
+        let gone = only_away && (!remaining.is_empty() || behind.is_empty());
         if gone {
             because.clear();
         }
@@ -338,20 +236,17 @@ impl App {
             gone,
             remaining,
             away: away.into_iter().collect(),
+            behind: behind.into_iter().map(|host| self.name(host)).collect(),
             because,
         })
     }
 
-    async fn forgotten_everywhere(&self, session: SessionId) -> bool {
-        if self.hub().share(session).is_some() || self.hub().group(session).is_some() {
-            return false;
-        }
-        let picture = self.picture();
-        let others = picture.up().map(|(host, _)| host).filter(|host| *host != picture.me);
-        let asked = others.map(|host| self.deps().mesh.call(host, Request::View(session), VIEW));
-        let answers = futures::future::join_all(asked).await;
-        // One that went away meanwhile hears of the end when it returns.
-        answers.into_iter().all(|answer| !matches!(answer, Ok(Rpc::View { version, .. }) if version > 0))
+    /// Lists the hosts that are up and may have something of a session that ended, as far as they say. One that
+    /// is away hears of the end when it returns.
+    fn left(&self, session: SessionId) -> BTreeSet<HostId> {
+        let here = self.hub().share(session).is_some() || self.hub().group(session).is_some();
+        let others = acks::unaware_of_end(&self.picture(), session);
+        others.into_iter().chain(here.then_some(self.hub().me())).collect()
     }
 
     /// Reads the hard state from the coordinator.
@@ -361,6 +256,24 @@ impl App {
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
+    }
+}
+
+fn many(name: &Name, several: &BTreeSet<SessionId>) -> Error {
+    let listed: Vec<String> = several.iter().map(SessionId::to_string).collect();
+    Error::new(Kind::Refused, format!("{} sessions are called {name}", listed.len()))
+        .because(format!("their ids are {}", listed.join(" and ")))
+        .next("end one of them: agent session down ID")
+}
+
+fn unborn(name: &Name, failure: Failure) -> Error {
+    let what = format!("{name} was not started");
+    match failure {
+        Failure::Stale => Error::new(Kind::Refused, what)
+            .because("the plan was made for a session that does not exist any more")
+            .next("agent session plan FILE"),
+        Failure::Refused(refusal) => refused(what, refusal),
+        Failure::Failed(because) => Error::new(Kind::Failed, what).because(because).next("agent doctor"),
     }
 }
 

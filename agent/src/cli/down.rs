@@ -106,7 +106,8 @@ fn what_is_left(progress: &DownProgress) -> String {
     let left: Vec<String> =
         progress.remaining.iter().map(|left| format!("{} on {}", left.machine, left.host)).collect();
     let left = match &left[..] {
-        [] => "nothing is left but records".to_owned(),
+        [] if progress.behind.is_empty() => "nothing is left but records".to_owned(),
+        [] => format!("nothing is left but records; no word yet from {}", progress.behind.join(", ")),
         left => format!("still there: {}", left.join(", ")),
     };
     // What keeps it from going on, if that is known.

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use proto::{
     id::MachineName,
+    reasons::Cause,
     session::ChangeAction,
     topology::Diagnostic,
     wire::api::{Diagnostics, Error, Kind, PlanChange, PlanReport, PlanRequest},
@@ -93,7 +94,7 @@ pub fn lost(report: &PlanReport) -> Vec<String> {
 /// reach a machine that exists.
 pub fn told(report: &PlanReport) -> Vec<String> {
     let changes = together(&report.changes).into_iter();
-    let worth = |line: &Line| matches!(line.mark.as_str(), "~" | "-") || line.because.contains("applies to");
+    let worth = |line: &Line| matches!(line.mark.as_str(), "~" | "-") || line.later;
     changes.filter(worth).map(Line::in_words).collect()
 }
 
@@ -166,6 +167,8 @@ struct Line {
     names: Vec<String>,
     hosts: String,
     because: String,
+    /// Whether part of it reaches new machines only.
+    later: bool,
 }
 
 impl Line {
@@ -173,9 +176,6 @@ impl Line {
         format!("{} {} on {}: {}", self.mark, self.machines, self.hosts, self.because)
     }
 }
-
-/// What the planner adds to a reason; the note below says it once for all.
-const WAITS: &str = "; waits for this host when it dies (guard hold)";
 
 /// Puts machines of one group with the same fate and the same reason on one line.
 fn together(changes: &[PlanChange]) -> Vec<Line> {
@@ -198,11 +198,22 @@ fn together(changes: &[PlanChange]) -> Vec<Line> {
             },
             names: group.iter().map(|change| change.machine.to_string()).collect(),
             hosts: hosts(group.iter().map(|change| change.host.as_str())),
-            because: one_line(first.because.strip_suffix(WAITS).unwrap_or(&first.because)),
+            because: one_line(&because(first)),
+            later: known(first).is_some_and(Cause::applies_later),
         });
         rest = others;
     }
     lines
+}
+
+/// Why something happens to a machine. What holds for every machine, the note below says once for all.
+fn because(change: &PlanChange) -> String {
+    known(change).map_or_else(|| change.because.clone(), Cause::briefly)
+}
+
+/// The cause of a change, if this version knows it.
+fn known(change: &PlanChange) -> Option<&Cause> {
+    change.why.as_ref().map(|why| &why.reason).filter(|cause| **cause != Cause::Other)
 }
 
 fn mark(action: ChangeAction) -> &'static str {

@@ -38,6 +38,7 @@ fn row(name: &str, host: &str, state: Phase, reason: Option<&str>) -> MachineRow
         guard: Guard::Hold,
         epoch: 1,
         reason: reason.map(str::to_owned),
+        why: None,
     }
 }
 

@@ -7,6 +7,7 @@ use proto::{
     facts::Fact,
     id::{Name, SessionId},
     picture::{Change, Picture},
+    reasons::Why,
     session::Accelerator,
     wire::{
         api::Trouble,
@@ -70,6 +71,7 @@ pub async fn gather(
         prefixes: mesh::interfaces().await.prefixes(),
         steady: config.steady.unwrap_or_else(steady),
         issuer: false,
+        tells_seen: true,
     }
 }
 
@@ -84,7 +86,8 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
     match probed {
         Ok(facts) => {
             if let Some(because) = facts.refused.clone() {
-                hub.deps().facts.send(Fact::AcceleratorRefused { because }).ok();
+                let why = facts.no_kvm.clone().map(Why::new);
+                hub.deps().facts.send(Fact::AcceleratorRefused { because, why }).ok();
             }
             found.send_replace(Qemu::Usable(Arc::new(facts)));
         }

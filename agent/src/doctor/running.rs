@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use proto::{
+    reasons::NoKvm,
     session::Accelerator,
     wire::api::{Check, CheckState},
 };
@@ -14,7 +15,7 @@ use super::{KVM_ABSENT, KVM_DENIED, check, ok};
 #[derive(Clone, Debug, Default)]
 pub struct Inside {
     /// The proved QEMU: version, accelerator, and why hardware is not used.
-    pub qemu: Option<(String, Accelerator, Option<String>)>,
+    pub qemu: Option<(String, Accelerator, Option<NoKvm>)>,
     /// Why no machine can run here.
     pub no_qemu: Option<String>,
     /// Where names are answered.
@@ -48,7 +49,7 @@ fn accelerator(inside: &Inside) -> Check {
         Some((version, Accelerator::Tcg, refused)) => {
             let because = refused.as_ref().map(|because| format!("; {because}")).unwrap_or_default();
             let what = format!("QEMU {version} translates: machines run 10 to 30 times slower{because}");
-            check("accelerator", CheckState::Limited, what, refused.as_deref().and_then(mend))
+            check("accelerator", CheckState::Limited, what, refused.as_ref().and_then(mend))
         }
         None => {
             let asked = || "QEMU is still being asked what it can do: look again in a moment".to_owned();
@@ -60,11 +61,11 @@ fn accelerator(inside: &Inside) -> Check {
 }
 
 /// Names the command against the reason for which hardware is not used, where there is one.
-fn mend(refused: &str) -> Option<String> {
-    match () {
-        () if refused.contains("Permission denied") => Some(KVM_DENIED.to_owned()),
-        () if refused.contains("no /dev/kvm") => Some(KVM_ABSENT.to_owned()),
-        () => None,
+fn mend(refused: &NoKvm) -> Option<String> {
+    match refused {
+        NoKvm::Denied { .. } => Some(KVM_DENIED.to_owned()),
+        NoKvm::Absent => Some(KVM_ABSENT.to_owned()),
+        _ => None,
     }
 }
 

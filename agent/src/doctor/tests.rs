@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use expect_test::{Expect, expect};
 
-use proto::session::Accelerator;
+use proto::{reasons::NoKvm, session::Accelerator};
 
 use super::*;
 
@@ -101,11 +101,7 @@ fn a_host_that_cannot_run_machines_is_not_told_to_install_qemu() {
 fn the_daemon_tells_what_it_proved() {
     told(
         &judge(&Inside {
-            qemu: Some((
-                "10.0.2".into(),
-                Accelerator::Tcg,
-                Some("KVM runs 2 M instructions a second".into()),
-            )),
+            qemu: Some(("10.0.2".into(), Accelerator::Tcg, Some(NoKvm::Emulates { turns_10k_s: 175 }))),
             relays: Vec::new(),
             down: vec!["attic".into()],
             members: 3,
@@ -113,7 +109,7 @@ fn the_daemon_tells_what_it_proved() {
             ..Inside::default()
         }),
         expect![[r#"
-            Limited accelerator: QEMU 10.0.2 translates: machines run 10 to 30 times slower; KVM runs 2 M instructions a second
+            Limited accelerator: QEMU 10.0.2 translates: machines run 10 to 30 times slower; /dev/kvm opens but emulates: 1.8 million loop turns a second, hardware does hundreds
             Missing names: the name server has no port  -> agent run --set dns.port=auto
             Limited relay: no relay: hosts behind other routers may not find this one  -> agent run --set relay.serve=on    on a host with a public address
             Limited mesh: 1 of 3 hosts not up: attic  -> agent host list
@@ -140,18 +136,19 @@ fn the_daemon_tells_what_it_proved() {
 
 #[test]
 fn what_keeps_hardware_from_being_used_has_a_command_against_it() {
-    let refused = |because: &str| {
-        let qemu = Some(("9.2".into(), Accelerator::Tcg, Some(because.to_owned())));
+    let refused = |no_kvm: NoKvm| {
+        let because = no_kvm.to_string();
+        let qemu = Some(("9.2".into(), Accelerator::Tcg, Some(no_kvm)));
         let accelerator = judge(&Inside { qemu, ..Inside::default() }).swap_remove(0);
-        assert!(accelerator.what.contains(because), "{accelerator:?}");
+        assert!(accelerator.what.contains(&because), "{accelerator:?}");
         accelerator.mend
     };
-    let denied = refused("/dev/kvm cannot be opened: Permission denied (os error 13)").unwrap();
+    let denied = refused(NoKvm::Denied { seen: "Permission denied (os error 13)".into() }).unwrap();
     assert!(denied.starts_with("sudo usermod -aG kvm $USER"), "{denied}");
     assert_eq!(examine(&Seen { kvm: Kvm::Denied, ..bare() })[1].mend.as_ref(), Some(&denied));
-    let absent = refused("there is no /dev/kvm").unwrap();
+    let absent = refused(NoKvm::Absent).unwrap();
     assert!(absent.starts_with("sudo modprobe kvm_intel"), "{absent}");
-    assert_eq!(refused("/dev/kvm opens but a guest on it hangs"), None);
+    assert_eq!(refused(NoKvm::Hangs), None);
 }
 
 #[tokio::test]

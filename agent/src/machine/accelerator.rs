@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proto::reasons::NoKvm;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::guard;
@@ -34,19 +35,21 @@ pub enum Verdict {
     /// Fast enough to be hardware.
     Fast,
     /// It must not be used, and why.
-    Refused(String),
+    Refused(NoKvm),
 }
 
 /// Judges `/dev/kvm` by running the ROM with it: the agent's program starts QEMU, which dies with us.
 pub fn prove_kvm(agent: &Path, qemu: &Path, machine: &str, cpu: &str) -> io::Result<Verdict> {
     let device = Path::new("/dev/kvm");
     if !device.exists() {
-        return Ok(Verdict::Refused("there is no /dev/kvm".into()));
+        return Ok(Verdict::Refused(NoKvm::Absent));
     }
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(device) {
-        return Ok(Verdict::Refused(format!("/dev/kvm cannot be opened: {error}")));
+        let seen = error.to_string();
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        return Ok(Verdict::Refused(if denied { NoKvm::Denied { seen } } else { NoKvm::NotOpened { seen } }));
     }
-    let mut verdict = Verdict::Refused("it was not tried".into());
+    let mut verdict = Verdict::Refused(NoKvm::Hangs);
     for _ in 0..TRIES {
         verdict = judge(run(guarded(agent, qemu), machine, cpu, "kvm")?);
         if verdict == Verdict::Fast {
@@ -76,12 +79,12 @@ enum Run {
 fn judge(run: Run) -> Verdict {
     match run {
         Run::Took(time) if time <= LONGEST => Verdict::Fast,
-        Run::Took(time) => Verdict::Refused(format!(
-            "/dev/kvm opens but emulates: {} million loop turns a second, hardware does hundreds",
-            (f64::from(TURNS) / time.as_secs_f64().max(1e-6) / 1e5).round() / 10.0
-        )),
-        Run::Ended(because) => Verdict::Refused(format!("QEMU cannot use /dev/kvm: {because}")),
-        Run::Silent => Verdict::Refused("/dev/kvm opens but a guest on it hangs".into()),
+        Run::Took(time) => {
+            let turns_10k_s = (f64::from(TURNS) / time.as_secs_f64().max(1e-6) / 1e4).round() as u64;
+            Verdict::Refused(NoKvm::Emulates { turns_10k_s })
+        }
+        Run::Ended(seen) => Verdict::Refused(NoKvm::Ended { seen }),
+        Run::Silent => Verdict::Refused(NoKvm::Hangs),
     }
 }
 
@@ -155,7 +158,7 @@ mod tests {
         assert_eq!(judge(Run::Took(Duration::from_millis(3))), Verdict::Fast);
         let Verdict::Refused(because) = judge(Run::Took(Duration::from_millis(571))) else { panic!() };
         assert_eq!(
-            because,
+            because.to_string(),
             "/dev/kvm opens but emulates: 1.8 million loop turns a second, hardware does hundreds"
         );
         assert!(matches!(judge(Run::Silent), Verdict::Refused(_)));

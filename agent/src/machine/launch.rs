@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{id::MachineName, session::Accelerator};
+use proto::{id::MachineName, reasons::NoKvm, session::Accelerator};
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     process::{Child, Command},
@@ -186,12 +186,11 @@ async fn lock_dead(paths: &Paths, who: &Who) -> Result<File, LaunchError> {
 /// Gives the QEMU facts to start with: without hardware acceleration once this machine has shown no sign
 /// of life under it, until the host is started again.
 fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&ShimStatus>) -> QemuFacts {
-    const SILENT: &str = "this machine showed no sign of life under hardware acceleration";
     let doubted = last.and_then(|last| last.ended.as_ref()).is_some_and(|end| end.accelerator_doubted);
     let same_boot = before.is_some_and(|before| before.boot == boot);
-    let gave_up = before.is_some_and(|before| before.qemu.refused.as_deref() == Some(SILENT));
+    let gave_up = before.is_some_and(|before| before.qemu.no_kvm == Some(NoKvm::MachineSilent));
     if qemu.accelerator == Accelerator::Kvm && same_boot && (doubted || gave_up) {
-        return qemu.translated(SILENT);
+        return qemu.translated(NoKvm::MachineSilent);
     }
     qemu
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use proto::session::Accelerator;
+use proto::{reasons::NoKvm, session::Accelerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -45,8 +45,11 @@ pub struct QemuFacts {
     pub cpu: String,
     /// The proved accelerator.
     pub accelerator: Accelerator,
-    /// Why hardware acceleration is not used.
+    /// Why hardware acceleration is not used, in words.
     pub refused: Option<String>,
+    /// The same as a value.
+    #[serde(default)]
+    pub no_kvm: Option<NoKvm>,
     /// Whether it can lock itself in (`-sandbox`).
     pub sandbox: bool,
     /// Whether a guest can report its panic.
@@ -137,6 +140,8 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     if let Ok(Some(cached)) = record::load::<Cached>(cache)
         && (&cached.boot, &cached.kernel, &cached.program) == (&boot, &kernel, &program_id)
         && cached.facts.disk_tool == disk_tool
+        // An older agent kept the words of the refusal only.
+        && cached.facts.refused.is_some() == cached.facts.no_kvm.is_some()
     {
         return Ok(cached.facts);
     }
@@ -191,21 +196,21 @@ async fn ask(agent: &Path, program: &Path, disk_tool: &Path) -> Result<QemuFacts
     qmp.call("quit", Value::Null, WITHIN).await.ok();
     let (facts, kvm) = conclude(program, disk_tool, &answers)?;
     if !kvm {
-        return Ok(QemuFacts { refused: Some("QEMU was built without KVM".into()), ..facts });
+        return Ok(facts.translated(NoKvm::NotBuilt));
     }
     let (agent, tried, machine) = (agent.to_owned(), program.to_owned(), facts.machine.clone());
     let verdict = tokio::task::spawn_blocking(move || prove_kvm(&agent, &tried, &machine, NATIVE_CPU)).await;
     match verdict.map_err(io::Error::other)?? {
         Verdict::Fast => Ok(QemuFacts { accelerator: Accelerator::Kvm, cpu: NATIVE_CPU.into(), ..facts }),
-        Verdict::Refused(because) => Ok(QemuFacts { refused: Some(because), ..facts }),
+        Verdict::Refused(no_kvm) => Ok(facts.translated(no_kvm)),
     }
 }
 
 impl QemuFacts {
     /// Gives the same QEMU without hardware acceleration, and why.
-    pub fn translated(self, because: &str) -> QemuFacts {
-        let refused = Some(because.to_owned());
-        QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), refused, ..self }
+    pub fn translated(self, no_kvm: NoKvm) -> QemuFacts {
+        let (refused, no_kvm) = (Some(no_kvm.to_string()), Some(no_kvm));
+        QemuFacts { accelerator: Accelerator::Tcg, cpu: TRANSLATED_CPU.into(), refused, no_kvm, ..self }
     }
 }
 
@@ -250,6 +255,7 @@ fn conclude(program: &Path, disk_tool: &Path, answers: &Answers) -> Result<(Qemu
         cpu: TRANSLATED_CPU.into(),
         accelerator: Accelerator::Tcg,
         refused: None,
+        no_kvm: None,
         sandbox: answers.sandbox,
         pvpanic: named(&answers.devices, "pvpanic-pci"),
         rng: named(&answers.devices, "virtio-rng-pci"),

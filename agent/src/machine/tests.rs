@@ -74,6 +74,7 @@ pub(super) fn sample() -> Launch {
             cpu: "Nehalem-v1".into(),
             accelerator: Accelerator::Tcg,
             refused: None,
+            no_kvm: None,
             sandbox: true,
             pvpanic: true,
             rng: true,

@@ -4,6 +4,8 @@
 //! The picture follows its inputs in a moment. Who has just changed one and must not see what was before waits
 //! with [`Pictures::until`].
 
+pub mod tell;
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, Weak},

@@ -3,7 +3,7 @@
 //! Starts the tasks of each session; decides nothing about machines.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     panic::AssertUnwindSafe,
     path::PathBuf,
@@ -16,17 +16,23 @@ use images::Images;
 use mesh::{Mesh, net::Net, quorum::Group};
 use proto::{
     facts::Fact,
-    id::{HostId, SessionId},
+    id::{HostId, Name, SessionId},
     picture::{Acted, Picture, Shares},
-    run::{Rules, knowledge::Knowledge},
+    run::{
+        Rules,
+        birth::Failure,
+        knowledge::{Knowledge, route},
+    },
     session::{MachineReport, Share},
+    topology::Intent,
     wire::record::{Body, RecordKey, SessionRecord},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::knowing::{Believed, Letter};
 use super::{
+    birth::{self, Born},
     host,
     store::{Loaded, Store},
 };
@@ -91,8 +97,7 @@ struct Inner {
     mailbox: mpsc::Sender<Letter>,
     /// What comes and goes does so one at a time: shares, logs, whole sessions.
     door: tokio::sync::Mutex<()>,
-    /// One session is begun at a time, so that two never take one name on one host.
-    births: tokio::sync::Mutex<()>,
+    births: mpsc::Sender<birth::Letter>,
     tasks: TaskTracker,
 }
 
@@ -109,6 +114,7 @@ impl Hub {
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
         let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), known.clone(), voices);
         let (mailbox, letters) = mpsc::channel(LETTERS);
+        let (births, wanted) = mpsc::channel(LETTERS);
         deps.own.shares.send_replace(Arc::new(known));
         let inner = Inner {
             deps,
@@ -116,7 +122,7 @@ impl Hub {
             believed: watch::Sender::default(),
             mailbox,
             door: tokio::sync::Mutex::default(),
-            births: tokio::sync::Mutex::default(),
+            births,
             tasks: TaskTracker::new(),
         };
         let hub = Hub { inner: Arc::new(inner) };
@@ -127,6 +133,7 @@ impl Hub {
                 stop.cancel();
             }
         });
+        hub.inner.tasks.spawn(birth::run(hub.clone(), wanted));
         hub.open_groups().await?;
         for share in sessions {
             hub.start(share.session);
@@ -188,9 +195,20 @@ impl Hub {
         }
     }
 
-    /// Gives the lock that whoever begins a session holds.
-    pub fn births(&self) -> &tokio::sync::Mutex<()> {
-        &self.inner.births
+    /// Finds the session that is called so here; `Err` = several are.
+    pub fn called(&self, name: &Name) -> Result<Option<SessionId>, BTreeSet<SessionId>> {
+        let believed = self.inner.believed.borrow();
+        proto::run::birth::called(name, &self.picture().shares, believed.heads())
+    }
+
+    /// Begins a session here, unless there is one of this name. It goes on also when whoever asked goes away.
+    pub async fn begin(&self, intent: Intent, index: Option<u64>) -> Born {
+        let (answer, answered) = oneshot::channel();
+        let ends = || Born::Failed(Failure::Failed("its agent is ending".into()));
+        match self.inner.births.send(birth::Letter { intent, index, answer }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| ends()),
+            Err(_) => ends(),
+        }
     }
 
     /// Shows a share that is written down, and begins with its session if it is the first.
@@ -247,7 +265,7 @@ impl Hub {
     /// Names the coordinator of a session as far as this host can tell.
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let led = self.group(session).and_then(|group| group.lead().borrow().leader);
-        led.or_else(|| self.head(session).map(|(host, _)| host))
+        route::coordinator(led, self.head(session).map(|(host, _)| host))
     }
 
     /// Waits until every task has ended. Call after `deps.stop` was cancelled.
@@ -263,18 +281,20 @@ impl Hub {
     }
 }
 
-/// Fits reports into one gossip record: reasons are shortened first, then left out.
+/// Fits reports into one gossip record: reasons are told by their words alone first, then shortened, then left out.
 pub(super) fn session_record(version: u64, machines: &[MachineReport]) -> Body {
-    let shortened = |limit: usize| {
+    let shortened = |(limit, whole): (usize, bool)| {
         let cut = |reason: &String| reason.chars().take(limit).collect();
         let short = |report: &MachineReport| MachineReport {
             reason: report.reason.as_ref().filter(|_| limit > 0).map(cut),
+            why: report.why.clone().filter(|_| whole),
             ..report.clone()
         };
         Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
     };
     let fits = |body: &Body| proto::wire::len(body) < proto::limits::MAX_RECORD_BYTES / 2;
-    [200, 80, 30].into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened(0))
+    let lengths = [(200, true), (200, false), (80, false), (30, false)];
+    lengths.into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened((0, false)))
 }
 
 /// Runs a session's task until it ends in order. One that panics is told and started again: the other

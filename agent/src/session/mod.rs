@@ -7,11 +7,13 @@
 //!
 //! - `store`: shares on disk, written before anything acts on them;
 //! - `hub`: what this host knows of every session, and the one door for shares;
+//! - `birth`: the shell of how a session begins here;
 //! - `coordinator`: the shell of what the leader of a session's Raft group does;
 //! - `requests`: what other members ask;
 //! - `host`: the shell of `proto::run::host`, which makes this host's share true.
 
 pub mod actions;
+pub mod birth;
 pub mod coordinator;
 pub mod host;
 pub mod hub;

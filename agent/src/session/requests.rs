@@ -11,9 +11,8 @@ use mesh::{
     quorum::{Group, ReadError, Wire, WriteError},
 };
 use proto::{
-    facts::Fact,
     id::{HostId, Name, SessionId},
-    picture::{images, inventory, readiness},
+    picture::inventory,
     run::{
         Rules,
         lead::{
@@ -43,11 +42,6 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::Ping => Ok(Answer::Done),
         Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
         Request::GetShare(session) => share_for(hub, session, from),
-        Request::KnowsImage { name, digest } => {
-            let known = images::meanings(&hub.picture());
-            Ok(Answer::Knows(known.get(&name).is_some_and(|(known, _)| *known == digest)))
-        }
-        Request::View(session) => Ok(view(hub, session)),
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
         Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
@@ -85,18 +79,6 @@ fn share_for(hub: &Hub, session: SessionId, host: HostId) -> Result<Answer, Refu
     lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
 }
 
-fn view(hub: &Hub, session: SessionId) -> Answer {
-    match hub.share(session) {
-        None => Answer::View { version: 0, acted: 0, machines: Vec::new() },
-        Some(share) => {
-            let picture = hub.picture();
-            let acted = picture.reports.get(&session).map_or(0, |acted| acted.version);
-            let machines = readiness::known(&picture, &share).into_values().cloned().collect();
-            Answer::View { version: share.version, acted, machines }
-        }
-    }
-}
-
 /// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.
 async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
     let (mut question, mut effects) = Question::new(session, ask, Rules::default());
@@ -120,14 +102,6 @@ async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
         };
         effects = question.on(event);
     }
-}
-
-/// Tells that a plan is committed now.
-pub fn committed(hub: &Hub, session: &Name, proposal: &Proposal) {
-    let Some(plan) = &proposal.plan else { return };
-    let fact = Fact::PlanCommitted { session: session.clone(), generation: plan.generation };
-    // Nobody listening is no error.
-    let _heard = hub.deps().facts.send(fact);
 }
 
 async fn open_voter(

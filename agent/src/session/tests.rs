@@ -3,12 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use images::Images;
-use mesh::{Config, Founding, Handlers, Joining, Mesh, MeshError, Ports, Serve, net::Net};
+use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
     session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
@@ -21,24 +19,13 @@ use proto::{
     },
 };
 use tempfile::TempDir;
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    hub::{Deps, Hub, session_record},
-    store::Store,
-};
+use super::hub::{Hub, session_record};
 use crate::{
-    access::forward::Forwards,
-    app::{App, Parts},
-    daemon,
-    dns::zone::Zones,
-    facts,
-    host::limits,
-    picture,
+    app::App,
+    daemon::build::{Built, Parts, build},
 };
 
 mod logs;
@@ -52,10 +39,7 @@ struct Host {
     hub: Hub,
     app: App,
     mesh: Mesh,
-    images: Images,
-    net: Net,
-    stop: CancellationToken,
-    running: JoinHandle<Result<(), MeshError>>,
+    built: Built,
 }
 
 fn name(text: &str) -> Name {
@@ -80,6 +64,7 @@ fn about(name: &Name) -> HostRecord {
         prefixes: Vec::new(),
         steady: true,
         issuer: false,
+        tells_seen: true,
     }
 }
 
@@ -103,59 +88,22 @@ impl Host {
     }
 
     async fn start(dir: TempDir, label: Name) -> Host {
-        let (facts, heard) = broadcast::channel(1000);
-        let images = Images::open(&dir.path().join("images"), facts.clone()).await.unwrap();
-        let (requests, inbox) = mpsc::channel(64);
-        let (raft, raft_inbox) = mpsc::channel(64);
-        let identity = mesh::identity::load(dir.path()).unwrap();
-        let config = Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) };
-        let handlers = Handlers { extra: Vec::new(), requests, raft };
-        let (mesh, run) = mesh::build(config, identity, handlers, facts.clone()).await.unwrap();
-        let (log, recorder) = facts::open(&dir.path().join("facts"), &label).unwrap();
-        let stop = CancellationToken::new();
-        tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), stop.clone()));
-        let running = tokio::spawn(run);
-        let net = mesh.net();
-        let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
-        tokio::spawn(run_picture);
-        let dial: crate::access::forward::Dial =
-            Arc::new(|_, _, _| Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }));
-        let targets = crate::dns::zone::targets(&pictures);
-        let forwards =
-            Forwards::new(mesh.me(), dir.path().join("forward.json"), dial, targets, limits::shares());
-        let zone = "mesh.internal".to_owned();
-        let zones = Zones::new(zone.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
-        let deps = Deps {
-            mesh: mesh.clone(),
-            pictures,
-            own,
-            images: images.clone(),
-            net: net.clone(),
-            facts,
+        let parts = Parts {
+            data: crate::host::data::DataDir::choose(Some(dir.path())).unwrap(),
+            mesh: Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) },
+            zone: "mesh.internal".to_owned(),
+            run: dir.path().join("run"),
             qemu: watch::channel(crate::machine::Qemu::default()).1,
             offered: watch::channel(true).1,
-            store: Store::open(dir.path().join("sessions")).unwrap(),
-            run: dir.path().join("run"),
-            zone,
-            resolve: zones.resolve(),
-            stop: stop.clone(),
+            stop: CancellationToken::new(),
         };
-        let hub = Hub::open(deps).await.unwrap();
-        let data = crate::host::data::DataDir::choose(Some(dir.path())).unwrap();
-        let (facts, started) = (log, Instant::now());
-        let parts = Parts { data, facts, hub: hub.clone(), forwards, dns: None, started };
-        tokio::spawn(daemon::answer_requests(hub.clone(), inbox));
-        tokio::spawn(daemon::answer_raft(hub.clone(), raft_inbox));
-        Host { dir, name: label, hub, app: App::new(parts), mesh, images, net, stop, running }
+        let built = build(parts).await.unwrap();
+        let (hub, mesh, app) = (built.hub.clone(), built.mesh.clone(), built.app(None));
+        Host { dir, name: label, hub, app, mesh, built }
     }
 
     async fn stop(self) -> (TempDir, Name) {
-        self.stop.cancel();
-        self.hub.drained().await;
-        self.net.shutdown();
-        self.mesh.shutdown().await;
-        self.running.await.unwrap().unwrap();
-        self.images.shutdown().await.unwrap();
+        assert_eq!(self.built.end().await, Vec::<&str>::new(), "all of it ends in time");
         (self.dir, self.name)
     }
 
@@ -450,6 +398,7 @@ fn reports_fit_a_record_reasons_are_cut_first() {
         epoch: proto::id::Epoch(1),
         phase: Phase::Failed,
         reason: Some("x".repeat(200)),
+        why: None,
     };
     let reasons = |machines: u32| {
         let reports: Vec<MachineReport> = (1..=machines).map(report).collect();

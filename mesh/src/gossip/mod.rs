@@ -47,6 +47,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(5);
 const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
 /// How often the state is looked at: what people see is at most this much older.
 const LOOK: Duration = Duration::from_millis(200);
+/// Members with whom what is new here is exchanged at once; the rounds carry it to the others.
+const AT_ONCE: usize = 4;
 /// As long as nobody else is a member, nobody else changes it.
 const LOOK_ALONE: Duration = Duration::from_secs(2);
 /// Publications that wait; the publisher waits when there are more.
@@ -191,14 +193,22 @@ impl Task {
     ) -> Ended {
         let mut connected = self.streams.connected();
         let mut greeted: BTreeSet<HostId> = BTreeSet::new();
+        let mut news = News::default();
         let mut look = tokio::time::interval(often(&roll.borrow()));
         let mut ended = std::pin::pin!(handle.termination_watcher());
         loop {
             // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
             tokio::select! {
-                _ = look.tick() => self.look(handle).await,
+                _ = look.tick() => {
+                    for host in news.due(&greeted) {
+                        handle.gossip(firewall::address(self.identity.mesh, host)).ok();
+                    }
+                    self.look(handle).await;
+                }
                 said = self.inbox.recv() => {
                     let Some((key, body)) = said else { return Ended::NobodyLeft };
+                    // What a host offers moves all the time, and nobody waits for it.
+                    news.any |= key != RecordKey::Host;
                     self.say(handle, voice, key, body).await;
                     self.look(handle).await;
                 }
@@ -287,6 +297,27 @@ struct Running(ChitchatHandle);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Whether this host said something that others may wait for, and who hears of it first: everybody in turn.
+#[derive(Default)]
+struct News {
+    any: bool,
+    last: Option<HostId>,
+}
+
+impl News {
+    /// Gives those with whom an exchange begins now.
+    fn due(&mut self, connected: &BTreeSet<HostId>) -> Vec<HostId> {
+        if !std::mem::take(&mut self.any) {
+            return Vec::new();
+        }
+        let last = self.last;
+        let after = connected.iter().filter(|host| Some(**host) > last);
+        let hosts: Vec<HostId> = after.chain(connected).copied().take(AT_ONCE.min(connected.len())).collect();
+        self.last = hosts.last().copied().or(last);
+        hosts
     }
 }
 

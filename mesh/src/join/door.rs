@@ -15,6 +15,7 @@ use iroh::{
 use proto::{
     facts::Fact,
     id::HostId,
+    reasons::Code,
     time::Moment,
     trust::{
         Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
@@ -136,7 +137,8 @@ impl Door {
         };
         let answer = self.answer(&transcript, &proof).await;
         if let JoinAnswer::Refused(because) = &answer {
-            self.inner.facts.send(Fact::JoinRefused { because: because.to_string() }).ok();
+            let (because, why) = (because.to_string(), Some(Code::of(because)));
+            self.inner.facts.send(Fact::JoinRefused { because, why }).ok();
         }
         send(&mut out, &answer).await?;
         if matches!(answer, JoinAnswer::Admitted(_)) {

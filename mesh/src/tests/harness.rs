@@ -59,6 +59,7 @@ fn about(name: &Name) -> HostRecord {
         prefixes: Vec::new(),
         steady: true,
         issuer: false,
+        tells_seen: true,
     }
 }
 

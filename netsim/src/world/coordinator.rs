@@ -10,7 +10,7 @@ use proto::{
         Effect, Event as Happened, Lead, Member, Place, Seen, Standing,
         question::{self, Ask, Question},
     },
-    session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Refused, Replace},
+    session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Proposal, Refused, Replace},
     wire::rpc::{Refusal, Request},
 };
 
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// Writes a command into the log, if this host may.
-    fn commit(&mut self, id: HostId, session: SessionId, command: Command) -> Result<(), Refusal> {
+    pub(super) fn commit(&mut self, id: HostId, session: SessionId, command: Command) -> Result<(), Refusal> {
         let (term, _) = self.voice(id, session)?;
         let (logs, rules) = (self.reached_logs(id, session), self.rules);
         let quorum = self.quorums.get_mut(&session).ok_or(Refusal::UnknownSession)?;
@@ -372,9 +372,13 @@ impl World {
         let said = self
             .agent_mut(id)
             .is_some_and(|agent| !agent.told.insert((number, proposal.plan.clone().map(|p| p.generation))));
-        if said {
-            return;
+        if !said {
+            self.tell_proposal(id, &proposal);
         }
+    }
+
+    /// Tells people what a plan would do.
+    pub(super) fn tell_proposal(&mut self, id: HostId, proposal: &Proposal) {
         for obstacle in &proposal.obstacles {
             self.tell(Some(id), || format!("up: {}: {}", obstacle.machine, obstacle.because));
         }
@@ -390,7 +394,7 @@ impl World {
         }
     }
 
-    fn inventory(&self, leader: HostId, session: SessionId) -> Inventory {
+    pub(super) fn inventory(&self, leader: HostId, session: SessionId) -> Inventory {
         let Some(host) = self.hosts.get(&leader) else { return Inventory::default() };
         let has_image = |member: &HostId| {
             let record = host.agent.as_ref().and_then(|agent| agent.view.get(member));

@@ -163,12 +163,8 @@ impl World {
                     return self.tell(Some(id), || "up: no agent runs there".into());
                 }
                 if !self.quorums.contains_key(&session) {
-                    self.bear(session, id);
+                    return self.begin(id, session, *intent);
                 }
-                // Before its first plan nobody else knows of it.
-                let unplanned = self.committed(session).is_none_or(|state| state.plan.is_none());
-                let born = self.births.get(&session).and_then(|born| born.first().copied());
-                let id = born.filter(|_| unplanned).unwrap_or(id);
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
                 let request = Request::Up { session, intent, index, replace };

@@ -13,7 +13,7 @@ use proto::{
     picture::{self, Acted, Member, Picture},
     run::{
         host::{self as rules, Ending, Life, Told},
-        knowledge::{Knowledge, View},
+        knowledge::{Knowledge, View, route},
         lead::{Lead, Seen},
     },
     session::{
@@ -244,7 +244,7 @@ impl Host {
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let agent = self.agent.as_ref()?;
         let led = agent.leaders.get(&session).copied();
-        led.or_else(|| agent.knowledge.head(session).map(|(host, _)| host))
+        route::coordinator(led, agent.knowledge.head(session).map(|(host, _)| host))
     }
 
     /// Gives what this host knows, as its agent would put it together.

@@ -8,6 +8,7 @@
 //! - `fault`: what goes wrong and what users do; `invariants`: what must never happen.
 
 pub mod agent;
+mod birth;
 pub mod calls;
 pub mod coordinator;
 pub mod fault;
@@ -36,7 +37,7 @@ use fault::Fault;
 use host::{Host, Record};
 use invariants::{History, Violation};
 use net::Net;
-use quorum::{Log, Quorum};
+use quorum::Quorum;
 
 /// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);
@@ -195,29 +196,6 @@ impl World {
         let ids: Vec<HostId> = world.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| world.start_agent(id));
         world
-    }
-
-    /// Begins a session on a host, as its only voter; everybody hears of its birth.
-    fn bear(&mut self, id: SessionId, first: HostId) {
-        let Some(name) = self.labels.get(&id).cloned() else { return };
-        let stamp = self.hosts.get(&first).map(|host| host.wall(self.now)).unwrap_or_default();
-        let create = Command::Create { id, name, stamp, ssh_seed: [0; 32] };
-        let node = self.number();
-        let mut quorum = Quorum { voters: [(node, first)].into(), ..Quorum::default() };
-        let term = quorum.elect(first);
-        let created = quorum.commit((first, term), &[node].into(), create, self.rules);
-        assert_eq!(created, Ok(Ok(())), "one voter is a majority of itself");
-        let (state, voters) = (quorum.committed.clone(), quorum.voters.clone());
-        if let Some(host) = self.hosts.get_mut(&first) {
-            host.disk.logs.insert(id, Log { node, state, voters, ..Log::default() });
-        }
-        self.births.insert(id, vec![first]);
-        self.quorums.insert(id, quorum);
-        if let Some(agent) = self.agent_mut(first) {
-            agent.leading.insert(id, term);
-            agent.leaders.insert(id, first);
-        }
-        self.open_log(first, id);
     }
 
     /// Lists the sessions that were born.

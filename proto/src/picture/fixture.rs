@@ -109,6 +109,7 @@ fn host_record(name: &str) -> HostRecord {
         prefixes: vec![],
         steady: true,
         issuer: false,
+        tells_seen: true,
     }
 }
 
@@ -123,12 +124,7 @@ fn report(text: &str) -> MachineReport {
         "stopped" => Phase::Stopped,
         other => panic!("unknown phase {other}"),
     };
-    MachineReport {
-        machine: machine.parse().unwrap(),
-        epoch: Epoch(epoch.parse().unwrap()),
-        phase,
-        reason: None,
-    }
+    MachineReport::new(machine.parse().unwrap(), Epoch(epoch.parse().unwrap()), (phase, None))
 }
 
 fn image(text: &str, complete: bool) -> (Digest, ImageRecord) {

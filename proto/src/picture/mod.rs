@@ -7,9 +7,11 @@
 //! - `images`: which image a name means, who holds it; `inventory`: what the planner is given;
 //! - `heads`: who speaks for a session, and which shares are older than that;
 //! - `rows`: sessions, machines and hosts as people see them; `health`: what is wrong elsewhere;
+//! - `acks`: what hosts say that they have seen.
 //!
 //! Nothing here decides what to do, and nothing here is remembered: the same observations give the same picture.
 
+pub mod acks;
 pub mod heads;
 pub mod health;
 pub mod images;
@@ -116,6 +118,8 @@ pub enum Change {
     Session(SessionId),
     /// An image: its names, who holds it.
     Image(Digest),
+    /// What a member says that it has seen; only who waits for that looks at it.
+    Seen(HostId),
 }
 
 /// What a host knows now.
@@ -171,6 +175,7 @@ impl Picture {
                 changes.extend(differ.into_iter().map(|(host, key)| match key {
                     RecordKey::Host => Change::Host(host),
                     RecordKey::Image(digest) => Change::Image(digest),
+                    RecordKey::Seen => Change::Seen(host),
                     RecordKey::Session(session) | RecordKey::Head(session) => Change::Session(session),
                 }));
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Member, Picture, images, readiness};
 use crate::{
     id::{HostId, MachineName, Name},
+    reasons::{Because, Why},
     session::{MachineEntry, MachineReport, Phase, Share},
     wire::api::{self, PathKind, SessionState},
 };
@@ -59,13 +60,13 @@ pub fn machines(picture: &Picture, share: &Share) -> Vec<api::MachineRow> {
 
 fn machine(picture: &Picture, share: &Share, group: &Name, entry: &MachineEntry) -> api::MachineRow {
     let host = picture.name(entry.host);
-    let (state, reason) = match readiness::report(picture, share.session, entry) {
-        Some(report) => (report.phase, report.reason.clone()),
-        None if picture.is_up(entry.host) => (Phase::Waiting, Some("its host has not reported yet".into())),
-        None => {
-            let reason = format!("{host} is not heard; the machine waits for it (guard: hold)");
-            (Phase::Failed, Some(reason))
+    let (state, why) = match readiness::report(picture, share.session, entry) {
+        Some(report) => {
+            let told = |words: &String| Why::told(report.why.as_ref(), words);
+            (report.phase, report.reason.as_ref().map(told))
         }
+        None if picture.is_up(entry.host) => (Phase::Waiting, Some(Why::new(Because::Unreported))),
+        None => (Phase::Failed, Some(Why::new(Because::HostAway { host: host.clone() }))),
     };
     api::MachineRow {
         name: entry.machine.clone(),
@@ -77,7 +78,8 @@ fn machine(picture: &Picture, share: &Share, group: &Name, entry: &MachineEntry)
         guard: entry.guard,
         epoch: entry.epoch.0,
         address: Some(entry.address.to_string()),
-        reason,
+        reason: why.as_ref().map(|why| why.text.clone()),
+        why,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
         Command, State,
         fixture::{SESSION, command, created, host_id, host_name, up},
     },
+    trust::Tombstone,
 };
 
 const HOSTS: &str = "attic 900 image\nnas 900 image";
@@ -112,6 +113,7 @@ fn changes(before: &str, after: &str, expected: Expect) {
         Change::Host(host) => format!("host {}\n", host_name(*host)),
         Change::Session(session) => format!("session {session}\n"),
         Change::Image(digest) => format!("image {}\n", digest.short()),
+        Change::Seen(host) => format!("seen {}\n", host_name(*host)),
     };
     expected.assert_eq(&changed.iter().map(line).collect::<String>());
 }
@@ -369,4 +371,170 @@ fn whoever_speaks_for_a_session_is_heard_believed_or_not() {
     assert!(["attic", "nas", "pi"].iter().all(|host| speakers.contains(&((*host).to_owned(), SESSION))));
     let said = |host: &str| heads::said(&picture, host_id(host), SESSION).map(|head| head.version);
     assert_eq!((said("nas"), said("pi"), said("vps")), (Some(4), Some(900), None), "believed or not");
+}
+
+/// Lets hosts say what they would with these pictures, in the picture of `me`.
+fn saying(me: &str, state: Option<&State>, text: &str, others: &[(&str, &str)]) -> Picture {
+    let mut mine = picture(me, state, text);
+    let mut records = Records::clone(&mine.records);
+    for (host, text) in others {
+        let seen = acks::seen(&picture(host, state, text), &acks::Ends::default());
+        records.insert((host_id(host), RecordKey::Seen), Body::Seen(seen));
+    }
+    mine.apply(Input::Records(Arc::new(records)));
+    mine
+}
+
+fn hosts(found: &BTreeSet<HostId>) -> String {
+    let mut names: Vec<String> = found.iter().map(|host| host_name(*host)).collect();
+    names.sort();
+    names.join(" ")
+}
+
+const ALL_READY: &str =
+    "attic\nnas\nvps\nvps: x-1@1 ready\nnas: web-1@1 ready\nattic: web-2@1 ready, db-1@1 ready";
+const ONE_WAITS: &str =
+    "attic\nnas\nvps\nvps: x-1@1 ready\nnas: web-1@1 ready\nattic: web-2@1 ready, db-1@1 waiting";
+const ONE_STOPPED: &str =
+    "attic\nnas\nvps\nvps: x-1@1 ready\nnas: web-1@1 ready\nattic: web-2@1 ready, db-1@1 stopped";
+
+#[test]
+fn up_waits_until_every_host_says_that_it_sees_the_same() {
+    let state = shop();
+    let behind = |mine: &str, others: &[(&str, &str)]| {
+        let picture = saying("vps", Some(&state), mine, others);
+        hosts(&acks::behind(&picture, &picture.shares[&SESSION]))
+    };
+    assert_eq!(behind(ALL_READY, &[("nas", ALL_READY), ("attic", ALL_READY)]), "");
+    assert_eq!(behind(ALL_READY, &[("nas", ONE_WAITS), ("attic", ALL_READY)]), "nas");
+    assert_eq!(behind(ALL_READY, &[("nas", ONE_STOPPED), ("attic", ALL_READY)]), "nas");
+    assert_eq!(behind(ONE_STOPPED, &[("nas", ONE_STOPPED), ("attic", ONE_STOPPED)]), "");
+    assert_eq!(behind(ALL_READY, &[("attic", ALL_READY)]), "nas", "it has said nothing");
+    assert_eq!(behind(ONE_WAITS, &[("nas", ALL_READY), ("attic", ONE_WAITS)]), "attic nas vps");
+    let down = ALL_READY.replace("nas\n", "nas down\n");
+    assert_eq!(behind(&down, &[("attic", &down)]), "", "who is away is not waited for");
+}
+
+#[test]
+fn a_host_of_an_older_agent_is_not_waited_for() {
+    let state = shop();
+    let mut picture = saying("vps", Some(&state), ALL_READY, &[("attic", ALL_READY)]);
+    let nas = (host_id("nas"), RecordKey::Host);
+    let mut records = Records::clone(&picture.records);
+    match records.get_mut(&nas) {
+        Some(Body::Host(record)) => record.tells_seen = false,
+        other => panic!("{other:?}"),
+    }
+    picture.apply(Input::Records(Arc::new(records.clone())));
+    assert_eq!(hosts(&acks::behind(&picture, &picture.shares[&SESSION])), "");
+    // Of one that has said nothing at all, nobody knows how old its agent is.
+    records.remove(&nas);
+    picture.apply(Input::Records(Arc::new(records)));
+    assert_eq!(hosts(&acks::behind(&picture, &picture.shares[&SESSION])), "nas");
+}
+
+#[test]
+fn what_was_seen_of_another_share_does_not_count() {
+    let state = shop();
+    let mut picture = saying("vps", Some(&state), ALL_READY, &[("nas", ALL_READY), ("attic", ALL_READY)]);
+    let newer = Share { version: state.version + 1, ..Share::clone(&picture.shares[&SESSION]) };
+    assert_eq!(hosts(&acks::behind(&picture, &newer)), "attic nas vps", "this host has not acted on it");
+    let acted = Acted { version: newer.version, ..picture.reports[&SESSION].clone() };
+    picture.apply(Input::Reports(Arc::new([(SESSION, acted)].into())));
+    assert_eq!(hosts(&acks::behind(&picture, &newer)), "attic nas");
+}
+
+fn tombstone(session: u8, made: u64) -> Tombstone {
+    Tombstone { session: SessionId([session; 16]), made: crate::time::Timestamp(made) }
+}
+
+#[test]
+fn down_waits_until_every_host_says_that_it_knows_of_the_end_and_has_nothing() {
+    let state = shop();
+    let of = |host: &str, state: Option<&State>, ended: &[Tombstone]| {
+        let mut ends = acks::Ends::default();
+        ends.hear(ended.iter());
+        let mut picture = picture("vps", None, MEMBERS);
+        let mut records = Records::clone(&picture.records);
+        let seen = acks::seen(&super::fixture::picture(host, state, MEMBERS), &ends);
+        records.insert((host_id(host), RecordKey::Seen), Body::Seen(seen));
+        picture.apply(Input::Records(Arc::new(records)));
+        hosts(&acks::unaware_of_end(&picture, SESSION))
+    };
+    let end = Tombstone { session: SESSION, made: crate::time::Timestamp(1) };
+    assert_eq!(of("nas", None, &[]), "attic nas", "it may still be told to start something");
+    assert_eq!(of("nas", Some(&state), std::slice::from_ref(&end)), "attic nas", "it has a share of it");
+    assert_eq!(of("nas", None, &[end]), "attic");
+}
+
+#[test]
+fn ends_are_told_in_the_order_in_which_they_are_heard() {
+    let mut ends = acks::Ends::default();
+    let most = crate::limits::MAX_ENDS_TOLD as u8;
+    // One whose clock is far ahead said so before all others.
+    let mut all = vec![tombstone(200, u64::MAX)];
+    ends.hear(all.iter());
+    for n in 0..most {
+        all.push(tombstone(n, u64::from(n)));
+        ends.hear(all.iter());
+    }
+    let told = |ends: &acks::Ends| acks::seen(&picture("nas", None, "nas"), ends).ended;
+    let (mut only, mut first) = (acks::Ends::default(), acks::Ends::default());
+    only.hear([tombstone(most - 1, 0)].iter());
+    first.hear([tombstone(200, 0)].iter());
+    assert_eq!(told(&ends).len(), usize::from(most));
+    assert_eq!(told(&ends)[0], told(&only)[0]);
+    assert!(!told(&ends).contains(&told(&first)[0]), "the oldest made room");
+}
+
+#[test]
+fn an_import_waits_until_every_host_says_that_it_knows_the_name() {
+    let text = "attic\nnas\nnas has 1 tiny@5";
+    let unaware = |mine: &str, theirs: &str, name: &str, digest: u8| {
+        let picture = saying("nas", None, mine, &[("attic", theirs)]);
+        hosts(&acks::unaware_of_name(&picture, name, Digest([digest; 32])))
+    };
+    assert_eq!(unaware(text, text, "tiny", 1), "");
+    assert_eq!(unaware(text, "attic\nnas", "tiny", 1), "attic");
+    assert_eq!(unaware(text, "attic\nnas\nnas has 2 tiny@4", "tiny", 1), "attic", "with other content");
+    assert_eq!(unaware(text, text, "other", 1), "attic nas");
+}
+
+#[test]
+fn what_is_said_of_what_was_seen_fits_one_record() {
+    let mut picture = picture("nas", None, "nas");
+    let id = |n: u8| SessionId([n; 16]);
+    let share = crate::session::slice::share(&shop(), host_id("vps"));
+    let many = (0..crate::limits::MAX_SESSIONS as u8).map(|n| {
+        let ended = false;
+        (id(n), Arc::new(Share { session: id(n), version: u64::MAX, ended, ..share.clone() }))
+    });
+    let shares: Shares = many.collect();
+    picture.apply(Input::Shares(Arc::new(shares)));
+    let names = (0..1000).map(|n| (format!("image-{n}"), crate::time::Timestamp(n))).collect();
+    let record = ImageRecord { names, size: 1, allocated: 1, arch: "x86_64".into(), complete: true };
+    picture.apply(Input::Images(Arc::new([(Digest([1; 32]), record)].into())));
+    let (mut ends, all) = (acks::Ends::default(), (100..250).map(|n| tombstone(n, 1)).collect::<Vec<_>>());
+    ends.hear(all.iter());
+    let mut seen = acks::seen(&picture, &ends);
+    assert_eq!(seen.sessions.len(), crate::limits::MAX_SESSIONS);
+    assert_eq!(seen.names.len(), crate::limits::MAX_NAMES_TOLD);
+    assert_eq!(seen.ended.len(), crate::limits::MAX_ENDS_TOLD);
+    // The longest that words can be.
+    seen.sessions
+        .values_mut()
+        .chain(&mut seen.names)
+        .chain(&mut seen.ended)
+        .for_each(|word| *word = u32::MAX);
+    let record = crate::seal::SignedRecord {
+        mesh: crate::id::MeshId([255; 32]),
+        host: HostId(crate::seal::Seed([3; 32]).public()),
+        generation: u64::MAX,
+        seq: u64::MAX,
+        key: RecordKey::Seen,
+        body: Some(Body::Seen(seen)),
+    };
+    let sealed = record.seal(&crate::seal::Seed([3; 32])).unwrap();
+    let opened = crate::seal::SignedRecord::open(&sealed, record.mesh, record.host, &RecordKey::Seen);
+    assert_eq!(opened, Ok(record));
 }

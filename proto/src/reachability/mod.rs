@@ -54,7 +54,7 @@ pub enum Effect {
     /// Connect to this member.
     Dial(HostId),
     /// Close every connection with this member: the endpoint forgets its ways, and the next dial looks for new ones.
-    StartOver(HostId, Because),
+    StartOver(HostId, Broke),
     /// Use exactly these relays, and trust these certificates.
     UseRelays {
         /// Those in use.
@@ -68,7 +68,7 @@ pub enum Effect {
 
 /// Why connections are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum Broke {
     /// The last one has ended.
     Ended,
     /// They hold on to a way that is dead.
@@ -128,7 +128,7 @@ impl Reachability {
                 false => Vec::new(),
             },
             Event::Lost(hosts) => {
-                hosts.into_iter().map(|host| Effect::StartOver(host, Because::Ended)).collect()
+                hosts.into_iter().map(|host| Effect::StartOver(host, Broke::Ended)).collect()
             }
         }
     }
@@ -153,7 +153,7 @@ impl Reachability {
         if !left.is_empty() {
             // The endpoint would try that way until the connections time out.
             let carried = sight.relayed.iter().filter(|(_, url)| left.contains(*url));
-            let carried = carried.map(|(host, _)| Effect::StartOver(*host, Because::DeadRelay));
+            let carried = carried.map(|(host, _)| Effect::StartOver(*host, Broke::DeadRelay));
             let carried: Vec<Effect> = carried.collect();
             effects.push(Effect::LeaveRelays(left));
             effects.extend(carried);
@@ -162,7 +162,7 @@ impl Reachability {
         if self.is_broken(Mutant::KeepsDeadWays) {
             deaf.clear();
         }
-        effects.extend(deaf.into_iter().map(|host| Effect::StartOver(host, Because::DeadWay)));
+        effects.extend(deaf.into_iter().map(|host| Effect::StartOver(host, Broke::DeadWay)));
         effects
     }
 

@@ -45,7 +45,7 @@ fn a_dead_home_relay_is_left_with_those_whom_it_carries() {
     let expected = [
         Effect::UseRelays { used: vec![offer("http://b/")], offered: all },
         Effect::LeaveRelays(BTreeSet::from(["http://a/".to_owned()])),
-        Effect::StartOver(CELLAR, Because::DeadRelay),
+        Effect::StartOver(CELLAR, Broke::DeadRelay),
     ];
     assert_eq!(left, expected);
     let sight = Sight { homes: home("http://b/", true), ..Sight::default() };
@@ -56,7 +56,7 @@ fn a_dead_home_relay_is_left_with_those_whom_it_carries() {
 fn the_end_of_a_connection_makes_the_endpoint_forget() {
     let mut machine = Reachability::new(ME, Moment(0));
     let ended = machine.on(Event::Lost(vec![CELLAR]), Moment(5));
-    assert_eq!(ended, [Effect::StartOver(CELLAR, Because::Ended)]);
+    assert_eq!(ended, [Effect::StartOver(CELLAR, Broke::Ended)]);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_member_held_on_a_dead_way_is_started_over() {
         let soundings = vec![sounding(1, second, true), sounding(2, 7, false)];
         let connected = BTreeSet::from([CELLAR]);
         let sight = Sight { soundings, connected, ..Sight::default() };
-        let over = [Effect::StartOver(CELLAR, Because::DeadWay)];
+        let over = [Effect::StartOver(CELLAR, Broke::DeadWay)];
         let expected: &[Effect] = if second == 5 { &over } else { &[] };
         assert_eq!(machine.on(Event::Look(sight), Moment(second * 1_000)), expected, "at {second} s");
     }

@@ -3,6 +3,7 @@
 //! of `netsim` with what may. Here stands only what they share: the rules that a world may break on purpose,
 //! to see that its invariants notice. An agent's rules are always whole.
 
+pub mod birth;
 pub mod host;
 pub mod knowledge;
 pub mod lead;

@@ -1,15 +1,15 @@
-//! What changed between two topologies for one group, in the user's own words (the file's keys).
+//! What changed between two topologies for one group, by the file's keys.
 
-use crate::topology::Group;
+use crate::{reasons::Resized, topology::Group};
 
-/// Says which settings of the virtual hardware change, if any: the machine restarts on its disk.
-pub fn in_place(was: &Group, is: &Group) -> Option<String> {
+/// Lists the settings of the virtual hardware that change: the machine restarts on its disk.
+pub fn in_place(was: &Group, is: &Group) -> Vec<Resized> {
     let mut changes = Vec::new();
     if was.cpus != is.cpus {
-        changes.push(format!("cpus {} -> {}", was.cpus, is.cpus));
+        changes.push(Resized::Cpus { was: was.cpus, is: is.cpus });
     }
     if was.memory_mib != is.memory_mib {
-        changes.push(format!("memory {} -> {} MiB", was.memory_mib, is.memory_mib));
+        changes.push(Resized::Memory { was_mib: was.memory_mib, is_mib: is.memory_mib });
     }
-    (!changes.is_empty()).then(|| changes.join(", "))
+    changes
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, MachineName, Name},
+    reasons::{Loss, Resized},
     session::{ImageFacts, Placement},
     topology::{FileSpec, Group, ImageRef, Intent},
     wire::codec::to_bytes,
@@ -76,7 +77,7 @@ impl Made {
     }
 
     /// Names the keys of the file that differ.
-    pub fn differs(&self, other: &Made) -> Vec<&'static str> {
+    pub fn differs(&self, other: &Made) -> Vec<String> {
         let keys = [
             ("setup", self.setup != other.setup),
             ("files", self.files != other.files),
@@ -84,7 +85,7 @@ impl Made {
             ("ssh_keys", self.ssh_keys != other.ssh_keys),
             ("user", self.user != other.user),
         ];
-        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
     }
 }
 
@@ -111,36 +112,40 @@ pub enum Fate {
     Stays {
         /// Its size from now on, as [`Placement::disk_mib`] keeps it.
         disk_mib: Option<u64>,
-        /// How it grows, in words.
-        grows: Option<String>,
+        /// How it grows.
+        grows: Option<Resized>,
         /// Keys that have changed since it was made.
-        later: Vec<&'static str>,
+        later: Vec<String>,
     },
-    /// An empty one takes its place; why, in words.
-    Goes(String),
+    /// An empty one takes its place.
+    Goes {
+        /// Why.
+        losses: Vec<Loss>,
+        /// Whether there is something to lose.
+        started: bool,
+    },
 }
 
 /// Decides what becomes of the disk of a machine that exists.
 pub fn fate(was: &Placement, group: &Group, image: &ImageFacts, made: &Made, stake: Stake) -> Fate {
-    let mut reasons = Vec::new();
+    let mut losses = Vec::new();
     if was.image != image.digest {
-        reasons.push(other_image(was, group, image));
+        losses.push(other_image(was, group, image));
     }
     let (is_mib, wanted_mib) = (size_mib(was.disk_mib, was.image_size), group.disk_mib);
     if let Some(wanted) = wanted_mib.filter(|wanted| *wanted < is_mib && was.disk_mib.is_some()) {
-        reasons.push(format!("disk {is_mib} -> {wanted} MiB (a disk never shrinks)"));
+        losses.push(Loss::Shrinks { was_mib: is_mib, is_mib: wanted });
     }
     let later = made.differs(&was.made);
-    if !later.is_empty() && (stake != Stake::Disk || !reasons.is_empty()) {
-        reasons.push(format!("{} changed", later.join(", ")));
+    if !later.is_empty() && (stake != Stake::Disk || !losses.is_empty()) {
+        losses.push(Loss::FirstBoot { keys: later.clone() });
     }
-    if !reasons.is_empty() {
-        let lost = if stake == Stake::Nothing { "it was not started yet" } else { "its disk starts empty" };
-        return Fate::Goes(format!("{}; {lost}", reasons.join(", ")));
+    if !losses.is_empty() {
+        return Fate::Goes { losses, started: stake != Stake::Nothing };
     }
     match wanted_mib.filter(|wanted| *wanted > is_mib) {
         Some(wanted) => {
-            let grows = Some(format!("disk {is_mib} -> {wanted} MiB"));
+            let grows = Some(Resized::Disk { was_mib: is_mib, is_mib: wanted });
             Fate::Stays { disk_mib: wanted_mib, grows, later }
         }
         // Who takes the key out of the file does not ask for a smaller disk.
@@ -153,16 +158,12 @@ pub fn size_mib(disk_mib: Option<u64>, image_size: u64) -> u64 {
     disk_mib.unwrap_or(0).max(image_size.div_ceil(1024 * 1024))
 }
 
-fn other_image(was: &Placement, group: &Group, image: &ImageFacts) -> String {
+fn other_image(was: &Placement, group: &Group, image: &ImageFacts) -> Loss {
     match &group.image {
         ImageRef::Named(name) if was.image_name == group.image => {
-            format!(
-                "image {name} is blake3:{} now, it has blake3:{}",
-                image.digest.short(),
-                was.image.short()
-            )
+            Loss::OtherContent { image: name.clone(), was: was.image, is: image.digest }
         }
-        ImageRef::Named(name) => format!("image is {name} now"),
-        ImageRef::Pinned(digest) => format!("image is blake3:{} now", digest.short()),
+        ImageRef::Named(name) => Loss::OtherImage { image: name.clone() },
+        ImageRef::Pinned(digest) => Loss::OtherPinned { is: *digest },
     }
 }

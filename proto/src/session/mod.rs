@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
     topology::{Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
@@ -226,6 +227,16 @@ pub struct Obstacle {
     /// The reason, in words that name what would help.
     #[n(1)]
     pub because: String,
+    /// The reason, unless only a later version knows it.
+    #[cbor(n(2), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Hindrance>,
+}
+
+impl Obstacle {
+    /// Says why a machine cannot be placed.
+    pub fn new(machine: MachineName, why: Hindrance) -> Obstacle {
+        Obstacle { machine, because: why.to_string(), why: Some(why) }
+    }
 }
 
 /// A host that was not chosen for a machine.
@@ -238,9 +249,19 @@ pub struct Rejection {
     /// The host.
     #[n(1)]
     pub host: HostId,
-    /// The reason.
+    /// The reason, in words.
     #[n(2)]
     pub because: String,
+    /// The reason, unless only a later version knows it.
+    #[cbor(n(3), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Unchosen>,
+}
+
+impl Rejection {
+    /// Says why a host was not chosen for a machine.
+    pub fn new(machine: MachineName, host: HostId, why: Unchosen) -> Rejection {
+        Rejection { machine, host, because: why.to_string(), why: Some(why) }
+    }
 }
 
 /// What would happen to one machine.
@@ -259,9 +280,12 @@ pub struct Change {
     /// The host it is on, or was on.
     #[n(3)]
     pub host: HostId,
-    /// Why.
+    /// Why, in words.
     #[n(4)]
     pub because: String,
+    /// Why, unless only a later version knows it.
+    #[cbor(n(5), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Cause>,
 }
 
 /// What a change does to a machine's disk.
@@ -500,6 +524,20 @@ pub enum Refused {
     #[error("{0} is not to be started there")]
     #[n(6)]
     NoStart(#[n(0)] MachineName),
+}
+
+impl Coded for Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Refused::Existence => "existence",
+            Refused::Ended => "ended",
+            Refused::NotCurrent { .. } => "not-current",
+            Refused::Unsafe(_) => "unsafe",
+            Refused::Started(_) => "started",
+            Refused::NoMachine(_) => "no-machine",
+            Refused::NoStart(_) => "no-start",
+        }
+    }
 }
 
 /// What one host must make true for one session, and what it must know to do so. Always whole.
@@ -768,4 +806,14 @@ pub struct MachineReport {
     /// Why, when the phase alone does not say it; at most 200 characters.
     #[n(3)]
     pub reason: Option<String>,
+    /// The same as a value, unless only a later version knows it.
+    #[cbor(n(4), with = "crate::wire::fields::reason", has_nil)]
+    pub why: Option<Because>,
+}
+
+impl MachineReport {
+    /// Says where a machine is in its life, and why.
+    pub fn new(machine: MachineName, epoch: Epoch, (phase, why): (Phase, Option<Because>)) -> MachineReport {
+        MachineReport { machine, epoch, phase, reason: why.as_ref().map(Because::to_string), why }
+    }
 }

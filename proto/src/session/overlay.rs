@@ -25,7 +25,7 @@ const TRIES: u32 = 2048;
 
 /// A session's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Subnet {
     /// A /24, or a /22 for many machines.
     pub prefix: Prefix,
     /// How many of the hosts' own networks it overlaps.
@@ -35,20 +35,20 @@ pub struct Chosen {
 /// Chooses the session's network: the first of a sequence drawn from its id that overlaps nothing in
 /// `avoid`, else the one that overlaps least. Guest addresses never touch a host's routing, so nobody's
 /// networks can refuse a session.
-pub fn subnet(session: SessionId, machines: usize, avoid: &[Prefix]) -> Chosen {
+pub fn subnet(session: SessionId, machines: usize, avoid: &[Prefix]) -> Subnet {
     let len = if machines > SMALL { 22 } else { 24 };
-    let mut best: Option<Chosen> = None;
+    let mut best: Option<Subnet> = None;
     for (range, i) in RANGES.iter().flat_map(|range| (0..TRIES).map(move |i| (range, i))) {
         let prefix = candidate(session, range, i, len);
         let overlaps = avoid.iter().filter(|net| net.overlaps(&prefix)).count();
         if best.is_none_or(|best| overlaps < best.overlaps) {
-            best = Some(Chosen { prefix, overlaps });
+            best = Some(Subnet { prefix, overlaps });
         }
         if overlaps == 0 {
             break;
         }
     }
-    best.unwrap_or(Chosen { prefix: candidate(session, &RANGES[0], 0, len), overlaps: 0 })
+    best.unwrap_or(Subnet { prefix: candidate(session, &RANGES[0], 0, len), overlaps: 0 })
 }
 
 /// Chooses an address for a new machine: the first that nobody ever had, else the first that nobody

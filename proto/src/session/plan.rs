@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
+    reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
         Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
         Prefix, Proposal, Rejection, Replace, State, difference,
@@ -14,12 +15,9 @@ use crate::{
         overlay,
         schedule::{self, Given, Wanted},
     },
-    size, spelling,
+    spelling,
     topology::{Failover, Group, ImageRef, Intent},
 };
-
-/// What is said of a change that reaches no machine that exists.
-const LATER: &str = "applies to new machines";
 
 /// Answers what `up` would do with this intent now, which has no flaws: whoever takes it in asks
 /// [`Intent::flaws`]. Of what was started, only the disks that
@@ -103,31 +101,30 @@ impl<'a> Planner<'a> {
             Err(_) if was.image_name == group.image || group.image == ImageRef::Pinned(was.image) => {
                 ImageFacts { digest: was.image, size: was.image_size, arch: String::new() }
             }
-            Err(because) => return self.obstacle(machine, because),
+            Err(unknown) => return self.obstacle(machine, unknown),
         };
         let misfit = self.misfit(machine, group, &image, was);
         self.given.take(was.host, &machine.group, group);
         self.given.take_disk(was.host, growth_mib(was, group));
-        if let Some(because) = misfit {
-            return self.obstacle(machine, because);
+        if let Some(misfit) = misfit {
+            return self.obstacle(machine, misfit);
         }
         let made = Made::of(self.intent, &machine.group, group);
         let fate = disk::fate(was, group, &image, &made, self.stake(machine));
         let next = Placement { image: image.digest, image_size: image.size, ..was.clone() };
         let next = Placement { image_name: group.image.clone(), ..next };
         let next = match fate {
-            Fate::Goes(because) => {
+            Fate::Goes { losses, started } => {
                 self.moved_name(was, group);
-                self.replaced(was, format!("replace: {because}"));
+                self.replaced(was, Cause::Replaced { losses, started, away: self.away(was.host) });
                 self.fetch(was.host, &image);
                 let epoch = state.highest_epoch(machine).next();
                 Placement { epoch, made, disk_mib: group.disk_mib, ..next }
             }
             Fate::Stays { disk_mib, grows, later } => {
                 let old = state.intent.as_ref().and_then(|old| old.topology.groups.get(&machine.group));
-                let hardware = old.and_then(|old| difference::in_place(old, group));
-                let what: Vec<String> = hardware.into_iter().chain(grows).collect();
-                self.stays(was, &what.join(", "), &later);
+                let hardware = old.map(|old| difference::in_place(old, group)).unwrap_or_default();
+                self.stays(was, hardware.into_iter().chain(grows).collect(), later);
                 Placement { disk_mib, ..next }
             }
         };
@@ -144,10 +141,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Notes a machine that gets an empty disk.
-    fn replaced(&mut self, was: &Placement, because: String) {
-        let (machine, host) = (was.machine.clone(), was.host);
-        let because = self.when(host, because);
-        let change = Change { machine, action: ChangeAction::Change, how: Some(How::Replace), host, because };
+    fn replaced(&mut self, was: &Placement, cause: Cause) {
+        let change = change(&was.machine, (ChangeAction::Change, Some(How::Replace)), was.host, cause);
         let lost = self.state.is_some_and(|state| state.started(&was.machine));
         if lost && !self.replace.allows(&was.machine) {
             self.proposal.unasked.push(change.clone());
@@ -155,27 +150,20 @@ impl<'a> Planner<'a> {
         self.proposal.changes.push(change);
     }
 
-    /// Notes a machine that keeps its disk; `what` changes of its hardware, if not empty.
-    fn stays(&mut self, was: &Placement, what: &str, later: &[&str]) {
-        let (machine, host) = (was.machine.clone(), was.host);
-        let (action, how, mut because) = if what.is_empty() {
-            (ChangeAction::Keep, None, self.kept(host))
+    /// Notes a machine that keeps its disk; `settings` of its hardware change, if any.
+    fn stays(&mut self, was: &Placement, settings: Vec<Resized>, later: Vec<String>) {
+        let (done, cause) = if settings.is_empty() {
+            ((ChangeAction::Keep, None), self.kept(was.host, later))
         } else {
-            let because = self.when(host, format!("in place: {what}; it restarts"));
-            (ChangeAction::Change, Some(How::InPlace), because)
+            let away = self.away(was.host);
+            ((ChangeAction::Change, Some(How::InPlace)), Cause::InPlace { settings, away, later })
         };
-        if !later.is_empty() {
-            because = format!("{because}; {} changed since it was made: {LATER}", later.join(", "));
-        }
-        self.proposal.changes.push(Change { machine, action, how, host, because });
+        self.proposal.changes.push(change(&was.machine, done, was.host, cause));
     }
 
-    /// Adds to a change when it happens, if not at once.
-    fn when(&self, host: HostId, because: String) -> String {
-        match self.inventory.hosts.get(&host).filter(|host| !host.up) {
-            Some(host) => format!("{because}; happens when {} is back", host.name),
-            None => because,
-        }
+    /// Names a host that has to come back before anything happens there.
+    fn away(&self, host: HostId) -> Option<String> {
+        self.inventory.hosts.get(&host).filter(|host| !host.up).map(|host| host.name.to_string())
     }
 
     /// Says once how a disk stays whose image's name was given to other content.
@@ -200,31 +188,31 @@ impl<'a> Planner<'a> {
         group: &Group,
         image: &ImageFacts,
         was: &Placement,
-    ) -> Option<String> {
+    ) -> Option<Hindrance> {
         let host = self.inventory.hosts.get(&was.host)?;
-        let name = &host.name;
-        if let Some(because) = schedule::unwished(group, host) {
-            let advice = format!("allow {name}, or remove the machine first and add it again");
-            return Some(format!(
-                "{name}: {because}, but {machine} is there and this version moves no machine ({advice})"
-            ));
+        let named = || (host.name.to_string(), machine.clone());
+        let cannot_grow = |unchosen: Unchosen| {
+            let (host, machine) = named();
+            Hindrance::CannotGrow { host, machine, unchosen: Box::new(unchosen) }
+        };
+        if let Some(unchosen) = schedule::unwished(group, host) {
+            let (host, machine) = named();
+            return Some(Hindrance::WrongHost { host, machine, unchosen: Box::new(unchosen) });
         }
-        if let Some(because) = small_disk(group, image) {
-            return Some(because);
+        if let Some(small) = small_disk(group, image) {
+            return Some(small);
         }
-        if let Some(because) = self.given.no_room(was.host, host, growth_mib(was, group)) {
-            return Some(format!("{name}: {because}, and {machine} cannot move from it"));
+        if let Some(short) = self.given.no_room(was.host, host, growth_mib(was, group)) {
+            return Some(cannot_grow(short));
         }
         let replaced = was.image != image.digest;
         if replaced && host.arch != image.arch {
-            return Some(format!("{name}: its CPU is {}, the image is for {}", host.arch, image.arch));
+            let unchosen = Box::new(schedule::other_cpu(host, image));
+            return Some(Hindrance::CannotRun { host: host.name.to_string(), unchosen });
         }
-        let free = self.given.free_mib(was.host, host);
-        let grows = self.old_memory_mib(machine) < group.memory_mib;
-        (grows && free < group.memory_mib).then(|| {
-            let short = schedule::no_memory(free, group.memory_mib);
-            format!("{name}: {short}, and {machine} cannot move from it")
-        })
+        let (free_mib, wanted_mib) = (self.given.free_mib(was.host, host), group.memory_mib);
+        let grows = self.old_memory_mib(machine) < wanted_mib;
+        (grows && free_mib < wanted_mib).then(|| cannot_grow(Unchosen::LittleMemory { free_mib, wanted_mib }))
     }
 
     fn old_memory_mib(&self, machine: &MachineName) -> u64 {
@@ -232,11 +220,11 @@ impl<'a> Planner<'a> {
         groups.and_then(|groups| groups.get(&machine.group)).map_or(0, |group| group.memory_mib)
     }
 
-    fn kept(&self, host: HostId) -> String {
+    fn kept(&self, host: HostId, later: Vec<String>) -> Cause {
         match self.inventory.hosts.get(&host) {
-            Some(facts) if facts.up => "unchanged".into(),
-            Some(facts) => format!("unchanged; {} is down and the machine waits for it", facts.name),
-            None => "unchanged; its host is not in the mesh now".into(),
+            Some(facts) if facts.up => Cause::Kept { later },
+            Some(facts) => Cause::KeptDown { host: facts.name.to_string(), later },
+            None => Cause::KeptStranger { later },
         }
     }
 
@@ -245,34 +233,33 @@ impl<'a> Planner<'a> {
         let Some(group) = self.intent.topology.groups.get(&machine.group) else { return };
         let image = match self.image(&group.image) {
             Ok(image) => image,
-            Err(because) => return self.obstacle(machine, because),
+            Err(unknown) => return self.obstacle(machine, unknown),
         };
-        if let Some(because) = small_disk(group, &image) {
-            return self.obstacle(machine, because);
+        if let Some(small) = small_disk(group, &image) {
+            return self.obstacle(machine, small);
         }
         let wanted = Wanted { group: &machine.group, spec: group, image: &image };
-        let (host, mut because) = match self.remains(machine) {
+        let (host, chosen) = match self.remains(machine) {
             Some(drop) => match self.back(wanted, drop.host) {
-                Ok(because) => (drop.host, because),
-                Err(because) => return self.obstacle(machine, because),
+                Ok(chosen) => (drop.host, chosen),
+                Err(hindrance) => return self.obstacle(machine, hindrance),
             },
             None => match self.scheduled(machine, wanted) {
                 Ok(choice) => choice,
-                Err(because) => return self.obstacle(machine, because),
+                Err(hindrance) => return self.obstacle(machine, hindrance),
             },
         };
         let Some(address) = self.address(machine) else {
-            return self.obstacle(machine, format!("the session's network {} is full", self.subnet));
+            return self.obstacle(machine, Hindrance::NetworkFull { subnet: self.subnet });
         };
         self.given.take(host, &machine.group, group);
         self.given.take_disk(host, group.disk_mib.unwrap_or(0));
         self.addresses.insert(address);
         self.fetch(host, &image);
         let epoch = self.state.map(|state| state.highest_epoch(machine)).unwrap_or_default().next();
-        if group.failover == Failover::Restart {
-            because.push_str("; waits for this host when it dies (guard hold)");
-        }
-        self.change(machine, ChangeAction::Create, host, because.clone());
+        let cause = Cause::Placed { chosen, waits: group.failover == Failover::Restart };
+        let because = cause.to_string();
+        self.proposal.changes.push(change(machine, (ChangeAction::Create, None), host, cause));
         self.placements.push(Placement {
             machine: machine.clone(),
             host,
@@ -295,55 +282,53 @@ impl<'a> Planner<'a> {
     }
 
     /// Places a machine where its older incarnation still is: only there it cannot run twice.
-    fn back(&self, wanted: Wanted, host: HostId) -> Result<String, String> {
-        let waits = "an older incarnation is not removed there yet";
+    fn back(&self, wanted: Wanted, host: HostId) -> Result<Chosen, Hindrance> {
         let Some(facts) = self.inventory.hosts.get(&host) else {
-            return Err(format!("{}: {waits}, and it is not in the mesh now", host.short()));
+            return Err(Hindrance::OlderAway { host: host.short() });
         };
         match schedule::unfit(wanted, host, facts, &self.given) {
-            Some(because) => Err(format!("{}: {waits}, and now: {because}", facts.name)),
-            None => Ok(waits.to_owned()),
+            Some(unchosen) => {
+                let (host, unchosen) = (facts.name.to_string(), Box::new(unchosen));
+                Err(Hindrance::OlderUnfit { host, unchosen })
+            }
+            None => Ok(Chosen::OlderThere),
         }
     }
 
-    fn scheduled(&mut self, machine: &MachineName, wanted: Wanted) -> Result<(HostId, String), String> {
+    fn scheduled(&mut self, machine: &MachineName, wanted: Wanted) -> Result<(HostId, Chosen), Hindrance> {
         let choice = schedule::choose(wanted, self.inventory, &self.given);
         let obstacle = choice.host.is_none().then(|| self.no_host(wanted, &choice.rejected));
         let rejections = choice.rejected.into_iter();
-        self.proposal.rejected.extend(rejections.map(|(host, because)| Rejection {
-            machine: machine.clone(),
-            host,
-            because,
-        }));
+        self.proposal
+            .rejected
+            .extend(rejections.map(|(host, unchosen)| Rejection::new(machine.clone(), host, unchosen)));
         choice.host.ok_or_else(|| obstacle.unwrap_or_default())
     }
 
     /// Says why no host fits, naming each.
-    fn no_host(&self, wanted: Wanted, rejected: &[(HostId, String)]) -> String {
-        let hosts = &self.inventory.hosts;
-        let mut reasons: Vec<String> = rejected
-            .iter()
-            .filter_map(|(id, because)| Some(format!("{}: {because}", hosts.get(id)?.name)))
-            .collect();
-        reasons.sort();
-        reasons.extend(self.strangers(wanted.spec));
-        if reasons.is_empty() {
-            return "the mesh has no hosts".into();
+    fn no_host(&self, wanted: Wanted, rejected: &[(HostId, Unchosen)]) -> Hindrance {
+        let against = |(id, unchosen): &(HostId, Unchosen)| {
+            let host = self.inventory.hosts.get(id)?.name.to_string();
+            Some(NotChosen { host, unchosen: unchosen.clone() })
+        };
+        let mut hosts: Vec<NotChosen> = rejected.iter().filter_map(against).collect();
+        hosts.sort_by_cached_key(NotChosen::to_string);
+        let strangers = self.strangers(wanted.spec);
+        if hosts.is_empty() && strangers.is_empty() {
+            return Hindrance::NoHosts;
         }
-        format!("no host fits: {}", reasons.join("; "))
+        Hindrance::NoHostFits { hosts, strangers }
     }
 
     /// Tells hosts that `place` names and nobody is, each with what may have been meant.
-    fn strangers(&self, spec: &Group) -> Vec<String> {
+    fn strangers(&self, spec: &Group) -> Vec<Stranger> {
         let names = || self.inventory.hosts.values().map(|host| host.name.as_str());
         let unknown = spec.place.hosts.iter().filter(|name| !names().any(|known| known == name.as_str()));
-        let tell = |name: &Name| {
-            let known = spelling::list(names());
-            let nearest = spelling::nearest(name.as_str(), names());
-            let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
-            format!("{name}: no member has this name ({meant}hosts: {known})")
+        let stranger = |name: &Name| {
+            let nearest = spelling::nearest(name.as_str(), names()).map(str::to_owned);
+            Stranger { name: name.clone(), nearest, known: spelling::list(names()) }
         };
-        unknown.map(tell).collect()
+        unknown.map(stranger).collect()
     }
 
     /// Notes names of `place` that nobody has, also where another host was found.
@@ -356,17 +341,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn image(&self, reference: &ImageRef) -> Result<ImageFacts, String> {
+    fn image(&self, reference: &ImageRef) -> Result<ImageFacts, Hindrance> {
         let images = &self.inventory.images;
         match reference {
             ImageRef::Named(name) => images.get(name).cloned().ok_or_else(|| {
-                let nearest = spelling::nearest(name, images.keys().map(String::as_str));
-                let meant = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
-                format!("no member has an image named {name} ({meant}agent image import PATH --name {name})")
+                let nearest = spelling::nearest(name, images.keys().map(String::as_str)).map(str::to_owned);
+                Hindrance::UnknownImage { image: name.clone(), nearest }
             }),
             ImageRef::Pinned(digest) => {
                 let found = images.values().find(|image| image.digest == *digest);
-                found.cloned().ok_or_else(|| format!("no member has an image blake3:{digest}"))
+                found.cloned().ok_or(Hindrance::UnknownContent { digest: *digest })
             }
         }
     }
@@ -392,13 +376,13 @@ impl<'a> Planner<'a> {
         let old = self.state.and_then(|state| state.plan.as_ref()).map(|plan| plan.placements.as_slice());
         let groups = &self.intent.topology.groups;
         for was in old.unwrap_or_default() {
-            let because = match groups.get(&was.machine.group) {
-                None => format!("{} is not in the topology any more", was.machine.group),
-                Some(group) if group.count < was.machine.index => format!("count is {} now", group.count),
+            let cause = match groups.get(&was.machine.group) {
+                None => Cause::GroupGone { group: was.machine.group.clone() },
+                Some(group) if group.count < was.machine.index => Cause::FewerWanted { count: group.count },
                 Some(_) => continue,
             };
-            let because = format!("{because}; its disk goes with it");
-            self.change(&was.machine, ChangeAction::Remove, was.host, because);
+            let gone = change(&was.machine, (ChangeAction::Remove, None), was.host, cause);
+            self.proposal.changes.push(gone);
         }
     }
 
@@ -416,14 +400,18 @@ impl<'a> Planner<'a> {
         proposal
     }
 
-    fn change(&mut self, machine: &MachineName, action: ChangeAction, host: HostId, because: String) {
-        let machine = machine.clone();
-        self.proposal.changes.push(Change { machine, action, how: None, host, because });
+    fn obstacle(&mut self, machine: &MachineName, why: Hindrance) {
+        self.proposal.obstacles.push(Obstacle::new(machine.clone(), why));
     }
+}
 
-    fn obstacle(&mut self, machine: &MachineName, because: String) {
-        self.proposal.obstacles.push(Obstacle { machine: machine.clone(), because });
-    }
+fn change(
+    machine: &MachineName,
+    (action, how): (ChangeAction, Option<How>),
+    host: HostId,
+    why: Cause,
+) -> Change {
+    Change { machine: machine.clone(), action, how, host, because: why.to_string(), why: Some(why) }
 }
 
 /// Tells how much larger a disk that exists is to be.
@@ -432,11 +420,9 @@ fn growth_mib(was: &Placement, group: &Group) -> u64 {
 }
 
 /// Says that a disk cannot hold its image.
-fn small_disk(group: &Group, image: &ImageFacts) -> Option<String> {
-    let (wanted, least) = (group.disk_mib?, disk::size_mib(None, image.size));
-    (wanted < least).then(|| {
-        format!("disk = {} is smaller than its image, which has {}", size::text(wanted), size::text(least))
-    })
+fn small_disk(group: &Group, image: &ImageFacts) -> Option<Hindrance> {
+    let (wanted_mib, least_mib) = (group.disk_mib?, disk::size_mib(None, image.size));
+    (wanted_mib < least_mib).then_some(Hindrance::SmallDisk { wanted_mib, least_mib })
 }
 
 #[cfg(test)]

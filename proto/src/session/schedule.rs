@@ -1,13 +1,13 @@
 //! Which host takes a machine: filter, then rank, then say why. Every host that is not chosen gets a
-//! reason that a newcomer understands. Nothing here knows sessions or epochs: that is `plan`.
+//! reason. Nothing here knows sessions or epochs: that is `plan`.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     id::{HostId, Name},
     limits::DISK_OVERCOMMIT,
+    reasons::{Chosen, Unchosen},
     session::{Accelerator, HostFacts, ImageFacts, Inventory},
-    size,
     topology::Group,
 };
 
@@ -33,9 +33,9 @@ pub struct Given {
 /// What came of choosing.
 pub struct Choice {
     /// The host and why it, or `None` when none fits.
-    pub host: Option<(HostId, String)>,
+    pub host: Option<(HostId, Chosen)>,
     /// Everybody else and why not.
-    pub rejected: Vec<(HostId, String)>,
+    pub rejected: Vec<(HostId, Unchosen)>,
 }
 
 /// Chooses the host of one machine. The same inputs give the same host everywhere.
@@ -44,7 +44,7 @@ pub fn choose(wanted: Wanted, inventory: &Inventory, given: &Given) -> Choice {
     let mut fitting = Vec::new();
     for (id, host) in &inventory.hosts {
         match unfit(wanted, *id, host, given) {
-            Some(because) => rejected.push((*id, because)),
+            Some(unchosen) => rejected.push((*id, unchosen)),
             None => fitting.push((rank(wanted, *id, host, given), *id)),
         }
     }
@@ -52,72 +52,70 @@ pub fn choose(wanted: Wanted, inventory: &Inventory, given: &Given) -> Choice {
     let Some(((best, id), others)) = fitting.split_first() else {
         return Choice { host: None, rejected };
     };
-    let because = match others.first() {
-        Some((second, _)) => best.because(second, wanted),
-        None => "the only host that fits".to_owned(),
+    let chosen = match others.first() {
+        Some((second, _)) => best.before(second, wanted),
+        None => Chosen::OnlyOne,
     };
     for (rank, other) in others {
         rejected.push((*other, best.against(rank, wanted)));
     }
     rejected.sort();
-    Choice { host: Some((*id, because)), rejected }
+    Choice { host: Some((*id, chosen)), rejected }
 }
 
 /// Says why a host cannot take the machine, the user's own wishes first.
-pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Option<String> {
+pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Option<Unchosen> {
     let Wanted { spec, image, .. } = wanted;
-    if let Some(because) = unwished(spec, host) {
-        return Some(because);
+    if let Some(unwished) = unwished(spec, host) {
+        return Some(unwished);
     }
     if !host.up {
-        return Some("down".into());
+        return Some(Unchosen::Down);
     }
     if !host.runs_machines {
-        return Some("its owner lets it run no machines".into());
+        return Some(Unchosen::OwnerForbids);
     }
     if host.accelerator.is_none() {
-        return Some(format!("no QEMU (apt-get install {})", qemu_package(&host.arch)));
+        return Some(Unchosen::NoQemu { package: qemu_package(&host.arch).to_owned() });
     }
     if host.arch != image.arch {
-        return Some(format!("its CPU is {}, the image is for {}", host.arch, image.arch));
+        return Some(other_cpu(host, image));
     }
     if host.cpus < spec.cpus {
-        return Some(format!("{} of {} CPUs", host.cpus, spec.cpus));
+        return Some(Unchosen::FewCpus { has: host.cpus, wanted: spec.cpus });
     }
     let free = given.free_mib(id, host);
     if free < spec.memory_mib {
-        return Some(no_memory(free, spec.memory_mib));
+        return Some(Unchosen::LittleMemory { free_mib: free, wanted_mib: spec.memory_mib });
     }
-    if let Some(because) = given.no_room(id, host, spec.disk_mib.unwrap_or(0)) {
-        return Some(because);
+    if let Some(short) = given.no_room(id, host, spec.disk_mib.unwrap_or(0)) {
+        return Some(short);
     }
     // Disks are sparse: what must fit at once is the image, where it is not yet.
-    let image_mib = image.size.div_ceil(1024 * 1024);
-    if !host.images.contains(&image.digest) && host.disk_mib < image_mib {
-        let kept = match host.disk_kept_mib {
-            0 => String::new(),
-            kept => format!(", besides the {kept} MiB that stay free for the host (policy.disk)"),
-        };
-        return Some(format!("{} of {image_mib} MiB disk free for the image{kept}", host.disk_mib));
-    }
-    None
+    let wanted_mib = image.size.div_ceil(1024 * 1024);
+    let lacks = !host.images.contains(&image.digest) && host.disk_mib < wanted_mib;
+    let (free_mib, kept_mib) = (host.disk_mib, host.disk_kept_mib);
+    lacks.then_some(Unchosen::NoRoomForImage { free_mib, wanted_mib, kept_mib })
 }
 
 /// Says which wish of the topology forbids the host.
-pub fn unwished(spec: &Group, host: &HostFacts) -> Option<String> {
+pub fn unwished(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
     if !spec.place.hosts.is_empty() && !spec.place.hosts.contains(&host.name) {
-        return Some("not among place.hosts".into());
+        return Some(Unchosen::NotNamed);
     }
-    spec.place.tags.iter().find_map(|(key, value)| match host.tags.get(key) {
-        Some(has) if has == value => None,
-        Some(has) => Some(format!("its tag {key} is {has}, not {value}")),
-        None => Some(format!("it has no tag {key}={value}")),
+    spec.place.tags.iter().find_map(|(key, value)| {
+        let (key, wanted) = (key.clone(), value.clone());
+        match host.tags.get(&key) {
+            Some(has) if *has == wanted => None,
+            Some(has) => Some(Unchosen::OtherTag { key, has: has.clone(), wanted }),
+            None => Some(Unchosen::NoTag { key, wanted }),
+        }
     })
 }
 
-/// Says that memory is missing.
-pub fn no_memory(free_mib: u64, wanted_mib: u64) -> String {
-    format!("{free_mib} of {wanted_mib} MiB free (memory = {})", size::text(wanted_mib))
+/// Says that an image is for other CPUs.
+pub fn other_cpu(host: &HostFacts, image: &ImageFacts) -> Unchosen {
+    Unchosen::OtherCpu { has: host.arch.clone(), wanted: image.arch.clone() }
 }
 
 /// Names the package that brings QEMU on Debian and its kin.
@@ -150,14 +148,11 @@ impl Given {
 
     /// Says why a host cannot give so much disk more. Only wished sizes count: a disk that is no larger
     /// than its image needs what its guest writes.
-    pub fn no_room(&self, id: HostId, host: &HostFacts, more_mib: u64) -> Option<String> {
-        let taken = self.disk_mib.get(&id).copied().unwrap_or(0);
+    pub fn no_room(&self, id: HostId, host: &HostFacts, more_mib: u64) -> Option<Unchosen> {
+        let taken_mib = self.disk_mib.get(&id).copied().unwrap_or(0);
         let most = host.disk_mib.saturating_mul(DISK_OVERCOMMIT);
-        (more_mib > 0 && taken.saturating_add(more_mib) > most).then(|| {
-            let (more, free) = (size::text(more_mib), size::text(host.disk_mib));
-            let taken = if taken == 0 { String::new() } else { format!(" beside {} of others", size::text(taken)) };
-            format!("a disk of {more}{taken}, with {free} free for machines (at most {DISK_OVERCOMMIT} times that)")
-        })
+        let short = more_mib > 0 && taken_mib.saturating_add(more_mib) > most;
+        short.then_some(Unchosen::LittleDisk { more_mib, taken_mib, free_mib: host.disk_mib })
     }
 
     fn of_group(&self, host: HostId, group: &Name) -> u32 {
@@ -201,52 +196,51 @@ fn rank(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Rank {
 
 impl Rank {
     /// Says what put this host before `second`.
-    fn because(&self, second: &Rank, wanted: Wanted) -> String {
-        let place = &wanted.spec.place;
+    fn before(&self, second: &Rank, wanted: Wanted) -> Chosen {
         if self.crowd != second.crowd {
-            "keeps machines apart, as wished".into()
+            Chosen::Apart
         } else if self.near != second.near {
-            format!("near {}", list(&place.near))
+            Chosen::Near { near: near(wanted) }
         } else if self.translated != second.translated {
-            "runs guests at full speed (kvm)".into()
+            Chosen::FullSpeed
         } else if self.siblings != second.siblings {
-            format!("fewest machines of {}", wanted.group)
+            Chosen::FewestSiblings { group: wanted.group.clone() }
         } else if self.free_mib != second.free_mib {
-            format!("most free memory ({} MiB)", self.free_mib.0)
+            Chosen::MostMemory { free_mib: self.free_mib.0 }
         } else if self.fetches != second.fetches {
-            "has the image already".into()
+            Chosen::HasImage
         } else if self.rtt_ms != second.rtt_ms {
-            format!("nearest ({} ms)", self.rtt_ms)
+            Chosen::Nearest { rtt_ms: self.rtt_ms }
         } else {
-            "first by name of equal hosts".into()
+            Chosen::FirstByName
         }
     }
 
     /// Says what put `other` behind this host, the chosen one.
-    fn against(&self, other: &Rank, wanted: Wanted) -> String {
-        let (best, place) = (&self.name, &wanted.spec.place);
+    fn against(&self, other: &Rank, wanted: Wanted) -> Unchosen {
+        let best = self.name.clone();
         if self.crowd != other.crowd {
-            "has machines that this one is kept apart from".into()
+            Unchosen::Crowded
         } else if self.near != other.near {
-            format!("not as near to {} as {best}", list(&place.near))
+            Unchosen::LessNear { near: near(wanted), best }
         } else if self.translated != other.translated {
-            format!("runs guests slowly (tcg), {best} does not")
+            Unchosen::Slow { best }
         } else if self.siblings != other.siblings {
-            format!("has more machines of {} than {best}", wanted.group)
+            Unchosen::MoreSiblings { group: wanted.group.clone(), best }
         } else if self.free_mib != other.free_mib {
-            format!("less free memory ({} MiB) than {best}", other.free_mib.0)
+            Unchosen::LessMemory { free_mib: other.free_mib.0, best }
         } else if self.fetches != other.fetches {
-            format!("would have to fetch the image, {best} has it")
+            Unchosen::NoImage { best }
         } else if self.rtt_ms != other.rtt_ms {
-            format!("farther away than {best}")
+            Unchosen::Farther { best }
         } else {
-            format!("as good as {best}, which is first by name")
+            Unchosen::LaterByName { best }
         }
     }
 }
 
-fn list<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
-    names.into_iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+fn near(wanted: Wanted) -> Vec<Name> {
+    wanted.spec.place.near.iter().cloned().collect()
 }
 
 #[cfg(test)]

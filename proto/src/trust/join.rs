@@ -16,13 +16,14 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{HostId, MeshId, Name},
+    reasons::Coded,
     seal::{Domain, PublicKey, Seed, Sig, verify},
     time::Timestamp,
     trust::{
         members::{CERTIFICATE_MS, GrantState, MemberSet},
         statement::{Capabilities, Certificate, Sealed},
     },
-    wire::{Kind, Message},
+    wire::{Kind, Message, words::Refuses},
 };
 
 /// The version of the join protocol.
@@ -97,7 +98,7 @@ pub enum JoinAnswer {
     },
     /// No.
     #[n(2)]
-    Refused(#[n(0)] JoinRefusal),
+    Refused(#[cbor(n(0), with = "crate::wire::words")] JoinRefusal),
 }
 
 impl Message for JoinHello {
@@ -185,6 +186,34 @@ pub enum JoinRefusal {
     #[error("{0}")]
     #[n(9)]
     Failed(#[n(0)] String),
+    /// Something that only a later version says; its words.
+    #[error("{0}")]
+    #[n(10)]
+    Other(#[n(0)] String),
+}
+
+impl Refuses for JoinRefusal {
+    fn in_words(words: String) -> JoinRefusal {
+        JoinRefusal::Other(words)
+    }
+}
+
+impl Coded for JoinRefusal {
+    fn code(&self) -> &'static str {
+        match self {
+            JoinRefusal::Version(_) => "version",
+            JoinRefusal::NotMember => "not-member",
+            JoinRefusal::Proof => "proof",
+            JoinRefusal::UnknownToken => "unknown-token",
+            JoinRefusal::Expired => "expired",
+            JoinRefusal::Revoked => "revoked",
+            JoinRefusal::UsedUp => "used-up",
+            JoinRefusal::NameTaken(_) => "name-taken",
+            JoinRefusal::Busy => "busy",
+            JoinRefusal::Failed(_) => "failed",
+            JoinRefusal::Other(_) => "other",
+        }
+    }
 }
 
 /// What an issuer does about a valid proof.

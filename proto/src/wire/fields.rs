@@ -221,6 +221,48 @@ pub mod parts {
     }
 }
 
+/// A reason that stands beside its words, as bytes of its own: it counts as one part of the message around it, and
+/// when a later version says it, or it is larger than [`MAX_BYTES`](reason::MAX_BYTES), its words are all there is.
+pub mod reason {
+    use super::{Fail, Flaw, Write};
+    use crate::wire::{
+        WireError,
+        codec::{self, Form},
+    };
+    use minicbor::{Decode, Decoder, Encode, Encoder};
+
+    pub use super::option::nil;
+
+    /// A reason against each of a hundred hosts has half of it.
+    pub const MAX_BYTES: usize = 16 * 1024;
+
+    /// Encodes it.
+    pub fn encode<C, T: Encode<()>, W: Write>(
+        reason: &Option<T>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Fail<W>> {
+        match reason {
+            Some(reason) => e.bytes(&codec::to_bytes(reason))?.ok(),
+            None => e.null()?.ok(),
+        }
+    }
+
+    /// Decodes it.
+    pub fn decode<'b, C, T: Decode<'b, ()>>(d: &mut Decoder<'b>, _: &mut C) -> Result<Option<T>, Flaw> {
+        match codec::from_bytes(d.bytes()?, MAX_BYTES, Form::Sound) {
+            Ok(reason) => Ok(Some(reason)),
+            Err(WireError::Unknown | WireError::TooLarge { .. }) => Ok(None),
+            Err(error) => Err(Flaw::custom(error)),
+        }
+    }
+
+    /// Tells whether the field is left out.
+    pub fn is_nil<T: Encode<()>>(reason: &Option<T>) -> bool {
+        reason.as_ref().is_none_or(|reason| codec::len(reason) > MAX_BYTES)
+    }
+}
+
 /// Bytes of a fixed length that may be absent.
 pub mod maybe_bytes {
     use super::{Fail, Flaw, Write};

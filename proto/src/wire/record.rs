@@ -23,6 +23,8 @@ pub enum RecordKey {
     Session(SessionId),
     /// One per session that the host coordinates.
     Head(SessionId),
+    /// One per host.
+    Seen,
 }
 
 /// What a record says.
@@ -42,6 +44,9 @@ pub enum Body {
     /// For [`RecordKey::Head`].
     #[n(3)]
     Head(#[n(0)] HeadRecord),
+    /// For [`RecordKey::Seen`].
+    #[n(4)]
+    Seen(#[n(0)] SeenRecord),
 }
 
 /// A host about itself.
@@ -96,6 +101,9 @@ pub struct HostRecord {
     /// Whether it may admit others.
     #[n(15)]
     pub issuer: bool,
+    /// Whether it says what it has seen, under [`RecordKey::Seen`]; absent = it does not, and is not waited for.
+    #[cbor(n(16), default)]
+    pub tells_seen: bool,
 }
 
 /// How to reach a host, as gossip, tokens and the cache on disk tell it.
@@ -189,4 +197,19 @@ pub struct HeadRecord {
     /// Whether it has ended.
     #[n(7)]
     pub ended: bool,
+}
+
+/// What a host says that it has seen of others, for those who wait for it; see `picture::acks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SeenRecord {
+    /// The sessions that it has a share of, each with a word for what it sees of it.
+    #[n(0)]
+    pub sessions: BTreeMap<SessionId, u32>,
+    /// A word for each image name that it knows with its content, the newest first.
+    #[n(1)]
+    pub names: Vec<u32>,
+    /// A word for each session of which it knows that it has ended, and has nothing any more; the newest first.
+    #[n(2)]
+    pub ended: Vec<u32>,
 }

@@ -7,14 +7,15 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
-    session::{MachineReport, Proposal, Replace, Share, State},
+    reasons::Coded,
+    session::{Proposal, Replace, Share, State},
     time::Timestamp,
     topology::Intent,
     trust::{JoinAnswer, JoinProof, Short, Transcript},
-    wire::{Kind, Message},
+    wire::{Kind, Message, words::Refuses},
 };
 
-/// A question to another member.
+/// A question to another member. The numbers 4 and 5 stay free: earlier agents ask something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Request {
@@ -50,19 +51,6 @@ pub enum Request {
     /// The asker's share of a session.
     #[n(3)]
     GetShare(#[n(0)] SessionId),
-    /// Do you know this name with this content? (`image import` waits for it.)
-    #[n(4)]
-    KnowsImage {
-        /// The name.
-        #[n(0)]
-        name: String,
-        /// The content.
-        #[n(1)]
-        digest: Digest,
-    },
-    /// What the receiver's `session status` would say about its own view: version and reports.
-    #[n(5)]
-    View(#[n(0)] SessionId),
     /// For the coordinator: the hard state, read through a quorum round.
     #[n(6)]
     State(#[n(0)] SessionId),
@@ -167,7 +155,7 @@ pub enum Request {
     },
 }
 
-/// What a member answers.
+/// What a member answers. The numbers 3 and 4 stay free: earlier agents answer something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub enum Answer {
@@ -190,23 +178,6 @@ pub enum Answer {
     /// To `GetShare`.
     #[n(2)]
     Share(#[n(0)] Box<Share>),
-    /// To `KnowsImage`.
-    #[n(3)]
-    Knows(#[n(0)] bool),
-    /// To `View`.
-    #[n(4)]
-    View {
-        /// The version of the share that the host has; 0 = none.
-        #[n(0)]
-        version: u64,
-        /// The newest version that the host has looked at its machines with; what it says of them
-        /// before is about the plan before.
-        #[n(1)]
-        acted: u64,
-        /// What it knows of every machine, its own and others'.
-        #[n(2)]
-        machines: Vec<MachineReport>,
-    },
     /// To `State`.
     #[n(5)]
     State(#[n(0)] Box<State>),
@@ -231,7 +202,7 @@ pub enum Answer {
     Voices(#[n(0)] BTreeSet<HostId>),
     /// The request cannot be done, and why.
     #[n(11)]
-    Refused(#[n(0)] Refusal),
+    Refused(#[cbor(n(0), with = "crate::wire::words")] Refusal),
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
@@ -293,4 +264,31 @@ pub enum Refusal {
     #[error("the topology has mistakes: {0}")]
     #[n(8)]
     Invalid(#[n(0)] String),
+    /// Something that only a later version says; its words.
+    #[error("{0}")]
+    #[n(9)]
+    Other(#[n(0)] String),
+}
+
+impl Refuses for Refusal {
+    fn in_words(words: String) -> Refusal {
+        Refusal::Other(words)
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Refusal::NotCoordinator { .. } => "not-coordinator",
+            Refusal::UnknownSession => "unknown-session",
+            Refusal::State(refused) => refused.code(),
+            Refusal::NoQuorum => "no-quorum",
+            Refusal::Older => "older",
+            Refusal::NoVoice => "no-voice",
+            Refusal::Failed(_) => "failed",
+            Refusal::Unknown => "unknown",
+            Refusal::Invalid(_) => "invalid",
+            Refusal::Other(_) => "other",
+        }
+    }
 }

@@ -1,14 +1,23 @@
 //! What is told of a plan that cannot be, or that would cost something.
 
 use expect_test::expect;
-use proto::{session::How, wire::api::PlanObstacle};
+use proto::{
+    reasons::{Chosen, Why},
+    session::How,
+    wire::api::PlanObstacle,
+};
 
 use super::*;
 use crate::cli::ui;
 
 fn change(machine: &str, action: ChangeAction, how: Option<How>, because: &str) -> PlanChange {
     let machine = machine.parse().unwrap();
-    PlanChange { machine, action, how, host: "nas".into(), because: because.into() }
+    PlanChange { machine, action, how, host: "nas".into(), because: because.into(), why: None }
+}
+
+fn because(machine: &str, action: ChangeAction, cause: Cause) -> PlanChange {
+    let why = Some(Why::new(cause.clone()));
+    PlanChange { why, ..change(machine, action, None, &cause.to_string()) }
 }
 
 fn report() -> PlanReport {
@@ -59,14 +68,9 @@ fn disks_that_would_be_lost_are_listed_with_the_command_that_allows_it() {
 #[test]
 fn what_goes_and_what_does_not_come_is_told_after_the_commit() {
     let changes = vec![
-        change("app-1", ChangeAction::Create, None, "the only host that fits"),
-        change("db-1", ChangeAction::Keep, None, "unchanged"),
-        change(
-            "job-1",
-            ChangeAction::Keep,
-            None,
-            "unchanged; setup changed since it was made: applies to new machines",
-        ),
+        because("app-1", ChangeAction::Create, Cause::Placed { chosen: Chosen::OnlyOne, waits: true }),
+        because("db-1", ChangeAction::Keep, Cause::Kept { later: Vec::new() }),
+        because("job-1", ChangeAction::Keep, Cause::Kept { later: vec!["setup".into()] }),
         change(
             "old-1",
             ChangeAction::Remove,
@@ -84,7 +88,20 @@ fn what_goes_and_what_does_not_come_is_told_after_the_commit() {
         = job-1 on nas: unchanged; setup changed since it was made: applies to new machines
         - old-1 on nas: old is not in the topology any more; its disk goes with it
         ~ web-1 on nas: in place: disk 900 -> 1200 MiB; it restarts"#]]
-    .assert_eq(&told(&PlanReport { changes, ..report() }).join("\n"));
+    .assert_eq(&told(&PlanReport { changes: changes.clone(), ..report() }).join("\n"));
+    expect![[r#"
+        session shop
+           MACHINES  HOSTS  WHY
+        +  app-1     nas    the only host that fits
+        =  db-1      nas    unchanged
+    "#]]
+    .assert_eq(
+        &in_words(&PlanReport { changes, ..report() }, None)
+            .lines()
+            .take(4)
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    );
 }
 
 #[test]
@@ -92,11 +109,13 @@ fn an_obstacle_is_told_once() {
     let obstacle = |n| PlanObstacle {
         machine: format!("web-{n}").parse().unwrap(),
         because: "no image named tini".into(),
+        why: None,
     };
     let rejected = proto::wire::api::PlanRejection {
         machine: "web-1".parse().unwrap(),
         host: "nas".into(),
         because: "down".into(),
+        why: None,
     };
     let report =
         PlanReport { obstacles: (1..=3).map(obstacle).collect(), rejected: vec![rejected], ..report() };

@@ -9,11 +9,13 @@ fn plan_report() -> PlanReport {
         how: (action == ChangeAction::Change).then_some(How::InPlace),
         host: host.into(),
         because: because.into(),
+        why: None,
     };
     let rejected = |machine: &str, host: &str, because: &str| PlanRejection {
         machine: machine.parse().unwrap(),
         host: host.into(),
         because: because.into(),
+        why: None,
     };
     PlanReport {
         session: "shop".into(),
@@ -64,14 +66,16 @@ fn a_plan_shows_marks_reasons_and_bytes() {
               "action": "change",
               "how": "in place",
               "host": "nas",
-              "because": "in place: memory 512 MiB -> 1024 MiB"
+              "because": "in place: memory 512 MiB -> 1024 MiB",
+              "why": null
             }
           ],
           "rejected": [
             {
               "machine": "web-1",
               "host": "cellar",
-              "because": "1100 MiB free, needs 4096"
+              "because": "1100 MiB free, needs 4096",
+              "why": null
             }
           ],
           "obstacles": [],
@@ -100,6 +104,7 @@ fn obstacles_are_told_all_at_once_and_refuse() {
     let obstacle = |machine: &str, because: &str| PlanObstacle {
         machine: machine.parse().unwrap(),
         because: because.into(),
+        why: None,
     };
     let obstacles = vec![
         obstacle("db-1", "no host knows the image \"tini\""),

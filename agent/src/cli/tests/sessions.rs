@@ -80,7 +80,8 @@ fn a_session_in_json() {
               "guard": "hold",
               "epoch": 1,
               "address": "10.64.7.11",
-              "reason": null
+              "reason": null,
+              "why": null
             },
             {
               "name": "web-1",
@@ -92,7 +93,8 @@ fn a_session_in_json() {
               "guard": "hold",
               "epoch": 1,
               "address": "10.64.7.11",
-              "reason": "needs db"
+              "reason": "needs db",
+              "why": null
             }
           ],
           "services": [
@@ -184,6 +186,7 @@ fn down_is_partly_done_while_a_host_is_away() {
         gone,
         remaining: Vec::new(),
         away: away.iter().map(|host| host.to_string()).collect(),
+        behind: Vec::new(),
         because: vec!["the disk is full".into()],
     };
     assert_eq!(down::ending(&progress(true, &[])), None);

@@ -283,7 +283,8 @@ fn images_tokens_and_machines_in_json() {
             "guard": "hold",
             "epoch": 1,
             "address": "10.64.7.11",
-            "reason": null
+            "reason": null,
+            "why": null
           }
         ]"#]]
     .assert_eq(&json(&(images(), tokens(), row)));

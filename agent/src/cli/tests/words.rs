@@ -132,6 +132,7 @@ fn an_error_is_what_why_and_what_next() {
             "kind": "not-found",
             "what": "there is no session \"shp\"",
             "because": "this host knows shop",
+            "why": null,
             "next": "agent session list"
           }
         }"#]]

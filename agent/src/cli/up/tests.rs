@@ -86,6 +86,7 @@ fn status(state: Phase) -> SessionStatus {
         epoch: 1,
         address: None,
         reason: None,
+        why: None,
     };
     SessionStatus {
         id: SHOP,
@@ -143,7 +144,8 @@ async fn up_does_not_wait_when_told_so_or_when_nothing_was_committed() {
     assert_eq!(commit(&cx, wanted(), &args("session up t --wait none")).await.unwrap(), Exit::WELL);
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 
-    let obstacle = PlanObstacle { machine: "web-1".parse().unwrap(), because: "no QEMU anywhere".into() };
+    let obstacle =
+        PlanObstacle { machine: "web-1".parse().unwrap(), because: "no QEMU anywhere".into(), why: None };
     let (closed, asked) = routes(answer(vec![obstacle]), 0);
     let (_dir, cx) = serve(closed);
     let error = commit(&cx, wanted(), &args("session up t")).await.unwrap_err();
@@ -161,6 +163,7 @@ async fn down(away: &[&str], gone_after: usize, line: &str) -> Result<Exit, Erro
             gone,
             remaining: Vec::new(),
             away,
+            behind: Vec::new(),
             because: Vec::new(),
         })
     };
@@ -218,6 +221,7 @@ async fn disks_are_lost_only_when_told_and_without_a_terminal_nobody_is_asked() 
             how: Some(How::Replace),
             host: "nas".into(),
             because: "replace: image is other now; its disk starts empty".into(),
+            why: None,
         };
         let told = wanted.replace.allows(&change.machine);
         let mut answer = answer(Vec::new());

@@ -42,6 +42,12 @@ pub struct Believed {
     heads: BTreeMap<SessionId, (HostId, HeadRecord)>,
 }
 
+impl Believed {
+    pub(super) fn heads(&self) -> impl Iterator<Item = (SessionId, &HeadRecord)> {
+        self.heads.iter().map(|(session, (_, head))| (*session, head))
+    }
+}
+
 /// What is put into the mailbox.
 pub(super) enum Letter {
     /// A member wants something that only a voice may.
@@ -313,11 +319,6 @@ impl Hub {
     /// Gives the newest head of a session that gossip knows, with the host that says so.
     pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
         self.inner.believed.borrow().heads.get(&session).cloned()
-    }
-
-    /// Gives the newest head of every session that gossip knows.
-    pub fn heads(&self) -> BTreeMap<SessionId, (HostId, HeadRecord)> {
-        self.inner.believed.borrow().heads.clone()
     }
 
     /// Asks the coordinator of a session, following its hints, for a bounded time.

@@ -27,6 +27,7 @@ use crate::{
     facts::Fact,
     id::{Digest, Epoch, MachineName},
     limits::ASK_AGAIN_MS,
+    reasons::Why,
     session::{
         MachineReport, MachineSpec, Share, order,
         reconcile::{self, Action, Image, Observed, Seen, Settings},
@@ -368,7 +369,8 @@ impl Host {
         for spec in &share.machines {
             let seen = observed.machines.get(&spec.machine).unwrap_or(&unseen);
             let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
-            let (phase, reason) = reconcile::phase(spec, seen, &waits, now);
+            let (phase, why) = reconcile::phase(spec, seen, &waits, now);
+            let report = MachineReport::new(spec.machine.clone(), spec.epoch, (phase, why));
             wake = soonest(wake, reconcile::phase_due(spec, seen).filter(|due| now < *due));
             let machine = self.machines.entry(spec.machine.clone()).or_default();
             if machine.phase.replace(phase) != Some(phase) {
@@ -377,10 +379,11 @@ impl Host {
                     machine: spec.machine.clone(),
                     epoch: spec.epoch,
                     phase,
-                    because: reason.clone(),
+                    because: report.reason.clone(),
+                    why: report.why.clone().map(Why::new),
                 }));
             }
-            reports.push(MachineReport { machine: spec.machine.clone(), epoch: spec.epoch, phase, reason });
+            reports.push(report);
         }
         let said = (share.version, reports);
         if self.said.as_ref() != Some(&said) {

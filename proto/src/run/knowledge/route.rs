@@ -25,6 +25,12 @@ pub enum Step {
     GiveUp(Refusal),
 }
 
+/// Names the coordinator of a session as far as a host can tell: whom its own log follows, else who says so in the
+/// newest head.
+pub fn coordinator(led: Option<HostId>, head: Option<HostId>) -> Option<HostId> {
+    led.or(head)
+}
+
 /// One question on its way to the coordinator.
 #[derive(Clone, Debug)]
 pub struct Route {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     facts::Fact,
     id::{Epoch, Generation, HostId, MachineName, SessionId},
-    run::{Mutant, Rules},
+    run::{Mutant, Rules, birth},
     session::{Command, Inventory, Plan, Proposal, Refused, Replace, State, plan, state},
     topology::Intent,
     wire::rpc::{Answer, Refusal, Request},
@@ -213,10 +213,7 @@ impl Question {
 
     fn committed(&mut self) -> Vec<Effect> {
         let proposal = self.proposal.clone().unwrap_or_default();
-        let session = self.read.as_ref().map(|state| state.name.clone());
-        let generation = proposal.plan.as_ref().map(|plan| plan.generation);
-        let fact = session.zip(generation);
-        let fact = fact.map(|(session, generation)| Fact::PlanCommitted { session, generation });
+        let fact = self.read.as_ref().and_then(|state| birth::committed(&state.name, &proposal));
         fact.map(Effect::Tell).into_iter().chain(answer(Answer::Applied(proposal))).collect()
     }
 }

@@ -1,5 +1,4 @@
-//! What a host says of one machine: a phase of its life and, when that is not enough, why. Reasons
-//! hold no ticking numbers, so that a report changes only when something happened.
+//! What a host says of one machine: a phase of its life and, when that is not enough, why.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +6,7 @@ use super::{Failed, Image, Seen, Settings, Setup, Shim, back_off_ms, failing};
 use crate::{
     id::Name,
     limits::UNSEEN_WITHIN_MS,
+    reasons::Because,
     session::{MachineSpec, Phase},
     time::Moment,
     topology::{Restart, Service},
@@ -17,33 +17,30 @@ const SILENT_MS: u64 = 60_000;
 
 /// Gives the phase of a machine. `waits` is what `order::waits_for` says, `now` only matters for the
 /// grace of a service's check.
-pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (Phase, Option<String>) {
+pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (Phase, Option<Because>) {
     let stale = seen.launched.is_some_and(|launched| launched.epoch < spec.epoch);
     if stale {
-        return (Phase::Waiting, Some("its older incarnation is being removed".into()));
+        return (Phase::Waiting, Some(Because::OlderRemoved));
     }
     let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
-        Shim::Running { .. } if changed && spec.run => {
-            (Phase::Running, Some("restarting: its settings changed".into()))
-        }
-        Shim::Running { paused: Some(because), .. } if spec.run => {
-            (Phase::Paused, Some(format!("{because}; it goes on as soon as that is mended")))
+        Shim::Running { .. } if changed && spec.run => (Phase::Running, Some(Because::Restarting)),
+        Shim::Running { paused: Some(seen), .. } if spec.run => {
+            (Phase::Paused, Some(Because::Paused { seen: seen.clone() }))
         }
         Shim::Running { since, booted, setup, ready, .. } => {
             let ran_ms = now.since_ms(*since);
             if !spec.run {
-                (Phase::Running, Some("stopping".into()))
+                (Phase::Running, Some(Because::Stopping))
             } else if *booted {
                 booted_guest(spec, ran_ms, setup, ready)
             } else {
-                let silent = "the guest has not answered, a minute after its start; its console shows why";
-                (Phase::Running, (ran_ms >= SILENT_MS).then(|| silent.into()))
+                (Phase::Running, (ran_ms >= SILENT_MS).then_some(Because::Silent))
             }
         }
         Shim::Starting { .. } => (Phase::Starting, None),
         Shim::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
-        _ if !spec.run => (Phase::Stopped, Some("stopped by the user".into())),
+        _ if !spec.run => (Phase::Stopped, Some(Because::StoppedByUser)),
         Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
         Shim::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
         _ if seen.image == Image::Complete && !waits.is_empty() => (Phase::Waiting, Some(needs(waits))),
@@ -70,33 +67,29 @@ fn missing<'a>(spec: &'a MachineSpec, ready: &BTreeSet<Name>) -> Option<(&'a Nam
 }
 
 /// It may run: nobody may take it for stopped.
-fn unseen(spec: &MachineSpec, seen: &Seen, because: &str) -> String {
+fn unseen(spec: &MachineSpec, seen: &Seen, because: &str) -> Because {
     match &seen.failed {
-        Some(failed) if !spec.run => format!("stopping: {}; {}", failed.because, next(failed.times)),
-        None if !spec.run => format!("stopping, although unknown to us: {because}"),
-        _ => {
-            let minutes = UNSEEN_WITHIN_MS / 60_000;
-            format!(
-                "unknown to us: {because}; looked for again and again; what is silent is started anew after {minutes} min"
-            )
+        Some(failed) if !spec.run => {
+            let (attempt, after_s) = next(failed.times);
+            Because::StopFailed { seen: failed.because.clone(), attempt, after_s }
         }
+        None if !spec.run => Because::StoppingUnseen { seen: because.to_owned() },
+        _ => Because::Unseen { seen: because.to_owned(), within_min: UNSEEN_WITHIN_MS / 60_000 },
     }
 }
 
-fn needs(waits: &[Name]) -> String {
-    let names: Vec<&str> = waits.iter().map(Name::as_str).collect();
-    format!("needs {}, not ready yet", names.join(", "))
+fn needs(waits: &[Name]) -> Because {
+    Because::Needs { groups: waits.to_vec() }
 }
 
 /// The image is here, the first start is not done: order, then the coordinator's word, then work.
-fn first(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> (Phase, Option<String>) {
+fn first(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> (Phase, Option<Because>) {
     if !waits.is_empty() {
         return (Phase::Waiting, Some(needs(waits)));
     }
     if seen.granted != Some(spec.epoch) {
-        let failed = seen.failed.as_ref().map(|failed| format!(": {}", failed.because));
-        let reason = format!("asks the coordinator for its first start{}", failed.unwrap_or_default());
-        return (Phase::Waiting, Some(reason));
+        let failed = seen.failed.as_ref().map(|failed| failed.because.clone());
+        return (Phase::Waiting, Some(Because::AsksForStart { failed }));
     }
     if seen.failed.is_some() { unstarted(seen) } else { (Phase::Starting, None) }
 }
@@ -107,19 +100,23 @@ fn booted_guest(
     ran_ms: u64,
     setup: &Setup,
     ready: &BTreeSet<Name>,
-) -> (Phase, Option<String>) {
+) -> (Phase, Option<Because>) {
     match setup {
-        Setup::Pending => return (Phase::Booted, Some("its setup is not done yet".into())),
-        Setup::Failed(because) => return (Phase::Failed, Some(because.clone())),
+        Setup::Pending => return (Phase::Booted, Some(Because::SetupPending)),
+        Setup::Failed(seen) => return (Phase::Failed, Some(Because::SetupFailed { seen: seen.clone() })),
         Setup::Done => {}
     }
     let Some((name, Service { port, ready: check })) = missing(spec, ready) else {
         return (Phase::Ready, None);
     };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);
-    let late = (ran_ms >= grace_ms)
-        .then(|| format!("{name} does not answer on port {port}, {} s after the start", grace_ms / 1000));
-    (Phase::Booted, Some(late.unwrap_or(format!("{name} is not ready yet"))))
+    let service = name.clone();
+    let why = if ran_ms >= grace_ms {
+        Because::NoAnswer { service, port: *port, after_s: grace_ms / 1000 }
+    } else {
+        Because::NotReady { service }
+    };
+    (Phase::Booted, Some(why))
 }
 
 fn ended(
@@ -128,26 +125,30 @@ fn ended(
     waits: &[Name],
     clean: bool,
     because: &str,
-) -> (Phase, Option<String>) {
+) -> (Phase, Option<Because>) {
+    let how = because.to_owned();
     match (spec.restart, clean) {
         (Restart::Never | Restart::OnFailure, true) => {
-            (Phase::Stopped, Some(format!("{because}; not started again (restart policy)")))
+            (Phase::Stopped, Some(Because::EndedForGood { seen: how }))
         }
-        (Restart::Never, false) => {
-            (Phase::Failed, Some(format!("{because}; not started again (restart policy)")))
-        }
+        (Restart::Never, false) => (Phase::Failed, Some(Because::EndedForGood { seen: how })),
         _ if seen.image == Image::Complete && !waits.is_empty() => {
-            (Phase::Waiting, Some(format!("{because}; {}", needs(waits))))
+            (Phase::Waiting, Some(Because::EndedNeeds { seen: how, groups: waits.to_vec() }))
         }
         _ if seen.failed.is_some() => unstarted(seen),
-        _ => (again(seen.ends), Some(format!("{because}; {}", next(seen.ends)))),
+        _ => {
+            let (attempt, after_s) = next(seen.ends);
+            (again(seen.ends), Some(Because::Ended { seen: how, attempt, after_s }))
+        }
     }
 }
 
 /// An action failed, or the image is not here.
-fn unstarted(seen: &Seen) -> (Phase, Option<String>) {
-    let reason =
-        seen.failed.as_ref().map(|Failed { times, because, .. }| format!("{because}; {}", next(*times)));
+fn unstarted(seen: &Seen) -> (Phase, Option<Because>) {
+    let reason = seen.failed.as_ref().map(|Failed { times, because, .. }| {
+        let (attempt, after_s) = next(*times);
+        Because::Unstarted { seen: because.clone(), attempt, after_s }
+    });
     let phase = match (&seen.failed, seen.image) {
         (Some(failed), _) if failing(failed.times) => Phase::Failed,
         (_, Image::Complete) => Phase::Starting,
@@ -155,7 +156,7 @@ fn unstarted(seen: &Seen) -> (Phase, Option<String>) {
     };
     // Tens are enough for people, and each change is a gossip record.
     let progress = match seen.image {
-        Image::Fetching { percent } => Some(format!("{} % of the image is here", percent / 10 * 10)),
+        Image::Fetching { percent } => Some(Because::Fetching { percent: percent / 10 * 10 }),
         _ => None,
     };
     (phase, reason.or(progress))
@@ -165,6 +166,7 @@ fn again(times: u32) -> Phase {
     if failing(times) { Phase::Failed } else { Phase::Starting }
 }
 
-fn next(times: u32) -> String {
-    format!("try {} follows after {} s", times.saturating_add(1), back_off_ms(times) / 1000)
+/// Gives the number of the next try, and the seconds before it.
+fn next(times: u32) -> (u32, u64) {
+    (times.saturating_add(1), back_off_ms(times) / 1000)
 }

@@ -34,7 +34,9 @@ fn act(state: &State, ready: &[&str], seen: Seen) -> String {
     let Some(spec) = share.machines.iter().find(|spec| spec.machine == web) else { return action };
     let waits = order::waits_for(&share.directory, &web, |m| observed.ready.contains(m));
     let (phase, reason) = phase(spec, &seen, &waits, now);
-    format!("{action}\n{phase:?} {}", reason.unwrap_or_default()).trim_end().to_owned()
+    format!("{action}\n{phase:?} {}", reason.map(|reason| reason.to_string()).unwrap_or_default())
+        .trim_end()
+        .to_owned()
 }
 
 fn check(ready: &[&str], seen: Seen, expected: Expect) {

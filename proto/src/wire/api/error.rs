@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reasons::{Code, Coded};
+
 /// Why a request was not carried out: one line each for what failed, the observed reason, and the
 /// next thing to type. Shown with `--json` as `{"error": ..}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -11,8 +13,11 @@ pub struct Error {
     pub kind: Kind,
     /// What was not done.
     pub what: String,
-    /// The observed reason.
+    /// The observed reason, in words.
     pub because: Option<String>,
+    /// The same as a value, where a member or a rule refused.
+    #[serde(default)]
+    pub why: Option<Box<Code>>,
     /// The next command or step.
     pub next: Option<String>,
 }
@@ -44,12 +49,20 @@ pub enum Kind {
 impl Error {
     /// Makes an error that names only what failed.
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), because: None, next: None }
+        Error { kind, what: what.into(), because: None, why: None, next: None }
     }
 
     /// Adds the observed reason.
     pub fn because(mut self, because: impl ToString) -> Error {
         self.because = Some(because.to_string());
+        self
+    }
+
+    /// Adds a refusal as the observed reason.
+    pub fn refused(mut self, refusal: &impl Coded) -> Error {
+        let code = Code::of(refusal);
+        self.because = Some(code.text.clone());
+        self.why = Some(Box::new(code));
         self
     }
 

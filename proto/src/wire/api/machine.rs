@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{MachineName, SessionId},
+    reasons::{Because, Why},
     session::{Guard, Phase},
 };
 
@@ -30,8 +31,11 @@ pub struct MachineRow {
     pub epoch: u64,
     /// Its address in the session's network.
     pub address: Option<String>,
-    /// Why it is in this state.
+    /// Why it is in this state, in words.
     pub reason: Option<String>,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Because>>,
 }
 
 /// `agent machine list`.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Kind};
 use crate::{
     id::{MachineName, Name, SessionId},
+    reasons::{Cause, Hindrance, Unchosen, Why},
     session::{ChangeAction, How, Replace},
     topology::{Diagnostic, Intent, Topology},
 };
@@ -91,8 +92,11 @@ pub struct PlanChange {
     pub how: Option<How>,
     /// The host it is on, or was on.
     pub host: String,
-    /// Why.
+    /// Why, in words.
     pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Cause>>,
 }
 
 /// A host that was not chosen for a machine.
@@ -102,8 +106,11 @@ pub struct PlanRejection {
     pub machine: MachineName,
     /// The host.
     pub host: String,
-    /// Why.
+    /// Why, in words.
     pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Unchosen>>,
 }
 
 /// Why a machine cannot be placed.
@@ -113,6 +120,9 @@ pub struct PlanObstacle {
     pub machine: MachineName,
     /// Why, naming what would help.
     pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Hindrance>>,
 }
 
 /// An image that would travel to a host.

@@ -113,6 +113,9 @@ pub struct DownProgress {
     pub remaining: Vec<Remaining>,
     /// Hosts that had machines and do not answer: they stop and delete them when they return.
     pub away: Vec<String>,
+    /// Hosts that answer and do not say yet that they have nothing of it.
+    #[serde(default)]
+    pub behind: Vec<String>,
     /// What keeps it from going on.
     #[serde(default)]
     pub because: Vec<String>,

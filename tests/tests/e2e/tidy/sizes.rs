@@ -14,7 +14,6 @@ const LONG_FILES: &[(&str, &str)] = &[
 ];
 
 const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
-    ("agent/src/daemon.rs", "run_locked", "what there is to build, in its order"),
     ("mesh/src/assembly.rs", "build", "what there is to build, in its order"),
     ("agent/src/machine/shim/mod.rs", "supervise", "every arm of one loop"),
     ("netsim/src/world/fault.rs", "suffer", "one arm a fault"),

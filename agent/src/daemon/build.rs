@@ -1,0 +1,297 @@
+//! Puts the subsystems of an agent together, in order, and ends them in reverse. Nothing outside the process is
+//! touched but the data directory and the mesh's own ports: signals, the local API, names and the proof of QEMU are
+//! the daemon's. Tests build their hosts with it, too. Nothing is decided here.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use images::Images;
+use mesh::{Handlers, Inbound, Mesh, MeshError, RaftInbound, net::Net};
+use proto::{facts::Fact, wire::api::Error};
+use tokio::{
+    sync::{Semaphore, broadcast, mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, failed, follow};
+use crate::{
+    access::forward::{self, Forwards},
+    app::{self, App},
+    dns::zone::{self, Zones},
+    facts,
+    host::{data::DataDir, limits},
+    machine::Qemu,
+    picture,
+    session::{
+        hub::{Deps, Hub},
+        requests,
+        store::Store,
+    },
+};
+
+/// Requests of members that wait for a free hand; the mesh holds further ones back.
+const INBOX: usize = 64;
+/// Requests that are answered at once.
+const HANDS: usize = 64;
+/// Facts that a slow recorder may lag behind.
+const FACTS: usize = 1024;
+/// What each of the six stages of an orderly end may take: 15 s in all. A stage that does not end in
+/// time is left behind; what is on disk is whole at every moment.
+const STAGE: Duration = Duration::from_millis(2500);
+/// How long the first picture may take: one turn of a task.
+const SHOWN: Duration = Duration::from_secs(5);
+
+/// What an agent is put together from.
+pub(crate) struct Parts {
+    /// Where everything is kept.
+    pub data: DataDir,
+    /// What the mesh is told.
+    pub mesh: mesh::Config,
+    /// The zone's name.
+    pub zone: String,
+    /// Where sockets go.
+    pub run: PathBuf,
+    /// The local QEMU.
+    pub qemu: watch::Receiver<Qemu>,
+    /// Whether gossip knows by now what this host offers.
+    pub offered: watch::Receiver<bool>,
+    /// Ends every task; machines run on.
+    pub stop: CancellationToken,
+}
+
+/// An agent that runs.
+pub(crate) struct Built {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// Everything that this host keeps of sessions.
+    pub hub: Hub,
+    /// How this host's programs reach groups.
+    pub forwards: Forwards,
+    /// What names are answered from.
+    pub zones: Zones,
+    /// Where facts go.
+    pub facts: broadcast::Sender<Fact>,
+    /// Parts without which the agent is half an agent.
+    pub tasks: JoinSet<&'static str>,
+    /// Ends every task; machines run on.
+    pub stop: CancellationToken,
+    data: DataDir,
+    images: Images,
+    net: Net,
+    log: facts::Log,
+    recorder: Recording,
+    running: JoinHandle<Result<(), MeshError>>,
+}
+
+/// Puts the subsystems together and starts their tasks.
+pub(crate) async fn build(parts: Parts) -> Answer<Built> {
+    let Parts { data, mesh, zone, run, qemu, offered, stop } = parts;
+    let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
+    let (facts, heard) = broadcast::channel(FACTS);
+    let images = Images::open(&data.path().join("images"), facts.clone()).await;
+    let images = images.map_err(|error| failed(&error))?;
+    let (requests, inbox) = mpsc::channel(INBOX);
+    let (raft, raft_inbox) = mpsc::channel(INBOX);
+    let extra = vec![(images::ALPN.to_vec(), Box::new(images.protocol()) as _)];
+    let handlers = Handlers { extra, requests, raft };
+    let (mesh, running) =
+        mesh::build(mesh, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
+    let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
+    let recorder = Recording::begin(recorder, heard);
+    let (net, running) = (mesh.net(), tokio::spawn(running));
+
+    let mut tasks = JoinSet::new();
+    let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
+    tasks.spawn(core("picture", run_picture));
+    tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
+    let (dial, targets) = (dialer(&net), zone::targets(&pictures));
+    let forwards =
+        Forwards::new(mesh.me(), data.path().join("forward.json"), dial, targets, limits::shares());
+    let zones = Zones::new(zone.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
+    let deps = Deps {
+        mesh: mesh.clone(),
+        pictures,
+        own,
+        images: images.clone(),
+        net: net.clone(),
+        facts: facts.clone(),
+        qemu,
+        offered,
+        store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
+        run,
+        zone,
+        resolve: zones.resolve(),
+        stop: stop.clone(),
+    };
+    let hub = open(deps).await?;
+    tasks.spawn(core("requests", answer_requests(hub.clone(), inbox)));
+    tasks.spawn(core("raft messages", answer_raft(hub.clone(), raft_inbox)));
+    tasks.spawn(core("zone", zones.clone().run(stop.clone())));
+    tasks.spawn(core("images", follow::images(hub.clone())));
+    Ok(Built { mesh, hub, forwards, zones, facts, tasks, stop, data, images, net, log, recorder, running })
+}
+
+/// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
+/// every one.
+async fn open(deps: Deps) -> Answer<Hub> {
+    let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
+    let kept = hub.shares().borrow().clone();
+    hub.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
+    Ok(hub)
+}
+
+impl Built {
+    /// Gives what the local API can ask; `dns` is where names are answered.
+    pub(crate) fn app(&self, dns: Option<SocketAddr>) -> App {
+        App::new(app::Parts {
+            data: self.data.clone(),
+            facts: self.log.clone(),
+            hub: self.hub.clone(),
+            forwards: self.forwards.clone(),
+            dns,
+            started: Instant::now(),
+        })
+    }
+
+    /// Waits until the agent is told to end, or a part of it ended although nobody asked it to.
+    pub(crate) async fn ended(&mut self) -> Option<Error> {
+        // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
+        // once it is cancelled, parts that end do so because they were told to.
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            ended = &mut self.running => Some(match ended {
+                Ok(Ok(())) => Ended("mesh").into(),
+                Ok(Err(error)) => failed(&error),
+                Err(error) => failed(&error),
+            }),
+            Some(ended) = self.tasks.join_next() => Some(match ended {
+                Ok(part) => Ended(part).into(),
+                Err(error) => failed(&error),
+            }),
+        }
+    }
+
+    /// Ends everything in order. Names the parts that did not end in time, or not well.
+    pub(crate) async fn end(mut self) -> Vec<&'static str> {
+        let mut late = Vec::new();
+        self.stop.cancel();
+        let tasks = &mut self.tasks;
+        stage("tasks", &mut late, async { while tasks.join_next().await.is_some() {} }).await;
+        self.tasks.abort_all();
+        stage("sessions", &mut late, self.hub.drained()).await;
+        stage("logs", &mut late, self.hub.close_groups()).await;
+        self.net.shutdown();
+        let (mut mesh_well, mut well) = (true, true);
+        if !self.running.is_finished() {
+            let ended = async {
+                self.mesh.shutdown().await;
+                mesh_well = matches!((&mut self.running).await, Ok(Ok(())));
+            };
+            stage("mesh", &mut late, ended).await;
+        }
+        late.extend((!mesh_well).then_some("mesh"));
+        stage("images", &mut late, async {
+            if let Err(error) = self.images.shutdown().await {
+                tracing::warn!(%error, "the image store did not close");
+                well = false;
+            }
+        })
+        .await;
+        late.extend((!well).then_some("images"));
+        stage("facts", &mut late, self.recorder.end()).await;
+        late
+    }
+}
+
+/// The task that writes facts down, also those of the end.
+struct Recording {
+    task: JoinHandle<()>,
+    enough: CancellationToken,
+}
+
+impl Recording {
+    fn begin(recorder: facts::Recorder, heard: broadcast::Receiver<Fact>) -> Recording {
+        let enough = CancellationToken::new();
+        let task = tokio::spawn(recorder.run(heard, || mesh::Clock.timestamp(), enough.clone()));
+        Recording { task, enough }
+    }
+
+    async fn end(self) {
+        self.enough.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "facts of the end may be missing");
+        }
+    }
+}
+
+/// A part without which the agent is half an agent ended, although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("its {0} ended by itself")]
+struct Ended(&'static str);
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Error {
+        failed(&ended)
+    }
+}
+
+/// Names a task of the core. One that ends, or panics, before the agent is told to stop ends the agent:
+/// whoever supervises it starts it again whole.
+pub(super) async fn core(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
+    run.await;
+    name
+}
+
+/// Ends one part, within its time.
+async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(STAGE, end).await.is_err() {
+        late.push(what);
+    }
+}
+
+async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+    let hands = Arc::new(Semaphore::new(HANDS));
+    let stop = hub.deps().stop.clone();
+    while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
+        let Ok(hand) = hands.clone().acquire_owned().await else { return };
+        let hub = hub.clone();
+        tokio::spawn(async move {
+            // The asker may be gone.
+            answer.send(requests::answer(&hub, from, request).await).ok();
+            drop(hand);
+        });
+    }
+}
+
+async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+    let hands = Arc::new(Semaphore::new(HANDS));
+    let stop = hub.deps().stop.clone();
+    while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {
+        let RaftInbound { from, session, frame, answer } = inbound;
+        // A session that this host does not store: silence, as if it were away.
+        let Some(group) = hub.group(session).filter(|_| hub.has_voice(session, from)) else { continue };
+        let Ok(hand) = hands.clone().acquire_owned().await else { return };
+        tokio::spawn(async move {
+            answer.send(group.handle(from, &frame).await).ok();
+            drop(hand);
+        });
+    }
+}
+
+/// Opens streams into machines for the forwards of this host.
+fn dialer(net: &mesh::net::Net) -> forward::Dial {
+    let net = net.clone();
+    Arc::new(move |session, machine, port| {
+        let net = net.clone();
+        Box::pin(async move {
+            let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as Box<dyn mesh::net::End>)
+        })
+    })
+}

@@ -1,0 +1,131 @@
+//! The shell of `proto::run::birth`, one task for all sessions of this host: one session is begun at a time, so that
+//! two never take one name here. It gathers and carries out; nothing here decides.
+
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt;
+use proto::{
+    id::SessionId,
+    picture::{Change, inventory},
+    run::{
+        birth::{Birth, Effect, Event, Failure, Seeds},
+        lead,
+    },
+    session::Proposal,
+    topology::Intent,
+    trust::{Statement, Tombstone},
+    wire::rpc::Refusal,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{actions::words, hub::Hub, requests};
+
+/// A single voter leads after one write to its disk.
+const LED: Duration = Duration::from_secs(5);
+/// How long a new share may take to be in the picture; one turn of a task.
+const SHOWN: Duration = Duration::from_secs(3);
+
+/// A session that somebody wants.
+pub(super) struct Letter {
+    /// Its topology.
+    pub(super) intent: Intent,
+    /// The generation that its user saw.
+    pub(super) index: Option<u64>,
+    /// Where the answer goes; whoever asked may be gone by then.
+    pub(super) answer: oneshot::Sender<Born>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Born {
+    /// There is one of this name already.
+    Exists(SessionId),
+    /// There are several of this name.
+    Several(BTreeSet<SessionId>),
+    /// It was born, or has obstacles: then the proposal has no plan, and nothing is left behind.
+    New(SessionId, Box<Proposal>),
+    /// It was not born, and nothing is left behind.
+    Failed(Failure),
+}
+
+/// Begins sessions until the daemon ends.
+pub(super) async fn run(hub: Hub, mut mailbox: mpsc::Receiver<Letter>) {
+    let stop = hub.deps().stop.clone();
+    while let Some(Some(letter)) = stop.run_until_cancelled(mailbox.recv()).await {
+        let Letter { intent, index, answer } = letter;
+        let begun = AssertUnwindSafe(begin(&hub, intent, index)).catch_unwind().await;
+        let failed = |_| Born::Failed(Failure::Failed("the agent failed: see its log".into()));
+        answer.send(begun.unwrap_or_else(failed)).ok();
+    }
+}
+
+async fn begin(hub: &Hub, intent: Intent, index: Option<u64>) -> Born {
+    match hub.called(&intent.topology.session) {
+        Ok(Some(session)) => return Born::Exists(session),
+        Err(several) => return Born::Several(several),
+        Ok(None) => {}
+    }
+    let mesh = &hub.deps().mesh;
+    let (host, salt) = (hub.me(), rand::random());
+    let session = SessionId::born(host, &salt);
+    let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random() };
+    let (mut birth, mut effects) = Birth::new(session, seeds, intent, index);
+    loop {
+        let mut next = None;
+        for effect in effects {
+            match effect {
+                Effect::Gather => {
+                    hub.offers_known().await;
+                    let offered = inventory::inventory(&hub.picture(), session);
+                    next = Some(Event::Offered(Box::new(offered)));
+                }
+                Effect::OpenLog => next = Some(Event::Opened(open(hub, session).await)),
+                Effect::Write(command) => {
+                    next = Some(Event::Written(requests::write(hub, session, *command).await));
+                }
+                Effect::State(genesis) => {
+                    let stated = mesh.say(&Statement::Genesis(genesis));
+                    next = Some(Event::Stated(stated.map_err(|error| words(&error))));
+                }
+                Effect::Show => next = Some(Event::Shown(show(hub, session).await)),
+                Effect::GiveUp => give_up(hub, session).await,
+                // Nobody listening is no error.
+                Effect::Tell(fact) => drop(hub.deps().facts.send(fact)),
+                Effect::End(Ok(proposal)) => return Born::New(session, proposal),
+                Effect::End(Err(failure)) => return Born::Failed(failure),
+            }
+        }
+        let Some(event) = next else {
+            return Born::Failed(Failure::Failed("the birth came to no end".into()));
+        };
+        effects = birth.on(event);
+    }
+}
+
+async fn open(hub: &Hub, session: SessionId) -> Result<(), String> {
+    let group = hub.open_group(session).await.map_err(|error| words(&error))?;
+    group.init().await.map_err(|error| words(&error))?;
+    // The only voter elects itself at once.
+    let mut lead = group.lead();
+    let led = tokio::time::timeout(LED, lead.wait_for(|lead| lead.leading)).await;
+    led.map(drop).map_err(|_| "its only voter does not lead it".into())
+}
+
+async fn show(hub: &Hub, session: SessionId) -> Result<(), Refusal> {
+    let state = hub.group(session).and_then(|group| group.state().borrow().clone());
+    hub.accept(hub.me(), lead::share_for(state.as_deref(), hub.me())?).await?;
+    let of = move |change: &Change| *change == Change::Session(session);
+    hub.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
+    Ok(())
+}
+
+async fn give_up(hub: &Hub, session: SessionId) {
+    let mesh = &hub.deps().mesh;
+    if let Err(error) = mesh.say(&Statement::Tombstone(Tombstone { session, made: mesh.now() })) {
+        tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
+    }
+    // The host's own task clears a session away that has a share here.
+    if hub.share(session).is_none() {
+        hub.forget(session).await;
+    }
+}
