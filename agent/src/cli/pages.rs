@@ -11,7 +11,9 @@ use super::{Cli, Cx, Done, error::Exit};
 
 /// Print the completions of a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  agent completions bash > ~/.local/share/bash-completion/completions/agent")]
+#[command(
+    after_help = "Example:\n  agent completions bash > ~/.local/share/bash-completion/completions/agent"
+)]
 pub struct Completions {
     /// The shell
     shell: Shell,

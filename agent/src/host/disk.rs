@@ -191,7 +191,11 @@ fn check_left(root: &Path) -> Result<(), DiskError> {
     for path in ours(root).take(MAX_LOOKED_AT) {
         let Ok(seen) = fs::symlink_metadata(&path) else { continue };
         if seen.uid() != me.as_raw() && !seen.is_symlink() && !may_write(&path) {
-            return Err(DiskError::Left { owner: users::name(seen.uid()), me: users::name(me.as_raw()), path });
+            return Err(DiskError::Left {
+                owner: users::name(seen.uid()),
+                me: users::name(me.as_raw()),
+                path,
+            });
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod internals;
 pub mod limits;
 pub mod log;
+pub mod notify;
 pub mod private;
 pub mod runtime;
 pub mod users;

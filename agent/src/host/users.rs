@@ -13,7 +13,8 @@ pub struct Group {
 
 /// Names a user for people.
 pub fn name(uid: u32) -> String {
-    named(&fs::read_to_string("/etc/passwd").unwrap_or_default(), uid).unwrap_or_else(|| format!("user {uid}"))
+    named(&fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
+        .unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// Finds a group.

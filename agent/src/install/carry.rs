@@ -9,7 +9,10 @@ use std::{
     process::Stdio,
 };
 
-use super::plan::{self, Command, Plan, Record};
+use super::{
+    Scope,
+    plan::{self, Command, Plan, Record},
+};
 
 /// How long a record may be: a hundred files.
 const RECORD_MAX: u64 = 1024 * 1024;
@@ -68,19 +71,15 @@ pub fn foreign(plan: &Plan, root: &Root, before: Option<&Record>) -> Vec<PathBuf
 pub fn write(
     plan: &Plan,
     root: &Root,
-    program: &Path,
+    (program, scope): (&Path, Scope),
     (at, before): (Option<&Path>, Option<Record>),
 ) -> Result<Record, CarryError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| CarryError::File(path, error)
     };
-    let scope = before.as_ref().map_or(super::Scope::System, |before| before.scope);
-    let mut record = Record { scope, files: Vec::new(), made: Vec::new(), linger: false };
-    if let Some(before) = before {
-        (record.made, record.linger) = (before.made, before.linger);
-        record.files = before.files;
-    }
+    let new = Record { scope, files: Vec::new(), made: Vec::new(), linger: false };
+    let mut record = before.unwrap_or(new);
     for file in &plan.write {
         let hash = hash(file, program).map_err(failed(&file.path))?;
         record.files.retain(|(path, _)| *path != file.path);

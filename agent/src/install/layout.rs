@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{SERVICE, Scope};
 
 /// Where a package manager puts the unit; the second name is that of systems whose `/lib` is apart.
-pub const PACKAGED: [&str; 2] = ["/usr/lib/systemd/system/agent.service", "/lib/systemd/system/agent.service"];
+pub const PACKAGED: [&str; 2] =
+    ["/usr/lib/systemd/system/agent.service", "/lib/systemd/system/agent.service"];
 /// Where `agent install` of root's puts it.
 pub const BY_ROOT: &str = "/etc/systemd/system/agent.service";
 

@@ -104,6 +104,9 @@ mod tests {
         assert_eq!(unit_in("0::/user.slice/user-1000.slice/session-3.scope\n"), None);
         assert_eq!(unit_in("0::/user.slice/user-1000.slice/user@1000.service\n"), None);
         assert_eq!(unit_in("0::/\n"), None);
-        assert_eq!(unit_in("1:name=systemd:/system.slice/mine.service\n"), unit("mine.service", Scope::System));
+        assert_eq!(
+            unit_in("1:name=systemd:/system.slice/mine.service\n"),
+            unit("mine.service", Scope::System)
+        );
     }
 }

@@ -7,6 +7,7 @@ pub mod layout;
 pub mod look;
 pub mod plan;
 pub mod program;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 mod unit;

@@ -150,7 +150,8 @@ pub fn install(layout: &Layout, pages: &Pages, seen: &Seen) -> Plan {
 
 /// Gives the files of an installed agent.
 pub fn files(layout: &Layout, pages: &Pages, seen: &Seen) -> Vec<File> {
-    let file = |path: &Path, text: &str| File { path: path.to_owned(), mode: 0o644, text: Some(text.to_owned()) };
+    let file =
+        |path: &Path, text: &str| File { path: path.to_owned(), mode: 0o644, text: Some(text.to_owned()) };
     let mut files = vec![File { path: layout.program.clone(), mode: 0o755, text: None }];
     if seen.systemd {
         let text = unit::text(layout.scope, &layout.program, &seen.data, seen.chosen);
@@ -169,7 +170,8 @@ pub fn files(layout: &Layout, pages: &Pages, seen: &Seen) -> Vec<File> {
 fn system(seen: &Seen) -> Vec<Command> {
     let mut run = Vec::new();
     if !seen.group {
-        let otherwise = format!("the group {GROUP} could not be made: only root uses the agent until it exists");
+        let otherwise =
+            format!("the group {GROUP} could not be made: only root uses the agent until it exists");
         run.push(Command { otherwise: Some(otherwise), ..Command::new(&["groupadd", "--system", GROUP]) });
     }
     run.extend(managed(&["systemctl"], None, seen));
@@ -190,7 +192,8 @@ fn user(seen: &Seen) -> Vec<Command> {
 
 fn managed(manager: &[&str], runtime: Option<&Path>, seen: &Seen) -> Vec<Command> {
     let variable = runtime.map(|dir| ("XDG_RUNTIME_DIR".to_owned(), dir.display().to_string()));
-    let command = |words: &[&str]| Command { variable: variable.clone(), ..Command::new(&[manager, words].concat()) };
+    let command =
+        |words: &[&str]| Command { variable: variable.clone(), ..Command::new(&[manager, words].concat()) };
     let mut run = vec![command(&["daemon-reload"]), command(&["enable", SERVICE])];
     if seen.member && seen.by_hand.is_none() {
         run.push(command(&["restart", SERVICE]));
@@ -210,7 +213,10 @@ fn then(scope: Scope, seen: &Seen) -> Vec<String> {
     };
     let mut say = Vec::new();
     if scope == Scope::User && seen.linger == Linger::Unknown {
-        say.push(format!("there is no loginctl: the agent ends with your last login, unless: {}", lingers(seen)));
+        say.push(format!(
+            "there is no loginctl: the agent ends with your last login, unless: {}",
+            lingers(seen)
+        ));
     }
     match seen.by_hand {
         Some(pid) => say.push(format!(
@@ -254,10 +260,12 @@ pub fn line(layout: &Layout, seen: &Seen) -> String {
 
 /// Decides how what was installed is removed.
 pub fn uninstall(layout: &Layout, record: &Record, seen: &Seen) -> Plan {
-    let manager: &[&str] = if record.scope == Scope::User { &["systemctl", "--user"] } else { &["systemctl"] };
+    let manager: &[&str] =
+        if record.scope == Scope::User { &["systemctl", "--user"] } else { &["systemctl"] };
     let runtime = seen.runtime.as_ref().filter(|_| record.scope == Scope::User);
     let variable = runtime.map(|dir| ("XDG_RUNTIME_DIR".to_owned(), dir.display().to_string()));
-    let command = |words: &[&str]| Command { variable: variable.clone(), ..Command::new(&[manager, words].concat()) };
+    let command =
+        |words: &[&str]| Command { variable: variable.clone(), ..Command::new(&[manager, words].concat()) };
     let mut plan = Plan::default();
     let has_unit = record.files.iter().any(|(path, _)| *path == layout.unit);
     if seen.systemd && has_unit {
@@ -265,7 +273,8 @@ pub fn uninstall(layout: &Layout, record: &Record, seen: &Seen) -> Plan {
         plan.run.push(command(&["daemon-reload"]));
     }
     if record.linger {
-        let otherwise = format!("your services still outlive your logins: loginctl disable-linger {}", seen.user);
+        let otherwise =
+            format!("your services still outlive your logins: loginctl disable-linger {}", seen.user);
         let disable = Command::new(&["loginctl", "disable-linger", &seen.user]);
         plan.run.push(Command { otherwise: Some(otherwise), ..disable });
     }

@@ -79,7 +79,10 @@ mod tests {
             this.fits(&About { layout, ..newer.clone() }),
             Err(Unfit::Layout { found: layout, here: this.layout })
         );
-        assert!(matches!(this.fits(&About { arch: "riscv64".into(), ..newer.clone() }), Err(Unfit::Arch { .. })));
+        assert!(matches!(
+            this.fits(&About { arch: "riscv64".into(), ..newer.clone() }),
+            Err(Unfit::Arch { .. })
+        ));
         assert_eq!(
             this.fits(&About { name: "busybox".into(), ..newer }),
             Err(Unfit::Other("busybox".into()))
