@@ -9,6 +9,8 @@ PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 RUST   := 1.91
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 AGENT  := $(TARGET)/debug/agent
+PROFILE ?= release
+BUILT  := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TINY   := $(abspath target/tiny/tiny.raw)
 DEBIAN := $(abspath target/debian/debian.raw)
 
@@ -21,6 +23,7 @@ help:
 	@echo 'make debian      build the Debian guest (minutes); `make -s debian` prints only its path'
 	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
+	@echo 'make dist        make what people install, in target/dist: a package and a tarball'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
 	@echo 'make bench       measure ratios on this computer, as root (ONLY=boot, net, dns or image)'
 	@echo 'make bench-deps  install the programs that bench compares with'
@@ -52,7 +55,7 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build tiny debian install
+.PHONY: build tiny debian install dist
 build: rust
 	@$(CARGO) build --workspace --bins
 
@@ -65,6 +68,23 @@ debian:
 install: rust
 	$(CARGO) build --release -p agent
 	install -D -m 755 $(TARGET)/release/agent $(DESTDIR)$(PREFIX)/bin/agent
+
+# What people install, in target/dist: a package of Debian's and a tarball. `make dist PROFILE=dev` is for trying it out.
+# The other architecture comes with them where its toolchain is there.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+HERE    := $(shell uname -m)
+OTHER   := $(if $(filter x86_64,$(HERE)),aarch64,x86_64)
+dist: rust
+	@$(CARGO) build --profile $(PROFILE) -p agent
+	@.ci/package $(BUILT)/agent $(VERSION) $(HERE) target/dist
+	@if command -v $(OTHER)-linux-gnu-gcc >/dev/null && rustc --print target-libdir --target $(OTHER)-unknown-linux-gnu \
+	  2>/dev/null | xargs test -d; then \
+	  CARGO_TARGET_$(shell echo $(OTHER) | tr a-z A-Z)_UNKNOWN_LINUX_GNU_LINKER=$(OTHER)-linux-gnu-gcc \
+	    $(CARGO) build --profile $(PROFILE) -p agent --target $(OTHER)-unknown-linux-gnu; \
+	  .ci/package $(TARGET)/$(OTHER)-unknown-linux-gnu/$(notdir $(BUILT))/agent $(VERSION) $(OTHER) target/dist $(BUILT)/agent; \
+	else \
+	  echo 'nothing for $(OTHER): that needs $(OTHER)-linux-gnu-gcc and rustup target add $(OTHER)-unknown-linux-gnu' >&2; \
+	fi
 
 # --- proving ------------------------------------------------------------------------------------------------------
 
@@ -106,8 +126,6 @@ demo: packages build
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 # Figures of a development build say little: `make bench PROFILE=dev` is for trying the bench itself.
-PROFILE ?= release
-BUILT   := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 .PHONY: bench bench-deps
 bench: packages rust
 	@$(CARGO) build --profile $(PROFILE) -p agent -p netsim --bins

@@ -13,6 +13,7 @@ mod down_away;
 mod endings;
 mod enter;
 mod hard_times;
+mod install;
 mod join;
 mod kills;
 mod lab_session;
