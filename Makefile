@@ -13,6 +13,7 @@ PROFILE ?= release
 BUILT  := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TINY   := $(abspath target/tiny/tiny.raw)
 DEBIAN := $(abspath target/debian/debian.raw)
+DEBIAN_HOST := $(abspath target/debian-host/debian.raw)
 
 .PHONY: help
 help:
@@ -104,7 +105,8 @@ test: packages nextest build
 # Needs Debian's mirror and minutes, so it is not part of the gate.
 .PHONY: test-debian
 test-debian: packages nextest build tiny debian
-	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	@images/guests/debian/build target/debian-host qemu-system-x86 qemu-utils >/dev/null
+	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) DEBIAN_HOST_IMAGE=$(DEBIAN_HOST) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
 	  $(CARGO) nextest run -p tests debian
 
 # Needs the internet, so it is not part of the gate.

@@ -6,6 +6,7 @@ mod clock;
 mod coordinator;
 mod ctrl_c;
 mod debian;
+mod debian_host;
 mod disk_full;
 mod disk_trouble;
 mod disks;
