@@ -106,9 +106,10 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let existing = data.path().ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let refused = disk::inspect(data).err().map(|error| (words(&error), error.next()));
-    let refused = refused.filter(|_| !data.is_open_to_guest());
+    let guest = data.is_open_to_guest();
+    let refused = refused.filter(|_| !guest);
     // Nothing is tried in a directory of somebody else, or in one that is not ours yet.
-    let ours = refused.is_none() && existing == data.path();
+    let ours = refused.is_none() && existing == data.path() && !guest;
     Seen {
         refused,
         trouble: if ours { disk::look(data) } else { None },
@@ -121,7 +122,7 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
         packages: packages(&os),
         unwritable: rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
             .err()
-            .filter(|_| !data.is_open_to_guest())
+            .filter(|_| !guest)
             .map(|error| error.to_string()),
         free_mib: rustix::fs::statvfs(existing).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20),
         member: data.identity().exists(),

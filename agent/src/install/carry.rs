@@ -126,7 +126,8 @@ fn hash(file: &plan::File, program: &Path) -> io::Result<String> {
 
 /// Lists the directories that a path lacks, the inner ones first.
 fn missing(root: &Root, dir: &Path) -> Vec<PathBuf> {
-    dir.ancestors().take_while(|dir| !root.at(dir).exists()).map(Path::to_owned).collect()
+    let inside = dir.ancestors().filter(|dir| dir.parent().is_some());
+    inside.take_while(|dir| !root.at(dir).exists()).map(Path::to_owned).collect()
 }
 
 fn same(one: &Path, other: &Path) -> bool {

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
+        fs::{MetadataExt, PermissionsExt},
         net::UnixDatagram,
     },
     path::{Path, PathBuf},
@@ -144,8 +144,8 @@ fn the_package_holds_what_it_should_and_is_the_same_each_time() {
         let out = host.scratch().join(out);
         let script = root().join(".ci/package");
         let words = [program.as_os_str(), "1.2.3".as_ref(), "x86_64".as_ref(), out.as_os_str()];
-        let said =
-            Command::new(script).args(words).env("PACKER", "none").env("SOURCE_DATE_EPOCH", "1700000000");
+        let mut said = Command::new(script);
+        said.args(words).env("PACKER", "none").env("SOURCE_DATE_EPOCH", "1700000000");
         Answer::of(said.output().expect("it starts")).expect(0);
         out
     };
