@@ -209,14 +209,14 @@ fn what_somebody_else_wrote_or_changed_is_neither_written_over_nor_removed() {
     let layout = Layout::system(Path::new("/usr/local"));
     let (at, plan) = (layout.record.as_deref(), plan::install(&layout, &pages(), &seen()));
     fs::write(root.at(&layout.unit), "somebody's own").unwrap();
-    assert_eq!(carry::foreign(&plan, &root, None), [layout.unit.clone()]);
+    assert_eq!(carry::foreign(&plan, &root, None), std::slice::from_ref(&layout.unit));
     fs::remove_file(root.at(&layout.unit)).unwrap();
     let record = carry::write(&plan, &root, (&program, Scope::System), (at, None)).unwrap();
     assert!(carry::foreign(&plan, &root, Some(&record)).is_empty());
     fs::write(root.at(&layout.unit), "changed").unwrap();
-    assert_eq!(carry::foreign(&plan, &root, Some(&record)), [layout.unit.clone()]);
+    assert_eq!(carry::foreign(&plan, &root, Some(&record)), std::slice::from_ref(&layout.unit));
     let removed = carry::remove(&root, at, &record).unwrap();
-    assert_eq!(removed.changed, [layout.unit.clone()]);
+    assert_eq!(removed.changed, std::slice::from_ref(&layout.unit));
     assert_eq!(fs::read_to_string(root.at(&layout.unit)).unwrap(), "changed");
 }
 
