@@ -14,6 +14,8 @@ BUILT  := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TINY   := $(abspath target/tiny/tiny.raw)
 DEBIAN := $(abspath target/debian/debian.raw)
 DEBIAN_HOST := $(abspath target/debian-host/debian.raw)
+# The last commit whose agent is of level 1 (proto/src/level.rs): it meets today's in tests/tests/e2e/older.rs.
+OLDER  := 1335133f2f5b5230c8d880e7293aa226253b639d
 
 .PHONY: help
 help:
@@ -26,7 +28,7 @@ help:
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make dist        make what people install, in target/dist: a package and a tarball'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
-	@echo 'make bench       measure ratios on this computer, as root (ONLY=boot, net, dns or image)'
+	@echo 'make bench       measure ratios on this computer, as root (ONLY=idle, boot, net, dns, image or start)'
 	@echo 'make bench-deps  install the programs that bench compares with'
 	@echo 'make soak        use two hosts for 20 minutes (SECONDS=...) and see that nothing piles up, as root'
 	@echo 'make sim         play many worlds of hosts and sessions from seeds (SEEDS=...)'
@@ -56,9 +58,12 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build tiny debian install dist
+.PHONY: build older tiny debian install dist
 build: rust
 	@$(CARGO) build --workspace --bins
+
+older: rust
+	@CARGO=$(CARGO) sh .ci/older $(OLDER) $(TARGET)
 
 tiny:
 	@images/guests/tiny/build target/tiny
@@ -97,10 +102,11 @@ lint: rust deny
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) deny --all-features check bans licenses sources
 
-test: packages nextest build
+test: packages nextest older build
 	@images/guests/tiny/test/run
 	@$(MAKE) --no-print-directory -s tiny >/dev/null
-	AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) $(CARGO) nextest run --workspace
+	OLDER_AGENT=$(TARGET)/older/agent AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	  $(CARGO) nextest run --workspace
 
 # Needs Debian's mirror and minutes, so it is not part of the gate.
 .PHONY: test-debian

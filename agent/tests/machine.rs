@@ -19,7 +19,7 @@ use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Failover, Probe, Restart},
+    topology::{Contents, Failover, Probe, Restart},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -75,6 +75,8 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         empty
     };
     let base = image.map_or_else(empty, Path::to_owned);
+    let mut contents = Contents::default();
+    let content = contents.add(&PAGE.repeat(BIG));
     let spec = MachineSpec {
         machine: "web-1".parse().unwrap(),
         epoch: Epoch(1),
@@ -93,12 +95,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         failover: Failover::Hold,
         services: BTreeMap::new(),
         setup: vec!["echo \"$GREETING\" > /srv/www/greeting".into()],
-        files: vec![MachineFile {
-            path: "/srv/www/file".into(),
-            mode: 0o644,
-            owner: None,
-            content: PAGE.repeat(BIG),
-        }],
+        files: vec![MachineFile { path: "/srv/www/file".into(), mode: 0o644, owner: None, content }],
         env: BTreeMap::from([("GREETING".into(), "it's \"here\"".into())]),
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,
@@ -111,6 +108,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         zone: "mesh.internal".into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
         spec,
+        contents,
         base,
         qemu,
         boot: String::new(),
@@ -128,7 +126,7 @@ impl Drop for Bench {
             eprintln!("--- {}", String::from_utf8_lossy(&shown("shim.log")));
             eprintln!("--- {}", String::from_utf8_lossy(&shown("console.log")));
         }
-        if let Ok(status) = serde_json::from_slice::<machine::ShimStatus>(&shown("shim.json"))
+        if let Some(status) = machine::record::known::<machine::ShimStatus>(&self.machine().join("shim"))
             && alive(&status.shim)
         {
             // It may end by itself at this moment.
@@ -193,8 +191,7 @@ async fn a_guest_that_does_not_shut_down_is_quit_and_its_ending_is_on_disk() {
         (ending.reason.as_str(), ending.clean, ending.asked),
         ("stopped; the guest did not shut down in time", true, true)
     );
-    let stored: machine::ShimStatus =
-        machine::record::load(&bench.machine().join("shim.json")).unwrap().unwrap();
+    let stored: machine::ShimStatus = machine::record::load(&bench.machine().join("shim")).unwrap().unwrap();
     assert_eq!(stored.ended, Some(ending));
     within(10, async {
         while alive(&before.shim) {
@@ -254,7 +251,7 @@ async fn a_disk_of_another_image_is_never_started() {
     let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
     assert!(matches!(refused, Err(LaunchError::OtherImage)));
     // Also when nothing but the disk itself tells what it was made from.
-    std::fs::write(bench.machine().join("launch.json"), b"").unwrap();
+    std::fs::write(bench.machine().join("launch"), b"").unwrap();
     bench.launch.base = bench.dir.path().join("other.raw");
     std::fs::File::create(&bench.launch.base).unwrap().set_len(1 << 20).unwrap();
     let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
@@ -306,7 +303,7 @@ async fn a_directory_that_was_replaced_by_its_copy_does_not_hide_what_runs() {
 async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that_does_not() {
     let Some(bench) = bench(None).await else { return };
     let damage = |text: &[u8]| {
-        for file in ["launch.json", "shim.json"] {
+        for file in ["launch", "shim"] {
             std::fs::write(bench.machine().join(file), text).unwrap();
         }
     };
@@ -316,7 +313,7 @@ async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that
         damage(text);
         shim = bench.adopt().await.unwrap().unwrap();
         assert_eq!(processes(&shim.status().borrow()), processes(&first));
-        let written: Launch = machine::record::load(&bench.machine().join("launch.json")).unwrap().unwrap();
+        let written: Launch = machine::record::load(&bench.machine().join("launch")).unwrap().unwrap();
         assert_eq!(written.spec, bench.launch.spec, "the shim knows what it was launched with");
 
         damage(text);
@@ -329,6 +326,205 @@ async fn files_that_cannot_be_read_hide_nothing_that_runs_and_block_nothing_that
     damage(b"");
     within(30, bench.remove()).await.unwrap();
     assert!(processes(&last).iter().all(|process| !alive(process)) && !bench.machine().exists());
+}
+
+/// A machine's two files as the first version with numbered fields wrote them, without all that may be absent.
+mod yesterday {
+    use minicbor::{Decode, Encode};
+    use proto::{
+        id::{Epoch, MachineName, Name, SessionId},
+        session::{Accelerator, MachineSpec, Prefix},
+        wire::{Kind, Message, fields},
+    };
+    use std::path::PathBuf;
+
+    #[derive(Encode, Decode)]
+    #[cbor(map)]
+    pub struct Qemu {
+        #[cbor(n(0), with = "fields::path")]
+        pub program: PathBuf,
+        #[cbor(n(1), with = "fields::path")]
+        pub disk_tool: PathBuf,
+        #[n(2)]
+        pub version: String,
+        #[n(3)]
+        pub machine: String,
+        #[n(4)]
+        pub cpu: String,
+        #[n(5)]
+        pub accelerator: Accelerator,
+    }
+
+    #[derive(Encode, Decode)]
+    #[cbor(map)]
+    pub struct Launch {
+        #[n(0)]
+        pub session: SessionId,
+        #[n(1)]
+        pub session_name: Name,
+        #[n(2)]
+        pub zone: String,
+        #[n(3)]
+        pub subnet: Prefix,
+        #[n(4)]
+        pub spec: MachineSpec,
+        #[cbor(n(6), with = "fields::path")]
+        pub base: PathBuf,
+        #[n(7)]
+        pub qemu: Qemu,
+        #[n(8)]
+        pub boot: String,
+    }
+
+    impl Message for Launch {
+        const KIND: Kind = Kind::Launch;
+    }
+
+    #[derive(Encode, Decode)]
+    #[cbor(map)]
+    pub struct Process {
+        #[n(0)]
+        pub pid: i32,
+        #[n(1)]
+        pub start: u64,
+        #[n(2)]
+        pub boot: String,
+    }
+
+    #[derive(Encode, Decode)]
+    #[cbor(map)]
+    pub struct Status {
+        #[n(0)]
+        pub session: SessionId,
+        #[n(1)]
+        pub machine: MachineName,
+        #[n(2)]
+        pub epoch: Epoch,
+        #[n(3)]
+        pub shim: Process,
+        #[n(4)]
+        pub qemu: Option<Process>,
+    }
+
+    impl Message for Status {
+        const KIND: Kind = Kind::ShimStatus;
+    }
+}
+
+/// Writes both files of a running machine as yesterday's agent and shim wrote them.
+fn rewrite_as_yesterday(bench: &Bench, status: &ShimStatus) {
+    let path = bench.machine().join("launch");
+    let today: Launch = machine::record::load(&path).unwrap().unwrap();
+    let qemu = yesterday::Qemu {
+        program: today.qemu.program,
+        disk_tool: today.qemu.disk_tool,
+        version: today.qemu.version,
+        machine: today.qemu.machine,
+        cpu: today.qemu.cpu,
+        accelerator: today.qemu.accelerator,
+    };
+    let launch = yesterday::Launch {
+        session: today.session,
+        session_name: today.session_name,
+        zone: today.zone,
+        subnet: today.subnet,
+        spec: today.spec,
+        base: today.base,
+        qemu,
+        boot: today.boot,
+    };
+    std::fs::write(path, proto::wire::encode(&launch)).unwrap();
+    let process = |process: &Process| yesterday::Process {
+        pid: process.pid,
+        start: process.start,
+        boot: process.boot.clone(),
+    };
+    let status = yesterday::Status {
+        session: status.session,
+        machine: status.machine.clone(),
+        epoch: status.epoch,
+        shim: process(&status.shim),
+        qemu: status.qemu.as_ref().map(process),
+    };
+    std::fs::write(bench.machine().join("shim"), proto::wire::encode(&status)).unwrap();
+}
+
+#[tokio::test]
+async fn a_running_machine_whose_files_are_of_yesterday_is_adopted_ended_and_started_again() {
+    let Some(bench) = bench(None).await else { return };
+    let shim = bench.launch().await;
+    let first = shim.status().borrow().clone();
+    drop(shim);
+    rewrite_as_yesterday(&bench, &first);
+    let yesterday = std::fs::read(bench.machine().join("launch")).unwrap();
+
+    let shim = bench.adopt().await.unwrap().unwrap();
+    assert_eq!(shim.status().borrow().clone(), first);
+    assert_eq!(shim.launch().spec, bench.launch.spec);
+    assert_eq!(
+        (shim.launch().qemu.sandbox, shim.launch().qemu.rng),
+        (false, false),
+        "what is absent is not there"
+    );
+    let kept = std::fs::read(bench.machine().join("launch")).unwrap();
+    assert!(kept == yesterday, "a whole intent is not written again");
+
+    // Its shim dies without a word, and nobody followed it: yesterday's files say who it was.
+    drop(shim);
+    kill_9(&first.shim);
+    assert!(within(30, bench.adopt()).await.unwrap().is_none());
+    assert!(processes(&first).iter().all(|process| !alive(process)));
+    let last = machine::last(&bench.host, &bench.machine()).unwrap();
+    assert_eq!(last.ended.unwrap().reason, "its shim was killed");
+    assert_eq!((last.since, last.booted), (None, false), "what is absent has not happened");
+
+    // Its disk is what yesterday's intent says of it.
+    let again = bench.launch().await;
+    within(30, again.kill()).await.unwrap();
+}
+
+/// What an agent of tomorrow wants.
+#[derive(minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+enum WishOfTomorrow {
+    #[n(3)]
+    Dial {
+        #[n(0)]
+        port: u16,
+        #[n(9)]
+        gently: bool,
+    },
+    #[n(99)]
+    Sing,
+}
+
+impl proto::wire::Message for WishOfTomorrow {
+    const KIND: proto::wire::Kind = proto::wire::Kind::ShimWish;
+}
+
+#[tokio::test]
+async fn a_shim_says_that_it_does_not_know_a_wish_and_skips_what_it_need_not_know() {
+    use machine::wire::{Answer, read, write};
+    let Some(bench) = bench(None).await else { return };
+    let shim = bench.launch().await;
+    let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
+    let asked = async |wish: &WishOfTomorrow| {
+        let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
+        write(&mut stream, wish).await.unwrap();
+        within(20, read::<Answer>(&mut stream)).await.unwrap()
+    };
+    assert_eq!(asked(&WishOfTomorrow::Sing).await, Answer::Unknown);
+    // Nobody listens there, so the wish itself was understood.
+    assert_ne!(asked(&WishOfTomorrow::Dial { port: 9, gently: true }).await, Answer::Unknown);
+    let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
+    stream.write_all(b"\"Status\"\n").await.unwrap();
+    let refused = within(20, read::<Answer>(&mut stream)).await.unwrap();
+    assert!(
+        matches!(&refused, Answer::Failed(because) if because.starts_with("not understood: ")),
+        "{refused:?}"
+    );
+    assert!(shim.answers().await);
+    within(30, shim.kill()).await.unwrap();
 }
 
 #[tokio::test]
@@ -527,7 +723,7 @@ async fn a_machine_whose_log_takes_nothing_runs_all_the_same() {
     std::os::unix::fs::symlink("/dev/full", bench.machine().join("shim.log")).unwrap();
     let shim = bench.launch().await;
     // What it would write down has no place either, so it has something to complain of.
-    let status = bench.machine().join("shim.json");
+    let status = bench.machine().join("shim");
     std::fs::remove_file(&status).unwrap();
     std::fs::create_dir(&status).unwrap();
     let before = shim.status().borrow().shim.clone();

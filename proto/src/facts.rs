@@ -141,6 +141,13 @@ pub enum Fact {
         /// What is wrong with it.
         because: String,
     },
+    /// Files that a session's machines here need are nowhere to be had; it is tried again and again.
+    ContentLacks {
+        /// The session.
+        session: Name,
+        /// Why the last that was asked did not give it.
+        because: String,
+    },
     /// A session has ended and nothing of it is left here.
     SessionGone {
         /// The session.
@@ -236,6 +243,7 @@ impl fmt::Display for Fact {
             Fact::LogReplaced { session, because } => {
                 write!(f, "{session}: its log on this host was replaced: {because}")
             }
+            Fact::ContentLacks { session, because } => write!(f, "{session}: {because}; it is tried again"),
             Fact::SessionGone { session } => write!(f, "{session}: gone from this host"),
             Fact::MachinePhase { session, machine, phase, because, .. } => {
                 write!(f, "{session}/{machine}: {}", format!("{phase:?}").to_lowercase())?;

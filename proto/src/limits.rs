@@ -22,6 +22,16 @@ pub const MAX_TOPOLOGY_BYTES: usize = 256 * 1024;
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
 /// Bytes of all injected files of one topology together: it is stored on every voter and in memory.
 pub const MAX_FILES_BYTES: usize = 4 * 1024 * 1024;
+/// Files of one topology.
+pub const MAX_FILES: usize = 1_000;
+/// Bytes of file contents in one entry of a session's log: it is copied to every voter within one time-out.
+pub const MAX_KEEP_BYTES: usize = 512 * 1024;
+/// Bytes of file contents in the hard state: those of the newest topology and of one that is being written.
+pub const MAX_KEPT_BYTES: usize = 2 * MAX_FILES_BYTES;
+/// Bytes of a piece of a file's content that one member sends another: seconds on a slow uplink.
+pub const MAX_PIECE_BYTES: usize = 64 * 1024;
+/// Bytes of `setup`, `env` and keys of all machines together: one host's share may hold all of them.
+pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one RPC request or answer: an intent with all its files, and some room.
 pub const MAX_RPC_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of one Raft message. A snapshot holds the whole state of a session.

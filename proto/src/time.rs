@@ -31,9 +31,12 @@ impl Moment {
 
 /// A [`Moment`] that outlives its process, written down with the boot that it is of. In another boot it says
 /// nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct BootMoment {
+    #[n(0)]
     boot: String,
+    #[n(1)]
     millis: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
+use agent::machine::{ShimStatus, record};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -63,16 +64,13 @@ impl Host {
     /// Gives the processes of a running machine.
     #[track_caller]
     pub fn pids(&self, machine: &str) -> Pids {
-        let path = self.session_dir().join(machine).join("shim.json");
-        let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let record: Value = serde_json::from_slice(&text).expect("JSON");
-        let pid = |who: &str| -> i32 {
-            let pid =
-                record[who]["pid"].as_i64().unwrap_or_else(|| panic!("{machine} has no {who}: {record}"));
-            i32::try_from(pid).expect("a pid")
-        };
-        let pids = Pids { shim: pid("shim"), qemu: pid("qemu") };
-        assert!(alive(pids.shim) && alive(pids.qemu), "{machine} does not run: {record}");
+        let path = self.session_dir().join(machine).join("shim");
+        let status =
+            record::load::<ShimStatus>(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let status = status.unwrap_or_else(|| panic!("{machine} was not started"));
+        let qemu = status.qemu.as_ref().unwrap_or_else(|| panic!("{machine} has no QEMU: {status:?}"));
+        let pids = Pids { shim: status.shim.pid, qemu: qemu.pid };
+        assert!(alive(pids.shim) && alive(pids.qemu), "{machine} does not run: {status:?}");
         pids
     }
 

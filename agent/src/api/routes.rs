@@ -18,7 +18,7 @@ use proto::{
     facts::Event,
     id::{MachineName, SessionId},
     limits::MAX_API_BYTES,
-    topology::Intent,
+    topology::Parcel,
     wire::api::{self, Error, ErrorBody, Kind, Step},
 };
 use serde::{Deserialize, Serialize};
@@ -179,12 +179,12 @@ fn refusal(error: Error) -> Response {
 
 async fn plan(State(app): App_, Body_(wanted): Body_<api::PlanRequest>) -> Result<api::PlanReport, Error> {
     let replace = wanted.replace.clone();
-    app.plan(Intent::try_from(wanted)?, replace).await
+    app.plan(Parcel::try_from(wanted)?.intent, replace).await
 }
 
 async fn up(State(app): App_, Body_(wanted): Body_<api::PlanRequest>) -> Result<api::UpAnswer, Error> {
     let (index, replace) = (wanted.index, wanted.replace.clone());
-    app.up(Intent::try_from(wanted)?, replace, index).await
+    app.up(Parcel::try_from(wanted)?, replace, index).await
 }
 
 async fn session(app: &App, Query(of): &OfSession) -> Result<SessionId, Error> {

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::{
     id::{HostId, Name, SessionId},
-    picture::{Change, acks, images, rows},
+    picture::{Change, acks, images, level, rows},
     reasons::Why,
     run::birth::Failure,
     session::{ChangeAction, Proposal, Replace, Share, State},
-    topology::Intent,
+    topology::{Intent, Parcel},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer as Rpc, Refusal, Request},
@@ -61,25 +61,26 @@ impl App {
     }
 
     /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
-    pub async fn up(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let (app, what) = (self.clone(), format!("{} was not started", intent.topology.session));
+    pub async fn up(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let (app, what) = (self.clone(), format!("{} was not started", parcel.intent.topology.session));
         // In a task of its own: who asks may go away at any moment, and half a session must not stay.
-        let done = tokio::spawn(async move { app.up_alone(intent, replace, index).await }).await;
+        let done = tokio::spawn(async move { app.up_alone(parcel, replace, index).await }).await;
         done.unwrap_or_else(|error| {
             Err(Error::new(Kind::Failed, what).because(error.to_string()).next("agent session list"))
         })
     }
 
-    async fn up_alone(&self, intent: Intent, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
-        let name = intent.topology.session.clone();
-        let session = match self.hub().begin(intent.clone(), index).await {
+    async fn up_alone(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+        let name = parcel.intent.topology.session.clone();
+        let session = match self.hub().begin(parcel.clone(), index).await {
             Born::Exists(session) => session,
             Born::Several(several) => return Err(many(&name, &several)),
             Born::New(session, proposal) => return Ok(self.applied(name.as_str(), session, &proposal)),
             Born::Failed(failure) => return Err(unborn(&name, failure)),
         };
         let what = format!("{name} was not changed");
-        let request = Request::Up { session, intent: Box::new(intent), index, replace };
+        let Parcel { intent, contents } = parcel;
+        let request = Request::Up { session, intent: Box::new(intent), index, replace, contents };
         match self.hub().ask(session, request).await {
             Ok(Rpc::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
@@ -166,6 +167,8 @@ impl App {
             subnet: Some(share.directory.subnet.to_string()),
             machines: rows::machines(&picture, share),
             services: self.service_rows(share),
+            level: share.level,
+            below: level::below(&picture, share.level),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use proto::{
     id::Name,
     limits::{MAX_FILE_BYTES, MAX_TOPOLOGY_BYTES},
-    topology::{Diagnostic, Group, Intent, Topology},
+    topology::{Contents, Diagnostic, Group, Intent, Parcel, Topology},
     wire::api::{Error, Kind},
 };
 
@@ -34,7 +34,7 @@ impl From<Error> for Wrong {
 const MAX_KEY_BYTES: usize = 64 * 1024;
 
 /// Reads `path`, or stdin as `-`, and what it names; paths in it are relative to its own directory.
-pub fn read(path: &Path) -> Result<Intent, Wrong> {
+pub fn read(path: &Path) -> Result<Parcel, Wrong> {
     let text = as_text(path, file::read_or_stdin(path, MAX_TOPOLOGY_BYTES)?)?;
     let (topology, mistakes) = proto::topology::parse(&text);
     let Some(topology) = topology.filter(|_| mistakes.is_empty()) else {
@@ -46,13 +46,14 @@ pub fn read(path: &Path) -> Result<Intent, Wrong> {
 }
 
 /// Adds the content of every file that the topology names; `place` says where each is.
-fn complete(topology: Topology, place: impl Fn(&str) -> PathBuf) -> Result<Intent, Error> {
-    let mut files = BTreeMap::new();
+fn complete(topology: Topology, place: impl Fn(&str) -> PathBuf) -> Result<Parcel, Error> {
+    let (mut files, mut contents) = (BTreeMap::new(), Contents::default());
     let mut ssh_keys = BTreeMap::new();
     for (name, group) in &topology.groups {
         for file in group.files.values().filter(|file| !file.source.is_empty()) {
             if !files.contains_key(&file.source) {
-                files.insert(file.source.clone(), file::read(&place(&file.source), MAX_FILE_BYTES)?);
+                let bytes = file::read(&place(&file.source), MAX_FILE_BYTES)?;
+                files.insert(file.source.clone(), contents.add(&bytes));
             }
         }
         ssh_keys.insert(name.clone(), read_keys(name, group, &place)?);
@@ -62,7 +63,7 @@ fn complete(topology: Topology, place: impl Fn(&str) -> PathBuf) -> Result<Inten
         Some(because) => Err(Error::new(Kind::Invalid, "the files of the topology are too large")
             .because(because)
             .next("put large content into the image, or download it in `setup`")),
-        None => Ok(intent),
+        None => Ok(Parcel { intent, contents }),
     }
 }
 
@@ -160,8 +161,9 @@ mod tests {
             complete(topology(&["app.toml"], &["~/id.pub", "ssh-ed25519 CCCC you", "marked.pub"]), |name| {
                 place(name, dir.path(), Some(&home))
             });
-        let intent = made.unwrap();
-        assert_eq!(intent.files["app.toml"], b"x = 1\n\xff");
+        let Parcel { intent, contents } = made.unwrap();
+        let bytes = contents.get(&intent.files["app.toml"]).unwrap();
+        assert_eq!(bytes[..], b"x = 1\n\xff"[..]);
         let keys = &intent.ssh_keys[&"web".parse::<Name>().unwrap()];
         assert_eq!(
             *keys,

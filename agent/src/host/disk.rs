@@ -21,7 +21,7 @@ pub use trouble::line;
 use crate::host::{data::DataDir, durable, private, users};
 
 /// The layout this program reads and writes. A directory of another number is left alone.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 /// What an agent writes in a data directory. Whatever else is there is none of our business: a disk of
 /// its own holds root's `lost+found`, others put snapshots there, and the settings are only read.
 const OURS: [&str; 13] = [
@@ -347,8 +347,8 @@ mod tests {
     fn a_directory_of_a_newer_program_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         for (found, complaint) in [
-            (4, "written by a newer agent (layout 4, this one knows 3)"),
-            (2, "written by an older agent (layout 2, this one needs 3)"),
+            (5, "written by a newer agent (layout 5, this one knows 4)"),
+            (3, "written by an older agent (layout 3, this one needs 4)"),
         ] {
             fs::write(dir.path().join("version"), format!("{found}\n")).unwrap();
             let error = open(&data(&dir)).unwrap_err().to_string();

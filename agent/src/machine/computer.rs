@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub struct Found {
     /// The process.
     pub process: Process,
-    /// How it was recognised; `None` = by its number in `shim.json`.
+    /// How it was recognised; `None` = by its number in the file `shim`.
     pub trace: Option<Trace>,
 }
 

@@ -6,7 +6,6 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use mesh::link::PortCodec;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
     sync::watch,
     task::AbortHandle,
@@ -33,8 +32,6 @@ pub(super) const FLUSH: Duration = Duration::from_secs(5);
 pub(super) const HOST_SHUTDOWN: Duration = Duration::from_secs(30);
 /// Between two attempts to reach a shim that lives but does not answer.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Bytes of an intent with all its files, as JSON.
-const MAX_LAUNCH_BYTES: u64 = 64 * 1024 * 1024;
 /// What the shim needs to end QEMU after the guest's own time is over, see `stop`.
 const AFTER_STOP: Duration = Duration::from_secs(12);
 
@@ -63,16 +60,17 @@ impl Shim {
     /// Connects to the shim that lives in `paths`. `intent` is what it was launched with as far as the
     /// disk tells; where that is not what runs, the shim is asked.
     pub(super) async fn connect(paths: &Paths, intent: Option<&Launch>) -> io::Result<Shim> {
-        let stream = wire::ask(&paths.control(), &Wish::Status, ANSWER).await?;
-        let mut lines = BufReader::new(stream);
-        let first = timeout(ANSWER, next(&mut lines)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let mut stream = wire::ask(&paths.control(), &Wish::Status, ANSWER).await?;
+        let first = timeout(ANSWER, wire::read::<ShimStatus>(&mut stream))
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         let launch = match intent.filter(|intent| intent.spec.epoch == first.epoch) {
             Some(intent) => intent.clone(),
             None => launched(paths).await?,
         };
         let (told, status) = watch::channel(first);
         let paths = Arc::new(paths.clone());
-        let follower = tokio::spawn(follow(lines, paths.clone(), told));
+        let follower = tokio::spawn(follow(stream, paths.clone(), told));
         let _follower = Arc::new(Follower(follower.abort_handle()));
         Ok(Shim { paths, launch: Arc::new(launch), status, _follower })
     }
@@ -85,8 +83,8 @@ impl Shim {
     /// Tells whether the shim answers now.
     pub async fn answers(&self) -> bool {
         let told = async {
-            let stream = wire::ask(&self.paths.control(), &Wish::Status, ANSWER).await?;
-            next(&mut BufReader::new(stream)).await
+            let mut stream = wire::ask(&self.paths.control(), &Wish::Status, ANSWER).await?;
+            wire::read::<ShimStatus>(&mut stream).await
         };
         timeout(ANSWER, told).await.is_ok_and(|told| told.is_ok())
     }
@@ -160,25 +158,16 @@ impl Shim {
 
 /// Asks a shim what it was launched with.
 async fn launched(paths: &Paths) -> io::Result<Launch> {
-    let stream = wire::ask(&paths.control(), &Wish::Launched, ANSWER).await?;
-    let mut text = Vec::new();
-    let mut stream = stream.take(MAX_LAUNCH_BYTES);
-    timeout(ANSWER, stream.read_to_end(&mut text)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    Ok(serde_json::from_slice(&text)?)
-}
-
-async fn next(lines: &mut BufReader<UnixStream>) -> io::Result<ShimStatus> {
-    let mut line = String::new();
-    match lines.read_line(&mut line).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(serde_json::from_str(&line)?),
-    }
+    let mut stream = wire::ask(&paths.control(), &Wish::Launched, ANSWER).await?;
+    timeout(ANSWER, wire::read_large(&mut stream, record::MAX_BYTES))
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Passes the shim's words on until QEMU has ended.
-async fn follow(mut lines: BufReader<UnixStream>, paths: Arc<Paths>, told: watch::Sender<ShimStatus>) {
+async fn follow(mut stream: UnixStream, paths: Arc<Paths>, told: watch::Sender<ShimStatus>) {
     loop {
-        while let Ok(status) = next(&mut lines).await {
+        while let Ok(status) = wire::read(&mut stream).await {
             told.send_replace(status);
         }
         if told.borrow().ended.is_some() {
@@ -193,8 +182,8 @@ async fn follow(mut lines: BufReader<UnixStream>, paths: Arc<Paths>, told: watch
             // It lives: the connection broke, or this host is very busy.
             Ok(None) | Err(_) => sleep(AGAIN).await,
         }
-        if let Ok(stream) = wire::ask(&paths.control(), &Wish::Status, ANSWER).await {
-            lines = BufReader::new(stream);
+        if let Ok(again) = wire::ask(&paths.control(), &Wish::Status, ANSWER).await {
+            stream = again;
         }
     }
 }

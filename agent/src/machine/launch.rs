@@ -199,8 +199,9 @@ fn trusted(qemu: QemuFacts, boot: &str, before: Option<&Launch>, last: Option<&S
 /// was for as long as it has that disk, also for guests that ask at every boot.
 fn as_made(intent: &Launch, before: Option<&Launch>) -> Launch {
     let mut intent = intent.clone();
-    if let Some(was) = before.map(|before| &before.spec).filter(|was| was.epoch == intent.spec.epoch) {
-        let spec = &mut intent.spec;
+    if let Some(before) = before.filter(|before| before.spec.epoch == intent.spec.epoch) {
+        let (spec, was) = (&mut intent.spec, &before.spec);
+        intent.contents = before.contents.clone();
         (spec.setup, spec.files, spec.env) = (was.setup.clone(), was.files.clone(), was.env.clone());
         (spec.ssh_keys, spec.user) = (was.ssh_keys.clone(), was.user.clone());
     }

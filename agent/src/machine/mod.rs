@@ -5,7 +5,7 @@
 //! ```text
 //! Launch (fsynced) -> shim process -> QEMU -S -> console, network, QMP attached -> cont
 //!                        |                                  |
-//!                     shim.json <- Running ... Ended <- QEMU's end, whatever caused it
+//!                     shim <- Running ... Ended <- QEMU's end, whatever caused it
 //! ```
 
 pub mod accelerator;

@@ -3,22 +3,26 @@
 
 use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
+use minicbor::{Decode, Encode};
 use proto::run::host::Life;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::timeout,
 };
 
 /// One process of one boot of this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Process {
     /// Its pid while it lives.
+    #[n(0)]
     pub pid: i32,
     /// When it started, in clock ticks since boot.
+    #[n(1)]
     pub start: u64,
     /// The boot of this host, from the kernel.
+    #[n(2)]
     pub boot: String,
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use minicbor::{Decode, Encode};
 use proto::{reasons::NoKvm, session::Accelerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,8 +20,8 @@ use super::{
     accelerator::{Verdict, prove_kvm},
     guard, process,
     qmp::{Qmp, QmpError},
-    record,
 };
+use crate::host::durable;
 
 /// How long one question may take on a loaded host.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -31,30 +32,42 @@ const TRANSLATED_CPU: &str = "Nehalem-v1";
 const NATIVE_CPU: &str = "host";
 
 /// What the local QEMU is and can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct QemuFacts {
     /// The emulator.
+    #[cbor(n(0), with = "proto::wire::fields::path")]
     pub program: PathBuf,
     /// The disk tool.
+    #[cbor(n(1), with = "proto::wire::fields::path")]
     pub disk_tool: PathBuf,
     /// Its version, such as `10.0.2`.
+    #[n(2)]
     pub version: String,
     /// The versioned machine type, such as `pc-q35-10.0`.
+    #[n(3)]
     pub machine: String,
     /// The CPU model for guests.
+    #[n(4)]
     pub cpu: String,
     /// The proved accelerator.
+    #[n(5)]
     pub accelerator: Accelerator,
     /// Why hardware acceleration is not used, in words.
+    #[n(6)]
     pub refused: Option<String>,
     /// The same as a value.
     #[serde(default)]
+    #[cbor(n(7), with = "proto::wire::fields::reason", has_nil)]
     pub no_kvm: Option<NoKvm>,
-    /// Whether it can lock itself in (`-sandbox`).
+    /// Whether it can lock itself in (`-sandbox`); absent = it cannot.
+    #[cbor(n(8), default)]
     pub sandbox: bool,
-    /// Whether a guest can report its panic.
+    /// Whether a guest can report its panic; absent = it cannot.
+    #[cbor(n(9), default)]
     pub pvpanic: bool,
-    /// Whether a guest can be given random numbers.
+    /// Whether a guest can be given random numbers; absent = it cannot.
+    #[cbor(n(10), default)]
     pub rng: bool,
 }
 
@@ -137,7 +150,7 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let meta = fs::metadata(&program)?;
     let program_id = (program.clone(), meta.len(), std::os::unix::fs::MetadataExt::mtime(&meta));
     // A cache that cannot be read is no cache.
-    if let Ok(Some(cached)) = record::load::<Cached>(cache)
+    if let Some(cached) = fs::read(cache).ok().and_then(|text| serde_json::from_slice::<Cached>(&text).ok())
         && (&cached.boot, &cached.kernel, &cached.program) == (&boot, &kernel, &program_id)
         && cached.facts.disk_tool == disk_tool
         // An older agent kept the words of the refusal only.
@@ -149,7 +162,10 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let facts = facts
         .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
     let cached = Cached { boot, kernel, program: program_id, facts };
-    if let Err(error) = record::store(cache, &cached) {
+    if let Err(error) = serde_json::to_vec_pretty(&cached)
+        .map_err(io::Error::from)
+        .and_then(|text| durable::write(cache, &text))
+    {
         tracing::debug!(%error, "what QEMU can do is not remembered; it is asked again at the next start");
     }
     Ok(cached.facts)

@@ -1,17 +1,21 @@
 //! What is written down about one machine: the intent before its process exists, and what became of
-//! the process. Both survive a power cut, because a restarted agent acts on nothing else.
+//! the process. Both survive a power cut, because a restarted agent acts on nothing else, and both are read by
+//! agents and shims of other versions.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
+use minicbor::{Decode, Encode};
 use proto::{
     id::{Epoch, MachineName, Name, SessionId},
     session::{MachineSpec, Prefix, reconcile::Setup},
     time::{BootMoment, Timestamp},
+    topology::Contents,
+    wire::{Kind, Message, decode, encode},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     process::Process,
@@ -20,25 +24,48 @@ use super::{
 };
 use crate::host::durable;
 
+/// Bytes of a file here, and of an intent with all its files as a shim tells it.
+pub(super) const MAX_BYTES: usize = 64 * 1024 * 1024;
+
 /// The intent: everything the shim needs, fixed before its process exists.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
 pub struct Launch {
     /// The session.
+    #[n(0)]
     pub session: SessionId,
     /// Its label, part of the machine's name.
+    #[n(1)]
     pub session_name: Name,
     /// The zone that names end in, such as `mesh.internal`.
+    #[n(2)]
     pub zone: String,
     /// The session's network; `.1` is the gateway.
+    #[n(3)]
     pub subnet: Prefix,
     /// The machine.
+    #[n(4)]
     pub spec: MachineSpec,
+    /// The bytes of its files; absent = none.
+    #[cbor(n(5), default)]
+    pub contents: Contents,
     /// The complete raw image, never written to.
+    #[cbor(n(6), with = "proto::wire::fields::path")]
     pub base: PathBuf,
     /// The QEMU to run it with.
+    #[n(7)]
     pub qemu: QemuFacts,
     /// The boot of the host that this was written in.
+    #[n(8)]
     pub boot: String,
+}
+
+impl Message for Launch {
+    const KIND: Kind = Kind::Launch;
+}
+
+impl Message for ShimStatus {
+    const KIND: Kind = Kind::ShimStatus;
 }
 
 impl Launch {
@@ -60,44 +87,59 @@ impl Launch {
 }
 
 /// How QEMU ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Ending {
     /// Why, in words.
+    #[n(0)]
     pub reason: String,
-    /// Whether it ended in order: the guest shut down, or we stopped it.
+    /// Whether it ended in order: the guest shut down, or we stopped it; absent = it did not.
+    #[cbor(n(1), default)]
     pub clean: bool,
-    /// Whether it was stopped by [`super::Shim::stop`].
+    /// Whether it was stopped by [`super::Shim::stop`]; absent = it was not.
+    #[cbor(n(2), default)]
     pub asked: bool,
-    /// Whether the guest never showed a sign of life under hardware acceleration.
+    /// Whether the guest never showed a sign of life under hardware acceleration; absent = it did.
+    #[cbor(n(3), default)]
     pub accelerator_doubted: bool,
 }
 
-/// What one machine's process is doing, as the shim says and as `shim.json` keeps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What one machine's process is doing, as the shim says and as the file `shim` keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct ShimStatus {
     /// The session.
+    #[n(0)]
     pub session: SessionId,
     /// The machine.
+    #[n(1)]
     pub machine: MachineName,
     /// The incarnation.
+    #[n(2)]
     pub epoch: Epoch,
     /// The shim.
+    #[n(3)]
     pub shim: Process,
     /// QEMU, from the moment that it exists.
+    #[cbor(n(4), with = "proto::wire::fields::option", has_nil)]
     pub qemu: Option<Process>,
     /// Since when the guest runs, for people; `None` while it is being started.
+    #[n(5)]
     pub since: Option<Timestamp>,
     /// The same for who decides.
-    #[serde(default)]
+    #[cbor(n(6), with = "proto::wire::fields::option", has_nil)]
     pub began: Option<BootMoment>,
-    /// Whether the guest has answered on the network.
+    /// Whether the guest has answered on the network; absent = it has not.
+    #[cbor(n(7), default)]
     pub booted: bool,
-    /// What became of its setup.
+    /// What became of its setup; absent = the guest has not told.
+    #[cbor(n(8), default)]
     pub setup: Setup,
     /// Why QEMU holds the guest, if it does.
-    #[serde(default)]
+    #[n(9)]
     pub paused: Option<String>,
     /// How QEMU ended; nothing follows.
+    #[cbor(n(10), with = "proto::wire::fields::option", has_nil)]
     pub ended: Option<Ending>,
 }
 
@@ -155,12 +197,12 @@ impl Paths {
 
     /// The intent.
     pub fn launch(&self) -> PathBuf {
-        self.dir.join("launch.json")
+        self.dir.join("launch")
     }
 
     /// What became of it.
     pub fn status(&self) -> PathBuf {
-        self.dir.join("shim.json")
+        self.dir.join("shim")
     }
 
     /// Held locked by the living shim.
@@ -206,20 +248,23 @@ pub enum Record<T> {
 }
 
 /// Reads what [`store`] wrote. An error says that nobody can tell now.
-pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Record<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(match serde_json::from_slice(&bytes) {
-            Ok(value) => Record::Whole(value),
-            Err(error) => Record::Damaged(error.to_string()),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::Absent),
-        Err(error) => Err(error),
-    }
+pub fn read<T: Message>(path: &Path) -> io::Result<Record<T>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::Absent),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(match decode(&bytes, MAX_BYTES) {
+        Ok(value) => Record::Whole(value),
+        Err(error) => Record::Damaged(error.to_string()),
+    })
 }
 
 /// Gives what can be known from a file of [`store`]: one that is damaged or cannot be read says nothing.
 /// It is looked at again and again, so it is told to those only who ask for everything.
-pub fn known<T: DeserializeOwned>(path: &Path) -> Option<T> {
+pub fn known<T: Message>(path: &Path) -> Option<T> {
     let because = match read(path) {
         Ok(Record::Whole(value)) => return Some(value),
         Ok(Record::Absent) => return None,
@@ -231,7 +276,7 @@ pub fn known<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// Reads what [`store`] wrote; `None` when there is no such file.
-pub fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+pub fn load<T: Message>(path: &Path) -> io::Result<Option<T>> {
     match read(path)? {
         Record::Absent => Ok(None),
         Record::Whole(value) => Ok(Some(value)),
@@ -240,6 +285,6 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 }
 
 /// Replaces `path` with `value` so that a power cut leaves the old or the new, whole.
-pub fn store<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    durable::write(path, &serde_json::to_vec_pretty(value)?)
+pub fn store<T: Message>(path: &Path, value: &T) -> io::Result<()> {
+    durable::write(path, &encode(value))
 }

@@ -5,7 +5,6 @@
 //! a disk, and a machine that starts again on its old disk is not set up twice.
 
 use data_encoding::BASE64;
-use proto::session::MachineFile;
 
 use super::{openssh, record::Launch, setup};
 
@@ -84,8 +83,15 @@ fn user_data(launch: &Launch) -> String {
     lines.join("\n")
 }
 
-fn write_file(lines: &mut Vec<String>, file: &MachineFile) {
-    let MachineFile { path, mode, owner, content } = file;
+/// A file with its bytes.
+struct Whole {
+    path: String,
+    mode: u32,
+    owner: Option<String>,
+    content: Vec<u8>,
+}
+
+fn write_file(lines: &mut Vec<String>, Whole { path, mode, owner, content }: &Whole) {
     lines.push(format!("  - path: {}", quoted(path)));
     lines.push(format!("    permissions: \"{mode:04o}\""));
     if let Some(owner) = owner {
@@ -98,11 +104,15 @@ fn write_file(lines: &mut Vec<String>, file: &MachineFile) {
 }
 
 /// Gives the topology's files, and those that carry its environment and commands.
-fn files(launch: &Launch) -> Vec<MachineFile> {
+fn files(launch: &Launch) -> Vec<Whole> {
     let spec = &launch.spec;
-    let mut files = spec.files.clone();
+    let whole = |file: &proto::session::MachineFile| {
+        let content = launch.contents.get(&file.content)?.to_vec();
+        Some(Whole { path: file.path.clone(), mode: file.mode, owner: file.owner.clone(), content })
+    };
+    let mut files: Vec<Whole> = spec.files.iter().filter_map(whole).collect();
     let mut add = |path: &str, mode, content: String| {
-        files.push(MachineFile { path: path.into(), mode, owner: None, content: content.into_bytes() });
+        files.push(Whole { path: path.into(), mode, owner: None, content: content.into_bytes() });
     };
     if !spec.env.is_empty() {
         let lines = spec.env.iter().map(|(key, value)| format!("export {key}={}\n", for_shell(value)));

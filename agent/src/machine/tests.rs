@@ -1,5 +1,7 @@
 //! What QEMU and the guest are told for one launch, as text, and QMP against a peer that misbehaves.
 
+mod golden;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -10,7 +12,7 @@ use expect_test::{Expect, expect};
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Failover, Restart},
+    topology::{Content, Contents, Failover, Restart},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -52,19 +54,22 @@ pub(super) fn sample() -> Launch {
             path: "/etc/a b.toml".into(),
             mode: 0o640,
             owner: Some("www-data:www-data".into()),
-            content: b"x = 1\n".to_vec(),
+            content: Content::of(b"x = 1\n"),
         }],
         env: BTreeMap::from([("DB".into(), "it's".into())]),
         ssh_keys: vec!["ssh-ed25519 AAAA me@home".into(), "ssh-ed25519 BBBB a: #b".into()],
         user: None,
         host_key_seed: [9; 32],
     };
+    let mut contents = Contents::default();
+    contents.add(b"x = 1\n");
     Launch {
         session: SessionId([3; 16]),
         session_name: "shop".parse().unwrap(),
         zone: "mesh.internal".into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
         spec,
+        contents,
         base: "/data/images/raw/01,01".into(),
         qemu: QemuFacts {
             program: "/usr/bin/qemu-system-x86_64".into(),

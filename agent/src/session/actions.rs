@@ -9,8 +9,11 @@ use proto::{
     id::{Digest, Epoch, MachineName, Name},
     picture::{Change, Picture, images},
     run::host::{Ending, Life, Order, Outcome, Told},
-    session::reconcile::{Action, Settings},
-    topology::Ready,
+    session::{
+        MachineSpec,
+        reconcile::{Action, Settings},
+    },
+    topology::{Contents, Ready},
     wire::rpc::{Answer, Refusal, Request},
 };
 use tokio::sync::{mpsc, watch};
@@ -81,18 +84,14 @@ pub async fn carry_out(work: Work) -> Ended {
 async fn ask(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let session = work.order.share.session;
     let request = Request::MayStart { session, machine: work.order.machine.clone(), epoch };
-    match work.hub.ask(session, request).await {
-        Ok(Answer::MayStart(true)) => Ok(Outcome::Granted(epoch).into()),
-        Ok(Answer::MayStart(false)) => Err("the coordinator does not list this incarnation".into()),
-        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(in_words(&refusal)),
-    }
+    answered(work, work.hub.ask(session, request).await)
 }
 
 async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let (deps, share) = (work.hub.deps(), &work.order.share);
     let spec = share.machines.iter().find(|spec| spec.machine == work.order.machine && spec.epoch == epoch);
     let spec = spec.cloned().ok_or("its share does not list it")?;
+    let contents = contents(work, &spec).await?;
     let qemu = deps.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;
     let base = deps.images.path(spec.image).ok_or("the image is not here any more")?;
@@ -102,6 +101,7 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
         zone: deps.zone.clone(),
         subnet: share.directory.subnet,
         spec,
+        contents,
         base,
         qemu: (*qemu).clone(),
         boot: machine::process::boot().map_err(|error| format!("the boot id cannot be read: {error}"))?,
@@ -111,6 +111,22 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
         Err(error) if error.may_run() => Ok(Outcome::Unseen(words(&error)).into()),
         Err(error) => Err(words(&error)),
     }
+}
+
+/// Reads the bytes of a machine's files, all of them: they are on the disk since its share is.
+async fn contents(work: &Work, spec: &MachineSpec) -> Result<Contents, String> {
+    let (store, session, files) =
+        (work.hub.deps().store.clone(), work.order.share.session, spec.files.clone());
+    let read = move || {
+        let mut contents = Contents::default();
+        for file in files {
+            let bytes = store.content(session, &file.content);
+            let because = |error| format!("the content of {} cannot be read: {error}", file.path);
+            contents.add(&bytes.map_err(because)?);
+        }
+        Ok(contents)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
 }
 
 fn answers(shim: Shim, outcome: fn(Settings, Told) -> Outcome) -> Ended {
@@ -180,18 +196,13 @@ async fn report_dropped(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let ended = machine::end(&work.host, &work.dir, &work.who(epoch), Scope::UpTo, false).await;
     ended.map_err(|error| words(&error))?;
     let request = Request::Dropped { session, machine: work.order.machine.clone(), epoch };
-    match work.hub.ask(session, request).await {
-        Ok(Answer::Done) => Ok(Outcome::Reported.into()),
-        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(in_words(&refusal)),
-    }
+    answered(work, work.hub.ask(session, request).await)
 }
 
-/// Says in words why a coordinator did not do what a host asked.
-fn in_words(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NoQuorum => "the session has no quorum of voters now".into(),
-        refusal => refusal.to_string(),
+fn answered(work: &Work, answer: Result<Answer, Refusal>) -> Result<Ended, String> {
+    match Outcome::answered(&work.order.action, answer) {
+        Outcome::Failed(because) => Err(because),
+        outcome => Ok(outcome.into()),
     }
 }
 

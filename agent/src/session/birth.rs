@@ -12,7 +12,7 @@ use proto::{
         lead,
     },
     session::Proposal,
-    topology::Intent,
+    topology::Parcel,
     trust::{Statement, Tombstone},
     wire::rpc::Refusal,
 };
@@ -27,8 +27,8 @@ const SHOWN: Duration = Duration::from_secs(3);
 
 /// A session that somebody wants.
 pub(super) struct Letter {
-    /// Its topology.
-    pub(super) intent: Intent,
+    /// Its topology, with its files.
+    pub(super) parcel: Parcel,
     /// The generation that its user saw.
     pub(super) index: Option<u64>,
     /// Where the answer goes; whoever asked may be gone by then.
@@ -52,15 +52,15 @@ pub enum Born {
 pub(super) async fn run(hub: Hub, mut mailbox: mpsc::Receiver<Letter>) {
     let stop = hub.deps().stop.clone();
     while let Some(Some(letter)) = stop.run_until_cancelled(mailbox.recv()).await {
-        let Letter { intent, index, answer } = letter;
-        let begun = AssertUnwindSafe(begin(&hub, intent, index)).catch_unwind().await;
+        let Letter { parcel, index, answer } = letter;
+        let begun = AssertUnwindSafe(begin(&hub, parcel, index)).catch_unwind().await;
         let failed = |_| Born::Failed(Failure::Failed("the agent failed: see its log".into()));
         answer.send(begun.unwrap_or_else(failed)).ok();
     }
 }
 
-async fn begin(hub: &Hub, intent: Intent, index: Option<u64>) -> Born {
-    match hub.called(&intent.topology.session) {
+async fn begin(hub: &Hub, parcel: Parcel, index: Option<u64>) -> Born {
+    match hub.called(&parcel.intent.topology.session) {
         Ok(Some(session)) => return Born::Exists(session),
         Err(several) => return Born::Several(several),
         Ok(None) => {}
@@ -69,7 +69,7 @@ async fn begin(hub: &Hub, intent: Intent, index: Option<u64>) -> Born {
     let (host, salt) = (hub.me(), rand::random());
     let session = SessionId::born(host, &salt);
     let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random() };
-    let (mut birth, mut effects) = Birth::new(session, seeds, intent, index);
+    let (mut birth, mut effects) = Birth::new(session, seeds, parcel, index);
     loop {
         let mut next = None;
         for effect in effects {

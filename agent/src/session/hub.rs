@@ -21,10 +21,10 @@ use proto::{
     run::{
         Rules,
         birth::Failure,
-        knowledge::{Knowledge, route},
+        knowledge::{Kept, Knowledge, route},
     },
     session::{MachineReport, Share},
-    topology::Intent,
+    topology::Parcel,
     wire::record::{Body, RecordKey, SessionRecord},
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -112,7 +112,9 @@ impl Hub {
         let sessions: Vec<Arc<Share>> = shares.into_values().map(Arc::new).collect();
         let known: BTreeMap<_, _> = sessions.iter().map(|share| (share.session, share.clone())).collect();
         let voices = known.keys().map(|session| (*session, deps.store.voices(*session))).collect();
-        let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), known.clone(), voices);
+        let contents = sessions.iter().map(|share| (share.session, deps.store.contents(share))).collect();
+        let kept = Kept { shares: known.clone(), voices, contents };
+        let knowledge = Knowledge::new(deps.mesh.me(), Rules::default(), kept);
         let (mailbox, letters) = mpsc::channel(LETTERS);
         let (births, wanted) = mpsc::channel(LETTERS);
         deps.own.shares.send_replace(Arc::new(known));
@@ -202,10 +204,10 @@ impl Hub {
     }
 
     /// Begins a session here, unless there is one of this name. It goes on also when whoever asked goes away.
-    pub async fn begin(&self, intent: Intent, index: Option<u64>) -> Born {
+    pub async fn begin(&self, parcel: Parcel, index: Option<u64>) -> Born {
         let (answer, answered) = oneshot::channel();
         let ends = || Born::Failed(Failure::Failed("its agent is ending".into()));
-        match self.inner.births.send(birth::Letter { intent, index, answer }).await {
+        match self.inner.births.send(birth::Letter { parcel, index, answer }).await {
             Ok(()) => answered.await.unwrap_or_else(|_| ends()),
             Err(_) => ends(),
         }

@@ -9,11 +9,12 @@
 //! - `hub`: what this host knows of every session, and the one door for shares;
 //! - `birth`: the shell of how a session begins here;
 //! - `coordinator`: the shell of what the leader of a session's Raft group does;
-//! - `requests`: what other members ask;
+//! - `requests`: what other members ask; `contents`: the bytes that shares name;
 //! - `host`: the shell of `proto::run::host`, which makes this host's share true.
 
 pub mod actions;
 pub mod birth;
+mod contents;
 pub mod coordinator;
 pub mod host;
 pub mod hub;

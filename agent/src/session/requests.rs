@@ -25,7 +25,7 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{actions::words, hub::Hub};
+use super::{actions::words, contents, hub::Hub};
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
 const WRITE: Duration = Duration::from_secs(5);
@@ -44,6 +44,10 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
         Request::GetShare(session) => share_for(hub, session, from),
         Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
         Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
+        Request::Content { session, content, offset } => {
+            let votes = hub.voices(session).contains(&from);
+            contents::answer(hub, session, (from, votes), (content, offset)).await.map(Answer::Content)
+        }
         Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
         // Answered above, or by the mesh itself.
         _ => Err(Refusal::Failed("this is not a question about sessions".into())),

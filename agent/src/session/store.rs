@@ -11,6 +11,7 @@ use std::{
 use proto::{
     id::{HostId, MachineName, SessionId},
     session::{Share, Voices},
+    topology::Content,
     wire,
 };
 
@@ -111,11 +112,45 @@ impl Store {
         entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
     }
 
-    /// Writes a share durably.
+    /// Writes a share durably. Bytes that it does not name go.
     pub fn put(&self, share: &Share) -> io::Result<()> {
         let dir = self.session(share.session);
         private::dir(&dir)?;
-        durable::write(&dir.join("share"), &wire::encode(share))
+        durable::write(&dir.join("share"), &wire::encode(share))?;
+        let named: BTreeSet<String> = share.named().iter().map(content_name).collect();
+        for entry in fs::read_dir(self.contents_dir(share.session)).into_iter().flatten().flatten() {
+            if !named.contains(&*entry.file_name().to_string_lossy()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn contents_dir(&self, session: SessionId) -> PathBuf {
+        self.session(session).join("contents")
+    }
+
+    /// Writes bytes durably that a share will name.
+    pub fn put_content(&self, session: SessionId, bytes: &[u8]) -> io::Result<()> {
+        let dir = self.contents_dir(session);
+        private::dir(&self.session(session))?;
+        private::dir(&dir)?;
+        durable::write(&dir.join(content_name(&Content::of(bytes))), bytes)
+    }
+
+    /// Reads bytes that are what their name says.
+    pub fn content(&self, session: SessionId, content: &Content) -> io::Result<Vec<u8>> {
+        let bytes = fs::read(self.contents_dir(session).join(content_name(content)))?;
+        if Content::of(&bytes) != *content {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is damaged"));
+        }
+        Ok(bytes)
+    }
+
+    /// Lists those of a share's bytes that are here and not damaged.
+    pub fn contents(&self, share: &Share) -> BTreeSet<Content> {
+        let named = share.named().into_iter();
+        named.filter(|content| self.content(share.session, content).is_ok()).collect()
     }
 
     /// Tells whether a session has a share here, readable or not.
@@ -158,6 +193,10 @@ impl Store {
         remove_all(&self.session(session))?;
         sync_dir(&self.root)
     }
+}
+
+fn content_name(content: &Content) -> String {
+    content.digest.to_string()
 }
 
 /// Removes a directory with everything in it. A writer that is just ending may add a file while the

@@ -11,7 +11,7 @@ use proto::{
     id::{HostId, Name, SessionId},
     session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
     time::Timestamp,
-    topology::{Intent, Topology},
+    topology::{Intent, Parcel, Topology},
     trust::{Genesis, Statement, Tombstone},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey},
@@ -65,6 +65,7 @@ fn about(name: &Name) -> HostRecord {
         steady: true,
         issuer: false,
         tells_seen: true,
+        level: proto::level::LEVEL,
     }
 }
 
@@ -131,13 +132,17 @@ impl Host {
     }
 
     async fn up(&self) -> SessionId {
-        self.app.up(intent(), Default::default(), None).await.unwrap().id.unwrap()
+        self.app.up(parcel(), Default::default(), None).await.unwrap().id.unwrap()
     }
 
     fn voters(&self, session: SessionId) -> BTreeSet<HostId> {
         let group = self.hub.group(session);
         group.map(|group| group.lead().borrow().voters.values().copied().collect()).unwrap_or_default()
     }
+}
+
+fn parcel() -> Parcel {
+    Parcel { intent: intent(), contents: Default::default() }
 }
 
 fn intent() -> Intent {
@@ -158,6 +163,7 @@ fn share(session: SessionId, version: u64) -> Share {
         machines: Vec::new(),
         drops: Vec::new(),
         ssh_seed: [0; 32],
+        level: proto::level::LEVEL,
     }
 }
 
@@ -246,7 +252,7 @@ async fn what_a_crash_left_of_a_birth_is_removed_and_a_born_session_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_ask_for_one_name_at_once_get_one_session() {
     let attic = Host::founder("attic").await;
-    let up = || attic.app.up(intent(), Default::default(), None);
+    let up = || attic.app.up(parcel(), Default::default(), None);
     let (one, two) = tokio::join!(up(), up());
     // Whoever is second asks an existing session for a change, which must have machines.
     let born: Vec<_> = [one, two].into_iter().flatten().map(|answer| answer.id).collect();
@@ -286,6 +292,8 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
         generation: before.generation.next(),
         parent: before.generation,
         placements: vec![placement],
+        // The session is raised about now.
+        level: proto::level::LEVEL,
         ..before
     };
     let command = Command::Apply { intent, plan, replace: Default::default() };
@@ -300,7 +308,8 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
     let web: proto::id::MachineName = "web-1".parse().unwrap();
     let up = async |disk: &str, replace: Replace| {
         let intent = Box::new(shop_with_disk(disk));
-        let request = Request::Up { session, intent, index: None, replace };
+        let contents = Default::default();
+        let request = Request::Up { session, intent, index: None, replace, contents };
         match super::requests::answer(&attic.hub, attic.id(), request).await {
             Answer::Applied(proposal) => *proposal,
             answer => panic!("{answer:?}"),

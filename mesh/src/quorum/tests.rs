@@ -7,6 +7,7 @@ use futures::FutureExt;
 use proptest::prelude::*;
 use proto::{
     id::{Generation, Name},
+    level::Level,
     session::{Plan, Prefix},
     time::Timestamp,
     topology::{Intent, Topology},
@@ -18,6 +19,7 @@ use super::{elect, *};
 
 mod disks;
 mod failures;
+pub(crate) mod golden;
 mod liars;
 mod storage;
 
@@ -36,17 +38,18 @@ fn create() -> Command {
     Command::Create { id: SESSION, name, stamp: Timestamp(1), ssh_seed: [1; 32] }
 }
 
-/// The command that moves the state from one generation to the next, with a file of this size.
+/// The command that moves the state from one generation to the next, with a key of this size.
 fn apply(parent: u64, bytes: usize) -> Command {
     let topology = Topology { session: "shop".parse().unwrap(), groups: BTreeMap::new() };
-    let files = BTreeMap::from([("file".to_owned(), vec![b'x'; bytes])]);
+    let ssh_keys = BTreeMap::from([("web".parse().unwrap(), vec!["x".repeat(bytes)])]);
     let plan = Plan {
         generation: Generation(parent + 1),
         parent: Generation(parent),
         subnet: Prefix { base: "10.64.1.0".parse().unwrap(), len: 24 },
         placements: Vec::new(),
+        level: Level::FIRST,
     };
-    let intent = Intent { topology, files, ssh_keys: BTreeMap::new() };
+    let intent = Intent { topology, files: BTreeMap::new(), ssh_keys };
     Command::Apply { intent, plan, replace: Default::default() }
 }
 

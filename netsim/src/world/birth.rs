@@ -9,7 +9,7 @@ use proto::{
         knowledge, lead,
     },
     session::{Command, Replace},
-    topology::Intent,
+    topology::Parcel,
     wire::rpc::Refusal,
 };
 
@@ -20,10 +20,10 @@ use super::{
 
 impl World {
     /// Begins a session on a host that runs an agent.
-    pub(super) fn begin(&mut self, id: HostId, session: SessionId, intent: Intent) {
+    pub(super) fn begin(&mut self, id: HostId, session: SessionId, parcel: Parcel) {
         let stamp = self.hosts.get(&id).map(|host| host.wall(self.now)).unwrap_or_default();
         let seeds = Seeds { host: id, salt: [0; 16], stamp, ssh_seed: [0; 32] };
-        let (mut birth, mut effects) = Birth::new(session, seeds, intent, None);
+        let (mut birth, mut effects) = Birth::new(session, seeds, parcel, None);
         while !effects.is_empty() {
             let mut next = None;
             for effect in effects {

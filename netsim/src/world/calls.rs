@@ -6,15 +6,17 @@ use proto::{
     id::{HostId, SessionId},
     run::{
         knowledge::{
-            self,
+            self, Source,
             route::{Route, Step},
+            source,
         },
         lead::{self, question::Ask},
     },
+    topology::Content,
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{Event, Key, Message, World};
+use super::{Event, Key, Message, World, fault::FILES};
 
 /// A question without an answer is given up after this time.
 const CALL_MS: u64 = 5_000;
@@ -28,6 +30,8 @@ pub enum For {
     Voter(SessionId, u64),
     /// A share was asked for.
     Pull(SessionId),
+    /// Bytes of files were asked for.
+    Content(SessionId, Content),
     /// It was asked who is believed.
     Voices(SessionId),
     /// A question on its way to a coordinator.
@@ -93,6 +97,10 @@ impl World {
                 let answer = share.map_or_else(Answer::Refused, |share| Answer::Share(Box::new(share)));
                 return self.reply(id, back, answer);
             }
+            Request::Content { session, content, .. } => {
+                let answer = self.content(id, from, session, content);
+                return self.reply(id, back, answer.map_or_else(Answer::Refused, Answer::Content));
+            }
             Request::Voices(session) => {
                 let voices = self.agent_mut(id).map(|agent| agent.knowledge.voices(session));
                 return self.reply(id, back, Answer::Voices(voices.unwrap_or_default()));
@@ -103,6 +111,28 @@ impl World {
         let Some(agent) = self.agent_mut(id) else { return };
         agent.tickets.insert(ticket, back);
         self.learn(id, knowledge::Event::Asked { ticket, from, wants });
+    }
+
+    /// Finds bytes for a member, where they may be had.
+    fn content(
+        &mut self,
+        id: HostId,
+        from: HostId,
+        session: SessionId,
+        content: Content,
+    ) -> Result<Vec<u8>, Refusal> {
+        let host = self.hosts.get(&id).ok_or(Refusal::UnknownSession)?;
+        let believed = host.agent.as_ref().is_some_and(|agent| agent.knowledge.believes(session, from));
+        let state = host.disk.logs.get(&session).and_then(|log| log.state.as_deref());
+        let share = host.disk.shares.get(&session).map(|share| &**share);
+        match source(state, share, (from, believed), &content)? {
+            Source::Log(bytes) => Ok(bytes.to_vec()),
+            Source::Disk => {
+                let here = host.disk.contents.get(&session).is_some_and(|here| here.contains(&content));
+                let all = FILES.iter().find(|bytes| Content::of(bytes) == content).filter(|_| here);
+                all.map(|bytes| bytes.to_vec()).ok_or(Refusal::NoContent)
+            }
+        }
     }
 
     /// An answer arrived, or none will.
@@ -128,6 +158,19 @@ impl World {
                     _ => None,
                 };
                 self.learn(id, knowledge::Event::Pulled(session, to, share));
+            }
+            For::Content(session, content) => {
+                let ended = match answer {
+                    Some(Answer::Content(bytes)) if Content::of(&bytes) == content => Ok(()),
+                    Some(Answer::Refused(refusal)) => Err(refusal.to_string()),
+                    _ => Err("no answer".to_owned()),
+                };
+                if ended.is_ok()
+                    && let Some(host) = self.hosts.get_mut(&id)
+                {
+                    host.disk.contents.entry(session).or_default().insert(content);
+                }
+                self.learn(id, knowledge::Event::Fetched(session, content, ended));
             }
             For::Voices(session) => {
                 let said = match answer {

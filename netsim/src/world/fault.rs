@@ -9,7 +9,10 @@ use proto::{
     run::{Rules, lead},
     session::{Replace, Share},
     time::Moment,
-    topology::{Failover, Group, ImageRef, Intent, Place, Probe, Ready, Restart, Service, Topology},
+    topology::{
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready, Restart,
+        Service, Topology,
+    },
     wire::rpc::Request,
 };
 
@@ -67,6 +70,10 @@ pub enum Fault {
     Wish(HostId, Key, bool),
     /// A user ends the session at this host.
     Down(HostId, SessionId),
+    /// A host becomes a member.
+    Joins(HostId),
+    /// A host gets the newest program; machines run on.
+    Upgraded(HostId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
 }
@@ -162,12 +169,17 @@ impl World {
                 if self.agent_mut(id).is_none() {
                     return self.tell(Some(id), || "up: no agent runs there".into());
                 }
+                let named = intent.named();
+                let mut contents = Contents::default();
+                for bytes in FILES.iter().filter(|bytes| named.contains(&Content::of(bytes))) {
+                    contents.add(bytes);
+                }
                 if !self.quorums.contains_key(&session) {
-                    return self.begin(id, session, *intent);
+                    return self.begin(id, session, Parcel { intent: *intent, contents });
                 }
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
-                let request = Request::Up { session, intent, index, replace };
+                let request = Request::Up { session, intent, index, replace, contents };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
             Fault::Wish(id, (session, machine), run) => {
@@ -177,6 +189,8 @@ impl World {
             Fault::Down(id, session) => {
                 self.ask_coordinator(id, session, Request::Down(session), Asker::User("down".into()));
             }
+            Fault::Joins(id) => self.join(id),
+            Fault::Upgraded(id) => self.upgrade(id),
             Fault::AllIsWell => self.all_is_well(),
         }
     }
@@ -202,7 +216,7 @@ impl World {
     }
 
     /// Ends the agent for a moment, because nothing that it keeps open is lost under its hands.
-    fn restart(&mut self, id: HostId) {
+    pub(super) fn restart(&mut self, id: HostId) {
         self.suffer(Fault::AgentDies(id));
         self.at(1_000, Fault::AgentStarts(id));
     }
@@ -216,6 +230,11 @@ impl World {
         if quorum.voters.iter().filter(has).count() * 2 <= quorum.voters.len() {
             return;
         }
+        // Nor in the moment in which only the log names the newest voters: nobody else could tell who they are.
+        let written = self.hosts.get(&id).and_then(|host| host.disk.voices.get(&session));
+        if !written.is_some_and(|voices| quorum.voters.values().all(|voter| voices.contains(voter))) {
+            return;
+        }
         let here = |host: &mut super::host::Host| host.disk.logs.remove(&session).is_some();
         if self.hosts.get_mut(&id).is_some_and(here) {
             self.tell(Some(id), || "loses its log".into());
@@ -227,6 +246,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.remove(&session);
         if host.disk.shares.remove(&session).is_some() {
+            host.disk.contents.remove(&session);
             self.history.share_gone(id, session);
             self.tell(Some(id), || "loses its share".into());
             self.restart(id);
@@ -238,7 +258,10 @@ impl World {
             let agent = host.agent.as_ref();
             agent.is_some_and(|agent| agent.knowledge.voices(session).contains(&id))
         });
-        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
+        // Who was asked for a log is about to be believed.
+        let asked = self.hosts.get(&id).is_some_and(|host| host.disk.logs.contains_key(&session));
+        let votes = asked
+            || self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
         let Some(state) = self.committed(session).cloned() else { return };
         let kept = self.hosts.values().any(|h| h.disk.voices.get(&session).is_some_and(|v| v.contains(&id)));
         if believed || votes || kept || self.agent_mut(id).is_none() {
@@ -285,6 +308,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
         world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
     }
     trouble(&mut world, &mut random, &ids);
+    world.draw_levels(seed, TROUBLE_MS);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
 }
@@ -390,9 +414,12 @@ fn live(world: &mut World) -> Result<(), Violation> {
     }
 }
 
+/// All that files in the world can hold.
+pub const FILES: [&[u8]; 4] = [b"", b"one", b"another", b"a third"];
+
 /// Draws a topology: a database, some web machines that need it, perhaps workers that need those.
 fn topology(random: &mut Random) -> Intent {
-    let mut groups = BTreeMap::new();
+    let (mut groups, mut files) = (BTreeMap::new(), BTreeMap::new());
     let mut add = |name: &str, count: u64, needs: &str, random: &mut Random| {
         let memory_mib = if random.chance(20) { 384 } else { 256 };
         let mut group = group(count as u32, memory_mib, needs);
@@ -404,6 +431,11 @@ fn topology(random: &mut Random) -> Intent {
             group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
+        for (number, bytes) in FILES.iter().enumerate().filter(|_| random.chance(30)) {
+            let source = format!("{number}.txt");
+            files.insert(source.clone(), Content::of(bytes));
+            group.files.insert(format!("/etc/{number}"), FileSpec { source, mode: 0o644, owner: None });
+        }
         groups.insert(name.parse::<Name>().expect("a valid name"), group);
     };
     add("db", 1, "", random);
@@ -413,7 +445,7 @@ fn topology(random: &mut Random) -> Intent {
     }
     Intent {
         topology: Topology { session: "shop".parse().expect("a valid name"), groups },
-        files: BTreeMap::new(),
+        files,
         ssh_keys: BTreeMap::new(),
     }
 }

@@ -6,7 +6,7 @@ use proto::{
     id::{HostId, SessionId},
     run::{
         Rules,
-        knowledge::{Effect, Event as Learned, Knowledge, View},
+        knowledge::{Effect, Event as Learned, Kept, Knowledge, View},
     },
     session::Share,
     wire::rpc::{Answer, Request},
@@ -17,7 +17,9 @@ use super::{Event, World, calls::For, host::Host};
 impl World {
     /// Begins with what is on the disk.
     pub(super) fn knowledge_of(host: &Host, rules: Rules) -> Knowledge {
-        Knowledge::new(host.id, rules, host.disk.shares.clone(), host.disk.voices.clone())
+        let (shares, voices) = (host.disk.shares.clone(), host.disk.voices.clone());
+        let contents = host.disk.contents.clone();
+        Knowledge::new(host.id, rules, Kept { shares, voices, contents })
     }
 
     /// Looks at what the mesh says, if that changed or a moment came.
@@ -81,6 +83,13 @@ impl World {
                 self.after(takes, Event::Stored(id, run, share, voices));
             }
             Effect::Show(share) => self.show(id, share),
+            Effect::Fetch(session, from, content) => {
+                let request = Request::Content { session, content, offset: 0 };
+                self.call(id, from, request, For::Content(session, content));
+            }
+            Effect::Lacks(share, because) => {
+                self.tell(Some(id), || format!("files of {} lack: {because}", share.name));
+            }
             Effect::Pull(session, from) => {
                 self.call(id, from, Request::GetShare(session), For::Pull(session));
             }
@@ -106,6 +115,12 @@ impl World {
         let session = share.session;
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.extend(voices.map(|voices| (session, voices)));
+        let named = share.named();
+        let here = host.disk.contents.entry(session).or_default();
+        here.retain(|content| named.contains(content));
+        if here.len() < named.len() {
+            self.history.unfetched(id, &share.name);
+        }
         host.disk.shares.insert(session, share);
         self.learn(id, Learned::Stored(session, Ok(())));
     }
@@ -115,6 +130,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.shares.remove(&session);
         host.disk.voices.remove(&session);
+        host.disk.contents.remove(&session);
         host.disk.logs.remove(&session);
         let Some(agent) = &mut host.agent else { return };
         agent.leaders.remove(&session);

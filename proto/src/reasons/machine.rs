@@ -171,6 +171,13 @@ pub enum Because {
         #[n(0)]
         host: String,
     },
+    /// Files that it needs are nowhere to be had.
+    #[n(23)]
+    ContentLacks {
+        /// What was seen.
+        #[n(0)]
+        seen: String,
+    },
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -215,6 +222,7 @@ impl fmt::Display for Because {
             Because::Ended { seen, attempt, after_s } | Because::Unstarted { seen, attempt, after_s } => {
                 write!(f, "{seen}; {}", next(*attempt, *after_s))
             }
+            Because::ContentLacks { seen } => write!(f, "its files cannot be fetched: {seen}"),
             Because::Fetching { percent } => write!(f, "{percent} % of the image is here"),
             Because::Unreported => f.write_str("its host has not reported yet"),
             Because::HostAway { host } => {

@@ -1,10 +1,11 @@
 //! How a session begins: on the host that is asked, which plans it first and is its only voter. Others hear of it
 //! once its birth stands in its log; what fails before its first plan is committed is taken back whole.
 //!
-//! `asked -> Gather -> (obstacles: End) | OpenLog -> Write(Create) -> State -> Write(Apply) -> Show -> End`;
+//! `asked -> Gather -> (obstacles: End) | OpenLog -> Write(Create) -> State -> Write(Keep)* -> Write(Apply) ->
+//! Show -> End`;
 //! from `OpenLog` on a failure leads to `GiveUp`, then `End`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::{
     facts::Fact,
@@ -12,7 +13,7 @@ use crate::{
     picture::Shares,
     session::{Command, Inventory, Proposal, Replace, plan},
     time::Timestamp,
-    topology::Intent,
+    topology::{Contents, Intent, Parcel},
     trust::Genesis,
     wire::{record::HeadRecord, rpc::Refusal},
 };
@@ -102,7 +103,10 @@ pub struct Birth {
     session: SessionId,
     seeds: Seeds,
     intent: Intent,
+    contents: Contents,
     proposal: Proposal,
+    /// What is still to be written before the first plan stands.
+    writes: VecDeque<Command>,
     step: Step,
 }
 
@@ -119,9 +123,10 @@ enum Step {
 
 impl Birth {
     /// Begins with a topology that was checked where it came in. `index` is the generation that the user saw, if that matters.
-    pub fn new(session: SessionId, seeds: Seeds, intent: Intent, index: Option<u64>) -> (Birth, Vec<Effect>) {
-        let proposal = Proposal::default();
-        let mut birth = Birth { session, seeds, intent, proposal, step: Step::Asked };
+    pub fn new(session: SessionId, seeds: Seeds, parcel: Parcel, index: Option<u64>) -> (Birth, Vec<Effect>) {
+        let (Parcel { intent, contents }, writes) = (parcel, VecDeque::new());
+        let (proposal, step) = (Proposal::default(), Step::Asked);
+        let mut birth = Birth { session, seeds, intent, contents, proposal, writes, step };
         let effects = match index {
             Some(1..) => birth.end(Err(Failure::Stale)),
             _ => vec![Effect::Gather],
@@ -147,7 +152,7 @@ impl Birth {
                 self.give_up(Failure::Failed(format!("its birth cannot be stated: {because}")))
             }
             (Step::Stating, Event::Stated(Ok(()))) => self.apply(),
-            (Step::Planning, Event::Written(Ok(()))) => self.go(Step::Showing, Effect::Show),
+            (Step::Planning, Event::Written(Ok(()))) => self.write(),
             (Step::Creating | Step::Planning, Event::Written(Err(refusal))) => {
                 self.give_up(Failure::Refused(refusal))
             }
@@ -187,7 +192,17 @@ impl Birth {
     fn apply(&mut self) -> Vec<Effect> {
         let Some(plan) = self.proposal.plan.clone() else { return self.end(Ok(())) };
         let (intent, replace) = (self.intent.clone(), Replace::default());
-        self.go(Step::Planning, Effect::Write(Box::new(Command::Apply { intent, plan, replace })))
+        let parts = std::mem::take(&mut self.contents).parts(&intent.named());
+        self.writes = parts.into_iter().map(Command::Keep).collect();
+        self.writes.push_back(Command::Apply { intent, plan, replace });
+        self.write()
+    }
+
+    fn write(&mut self) -> Vec<Effect> {
+        match self.writes.pop_front() {
+            Some(command) => self.go(Step::Planning, Effect::Write(Box::new(command))),
+            None => self.go(Step::Showing, Effect::Show),
+        }
     }
 
     fn go(&mut self, step: Step, effect: Effect) -> Vec<Effect> {
@@ -211,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        Refused,
+        Refused, State,
         fixture::{SESSION, created, host_id, intent, inventory, up},
         slice,
     };
@@ -223,7 +238,8 @@ mod tests {
     }
 
     fn begin(topology: &str, index: Option<u64>) -> (Birth, Vec<Effect>) {
-        Birth::new(SESSION, seeds(), intent(topology), index)
+        let parcel = Parcel { intent: intent(topology), contents: Contents::default() };
+        Birth::new(SESSION, seeds(), parcel, index)
     }
 
     fn offered() -> Event {
@@ -277,6 +293,35 @@ mod tests {
     fn a_session_is_planned_then_written_then_stated_then_shown() {
         let told = story("web 1 256", answers(Event::Shown(Ok(()))));
         assert_eq!(told, "gather, open, create, state 1, apply, show, tell, end true");
+    }
+
+    #[test]
+    fn the_bytes_of_its_files_are_kept_in_parts_before_the_first_plan() {
+        let (mut intent, mut contents) = (intent("web 1 256"), Contents::default());
+        for text in ["a", "b", "c"] {
+            intent.files.insert(text.into(), contents.add(text.repeat(200_000).as_bytes()));
+        }
+        let (mut birth, _) =
+            Birth::new(SESSION, seeds(), Parcel { intent, contents: contents.clone() }, None);
+        let mut state = created();
+        let mut kept = Vec::new();
+        for event in answers(Event::Shown(Ok(()))).into_iter().take(4) {
+            kept = birth.on(event);
+        }
+        for lacks in [3, 1] {
+            let [Effect::Write(command)] = &kept[..] else { panic!("{kept:?}") };
+            assert!(matches!(**command, Command::Keep(_)), "{lacks}");
+            state = command_of(state, command);
+            kept = birth.on(Event::Written(Ok(())));
+        }
+        assert_eq!(state.contents, contents);
+        let [Effect::Write(command)] = &kept[..] else { panic!("{kept:?}") };
+        assert_eq!(command_of(state, command).contents, contents, "what is named stays");
+        assert_eq!(birth.on(Event::Written(Ok(()))), [Effect::Show]);
+    }
+
+    fn command_of(state: State, command: &Command) -> State {
+        crate::session::fixture::command(state, command.clone())
     }
 
     #[test]

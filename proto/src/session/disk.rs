@@ -64,7 +64,7 @@ pub struct Made {
 impl Made {
     /// Gives what a new machine of this group would be told.
     pub fn of(intent: &Intent, name: &Name, group: &Group) -> Made {
-        let content = |file: &FileSpec| intent.files.get(&file.source).map(|bytes| Digest::of(bytes));
+        let content = |file: &FileSpec| intent.files.get(&file.source).map(|content| content.digest);
         let files: BTreeMap<_, _> =
             group.files.iter().map(|(path, file)| (path, (file, content(file)))).collect();
         Made {

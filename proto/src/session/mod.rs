@@ -35,9 +35,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    level::{Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -113,6 +114,10 @@ pub struct HostFacts {
     /// Round trip in milliseconds from the planner, when known.
     #[n(13)]
     pub rtt_ms: Option<u32>,
+    /// What its agent understands.
+    #[serde(default)]
+    #[n(14)]
+    pub level: Level,
 }
 
 /// An IPv4 prefix.
@@ -173,6 +178,10 @@ pub struct Plan {
     /// One entry a machine, sorted by name.
     #[n(3)]
     pub placements: Vec<Placement>,
+    /// The session's level when it was made: who is placed on has to understand that. It commits only at that level.
+    #[serde(default)]
+    #[n(4)]
+    pub level: Level,
 }
 
 /// Where one machine is and why.
@@ -349,7 +358,7 @@ pub struct Proposal {
 }
 
 /// The hard state of one session, the same on every voter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct State {
     /// The session's identity.
@@ -397,6 +406,12 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
+    /// The bytes of the topology's files, and of those of one that is being written; absent = none.
+    #[cbor(n(15), default)]
+    pub contents: Contents,
+    /// What everybody understands who stores it or is brought a share of it. It never falls.
+    #[n(16)]
+    pub level: Level,
 }
 
 /// An incarnation that its host must remove.
@@ -412,7 +427,7 @@ pub struct Drop {
 }
 
 /// What may be written into the hard state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub enum Command {
     /// The first entry. A second one is refused.
@@ -434,7 +449,7 @@ pub enum Command {
     /// A topology and the plan that makes it true, together, by compare-and-swap on the plan.
     #[n(1)]
     Apply {
-        /// The topology with its files.
+        /// The topology. All bytes that it names must be kept already.
         #[n(0)]
         intent: Intent,
         /// The plan; its parent must be current.
@@ -483,6 +498,32 @@ pub enum Command {
     /// `session down`: every machine goes, nothing starts again.
     #[n(5)]
     End,
+    /// Bytes of files that the next topology names. What none names goes with the next one.
+    #[n(6)]
+    Keep(#[n(0)] Contents),
+    /// Everybody who reads the session understands this much: from here on what came with that level may be written.
+    #[n(7)]
+    Raise {
+        /// The level.
+        #[n(0)]
+        level: Level,
+    },
+}
+
+impl Command {
+    /// Names what it is that readers of the first level stumble over, if there is such.
+    pub fn feature(&self) -> Option<Feature> {
+        match self {
+            Command::Raise { .. } => Some(Feature::Raise),
+            Command::Create { .. }
+            | Command::Apply { .. }
+            | Command::Grant { .. }
+            | Command::Wish { .. }
+            | Command::Dropped { .. }
+            | Command::End
+            | Command::Keep(_) => None,
+        }
+    }
 }
 
 /// Why a command did nothing.
@@ -524,6 +565,18 @@ pub enum Refused {
     #[error("{0} is not to be started there")]
     #[n(6)]
     NoStart(#[n(0)] MachineName),
+    /// Bytes that the topology names are not kept.
+    #[error("the content of the file {0} is not here")]
+    #[n(7)]
+    Lacks(#[n(0)] String),
+    /// More bytes of files than a session keeps.
+    #[error("the files have more bytes than a session keeps")]
+    #[n(8)]
+    Full,
+    /// The plan was made before the session's level was raised.
+    #[error("the session's level was raised meanwhile")]
+    #[n(9)]
+    Raised,
 }
 
 impl Coded for Refused {
@@ -536,6 +589,9 @@ impl Coded for Refused {
             Refused::Started(_) => "started",
             Refused::NoMachine(_) => "no-machine",
             Refused::NoStart(_) => "no-start",
+            Refused::Lacks(_) => "lacks",
+            Refused::Full => "full",
+            Refused::Raised => "raised",
         }
     }
 }
@@ -577,6 +633,10 @@ pub struct Share {
     /// The session's key pair for `machine ssh` (ed25519 seed).
     #[cbor(n(10), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
+    /// The session's level.
+    #[serde(default)]
+    #[n(11)]
+    pub level: Level,
 }
 
 /// Who is where in a session. Every member has it, so names work everywhere.
@@ -606,6 +666,13 @@ pub struct Voices {
 
 impl Message for Voices {
     const KIND: Kind = Kind::Voices;
+}
+
+impl Share {
+    /// Lists all bytes that it names.
+    pub fn named(&self) -> BTreeSet<Content> {
+        self.machines.iter().flat_map(|spec| &spec.files).map(|file| file.content).collect()
+    }
 }
 
 impl Directory {
@@ -751,9 +818,9 @@ pub struct MachineFile {
     /// `user` or `user:group`; `None` = root.
     #[n(2)]
     pub owner: Option<String>,
-    /// Its bytes.
-    #[cbor(n(3), with = "minicbor::bytes")]
-    pub content: Vec<u8>,
+    /// Its bytes, which lie beside the share.
+    #[n(3)]
+    pub content: Content,
 }
 
 /// The life of one machine as people and names see it.

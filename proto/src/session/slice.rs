@@ -10,7 +10,7 @@ use crate::{
     session::{
         Directory, Drop, GroupEntry, MachineEntry, MachineFile, MachineSpec, Placement, Prefix, Share, State,
     },
-    topology::{Group, Intent, Probe, Service},
+    topology::{Content, Group, Intent, Probe, Service},
 };
 
 /// Gives what `host` must make true and must know.
@@ -33,12 +33,29 @@ pub fn share(state: &State, host: HostId) -> Share {
         machines: placements.filter(mine).filter_map(|p| machine(state, p)).collect(),
         drops: drops.collect(),
         ssh_seed: state.ssh_seed,
+        level: state.level,
     }
 }
 
 /// Tells whether `new` may take the place of `old`: shares are ordered by (recovery, version).
 pub fn supersedes(new: &Share, old: &Share) -> bool {
     (new.recovery, new.version) > (old.recovery, old.version)
+}
+
+/// Lists the groups of a share's machines that have these bytes.
+pub fn groups_with<'a>(share: &'a Share, content: &'a Content) -> impl Iterator<Item = &'a Name> {
+    let has = |spec: &&MachineSpec| spec.files.iter().any(|file| file.content == *content);
+    share.machines.iter().filter(has).map(|spec| &spec.machine.group)
+}
+
+/// Tells whether a machine of this host has these bytes.
+pub fn needs_content(state: &State, host: HostId, content: &Content) -> bool {
+    let Some((plan, intent)) = state.plan.as_ref().zip(state.intent.as_ref()) else { return false };
+    let has = |group: &Name| {
+        let files = intent.topology.groups.get(group).into_iter().flat_map(|group| group.files.values());
+        files.into_iter().any(|file| intent.files.get(&file.source) == Some(content))
+    };
+    plan.placements.iter().any(|placement| placement.host == host && has(&placement.machine.group))
 }
 
 fn directory(state: &State) -> Directory {
@@ -106,7 +123,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
 
 fn files(intent: &Intent, group: &Group) -> Vec<MachineFile> {
     let file = |(path, file): (&String, &crate::topology::FileSpec)| {
-        let content = intent.files.get(&file.source)?.clone();
+        let content = *intent.files.get(&file.source)?;
         Some(MachineFile { path: path.clone(), mode: file.mode, owner: file.owner.clone(), content })
     };
     group.files.iter().filter_map(file).collect()

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
+    level::Level,
+    limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
-    session::{Command, Drop, Placement, Plan, Refused, State},
-    topology::Intent,
+    session::{Command, Drop, Placement, Plan, Refused, Replace, State},
+    topology::{Contents, Intent},
 };
 
 /// Applies one command. A refused command leaves the state as it was.
@@ -41,6 +43,8 @@ pub fn apply_under(
                 drops: BTreeMap::new(),
                 ended: false,
                 ssh_seed,
+                contents: Contents::default(),
+                level: Level::FIRST,
             };
             (Some(state), Ok(()))
         }
@@ -97,21 +101,7 @@ impl Plan {
 fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refused> {
     match command {
         Command::Create { .. } => Err(Refused::Existence),
-        Command::Apply { intent, plan, replace } => {
-            alive(state)?;
-            current(state, &plan)?;
-            shape(&intent, &plan).map_err(Refused::Unsafe)?;
-            let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
-            checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
-            if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
-                return Err(Refused::Started(p.machine.clone()));
-            }
-            if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
-                return Err(Refused::Unsafe("the session's network would change under its machines".into()));
-            }
-            replace_plan(rules, state, intent, plan);
-            Ok(())
-        }
+        Command::Apply { intent, plan, replace } => adopt(rules, state, intent, plan, &replace),
         Command::Grant { machine, host, epoch } => {
             if !may_start(state, host, &machine, epoch) {
                 return Err(Refused::NoStart(machine));
@@ -138,9 +128,19 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             forget_drop(state, &machine, host, epoch);
             Ok(())
         }
+        Command::Keep(contents) => keep(state, contents),
+        // Never compared with what this program understands: programs of every level must come to the same state.
+        Command::Raise { level } => {
+            alive(state)?;
+            let raised = state.level.max(level);
+            state.version += u64::from(raised != state.level);
+            state.level = raised;
+            Ok(())
+        }
         Command::End => {
             alive(state)?;
             state.ended = true;
+            state.contents = Contents::default();
             state.version += 1;
             let placements = state.plan.iter().flat_map(|plan| &plan.placements);
             let all: Vec<_> = placements.map(|p| (p.machine.clone(), p.host, p.epoch)).collect();
@@ -148,6 +148,54 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
     }
+}
+
+/// Takes a topology with the plan that makes it true.
+fn adopt(
+    rules: Rules,
+    state: &mut State,
+    intent: Intent,
+    plan: Plan,
+    replace: &Replace,
+) -> Result<(), Refused> {
+    alive(state)?;
+    current(state, &plan)?;
+    // Among its hosts may be one that does not understand the session any more.
+    if plan.level < state.level {
+        return Err(Refused::Raised);
+    }
+    if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
+        return Err(Refused::Lacks(source.clone()));
+    }
+    shape(&intent, &plan).map_err(Refused::Unsafe)?;
+    let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
+    checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
+    if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
+        return Err(Refused::Started(p.machine.clone()));
+    }
+    if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
+        return Err(Refused::Unsafe("the session's network would change under its machines".into()));
+    }
+    replace_plan(rules, state, intent, plan);
+    Ok(())
+}
+
+/// Keeps bytes for the next topology. They make room for themselves: what was kept for one that never came
+/// goes first.
+fn keep(state: &mut State, contents: Contents) -> Result<(), Refused> {
+    alive(state)?;
+    let large =
+        contents.bytes() > MAX_KEEP_BYTES || contents.iter().any(|bytes| bytes.len() > MAX_FILE_BYTES);
+    if large || contents.iter().len() > MAX_FILES {
+        return Err(Refused::Full);
+    }
+    let many = state.contents.iter().len() + contents.iter().len() > 2 * MAX_FILES;
+    if many || state.contents.bytes() + contents.bytes() > MAX_KEPT_BYTES {
+        let named = state.intent.as_ref().map(Intent::named).unwrap_or_default();
+        state.contents.retain(&named);
+    }
+    state.contents.extend(contents);
+    Ok(())
 }
 
 fn alive(state: &State) -> Result<(), Refused> {
@@ -256,6 +304,7 @@ fn replace_plan(rules: Rules, state: &mut State, intent: Intent, plan: Plan) {
     state.stopped.retain(|machine| plan.placement(machine).is_some());
     state.starts.retain(|machine, _| plan.placement(machine).is_some());
     state.granted.retain(|machine, epoch| plan.placement(machine).is_some_and(|p| p.epoch == *epoch));
+    state.contents.retain(&intent.named());
     state.intent = Some(intent);
     state.plan = Some(plan);
     state.version += 1;

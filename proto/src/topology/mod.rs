@@ -4,6 +4,7 @@
 //! rules, is asked once where it comes in, and nothing behind it asks again.
 
 mod check;
+mod content;
 mod parse;
 mod read;
 mod report;
@@ -20,6 +21,7 @@ use crate::{
     id::{Digest, MachineName, Name},
     limits,
 };
+pub use content::{Content, Contents, Parcel};
 pub use parse::parse;
 
 /// A checked topology.
@@ -244,7 +246,7 @@ pub struct Diagnostic {
     pub hint: String,
 }
 
-/// What the user asked for, complete: the topology and the content of every file it names. This is
+/// What the user asked for, complete: the topology and the names of all bytes that belong to it. This is
 /// what travels to the coordinator and is committed; nothing is read from the user's disk later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
@@ -252,9 +254,9 @@ pub struct Intent {
     /// The checked topology.
     #[n(0)]
     pub topology: Topology,
-    /// Content of each `files` source, by source path as written.
-    #[cbor(n(1), with = "crate::wire::fields::blob_map")]
-    pub files: BTreeMap<String, Vec<u8>>,
+    /// What each `files` source holds, by source path as written.
+    #[n(1)]
+    pub files: BTreeMap<String, Content>,
     /// Public keys that log in to every machine of a group, by group: one `ssh-...` line each.
     #[n(2)]
     pub ssh_keys: BTreeMap<Name, Vec<String>>,
@@ -277,9 +279,15 @@ impl Intent {
         report.found.into_iter().map(|found| Diagnostic { line: None, ..found }).collect()
     }
 
+    /// Lists all bytes that it names.
+    pub fn named(&self) -> BTreeSet<Content> {
+        self.files.values().copied().collect()
+    }
+
     /// Says how many bytes the files have together if a session cannot keep so many.
     pub fn too_large(&self) -> Option<String> {
-        let (total, most) = (self.files.values().map(Vec::len).sum::<usize>(), limits::MAX_FILES_BYTES);
+        let sizes = self.files.values().map(|content| content.size);
+        let (total, most) = (sizes.fold(0, u64::saturating_add), limits::MAX_FILES_BYTES as u64);
         (total > most).then(|| format!("the files together have {total} bytes, at most {most} are possible"))
     }
 }

@@ -123,14 +123,19 @@ pub(super) fn values(topology: &Topology, report: &mut Report) {
 
 /// Reports contents that are larger than any file of a topology may be, and keys that are no lines.
 pub(super) fn contents(intent: &Intent, report: &mut Report) {
-    let most = limits::MAX_FILE_BYTES;
-    for (source, bytes) in intent.files.iter().filter(|(_, bytes)| bytes.len() > most) {
-        let what = format!("the file {source} has {} bytes", bytes.len());
+    let most = limits::MAX_FILE_BYTES as u64;
+    for (source, content) in intent.files.iter().filter(|(_, content)| content.size > most) {
+        let what = format!("the file {source} has {} bytes", content.size);
         report.add(None, what, format!("at most {most} are possible"));
     }
     if let Some(what) = intent.too_large() {
         report.add(None, what, "put large content into the image, or download it in `setup`");
     }
+    if intent.files.len() > limits::MAX_FILES {
+        let what = format!("the topology has {} files", intent.files.len());
+        report.add(None, what, format!("at most {} are possible", limits::MAX_FILES));
+    }
+    repeated(intent, report);
     for (group, keys) in &intent.ssh_keys {
         if !intent.topology.groups.contains_key(group) {
             report.add(None, format!("there are keys for {group}, which is no group"), "remove them");
@@ -138,6 +143,24 @@ pub(super) fn contents(intent: &Intent, report: &mut Report) {
         if keys.iter().any(|key| key.contains(['\0', '\n', '\r'])) {
             report.add(None, format!("a key of machines.{group} has more than a line"), "write one a line");
         }
+    }
+}
+
+/// Reports texts that every machine of a group has by itself and that are too long for so many machines: a
+/// host may run all of them, and its share must fit one message.
+fn repeated(intent: &Intent, report: &mut Report) {
+    let text = |texts: &mut dyn Iterator<Item = &String>| texts.map(String::len).sum::<usize>();
+    let of = |(name, group): (&Name, &Group)| {
+        let keys = intent.ssh_keys.get(name).into_iter().flatten();
+        let texts =
+            text(&mut group.setup.iter().chain(group.env.keys()).chain(group.env.values()).chain(keys));
+        let paths = text(&mut group.files.keys());
+        (texts + paths).saturating_mul(group.count as usize)
+    };
+    let (total, most) = (intent.topology.groups.iter().map(of).sum::<usize>(), limits::MAX_TEXT_BYTES);
+    if total > most {
+        let what = format!("setup, env and keys have {total} bytes, counted for each machine");
+        report.add(None, what, format!("at most {most} are possible: put long scripts into `files`"));
     }
 }
 

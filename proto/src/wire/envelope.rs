@@ -54,12 +54,22 @@ pub enum Kind {
     Connect = 21,
     /// A new member's word that it can be welcomed.
     JoinReady = 22,
+    /// What a machine's shim is launched with.
+    Launch = 23,
+    /// What a machine's process is doing.
+    ShimStatus = 24,
+    /// What an agent wants of a shim.
+    ShimWish = 25,
+    /// Whether it is granted.
+    ShimAnswer = 26,
+    /// What a shim holds.
+    ShimCounts = 27,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 22] = [
+    const ALL: [Kind; 27] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -82,6 +92,11 @@ impl Kind {
         Kind::RaftOwner,
         Kind::Connect,
         Kind::JoinReady,
+        Kind::Launch,
+        Kind::ShimStatus,
+        Kind::ShimWish,
+        Kind::ShimAnswer,
+        Kind::ShimCounts,
     ];
 }
 

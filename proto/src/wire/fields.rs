@@ -117,27 +117,35 @@ pub mod blobs {
     }
 }
 
-/// Byte strings by name.
-pub mod blob_map {
-    use std::collections::BTreeMap;
+/// Bytes whose names are made anew from what comes, a byte string each.
+pub mod contents {
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::{Fail, Flaw, Write};
+    use crate::limits::MAX_FILES;
     use minicbor::{Decoder, Encoder, bytes::ByteSlice};
 
     /// Encodes them.
-    pub fn encode<C, W: Write>(
-        blobs: &BTreeMap<String, Vec<u8>>,
+    pub fn encode<C, K, W: Write>(
+        contents: &BTreeMap<K, Arc<[u8]>>,
         e: &mut Encoder<W>,
         _: &mut C,
     ) -> Result<(), Fail<W>> {
-        e.map(blobs.len() as u64)?;
-        blobs.iter().try_for_each(|(name, blob)| e.str(name)?.bytes(blob).map(drop))
+        e.array(contents.len() as u64)?;
+        contents.values().try_for_each(|bytes| e.bytes(bytes).map(drop))
     }
 
     /// Decodes them.
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<BTreeMap<String, Vec<u8>>, Flaw> {
-        let blobs = d.map_iter::<String, &ByteSlice>()?;
-        blobs.map(|blob| blob.map(|(name, blob)| (name, blob.to_vec()))).collect()
+    pub fn decode<C, K>(d: &mut Decoder<'_>, _: &mut C) -> Result<BTreeMap<K, Arc<[u8]>>, Flaw>
+    where
+        K: for<'a> From<&'a [u8]> + Ord,
+    {
+        let blobs = d.array_iter::<&ByteSlice>()?;
+        // Those of two topologies may be kept at once.
+        if blobs.size_hint().0 > 2 * MAX_FILES {
+            return Err(Flaw::message("more files than there can be"));
+        }
+        blobs.map(|bytes| bytes.map(|bytes| (K::from(bytes), Arc::from(&bytes[..])))).collect()
     }
 }
 
@@ -282,5 +290,27 @@ pub mod maybe_bytes {
     /// Decodes them.
     pub fn decode<'b, C, const N: usize>(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Option<[u8; N]>, Flaw> {
         minicbor::bytes::decode(d, ctx)
+    }
+}
+
+/// A path, which need not be text.
+pub mod path {
+    use std::{
+        ffi::OsStr,
+        os::unix::ffi::OsStrExt,
+        path::{Path, PathBuf},
+    };
+
+    use super::{Fail, Flaw, Write};
+    use minicbor::{Decoder, Encoder};
+
+    /// Encodes it.
+    pub fn encode<C, W: Write>(path: &Path, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
+        e.bytes(path.as_os_str().as_bytes())?.ok()
+    }
+
+    /// Decodes it.
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<PathBuf, Flaw> {
+        Ok(OsStr::from_bytes(d.bytes()?).into())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     reasons::Coded,
     session::{Proposal, Replace, Share, State},
     time::Timestamp,
-    topology::Intent,
+    topology::{Content, Contents, Intent},
     trust::{JoinAnswer, JoinProof, Short, Transcript},
     wire::{Kind, Message, words::Refuses},
 };
@@ -60,7 +60,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// Whose started disks may be lost.
@@ -73,7 +73,7 @@ pub enum Request {
         /// The session.
         #[n(0)]
         session: SessionId,
-        /// The topology with its files.
+        /// The topology.
         #[n(1)]
         intent: Box<Intent>,
         /// The generation that the user saw.
@@ -82,6 +82,9 @@ pub enum Request {
         /// Whose started disks may be lost.
         #[n(3)]
         replace: Replace,
+        /// The bytes of its files; absent = none.
+        #[cbor(n(4), default)]
+        contents: Contents,
     },
     /// For the coordinator: end the session.
     #[n(9)]
@@ -153,6 +156,19 @@ pub enum Request {
         #[n(1)]
         proof: Box<JoinProof>,
     },
+    /// A piece of the bytes that the asker's share names. For voters and for hosts that have them.
+    #[n(17)]
+    Content {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// The bytes.
+        #[n(1)]
+        content: Content,
+        /// Where the piece begins.
+        #[n(2)]
+        offset: u64,
+    },
 }
 
 /// What a member answers. The numbers 3 and 4 stay free: earlier agents answer something with them.
@@ -206,6 +222,9 @@ pub enum Answer {
     /// To `Join`.
     #[n(13)]
     Join(#[n(0)] Box<JoinAnswer>),
+    /// To `Content`: from the offset on, as much as one answer holds.
+    #[n(14)]
+    Content(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Message for Request {
@@ -264,6 +283,14 @@ pub enum Refusal {
     #[error("the topology has mistakes: {0}")]
     #[n(8)]
     Invalid(#[n(0)] String),
+    /// The share names bytes that are not on the receiver's disk yet.
+    #[error("what the share names is still on its way to that host")]
+    #[n(10)]
+    Gathering,
+    /// The bytes are not on the receiver either.
+    #[error("that host does not have the content")]
+    #[n(11)]
+    NoContent,
     /// Something that only a later version says; its words.
     #[error("{0}")]
     #[n(9)]
@@ -289,6 +316,8 @@ impl Coded for Refusal {
             Refusal::Unknown => "unknown",
             Refusal::Invalid(_) => "invalid",
             Refusal::Other(_) => "other",
+            Refusal::Gathering => "gathering",
+            Refusal::NoContent => "no-content",
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use serde_json::Value;
+use agent::machine::{
+    ShimStatus,
+    record::{self, Ending},
+};
 use tests::{Host, Solo, debian_image_or_skip, eventually, lab_or_skip};
 
 /// A boot takes half a minute translated, and many times that on a busy computer.
@@ -71,7 +74,7 @@ fn debian_with_cloud_init_is_what_its_topology_says_through_reboot_stop_and_star
     host.agent(&["machine", "stop", "db-1"]).expect(0);
     state_is(host, "stopped");
     // By its own shutdown: nothing on its disk is lost.
-    assert_eq!(ending(host)["reason"], "stopped");
+    assert_eq!(ending(host).reason, "stopped");
     host.agent(&["machine", "start", "db-1"]).expect(0);
     booted_since(host, &boot);
     state_is(host, "ready");
@@ -116,10 +119,10 @@ fn state_is(host: &Host, state: &str) {
 }
 
 /// Reads how the machine's QEMU ended.
-fn ending(host: &Host) -> Value {
+fn ending(host: &Host) -> Ending {
     let sessions = fs::read_dir(host.data().join("sessions")).expect("sessions").flatten();
-    let paths: Vec<PathBuf> = sessions.map(|entry| entry.path().join("db-1/shim.json")).collect();
+    let paths: Vec<PathBuf> = sessions.map(|entry| entry.path().join("db-1/shim")).collect();
     let path = paths.iter().find(|path| path.exists()).expect("the machine's directory");
-    let status: Value = serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON");
-    status["ended"].clone()
+    let status = record::load::<ShimStatus>(path).expect("a file").expect("a status");
+    status.ended.expect("it has ended")
 }

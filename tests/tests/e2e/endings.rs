@@ -63,7 +63,7 @@ fn an_agent_that_ends_while_a_machine_is_launched_leaves_nothing_half_made() {
     begins_to_make_a_disk(&asked);
     host.stop();
     let machine = host.session_dir().join("web-1");
-    let (intent, disk) = (machine.join("launch.json"), machine.join("disk.qcow2"));
+    let (intent, disk) = (machine.join("launch"), machine.join("disk.qcow2"));
     assert!(!intent.exists() && !disk.exists() && host.qemus().is_empty(), "{}", host.log_text());
 
     // Soon done: it is waited for, and the machine runs on without its agent.

@@ -3,6 +3,7 @@
 mod addresses;
 mod bad_input;
 mod clock;
+mod content;
 mod coordinator;
 mod ctrl_c;
 mod debian;
@@ -19,6 +20,7 @@ mod join;
 mod kills;
 mod lab_session;
 mod leaks;
+mod older;
 mod one_host;
 mod partition;
 mod prefixes;

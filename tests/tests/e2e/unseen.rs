@@ -24,7 +24,7 @@ fn signal(pid: i32, signal: Signal) {
 
 /// Spoils what the machine's directory says of it.
 fn spoil(host: &Host, text: &[u8]) {
-    for file in ["launch.json", "shim.json"] {
+    for file in ["launch", "shim"] {
         fs::write(host.session_dir().join("web-1").join(file), text).expect("a file");
     }
 }
@@ -73,7 +73,8 @@ fn a_running_machine_is_never_lost_and_never_doubled() {
     host.start();
     // Its shim tells what is lost.
     eventually(Duration::from_secs(20), "its shim has written its numbers again", || {
-        let text = fs::read_to_string(host.session_dir().join("web-1/launch.json")).unwrap_or_default();
+        let bytes = fs::read(host.session_dir().join("web-1/launch")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         if text.contains("web-1") { Ok(()) } else { Err(text) }
     });
     assert_eq!(host.machine("web-1").expect("a row")["epoch"], 1);

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     super::{
         record::{Launch, Paths},
-        wire::{Answer, Counts, write_line},
+        wire::{Answer, Counts, write},
     },
     streams::{self, Line},
 };
@@ -282,7 +282,7 @@ impl Hub {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let full = Answer::Failed(DialError::Unavailable.to_string());
             // A caller that has gone needs no answer.
-            write_line(&mut stream, &full).await.ok();
+            write(&mut stream, &full).await.ok();
             return;
         };
         let id = self.new_dial();
@@ -313,7 +313,7 @@ impl Hub {
             return reset;
         }
         let Some((mut stream, place)) = self.caller(id) else { return reset };
-        if write_line(&mut stream, &Answer::Granted).await.is_err() {
+        if write(&mut stream, &Answer::Granted).await.is_err() {
             return reset;
         }
         let (read, write) = stream.into_split();
@@ -351,7 +351,7 @@ impl Hub {
             DialError::TimedOut => Answer::Late,
             DialError::Unavailable => Answer::Failed(because.to_string()),
         };
-        write_line(&mut stream, &answer).await.ok();
+        write(&mut stream, &answer).await.ok();
     }
 
     /// Takes the outcome of a dial if it was our own knock.

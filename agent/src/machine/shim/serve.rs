@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{sleep, timeout},
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     super::{
         record::{Launch, ShimStatus},
-        wire::{Answer, Wish, read_line, write_line},
+        wire::{Answer, Wish, is_unknown, read, write},
     },
     network::Happening,
 };
@@ -112,23 +112,23 @@ async fn serve(listener: &UnixListener, desk: &Desk, room: &Arc<Semaphore>) {
 }
 
 async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
-    let wish = timeout(HEAR, read_line(&mut stream)).await?;
+    let wish = timeout(HEAR, read(&mut stream)).await?;
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     match wish {
         Ok(Wish::Status) => {
-            write_line(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &Answer::Granted).await?;
             tell(stream, desk.status.subscribe()).await
         }
         Ok(Wish::Launched) => {
-            write_line(&mut stream, &Answer::Granted).await?;
-            stream.write_all(&serde_json::to_vec(&*desk.launch)?).await
+            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &*desk.launch).await
         }
         Ok(Wish::Stop { within_ms }) => {
             desk.stop.send(Duration::from_millis(within_ms)).await.map_err(|_| gone())?;
-            write_line(&mut stream, &Answer::Granted).await
+            write(&mut stream, &Answer::Granted).await
         }
         Ok(Wish::Console) => {
-            write_line(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &Answer::Granted).await?;
             desk.watcher.send(stream).await.map_err(|_| gone())
         }
         Ok(Wish::Dial { port }) => {
@@ -139,14 +139,15 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
             desk.happen.send(Happening::Count(asker)).await.map_err(|_| gone())?;
             // Without a carrier there is no answer: QEMU has not started, or has ended.
             let counts = counts.await.map_err(|_| gone())?;
-            write_line(&mut stream, &Answer::Granted).await?;
-            write_line(&mut stream, &counts).await
+            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &counts).await
         }
         Ok(Wish::Network) => {
-            write_line(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &Answer::Granted).await?;
             desk.happen.send(Happening::Agent(stream)).await.map_err(|_| gone())
         }
-        Err(error) => write_line(&mut stream, &Answer::Failed(format!("not understood: {error}"))).await,
+        Err(error) if is_unknown(&error) => write(&mut stream, &Answer::Unknown).await,
+        Err(error) => write(&mut stream, &Answer::Failed(format!("not understood: {error}"))).await,
     }
 }
 
@@ -154,7 +155,7 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
 async fn tell(mut stream: UnixStream, mut status: watch::Receiver<ShimStatus>) -> io::Result<()> {
     loop {
         let now = status.borrow_and_update().clone();
-        write_line(&mut stream, &now).await?;
+        write(&mut stream, &now).await?;
         if now.ended.is_some() {
             return Ok(());
         }

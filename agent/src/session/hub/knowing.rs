@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Hub, lock};
-use crate::session::requests;
+use crate::session::{contents, requests};
 
 /// One question of this host to another about a share or about who is believed.
 const ASK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -179,6 +179,21 @@ impl Knowing {
                 self.begin(work, Event::Stored(session, Err("the agent failed: see its log".into())));
             }
             Effect::Show(share) => self.hub.show(share),
+            Effect::Fetch(session, from, content) => {
+                let hub = self.hub.clone();
+                let work = async move {
+                    let ended = match contents::fetch(&hub, session, from, content).await {
+                        Ok(bytes) => put_content(&hub, session, bytes).await,
+                        Err(because) => Err(because),
+                    };
+                    Event::Fetched(session, content, ended)
+                };
+                let failed = Err("the agent failed: see its log".into());
+                self.begin(work, Event::Fetched(session, content, failed));
+            }
+            Effect::Lacks(share, because) => {
+                self.work.spawn(contents::lacks(self.hub.clone(), share, because).map(|()| None));
+            }
             Effect::Pull(session, from) => {
                 let hub = self.hub.clone();
                 let work = async move { Event::Pulled(session, from, pull(&hub, session, from).await) };
@@ -242,6 +257,18 @@ async fn store(hub: &Hub, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -
         voices.map_or(Ok(()), |voices| store.put_voices(share.session, &voices))
     });
     written.await.map_err(io::Error::other).and_then(|written| written).map_err(|error| error.to_string())
+}
+
+/// Writes bytes down that a share names. After the session's burial nothing of it comes back.
+async fn put_content(hub: &Hub, session: SessionId, bytes: Arc<[u8]>) -> Result<(), String> {
+    let _one = hub.inner.door.lock().await;
+    if hub.buried(session) {
+        return Err("the session has ended".into());
+    }
+    let store = hub.deps().store.clone();
+    let written = tokio::task::spawn_blocking(move || store.put_content(session, &bytes)).await;
+    let written = written.map_err(io::Error::other).and_then(|written| written);
+    written.map_err(|error| format!("it cannot be written: {error}"))
 }
 
 /// Writes down who is believed. The door lets one in after the other, so that the newest is written last.

@@ -33,7 +33,8 @@ async fn a_cut_off_leader_answers_nothing_and_follows_when_it_returns() {
     see(alone.lead(), "it follows", |lead| !lead.leading && lead.leader.is_some()).await;
     // Its own write lost against the one that was committed.
     let state = alone.state().borrow().clone().unwrap();
-    assert_eq!(state.intent.as_ref().unwrap().files["file"].len(), 20);
+    let keys = &state.intent.as_ref().unwrap().ssh_keys[&"web".parse::<Name>().unwrap()];
+    assert_eq!(keys[0].len(), 20);
 }
 
 #[tokio::test]

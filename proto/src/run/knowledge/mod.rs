@@ -3,8 +3,9 @@
 //! shows a share only when that is done; it never looks into one. Whatever was missed comes again: a share
 //! that is older than its head is asked for, whoever speaks and is not believed is asked about.
 //!
-//! - `voices`: whose word counts; `route`: whom to ask as coordinator.
+//! - `voices`: whose word counts; `route`: whom to ask as coordinator; `contents`: the bytes that shares name.
 
+mod contents;
 pub mod route;
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,18 @@ use std::{
     sync::Arc,
 };
 
-use self::voices::Voices;
+pub use self::contents::{Source, piece, source};
+use self::{
+    contents::{Contents, Fetched, Gather, Step},
+    voices::Voices,
+};
 use crate::{
     id::{HostId, SessionId},
     limits::MAX_SESSIONS,
     run::{Mutant, Rules},
     session::{Share, slice},
     time::Moment,
+    topology::Content,
     wire::{record::HeadRecord, rpc::Refusal},
 };
 
@@ -92,6 +98,8 @@ pub enum Event {
     Pulled(SessionId, HostId, Option<Box<Share>>),
     /// A member said who is believed, or did not answer.
     Said(SessionId, HostId, Option<BTreeSet<HostId>>),
+    /// A question for bytes that a share names ended: they are on the disk, or not.
+    Fetched(SessionId, Content, Result<(), String>),
     /// Everything of a session was removed from this host.
     Forgotten(SessionId),
 }
@@ -103,7 +111,12 @@ pub enum Effect {
     Answer(u64, Result<(), Refusal>),
     /// Open a log of this session for whoever holds this ticket.
     OpenLog(u64, SessionId),
-    /// Write a share down, and with a session's first share who is believed.
+    /// Fetch these bytes from a host, which may be this one's own log, and write them down.
+    Fetch(SessionId, HostId, Content),
+    /// A share cannot count, because bytes that it names are nowhere to be had: people are to know.
+    Lacks(Arc<Share>, String),
+    /// Write a share down, remove bytes that it does not name, and with a session's first share write down
+    /// who is believed.
     Store(Arc<Share>, Option<BTreeSet<HostId>>),
     /// The share is written down: show it, and begin with its session if it is the first.
     Show(Arc<Share>),
@@ -133,6 +146,17 @@ struct Pull {
     pause_ms: u64,
 }
 
+/// What a host has written down.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The shares.
+    pub shares: BTreeMap<SessionId, Arc<Share>>,
+    /// Who was believed.
+    pub voices: BTreeMap<SessionId, BTreeSet<HostId>>,
+    /// The bytes that shares name.
+    pub contents: BTreeMap<SessionId, BTreeSet<Content>>,
+}
+
 /// The machine of what a host knows.
 #[derive(Clone, Debug)]
 pub struct Knowledge {
@@ -140,6 +164,7 @@ pub struct Knowledge {
     rules: Rules,
     view: View,
     voices: Voices,
+    contents: Contents,
     shares: BTreeMap<SessionId, Arc<Share>>,
     writing: BTreeMap<SessionId, (Option<u64>, Arc<Share>)>,
     held: Vec<Held>,
@@ -147,16 +172,17 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    /// Begins with what is written down: the shares, and who was believed.
-    pub fn new(
-        me: HostId,
-        rules: Rules,
-        shares: BTreeMap<SessionId, Arc<Share>>,
-        kept: BTreeMap<SessionId, BTreeSet<HostId>>,
-    ) -> Knowledge {
+    /// Begins with what is written down. Bytes that were lost are fetched again.
+    pub fn new(me: HostId, rules: Rules, kept: Kept) -> Knowledge {
         let (view, writing, pulls) = (View::default(), BTreeMap::new(), BTreeMap::new());
-        let voices = Voices::new(rules, kept);
-        Knowledge { me, rules, view, voices, shares, writing, held: Vec::new(), pulls }
+        let (voices, mut contents) = (Voices::new(rules, kept.voices), Contents::new(rules, kept.contents));
+        for share in kept.shares.values() {
+            if contents.lacks(share).is_some() {
+                contents.begin(me, None, Box::new(Share::clone(share)));
+            }
+        }
+        let (shares, held) = (kept.shares, Vec::new());
+        Knowledge { me, rules, view, voices, contents, shares, writing, held, pulls }
     }
 
     /// Takes an event and says what to do. Events may come late and in any order.
@@ -171,10 +197,15 @@ impl Knowledge {
             Event::Stored(session, stored) => self.stored(session, stored, &mut effects),
             Event::Pulled(session, from, share) => self.pulled(session, from, share, now, &mut effects),
             Event::Said(session, host, said) => self.voices.said(session, host, said),
+            Event::Fetched(session, content, ended) => {
+                let fetched = self.contents.fetched(session, content, ended, now);
+                self.fetched(fetched, now, &mut effects);
+            }
             Event::Forgotten(session) => {
                 self.shares.remove(&session);
                 self.pulls.remove(&session);
                 self.voices.forget(session);
+                turn_away(self.contents.forget(session), &Refusal::UnknownSession, &mut effects);
             }
         }
         for held in std::mem::take(&mut self.held) {
@@ -182,8 +213,9 @@ impl Knowledge {
         }
         self.listen(now, &mut effects);
         self.pull(now, &mut effects);
+        let gathers = self.gather(now, &mut effects);
         let held = self.held.iter().map(|held| held.until).filter(|until| *until > now);
-        let next = held.chain(self.next_pull(now)).chain(self.voices.next(&self.view)).min();
+        let next = held.chain(self.next_pull(now)).chain(self.voices.next(&self.view)).chain(gathers).min();
         effects.extend(next.map(|at| Effect::Wake(at.max(now))));
         effects
     }
@@ -253,16 +285,70 @@ impl Knowledge {
             Some(known) if !slice::supersedes(&share, known) && !slice::supersedes(known, &share) => {
                 return effects.extend(answer(Ok(())));
             }
-            None if self.shares.len() + self.writing.len() >= MAX_SESSIONS => {
+            None if self.is_full(session) => {
                 let because = format!("it has {MAX_SESSIONS} sessions already");
                 return effects.extend(answer(Err(Refusal::Failed(because))));
             }
             _ => {}
         }
+        if let Some(waits) = self.contents.waits(session) {
+            if slice::supersedes(waits, &share) {
+                return effects.extend(answer(Err(Refusal::Older)));
+            }
+            if !slice::supersedes(&share, waits) {
+                let joined = self.contents.join(session, held.from, held.ticket);
+                return effects.extend(answer(Err(Refusal::Gathering)).filter(|_| !joined));
+            }
+            if self.contents.is_asking(session) {
+                return self.hold(Held { wants: Wants::Share(share), ..held }, effects);
+            }
+            turn_away(self.contents.give_up(session), &Refusal::Older, effects);
+        }
+        if self.contents.lacks(&share).is_some() && !self.rules.broken(Mutant::ShowsUnfetched) {
+            return self.contents.begin(held.from, held.ticket, share);
+        }
         let first = !self.shares.contains_key(&session);
         let (share, voices) = (Arc::new(*share), first.then(|| self.voices(session)));
         self.writing.insert(session, (held.ticket, share.clone()));
         effects.push(Effect::Store(share, voices));
+    }
+
+    /// Tells whether another session has no place here.
+    fn is_full(&self, session: SessionId) -> bool {
+        let gathers = self.contents.waiting().into_iter();
+        let new = gathers.filter(|of| *of != session && !self.shares.contains_key(of));
+        self.shares.len() + self.writing.len() + new.count() >= MAX_SESSIONS
+    }
+
+    fn fetched(&mut self, fetched: Fetched, now: Moment, effects: &mut Vec<Effect>) {
+        match fetched {
+            Fetched::Whole(gather) => {
+                for (from, ticket) in gather.brought {
+                    let wants = Wants::Share(gather.share.clone());
+                    self.consider(Held { ticket, from, wants, until: now }, now, effects);
+                }
+            }
+            Fetched::Tell(share, because) => effects.push(Effect::Lacks(share, because)),
+            Fetched::More => {}
+        }
+    }
+
+    /// Asks for bytes that shares wait for. Gives the next moment at which that goes on.
+    fn gather(&mut self, now: Moment, effects: &mut Vec<Effect>) -> Option<Moment> {
+        let mut next = None;
+        for session in self.contents.waiting() {
+            if self.view.buried.contains(&session) {
+                turn_away(self.contents.give_up(session), &Refusal::UnknownSession, effects);
+                continue;
+            }
+            let voices = self.voices(session);
+            match self.contents.step(session, (self.me, &self.view, &voices), now) {
+                Some(Step::Ask(host, content)) => effects.push(Effect::Fetch(session, host, content)),
+                Some(Step::Rest(at)) => next = Some(next.map_or(at, |next: Moment| next.min(at))),
+                None => {}
+            }
+        }
+        next
     }
 
     fn hold(&mut self, held: Held, effects: &mut Vec<Effect>) {
@@ -277,6 +363,7 @@ impl Knowledge {
         let answer = match stored {
             Ok(()) if self.view.buried.contains(&session) => Err(Refusal::UnknownSession),
             Ok(()) => {
+                self.contents.shown(&share);
                 self.shares.insert(session, share.clone());
                 effects.push(Effect::Show(share));
                 Ok(())
@@ -341,11 +428,19 @@ impl Knowledge {
         let newer = |session: &SessionId| {
             let (host, head) = self.head(*session).filter(|(host, _)| *host != self.me)?;
             let mine = self.shares.get(session).map(|share| (share.recovery, share.version));
-            let older = mine.is_none_or(|mine| mine < (head.recovery, head.version));
+            let waits = self.contents.waits(*session).map(|share| (share.recovery, share.version));
+            let older = mine.max(waits).is_none_or(|mine| mine < (head.recovery, head.version));
             (older && !self.view.buried.contains(session)).then_some((*session, host))
         };
         self.view.heads.keys().filter_map(newer).collect()
     }
+}
+
+/// Answers all that waited for a share that comes no more.
+fn turn_away(gather: Option<Gather>, refusal: &Refusal, effects: &mut Vec<Effect>) {
+    let waiting = gather.into_iter().flat_map(|gather| gather.brought);
+    let tickets = waiting.filter_map(|(_, ticket)| ticket);
+    effects.extend(tickets.map(|ticket| Effect::Answer(ticket, Err(refusal.clone()))));
 }
 
 fn refuse(held: &Held, refusal: Refusal, effects: &mut Vec<Effect>) {

@@ -5,11 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::{Generation, Name},
+    limits::{MAX_KEEP_BYTES, MAX_PIECE_BYTES},
     session::{
-        State,
-        fixture::{SESSION, created, host_id, up},
+        Command, Replace, State,
+        fixture::{SESSION, command, created, host_id, intent, inventory, up},
+        plan,
     },
     time::Timestamp,
+    topology::{Contents, FileSpec},
 };
 
 const NOW: Moment = Moment(50_000);
@@ -46,7 +49,7 @@ fn view(heads: &[(&str, HeadRecord)]) -> View {
 }
 
 fn knowledge(view: View) -> Knowledge {
-    let mut knowledge = Knowledge::new(host_id("me"), Rules::default(), BTreeMap::new(), BTreeMap::new());
+    let mut knowledge = Knowledge::new(host_id("me"), Rules::default(), Kept::default());
     knowledge.on(Event::Look(Box::new(view)), NOW);
     knowledge
 }
@@ -290,4 +293,165 @@ proptest! {
             prop_assert!(knowledge.held.len() <= MAX_HELD);
         }
     }
+}
+
+/// A share of `me` with two machines that have these files, and the state that it is cut from.
+fn with_files(version: u64, texts: &[&str]) -> (Box<Share>, State) {
+    let (mut intent, mut contents) = (intent("web 3 256"), Contents::default());
+    let group = intent.topology.groups.values_mut().next().unwrap();
+    for text in texts {
+        let source = (*text).to_owned();
+        intent.files.insert(source.clone(), contents.add(text.as_bytes()));
+        group.files.insert(format!("/etc/{text}"), FileSpec { source, mode: 0o644, owner: None });
+    }
+    let state = command(created(), Command::Keep(contents));
+    let inventory = inventory("me 600 image\nattic 300 image");
+    let plan = plan::propose(SESSION, Some(&state), (&intent, &Replace::all()), &inventory).plan.unwrap();
+    let state = command(state, Command::Apply { intent, plan, replace: Replace::all() });
+    let state = State { version, ..state };
+    (Box::new(slice::share(&state, host_id("me"))), state)
+}
+
+fn fetches(effects: &[Effect]) -> Vec<(HostId, Content)> {
+    let fetch = |effect: &Effect| match effect {
+        Effect::Fetch(_, host, content) => Some((*host, *content)),
+        _ => None,
+    };
+    effects.iter().filter_map(fetch).collect()
+}
+
+fn bring(knowledge: &mut Knowledge, share: &Share, now: Moment) -> Vec<Effect> {
+    let wants = Wants::Share(Box::new(share.clone()));
+    knowledge.on(Event::Asked { ticket: share.version, from: host_id("nas"), wants }, now)
+}
+
+#[test]
+fn a_share_counts_once_all_bytes_that_it_names_are_here_and_they_come_once() {
+    let mut knowledge = knowledge(view(&[]));
+    let (share, _) = with_files(5, &["one", "two"]);
+    assert!(share.machines.len() >= 2, "{share:?}");
+    let mut effects = bring(&mut knowledge, &share, NOW);
+    for _ in 0..2 {
+        let [(host, content)] = fetches(&effects)[..] else { panic!("{effects:?}") };
+        assert_eq!(host, host_id("nas"));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Store(..))), "{effects:?}");
+        effects = knowledge.on(Event::Fetched(SESSION, content, Ok(())), NOW);
+    }
+    assert!(fetches(&effects).is_empty(), "{effects:?}");
+    assert!(effects.contains(&Effect::Store(Arc::new(*share), Some([host_id("nas")].into()))), "{effects:?}");
+    let shown = knowledge.on(Event::Stored(SESSION, Ok(())), NOW);
+    assert!(shown.contains(&Effect::Answer(5, Ok(()))), "{shown:?}");
+    // What is here is not fetched again; what is new is.
+    let (next, _) = with_files(6, &["two", "three"]);
+    let effects = bring(&mut knowledge, &next, NOW);
+    assert_eq!(fetches(&effects), [(host_id("nas"), Content::of(b"three"))]);
+}
+
+#[test]
+fn others_are_asked_when_one_does_not_give_and_people_are_told_when_nobody_does() {
+    let heads = [("nas", head(1, 5, &["nas", "cellar"]))];
+    let mut knowledge = knowledge(view(&heads));
+    let (share, _) = with_files(5, &["one"]);
+    let (mut effects, mut now) = (bring(&mut knowledge, &share, NOW), NOW);
+    let (mut asked, mut told) = (BTreeSet::new(), 0);
+    for _ in 0..20 {
+        told += effects.iter().filter(|effect| matches!(effect, Effect::Lacks(..))).count();
+        if let [(host, content)] = fetches(&effects)[..] {
+            asked.insert(host);
+            effects = knowledge.on(Event::Fetched(SESSION, content, Err("gone".into())), now);
+        } else {
+            now = now.plus_ms(10_000);
+            effects = knowledge.on(Event::Look(Box::new(view(&heads))), now);
+        }
+    }
+    // Who brought it, who votes, and who runs machines with the same files.
+    assert_eq!(asked, ["nas", "cellar", "attic"].map(host_id).into());
+    assert_eq!(told, 1, "once for each share");
+    assert!(knowledge.share(SESSION).is_none());
+}
+
+#[test]
+fn all_that_bring_one_share_wait_for_its_bytes_together() {
+    let mut knowledge = knowledge(view(&[]));
+    let (share, _) = with_files(5, &["one"]);
+    let bring = |knowledge: &mut Knowledge, ticket| {
+        let wants = Wants::Share(share.clone());
+        without_wakes(knowledge.on(Event::Asked { ticket, from: host_id("nas"), wants }, NOW))
+    };
+    bring(&mut knowledge, 1);
+    for ticket in 2..=8 {
+        assert_eq!(bring(&mut knowledge, ticket), [], "{ticket}");
+    }
+    assert_eq!(bring(&mut knowledge, 9), [Effect::Answer(9, Err(Refusal::Gathering))], "so many and no more");
+    knowledge.on(Event::Fetched(SESSION, Content::of(b"one"), Ok(())), NOW);
+    let shown = knowledge.on(Event::Stored(SESSION, Ok(())), NOW);
+    for ticket in 1..=8 {
+        assert!(shown.contains(&Effect::Answer(ticket, Ok(()))), "{ticket}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_newer_share_takes_the_place_of_one_that_waits() {
+    let mut knowledge = knowledge(view(&[]));
+    let (old, _) = with_files(5, &["one"]);
+    bring(&mut knowledge, &old, NOW);
+    let (new, _) = with_files(6, &["two"]);
+    assert!(fetches(&bring(&mut knowledge, &new, NOW)).is_empty(), "one question at a time");
+    let failed = Event::Fetched(SESSION, Content::of(b"one"), Err("gone".into()));
+    let effects = knowledge.on(failed, NOW);
+    assert!(effects.contains(&Effect::Answer(5, Err(Refusal::Older))), "{effects:?}");
+    assert_eq!(fetches(&effects), [(host_id("nas"), Content::of(b"two"))]);
+}
+
+#[test]
+fn bytes_that_a_disk_lost_are_fetched_again() {
+    let (share, _) = with_files(5, &["one"]);
+    let shares = [(SESSION, Arc::new(*share))].into();
+    let kept = Kept { shares, voices: [(SESSION, [host_id("nas")].into())].into(), ..Kept::default() };
+    let mut knowledge = Knowledge::new(host_id("me"), Rules::default(), kept);
+    let effects = knowledge.on(Event::Look(Box::new(view(&[]))), NOW);
+    assert_eq!(fetches(&effects), [(host_id("nas"), Content::of(b"one"))]);
+    let effects = knowledge.on(Event::Fetched(SESSION, Content::of(b"one"), Ok(())), NOW);
+    assert!(fetches(&effects).is_empty() && !effects.iter().any(|e| matches!(e, Effect::Store(..))));
+}
+
+#[test]
+fn only_voters_and_hosts_with_such_a_machine_get_its_bytes() {
+    let (share, state) = with_files(5, &["one"]);
+    let (one, two) = (Content::of(b"one"), Content::of(b"two"));
+    let from = |name: &str, votes| (host_id(name), votes);
+    let log = Ok(Source::Log(state.contents.get(&one).unwrap().clone()));
+    for asker in [from("me", false), from("attic", false), from("cellar", true)] {
+        assert_eq!(source(Some(&state), None, asker, &one), log);
+        assert_eq!(source(None, Some(&share), asker, &one), Ok(Source::Disk));
+        assert!(source(Some(&state), Some(&share), asker, &two).is_err());
+    }
+    let liar = source(Some(&state), Some(&share), from("liar", false), &one);
+    assert_eq!(liar, Err(Refusal::NoVoice));
+    let bytes = vec![7; MAX_PIECE_BYTES + 5];
+    assert_eq!(piece(&bytes, 0).len(), MAX_PIECE_BYTES);
+    assert_eq!(piece(&bytes, MAX_PIECE_BYTES as u64).len(), 5);
+    assert!(piece(&bytes, u64::MAX).is_empty());
+}
+
+#[test]
+fn many_large_files_of_many_machines_fit_the_largest_message() {
+    let (mut intent, mut contents) = (intent("web 3 256"), Contents::default());
+    let group = intent.topology.groups.values_mut().next().unwrap();
+    for number in 0..12_u8 {
+        let source = number.to_string();
+        intent.files.insert(source.clone(), contents.add(&vec![number; 250 * 1024]));
+        group.files.insert(format!("/etc/{number}"), FileSpec { source, mode: 0o644, owner: None });
+    }
+    let mut state = created();
+    for part in contents.parts(&intent.named()) {
+        assert!(part.bytes() <= MAX_KEEP_BYTES);
+        state = command(state, Command::Keep(part));
+    }
+    let inventory = inventory("me 900 image");
+    let plan = plan::propose(SESSION, Some(&state), (&intent, &Replace::all()), &inventory).plan.unwrap();
+    let state = command(state, Command::Apply { intent, plan, replace: Replace::all() });
+    let share = slice::share(&state, host_id("me"));
+    assert_eq!(share.machines.len(), 3);
+    assert!(crate::wire::encode(&share).len() < 16 * 1024, "{}", crate::wire::encode(&share).len());
 }

@@ -2,14 +2,14 @@
 //! wishes, what a topology would become and becomes. Every answer stands on a quorum round or on a write, and
 //! every question is safe to repeat: plans name their parent, drops are forgotten once.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     facts::Fact,
     id::{Epoch, Generation, HostId, MachineName, SessionId},
     run::{Mutant, Rules, birth},
     session::{Command, Inventory, Plan, Proposal, Refused, Replace, State, plan, state},
-    topology::Intent,
+    topology::{Contents, Intent},
     wire::rpc::{Answer, Refusal, Request},
 };
 
@@ -25,8 +25,10 @@ pub enum Ask {
     Plan(Box<Intent>, Replace),
     /// Make this topology true.
     Up {
-        /// The topology with its files.
+        /// The topology.
         intent: Box<Intent>,
+        /// The bytes of its files, at least those that the session does not keep yet.
+        contents: Contents,
         /// The generation that the user saw.
         index: Option<u64>,
         /// Whose started disks may be lost.
@@ -48,7 +50,9 @@ impl Ask {
         Ok(match request {
             Request::State(session) => (session, Ask::State),
             Request::Plan { session, intent, replace } => (session, Ask::Plan(intent, replace)),
-            Request::Up { session, intent, index, replace } => (session, Ask::Up { intent, index, replace }),
+            Request::Up { session, intent, index, replace, contents } => {
+                (session, Ask::Up { intent, contents, index, replace })
+            }
             Request::Down(session) => (session, Ask::Down),
             Request::Wish { session, machine, run } => (session, Ask::Wish(machine, run)),
             Request::MayStart { session, machine, epoch } => (session, Ask::MayStart(from, machine, epoch)),
@@ -94,6 +98,8 @@ pub struct Question {
     tries: u32,
     read: Option<Arc<State>>,
     proposal: Option<Box<Proposal>>,
+    /// What is still to be written, after what is being written.
+    writes: VecDeque<Command>,
 }
 
 impl Question {
@@ -114,7 +120,10 @@ impl Question {
             },
             Ask::State | Ask::MayStart(..) => Effect::Read,
         };
-        (Question { session, ask, rules, tries: 0, read: None, proposal: None }, vec![first])
+        (
+            Question { session, ask, rules, tries: 0, read: None, proposal: None, writes: VecDeque::new() },
+            vec![first],
+        )
     }
 
     /// Takes what it waited for and says what comes next.
@@ -135,7 +144,11 @@ impl Question {
     fn read(&mut self, state: Arc<State>) -> Vec<Effect> {
         self.read = Some(state.clone());
         match &self.ask {
-            Ask::State => answer(Answer::State(Box::new(State::clone(&state)))),
+            // Nobody who asks reads the files.
+            Ask::State => {
+                let contents = Contents::default();
+                answer(Answer::State(Box::new(State { contents, ..State::clone(&state) })))
+            }
             Ask::Plan(..) => vec![Effect::Gather],
             Ask::Up { index, .. } => {
                 let current = state.generation();
@@ -186,9 +199,22 @@ impl Question {
             return answer(Answer::Applied(Box::new(self.proposal().cloned().unwrap_or(proposal))));
         }
         let (intent, replace) = (Intent::clone(intent), may.clone());
+        let keep = match &self.ask {
+            Ask::Up { contents, .. } => keep(&now, &intent, contents),
+            _ => Ok(Vec::new()),
+        };
+        let keep = match keep {
+            Ok(keep) => keep,
+            Err(refusal) => return answer(Answer::Refused(refusal)),
+        };
         self.proposal = Some(Box::new(proposal));
-        let command = planned.map(|plan| Command::Apply { intent, plan, replace });
-        command.map(|command| Effect::Write(Box::new(command))).into_iter().collect()
+        self.writes = keep.into();
+        self.writes.extend(planned.map(|plan| Command::Apply { intent, plan, replace }));
+        self.write()
+    }
+
+    fn write(&mut self) -> Vec<Effect> {
+        self.writes.pop_front().map(|command| Effect::Write(Box::new(command))).into_iter().collect()
     }
 
     fn written(&mut self, written: Result<(), Refusal>) -> Vec<Effect> {
@@ -198,6 +224,7 @@ impl Question {
                 return answer(Answer::MayStart(false));
             }
             (Ask::Down, Err(Refusal::State(Refused::Ended))) => return answer(Answer::Done),
+            (Ask::Up { .. }, Ok(())) if !self.writes.is_empty() => return self.write(),
             (Ask::Up { .. }, Ok(())) => return self.committed(),
             (_, Ok(())) => return answer(Answer::Done),
             (_, Err(refusal)) => refusal,
@@ -205,7 +232,9 @@ impl Question {
         let again = match (&self.ask, &refusal) {
             (Ask::Up { index, .. }, Refusal::State(Refused::NotCurrent { .. })) => index.is_none(),
             // A machine was allowed to start a moment ago: the next proposal says so.
-            (Ask::Up { .. }, Refusal::State(Refused::Started(_))) => true,
+            (Ask::Up { .. }, Refusal::State(Refused::Started(_) | Refused::Raised)) => true,
+            // Another topology came in between, and with it went what was kept for this one.
+            (Ask::Up { .. }, Refusal::State(Refused::Lacks(_))) => true,
             _ => false,
         };
         if again && self.tries < PLAN_TRIES { vec![Effect::Read] } else { answer(Answer::Refused(refusal)) }
@@ -216,6 +245,18 @@ impl Question {
         let fact = self.read.as_ref().and_then(|state| birth::committed(&state.name, &proposal));
         fact.map(Effect::Tell).into_iter().chain(answer(Answer::Applied(proposal))).collect()
     }
+}
+
+/// Gives the entries that a topology's bytes need before it: those that are not kept yet must have come.
+fn keep(now: &State, intent: &Intent, contents: &Contents) -> Result<Vec<Command>, Refusal> {
+    let mut lacking = intent.named();
+    lacking.retain(|content| now.contents.get(content).is_none());
+    if let Some((source, _)) =
+        intent.files.iter().find(|(_, content)| lacking.contains(content) && contents.get(content).is_none())
+    {
+        return Err(Refusal::State(Refused::Lacks(source.clone())));
+    }
+    Ok(contents.parts(&lacking).into_iter().map(Command::Keep).collect())
 }
 
 /// Refuses what no file could have said: a member may be mistaken, and the planner believes what it reads.

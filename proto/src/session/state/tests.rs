@@ -74,6 +74,7 @@ fn plan(parent: u64, machines: &[(&str, HostId, u64, u8)]) -> Plan {
         parent: Generation(parent),
         subnet: SUBNET,
         placements: machines.iter().map(placement).collect(),
+        level: Level::FIRST,
     }
 }
 
@@ -90,6 +91,12 @@ fn commit(state: State, plan: Plan) -> (State, Result<(), Refused>) {
     let count = plan.placements.len() as u32;
     let (state, outcome) = apply(Some(state), apply_plan(intent(count), plan));
     (state.unwrap(), outcome)
+}
+
+fn done(state: State, command: Command) -> State {
+    let (state, outcome) = apply(Some(state), command);
+    assert_eq!(outcome, Ok(()));
+    state.unwrap()
 }
 
 fn running() -> State {
@@ -287,4 +294,60 @@ fn a_disk_never_shrinks() {
     assert_eq!(outcome, Ok(()));
     assert!(refused(state.clone(), with(Some(800), 2)).contains("web-1: its disk would shrink"));
     assert!(refused(state, with(None, 2)).contains("web-1: its disk would shrink"));
+}
+
+#[test]
+fn bytes_are_kept_before_the_topology_that_names_them_and_go_with_the_last_that_does() {
+    let mut contents = Contents::default();
+    let file = contents.add(b"one");
+    let with_file = |count| {
+        let mut intent = intent(count);
+        intent.files.insert("x".into(), file);
+        intent
+    };
+    let state = created();
+    let first = plan(0, &[("web-1", NAS, 1, 10)]);
+    let early = apply(Some(state.clone()), apply_plan(with_file(1), first.clone())).1;
+    assert_eq!(early, Err(Refused::Lacks("x".into())));
+    let state = done(state, Command::Keep(contents.clone()));
+    let state = done(state, apply_plan(with_file(1), first));
+    assert_eq!(state.contents, contents);
+    let state = done(state, apply_plan(intent(1), plan(1, &[("web-1", NAS, 1, 10)])));
+    assert_eq!(state.contents, Contents::default());
+}
+
+#[test]
+fn what_a_session_keeps_is_bounded() {
+    let mut state = created();
+    let mut large = Contents::default();
+    large.add(&vec![0; MAX_FILE_BYTES + 1]);
+    assert_eq!(apply(Some(state.clone()), Command::Keep(large)).1, Err(Refused::Full));
+    for number in 0..100_u8 {
+        let mut contents = Contents::default();
+        contents.add(&vec![number; MAX_FILE_BYTES]);
+        state = done(state, Command::Keep(contents));
+        assert!(state.contents.bytes() <= MAX_KEPT_BYTES, "{number}");
+    }
+}
+
+#[test]
+fn the_level_never_falls_and_whoever_has_a_share_hears_of_it() {
+    let raise = |level: u32| Command::Raise { level: level.into() };
+    let state = created();
+    assert_eq!(state.level, Level::FIRST);
+    let raised = done(state.clone(), raise(2));
+    assert_eq!((raised.level, raised.version), (2.into(), state.version + 1));
+    let same = done(done(raised.clone(), raise(2)), raise(1));
+    assert_eq!(same, raised);
+    let far = done(raised.clone(), raise(900));
+    assert_eq!(far.level, 900.into(), "what this program understands decides nothing here");
+    assert_eq!(apply(Some(done(raised, Command::End)), raise(3)).1, Err(Refused::Ended));
+}
+
+#[test]
+fn a_plan_that_was_made_before_a_raise_is_made_anew() {
+    let raised = done(created(), Command::Raise { level: 2.into() });
+    let early = plan(0, &[("web-1", NAS, 1, 10)]);
+    assert_eq!(commit(raised.clone(), early.clone()).1, Err(Refused::Raised));
+    assert_eq!(commit(raised, Plan { level: 2.into(), ..early }).1, Ok(()));
 }

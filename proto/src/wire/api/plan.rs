@@ -10,10 +10,10 @@ use crate::{
     id::{MachineName, Name, SessionId},
     reasons::{Cause, Hindrance, Unchosen, Why},
     session::{ChangeAction, How, Replace},
-    topology::{Diagnostic, Intent, Topology},
+    topology::{Contents, Diagnostic, Intent, Parcel, Topology},
 };
 
-/// What `plan` and `up` are asked with: an [`Intent`] whose file contents are base64.
+/// What `plan` and `up` are asked with: a [`Parcel`] whose file contents are base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRequest {
     /// The checked topology.
@@ -29,9 +29,10 @@ pub struct PlanRequest {
     pub replace: Replace,
 }
 
-impl From<Intent> for PlanRequest {
-    fn from(intent: Intent) -> PlanRequest {
-        let files = intent.files.into_iter().map(|(path, bytes)| (path, BASE64.encode(&bytes))).collect();
+impl From<Parcel> for PlanRequest {
+    fn from(Parcel { intent, contents }: Parcel) -> PlanRequest {
+        let file = |(path, content)| Some((path, BASE64.encode(contents.get(&content)?)));
+        let files = intent.files.into_iter().filter_map(file).collect();
         PlanRequest {
             topology: intent.topology,
             files,
@@ -42,18 +43,19 @@ impl From<Intent> for PlanRequest {
     }
 }
 
-impl TryFrom<PlanRequest> for Intent {
+impl TryFrom<PlanRequest> for Parcel {
     type Error = Error;
-    fn try_from(wanted: PlanRequest) -> Result<Intent, Error> {
+    fn try_from(wanted: PlanRequest) -> Result<Parcel, Error> {
+        let mut contents = Contents::default();
         let decode = |(path, text): (String, String)| match BASE64.decode(text.as_bytes()) {
-            Ok(bytes) => Ok((path, bytes)),
+            Ok(bytes) => Ok((path, contents.add(&bytes))),
             Err(error) => Err(Error::new(Kind::Usage, format!("{path} is not base64")).because(error)),
         };
         let files = wanted.files.into_iter().map(decode).collect::<Result<_, _>>()?;
         let intent = Intent { topology: wanted.topology, files, ssh_keys: wanted.ssh_keys };
         match intent.flaws().into_iter().next() {
             Some(flaw) => Err(Error::new(Kind::Invalid, flaw.what).because(flaw.hint)),
-            None => Ok(intent),
+            None => Ok(Parcel { intent, contents }),
         }
     }
 }
