@@ -11,7 +11,7 @@ use crate::install::{
     carry::{self, CarryError, Root},
     layout::Layout,
     look,
-    plan::{self, Pages, Plan, Seen},
+    plan::{self, Computer, Pages, Plan},
 };
 
 /// Install this program as a service of this computer
@@ -132,7 +132,7 @@ pub async fn uninstall(cx: &Cx, args: Remove) -> Done {
     told(cx, &plan, &format!("removed: {} files", removed.files))
 }
 
-async fn seen(cx: &Cx, layout: &Layout, elsewhere: bool) -> Seen {
+async fn seen(cx: &Cx, layout: &Layout, elsewhere: bool) -> Computer {
     if elsewhere {
         return look::anywhere(layout.scope, Path::new(crate::host::data::SYSTEM));
     }

@@ -9,7 +9,7 @@ use proto::{
     wire::api::{self, Error, Kind},
 };
 
-use super::{Answer, take};
+use super::{ApiResult, take};
 use crate::{
     host::{data::DataDir, log, notify},
     session::actions::words,
@@ -19,7 +19,7 @@ use crate::{
 const AGAIN: BackOff = BackOff::new(2_000, 30_000);
 
 /// Joins a mesh without a daemon.
-pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
+pub async fn join(data: &DataDir, request: api::JoinRequest) -> ApiResult<api::Joined> {
     let _lock = take(data)?;
     if mesh::identity::exists(data.path()) {
         return join_again(data, &request);
@@ -41,7 +41,7 @@ impl From<Error> for Missed {
 }
 
 /// Writes down what a token of this host's own mesh tells of members, for the next start.
-fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+fn join_again(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Joined> {
     let token = request.token.parse().map_err(mesh::MeetError::from);
     let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
         Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
@@ -112,7 +112,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Result<api::
 }
 
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.
-pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
+pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> ApiResult<Option<api::JoinRequest>> {
     if mesh::identity::exists(data.path()) {
         // The command line of a service stays when its token ends: it never keeps a member from running.
         match join.map(|request| join_again(data, &request)) {
@@ -135,7 +135,7 @@ pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Op
 
 /// Tries again for as long as the mesh is not there; a mesh that says no ends it. Token and name are kept, so that the
 /// next start goes on without them.
-pub(super) async fn until_member(data: &DataDir, request: api::JoinRequest) -> Answer<()> {
+pub(super) async fn until_member(data: &DataDir, request: api::JoinRequest) -> ApiResult<()> {
     let mut failures = 0_u32;
     loop {
         match join_locked(data, &request).await {

@@ -9,17 +9,17 @@ use std::{
 use super::{
     SERVICE, Scope,
     layout::{BY_ROOT, PACKAGED},
-    plan::{GROUP, Linger, Seen},
+    plan::{Computer, GROUP, Linger},
 };
 use crate::host::{data::DataDir, users};
 
 /// Gathers what a plan depends on. `runs` is the process of the agent that answers on the data directory.
-pub fn look(data: &DataDir, chosen: bool, runs: Option<i32>) -> Seen {
+pub fn look(data: &DataDir, chosen: bool, runs: Option<i32>) -> Computer {
     let me = rustix::process::getuid().as_raw();
     let user = users::name(me);
     let systemd = has_systemd();
     let runtime = env::var_os("XDG_RUNTIME_DIR").is_none().then(|| PathBuf::from(format!("/run/user/{me}")));
-    Seen {
+    Computer {
         runtime: runtime.filter(|_| me != 0),
         systemd,
         linger: if me == 0 || !systemd { Linger::On } else { linger(&user) },
@@ -34,10 +34,10 @@ pub fn look(data: &DataDir, chosen: bool, runs: Option<i32>) -> Seen {
 }
 
 /// Gives what a computer is like that has everything: a package, or the root of another system, is made for it.
-pub fn anywhere(scope: Scope, data: &Path) -> Seen {
+pub fn anywhere(scope: Scope, data: &Path) -> Computer {
     let (user, data) = (String::from("root"), data.to_owned());
     let linger = if scope == Scope::User { Linger::Off } else { Linger::On };
-    Seen { user, systemd: true, linger, firewalls: [true, true], data, ..Seen::default() }
+    Computer { user, systemd: true, linger, firewalls: [true, true], data, ..Computer::default() }
 }
 
 /// Tells whether systemd manages this computer.

@@ -31,7 +31,7 @@ const FIREWALLD: &str = r#"<?xml version="1.0" encoding="utf-8"?>
 
 /// What this computer is like.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Computer {
     /// The user's name.
     pub user: String,
     /// Where the user's manager has its sockets, when the environment does not say so.
@@ -139,7 +139,7 @@ impl Command {
 }
 
 /// Decides how the agent is installed.
-pub fn install(layout: &Layout, pages: &Pages, seen: &Seen) -> Plan {
+pub fn install(layout: &Layout, pages: &Pages, seen: &Computer) -> Plan {
     let (run, say) = match (seen.systemd, layout.scope) {
         (false, _) => (Vec::new(), without_systemd(layout, seen)),
         (true, Scope::System) => (system(seen), then(layout.scope, seen)),
@@ -149,7 +149,7 @@ pub fn install(layout: &Layout, pages: &Pages, seen: &Seen) -> Plan {
 }
 
 /// Gives the files of an installed agent.
-pub fn files(layout: &Layout, pages: &Pages, seen: &Seen) -> Vec<File> {
+pub fn files(layout: &Layout, pages: &Pages, seen: &Computer) -> Vec<File> {
     let file =
         |path: &Path, text: &str| File { path: path.to_owned(), mode: 0o644, text: Some(text.to_owned()) };
     let mut files = vec![File { path: layout.program.clone(), mode: 0o755, text: None }];
@@ -167,7 +167,7 @@ pub fn files(layout: &Layout, pages: &Pages, seen: &Seen) -> Vec<File> {
     files
 }
 
-fn system(seen: &Seen) -> Vec<Command> {
+fn system(seen: &Computer) -> Vec<Command> {
     let mut run = Vec::new();
     if !seen.group {
         let otherwise =
@@ -178,7 +178,7 @@ fn system(seen: &Seen) -> Vec<Command> {
     run
 }
 
-fn user(seen: &Seen) -> Vec<Command> {
+fn user(seen: &Computer) -> Vec<Command> {
     let mut run = Vec::new();
     if seen.linger == Linger::Off {
         // It starts the user's manager as well, where no login has.
@@ -190,7 +190,7 @@ fn user(seen: &Seen) -> Vec<Command> {
     run
 }
 
-fn managed(manager: &[&str], runtime: Option<&Path>, seen: &Seen) -> Vec<Command> {
+fn managed(manager: &[&str], runtime: Option<&Path>, seen: &Computer) -> Vec<Command> {
     let variable = runtime.map(|dir| ("XDG_RUNTIME_DIR".to_owned(), dir.display().to_string()));
     let command =
         |words: &[&str]| Command { variable: variable.clone(), ..Command::new(&[manager, words].concat()) };
@@ -202,11 +202,11 @@ fn managed(manager: &[&str], runtime: Option<&Path>, seen: &Seen) -> Vec<Command
 }
 
 /// Says how services of a user are made to outlive logins where there is no `loginctl`.
-fn lingers(seen: &Seen) -> String {
+fn lingers(seen: &Computer) -> String {
     format!("sudo mkdir -p /var/lib/systemd/linger && sudo touch /var/lib/systemd/linger/{}", seen.user)
 }
 
-fn then(scope: Scope, seen: &Seen) -> Vec<String> {
+fn then(scope: Scope, seen: &Computer) -> Vec<String> {
     let (sudo, manager) = match scope {
         Scope::System => ("sudo ", "sudo systemctl"),
         Scope::User => ("", "systemctl --user"),
@@ -235,7 +235,7 @@ fn then(scope: Scope, seen: &Seen) -> Vec<String> {
 }
 
 /// Says how to run the agent where nothing manages services: one line for a shell, and where it belongs.
-fn without_systemd(layout: &Layout, seen: &Seen) -> Vec<String> {
+fn without_systemd(layout: &Layout, seen: &Computer) -> Vec<String> {
     let mut say = Vec::new();
     if !seen.member {
         say.push("next: agent init --name NAME    or agent join TOKEN".to_owned());
@@ -250,7 +250,7 @@ fn without_systemd(layout: &Layout, seen: &Seen) -> Vec<String> {
 }
 
 /// Writes the line that runs the agent without a manager: it leaves the terminal, and says what it says into a file.
-pub fn line(layout: &Layout, seen: &Seen) -> String {
+pub fn line(layout: &Layout, seen: &Computer) -> String {
     let shell = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"));
     let (program, data) = (shell(&layout.program), shell(&seen.data));
     let log = shell(&seen.data.with_extension("log"));
@@ -259,7 +259,7 @@ pub fn line(layout: &Layout, seen: &Seen) -> String {
 }
 
 /// Decides how what was installed is removed.
-pub fn uninstall(layout: &Layout, record: &Record, seen: &Seen) -> Plan {
+pub fn uninstall(layout: &Layout, record: &Record, seen: &Computer) -> Plan {
     let manager: &[&str] =
         if record.scope == Scope::User { &["systemctl", "--user"] } else { &["systemctl"] };
     let runtime = seen.runtime.as_ref().filter(|_| record.scope == Scope::User);

@@ -13,7 +13,7 @@ use super::{
     Scope,
     carry::{self, Root},
     layout::Layout,
-    plan::{self, Linger, Pages, Plan, Seen},
+    plan::{self, Computer, Linger, Pages, Plan},
     unit,
 };
 
@@ -22,8 +22,8 @@ fn pages() -> Pages {
     Pages { completions, manual: vec![("agent.1".into(), ".TH agent".into())] }
 }
 
-fn seen() -> Seen {
-    Seen { user: "ann".into(), systemd: true, data: "/var/lib/agent".into(), ..Seen::default() }
+fn seen() -> Computer {
+    Computer { user: "ann".into(), systemd: true, data: "/var/lib/agent".into(), ..Computer::default() }
 }
 
 fn told(plan: &Plan, expect: Expect) {
@@ -58,7 +58,7 @@ fn root_installs_a_service_of_the_computer_and_a_group_that_uses_it() {
     "#]],
     );
     // A member's service starts at once, unless somebody's own agent is in its way.
-    let there = Seen { group: true, member: true, firewalls: [true, true], ..seen() };
+    let there = Computer { group: true, member: true, firewalls: [true, true], ..seen() };
     let plan = plan::install(&Layout::system(Path::new("/opt/agent")), &Pages::default(), &there);
     told(
         &plan,
@@ -79,7 +79,7 @@ fn root_installs_a_service_of_the_computer_and_a_group_that_uses_it() {
     let by_hand = plan::install(
         &Layout::system(Path::new("/usr/local")),
         &Pages::default(),
-        &Seen { by_hand: Some(77), ..there },
+        &Computer { by_hand: Some(77), ..there },
     );
     assert!(by_hand.run.iter().all(|command| !command.line().contains("restart")), "{by_hand:?}");
     assert!(by_hand.say[0].contains("kill 77    then sudo systemctl start agent"), "{:?}", by_hand.say);
@@ -87,7 +87,7 @@ fn root_installs_a_service_of_the_computer_and_a_group_that_uses_it() {
 
 #[test]
 fn a_user_s_service_outlives_the_user_s_logins() {
-    let user = Seen {
+    let user = Computer {
         linger: Linger::Off,
         runtime: Some("/run/user/1000".into()),
         data: "/home/ann/.local/share/agent".into(),
@@ -110,18 +110,18 @@ fn a_user_s_service_outlives_the_user_s_logins() {
         run XDG_RUNTIME_DIR=/run/user/1000 systemctl --user restart agent.service
     "#]],
     );
-    let without = plan::install(&layout, &pages(), &Seen { linger: Linger::Unknown, ..user });
+    let without = plan::install(&layout, &pages(), &Computer { linger: Linger::Unknown, ..user });
     assert!(without.say[0].contains("touch /var/lib/systemd/linger/ann"), "{:?}", without.say);
 }
 
 #[test]
 fn without_systemd_a_line_is_told_and_no_unit_written() {
-    let bare = Seen { systemd: false, member: true, ..seen() };
+    let bare = Computer { systemd: false, member: true, ..seen() };
     let plan = plan::install(&Layout::system(Path::new("/usr/local")), &Pages::default(), &bare);
     assert!(plan.run.is_empty() && plan.write.iter().all(|file| !file.path.ends_with("agent.service")));
     let line = "nohup '/usr/local/bin/agent' run </dev/null >>'/var/lib/agent.log' 2>&1 &";
     assert!(plan.say[0].ends_with(line), "{:?}", plan.say);
-    let odd = Seen { chosen: true, data: "/srv/it's".into(), ..bare };
+    let odd = Computer { chosen: true, data: "/srv/it's".into(), ..bare };
     let line = plan::line(&Layout::system(Path::new("/usr/local")), &odd);
     assert!(line.starts_with(r"AGENT_DATA_DIR='/srv/it'\''s' nohup"), "{line}");
 }
