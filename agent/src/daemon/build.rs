@@ -10,7 +10,7 @@ use std::{
 };
 
 use images::Images;
-use mesh::{Handlers, Inbound, Mesh, MeshError, RaftInbound, net::Net};
+use mesh::{Handlers, Inbound, Mesh, MeshError, RaftInbound};
 use proto::{facts::Fact, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -84,7 +84,6 @@ pub(crate) struct Built {
     pub stop: CancellationToken,
     data: DataDir,
     images: Images,
-    net: Net,
     qemu: watch::Receiver<Qemu>,
     run: PathBuf,
     zone: String,
@@ -114,10 +113,7 @@ pub(crate) async fn build(parts: Parts) -> Answer<Built> {
     let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
     tasks.spawn(core("picture", run_picture));
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
-    let (dial, targets) = (dialer(&net), zone::targets(&pictures));
-    let forwards =
-        Forwards::new(mesh.me(), data.path().join("forward.json"), dial, targets, limits::shares());
-    let zones = Zones::new(zone.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
+    let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
     let deps = Deps {
         mesh: mesh.clone(),
         pictures: pictures.clone(),
@@ -149,7 +145,6 @@ pub(crate) async fn build(parts: Parts) -> Answer<Built> {
         stop,
         data,
         images,
-        net,
         qemu,
         run,
         zone,
@@ -157,6 +152,15 @@ pub(crate) async fn build(parts: Parts) -> Answer<Built> {
         recorder,
         running,
     })
+}
+
+/// Makes what names are answered from, and how programs of this host reach what they stand for.
+fn names(data: &DataDir, mesh: &Mesh, pictures: &Pictures, zone: &str) -> (Forwards, Zones) {
+    let (dial, targets) = (dialer(&mesh.net()), zone::targets(pictures));
+    let kept = data.path().join("forward.json");
+    let forwards = Forwards::new(mesh.me(), kept, dial, targets, limits::shares());
+    let zones = Zones::new(zone.to_owned(), pictures.clone(), mesh.interfaces(), forwards.clone());
+    (forwards, zones)
 }
 
 /// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
@@ -179,7 +183,7 @@ impl Built {
             mesh: self.mesh.clone(),
             pictures: self.pictures.clone(),
             images: self.images.clone(),
-            net: self.net.clone(),
+            net: self.mesh.net(),
             qemu: self.qemu.clone(),
             sessions: self.sessions.for_people(),
             forwards: self.forwards.clone(),
@@ -227,7 +231,7 @@ impl Built {
         self.tasks.abort_all();
         stage("sessions", &mut late, self.sessions.drained()).await;
         stage("logs", &mut late, self.sessions.close_logs()).await;
-        self.net.shutdown();
+        self.mesh.net().shutdown();
         let (mut mesh_well, mut well) = (true, true);
         if !self.running.is_finished() {
             let ended = async {

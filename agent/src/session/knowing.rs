@@ -26,7 +26,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{contents, sessions::Sessions, table};
+use super::{
+    contents,
+    sessions::Sessions,
+    table::{self, Table},
+};
 
 /// One question of this host to another about a share or about who is believed.
 const ASK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -243,14 +247,8 @@ impl Knowing {
                 self.begin(work, Event::Said(session, host, None));
             }
             Effect::KeepVoices(session, voices) => {
-                let table = self.sessions.table.clone();
-                self.work.spawn(async move {
-                    let letter = |done| table::Letter::Voices(session, voices, done);
-                    if let Err(error) = table.write_down(letter).await {
-                        tracing::warn!(%session, %error, "who is believed is not remembered");
-                    }
-                    None
-                });
+                let kept = keep_voices(self.sessions.table.clone(), session, voices);
+                self.work.spawn(kept.map(|()| None));
             }
             Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
         }
@@ -280,6 +278,13 @@ impl Knowing {
             voices: all.iter().map(|session| (*session, self.knowledge.voices(*session))).collect(),
             heads: all.iter().filter_map(head).collect(),
         }));
+    }
+}
+
+async fn keep_voices(table: Table, session: SessionId, voices: BTreeSet<HostId>) {
+    let letter = |done| table::Letter::Voices(session, voices, done);
+    if let Err(error) = table.write_down(letter).await {
+        tracing::warn!(%session, %error, "who is believed is not remembered");
     }
 }
 
