@@ -22,6 +22,11 @@ impl App {
             because: format!("it could not be written: {because}"),
             next: Some("it is opened again as soon as the disk takes files: agent doctor".to_owned()),
         }));
+        all.extend(self.inner.sessions.closed().into_iter().map(|(session, because)| Trouble {
+            what: format!("this host's log of the session {session} cannot be used: its machines run on, nothing of it changes"),
+            because,
+            next: Some("run the agent that wrote it, or put the session's directory back from a copy".to_owned()),
+        }));
         all
     }
 

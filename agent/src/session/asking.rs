@@ -19,9 +19,16 @@ impl Sessions {
     pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
         let route = route::Route::new(Clock.moment());
         let until = route.until();
-        tokio::select! {
+        let answer = tokio::select! {
             answer = self.ask_along(route, session, request) => answer,
             () = Clock.sleep_until(until) => Err(Refusal::NoQuorum),
+        };
+        match (answer, self.table.closed(session)) {
+            // Who is away is not the reason, or not the only one.
+            (Err(Refusal::NoQuorum), Some(because)) => {
+                Err(Refusal::Failed(format!("this host's log of the session cannot be used: {because}")))
+            }
+            (answer, _) => answer,
         }
     }
 

@@ -28,6 +28,10 @@ impl Sessions {
                 continue;
             }
             if !store.raft(session).exists() {
+                if shared && store.voices(session) == BTreeSet::from([self.me()]) {
+                    tracing::error!(%session, "the session's only log is not there any more");
+                    self.table.missing(session).await;
+                }
                 continue;
             }
             match self.table.open(session).await {

@@ -67,6 +67,15 @@ impl ForPeople {
         self.0.share(session).is_some() || self.0.table.log(session).is_some()
     }
 
+    /// Names the sessions whose log on this host cannot be opened, and why.
+    pub fn closed(&self) -> Vec<(String, String)> {
+        let name = |session: SessionId| {
+            let share = self.0.share(session);
+            share.map_or_else(|| session.to_string(), |share| share.name.to_string())
+        };
+        self.0.table.all_closed().into_iter().map(|(session, because)| (name(session), because)).collect()
+    }
+
     /// Names the sessions whose log on this host has stopped, and why.
     pub fn stopped(&self) -> Vec<(String, String)> {
         self.0.table.stopped()

@@ -26,6 +26,7 @@ use proto::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    actions::words,
     coordinator, requests,
     sessions::{Deps, Sessions},
     store::Store,
@@ -36,6 +37,8 @@ const LETTERS: usize = 64;
 
 /// This host's logs.
 pub(super) type Logs = BTreeMap<SessionId, Group>;
+/// The logs of this host that cannot be opened, and why.
+pub(super) type Closed = BTreeMap<SessionId, String>;
 /// Where a log goes that was asked for.
 pub(super) type Opened = oneshot::Sender<Result<Group, VoterError>>;
 /// Where it goes whether something is on the disk, or why it is not.
@@ -78,6 +81,8 @@ pub(super) enum Letter {
     Voter(SessionId, Option<u64>, Opened),
     /// Open a log that could not be written anew; answers whether it is open.
     Reopen(SessionId, Group, oneshot::Sender<bool>),
+    /// Take note that a log is not there, although this host alone votes in its session.
+    Missing(SessionId, oneshot::Sender<()>),
     /// Close and delete a log that has no place in its group.
     Retire(SessionId, Group, oneshot::Sender<()>),
     /// Remove everything of a session, of which nothing runs here.
@@ -91,19 +96,22 @@ pub(super) enum Letter {
 pub struct Table {
     mailbox: mpsc::Sender<Letter>,
     logs: watch::Receiver<Arc<Logs>>,
+    closed: watch::Receiver<Closed>,
 }
 
 /// The task that is not yet running.
 pub(super) struct Keeper {
     mailbox: mpsc::Receiver<Letter>,
     logs: watch::Sender<Arc<Logs>>,
+    closed: watch::Sender<Closed>,
 }
 
 /// Makes the handle and its task.
 pub(super) fn build() -> (Table, Keeper) {
     let (sender, mailbox) = mpsc::channel(LETTERS);
     let (logs, shown) = watch::channel(Arc::default());
-    (Table { mailbox: sender, logs: shown }, Keeper { mailbox, logs })
+    let (closed, shut) = watch::channel(Closed::default());
+    (Table { mailbox: sender, logs: shown, closed: shut }, Keeper { mailbox, logs, closed })
 }
 
 impl Table {
@@ -157,6 +165,21 @@ impl Table {
         self.ask(|answer| Letter::Reopen(session, group, answer)).await.unwrap_or(false)
     }
 
+    /// Takes note that a log is not there, although this host alone votes in its session.
+    pub async fn missing(&self, session: SessionId) {
+        self.ask(|answer| Letter::Missing(session, answer)).await;
+    }
+
+    /// Tells why this host's log of a session cannot be opened, if that is so.
+    pub fn closed(&self, session: SessionId) -> Option<String> {
+        self.closed.borrow().get(&session).cloned()
+    }
+
+    /// Gives every log of this host that cannot be opened, and why.
+    pub fn all_closed(&self) -> Closed {
+        self.closed.borrow().clone()
+    }
+
     /// Closes and deletes a log that has no place in its group.
     pub async fn retire(&self, session: SessionId, group: Group) {
         self.ask(|answer| Letter::Retire(session, group, answer)).await;
@@ -176,13 +199,14 @@ impl Table {
 struct Keeping {
     sessions: Sessions,
     logs: watch::Sender<Arc<Logs>>,
+    closed: watch::Sender<Closed>,
 }
 
 impl Keeper {
     /// Runs until the logs are closed, which is after every task of a session has ended: what those put into
     /// the mailbox is still carried out.
     pub(super) async fn run(mut self, sessions: Sessions) {
-        let keeping = Keeping { sessions, logs: self.logs };
+        let keeping = Keeping { sessions, logs: self.logs, closed: self.closed };
         while let Some(letter) = self.mailbox.recv().await {
             if let Letter::Close(closed) = letter {
                 keeping.close().await;
@@ -208,6 +232,10 @@ impl Keeping {
                 drop(done.send(self.open_voter(session, outdated).await))
             }
             Letter::Reopen(session, group, done) => drop(done.send(self.reopen(session, &group).await)),
+            Letter::Missing(session, done) => {
+                self.shut(session, Some("it is not there any more".to_owned()));
+                done.send(()).ok();
+            }
             Letter::Retire(session, group, done) => {
                 self.retire(session, &group).await;
                 done.send(()).ok();
@@ -236,6 +264,13 @@ impl Keeping {
         let mut left = None;
         self.logs.send_modify(|logs| left = Arc::make_mut(logs).remove(&session));
         left
+    }
+
+    fn shut(&self, session: SessionId, because: Option<String>) {
+        self.closed.send_if_modified(|closed| match because {
+            Some(because) => closed.insert(session, because.clone()) != Some(because),
+            None => closed.remove(&session).is_some(),
+        });
     }
 
     async fn close(&self) {
@@ -283,6 +318,7 @@ impl Keeping {
 
     /// Removes everything of a session from this host. Called once nothing of it runs here.
     async fn forget(&self, session: SessionId) {
+        self.shut(session, None);
         if let Some(group) = self.leave(session) {
             group.shutdown().await;
         }
@@ -361,7 +397,9 @@ impl Keeping {
         }
         let wire = requests::raft_wire(&self.deps().mesh, session);
         let dir = self.deps().store.make_raft(session).map_err(VoterError::Directory)?;
-        let group = Group::open(&dir, session, self.sessions.me(), wire).await?;
+        let opened = Group::open(&dir, session, self.sessions.me(), wire).await;
+        self.shut(session, opened.as_ref().err().map(|error| words(error)));
+        let group = opened?;
         self.enter(session, group.clone());
         self.sessions.known.look();
         let (sessions, of) = (self.sessions.clone(), group.clone());

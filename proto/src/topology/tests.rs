@@ -320,6 +320,24 @@ env = { A = "x\u0000y" }
 }
 
 #[test]
+fn no_file_is_the_directory_of_another() {
+    check(
+        r#"session = "s"
+[machines.a]
+image = "tiny"
+[machines.a.files]
+"/srv/a" = "x"
+"/srv/ab/c" = "x"
+"/srv/a/b/c" = "x"
+"#,
+        expect![[r#"
+            7: machines.a.files./srv/a/b/c would be inside /srv/a, which is a file
+               choose another path
+        "#]],
+    );
+}
+
+#[test]
 fn a_line_end_of_another_system_is_a_line_end() {
     let text = "session = \"s\"\r\n[machines.a]\r\nimage = \"tiny\"\r\nsetup = [\"\"\"\r\nif true; then\r\n  echo a\r\nfi\r\n\"\"\"]\r\n";
     let (topology, found) = parse(text);
