@@ -7,11 +7,11 @@ use super::{
     sessions::{SESSION, host, name, reports, subnet},
 };
 use crate::{
-    id::{Digest, Generation, MeshId},
+    id::{Digest, Epoch, Generation, MeshId},
     level::LEVEL,
-    reasons,
+    reasons::{self, Because},
     seal::{Domain, Seed, SignedRecord, verify},
-    session::Accelerator,
+    session::{Accelerator, MachineReport, Phase},
     time::Timestamp,
     trust::{
         Bootstrap, Capabilities, Certificate, Charter, Genesis, Grant, JoinAnswer, JoinHello, JoinOffer,
@@ -234,6 +234,14 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
     };
     let seen = SeenRecord { sessions: [(SESSION, 70_000)].into(), names: vec![80_000], ended: vec![90_000] };
     let session = SessionRecord { version: 300, machines: reports() };
+    let report = MachineReport {
+        machine: "web-33".parse().unwrap(),
+        epoch: Epoch(3),
+        phase: Phase::Failed,
+        reason: None,
+        why: Some(Because::Untold),
+    };
+    let untold = SessionRecord { version: 300, machines: vec![report] };
     let about = |accelerator| Some(Body::Host(about_host(accelerator)));
     let record = |key, body| SignedRecord {
         mesh: MESH,
@@ -249,6 +257,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("host-none", record(RecordKey::Host, about(None))),
         ("image", record(RecordKey::Image(digest), Some(Body::Image(image)))),
         ("session", record(RecordKey::Session(SESSION), Some(Body::Session(session)))),
+        ("session-more", record(RecordKey::More(SESSION, 1), Some(Body::Session(untold)))),
         ("head", record(RecordKey::Head(SESSION), Some(Body::Head(head)))),
         ("seen", record(RecordKey::Seen, Some(Body::Seen(seen)))),
         ("withdrawn", record(RecordKey::Head(SESSION), None)),
