@@ -184,6 +184,7 @@ impl World {
                 all.insert(session, Acted { version, machines: reports.clone() });
                 agent.take_in(Input::Reports(Arc::new(all)));
                 self.history.said(host, session, &reports);
+                self.history.reported(id, session, &reports);
             }
             rules::Effect::Wake(at) => {
                 agent.wake.remove(&session);

@@ -219,9 +219,6 @@ impl World {
         let bodies = host.bodies();
         let said = agent.view.get(&id).map(|record| record.bodies.clone());
         let same = said.filter(|said| **said == bodies);
-        for (session, acted) in agent.picture.reports.iter() {
-            self.history.reported(id, *session, &acted.machines);
-        }
         let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
         let Some(agent) = self.agent_mut(id) else { return };
         agent.seq += 1;

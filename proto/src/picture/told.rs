@@ -212,8 +212,8 @@ mod tests {
         };
         let few = |n: usize| report(n, [Phase::Stopped, Phase::Waiting, Phase::Failed][n % 3], 70);
         check((0..3).map(few).collect(), &[(0, "70 data"), (1, "70 data"), (2, "70 data")]);
-        check((0..9).map(few).collect(), &[(0, "untold"), (1, "70"), (2, "70 data"), (8, "70 data")]);
-        check((0..15).map(few).collect(), &[(0, "untold"), (1, "30 cut"), (2, "70"), (3, "untold")]);
+        check((0..9).map(few).collect(), &[(0, "untold"), (1, "70 data"), (7, "70"), (8, "70 data")]);
+        check((0..15).map(few).collect(), &[(0, "untold"), (4, "30 cut"), (5, "70"), (3, "untold")]);
         let most = |n: usize| report(n, if n == 31 { Phase::Failed } else { Phase::Waiting }, 70);
         check((0..32).map(most).collect(), &[(1, "untold"), (30, "untold"), (31, "30 cut")]);
         let quiet = |n: usize| report(n, Phase::Ready, 0);

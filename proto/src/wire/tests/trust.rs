@@ -289,13 +289,19 @@ fn a_statement_of_another_kind_is_kept_as_it_was_signed_and_nothing_is_made_of_i
 
 #[test]
 fn a_record_under_another_key_than_its_body_is_not_read_as_either() {
+    // What finds no room under one key goes on under others.
+    let first = |key: &RecordKey| match key {
+        RecordKey::More(session, _) => RecordKey::Session(*session),
+        key => key.clone(),
+    };
     for (name, record) in records() {
         for (other, stranger) in records() {
             let moved = SignedRecord { key: stranger.key.clone(), ..record.clone() };
             let text = moved.seal(&SEED).unwrap();
             let read = SignedRecord::open(&text, MESH, moved.host, &moved.key);
             let fits = record.body.is_none()
-                || std::mem::discriminant(&record.key) == std::mem::discriminant(&stranger.key);
+                || std::mem::discriminant(&first(&record.key))
+                    == std::mem::discriminant(&first(&stranger.key));
             assert_eq!(read.is_ok(), fits, "{name} under the key of {other}: {read:?}");
         }
     }
