@@ -322,7 +322,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
 fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
     let sessions: Vec<SessionId> = world.labels.keys().copied().collect();
     for _ in 0..random.between(5, 16) {
-        let at = random.between(1_500, TROUBLE_MS);
+        let at = random.between(FIRST_MS + 900, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
         match random.between(0, 19) {
