@@ -9,7 +9,7 @@ use std::{
 use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
+    session::{Command, Directory, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
     trust::{Genesis, Statement, Tombstone},
