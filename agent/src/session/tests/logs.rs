@@ -17,13 +17,13 @@ async fn voting() -> ([Host; 3], SessionId) {
     let session = hosts[0].up().await;
     for host in &hosts {
         eventually("three voters", async || host.voters(session).len() == 3).await;
-        eventually("its share", async || host.hub.share(session).is_some()).await;
+        eventually("its share", async || host.sessions.share(session).is_some()).await;
     }
     (hosts, session)
 }
 
 fn node(host: &Host, session: SessionId) -> Option<u64> {
-    host.hub.group(session).map(|group| group.node_id())
+    host.sessions.table.log(session).map(|group| group.node_id())
 }
 
 async fn told(host: &Host) -> bool {
@@ -78,9 +78,10 @@ async fn a_log_that_was_copied_back_is_replaced_within_a_minute() {
     let copy = std::fs::read(store(&dir, session)).unwrap();
     let cellar = Host::start(dir, label).await;
     place_by_hand(&attic, session, shop_with_disk("8G")).await;
-    let generation = || attic.hub.group(session).unwrap().state().borrow().as_ref().unwrap().generation();
+    let generation =
+        || attic.sessions.table.log(session).unwrap().state().borrow().as_ref().unwrap().generation();
     let has_all = async |host: &Host| {
-        let Some(group) = host.hub.group(session) else { return false };
+        let Some(group) = host.sessions.table.log(session) else { return false };
         let state = group.state().borrow().clone();
         state.is_some_and(|state| state.generation() == generation())
     };
