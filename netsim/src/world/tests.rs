@@ -133,7 +133,7 @@ fn the_world_has_no_rule_of_its_own() {
         "waits_for(",
         // What readers of a picture make is made by them alone.
         "HostFacts {",
-        "Inventory {",
+        "Inventory { hosts",
         "MachineEntry {",
         "MachineRow {",
         "HostEntry {",
