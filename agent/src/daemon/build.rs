@@ -10,7 +10,7 @@ use std::{
 };
 
 use images::Images;
-use mesh::{Handlers, Inbound, Mesh, MeshError, RaftInbound};
+use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound};
 use proto::{facts::Fact, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, about, failed, follow};
+use super::{ApiResult, about, failed, follow};
 use crate::{
     access::forward::{self, Forwards},
     app::{self, App},
@@ -93,7 +93,7 @@ pub(crate) struct Built {
 }
 
 /// Puts the subsystems together and starts their tasks.
-pub(crate) async fn build(parts: Parts) -> Answer<Built> {
+pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let Parts { data, mesh, zone, run, qemu, offered, stop } = parts;
     let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
     let (facts, heard) = broadcast::channel(FACTS);
@@ -165,7 +165,7 @@ fn names(data: &DataDir, mesh: &Mesh, pictures: &Pictures, zone: &str) -> (Forwa
 
 /// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
 /// every one.
-async fn open(deps: Deps) -> Answer<Sessions> {
+async fn open(deps: Deps) -> ApiResult<Sessions> {
     let sessions = Sessions::open(deps).await.map_err(|error| failed(&error))?;
     let kept = sessions.shares().borrow().clone();
     sessions.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
@@ -300,9 +300,9 @@ async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Futur
     }
 }
 
-async fn answer_requests(sessions: ForMembers, mut inbox: mpsc::Receiver<Inbound>, stop: CancellationToken) {
+async fn answer_requests(sessions: ForMembers, mut inbox: mpsc::Receiver<Incoming>, stop: CancellationToken) {
     let hands = Arc::new(Semaphore::new(HANDS));
-    while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
+    while let Some(Some(Incoming { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
         let sessions = sessions.clone();
         tokio::spawn(async move {

@@ -65,7 +65,7 @@ pub(super) struct Dials {
     guest: Ipv4Addr,
     interface: Interface,
     sockets: SocketSet<'static>,
-    wire: Wire,
+    wire: Device,
     flows: BTreeMap<u64, Flow>,
     next_port: u16,
 }
@@ -92,7 +92,7 @@ struct Flow {
 impl Dials {
     pub fn new(config: &EdgeConfig, now: Instant) -> Dials {
         let mut wire =
-            Wire { mac: config.guest_mac, mtu: config.mtu.into(), incoming: None, outgoing: Vec::new() };
+            Device { mac: config.guest_mac, mtu: config.mtu.into(), incoming: None, outgoing: Vec::new() };
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = config.seed;
         let mut interface = Interface::new(settings, &mut wire, SmolInstant::ZERO);
@@ -365,7 +365,7 @@ impl Flow {
 }
 
 /// smoltcp's device: one packet in at a time, frames for the guest out.
-struct Wire {
+struct Device {
     mac: [u8; 6],
     mtu: usize,
     incoming: Option<BytesMut>,
@@ -375,7 +375,7 @@ struct Wire {
 struct Receive(BytesMut);
 struct Transmit<'a>(&'a mut Vec<Bytes>, [u8; 6]);
 
-impl phy::Device for Wire {
+impl phy::Device for Device {
     type RxToken<'a> = Receive;
     type TxToken<'a> = Transmit<'a>;
 

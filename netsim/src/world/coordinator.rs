@@ -9,7 +9,7 @@ use proto::{
     level::Level,
     picture,
     run::lead::{
-        Effect, Event as Happened, Lead, Member, Place, Seen, Standing,
+        Effect, Event as Happened, Lead, Member, Overview, Place, Standing,
         question::{self, Ask, Question},
     },
     session::{Command, Proposal, Refused, Replace},
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    fn seen_by(&self, id: HostId, session: SessionId) -> Option<Seen> {
+    fn seen_by(&self, id: HostId, session: SessionId) -> Option<Overview> {
         let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
         let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
         let picture = &agent.picture;
@@ -127,7 +127,7 @@ impl World {
             place,
             stopped: log.closed.then(|| "no space".to_owned()),
         };
-        Some(Seen {
+        Some(Overview {
             group,
             state: log.state.clone(),
             members: picture.members.iter().map(member).collect(),
