@@ -41,6 +41,8 @@ pub const MAX_GOSSIP_BYTES: usize = 65_507;
 /// Bytes of one signed gossip record, encoded. Records above 1 KiB starve their neighbours in a
 /// delta, so anything larger is fetched by RPC instead.
 pub const MAX_RECORD_BYTES: usize = 4096;
+/// Machines that one gossip record reports: those with the longest names leave some room for reasons.
+pub const MAX_REPORTS_PER_RECORD: usize = 32;
 /// Image names that a host says it knows: with those, [`MAX_ENDS_TOLD`] and [`MAX_SESSIONS`], what it has seen fits
 /// one record.
 pub const MAX_NAMES_TOLD: usize = 24;

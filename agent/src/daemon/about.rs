@@ -8,7 +8,7 @@ use proto::{
     facts::Fact,
     id::{Name, SessionId},
     level::LEVEL,
-    picture::{Change, Picture, Shares},
+    picture::{self, Change, Picture, Shares},
     reasons::Why,
     session::Accelerator,
     wire::{
@@ -117,7 +117,7 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
     let mut trouble = None;
     loop {
         let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
-        let used = used(&around);
+        let used = picture::told::memory_used_mib(&shares.borrow_and_update().clone());
         trouble = watch_disk(&around, &data, trouble).await;
         let gathered = gather(&config, &data, accelerator, &used).await;
         let record = HostRecord { trouble: trouble.as_ref().map(|trouble| trouble.what.clone()), ..gathered };
@@ -166,13 +166,6 @@ async fn told(around: &Around, accelerator: Option<Accelerator>) -> bool {
         picture.members.contains_key(&me) && record.is_some_and(|record| record.accelerator == accelerator)
     };
     around.pictures.until(move |change| *change == Change::Host(me), OFFER_WAIT, says).await
-}
-
-/// Sums what this host's machines may take, in MiB by session.
-fn used(around: &Around) -> BTreeMap<SessionId, u64> {
-    let shares = around.shares.borrow().clone();
-    let sum = |share: &proto::session::Share| share.machines.iter().map(|spec| spec.memory_mib).sum::<u64>();
-    shares.values().map(|share| (share.session, sum(share))).filter(|(_, mib)| *mib > 0).collect()
 }
 
 fn memory_mib() -> u64 {

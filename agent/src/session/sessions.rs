@@ -17,7 +17,7 @@ use mesh::{Mesh, net::Net};
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
-    picture::{Acted, Picture, Shares},
+    picture::{Acted, Picture, Shares, told},
     run::{
         Rules,
         birth::Failure,
@@ -25,7 +25,7 @@ use proto::{
     },
     session::{MachineReport, Share},
     topology::Parcel,
-    wire::record::{Body, RecordKey, SessionRecord},
+    wire::record::{Body, RecordKey},
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -166,10 +166,11 @@ impl Sessions {
     /// Replaces this host's reports of a session, and gossips them when they changed.
     pub async fn report(&self, session: SessionId, version: u64, machines: Vec<MachineReport>) {
         let acted = Acted { version, machines };
-        let mut said = false;
+        let (mut said, mut had) = (false, 0);
         self.deps.own.reports.send_if_modified(|all| {
             let before = all.get(&session);
             said = before.map(|before| &before.machines) != Some(&acted.machines);
+            had = before.map_or(0, |before| before.machines.len());
             let changed = before != Some(&acted);
             if changed {
                 Arc::make_mut(all).insert(session, acted.clone());
@@ -177,8 +178,13 @@ impl Sessions {
             changed
         });
         if said {
-            let body = (!acted.machines.is_empty()).then(|| session_record(version, &acted.machines));
-            self.deps.mesh.publish(RecordKey::Session(session), body).await;
+            let mut records: BTreeMap<RecordKey, Option<Body>> =
+                told::keys(session, had.max(1)).map(|key| (key, None)).collect();
+            let now = told::session(session, version, &acted.machines);
+            records.extend(now.map(|(key, body)| (key, Some(body))));
+            for (key, body) in records {
+                self.deps.mesh.publish(key, body).await;
+            }
         }
     }
 
@@ -268,20 +274,4 @@ impl Sessions {
             }
         });
     }
-}
-
-/// Fits reports into one gossip record: reasons are told by their words alone first, then shortened, then left out.
-pub(super) fn session_record(version: u64, machines: &[MachineReport]) -> Body {
-    let shortened = |(limit, whole): (usize, bool)| {
-        let cut = |reason: &String| reason.chars().take(limit).collect();
-        let short = |report: &MachineReport| MachineReport {
-            reason: report.reason.as_ref().filter(|_| limit > 0).map(cut),
-            why: report.why.clone().filter(|_| whole),
-            ..report.clone()
-        };
-        Body::Session(SessionRecord { version, machines: machines.iter().map(short).collect() })
-    };
-    let fits = |body: &Body| proto::wire::len(body) < proto::limits::MAX_RECORD_BYTES / 2;
-    let lengths = [(200, true), (200, false), (80, false), (30, false)];
-    lengths.into_iter().map(shortened).find(fits).unwrap_or_else(|| shortened((0, false)))
 }

@@ -323,8 +323,10 @@ impl Keeping {
             group.shutdown().await;
         }
         let name = self.sessions.share(session).map(|share| share.name.clone());
-        self.deps().mesh.publish(RecordKey::Session(session), None).await;
-        self.deps().mesh.publish(RecordKey::Head(session), None).await;
+        let had = self.deps().own.reports.borrow().get(&session).map_or(0, |acted| acted.machines.len());
+        for key in proto::picture::told::keys(session, had.max(1)).chain([RecordKey::Head(session)]) {
+            self.deps().mesh.publish(key, None).await;
+        }
         self.deps().net.forget(session);
         if let Err(error) = self.on_disk(move |store| store.remove(session)).await {
             tracing::error!(%session, %error, "the session's directory cannot be removed");

@@ -9,7 +9,7 @@ use std::{
 use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
+    session::{Command, Directory, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
     trust::{Genesis, Statement, Tombstone},
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::sessions::{Sessions, session_record};
+use super::sessions::Sessions;
 use crate::{
     app::App,
     daemon::build::{Built, Parts, build},
@@ -403,25 +403,4 @@ async fn a_member_that_is_no_voter_is_not_believed_whatever_it_says() {
     for host in [attic, cellar, garden] {
         host.stop().await;
     }
-}
-
-#[test]
-fn reports_fit_a_record_reasons_are_cut_first() {
-    let report = |index| MachineReport {
-        machine: format!("web-{index}").parse().unwrap(),
-        epoch: proto::id::Epoch(1),
-        phase: Phase::Failed,
-        reason: Some("x".repeat(200)),
-        why: None,
-    };
-    let reasons = |machines: u32| {
-        let reports: Vec<MachineReport> = (1..=machines).map(report).collect();
-        let Body::Session(record) = session_record(1, &reports) else { panic!("it is a session record") };
-        assert_eq!(record.machines.len(), machines as usize);
-        record.machines[0].reason.as_ref().map(String::len)
-    };
-    assert_eq!(reasons(2), Some(200));
-    assert_eq!(reasons(20), Some(80));
-    assert_eq!(reasons(40), Some(30));
-    assert_eq!(reasons(100), None);
 }
