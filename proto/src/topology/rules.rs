@@ -158,6 +158,19 @@ fn repeated(intent: &Intent, report: &mut Report) {
         let paths = text(&mut group.files.keys());
         (texts + paths).saturating_mul(group.count as usize)
     };
+    let count = |(name, group): (&Name, &Group)| {
+        let texts = group.setup.len() + group.env.len() + group.files.len();
+        (texts + intent.ssh_keys.get(name).map_or(0, Vec::len)).saturating_mul(group.count as usize)
+    };
+    let (total, most) = (intent.topology.groups.iter().map(count).sum::<usize>(), limits::MAX_TEXTS);
+    if total > most {
+        let what = format!("setup, env, files and keys are {total}, counted for each machine");
+        report.add(
+            None,
+            what,
+            format!("at most {most} are possible: put scripts and archives into fewer `files`"),
+        );
+    }
     let (total, most) = (intent.topology.groups.iter().map(of).sum::<usize>(), limits::MAX_TEXT_BYTES);
     if total > most {
         let what = format!("setup, env and keys have {total} bytes, counted for each machine");
