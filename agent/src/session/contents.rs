@@ -54,7 +54,9 @@ pub async fn fetch(
     content: Content,
 ) -> Result<Arc<[u8]>, String> {
     if from != sessions.me() {
-        return pieces(sessions, session, from, content).await.map(Arc::from);
+        let name = sessions.picture().members.get(&from).map_or_else(|| from.short(), |m| m.name.to_string());
+        let pieces = pieces(sessions, session, from, content).await;
+        return pieces.map(Arc::from).map_err(|because| format!("{name}: {because}"));
     }
     match find(sessions, session, (from, true), &content) {
         Ok(Source::Log(bytes)) => Ok(bytes),

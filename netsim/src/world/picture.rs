@@ -67,11 +67,7 @@ impl Host {
         let Some(agent) = &mut self.agent else { return };
         let fading = agent.silence.note(&live, here);
         let member = |(id, name): (&HostId, &Name)| {
-            let state = match (live.contains(id), fading.contains(id)) {
-                (true, _) => MemberState::Up,
-                (false, true) => MemberState::Suspect,
-                (false, false) => MemberState::Down,
-            };
+            let state = MemberState::heard(live.contains(id), fading.contains(id));
             (*id, Member { name: name.clone(), state, issuer: false, level: agent.level_of(*id), way: None })
         };
         let members: Members = names.iter().map(member).collect();
