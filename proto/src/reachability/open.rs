@@ -24,7 +24,8 @@ impl<H: Ord, C: Copy + PartialEq> Open<H, C> {
     pub fn opened(&mut self, host: H, connection: C, inbound: bool, now: Moment) -> Vec<C> {
         let open = self.0.entry(host).or_default();
         let is_dead = |since: Moment| inbound && now.since_ms(since) > SAME_TIME_MS;
-        let dead = open.iter().filter(|(_, since)| is_dead(*since)).map(|(connection, _)| *connection).collect();
+        let dead =
+            open.iter().filter(|(_, since)| is_dead(*since)).map(|(connection, _)| *connection).collect();
         open.push((connection, now));
         dead
     }
