@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::time::Moment;
 
 /// Two hosts that dial each other at the same time do so within this time.
-pub const SAME_TIME_MS: u64 = 3_000;
+const SAME_TIME_MS: u64 = 3_000;
 
 /// The open connections to each host.
 #[derive(Clone, Debug)]
