@@ -14,6 +14,12 @@ pub struct Status {
     pub host: ThisHost,
     /// Where this agent's DNS server answers, `IP:PORT`.
     pub dns: Option<String>,
+    /// What a browser of this host opens to see everything that runs; `null` = the front door is closed.
+    #[serde(default)]
+    pub browser: Option<String>,
+    /// Where this agent's SOCKS5 proxy listens, `IP:PORT`; `null` = it does not.
+    #[serde(default)]
+    pub socks: Option<String>,
     /// Everyone in the mesh, this host first.
     pub members: Vec<Member>,
     /// Sessions this host knows.
