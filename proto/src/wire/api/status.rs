@@ -3,7 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MeshRef, SessionRow};
-use crate::{id::HostId, level::Level, session::Accelerator};
+use crate::{
+    id::HostId,
+    level::Level,
+    reasons::{Plight, Why},
+    session::Accelerator,
+};
 
 /// `agent status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,8 +75,18 @@ pub struct Trouble {
     pub what: String,
     /// What was seen.
     pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Plight>>,
     /// The command that helps.
     pub next: Option<String>,
+}
+
+impl From<Plight> for Trouble {
+    fn from(plight: Plight) -> Trouble {
+        let (what, next, why) = (plight.what(), plight.next(), Why::new(plight));
+        Trouble { what, because: why.text.clone(), why: Some(why), next }
+    }
 }
 
 /// Something a person should look at.
