@@ -19,7 +19,7 @@ use mesh::link::PortMessage;
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Contents, Failover, Probe, Restart},
+    topology::{Contents, Egress, Failover, Probe, Restart},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -100,6 +100,7 @@ async fn bench(image: Option<&Path>) -> Option<Bench> {
         ssh_keys: vec![machine::openssh::public_line(&[5; 32], "session")],
         user: None,
         host_key_seed: [9; 32],
+        egress: Egress::Internet,
     };
     let launch = Launch {
         // All tests share this computer, and a machine is looked for in all of it.

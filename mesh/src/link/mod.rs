@@ -11,7 +11,8 @@
 //! - Nothing is learned and nothing flooded. The plan knows the guest's MAC and address, and a
 //!   frame that claims others is dropped and counted.
 //! - Every address of the session answers ARP with the gateway's MAC, so guests are routed, not
-//!   bridged; what does not belong to the session is refused with an ICMP error.
+//!   bridged; what does not belong to the session goes out by [`egress`], as far as it may, or is refused
+//!   with an ICMP error.
 //! - IPv6 is not carried.
 
 use std::{
@@ -26,19 +27,23 @@ use etherparse::{
     Ipv4HeaderSlice, Ipv4Slice, UdpSlice,
     icmpv4::{DestUnreachableHeader as Unreachable, TimeExceededCode},
 };
-use proto::session::Prefix;
+use proto::{session::Prefix, topology::Egress as Mode};
 
 pub use dial::{DialError, WINDOW};
+pub use egress::{Heard, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};
 pub use port::{PortCodec, PortMessage};
+pub use time::Ask;
 
 mod dhcp;
 mod dial;
+mod egress;
 mod frame;
 mod port;
 pub mod split;
 #[cfg(test)]
 mod tests;
+mod time;
 
 /// What the plan knows of one machine's network.
 #[derive(Clone, Debug)]
@@ -59,6 +64,10 @@ pub struct EdgeConfig {
     pub mtu: u16,
     /// Random: initial sequence numbers and the first port of dials come from it.
     pub seed: u64,
+    /// Where the guest may go outside of its session.
+    pub egress: Mode,
+    /// The host's own network, which it may not reach.
+    pub host: HostNet,
 }
 
 /// What happens to an edge.
@@ -113,6 +122,15 @@ pub enum Event {
         /// The connection.
         id: u64,
     },
+    /// The time, for [`Effect::Time`].
+    Time {
+        /// From the effect.
+        ask: Ask,
+        /// Seconds since 1900 and their 2^-32 parts.
+        ntp: u64,
+    },
+    /// A socket to the outside has something to tell.
+    Heard(Heard),
     /// [`Edge::deadline`] has come.
     Tick,
 }
@@ -170,6 +188,13 @@ pub enum Effect {
         /// Whether both sides ended it, as opposed to a reset or a silent guest.
         clean: bool,
     },
+    /// Something for a socket to the outside.
+    Upstream(Upstream),
+    /// The guest asks what time it is.
+    Time {
+        /// To be given back in [`Event::Time`].
+        ask: Ask,
+    },
 }
 
 /// Frames and packets that went nowhere, by reason.
@@ -194,6 +219,7 @@ pub struct Edge {
     config: EdgeConfig,
     towards: frame::Towards,
     dials: dial::Dials,
+    egress: egress::Egress,
     asked: BTreeMap<u64, Asked>,
     next_question: u64,
     heard: bool,
@@ -211,18 +237,22 @@ const MAX_QUESTIONS: usize = 256;
 /// Resolvers repeat a question after 5 seconds; an older answer is of no use.
 const QUESTION_FOR: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
+/// The longest IPv4 header and what is quoted after it.
+const QUOTABLE: usize = 60 + QUOTED;
 /// What an ICMP error quotes of a packet: its header and the ports (RFC 792).
 const QUOTED: usize = 8;
 
 impl Edge {
     /// Makes the edge of one machine. It lives as long as the machine's shim.
     pub fn new(config: EdgeConfig, now: Instant) -> Edge {
+        let towards = frame::Towards {
+            from: frame::gateway(config.subnet),
+            mac: config.guest_mac,
+            to: config.guest_address,
+        };
         Edge {
-            towards: frame::Towards {
-                from: frame::gateway(config.subnet),
-                mac: config.guest_mac,
-                to: config.guest_address,
-            },
+            towards,
+            egress: egress::Egress::new(&config, towards, now),
             dials: dial::Dials::new(&config, now),
             config,
             asked: BTreeMap::new(),
@@ -248,7 +278,16 @@ impl Edge {
             Event::DialEnd { id } => self.dials.end(id, now, to),
             Event::DialLeft { id } => self.dials.left(id, now),
             Event::DialReset { id } => self.dials.reset(id, now, to),
-            Event::Tick => self.dials.poll(now, to),
+            Event::Time { ask, ntp } => to.extend(time::answer(self.towards, ask, ntp).map(Effect::ToGuest)),
+            Event::Heard(heard) => {
+                if let Some((packet, why)) = self.egress.heard(heard, now, to) {
+                    self.refuse(&packet, why, to);
+                }
+            }
+            Event::Tick => {
+                self.dials.poll(now, to);
+                self.egress.tick(now, to);
+            }
         }
         if self.heard && !heard {
             self.dials.wake(now, to);
@@ -258,7 +297,7 @@ impl Edge {
 
     /// Tells when [`Event::Tick`] is due; to be asked again after every event.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        self.dials.deadline(now)
+        [self.dials.deadline(now), self.egress.deadline()].into_iter().flatten().min()
     }
 
     /// Says whether the guest has ever taken or used its address: its network is up.
@@ -269,6 +308,16 @@ impl Edge {
     /// Counts the dials that have not ended.
     pub fn dials(&self) -> usize {
         self.dials.count()
+    }
+
+    /// Counts the guest's connections to the outside, and its sockets for datagrams.
+    pub fn outside(&self) -> (usize, usize) {
+        self.egress.count()
+    }
+
+    /// Tells what was not carried to the outside so far.
+    pub fn losses(&self) -> Losses {
+        self.egress.losses()
     }
 
     /// Tells what went nowhere so far.
@@ -342,16 +391,19 @@ impl Edge {
             return;
         }
         self.heard = true;
-        self.forward(packet, destination, to);
+        self.forward(packet, destination, now, to);
     }
 
     /// Lets a packet of the guest go to another machine of the session, or says why not.
-    fn forward(&mut self, mut packet: BytesMut, destination: Ipv4Addr, to: &mut Vec<Effect>) {
+    fn forward(&mut self, mut packet: BytesMut, destination: Ipv4Addr, now: Instant, to: &mut Vec<Effect>) {
         let mtu = self.config.mtu;
         if destination.is_multicast() || frame::subnet_broadcast(self.config.subnet, destination) {
             self.drops.ignored += 1;
         } else if !frame::usable(self.config.subnet, destination) {
-            self.refuse(&packet, Icmpv4Type::DestinationUnreachable(Unreachable::FilterProhibited), to);
+            let quoted = BytesMut::from(&packet[..packet.len().min(QUOTABLE)]);
+            if let egress::Taken::Refused(why) = self.egress.packet(packet, now, to) {
+                self.refuse(&quoted, why, to);
+            }
         } else if destination == self.config.guest_address {
             self.drops.misrouted += 1;
         } else if packet.len() > usize::from(mtu) {
@@ -379,6 +431,9 @@ impl Edge {
         match payload.ip_number {
             IpNumber::UDP => self.udp(&packet, payload.payload, addressed, now, to),
             IpNumber::ICMP if addressed => self.icmp(payload.payload, to),
+            IpNumber::TCP if addressed && dns_by_tcp(payload.payload) => {
+                self.egress.to_gateway(packet, now, to)
+            }
             IpNumber::TCP if addressed => self.dials.receive(packet, now, to),
             _ if addressed => {
                 let why = Unreachable::Protocol;
@@ -395,6 +450,11 @@ impl Edge {
         };
         match (udp.source_port(), udp.destination_port()) {
             (dhcp::CLIENT_PORT, dhcp::SERVER_PORT) => self.dhcp(udp.payload(), to),
+            (port, time::PORT) if addressed => {
+                let ask = time::Ask::of(port, udp.payload());
+                self.drops.malformed += u64::from(ask.is_none());
+                to.extend(ask.map(|ask| Effect::Time { ask }));
+            }
             (port, DNS_PORT) if addressed => self.dns_query(port, udp.payload(), now, to),
             _ if addressed => {
                 self.refuse(packet, Icmpv4Type::DestinationUnreachable(Unreachable::Port), to);
@@ -483,4 +543,9 @@ impl Edge {
             self.drops.misrouted += 1;
         }
     }
+}
+
+/// Says whether a TCP segment to the gateway is for its name server. Dials come from dynamic ports.
+fn dns_by_tcp(segment: &[u8]) -> bool {
+    segment.get(2..4) == Some(&DNS_PORT.to_be_bytes()[..])
 }

@@ -27,6 +27,8 @@ fn edge() -> (Edge, Instant) {
         search: vec!["shop.mesh.internal".into(), "mesh.internal".into()],
         mtu: 1280,
         seed: 7,
+        egress: Mode::None,
+        host: HostNet::default(),
     };
     let now = Instant::now();
     (Edge::new(config, now), now)

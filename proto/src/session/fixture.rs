@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::topology::{Group, Place, Probe, Ready, Service, Topology};
+use crate::topology::{Egress, Group, Place, Probe, Ready, Service, Topology};
 
 /// The session of all data tests.
 pub const SESSION: SessionId = SessionId([7; 16]);
@@ -106,6 +106,7 @@ fn group(line: &str) -> (Name, Group) {
         ssh_keys: vec![],
         user: None,
         services: BTreeMap::new(),
+        egress: Egress::None,
     };
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));

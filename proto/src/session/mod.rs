@@ -37,7 +37,7 @@ use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Content, Contents, Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -759,6 +759,10 @@ pub struct MachineSpec {
     /// The machine's own SSH host key (ed25519 seed), injected and so known in advance.
     #[cbor(n(21), with = "minicbor::bytes")]
     pub host_key_seed: [u8; 32],
+    /// Where it may go outside of its session.
+    #[serde(default)]
+    #[cbor(n(22), default)]
+    pub egress: Egress,
 }
 
 /// A file that is written into a machine at its first boot.

@@ -35,10 +35,8 @@ const PRIVATE_V4: [(Ipv4Addr, u8); 3] = [
 ];
 /// Global unicast; of it those parts that carry an IPv4 address are left out.
 const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-const NEVER_V6: [(Ipv6Addr, u8); 2] = [
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
-];
+const NEVER_V6: [(Ipv6Addr, u8); 2] =
+    [(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32), (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16)];
 
 /// Says whether a guest with this egress may exchange packets with `address`.
 pub fn allowed(egress: Egress, host: &HostNet, address: IpAddr) -> bool {
@@ -201,8 +199,7 @@ mod tests {
     #[test]
     fn any_prefix_length_is_taken() {
         for len in 0..=u8::MAX {
-            let host =
-                HostNet { addresses: vec![], on_link: vec![(Ipv4Addr::new(9, 9, 9, 9).into(), len)] };
+            let host = HostNet { addresses: vec![], on_link: vec![(Ipv4Addr::new(9, 9, 9, 9).into(), len)] };
             assert!(!allowed(Egress::Internet, &host, Ipv4Addr::new(9, 9, 9, 9).into()));
         }
     }

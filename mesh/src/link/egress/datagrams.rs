@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use etherparse::{Icmpv4Slice, Icmpv4Type, IcmpEchoHeader};
+use etherparse::{IcmpEchoHeader, Icmpv4Slice, Icmpv4Type};
 
 use super::{Effect, Towards, Upstream};
 

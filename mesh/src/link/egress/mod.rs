@@ -236,6 +236,12 @@ impl Egress {
         Taken::Yes
     }
 
+    /// Takes a TCP packet of the guest to a service of the gateway, which is a stream like others.
+    pub fn to_gateway(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
+        let carried = self.streams.receive(packet, now, to);
+        self.losses.full += u64::from(!carried);
+    }
+
     fn udp(&mut self, udp: &[u8], to: Ipv4Addr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
         let udp = UdpSlice::from_slice(udp).ok()?;
         let target = SocketAddrV4::new(to, udp.destination_port());

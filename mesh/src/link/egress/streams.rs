@@ -131,7 +131,8 @@ impl Streams {
         let Some(asked) = self.asked.remove(&id) else { return };
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = self.seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut interface = Interface::new(settings, &mut self.wire, self.smol(now));
+        let at = self.smol(now);
+        let mut interface = Interface::new(settings, &mut self.wire, at);
         let (_, remote) = asked.key;
         interface.update_ip_addrs(|addresses| {
             // The list is new and holds at least one.
@@ -244,8 +245,7 @@ impl Streams {
         }
         if self.sweep.is_some_and(|at| at <= now) {
             let idle = |flow: &Flow| now.saturating_duration_since(flow.used) >= IDLE_FOR;
-            let ids: Vec<u64> =
-                self.flows.iter().filter(|(_, flow)| idle(flow)).map(|(&id, _)| id).collect();
+            let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| idle(flow)).map(|(&id, _)| id).collect();
             for id in ids {
                 if let Some(flow) = self.flows.get_mut(&id) {
                     flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
