@@ -11,6 +11,8 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 AGENT  := $(TARGET)/debug/agent
 TINY   := $(abspath target/tiny/tiny.raw)
 DEBIAN := $(abspath target/debian/debian.raw)
+# The last commit whose agent is of level 1 (proto/src/level.rs): it meets today's in tests/tests/e2e/older.rs.
+OLDER  := 1335133f2f5b5230c8d880e7293aa226253b639d
 
 .PHONY: help
 help:
@@ -22,7 +24,7 @@ help:
 	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
-	@echo 'make bench       measure ratios on this computer, as root (ONLY=boot, net, dns or image)'
+	@echo 'make bench       measure ratios on this computer, as root (ONLY=idle, boot, net, dns, image or start)'
 	@echo 'make bench-deps  install the programs that bench compares with'
 	@echo 'make soak        use two hosts for 20 minutes (SECONDS=...) and see that nothing piles up, as root'
 	@echo 'make sim         play many worlds of hosts and sessions from seeds (SEEDS=...)'
@@ -52,9 +54,12 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build tiny debian install
+.PHONY: build older tiny debian install
 build: rust
 	@$(CARGO) build --workspace --bins
+
+older: rust
+	@CARGO=$(CARGO) sh .ci/older $(OLDER) $(TARGET)
 
 tiny:
 	@images/guests/tiny/build target/tiny
@@ -76,10 +81,11 @@ lint: rust deny
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) deny --all-features check bans licenses sources
 
-test: packages nextest build
+test: packages nextest older build
 	@images/guests/tiny/test/run
 	@$(MAKE) --no-print-directory -s tiny >/dev/null
-	AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) $(CARGO) nextest run --workspace
+	OLDER_AGENT=$(TARGET)/older/agent AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	  $(CARGO) nextest run --workspace
 
 # Needs Debian's mirror and minutes, so it is not part of the gate.
 .PHONY: test-debian

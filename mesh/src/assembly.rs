@@ -346,7 +346,7 @@ pub async fn build(
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
-    let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host())));
+    let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host(), &book)));
     let (interfaces_tx, interfaces) = watch::channel(Arc::new(interfaces().await));
     let (hints, hints_rx) = mpsc::channel(HINTS);
     let (claims, claims_rx) = mpsc::channel(CLAIMS);

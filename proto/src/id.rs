@@ -4,7 +4,9 @@
 use std::{fmt, str::FromStr};
 
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{
+    Decode, Decoder, Encode, Encoder, decode::Error as Flaw, encode::Error as Fail, encode::Write,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A host: its ed25519 public key, 32 bytes, written as 64 hex digits.
@@ -205,14 +207,14 @@ impl fmt::Debug for Name {
 }
 
 impl<C> Encode<C> for Name {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W::Error>> {
         e.str(&self.0).map(drop)
     }
 }
 
 impl<'b, C> Decode<'b, C> for Name {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Name, decode::Error> {
-        d.str()?.parse().map_err(decode::Error::custom)
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Name, Flaw> {
+        d.str()?.parse().map_err(Flaw::custom)
     }
 }
 
@@ -262,14 +264,14 @@ impl fmt::Debug for MachineName {
 }
 
 impl<C> Encode<C> for MachineName {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W::Error>> {
         e.str(&self.to_string()).map(drop)
     }
 }
 
 impl<'b, C> Decode<'b, C> for MachineName {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<MachineName, decode::Error> {
-        d.str()?.parse().map_err(decode::Error::custom)
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<MachineName, Flaw> {
+        d.str()?.parse().map_err(Flaw::custom)
     }
 }
 

@@ -22,6 +22,7 @@
 //! - *epoch*: counts the incarnations of one machine; the higher wins everywhere.
 //! - *guard*: what an incarnation is guarded by: `hold` or a *lease*.
 //! - *path*: how two hosts reach each other now.
+//! - *level*: what all participants of a mesh or session understand ([`level`]).
 //! - *reason*: why something is or is not so, as a value ([`reasons`]).
 //! - *zone*: the names and the addresses they stand for; *fact*: something that happened.
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod backoff;
 pub mod facts;
 pub mod firewall;
 pub mod id;
+pub mod level;
 pub mod limits;
 pub mod membership;
 pub mod names;

@@ -7,7 +7,9 @@ use std::{fmt, str::FromStr};
 
 use data_encoding::BASE64URL_NOPAD as BASE64;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{
+    Decode, Decoder, Encode, Encoder, decode::Error as Flaw, encode::Error as Fail, encode::Write,
+};
 
 use crate::{
     id::{HostId, MeshId},
@@ -224,14 +226,14 @@ impl fmt::Display for RecordKey {
 }
 
 impl<C> Encode<C> for RecordKey {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W::Error>> {
         e.str(&self.to_string()).map(drop)
     }
 }
 
 impl<'b, C> Decode<'b, C> for RecordKey {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<RecordKey, decode::Error> {
-        d.str()?.parse().map_err(decode::Error::custom)
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<RecordKey, Flaw> {
+        d.str()?.parse().map_err(Flaw::custom)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Host {
     data: String,
     /// The user without rights whose host it is, if it is not the tests' own.
     owner: Option<u32>,
+    /// The agent that runs here and is spoken to, if it is not the one under test.
+    pub program: Option<PathBuf>,
 }
 
 /// What a command of the CLI answered.
@@ -83,7 +85,8 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("agent-test-").tempdir().expect("a temporary directory");
         let (data, env) = ("data".to_owned(), Vec::new());
         let (mounted, judged) = (false, true);
-        Host { name: name.to_owned(), place, dir, agent: None, env, mounted, judged, data, owner: None }
+        let name = name.to_owned();
+        Host { name, place, dir, agent: None, env, mounted, judged, data, owner: None, program: None }
     }
 
     /// Makes an empty host whose data directory is called `data`, and which belongs to the user with
@@ -121,6 +124,10 @@ impl Host {
         self.dir.path()
     }
 
+    fn program(&self) -> PathBuf {
+        self.program.clone().unwrap_or_else(agent_bin)
+    }
+
     /// Builds a command that runs where this host is.
     pub fn command(&self, program: &Path) -> Command {
         match &self.place {
@@ -147,7 +154,7 @@ impl Host {
 
     /// Builds a command of the CLI.
     pub fn cli(&self, args: &[&str]) -> Command {
-        let mut command = self.command(&agent_bin());
+        let mut command = self.command(&self.program());
         command.args(args).env("AGENT_DATA_DIR", self.data()).stdin(Stdio::null());
         command.envs(self.env.iter().cloned());
         command
@@ -217,7 +224,7 @@ impl Host {
 
     fn shell(&self, script: &str) -> Command {
         let mut shell = self.command(Path::new("sh"));
-        shell.args(["-c", script]).env("AGENT", agent_bin()).env("AGENT_DATA_DIR", self.data());
+        shell.args(["-c", script]).env("AGENT", self.program()).env("AGENT_DATA_DIR", self.data());
         shell.envs(self.env.iter().cloned()).stdin(Stdio::null());
         shell
     }

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -81,22 +82,41 @@ impl Lab {
     /// Makes a lab with the first host running, and one token for all others.
     pub fn with_first() -> (Lab, String) {
         let mut lab = Lab::empty();
-        lab.vps.agent(&["init", "--name", "vps"]).expect(0);
-        lab.vps.start();
-        let token = lab.vps.token(&[]);
+        let token = lab.begun();
         (lab, token)
+    }
+
+    fn begun(&mut self) -> String {
+        self.vps.agent(&["init", "--name", "vps"]).expect(0);
+        self.vps.start();
+        self.vps.token(&[])
     }
 
     /// Makes a mesh of all three, that has settled.
     pub fn joined() -> Lab {
-        let (mut lab, token) = Lab::with_first();
-        for host in [&mut lab.nas, &mut lab.laptop] {
+        let mut lab = Lab::empty();
+        lab.join();
+        lab
+    }
+
+    /// Makes a mesh of all three, whose agents are another program, that has settled.
+    pub fn joined_by(program: &Path) -> Lab {
+        let mut lab = Lab::empty();
+        for host in lab.hosts_mut() {
+            host.program = Some(program.to_owned());
+        }
+        lab.join();
+        lab
+    }
+
+    fn join(&mut self) {
+        let token = self.begun();
+        for host in [&mut self.nas, &mut self.laptop] {
             let name = host.name.clone();
             host.agent(&["join", &token, "--name", &name]).expect(0);
             host.start();
         }
-        lab.settled();
-        lab
+        self.settled();
     }
 
     /// Names the place of a host, for one more data directory there.

@@ -38,6 +38,16 @@ pub fn debian_image_or_skip(story: &str) -> Option<PathBuf> {
     None
 }
 
+/// Names the agent of an older commit for the stories in which two programs meet. Where there was no history to
+/// build it from, they say that they were skipped.
+pub fn older_agent_or_skip(story: &str) -> Option<PathBuf> {
+    let built = env::var_os("OLDER_AGENT").map(PathBuf::from).filter(|path| path.is_file());
+    if built.is_none() {
+        eprintln!("SKIPPED {story}: there is no older agent; `make test` builds it from git's history");
+    }
+    built
+}
+
 fn named(variable: &str, what: &str) -> PathBuf {
     let path =
         env::var_os(variable).unwrap_or_else(|| panic!("{variable} does not name {what}; run `make test`"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{
     id::Name,
-    picture::{health, rows},
+    picture::{health, level, rows},
     trust::{ClockError, GrantState, TokenError},
     wire::api::{self, Error, Kind, MemberState},
 };
@@ -19,7 +19,8 @@ impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> Answer<api::Status> {
         let mesh = &self.deps().mesh;
-        let hosts = rows::hosts(&self.picture());
+        let picture = self.picture();
+        let hosts = rows::hosts(&picture);
         let accelerator = self.deps().qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
@@ -42,6 +43,8 @@ impl App {
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
             health: self.health().await,
+            level: level::mesh_level(&picture),
+            below: level::behind(&picture),
         })
     }
 

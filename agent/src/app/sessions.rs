@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::{
     id::{HostId, Name, SessionId},
-    picture::{Change, acks, images, rows},
+    picture::{Change, acks, images, level, rows},
     reasons::Why,
     run::birth::Failure,
     session::{Proposal, Replace, Share, State},
@@ -167,6 +167,8 @@ impl App {
             subnet: Some(share.directory.subnet.to_string()),
             machines: rows::machines(&picture, share),
             services: self.service_rows(share),
+            level: share.level,
+            below: level::below(&picture, share.level),
         }
     }
 

@@ -79,6 +79,10 @@ pub fn in_words(session: &SessionStatus, width: Option<u16>) -> String {
     if !session.services.is_empty() {
         text.push_str(&format!("\n\n{}", service::in_words(&session.services, width)));
     }
+    if let Some(below) = status::below(session.level, &session.below) {
+        let note = format!("note: {below}; who does neither votes in this session nor gets machines of it");
+        text.push_str(&format!("\n\n{}", bend(&note, width)));
+    }
     text.push_str(&format!("\n\n{}", bend(&format!("note: {}", plan::HOLD), width)));
     text
 }

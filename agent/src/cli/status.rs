@@ -1,6 +1,9 @@
 //! `agent status`: the one screen.
 
-use proto::wire::api::{Member, Path, PathKind, SessionRow, Status};
+use proto::{
+    level::Level,
+    wire::api::{Member, Path, PathKind, SessionRow, Status, Understands},
+};
 
 use super::{
     Cx, Done,
@@ -41,6 +44,9 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
     if !status.sessions.is_empty() {
         parts.extend([String::new(), sessions(&status.sessions, width)]);
     }
+    parts.extend(
+        below(status.level, &status.below).into_iter().flat_map(|line| [String::new(), set_in(&line)]),
+    );
     for trouble in &status.health {
         parts.extend([String::new(), format!("NOT WELL: {}", set_in(&trouble.what))]);
         parts.push(format!("because: {}", set_in(&trouble.because)));
@@ -51,6 +57,25 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
         parts.extend(warning.next.iter().map(|next| format!("hint: {}", set_in(next))));
     }
     parts.join("\n")
+}
+
+/// Says who understands less than others, if anybody does.
+pub fn below(level: Level, below: &[Understands]) -> Option<String> {
+    let names = |told: bool| -> Vec<&str> {
+        below.iter().filter(|one| one.level.is_some() == told).map(|one| one.host.as_str()).collect()
+    };
+    let older = match &names(true)[..] {
+        [] => None,
+        [one] => Some(format!("{one} runs an older version")),
+        many => Some(format!("{} run older versions", many.join(", "))),
+    };
+    let unheard = match &names(false)[..] {
+        [] => None,
+        [one] => Some(format!("{one} has never told its version")),
+        many => Some(format!("{} have never told their versions", many.join(", "))),
+    };
+    let all: Vec<String> = older.into_iter().chain(unheard).collect();
+    (!all.is_empty()).then(|| format!("level {level}: {}", all.join("; ")))
 }
 
 /// Lays a list of sessions out.

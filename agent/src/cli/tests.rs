@@ -5,6 +5,7 @@ use expect_test::{expect, expect_file};
 use proto::{
     facts::{Event, Fact},
     id::{Digest, HostId, MachineName, MeshId, SessionId},
+    level::{LEVEL, Level},
     session::{Accelerator, ChangeAction, Guard, How, Phase},
     time::Timestamp,
     topology::Diagnostic,

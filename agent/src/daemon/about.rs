@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 use proto::{
     facts::Fact,
     id::{Name, SessionId},
+    level::LEVEL,
     picture::{Change, Picture},
     reasons::Why,
     session::Accelerator,
@@ -72,6 +73,7 @@ pub async fn gather(
         steady: config.steady.unwrap_or_else(steady),
         issuer: false,
         tells_seen: true,
+        level: LEVEL,
     }
 }
 

@@ -32,8 +32,6 @@ pub(super) const FLUSH: Duration = Duration::from_secs(5);
 pub(super) const HOST_SHUTDOWN: Duration = Duration::from_secs(30);
 /// Between two attempts to reach a shim that lives but does not answer.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Bytes of an intent with all its files.
-const MAX_LAUNCH_BYTES: usize = 64 * 1024 * 1024;
 /// What the shim needs to end QEMU after the guest's own time is over, see `stop`.
 const AFTER_STOP: Duration = Duration::from_secs(12);
 
@@ -161,7 +159,7 @@ impl Shim {
 /// Asks a shim what it was launched with.
 async fn launched(paths: &Paths) -> io::Result<Launch> {
     let mut stream = wire::ask(&paths.control(), &Wish::Launched, ANSWER).await?;
-    timeout(ANSWER, wire::read_large(&mut stream, MAX_LAUNCH_BYTES))
+    timeout(ANSWER, wire::read_large(&mut stream, record::MAX_BYTES))
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
 }

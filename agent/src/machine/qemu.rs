@@ -60,14 +60,14 @@ pub struct QemuFacts {
     #[serde(default)]
     #[cbor(n(7), with = "proto::wire::fields::reason", has_nil)]
     pub no_kvm: Option<NoKvm>,
-    /// Whether it can lock itself in (`-sandbox`).
-    #[n(8)]
+    /// Whether it can lock itself in (`-sandbox`); absent = it cannot.
+    #[cbor(n(8), default)]
     pub sandbox: bool,
-    /// Whether a guest can report its panic.
-    #[n(9)]
+    /// Whether a guest can report its panic; absent = it cannot.
+    #[cbor(n(9), default)]
     pub pvpanic: bool,
-    /// Whether a guest can be given random numbers.
-    #[n(10)]
+    /// Whether a guest can be given random numbers; absent = it cannot.
+    #[cbor(n(10), default)]
     pub rng: bool,
 }
 

@@ -1,8 +1,10 @@
 //! What is written down about one machine: the intent before its process exists, and what became of
-//! the process. Both survive a power cut, because a restarted agent acts on nothing else.
+//! the process. Both survive a power cut, because a restarted agent acts on nothing else, and both are read by
+//! agents and shims of other versions.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +23,9 @@ use super::{
     traces::{Mark, Who},
 };
 use crate::host::durable;
+
+/// Bytes of a file here, and of an intent with all its files as a shim tells it.
+pub(super) const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The intent: everything the shim needs, fixed before its process exists.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -41,8 +46,8 @@ pub struct Launch {
     /// The machine.
     #[n(4)]
     pub spec: MachineSpec,
-    /// The bytes of its files.
-    #[cbor(n(5), with = "proto::wire::fields::contents", has_nil)]
+    /// The bytes of its files; absent = none.
+    #[cbor(n(5), default)]
     pub contents: Contents,
     /// The complete raw image, never written to.
     #[cbor(n(6), with = "proto::wire::fields::path")]
@@ -88,14 +93,14 @@ pub struct Ending {
     /// Why, in words.
     #[n(0)]
     pub reason: String,
-    /// Whether it ended in order: the guest shut down, or we stopped it.
-    #[n(1)]
+    /// Whether it ended in order: the guest shut down, or we stopped it; absent = it did not.
+    #[cbor(n(1), default)]
     pub clean: bool,
-    /// Whether it was stopped by [`super::Shim::stop`].
-    #[n(2)]
+    /// Whether it was stopped by [`super::Shim::stop`]; absent = it was not.
+    #[cbor(n(2), default)]
     pub asked: bool,
-    /// Whether the guest never showed a sign of life under hardware acceleration.
-    #[n(3)]
+    /// Whether the guest never showed a sign of life under hardware acceleration; absent = it did.
+    #[cbor(n(3), default)]
     pub accelerator_doubted: bool,
 }
 
@@ -122,13 +127,13 @@ pub struct ShimStatus {
     #[n(5)]
     pub since: Option<Timestamp>,
     /// The same for who decides.
-    #[n(6)]
+    #[cbor(n(6), with = "proto::wire::fields::option", has_nil)]
     pub began: Option<BootMoment>,
-    /// Whether the guest has answered on the network.
-    #[n(7)]
+    /// Whether the guest has answered on the network; absent = it has not.
+    #[cbor(n(7), default)]
     pub booted: bool,
-    /// What became of its setup.
-    #[n(8)]
+    /// What became of its setup; absent = the guest has not told.
+    #[cbor(n(8), default)]
     pub setup: Setup,
     /// Why QEMU holds the guest, if it does.
     #[n(9)]
@@ -244,14 +249,17 @@ pub enum Record<T> {
 
 /// Reads what [`store`] wrote. An error says that nobody can tell now.
 pub fn read<T: Message>(path: &Path) -> io::Result<Record<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(match decode(&bytes, usize::MAX) {
-            Ok(value) => Record::Whole(value),
-            Err(error) => Record::Damaged(error.to_string()),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::Absent),
-        Err(error) => Err(error),
-    }
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::Absent),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(match decode(&bytes, MAX_BYTES) {
+        Ok(value) => Record::Whole(value),
+        Err(error) => Record::Damaged(error.to_string()),
+    })
 }
 
 /// Gives what can be known from a file of [`store`]: one that is damaged or cannot be read says nothing.

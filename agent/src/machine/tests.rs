@@ -1,5 +1,7 @@
 //! What QEMU and the guest are told for one launch, as text, and QMP against a peer that misbehaves.
 
+mod golden;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

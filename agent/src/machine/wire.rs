@@ -1,7 +1,7 @@
 //! How an agent speaks to a shim: one unix socket, one connection for each wish. The wish is a message of
 //! `proto::wire` behind its length (four bytes, big-endian), so is the answer; what follows belongs to the wish.
-//! A shim outlives agents, so the two may be of different versions: a wish that is not known is refused, fields
-//! that are not known are skipped.
+//! A shim outlives agents, so the two may be of different versions: a wish that is not known is
+//! refused as such, fields that are not known are skipped. What is longer than its bound is not read.
 //!
 //! ```text
 //! Status  -> one ShimStatus for each change, until QEMU has ended
@@ -16,7 +16,7 @@
 use std::{io, path::Path, time::Duration};
 
 use minicbor::{Decode, Encode};
-use proto::wire::{Kind, Message, decode, encode};
+use proto::wire::{Kind, Message, WireError, decode, encode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -65,18 +65,18 @@ impl Message for Wish {
     const KIND: Kind = Kind::ShimWish;
 }
 
-/// What a shim holds: what must come back to where it was when nobody uses the machine.
+/// What a shim holds: what must come back to where it was when nobody uses the machine. Absent = 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Counts {
     /// Connections into the guest that have not ended, our own attempts among them.
-    #[n(0)]
+    #[cbor(n(0), default)]
     pub dials: usize,
     /// Callers whose connection holds a descriptor.
-    #[n(1)]
+    #[cbor(n(1), default)]
     pub callers: usize,
     /// Tasks of its runtime.
-    #[n(2)]
+    #[cbor(n(2), default)]
     pub tasks: usize,
 }
 
@@ -100,6 +100,9 @@ pub enum Answer {
     /// It is not, and why.
     #[n(3)]
     Failed(#[n(0)] String),
+    /// The shim is of a version that does not know the wish.
+    #[n(4)]
+    Unknown,
 }
 
 impl Message for Answer {
@@ -116,6 +119,9 @@ pub async fn ask(control: &Path, wish: &Wish, within: Duration) -> io::Result<Un
             Answer::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
             Answer::Late => Err(io::ErrorKind::TimedOut.into()),
             Answer::Failed(because) => Err(io::Error::other(because)),
+            Answer::Unknown => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "the machine's shim is too old for this"))
+            }
         }
     };
     timeout(within, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -142,10 +148,60 @@ pub async fn read<T: Message>(stream: &mut UnixStream) -> io::Result<T> {
 /// Reads one message of at most `most` bytes.
 pub async fn read_large<T: Message>(stream: &mut UnixStream, most: usize) -> io::Result<T> {
     let length = stream.read_u32().await? as usize;
+    let flawed = |flaw: WireError| io::Error::new(io::ErrorKind::InvalidData, flaw);
     if length > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long"));
+        return Err(flawed(WireError::TooLarge { have: length, limit: most }));
     }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await?;
-    decode(&bytes, most).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    // Room is taken for what has come, not for what is said to come.
+    let mut bytes = Vec::new();
+    stream.take(length as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    decode(&bytes, most).map_err(flawed)
+}
+
+/// Tells whether what was read is of a later version.
+pub(super) fn is_unknown(error: &io::Error) -> bool {
+    let flaw = error.get_ref().and_then(|inner| inner.downcast_ref::<WireError>());
+    matches!(flaw, Some(WireError::Unknown | WireError::Version { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what a reader makes of these bytes when nothing follows them.
+    async fn heard<T: Message>(bytes: &[u8], limit: usize) -> io::Result<T> {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        there.write_all(bytes).await.unwrap();
+        drop(there);
+        read_large(&mut here, limit).await
+    }
+
+    #[tokio::test]
+    async fn one_message_is_read_and_what_follows_is_left() {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        write(&mut there, &Wish::Dial { port: 80 }).await.unwrap();
+        there.write_all(b"GET").await.unwrap();
+        drop(there);
+        assert_eq!(read::<Wish>(&mut here).await.unwrap(), Wish::Dial { port: 80 });
+        let mut rest = Vec::new();
+        here.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"GET");
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_its_bound_or_ends_early_is_no_message() {
+        let kind = |result: io::Result<Wish>| result.unwrap_err().kind();
+        assert_eq!(kind(heard(&u32::MAX.to_be_bytes(), MAX_BYTES).await), io::ErrorKind::InvalidData);
+        assert_eq!(kind(heard(&[0, 0, 0, 9, 1], MAX_BYTES).await), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(heard(b"", MAX_BYTES).await), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(heard(b"{\"Dial\"", MAX_BYTES).await), io::ErrorKind::InvalidData);
+        let counts = encode(&Counts::default());
+        let other = [&(counts.len() as u32).to_be_bytes()[..], &counts].concat();
+        let error = heard::<Wish>(&other, MAX_BYTES).await.unwrap_err();
+        assert_eq!(error.to_string(), "the message is of kind 27, not 25");
+        assert!(!is_unknown(&error));
+    }
 }

@@ -207,6 +207,7 @@ fn member(view: &MemberView) -> Member {
             mesh::MemberState::Down => MemberState::Down,
         },
         issuer: view.issuer,
+        level: view.level,
         way: view.path.as_ref().map(|path| Way {
             direct: path.kind == mesh::PathKind::Direct,
             rtt_ms: path.rtt_ms,

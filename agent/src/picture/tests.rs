@@ -31,6 +31,7 @@ fn seen(rtt_ms: f64) -> Arc<mesh::Members> {
         via: None,
         issuer: false,
         steady: true,
+        level: None,
         tags: Default::default(),
         record: None,
     };

@@ -84,12 +84,7 @@ pub async fn carry_out(work: Work) -> Ended {
 async fn ask(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let session = work.order.share.session;
     let request = Request::MayStart { session, machine: work.order.machine.clone(), epoch };
-    match work.hub.ask(session, request).await {
-        Ok(Answer::MayStart(true)) => Ok(Outcome::Granted(epoch).into()),
-        Ok(Answer::MayStart(false)) => Err("the coordinator does not list this incarnation".into()),
-        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(in_words(&refusal)),
-    }
+    answered(work, work.hub.ask(session, request).await)
 }
 
 async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
@@ -201,18 +196,13 @@ async fn report_dropped(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let ended = machine::end(&work.host, &work.dir, &work.who(epoch), Scope::UpTo, false).await;
     ended.map_err(|error| words(&error))?;
     let request = Request::Dropped { session, machine: work.order.machine.clone(), epoch };
-    match work.hub.ask(session, request).await {
-        Ok(Answer::Done) => Ok(Outcome::Reported.into()),
-        Ok(answer) => Err(format!("the coordinator answered something else: {answer:?}")),
-        Err(refusal) => Err(in_words(&refusal)),
-    }
+    answered(work, work.hub.ask(session, request).await)
 }
 
-/// Says in words why a coordinator did not do what a host asked.
-fn in_words(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NoQuorum => "the session has no quorum of voters now".into(),
-        refusal => refusal.to_string(),
+fn answered(work: &Work, answer: Result<Answer, Refusal>) -> Result<Ended, String> {
+    match Outcome::answered(&work.order.action, answer) {
+        Outcome::Failed(because) => Err(because),
+        outcome => Ok(outcome.into()),
     }
 }
 

@@ -7,12 +7,13 @@ use futures::FutureExt;
 use mesh::{Clock, quorum::Group};
 use proto::{
     id::{HostId, SessionId},
+    level::Level,
     picture::Change,
     run::{
         Rules,
         lead::{Effect, Event, Lead, Member, Place, Seen, Standing},
     },
-    session::Share,
+    session::{Command, Share},
     time::Moment,
     trust::{Statement, Tombstone},
     wire::{
@@ -106,7 +107,8 @@ impl Coordinator {
         };
         let members = self.hub.deps().mesh.members().borrow().clone();
         let member = |(id, member): (&HostId, &mesh::MemberView)| {
-            (*id, Member { name: member.name.clone(), up: member.is_up(), steady: member.steady })
+            let (up, level) = (member.is_up(), member.level);
+            (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
         };
         Seen {
             group: Standing {
@@ -136,6 +138,7 @@ impl Coordinator {
                 Effect::Deliver(to, share) => self.deliver(to, share),
                 Effect::AskVoter { change, host, outdated } => self.ask_voter(change, host, outdated),
                 Effect::SetVoters { change, voters } => self.set_voters(change, voters),
+                Effect::Raise { raise, level } => self.raise(raise, level),
                 Effect::Bury => self.bury(),
                 // Nobody listening is no error.
                 Effect::Tell(fact) => drop(self.hub.deps().facts.send(fact)),
@@ -199,6 +202,21 @@ impl Coordinator {
             Event::VotersSet { change, well: set.is_ok() }
         };
         self.begin(work, Event::VotersSet { change, well: false });
+    }
+
+    fn raise(&mut self, raise: u64, level: Level) {
+        let (hub, session) = (self.hub.clone(), self.session);
+        let work = async move {
+            let written = super::requests::write(&hub, session, Command::Raise { level }).await;
+            match &written {
+                Ok(()) => tracing::info!(%session, %level, "the session's level is raised"),
+                Err(because) => {
+                    tracing::info!(%session, %because, "the session's level is not raised for now")
+                }
+            }
+            Event::Raised { raise, well: written.is_ok() }
+        };
+        self.begin(work, Event::Raised { raise, well: false });
     }
 
     fn bury(&mut self) {

@@ -65,6 +65,7 @@ fn about(name: &Name) -> HostRecord {
         steady: true,
         issuer: false,
         tells_seen: true,
+        level: proto::level::LEVEL,
     }
 }
 
@@ -162,6 +163,7 @@ fn share(session: SessionId, version: u64) -> Share {
         machines: Vec::new(),
         drops: Vec::new(),
         ssh_seed: [0; 32],
+        level: proto::level::LEVEL,
     }
 }
 
@@ -290,6 +292,8 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
         generation: before.generation.next(),
         parent: before.generation,
         placements: vec![placement],
+        // The session is raised about now.
+        level: proto::level::LEVEL,
         ..before
     };
     let command = Command::Apply { intent, plan, replace: Default::default() };

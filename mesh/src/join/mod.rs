@@ -35,7 +35,7 @@ pub use stranger::{JoinError, Joined, Joining, join};
 const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The joiner lives as a member.
-#[derive(Debug, Encode, Decode)]
+#[derive(Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 struct Ready {}
 
@@ -44,7 +44,7 @@ impl Message for Ready {
 }
 
 /// What a new member needs to live: everything that was ever said, and where everybody is.
-#[derive(Debug, Encode, Decode)]
+#[derive(Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 struct Welcome {
     #[cbor(n(0), with = "proto::wire::fields::blobs")]
@@ -87,3 +87,6 @@ async fn receive_within<T: Message>(stream: &mut RecvStream, limit: usize) -> io
     let bytes = receive_frame(stream, limit).await?;
     wire::decode(&bytes, limit).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,11 +1,12 @@
 //! Where members are and ever were, on disk: when every host of a mesh starts again at once, this is
-//! how they find each other without a token.
+//! how they find each other without a token. Beside it what each understands, for as long as it is away.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use minicbor::{Decode, Encode};
 use proto::{
     id::HostId,
+    level::Level,
     limits::MAX_RPC_BYTES,
     reachability::ways::Known,
     trust::Bootstrap,
@@ -15,7 +16,7 @@ use proto::{
 use crate::disk;
 
 /// The file.
-#[derive(Default, Encode, Decode)]
+#[derive(Default, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Places {
     #[n(0)]
@@ -61,6 +62,20 @@ impl Cache {
         })
     }
 
+    /// Takes what members understand, as they tell it now. Writes on change.
+    pub(crate) fn told(&mut self, levels: impl IntoIterator<Item = (HostId, Level)>) -> io::Result<()> {
+        self.change(|known| {
+            for (host, level) in levels {
+                known.entry(host).or_default().level = Some(level);
+            }
+        })
+    }
+
+    /// Gives what members understand, as each told last.
+    pub(crate) fn levels(&self) -> BTreeMap<HostId, Level> {
+        self.known.iter().filter_map(|(host, known)| Some((*host, known.level?))).collect()
+    }
+
     /// Notes where members are connected. Writes on change.
     pub(crate) fn prove(
         &mut self,
@@ -99,6 +114,8 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use proto::level::LEVEL;
+
     use super::*;
 
     #[test]
@@ -111,7 +128,11 @@ mod tests {
         let mut cache = Cache::load(dir.path());
         cache.update([(host, reach.clone())].into(), |_| true).unwrap();
         let mut cache = Cache::load(dir.path());
-        assert_eq!(cache.known()[&host], Known { reach, proved: vec![address] });
+        assert_eq!(cache.known()[&host], Known { reach, proved: vec![address], level: None });
+        cache.told([(host, LEVEL)]).unwrap();
+        assert_eq!(Cache::load(dir.path()).levels(), [(host, LEVEL)].into());
+        cache.told([(host, Level::FIRST)]).unwrap();
+        assert_eq!(Cache::load(dir.path()).levels(), [(host, Level::FIRST)].into(), "told is not unheard");
         cache.prove([(host, "10.0.0.1:7440".parse().unwrap())]).unwrap();
         assert_eq!(Cache::load(dir.path()).known()[&host].proved.len(), 2);
         for damaged in [&b""[..], b"\xff\xff\xff\xff\xff", b"no addresses at all, but text"] {

@@ -88,7 +88,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Gives what this host knows before anything has happened.
-    pub(crate) fn first_view(roster: &Roster, me: HostId) -> Members {
+    pub(crate) fn first_view(roster: &Roster, me: HostId, book: &Book) -> Members {
         let (records, nobody) = (Records::new(), BTreeSet::new());
         let roll = roster.roll();
         let none = |_: &HostId| None;
@@ -99,6 +99,7 @@ impl Keeper {
             live: &nobody,
             fading: &nobody,
             path: &none,
+            levels: &book.levels(),
         })
     }
 
@@ -237,6 +238,10 @@ impl Keeper {
             .filter_map(|host| Some((*host, members::host_record(&records, *host)?.reach.clone())))
             .collect();
         let changed = self.book.say(said, |host| roll.members.contains_key(host));
+        let told = roll.members.keys().filter_map(|host| {
+            Some((*host, members::host_record(&records, *host).filter(|_| *host != me)?.level))
+        });
+        self.book.told(told.collect());
         self.offer(changed).await;
     }
 
@@ -302,6 +307,7 @@ impl Keeper {
             live: &live,
             fading: &fading,
             path: &|host| self.gate.path(host),
+            levels: &self.book.levels(),
         });
         let old = self.members.borrow().clone();
         if *old == new {

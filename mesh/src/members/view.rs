@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{
     facts::Fact,
     id::{HostId, Name},
+    level::{LEVEL, Level},
     reachability::path::{self, Path, PathKind},
     wire::record::{Body, HostRecord, RecordKey},
 };
@@ -51,6 +52,8 @@ pub struct MemberView {
     pub issuer: bool,
     /// Whether it is fit to be a voter, as it says itself.
     pub steady: bool,
+    /// What it understands, as it told last, also before it went away; `None` = it never told.
+    pub level: Option<Level>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// What it said last.
@@ -109,6 +112,8 @@ pub(crate) struct Sources<'a> {
     /// Those that were live until a moment ago.
     pub(crate) fading: &'a BTreeSet<HostId>,
     pub(crate) path: &'a dyn Fn(&HostId) -> Option<Path>,
+    /// What members told of their level, also those that are away.
+    pub(crate) levels: &'a BTreeMap<HostId, Level>,
 }
 
 /// Gives a host's own record.
@@ -138,6 +143,11 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
             path,
             issuer: member.is_issuer(),
             steady: record.as_ref().is_some_and(|record| record.steady),
+            level: match &record {
+                _ if host == sources.me => Some(LEVEL),
+                Some(record) => Some(record.level),
+                None => sources.levels.get(&host).copied(),
+            },
             tags: member.tags.clone(),
             record,
         };

@@ -71,15 +71,15 @@ pub enum ForwardError {
     },
 }
 
-#[derive(Debug, Encode, Decode)]
+#[derive(Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
-struct Header {
+pub(super) struct Header {
     #[n(0)]
-    session: SessionId,
+    pub(super) session: SessionId,
     #[n(1)]
-    machine: MachineName,
+    pub(super) machine: MachineName,
     #[n(2)]
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Message for Header {

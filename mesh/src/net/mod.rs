@@ -47,7 +47,7 @@ mod local;
 mod routes;
 mod splice;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The protocol's name.
 pub use crate::transport::protocols::NET as ALPN;

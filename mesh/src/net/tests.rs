@@ -21,10 +21,15 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::*;
-use crate::link::PortCodec;
+use super::{forward::Header, *};
+use crate::{link::PortCodec, tests::golden::bytes::Sample};
 
 const SESSION: SessionId = SessionId([9; 16]);
+
+/// What is said before a connection into a machine.
+pub(crate) fn header() -> Sample {
+    Sample::message("connect.one", Header { session: SESSION, machine: "web-1".parse().unwrap(), port: 80 })
+}
 
 /// Bounds every wait of these tests.
 async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {

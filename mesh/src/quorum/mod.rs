@@ -374,4 +374,4 @@ fn settled(members: &Membership<u64, Voter>) -> BTreeSet<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

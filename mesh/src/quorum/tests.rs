@@ -7,6 +7,7 @@ use futures::FutureExt;
 use proptest::prelude::*;
 use proto::{
     id::{Generation, Name},
+    level::Level,
     session::{Plan, Prefix},
     time::Timestamp,
     topology::{Intent, Topology},
@@ -18,6 +19,7 @@ use super::{elect, *};
 
 mod disks;
 mod failures;
+pub(crate) mod golden;
 mod liars;
 mod storage;
 
@@ -45,6 +47,7 @@ fn apply(parent: u64, bytes: usize) -> Command {
         parent: Generation(parent),
         subnet: Prefix { base: "10.64.1.0".parse().unwrap(), len: 24 },
         placements: Vec::new(),
+        level: Level::FIRST,
     };
     let intent = Intent { topology, files: BTreeMap::new(), ssh_keys };
     Command::Apply { intent, plan, replace: Default::default() }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 use iroh::address_lookup::memory::MemoryLookup;
 use proto::{
     id::HostId,
+    level::Level,
     reachability::ways::{self, Seen, Ways},
     trust::Bootstrap,
     wire::record::{Reach, RelayOffer},
@@ -65,6 +66,18 @@ impl Book {
         self.seen.keep(&is_member);
         let written = self.cache.update(said, is_member);
         self.compose_after(written)
+    }
+
+    /// Takes what members understand, by their own word.
+    pub(crate) fn told(&mut self, levels: Vec<(HostId, Level)>) {
+        if let Err(error) = self.cache.told(levels) {
+            tracing::warn!(%error, "cannot remember what members understand");
+        }
+    }
+
+    /// Gives what members understand, as each told last.
+    pub(crate) fn levels(&self) -> BTreeMap<HostId, Level> {
+        self.cache.levels()
     }
 
     /// Forgets what is too old.

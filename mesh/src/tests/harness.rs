@@ -60,6 +60,7 @@ fn about(name: &Name) -> HostRecord {
         steady: true,
         issuer: false,
         tells_seen: true,
+        level: proto::level::LEVEL,
     }
 }
 

@@ -215,7 +215,7 @@ async fn a_session_said_by_one_member_is_known_to_all() {
 /// Overwrites what a host that is down remembers of another.
 fn remember(dir: &tempfile::TempDir, other: HostId, now: &[SocketAddr], once: &[SocketAddr]) {
     let reach = Reach { addresses: now.to_vec(), ..Reach::default() };
-    let known = Known { reach, proved: once.to_vec() };
+    let known = Known { reach, proved: once.to_vec(), level: None };
     let bytes = proto::wire::encode(&crate::members::cache::Places { known: [(other, known)].into() });
     std::fs::write(dir.path().join("mesh/addresses"), bytes).unwrap();
 }

@@ -62,12 +62,9 @@ pub(crate) struct Answering {
 
 impl Answering {
     async fn answer(self, from: HostId, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let request = match wire::decode(&bytes, MAX_RPC_BYTES) {
+        let request = match read(&bytes) {
             Ok(request) => request,
-            Err(WireError::Unknown | WireError::Version { .. }) => {
-                return Some(wire::encode(&Answer::Refused(Refusal::Unknown)));
-            }
-            Err(_) => return None,
+            Err(refusal) => return refusal.map(|refusal| wire::encode(&Answer::Refused(refusal))),
         };
         let answer = match request {
             Request::Ping => Answer::Done,
@@ -91,6 +88,14 @@ impl Answering {
     }
 }
 
+/// Reads a request, or says what is answered to one that is not read: nothing when it is damaged.
+fn read(bytes: &[u8]) -> Result<Request, Option<Refusal>> {
+    wire::decode(bytes, MAX_RPC_BYTES).map_err(|error| match error {
+        WireError::Unknown | WireError::Version { .. } => Some(Refusal::Unknown),
+        _ => None,
+    })
+}
+
 /// Answers requests until the swarm ends.
 pub(crate) async fn serve_requests(inlet: Inlet, answering: Answering) {
     rpc::serve(inlet, MAX_RPC_BYTES, move |from, bytes| answering.clone().answer(from, bytes)).await;
@@ -109,4 +114,27 @@ pub(crate) async fn serve_raft(inlet: Inlet, raft: mpsc::Sender<RaftInbound>) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_a_later_version_is_refused_as_unknown_and_a_damaged_one_is_not_answered() {
+        let ping = wire::encode(&Request::Ping);
+        assert!(matches!(read(&ping), Ok(Request::Ping)));
+        // A variant is its number and its fields.
+        let at = ping.windows(3).position(|some| some == [0x82, 0, 0xa0]).unwrap();
+        let with = |at: usize, byte: u8| {
+            let mut changed = ping.clone();
+            changed[at] = byte;
+            read(&changed).unwrap_err()
+        };
+        assert_eq!(with(at + 1, 0x16), Some(Refusal::Unknown));
+        // The second field of the envelope is the form.
+        assert_eq!(with(4, 2), Some(Refusal::Unknown));
+        assert_eq!(with(2, 2), None, "another kind");
+        assert_eq!(with(at, 0xff), None, "damaged");
+    }
 }

@@ -25,9 +25,9 @@ use proto::{
 };
 
 use super::{
-    Event, Key, Message, Step, Work, World,
+    Event, Key, Message, Work, World,
     calls::Asker,
-    host::{Agent, Host, Process, Record, Word},
+    host::{Agent, Host, Record, Word},
     invariants::Violation,
 };
 
@@ -37,10 +37,11 @@ const TICK_MS: u64 = 800;
 const STAGE_MS: u64 = 2_500;
 
 impl World {
-    /// Starts a host's agent, if it has power and none runs.
+    /// Starts a member's agent, if it has power and none runs.
     pub(super) fn start_agent(&mut self, id: HostId) {
-        let (run, now) = (self.number(), self.now);
-        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on && host.agent.is_none()) else {
+        let (run, now, member) = (self.number(), self.now, self.names.contains_key(&id));
+        let starts = |host: &&mut Host| member && host.on && host.agent.is_none();
+        let Some(host) = self.hosts.get_mut(&id).filter(starts) else {
             return;
         };
         host.disk.generation += 1;
@@ -91,24 +92,9 @@ impl World {
 
     /// The coordinator answered what was asked for a machine, or nobody did.
     pub(super) fn machine_answered(&mut self, id: HostId, machine: Key, result: Result<Answer, Refusal>) {
-        let epoch = self.agent_mut(id).and_then(|agent| agent.asked.get(&machine)).map(|(_, epoch)| *epoch);
-        let Some(epoch) = epoch else { return };
-        let outcome = match result {
-            Ok(Answer::MayStart(true)) => rules::Outcome::Granted(epoch),
-            Ok(Answer::MayStart(false)) => {
-                rules::Outcome::Failed("the coordinator does not list this incarnation".to_owned())
-            }
-            Ok(_) => rules::Outcome::Reported,
-            Err(refusal) => rules::Outcome::Failed(refusal.to_string()),
-        };
-        self.answered(id, machine, outcome);
-    }
-
-    /// A question's answer ends its order.
-    fn answered(&mut self, id: HostId, machine: Key, outcome: rules::Outcome) {
         let asked = self.agent_mut(id).and_then(|agent| agent.asked.remove(&machine));
-        if let Some((number, _)) = asked {
-            self.done(id, machine, number, outcome);
+        if let Some((number, asked)) = asked {
+            self.done(id, machine, number, rules::Outcome::answered(&asked, result));
         }
     }
 
@@ -278,10 +264,10 @@ impl World {
         match action {
             Action::Wait { .. } | Action::Fetch => {}
             Action::Ask(epoch) => {
-                self.ask(id, (number, epoch), machine, Request::MayStart { session, machine: name, epoch });
+                self.ask(id, (number, action), machine, Request::MayStart { session, machine: name, epoch });
             }
             Action::ReportDropped(epoch) => {
-                self.ask(id, (number, epoch), machine, Request::Dropped { session, machine: name, epoch });
+                self.ask(id, (number, action), machine, Request::Dropped { session, machine: name, epoch });
             }
             Action::Launch { after, .. } => {
                 let spec = share.machines.iter().find(|spec| spec.machine == name);
@@ -328,10 +314,11 @@ impl World {
     }
 
     /// Asks the coordinator; the answer, or its absence, ends the order.
-    fn ask(&mut self, id: HostId, order: (u64, Epoch), machine: Key, request: Request) {
+    fn ask(&mut self, id: HostId, order: (u64, Action), machine: Key, request: Request) {
         let Some(agent) = self.agent_mut(id) else { return };
+        let number = order.0;
         agent.asked.insert(machine.clone(), order);
-        self.ask_coordinator(id, machine.0, request, Asker::Machine(machine, order.0));
+        self.ask_coordinator(id, machine.0, request, Asker::Machine(machine, number));
     }
 
     fn work(&mut self, host: HostId, machine: Key, number: u64, ((least, most), work): ((u64, u64), Work)) {
@@ -367,26 +354,6 @@ impl World {
         self.happen(id, session, rules::Event::Done { machine, number, lies, outcome });
     }
 
-    /// Looks for the process of a machine. One that is silent is ended once nobody has patience any more.
-    fn found(&mut self, id: HostId, machine: &Key, patient: bool) -> rules::Outcome {
-        let (now, hosts) = (self.now, &self.hosts);
-        let process = hosts.get(&id).and_then(|host| host.shims.get(machine));
-        match process {
-            Some(process) if process.is_silent(now) && patient => {
-                rules::Outcome::Unseen("its shim does not answer".into())
-            }
-            Some(process) if process.is_silent(now) => rules::Outcome::Stopped(self.stopped(id, machine)),
-            Some(process) if process.alive() => rules::Outcome::Adopted(process.settings, process.told()),
-            last => rules::Outcome::Gone(last.map(Process::told)),
-        }
-    }
-
-    fn stopped(&mut self, id: HostId, machine: &Key) -> Option<rules::Told> {
-        let process = self.hosts.get_mut(&id).and_then(|host| host.shims.get_mut(machine))?;
-        process.ended.get_or_insert(rules::Ending { asked: true, clean: true, because: "stopped".into() });
-        Some(process.told())
-    }
-
     /// A fetch ended; with success, if a host that has the image was reached.
     pub(super) fn fetched(&mut self, id: HostId, run: u64, session: SessionId) {
         if self.agent_mut(id).is_none_or(|agent| agent.run != run) {
@@ -408,82 +375,6 @@ impl World {
         }
     }
 
-    fn launched(&mut self, id: HostId, machine: &Key, settings: Settings) -> rules::Outcome {
-        let pid = self.number();
-        let process = Process::new(pid, settings);
-        let told = process.told();
-        let Some(host) = self.hosts.get_mut(&id) else { return rules::Outcome::Gone(None) };
-        if host.shims.insert(machine.clone(), process).is_some_and(|old| old.alive()) {
-            self.history.twice_here(machine, host.name.as_str());
-        }
-        let wait = self.random.between(100, 800);
-        self.after(wait, Event::Process(id, machine.clone(), pid, Step::Run));
-        rules::Outcome::Launched(settings, told)
-    }
-
-    /// What a shim says reaches the agent that listens to it, unless it answers nobody.
-    pub(super) fn hear_shim(&mut self, id: HostId, machine: &Key) {
-        let now = self.now;
-        let Some(host) = self.hosts.get(&id) else { return };
-        let watched = host.agent.as_ref().is_some_and(|agent| agent.watched.contains(machine));
-        let Some(process) = host.shims.get(machine).filter(|p| watched && !p.is_silent(now)) else { return };
-        let (told, ready) = (process.told(), process.ready);
-        let (session, name) = machine.clone();
-        let life = told.life;
-        self.happen(id, session, rules::Event::Told(name.clone(), told));
-        if ready {
-            let service = "main".parse().expect("a valid name");
-            self.happen(id, session, rules::Event::Probed(name, life, service, true));
-        }
-    }
-
-    /// A shim was asked and did not answer, more than once.
-    pub(super) fn miss_shim(&mut self, id: HostId, machine: &Key, pid: u64) {
-        let now = self.now;
-        let Some(host) = self.hosts.get(&id) else { return };
-        let silent = |process: &&Process| process.pid == pid && process.is_silent(now);
-        let watched = host.agent.as_ref().is_some_and(|agent| agent.watched.contains(machine));
-        if watched && host.shims.get(machine).filter(silent).is_some() {
-            let (session, name) = machine.clone();
-            let because = "its shim does not answer".to_owned();
-            self.happen(id, session, rules::Event::Silent(name, rules::Life(pid), because));
-        }
-    }
-
-    /// The shim and the guest get on without the agent.
-    pub(super) fn progress(&mut self, id: HostId, machine: &Key, pid: u64, step: Step) {
-        let now = self.now;
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let began = host.moment(now);
-        let Some(process) = host.shims.get_mut(machine).filter(|p| p.pid == pid && p.alive()) else { return };
-        let next = match step {
-            Step::Run => {
-                process.began = Some(began);
-                Some((Step::Boot, (500, 3000)))
-            }
-            Step::Boot => {
-                process.booted = true;
-                Some((Step::Ready, (100, 1000)))
-            }
-            Step::Ready => {
-                process.ready = true;
-                self.tell(Some(id), || format!("{} is ready", machine.1));
-                None
-            }
-        };
-        self.shim_speaks(id, machine);
-        if let Some((next, (least, most))) = next {
-            let takes = self.random.between(least, most);
-            self.after(takes, Event::Process(id, machine.clone(), pid, next));
-        }
-    }
-
-    /// Lets the agent hear, a moment later, what its shim has to say.
-    fn shim_speaks(&mut self, id: HostId, machine: &Key) {
-        let delay = self.random.between(1, 20);
-        self.after(delay, Event::Shim(id, machine.clone()));
-    }
-
     /// Says what this host sees, and passes on what it heard, to three others.
     fn publish(&mut self, id: HostId) {
         let Some(host) = self.hosts.get(&id) else { return };
@@ -501,7 +392,8 @@ impl World {
             sessions.entry(session).or_default().head = Some(lie(id));
         }
         let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
-        let record = Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image });
+        let record =
+            Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image, level: host.level });
         for (session, word) in &record.sessions {
             self.history.reported(id, *session, &word.reports);
         }
@@ -532,29 +424,6 @@ impl World {
 
     pub(super) fn agent_mut(&mut self, id: HostId) -> Option<&mut Agent> {
         self.hosts.get_mut(&id)?.agent.as_mut()
-    }
-
-    /// QEMU dies by itself.
-    pub(super) fn crash(&mut self, id: HostId, machine: &Key) {
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
-        let because = "QEMU got signal 9".to_owned();
-        process.ended = Some(rules::Ending { asked: false, clean: false, because });
-        self.tell(Some(id), || format!("QEMU of {} dies", machine.1));
-        self.shim_speaks(id, machine);
-    }
-
-    /// The shim of a machine answers nobody for a while.
-    pub(super) fn falls_silent(&mut self, id: HostId, machine: &Key, millis: u64) {
-        let now = self.now;
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let Some(process) = host.shims.get_mut(machine).filter(|process| process.alive()) else { return };
-        process.silent = Some((now, now.plus_ms(millis)));
-        let (pid, name) = (process.pid, &machine.1);
-        self.tell(Some(id), || format!("the shim of {name} answers nobody for {} s", millis / 1000));
-        let noticed = self.random.between(5_000, 15_000);
-        self.after(noticed, Event::Silence(id, machine.clone(), pid));
-        self.after(millis, Event::Shim(id, machine.clone()));
     }
 
     /// Ends an agent in order: it waits for what would be left half made, but not for ever.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use proto::{
     facts::Fact,
     id::{Digest, HostId, SessionId},
+    level::Level,
     run::lead::{
         Effect, Event as Happened, Lead, Member, Place, Seen, Standing,
         question::{self, Ask, Question},
@@ -111,7 +112,8 @@ impl World {
         let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
         let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
         let member = |(id, name): (&HostId, &proto::id::Name)| {
-            (*id, Member { name: name.clone(), up: host.hears(*id, self.now), steady: true })
+            let level = host.told_level(*id);
+            (*id, Member { name: name.clone(), up: host.hears(*id, self.now), steady: true, level })
         };
         let place = match log.voters.contains_key(&log.node) {
             true if log.removed => Place::Removed,
@@ -175,6 +177,10 @@ impl World {
                 let takes = self.random.between(10, 500);
                 self.after(takes, Event::SetVoters(id, run, session, change, voters));
             }
+            Effect::Raise { raise, level } => {
+                let takes = self.random.between(1, 20);
+                self.after(takes, Event::Raise(id, run, session, raise, level));
+            }
             Effect::Bury => {
                 self.check_burial(session);
                 if let Some(host) = self.hosts.get_mut(&id) {
@@ -198,6 +204,15 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The entry that raises a session's level reaches the log, if a majority can be reached.
+    pub(super) fn raise(&mut self, id: HostId, session: SessionId, raise: u64, level: Level) {
+        let written = self.commit(id, session, Command::Raise { level });
+        if written.is_ok() {
+            self.tell(Some(id), || format!("the session is of level {level}"));
+        }
+        self.lead_on(id, session, Happened::Raised { raise, well: written.is_ok() });
     }
 
     /// Opens a log again that could not be written, if the disk takes files by now.
@@ -229,6 +244,7 @@ impl World {
         let well = matches!(set, Some(Ok(())));
         if well {
             self.check_voters(id, session, &before);
+            self.check_levels(session);
             self.copy(id, session);
         }
         self.lead_on(id, session, Happened::VotersSet { change, well });
@@ -346,6 +362,7 @@ impl World {
         let (logs, rules) = (self.reached_logs(id, session), self.rules);
         let quorum = self.quorums.get_mut(&session).ok_or(Refusal::UnknownSession)?;
         let outcome = quorum.commit((id, term), &logs, command, rules).map_err(|_| Refusal::NoQuorum)?;
+        self.check_levels(session);
         self.copy(id, session);
         outcome.map_err(Refusal::State)
     }
@@ -420,9 +437,11 @@ impl World {
             images: has_image(&other.id).then_some(image().digest).into_iter().collect(),
             prefixes: vec![],
             rtt_ms: None,
+            level: host.told_level(other.id).unwrap_or_default(),
         };
+        let members = self.hosts.values().filter(|other| self.names.contains_key(&other.id));
         Inventory {
-            hosts: self.hosts.values().map(|other| (other.id, facts(other))).collect(),
+            hosts: members.map(|other| (other.id, facts(other))).collect(),
             images: [("tiny".to_owned(), image())].into(),
         }
     }

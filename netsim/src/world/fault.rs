@@ -70,6 +70,10 @@ pub enum Fault {
     Wish(HostId, Key, bool),
     /// A user ends the session at this host.
     Down(HostId, SessionId),
+    /// A host becomes a member.
+    Joins(HostId),
+    /// A host gets the newest program; machines run on.
+    Upgraded(HostId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
 }
@@ -185,6 +189,8 @@ impl World {
             Fault::Down(id, session) => {
                 self.ask_coordinator(id, session, Request::Down(session), Asker::User("down".into()));
             }
+            Fault::Joins(id) => self.join(id),
+            Fault::Upgraded(id) => self.upgrade(id),
             Fault::AllIsWell => self.all_is_well(),
         }
     }
@@ -210,7 +216,7 @@ impl World {
     }
 
     /// Ends the agent for a moment, because nothing that it keeps open is lost under its hands.
-    fn restart(&mut self, id: HostId) {
+    pub(super) fn restart(&mut self, id: HostId) {
         self.suffer(Fault::AgentDies(id));
         self.at(1_000, Fault::AgentStarts(id));
     }
@@ -252,7 +258,10 @@ impl World {
             let agent = host.agent.as_ref();
             agent.is_some_and(|agent| agent.knowledge.voices(session).contains(&id))
         });
-        let votes = self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
+        // Who was asked for a log is about to be believed.
+        let asked = self.hosts.get(&id).is_some_and(|host| host.disk.logs.contains_key(&session));
+        let votes = asked
+            || self.quorums.get(&session).is_some_and(|quorum| quorum.voters.values().any(|v| *v == id));
         let Some(state) = self.committed(session).cloned() else { return };
         let kept = self.hosts.values().any(|h| h.disk.voices.get(&session).is_some_and(|v| v.contains(&id)));
         if believed || votes || kept || self.agent_mut(id).is_none() {
@@ -299,6 +308,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
         world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
     }
     trouble(&mut world, &mut random, &ids);
+    world.draw_levels(seed, TROUBLE_MS);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use proto::{
-    id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    id::{Digest, Generation, HostId, MachineName, Name, SessionId},
+    level::Level,
     names::{DEFAULT_ZONE, Zone},
     picture::{self, Acted, Member, Picture},
     run::{
@@ -18,7 +19,7 @@ use proto::{
     },
     session::{
         MachineReport, Share,
-        reconcile::{Settings, Setup},
+        reconcile::{Action, Settings, Setup},
     },
     time::{Moment, Timestamp},
     topology::Content,
@@ -47,6 +48,8 @@ pub struct Host {
     pub name: Name,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// What its program understands; an upgrade raises it while the agent is down.
+    pub level: Level,
     /// Whether it has power.
     pub on: bool,
     /// Whether its disk takes no files.
@@ -149,7 +152,7 @@ pub struct Agent {
     /// Shims that it listens to.
     pub watched: BTreeSet<Key>,
     /// Orders that wait for the coordinator's answer, and for which incarnation.
-    pub asked: BTreeMap<Key, (u64, Epoch)>,
+    pub asked: BTreeMap<Key, (u64, Action)>,
     /// What it says of its own machines, and of which version of the share.
     pub reports: BTreeMap<SessionId, (u64, Vec<MachineReport>)>,
     /// Who is ready, as far as it was looked at.
@@ -179,6 +182,8 @@ pub struct Record {
     pub sessions: BTreeMap<SessionId, Word>,
     /// Whether the image is complete there.
     pub image: bool,
+    /// What its program understands.
+    pub level: Level,
 }
 
 /// What a host says about itself in one session.
@@ -243,6 +248,12 @@ impl Host {
         other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
     }
 
+    /// Gives what another host told of its level, as far as it was heard since the agent started.
+    pub fn told_level(&self, other: HostId) -> Option<Level> {
+        let heard = self.agent.as_ref().and_then(|agent| agent.view.get(&other));
+        if other == self.id { Some(self.level) } else { heard.map(|record| record.level) }
+    }
+
     /// Names the coordinator of a session as far as this host can tell.
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let agent = self.agent.as_ref()?;
@@ -256,7 +267,7 @@ impl Host {
         let Some(agent) = &self.agent else { return picture };
         let member = |(id, name): (&HostId, &Name)| {
             let state = if self.hears(*id, now) { MemberState::Up } else { MemberState::Down };
-            (*id, Member { name: name.clone(), state, issuer: false, way: None })
+            (*id, Member { name: name.clone(), state, issuer: false, level: self.told_level(*id), way: None })
         };
         picture.members = Arc::new(names.iter().map(member).collect());
         picture.shares = Arc::new(self.disk.shares.clone());

@@ -8,6 +8,7 @@ use std::{
 
 use proto::{
     id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
+    level::{self, Level},
     limits::VOTER_SILENT_MS,
     names::Answer,
     session::{MachineEntry, MachineReport, Phase, Replace, State},
@@ -72,6 +73,12 @@ pub enum Violation {
     /// A voter that was away for a moment was replaced.
     #[error("{0} votes no more although it was away for a moment only")]
     Replaced(String),
+    /// A voter's log has what only newer programs understand.
+    #[error("{0} understands level {1} and votes by a log that needs level {2}")]
+    Above(String, Level, Level),
+    /// A machine came to a host that does not understand the session.
+    #[error("{0} was placed on {1}, which does not understand the session")]
+    Misplaced(MachineName, String),
     /// Something soft did not converge after everything was healed.
     #[error("not converged {0} s after all was well again: {1}")]
     Stuck(u64, String),
@@ -104,6 +111,7 @@ struct Past {
     placed: BTreeMap<MachineName, Epoch>,
     generation: Generation,
     epochs: BTreeMap<MachineName, Epoch>,
+    level: Level,
 }
 
 impl History {
@@ -262,6 +270,15 @@ impl World {
         }
     }
 
+    /// Checks that nobody votes by a log that holds what is above his level.
+    pub(super) fn check_levels(&mut self, session: SessionId) {
+        let Some(quorum) = self.quorums.get(&session) else { return };
+        let mut voters = quorum.voters.values().filter_map(|host| self.hosts.get(host));
+        if let Some(host) = voters.find(|host| host.level < quorum.needs) {
+            self.history.broken = Some(Violation::Above(host.name.to_string(), host.level, quorum.needs));
+        }
+    }
+
     /// Tells whether everything soft is as the hard state says, on every host.
     pub fn converged(&self) -> Result<(), String> {
         self.quorums.keys().try_for_each(|session| self.converged_in(*session))
@@ -303,7 +320,11 @@ impl World {
         if self.hosts.values().any(|host| host.agent.is_none()) {
             return Ok(());
         }
-        let wanted = match self.hosts.len() {
+        let level = quorum.committed.as_ref().map(|state| state.level).unwrap_or_default();
+        if level < level::lowest(self.hosts.values().map(|host| host.level)) {
+            return Err(format!("everybody understands more than level {level}"));
+        }
+        let wanted = match self.hosts.values().filter(|host| host.level >= level).count() {
             0..=2 => 1,
             3..=6 => 3,
             _ => 5,
@@ -378,6 +399,10 @@ impl World {
             self.history.granted.extend(granted);
             past.seen = Some(state.clone());
         }
+        if state.level < past.level {
+            return Err(Violation::WentBack("the session's level".into()));
+        }
+        past.level = state.level;
         if state.generation() < past.generation {
             return Err(Violation::WentBack("the plan".into()));
         }
@@ -388,6 +413,14 @@ impl World {
         let plan = state.plan.iter().flat_map(|plan| &plan.placements);
         let placed: BTreeMap<_, _> = plan.map(|p| (p.machine.clone(), p.epoch)).collect();
         let before = std::mem::replace(&mut past.placed, placed);
+        let older = |host: &HostId| self.hosts.get(host).filter(|host| host.level < state.level);
+        for p in state.plan.iter().flat_map(|plan| &plan.placements) {
+            if let (None, Some(host)) =
+                (before.get(&p.machine).filter(|epoch| **epoch == p.epoch), older(&p.host))
+            {
+                return Err(Violation::Misplaced(p.machine.clone(), host.name.to_string()));
+            }
+        }
         if let Some(told) = past.told.take() {
             let ran = |m: &MachineName, epoch: &Epoch| {
                 self.history.ran.get(&(session, m.clone())).is_some_and(|ran| ran.contains_key(epoch))

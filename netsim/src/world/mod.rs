@@ -5,7 +5,7 @@
 //! - `host`: what one host keeps and knows; `agent`: what its agent does, by the rules of `proto`;
 //! - `coordinator`: the agent beside a session's log; `knowledge`: what it knows of sessions; `calls`: what
 //!   agents ask each other; `quorum`, `net`: Raft and the network as models;
-//! - `fault`: what goes wrong and what users do; `invariants`: what must never happen.
+//! - `fault`: what goes wrong and what users do, `levels`: who runs an older program; `invariants`: what must never happen.
 
 pub mod agent;
 mod birth;
@@ -15,8 +15,10 @@ pub mod fault;
 pub mod host;
 pub mod invariants;
 pub mod knowledge;
+mod levels;
 pub mod net;
 pub mod quorum;
+mod shim;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +28,7 @@ use std::{
 
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
+    level::{LEVEL, Level},
     random::Random,
     run::Rules,
     session::{Command, MachineEntry, Share, State, reconcile::Settings},
@@ -56,7 +59,7 @@ pub struct World {
     pub now: Moment,
     /// The hosts by id.
     pub hosts: BTreeMap<HostId, Host>,
-    /// Their labels.
+    /// The labels of the members: of all hosts but those that are still to join.
     pub names: BTreeMap<HostId, Name>,
     /// The labels of the sessions that are, or will be.
     pub labels: BTreeMap<SessionId, Name>,
@@ -115,6 +118,8 @@ pub enum Event {
     Route(HostId, u64, u64),
     /// A command of a question reaches the log.
     Write(HostId, u64, u64, Box<Command>),
+    /// A raise of a session's level reaches the log.
+    Raise(HostId, u64, SessionId, u64, Level),
     /// A change of voters comes to its end.
     SetVoters(HostId, u64, SessionId, u64, BTreeMap<u64, HostId>),
     /// A share reaches the disk, and who is believed.
@@ -187,7 +192,9 @@ impl World {
             world.names.insert(id, name.clone());
             let wall = *WALLS.get(number as usize % WALLS.len()).unwrap_or(&0);
             let (booted, full, shims) = (Moment(0), false, BTreeMap::new());
-            let host = Host { id, name, memory_mib, on: true, full, booted, wall, agent: None, disk, shims };
+            let level = LEVEL;
+            let host =
+                Host { id, name, memory_mib, level, on: true, full, booted, wall, agent: None, disk, shims };
             world.hosts.insert(id, host);
         }
         for (number, name) in (7..).zip(sessions) {
@@ -238,6 +245,9 @@ impl World {
             Event::SetVoters(host, run, session, change, voters) if self.runs(host, run) => {
                 self.set_voters(host, session, change, voters);
             }
+            Event::Raise(host, run, session, raise, level) if self.runs(host, run) => {
+                self.raise(host, session, raise, level);
+            }
             Event::Stored(host, run, share, voices) if self.runs(host, run) => {
                 self.stored(host, share, voices);
             }
@@ -247,6 +257,7 @@ impl World {
             | Event::Route(..)
             | Event::Write(..)
             | Event::SetVoters(..)
+            | Event::Raise(..)
             | Event::Stored(..) => {}
             Event::Fault(fault) => self.suffer(fault),
         }
@@ -349,7 +360,7 @@ impl World {
 
     /// Gives a host's label.
     pub fn name(&self, host: HostId) -> String {
-        self.names.get(&host).map(Name::to_string).unwrap_or_default()
+        self.hosts.get(&host).map(|host| host.name.to_string()).unwrap_or_default()
     }
 
     /// Lists the hosts whose agents `from` reaches now, itself included if its agent runs.

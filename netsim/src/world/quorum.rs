@@ -9,6 +9,7 @@ use std::{
 
 use proto::{
     id::HostId,
+    level::{Feature, Level},
     run::Rules,
     session::{Command, Refused, State, state},
 };
@@ -24,6 +25,8 @@ pub struct Quorum {
     pub term: u64,
     /// What a majority has.
     pub committed: Option<Arc<State>>,
+    /// What who reads the log has to understand.
+    pub needs: Level,
 }
 
 /// A host's log of a session.
@@ -73,6 +76,8 @@ impl Quorum {
         rules: Rules,
     ) -> Result<Result<(), Refused>, NoQuorum> {
         self.confirm(by, term, reached)?;
+        // An entry is in the log whatever it comes to.
+        self.needs = self.needs.max(command.feature().map(Feature::since).unwrap_or_default());
         let (next, outcome) = state::apply_under(rules, self.committed.as_deref().cloned(), command);
         if outcome.is_ok() {
             self.committed = next.map(Arc::new);

@@ -53,6 +53,8 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::ReplacesVotersAtOnce, "although it was away for a moment only"),
         (Mutant::NeverVerifies, "votes without its log"),
         (Mutant::KeepsFirstVoters, "voters of"),
+        (Mutant::RaisesAlone, "votes by a log that needs level"),
+        (Mutant::TakesOldVoters, "votes by a log that needs level | voters of"),
         (Mutant::BuriesAtOnce, "is buried although"),
         (Mutant::CommitsUnseen, "was committed over"),
         (Mutant::GrantsUnwritten, "never granted"),
@@ -75,6 +77,25 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
 fn a_seed_tells_the_same_story_each_time() {
     assert_eq!(replay(11), replay(11));
     assert_ne!(replay(11), replay(12));
+}
+
+#[test]
+fn some_worlds_have_older_programs_that_join_and_are_upgraded_and_sessions_are_raised_afterwards() {
+    let logs: Vec<Vec<String>> = (0..60).map(replay).collect();
+    let tells = |what: &str| logs.iter().filter(|log| log.iter().any(|line| line.contains(what))).count();
+    assert!(
+        tells("joins, of level 1") > 0
+            && tells("joins, of level 2") > 0
+            && tells("the session is of level 2") > 0
+    );
+    let raised_after_upgrade = logs.iter().filter(|log| {
+        let upgraded = log.iter().position(|line| line.contains("has a program of level 2"));
+        let raised = log.iter().position(|line| line.contains("the session is of level 2"));
+        upgraded.zip(raised).is_some_and(|(upgraded, raised)| upgraded < raised)
+    });
+    assert!(raised_after_upgrade.count() > 0);
+    let never = |log: &&Vec<String>| !log.iter().any(|line| line.contains("the session is of level 2"));
+    assert!(logs.iter().filter(never).count() > 0, "somebody stays behind");
 }
 
 /// `make sim` names how many seeds, from the first one.

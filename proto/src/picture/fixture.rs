@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::*;
 use crate::{
     id::Epoch,
+    level::{LEVEL, Level},
     session::{
         MachineReport, Phase, State,
         fixture::{SESSION, host_id},
@@ -14,7 +15,7 @@ use crate::{
     wire::record::Reach,
 };
 
-/// Gives the picture that `me` has: members, one a line: `NAME [down] [rtt=MS] [relayed] [issuer]
+/// Gives the picture that `me` has: members, one a line: `NAME [down] [rtt=MS] [relayed] [issuer] [level=N]
 /// [trouble=WHAT] [disk=MIB] [used=SESSION:MIB]`; reports in the same text: `NAME: MACHINE@EPOCH PHASE, ...`; images:
 /// `NAME has DIGEST NAME@WHEN, ...`, `part` in place of `has` while it is fetched.
 pub fn picture(me: &str, state: Option<&State>, text: &str) -> Picture {
@@ -69,12 +70,14 @@ fn member(line: &str, me: HostId) -> (HostId, Member, HostRecord) {
         name: name.parse().unwrap(),
         state: MemberState::Up,
         issuer: false,
+        level: Some(LEVEL),
         way: (host_id(name) != me).then_some(way),
     };
     let mut record = host_record(name);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("down", _) => (member.state, member.way) = (MemberState::Down, None),
+            ("level", n) => member.level = n.parse::<u32>().ok().map(Level::from),
             ("issuer", _) => member.issuer = true,
             ("rtt", ms) => member.way.as_mut().unwrap().rtt_ms = ms.parse().unwrap(),
             ("relayed", _) => member.way.as_mut().unwrap().direct = false,
@@ -110,6 +113,7 @@ fn host_record(name: &str) -> HostRecord {
         steady: true,
         issuer: false,
         tells_seen: true,
+        level: LEVEL,
     }
 }
 

@@ -29,6 +29,7 @@ pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
             images: Default::default(),
             prefixes: record.prefixes.clone(),
             rtt_ms: member.rtt_ms().map(|rtt| rtt.round() as u32),
+            level: member.level.unwrap_or_default(),
         };
         hosts.insert(*id, facts);
     }

@@ -7,7 +7,7 @@
 //! - `images`: which image a name means, who holds it; `inventory`: what the planner is given;
 //! - `heads`: who speaks for a session, and which shares are older than that;
 //! - `rows`: sessions, machines and hosts as people see them; `health`: what is wrong elsewhere;
-//! - `acks`: what hosts say that they have seen.
+//! - `acks`: what hosts say that they have seen; `level`: what the members understand.
 //!
 //! Nothing here decides what to do, and nothing here is remembered: the same observations give the same picture.
 
@@ -16,6 +16,7 @@ pub mod heads;
 pub mod health;
 pub mod images;
 pub mod inventory;
+pub mod level;
 pub mod readiness;
 pub mod rows;
 pub mod zone;
@@ -27,6 +28,7 @@ use std::{
 
 use crate::{
     id::{Digest, HostId, Name, SessionId},
+    level::Level,
     run::Rules,
     session::{MachineReport, Share},
     wire::{
@@ -55,6 +57,8 @@ pub struct Member {
     pub state: MemberState,
     /// Whether it may admit others.
     pub issuer: bool,
+    /// What it understands, as it told last, also before it went away; `None` = it never told.
+    pub level: Option<Level>,
     /// The way to it; `None` for this host itself and without a connection.
     pub way: Option<Way>,
 }

@@ -538,3 +538,27 @@ fn what_is_said_of_what_was_seen_fits_one_record() {
     let opened = crate::seal::SignedRecord::open(&sealed, record.mesh, record.host, &RecordKey::Seen);
     assert_eq!(opened, Ok(record));
 }
+
+#[test]
+fn a_mesh_is_of_the_lowest_level_that_its_members_told_and_says_who_holds_it_there() {
+    let told = |text: &str| {
+        let picture = picture("nas", None, text);
+        let below: Vec<String> = level::behind(&picture)
+            .into_iter()
+            .map(|one| {
+                format!("{}={}", one.host, one.level.map_or("?".to_owned(), |level| level.to_string()))
+            })
+            .collect();
+        format!("{} {}", level::mesh_level(&picture), below.join(" "))
+    };
+    assert_eq!(told("nas level=2\nattic level=2"), "2 ");
+    assert_eq!(told("nas level=3\nattic level=2\ncellar level=3"), "2 attic=2");
+    assert_eq!(told("nas level=2\ndesk level=1 down\nattic level=1"), "1 attic=1 desk=1", "also who is away");
+    assert_eq!(told("nas level=2\nattic level=-"), "1 attic=?", "who never told counts for the first");
+    let mut cut = picture("nas", None, "nas level=2\nattic level=1");
+    let mut members = Members::clone(&cut.members);
+    members.get_mut(&host_id("attic")).unwrap().state = MemberState::Evicted;
+    cut.apply(Input::Members(Arc::new(members)));
+    assert_eq!(level::mesh_level(&cut), Level::from(2), "who was cut off does not count");
+    assert_eq!(level::below(&cut, Level::from(2)), []);
+}

@@ -8,7 +8,9 @@ use std::{
 
 use minicbor::{Decode, Encode};
 
-use crate::{addresses::is_public, id::HostId, time::Moment, trust::Bootstrap, wire::record::Reach};
+use crate::{
+    addresses::is_public, id::HostId, level::Level, time::Moment, trust::Bootstrap, wire::record::Reach,
+};
 
 /// Addresses of one host that are told.
 pub const MAX_ADDRESSES: usize = 6;
@@ -39,6 +41,9 @@ pub struct Known {
     /// Where it ever was, the newest first.
     #[n(1)]
     pub proved: Vec<SocketAddr>,
+    /// The level that it told last; `None` = it never told one.
+    #[n(2)]
+    pub level: Option<Level>,
 }
 
 impl Known {
@@ -220,7 +225,7 @@ mod tests {
     }
 
     fn known(now: &str, once: &str) -> Known {
-        Known { reach: reach(now), proved: at(once) }
+        Known { reach: reach(now), proved: at(once), level: None }
     }
 
     fn way(

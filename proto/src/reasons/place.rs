@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::{OTHER, list};
-use crate::{id::Name, limits::DISK_OVERCOMMIT, size};
+use crate::{id::Name, level::Level, limits::DISK_OVERCOMMIT, size};
 
 /// Why a host was not chosen for a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Encode, Decode)]
@@ -170,6 +170,16 @@ pub enum Unchosen {
         #[n(0)]
         best: Name,
     },
+    /// Its agent does not understand the session.
+    #[n(20)]
+    OlderVersion {
+        /// The level of its agent.
+        #[n(0)]
+        has: Level,
+        /// The session's.
+        #[n(1)]
+        wanted: Level,
+    },
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -185,6 +195,9 @@ impl fmt::Display for Unchosen {
             Unchosen::OtherTag { key, has, wanted } => write!(f, "its tag {key} is {has}, not {wanted}"),
             Unchosen::NoTag { key, wanted } => write!(f, "it has no tag {key}={wanted}"),
             Unchosen::Down => f.write_str("down"),
+            Unchosen::OlderVersion { has, wanted } => {
+                write!(f, "runs an older version (level {has}, the session is of level {wanted})")
+            }
             Unchosen::OwnerForbids => f.write_str("its owner lets it run no machines"),
             Unchosen::NoQemu { package } => write!(f, "no QEMU (apt-get install {package})"),
             Unchosen::OtherCpu { has, wanted } => write!(f, "its CPU is {has}, the image is for {wanted}"),

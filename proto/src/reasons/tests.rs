@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{
     id::{Digest, Epoch, Generation, HostId, Name},
+    level::{LEVEL, Level},
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     trust::JoinRefusal,
     wire::{
@@ -26,7 +27,7 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn unchosen() -> Vec<Unchosen> {
+pub(crate) fn unchosen() -> Vec<Unchosen> {
     let best = || name("nas");
     vec![
         Unchosen::NotNamed,
@@ -48,11 +49,12 @@ fn unchosen() -> Vec<Unchosen> {
         Unchosen::NoImage { best: best() },
         Unchosen::Farther { best: best() },
         Unchosen::LaterByName { best: best() },
+        Unchosen::OlderVersion { has: Level::FIRST, wanted: LEVEL },
         Unchosen::Other,
     ]
 }
 
-fn chosen() -> Vec<Chosen> {
+pub(crate) fn chosen() -> Vec<Chosen> {
     vec![
         Chosen::OnlyOne,
         Chosen::Apart,
@@ -88,7 +90,7 @@ fn losses() -> Vec<Loss> {
     ]
 }
 
-fn causes() -> Vec<Cause> {
+pub(crate) fn causes() -> Vec<Cause> {
     let later = || vec!["setup".to_owned()];
     vec![
         Cause::Placed { chosen: Chosen::Near { near: vec![name("db")] }, waits: true },
@@ -103,7 +105,7 @@ fn causes() -> Vec<Cause> {
     ]
 }
 
-fn hindrances() -> Vec<Hindrance> {
+pub(crate) fn hindrances() -> Vec<Hindrance> {
     let (host, machine) = (|| "nas".to_owned(), || "web-1".parse().unwrap());
     let unchosen = || Unchosen::FewCpus { has: 1, wanted: 2 };
     let stranger = Stranger { name: name("nsa"), nearest: Some("nas".into()), known: "attic, nas".into() };
@@ -126,7 +128,7 @@ fn hindrances() -> Vec<Hindrance> {
     ]
 }
 
-fn because() -> Vec<Because> {
+pub(crate) fn because() -> Vec<Because> {
     let seen = || "QEMU got signal 9".to_owned();
     vec![
         Because::OlderRemoved,
@@ -156,7 +158,7 @@ fn because() -> Vec<Because> {
     ]
 }
 
-fn no_kvm() -> Vec<NoKvm> {
+pub(crate) fn no_kvm() -> Vec<NoKvm> {
     let seen = || "Permission denied (os error 13)".to_owned();
     vec![
         NoKvm::NotBuilt,
@@ -326,6 +328,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::State(Refused::NoStart("web-1".parse().unwrap())),
         Refusal::State(Refused::Lacks("app.toml".into())),
         Refusal::State(Refused::Full),
+        Refusal::State(Refused::Raised),
         Refusal::NoQuorum,
         Refusal::Older,
         Refusal::NoVoice,
@@ -338,7 +341,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
     ]
 }
 
-fn join_refusals() -> Vec<JoinRefusal> {
+pub(crate) fn join_refusals() -> Vec<JoinRefusal> {
     vec![
         JoinRefusal::Version(2),
         JoinRefusal::NotMember,

@@ -50,6 +50,10 @@ pub enum Mutant {
     NeverVerifies,
     /// The coordinator takes in no voters when the mesh grows.
     KeepsFirstVoters,
+    /// The coordinator raises a session to its own level, whatever others understand.
+    RaisesAlone,
+    /// The coordinator takes in voters that do not understand the session.
+    TakesOldVoters,
     /// The coordinator buries a session whose machines are still there.
     BuriesAtOnce,
     /// The coordinator commits a topology over a plan that its user has not seen.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::topology::{Egress, Group, Place, Probe, Ready, Service, Topology};
+use crate::{
+    level::LEVEL,
+    topology::{Egress, Group, Place, Probe, Ready, Service, Topology},
+};
 
 /// The session of all data tests.
 pub const SESSION: SessionId = SessionId([7; 16]);
@@ -21,7 +24,7 @@ pub fn host_name(id: HostId) -> String {
 }
 
 /// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [image] [cpus=N]
-/// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
+/// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [level=N] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
 /// exists.
 pub fn inventory(text: &str) -> Inventory {
     let image = ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() };
@@ -47,6 +50,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
         images: BTreeSet::new(),
         prefixes: vec![],
         rtt_ms: None,
+        level: LEVEL,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -60,6 +64,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
             ("disk", n) => facts.disk_mib = n.parse().unwrap(),
             ("kept", n) => facts.disk_kept_mib = n.parse().unwrap(),
             ("arch", arch) => facts.arch = arch.into(),
+            ("level", n) => facts.level = n.parse::<u32>().unwrap().into(),
             ("rtt", n) => facts.rtt_ms = Some(n.parse().unwrap()),
             ("net", net) => {
                 let (base, len) = net.split_once('/').unwrap();

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    level::{Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
     topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Restart, Service},
@@ -113,6 +114,10 @@ pub struct HostFacts {
     /// Round trip in milliseconds from the planner, when known.
     #[n(13)]
     pub rtt_ms: Option<u32>,
+    /// What its agent understands.
+    #[serde(default)]
+    #[n(14)]
+    pub level: Level,
 }
 
 /// An IPv4 prefix.
@@ -173,6 +178,10 @@ pub struct Plan {
     /// One entry a machine, sorted by name.
     #[n(3)]
     pub placements: Vec<Placement>,
+    /// The session's level when it was made: who is placed on has to understand that. It commits only at that level.
+    #[serde(default)]
+    #[n(4)]
+    pub level: Level,
 }
 
 /// Where one machine is and why.
@@ -397,9 +406,12 @@ pub struct State {
     /// The session's own key pair for `machine ssh`: OpenSSH ed25519 seed, 32 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
-    /// The bytes of the topology's files, and of those of one that is being written.
-    #[cbor(n(15), with = "crate::wire::fields::contents", has_nil)]
+    /// The bytes of the topology's files, and of those of one that is being written; absent = none.
+    #[cbor(n(15), default)]
     pub contents: Contents,
+    /// What everybody understands who stores it or is brought a share of it. It never falls.
+    #[n(16)]
+    pub level: Level,
 }
 
 /// An incarnation that its host must remove.
@@ -488,7 +500,30 @@ pub enum Command {
     End,
     /// Bytes of files that the next topology names. What none names goes with the next one.
     #[n(6)]
-    Keep(#[cbor(n(0), with = "crate::wire::fields::contents")] Contents),
+    Keep(#[n(0)] Contents),
+    /// Everybody who reads the session understands this much: from here on what came with that level may be written.
+    #[n(7)]
+    Raise {
+        /// The level.
+        #[n(0)]
+        level: Level,
+    },
+}
+
+impl Command {
+    /// Names what it is that readers of the first level stumble over, if there is such.
+    pub fn feature(&self) -> Option<Feature> {
+        match self {
+            Command::Raise { .. } => Some(Feature::Raise),
+            Command::Create { .. }
+            | Command::Apply { .. }
+            | Command::Grant { .. }
+            | Command::Wish { .. }
+            | Command::Dropped { .. }
+            | Command::End
+            | Command::Keep(_) => None,
+        }
+    }
 }
 
 /// Why a command did nothing.
@@ -538,6 +573,10 @@ pub enum Refused {
     #[error("the files have more bytes than a session keeps")]
     #[n(8)]
     Full,
+    /// The plan was made before the session's level was raised.
+    #[error("the session's level was raised meanwhile")]
+    #[n(9)]
+    Raised,
 }
 
 impl Coded for Refused {
@@ -552,6 +591,7 @@ impl Coded for Refused {
             Refused::NoStart(_) => "no-start",
             Refused::Lacks(_) => "lacks",
             Refused::Full => "full",
+            Refused::Raised => "raised",
         }
     }
 }
@@ -593,6 +633,10 @@ pub struct Share {
     /// The session's key pair for `machine ssh` (ed25519 seed).
     #[cbor(n(10), with = "minicbor::bytes")]
     pub ssh_seed: [u8; 32],
+    /// The session's level.
+    #[serde(default)]
+    #[n(11)]
+    pub level: Level,
 }
 
 /// Who is where in a session. Every member has it, so names work everywhere.

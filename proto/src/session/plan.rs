@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
+    level::Level,
     reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
         Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
@@ -115,6 +116,9 @@ impl<'a> Planner<'a> {
         let next = Placement { image_name: group.image.clone(), ..next };
         let next = match fate {
             Fate::Goes { losses, started } => {
+                if let Some(older) = self.older(was.host) {
+                    return self.obstacle(machine, older);
+                }
                 self.moved_name(was, group);
                 self.replaced(was, Cause::Replaced { losses, started, away: self.away(was.host) });
                 self.fetch(was.host, &image);
@@ -215,6 +219,17 @@ impl<'a> Planner<'a> {
         (grows && free_mib < wanted_mib).then(|| cannot_grow(Unchosen::LittleMemory { free_mib, wanted_mib }))
     }
 
+    fn level(&self) -> Level {
+        self.state.map(|state| state.level).unwrap_or_default()
+    }
+
+    /// Says that a host does not understand the session any more, so that no new incarnation comes there.
+    fn older(&self, host: HostId) -> Option<Hindrance> {
+        let facts = self.inventory.hosts.get(&host)?;
+        let unchosen = Box::new(schedule::older(facts, self.level())?);
+        Some(Hindrance::CannotRun { host: facts.name.to_string(), unchosen })
+    }
+
     fn old_memory_mib(&self, machine: &MachineName) -> u64 {
         let groups = self.state.and_then(|state| state.intent.as_ref()).map(|intent| &intent.topology.groups);
         groups.and_then(|groups| groups.get(&machine.group)).map_or(0, |group| group.memory_mib)
@@ -238,7 +253,7 @@ impl<'a> Planner<'a> {
         if let Some(small) = small_disk(group, &image) {
             return self.obstacle(machine, small);
         }
-        let wanted = Wanted { group: &machine.group, spec: group, image: &image };
+        let wanted = Wanted { group: &machine.group, spec: group, image: &image, level: self.level() };
         let (host, chosen) = match self.remains(machine) {
             Some(drop) => match self.back(wanted, drop.host) {
                 Ok(chosen) => (drop.host, chosen),
@@ -387,7 +402,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Proposal {
-        let parent = self.state.map(State::generation).unwrap_or_default();
+        let (parent, level) = (self.state.map(State::generation).unwrap_or_default(), self.level());
         self.placements.sort_by(|a, b| a.machine.cmp(&b.machine));
         let mut proposal = self.proposal;
         proposal.changes.sort_by(|a, b| a.machine.cmp(&b.machine));
@@ -395,7 +410,7 @@ impl<'a> Planner<'a> {
         proposal.obstacles.sort_by(|a, b| a.machine.cmp(&b.machine));
         if proposal.obstacles.is_empty() && proposal.unasked.is_empty() {
             let (generation, subnet) = (parent.next(), self.subnet);
-            proposal.plan = Some(Plan { generation, parent, subnet, placements: self.placements });
+            proposal.plan = Some(Plan { generation, parent, subnet, placements: self.placements, level });
         }
         proposal
     }

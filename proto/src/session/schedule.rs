@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     id::{HostId, Name},
+    level::Level,
     limits::DISK_OVERCOMMIT,
     reasons::{Chosen, Unchosen},
     session::{Accelerator, HostFacts, ImageFacts, Inventory},
@@ -20,6 +21,8 @@ pub struct Wanted<'a> {
     pub spec: &'a Group,
     /// The image it boots.
     pub image: &'a ImageFacts,
+    /// The session's level.
+    pub level: Level,
 }
 
 /// What the machines of this plan take from each host so far.
@@ -65,12 +68,15 @@ pub fn choose(wanted: Wanted, inventory: &Inventory, given: &Given) -> Choice {
 
 /// Says why a host cannot take the machine, the user's own wishes first.
 pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Option<Unchosen> {
-    let Wanted { spec, image, .. } = wanted;
+    let Wanted { spec, image, level, .. } = wanted;
     if let Some(unwished) = unwished(spec, host) {
         return Some(unwished);
     }
     if !host.up {
         return Some(Unchosen::Down);
+    }
+    if let Some(older) = older(host, level) {
+        return Some(older);
     }
     if !host.runs_machines {
         return Some(Unchosen::OwnerForbids);
@@ -111,6 +117,11 @@ pub fn unwished(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
             None => Some(Unchosen::NoTag { key, wanted }),
         }
     })
+}
+
+/// Says that a host's agent does not understand the session.
+pub fn older(host: &HostFacts, level: Level) -> Option<Unchosen> {
+    (host.level < level).then_some(Unchosen::OlderVersion { has: host.level, wanted: level })
 }
 
 /// Says that an image is for other CPUs.

@@ -33,6 +33,7 @@ pub fn share(state: &State, host: HostId) -> Share {
         machines: placements.filter(mine).filter_map(|p| machine(state, p)).collect(),
         drops: drops.collect(),
         ssh_seed: state.ssh_seed,
+        level: state.level,
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
+    level::Level,
     limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
-    session::{Command, Drop, Placement, Plan, Refused, State},
+    session::{Command, Drop, Placement, Plan, Refused, Replace, State},
     topology::{Contents, Intent},
 };
 
@@ -43,6 +44,7 @@ pub fn apply_under(
                 ended: false,
                 ssh_seed,
                 contents: Contents::default(),
+                level: Level::FIRST,
             };
             (Some(state), Ok(()))
         }
@@ -99,24 +101,7 @@ impl Plan {
 fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refused> {
     match command {
         Command::Create { .. } => Err(Refused::Existence),
-        Command::Apply { intent, plan, replace } => {
-            alive(state)?;
-            current(state, &plan)?;
-            if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
-                return Err(Refused::Lacks(source.clone()));
-            }
-            shape(&intent, &plan).map_err(Refused::Unsafe)?;
-            let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
-            checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
-            if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
-                return Err(Refused::Started(p.machine.clone()));
-            }
-            if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
-                return Err(Refused::Unsafe("the session's network would change under its machines".into()));
-            }
-            replace_plan(rules, state, intent, plan);
-            Ok(())
-        }
+        Command::Apply { intent, plan, replace } => adopt(rules, state, intent, plan, &replace),
         Command::Grant { machine, host, epoch } => {
             if !may_start(state, host, &machine, epoch) {
                 return Err(Refused::NoStart(machine));
@@ -144,6 +129,14 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
         Command::Keep(contents) => keep(state, contents),
+        // Never compared with what this program understands: programs of every level must come to the same state.
+        Command::Raise { level } => {
+            alive(state)?;
+            let raised = state.level.max(level);
+            state.version += u64::from(raised != state.level);
+            state.level = raised;
+            Ok(())
+        }
         Command::End => {
             alive(state)?;
             state.ended = true;
@@ -155,6 +148,36 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
     }
+}
+
+/// Takes a topology with the plan that makes it true.
+fn adopt(
+    rules: Rules,
+    state: &mut State,
+    intent: Intent,
+    plan: Plan,
+    replace: &Replace,
+) -> Result<(), Refused> {
+    alive(state)?;
+    current(state, &plan)?;
+    // Among its hosts may be one that does not understand the session any more.
+    if plan.level < state.level {
+        return Err(Refused::Raised);
+    }
+    if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
+        return Err(Refused::Lacks(source.clone()));
+    }
+    shape(&intent, &plan).map_err(Refused::Unsafe)?;
+    let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
+    checked.try_for_each(|p| safe(state, p)).map_err(Refused::Unsafe)?;
+    if let Some(p) = plan.placements.iter().find(|p| loses(state, p) && !replace.allows(&p.machine)) {
+        return Err(Refused::Started(p.machine.clone()));
+    }
+    if state.plan.as_ref().is_some_and(|old| old.subnet != plan.subnet) {
+        return Err(Refused::Unsafe("the session's network would change under its machines".into()));
+    }
+    replace_plan(rules, state, intent, plan);
+    Ok(())
 }
 
 /// Keeps bytes for the next topology. They make room for themselves: what was kept for one that never came

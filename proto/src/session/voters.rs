@@ -14,19 +14,23 @@ pub struct Candidate {
     pub steady: bool,
     /// Milliseconds since it was last seen; 0 while up.
     pub silent_ms: u64,
+    /// Whether it understands the session's level: one that does not cannot read the log.
+    pub understands: bool,
 }
 
 /// Chooses the voters that a session should have. `me` is the coordinator, who asks and so stays.
 /// Current voters are kept: each change costs a copy of the log and is a moment of weakness.
 /// A voter is replaced once it was silent for long, and only if someone can take its place; the
-/// dead alone never shrink the set, because each removal lowers what the living may lose.
+/// dead alone never shrink the set, because each removal lowers what the living may lose. One that does not
+/// understand the session is as good as dead.
 pub fn choose(
     candidates: &BTreeMap<HostId, Candidate>,
     current: &BTreeSet<HostId>,
     me: HostId,
 ) -> BTreeSet<HostId> {
-    let fit = |id: &HostId| candidates.get(id).is_some_and(|c| c.up && c.steady);
-    let fresh = |id: &HostId| candidates.get(id).is_some_and(|c| c.up || c.silent_ms < VOTER_SILENT_MS);
+    let fit = |id: &HostId| candidates.get(id).is_some_and(|c| c.up && c.steady && c.understands);
+    let is_fresh = |c: &Candidate| c.understands && (c.up || c.silent_ms < VOTER_SILENT_MS);
+    let fresh = |id: &HostId| candidates.get(id).is_some_and(is_fresh);
     let present: BTreeSet<HostId> =
         current.iter().copied().filter(|id| *id == me || candidates.contains_key(id)).collect();
     let wanted = size(candidates.keys().filter(|id| fit(id)).count()).max(odd(present.len()));
@@ -61,15 +65,17 @@ fn odd(count: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Candidates by letter: `U` up and steady, `u` up with a battery, `d` down for a minute, `D`
-    /// down for an hour, `-` no member. The host's number is its place from 0.
+    /// Candidates by letter: `U` up and steady, `u` up with a battery, `o` up with an agent that is too old, `d`
+    /// down for a minute, `D` down for an hour, `-` no member. The host's number is its place from 0.
     fn check(members: &str, current: &[u8], chosen: &[u8]) {
         let host = |n: u8| HostId([n; 32]);
+        let well = Candidate { up: true, steady: true, silent_ms: 0, understands: true };
         let candidate = |c| match c {
-            'U' => Some(Candidate { up: true, steady: true, silent_ms: 0 }),
-            'u' => Some(Candidate { up: true, steady: false, silent_ms: 0 }),
-            'd' => Some(Candidate { up: false, steady: true, silent_ms: 60_000 }),
-            'D' => Some(Candidate { up: false, steady: true, silent_ms: 3_600_000 }),
+            'U' => Some(well),
+            'u' => Some(Candidate { steady: false, ..well }),
+            'o' => Some(Candidate { understands: false, ..well }),
+            'd' => Some(Candidate { up: false, silent_ms: 60_000, ..well }),
+            'D' => Some(Candidate { up: false, silent_ms: 3_600_000, ..well }),
             _ => None,
         };
         let candidates =
@@ -92,6 +98,14 @@ mod tests {
     fn laptops_on_battery_do_not_count() {
         check("UuU", &[0], &[0]);
         check("UuUU", &[0], &[0, 2, 3]);
+    }
+
+    #[test]
+    fn who_does_not_understand_the_session_does_not_vote() {
+        check("UUo", &[0], &[0]);
+        check("UoUU", &[0], &[0, 2, 3]);
+        check("UoUU", &[0, 1, 2], &[0, 2, 3]);
+        check("UoU", &[0, 1, 2], &[0, 1, 2]);
     }
 
     #[test]

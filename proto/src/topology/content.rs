@@ -7,9 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use data_encoding::BASE64;
 use minicbor::{Decode, Encode};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{Deserialize, Serialize};
 
 use super::Intent;
 use crate::{id::Digest, limits::MAX_KEEP_BYTES};
@@ -35,9 +34,16 @@ impl Content {
     }
 }
 
+impl From<&[u8]> for Content {
+    fn from(bytes: &[u8]) -> Content {
+        Content::of(bytes)
+    }
+}
+
 /// Bytes by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents(BTreeMap<Content, Arc<[u8]>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Contents(#[cbor(n(0), with = "crate::wire::fields::contents")] BTreeMap<Content, Arc<[u8]>>);
 
 impl Contents {
     /// Takes bytes in and gives their name.
@@ -92,20 +98,4 @@ pub struct Parcel {
     pub intent: Intent,
     /// The bytes.
     pub contents: Contents,
-}
-
-impl Serialize for Contents {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.iter().map(|bytes| BASE64.encode(bytes)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Contents {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Contents, D::Error> {
-        let mut contents = Contents::default();
-        for text in Vec::<String>::deserialize(from)? {
-            contents.add(&BASE64.decode(text.as_bytes()).map_err(D::Error::custom)?);
-        }
-        Ok(contents)
-    }
 }

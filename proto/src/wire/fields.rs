@@ -117,40 +117,35 @@ pub mod blobs {
     }
 }
 
-/// Contents of files, a byte string each; their names are made anew from what comes.
+/// Bytes whose names are made anew from what comes, a byte string each.
 pub mod contents {
+    use std::{collections::BTreeMap, sync::Arc};
+
     use super::{Fail, Flaw, Write};
-    use crate::{limits::MAX_FILES, topology::Contents};
+    use crate::limits::MAX_FILES;
     use minicbor::{Decoder, Encoder, bytes::ByteSlice};
 
     /// Encodes them.
-    pub fn encode<C, W: Write>(contents: &Contents, e: &mut Encoder<W>, _: &mut C) -> Result<(), Fail<W>> {
-        e.array(contents.iter().len() as u64)?;
-        contents.iter().try_for_each(|bytes| e.bytes(bytes).map(drop))
+    pub fn encode<C, K, W: Write>(
+        contents: &BTreeMap<K, Arc<[u8]>>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Fail<W>> {
+        e.array(contents.len() as u64)?;
+        contents.values().try_for_each(|bytes| e.bytes(bytes).map(drop))
     }
 
     /// Decodes them.
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Contents, Flaw> {
+    pub fn decode<C, K>(d: &mut Decoder<'_>, _: &mut C) -> Result<BTreeMap<K, Arc<[u8]>>, Flaw>
+    where
+        K: for<'a> From<&'a [u8]> + Ord,
+    {
         let blobs = d.array_iter::<&ByteSlice>()?;
         // Those of two topologies may be kept at once.
         if blobs.size_hint().0 > 2 * MAX_FILES {
             return Err(Flaw::message("more files than there can be"));
         }
-        let mut contents = Contents::default();
-        for bytes in blobs {
-            contents.add(bytes?);
-        }
-        Ok(contents)
-    }
-
-    /// Gives what an absent field means.
-    pub fn nil() -> Option<Contents> {
-        Some(Contents::default())
-    }
-
-    /// Tells whether the field is left out.
-    pub fn is_nil(contents: &Contents) -> bool {
-        contents.iter().len() == 0
+        blobs.map(|bytes| bytes.map(|bytes| (K::from(bytes), Arc::from(&bytes[..])))).collect()
     }
 }
 

@@ -9,6 +9,8 @@ pub mod envelope;
 pub mod fields;
 pub mod record;
 pub mod rpc;
+#[cfg(test)]
+mod tests;
 pub mod words;
 
 pub use codec::{WireError, len};

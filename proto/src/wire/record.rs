@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Generation, HostId, Name, SessionId},
+    level::Level,
     session::{Accelerator, MachineReport, Prefix},
     time::Timestamp,
 };
@@ -104,6 +105,9 @@ pub struct HostRecord {
     /// Whether it says what it has seen, under [`RecordKey::Seen`]; absent = it does not, and is not waited for.
     #[cbor(n(16), default)]
     pub tells_seen: bool,
+    /// What its agent understands; absent = the first level.
+    #[n(17)]
+    pub level: Level,
 }
 
 /// How to reach a host, as gossip, tokens and the cache on disk tell it.

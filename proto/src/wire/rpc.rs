@@ -82,8 +82,8 @@ pub enum Request {
         /// Whose started disks may be lost.
         #[n(3)]
         replace: Replace,
-        /// The bytes of its files.
-        #[cbor(n(4), with = "crate::wire::fields::contents", has_nil)]
+        /// The bytes of its files; absent = none.
+        #[cbor(n(4), default)]
         contents: Contents,
     },
     /// For the coordinator: end the session.

@@ -106,8 +106,8 @@ fn without_an_agent_or_a_mesh_the_next_command_is_named() {
 #[test]
 fn a_data_directory_of_another_agents_layout_is_left_as_it_is() {
     for (version, complaint) in [
-        ("4", "was written by a newer agent (layout 4, this one knows 3)"),
-        ("1", "was written by an older agent (layout 1, this one needs 3)"),
+        ("5", "was written by a newer agent (layout 5, this one knows 4)"),
+        ("3", "was written by an older agent (layout 3, this one needs 4)"),
     ] {
         let host = Host::new("nas", Place::Here);
         fs::create_dir(host.data()).expect("a directory");

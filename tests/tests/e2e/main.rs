@@ -18,6 +18,7 @@ mod join;
 mod kills;
 mod lab_session;
 mod leaks;
+mod older;
 mod one_host;
 mod partition;
 mod prefixes;

@@ -22,6 +22,8 @@ fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
         subnet: Some("10.64.7.0/24".into()),
         machines,
         services: vec![service("db", "postgres", 5432, None), service("web", "http", 80, Some(8080))],
+        level: LEVEL,
+        below: vec![],
     }
 }
 
@@ -52,6 +54,15 @@ fn a_session_shows_machines_and_services() {
         web.shop.mesh.internal  http      80    127.64.3.9:8080
 
         note: every machine behaves as `hold`: it waits for its host and is never started on another one"#]].assert_eq(&session::in_words(&status, None));
+}
+
+#[test]
+fn a_session_names_those_that_do_not_understand_it() {
+    let below = vec![Understands { host: "cellar".into(), level: Some(Level::FIRST) }];
+    let told = session::in_words(&SessionStatus { below, ..shop_starting() }, None);
+    let note = "note: level 2: cellar runs an older version; who does neither votes in this session nor gets \
+                machines of it";
+    assert!(told.contains(note), "{told}");
 }
 
 #[test]
@@ -116,7 +127,9 @@ fn a_session_in_json() {
               "address_here": "127.64.3.9",
               "port_here": 8080
             }
-          ]
+          ],
+          "level": 2,
+          "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));
 }

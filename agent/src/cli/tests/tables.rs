@@ -32,6 +32,8 @@ fn status() -> Status {
         }],
         warnings: vec![Warning { what: "cellar is down".into(), next: Some("agent host list".into()) }],
         health: vec![],
+        level: LEVEL,
+        below: vec![],
     }
 }
 
@@ -52,6 +54,25 @@ fn the_status_screen() {
         warning: cellar is down
         hint: agent host list"#]]
     .assert_eq(&status::in_words(&status(), None));
+}
+
+#[test]
+fn who_runs_an_older_version_is_named_and_nothing_is_said_while_all_are_alike() {
+    let told = |below: &[(&str, Option<u32>)]| {
+        let one = |(host, level): &(&str, Option<u32>)| Understands {
+            host: (*host).to_owned(),
+            level: level.map(Level::from),
+        };
+        let (level, below) = (Level::FIRST, below.iter().map(one).collect());
+        let text = status::in_words(&Status { level, below, ..status() }, None);
+        text.lines().filter(|line| line.starts_with("level")).collect::<Vec<_>>().join("|")
+    };
+    assert_eq!(told(&[]), "");
+    assert_eq!(told(&[("cellar", Some(1))]), "level 1: cellar runs an older version");
+    assert_eq!(
+        told(&[("attic", Some(1)), ("cellar", Some(1)), ("vps", None)]),
+        "level 1: attic, cellar run older versions; vps has never told its version"
+    );
 }
 
 #[test]
@@ -115,7 +136,9 @@ fn the_status_in_json() {
               "next": "agent host list"
             }
           ],
-          "health": []
+          "health": [],
+          "level": 2,
+          "below": []
         }"#]]
     .assert_eq(&json(&status()));
 }

@@ -98,6 +98,8 @@ fn status(state: Phase) -> SessionStatus {
         subnet: None,
         machines: vec![machine],
         services: Vec::new(),
+        level: Default::default(),
+        below: Vec::new(),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     super::{
         record::{Launch, ShimStatus},
-        wire::{Answer, Wish, read, write},
+        wire::{Answer, Wish, is_unknown, read, write},
     },
     network::Happening,
 };
@@ -146,6 +146,7 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
             write(&mut stream, &Answer::Granted).await?;
             desk.happen.send(Happening::Agent(stream)).await.map_err(|_| gone())
         }
+        Err(error) if is_unknown(&error) => write(&mut stream, &Answer::Unknown).await,
         Err(error) => write(&mut stream, &Answer::Failed(format!("not understood: {error}"))).await,
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         reconcile::{Action, Settings, Setup},
     },
     time::Moment,
+    wire::rpc::{Answer, Refusal},
 };
 
 /// Tells the lives of one machine's shims apart: the same for one process, another for every other.
@@ -123,6 +124,22 @@ pub enum Outcome {
     Removed,
     /// The coordinator knows that it is gone.
     Reported,
+}
+
+impl Outcome {
+    /// Says how a question went that the coordinator was asked for a machine.
+    pub fn answered(asked: &Action, answer: Result<Answer, Refusal>) -> Outcome {
+        match (asked, answer) {
+            (Action::Ask(epoch), Ok(Answer::MayStart(true))) => Outcome::Granted(*epoch),
+            (Action::Ask(_), Ok(Answer::MayStart(false))) => {
+                Outcome::Failed("the coordinator does not list this incarnation".into())
+            }
+            (Action::ReportDropped(_), Ok(Answer::Done)) => Outcome::Reported,
+            (_, Ok(_)) => Outcome::Failed("the coordinator answered something else".into()),
+            (_, Err(Refusal::NoQuorum)) => Outcome::Failed("the session has no quorum of voters now".into()),
+            (_, Err(refusal)) => Outcome::Failed(refusal.to_string()),
+        }
+    }
 }
 
 /// Something to do. What waits for nobody is done at once, in this order.

@@ -23,16 +23,16 @@ use crate::{
 const PAUSES: BackOff = BackOff::new(100, 10_000);
 /// Failures in a row after which people are told: every voter was asked by then.
 const TOLD_AFTER: u32 = 6;
+/// Who may wait for one share at once: its coordinator, the one after it, and whoever began the session.
+const MAX_WAITING: usize = 8;
 /// A question for bytes that has no end after this time never will have one.
 const FETCH_MS: u64 = 120_000;
 
 /// A share that waits for its bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Gather {
-    /// Who waits for an answer; `None` = nobody.
-    pub ticket: Option<u64>,
-    /// Who brought it.
-    pub from: HostId,
+    /// Who brought it, each with the ticket of an answer that is waited for, if any.
+    pub brought: Vec<(HostId, Option<u64>)>,
     /// The share.
     pub share: Box<Share>,
     /// What was asked for, and is not here yet.
@@ -83,15 +83,22 @@ impl Contents {
     }
 
     /// Begins to gather for a share.
-    pub fn begin(&mut self, ticket: Option<u64>, from: HostId, share: Box<Share>) {
+    pub fn begin(&mut self, from: HostId, ticket: Option<u64>, share: Box<Share>) {
         let (session, again) = (share.session, Moment::default());
-        let gather = Gather { ticket, from, share, asked: None, turn: 0, failures: 0, again };
+        let gather =
+            Gather { brought: vec![(from, ticket)], share, asked: None, turn: 0, failures: 0, again };
         self.gathers.insert(session, gather);
     }
 
     /// Finds the share of a session that waits.
     pub fn waits(&self, session: SessionId) -> Option<&Share> {
         self.gathers.get(&session).map(|gather| &*gather.share)
+    }
+
+    /// Lets one more wait for the share that waits. Tells whether there is room.
+    pub fn join(&mut self, session: SessionId, from: HostId, ticket: Option<u64>) -> bool {
+        let gather = self.gathers.get_mut(&session).filter(|gather| gather.brought.len() < MAX_WAITING);
+        gather.map(|gather| gather.brought.push((from, ticket))).is_some()
     }
 
     /// Lists the sessions whose shares wait.
@@ -187,8 +194,8 @@ fn candidates(
     let own = view.named.contains_key(&share.session).then_some(me);
     let groups: BTreeSet<_> = slice::groups_with(share, content).collect();
     let holders = share.directory.machines().filter(|entry| groups.contains(&entry.machine.group));
-    let others =
-        [gather.from].into_iter().chain(voices.iter().copied()).chain(holders.map(|entry| entry.host));
+    let brought = gather.brought.iter().map(|(from, _)| *from);
+    let others = brought.chain(voices.iter().copied()).chain(holders.map(|entry| entry.host));
     let mut whom: Vec<HostId> = own.into_iter().collect();
     for host in others.filter(|host| *host != me && view.up.contains(host)) {
         if !whom.contains(&host) {

@@ -18,7 +18,7 @@ use std::{
 
 pub use self::contents::{Source, piece, source};
 use self::{
-    contents::{Contents, Fetched, Step},
+    contents::{Contents, Fetched, Gather, Step},
     voices::Voices,
 };
 use crate::{
@@ -178,7 +178,7 @@ impl Knowledge {
         let (voices, mut contents) = (Voices::new(rules, kept.voices), Contents::new(rules, kept.contents));
         for share in kept.shares.values() {
             if contents.lacks(share).is_some() {
-                contents.begin(None, me, Box::new(Share::clone(share)));
+                contents.begin(me, None, Box::new(Share::clone(share)));
             }
         }
         let (shares, held) = (kept.shares, Vec::new());
@@ -205,8 +205,7 @@ impl Knowledge {
                 self.shares.remove(&session);
                 self.pulls.remove(&session);
                 self.voices.forget(session);
-                let gather = self.contents.forget(session);
-                turn_away(gather.and_then(|gather| gather.ticket), Refusal::UnknownSession, &mut effects);
+                turn_away(self.contents.forget(session), &Refusal::UnknownSession, &mut effects);
             }
         }
         for held in std::mem::take(&mut self.held) {
@@ -293,18 +292,20 @@ impl Knowledge {
             _ => {}
         }
         if let Some(waits) = self.contents.waits(session) {
+            if slice::supersedes(waits, &share) {
+                return effects.extend(answer(Err(Refusal::Older)));
+            }
             if !slice::supersedes(&share, waits) {
-                let older = slice::supersedes(waits, &share);
-                return effects.extend(answer(Err(if older { Refusal::Older } else { Refusal::Gathering })));
+                let joined = self.contents.join(session, held.from, held.ticket);
+                return effects.extend(answer(Err(Refusal::Gathering)).filter(|_| !joined));
             }
             if self.contents.is_asking(session) {
                 return self.hold(Held { wants: Wants::Share(share), ..held }, effects);
             }
-            let gather = self.contents.give_up(session);
-            turn_away(gather.and_then(|gather| gather.ticket), Refusal::Older, effects);
+            turn_away(self.contents.give_up(session), &Refusal::Older, effects);
         }
         if self.contents.lacks(&share).is_some() && !self.rules.broken(Mutant::ShowsUnfetched) {
-            return self.contents.begin(held.ticket, held.from, share);
+            return self.contents.begin(held.from, held.ticket, share);
         }
         let first = !self.shares.contains_key(&session);
         let (share, voices) = (Arc::new(*share), first.then(|| self.voices(session)));
@@ -322,8 +323,10 @@ impl Knowledge {
     fn fetched(&mut self, fetched: Fetched, now: Moment, effects: &mut Vec<Effect>) {
         match fetched {
             Fetched::Whole(gather) => {
-                let (ticket, from, wants) = (gather.ticket, gather.from, Wants::Share(gather.share));
-                self.consider(Held { ticket, from, wants, until: now }, now, effects);
+                for (from, ticket) in gather.brought {
+                    let wants = Wants::Share(gather.share.clone());
+                    self.consider(Held { ticket, from, wants, until: now }, now, effects);
+                }
             }
             Fetched::Tell(share, because) => effects.push(Effect::Lacks(share, because)),
             Fetched::More => {}
@@ -335,8 +338,7 @@ impl Knowledge {
         let mut next = None;
         for session in self.contents.waiting() {
             if self.view.buried.contains(&session) {
-                let gather = self.contents.give_up(session);
-                turn_away(gather.and_then(|gather| gather.ticket), Refusal::UnknownSession, effects);
+                turn_away(self.contents.give_up(session), &Refusal::UnknownSession, effects);
                 continue;
             }
             let voices = self.voices(session);
@@ -434,8 +436,11 @@ impl Knowledge {
     }
 }
 
-fn turn_away(ticket: Option<u64>, refusal: Refusal, effects: &mut Vec<Effect>) {
-    effects.extend(ticket.map(|ticket| Effect::Answer(ticket, Err(refusal))));
+/// Answers all that waited for a share that comes no more.
+fn turn_away(gather: Option<Gather>, refusal: &Refusal, effects: &mut Vec<Effect>) {
+    let waiting = gather.into_iter().flat_map(|gather| gather.brought);
+    let tickets = waiting.filter_map(|(_, ticket)| ticket);
+    effects.extend(tickets.map(|ticket| Effect::Answer(ticket, Err(refusal.clone()))));
 }
 
 fn refuse(held: &Held, refusal: Refusal, effects: &mut Vec<Effect>) {

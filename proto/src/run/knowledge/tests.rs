@@ -371,12 +371,30 @@ fn others_are_asked_when_one_does_not_give_and_people_are_told_when_nobody_does(
 }
 
 #[test]
+fn all_that_bring_one_share_wait_for_its_bytes_together() {
+    let mut knowledge = knowledge(view(&[]));
+    let (share, _) = with_files(5, &["one"]);
+    let bring = |knowledge: &mut Knowledge, ticket| {
+        let wants = Wants::Share(share.clone());
+        without_wakes(knowledge.on(Event::Asked { ticket, from: host_id("nas"), wants }, NOW))
+    };
+    bring(&mut knowledge, 1);
+    for ticket in 2..=8 {
+        assert_eq!(bring(&mut knowledge, ticket), [], "{ticket}");
+    }
+    assert_eq!(bring(&mut knowledge, 9), [Effect::Answer(9, Err(Refusal::Gathering))], "so many and no more");
+    knowledge.on(Event::Fetched(SESSION, Content::of(b"one"), Ok(())), NOW);
+    let shown = knowledge.on(Event::Stored(SESSION, Ok(())), NOW);
+    for ticket in 1..=8 {
+        assert!(shown.contains(&Effect::Answer(ticket, Ok(()))), "{ticket}: {shown:?}");
+    }
+}
+
+#[test]
 fn a_newer_share_takes_the_place_of_one_that_waits() {
     let mut knowledge = knowledge(view(&[]));
     let (old, _) = with_files(5, &["one"]);
     bring(&mut knowledge, &old, NOW);
-    let again = bring(&mut knowledge, &old, NOW);
-    assert!(again.contains(&Effect::Answer(5, Err(Refusal::Gathering))), "{again:?}");
     let (new, _) = with_files(6, &["two"]);
     assert!(fetches(&bring(&mut knowledge, &new, NOW)).is_empty(), "one question at a time");
     let failed = Event::Fetched(SESSION, Content::of(b"one"), Err("gone".into()));

@@ -60,6 +60,11 @@ impl Changes {
         self.current.is_none() && now >= self.not_before
     }
 
+    /// Tells whether a change is under way.
+    pub fn under_way(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Tells whether it is time to ask the voters for their logs.
     pub fn must_verify(&self, now: Moment) -> bool {
         now >= self.verify_at

@@ -1,15 +1,16 @@
 //! What the coordinator of one session does next: it tells gossip who leads, brings every member its share,
-//! keeps the voters right, and buries the session once nothing of it is left. It runs beside every log of a
+//! keeps the voters right, raises the session's level, and buries the session once nothing of it is left. It runs beside every log of a
 //! session and acts only while its host leads. It never plans by itself: plans come from `question`, when a
 //! person asks. A second coordinator would be wasteful, not dangerous: shares carry versions, and every
 //! write goes through Raft.
 //!
-//! - `deliveries`: to whom a share is sent now; `change`: one change of voters;
+//! - `deliveries`: to whom a share is sent now; `change`: one change of voters; `raise`: the session's level;
 //! - `question`: what is asked of a coordinator, and how it is answered.
 
 mod change;
 mod deliveries;
 pub mod question;
+mod raise;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +22,12 @@ use std::{
 use self::{
     change::{Changes, Step},
     deliveries::Deliveries,
+    raise::Raises,
 };
 use crate::{
     facts::Fact,
     id::{HostId, Name},
+    level::{LEVEL, Level},
     run::{Mutant, Rules},
     session::{Share, State, slice, voters},
     time::Moment,
@@ -51,6 +54,8 @@ pub struct Member {
     pub up: bool,
     /// Whether it is fit to vote: no battery, or up for a day.
     pub steady: bool,
+    /// What it understands, as it told last; `None` = it never told.
+    pub level: Option<Level>,
 }
 
 /// Where this host's log stands in the session's group.
@@ -128,6 +133,13 @@ pub enum Event {
         /// Whether the voters are now those that were named.
         well: bool,
     },
+    /// A raise of the level ended, well or not.
+    Raised {
+        /// The raise's number.
+        raise: u64,
+        /// Whether it is written.
+        well: bool,
+    },
     /// The log was tried to be opened again and is still closed. Once it is open, another machine goes on.
     StillClosed,
 }
@@ -154,6 +166,13 @@ pub enum Effect {
         change: u64,
         /// Hosts by node id.
         voters: BTreeMap<u64, HostId>,
+    },
+    /// Write into the hard state that everybody understands this level.
+    Raise {
+        /// The raise's number.
+        raise: u64,
+        /// The level.
+        level: Level,
     },
     /// State that the session has ended and nothing of it is left. Repeated until it is known.
     Bury,
@@ -185,6 +204,7 @@ pub struct Lead {
     rules: Rules,
     deliveries: Deliveries,
     changes: Changes,
+    raises: Raises,
     /// Since when members are not heard.
     down: BTreeMap<HostId, Moment>,
     /// Since when the group has no place for this host's log.
@@ -205,6 +225,7 @@ impl Lead {
             rules,
             deliveries: Deliveries::default(),
             changes: Changes::new(now),
+            raises: Raises::new(now),
             down: BTreeMap::new(),
             outside: None,
             reopening: None,
@@ -230,6 +251,10 @@ impl Lead {
             }
             Event::VotersSet { change, well } => {
                 self.changes.set(change, well, now);
+                effects.push(Effect::Wake(now));
+            }
+            Event::Raised { raise, well } => {
+                self.raises.ended(raise, well, now);
                 effects.push(Effect::Wake(now));
             }
             Event::StillClosed => {
@@ -319,6 +344,7 @@ impl Lead {
             ended: state.ended,
         };
         self.announce(Some(head), effects);
+        self.raise(seen, state, now, effects);
         self.deliver(seen, state, now, effects);
         self.keep_voters(seen, state, now, effects);
         self.bury(seen, state, now, effects);
@@ -328,6 +354,7 @@ impl Lead {
         self.announce(None, effects);
         self.deliveries.forget();
         self.changes.abandon();
+        self.raises.abandon();
     }
 
     fn announce(&mut self, head: Option<HeadRecord>, effects: &mut Vec<Effect>) {
@@ -346,10 +373,24 @@ impl Lead {
         }
     }
 
+    /// Raises the session's level when all members understand more: each has a share, or will be brought one.
+    fn raise(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        if state.ended || self.changes.under_way() {
+            return;
+        }
+        let alone = self.rules.broken(Mutant::RaisesAlone);
+        let levels =
+            seen.members.values().map(|member| if alone { LEVEL } else { member.level.unwrap_or_default() });
+        if let Some(level) = self.raises.due(state.level, levels, now) {
+            effects.push(Effect::Raise { raise: self.raises.begin(), level });
+        }
+    }
+
     /// Changes the voters when the mesh grew, or one was silent for too long or lost its log.
     fn keep_voters(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         let voting = seen.group.hosts();
-        if state.ended || voting.is_empty() || !self.changes.may_begin(now) {
+        let waits = voting.is_empty() || self.raises.under_way();
+        if state.ended || waits || !self.changes.may_begin(now) {
             return;
         }
         let candidate = |(host, member): (&HostId, &Member)| {
@@ -358,7 +399,10 @@ impl Lead {
                 Some(since) => now.since_ms(*since),
                 None => 0,
             };
-            (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms })
+            // A voter that has not told it yet to this host has told it to the one that took it in.
+            let known = member.level.map_or(voting.contains(host), |level| level >= state.level);
+            let understands = known || self.rules.broken(Mutant::TakesOldVoters);
+            (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms, understands })
         };
         let candidates = seen.members.iter().map(candidate).collect();
         let wanted = voters::choose(&candidates, &voting, self.me);

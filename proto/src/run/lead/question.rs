@@ -232,7 +232,7 @@ impl Question {
         let again = match (&self.ask, &refusal) {
             (Ask::Up { index, .. }, Refusal::State(Refused::NotCurrent { .. })) => index.is_none(),
             // A machine was allowed to start a moment ago: the next proposal says so.
-            (Ask::Up { .. }, Refusal::State(Refused::Started(_))) => true,
+            (Ask::Up { .. }, Refusal::State(Refused::Started(_) | Refused::Raised)) => true,
             // Another topology came in between, and with it went what was kept for this one.
             (Ask::Up { .. }, Refusal::State(Refused::Lacks(_))) => true,
             _ => false,

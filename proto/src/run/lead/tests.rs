@@ -25,7 +25,7 @@ const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
 fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
     let member = |word: &str| {
         let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
-        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true })
+        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: Some(LEVEL) })
     };
     Seen {
         group: Standing {
@@ -37,11 +37,16 @@ fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
             place: Place::Inside,
             stopped: None,
         },
-        state: Some(Arc::new(up(created(), GROUPS, HOSTS))),
+        state: Some(Arc::new(raised())),
         members: members.split_whitespace().map(member).collect(),
         buried: false,
         shared: true,
     }
+}
+
+/// A session that runs and has the level of these members.
+fn raised() -> State {
+    command(up(created(), GROUPS, HOSTS), Command::Raise { level: LEVEL })
 }
 
 fn lead() -> Lead {
@@ -408,4 +413,101 @@ proptest! {
             }
         }
     }
+}
+
+/// Gives the seen of a session of the first level, whose members told these levels.
+fn seen_at(levels: &[(&str, u32)], voters: &[(u64, &str)]) -> Seen {
+    let names: Vec<&str> = levels.iter().map(|(name, _)| *name).collect();
+    let mut seen = seen(&names.join(" "), voters);
+    seen.state = Some(Arc::new(up(created(), GROUPS, HOSTS)));
+    for (name, level) in levels {
+        seen.members.get_mut(&host_id(name)).unwrap().level = Some((*level).into());
+    }
+    seen
+}
+
+fn raises(effects: &[Effect]) -> Vec<(u64, u32)> {
+    let raise = |effect: &Effect| match effect {
+        Effect::Raise { raise, level } => Some((*raise, (*level).into())),
+        _ => None,
+    };
+    effects.iter().filter_map(raise).collect()
+}
+
+fn asks(effects: &[Effect]) -> BTreeSet<HostId> {
+    let asked = |effect: &Effect| match effect {
+        Effect::AskVoter { host, .. } => Some(*host),
+        _ => None,
+    };
+    effects.iter().filter_map(asked).collect()
+}
+
+#[test]
+fn a_session_is_raised_once_all_members_understand_more_also_those_that_are_away() {
+    let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 1)], &[(1, "nas")]);
+    let cellar = seen.members.get_mut(&host_id("cellar")).unwrap();
+    cellar.up = false;
+    let mut lead = lead();
+    assert_eq!(raises(&look(&mut lead, &seen, NOW)), []);
+    seen.members.get_mut(&host_id("cellar")).unwrap().level = Some(2.into());
+    lead.on(Event::VotersSet { change: 1, well: true }, NOW);
+    assert_eq!(raises(&look(&mut lead, &seen, NOW)), [(1, 2)]);
+    assert_eq!(raises(&look(&mut lead, &seen, NOW)), [], "one at a time");
+    lead.on(Event::Raised { raise: 1, well: false }, NOW);
+    assert_eq!(raises(&look(&mut lead, &seen, NOW)), [], "a pause after one that failed");
+    assert_eq!(raises(&look(&mut lead, &seen, NOW.plus_ms(5_000))), [(2, 2)]);
+    lead.on(Event::Raised { raise: 2, well: true }, NOW.plus_ms(5_000));
+    seen.state = Some(Arc::new(raised()));
+    assert_eq!(raises(&look(&mut lead, &seen, NOW.plus_ms(5_000))), []);
+}
+
+#[test]
+fn who_does_not_lead_raises_nothing_and_an_ended_session_stays_as_it_is() {
+    let mut seen = seen_at(&[("nas", 2), ("attic", 2)], &[(1, "nas")]);
+    seen.group.leading = false;
+    assert_eq!(raises(&look(&mut lead(), &seen, NOW)), []);
+    seen.group.leading = true;
+    seen.state = Some(Arc::new(command(up(created(), GROUPS, HOSTS), Command::End)));
+    assert_eq!(raises(&look(&mut lead(), &seen, NOW)), []);
+}
+
+#[test]
+fn a_raise_and_a_change_of_voters_wait_for_each_other() {
+    let mut seen = seen_at(&[("nas", 2), ("attic", 1), ("cellar", 2)], &[(1, "nas")]);
+    let mut lead = lead();
+    assert_eq!(asks(&look(&mut lead, &seen, NOW)).len(), 3, "all of them understand this session");
+    seen.members.get_mut(&host_id("attic")).unwrap().level = Some(2.into());
+    assert_eq!(raises(&look(&mut lead, &seen, NOW)), [], "a change is under way");
+    lead.on(Event::VotersSet { change: 1, well: true }, NOW);
+    let next = look(&mut lead, &seen, NOW);
+    assert_eq!((raises(&next), asks(&next).len()), (vec![(1, 2)], 0));
+    assert_eq!(asks(&look(&mut lead, &seen, NOW)).len(), 0, "a raise is under way");
+    lead.on(Event::Raised { raise: 1, well: false }, NOW);
+    assert_eq!(asks(&look(&mut lead, &seen, NOW)).len(), 3);
+}
+
+#[test]
+fn who_does_not_understand_the_session_is_not_asked_to_vote_and_still_gets_its_share() {
+    let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 2), ("desk", 1)], &[(1, "nas")]);
+    seen.state = Some(Arc::new(raised()));
+    seen.members.remove(&host_id("cellar"));
+    let told = look(&mut lead(), &seen, NOW);
+    assert_eq!(asks(&told), [].into(), "two that understand it are too few for three voters");
+    assert!(delivered(&told).contains(&host_id("desk")));
+    seen.members.get_mut(&host_id("desk")).unwrap().level = Some(2.into());
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)).len(), 3);
+}
+
+#[test]
+fn a_voter_that_has_not_told_its_level_yet_is_kept_and_nobody_else_is_taken_in_like_that() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 2), ("desk", 2)], &voters);
+    seen.state = Some(Arc::new(raised()));
+    seen.members.get_mut(&host_id("cellar")).unwrap().level = None;
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
+    let cellar = seen.members.get_mut(&host_id("cellar")).unwrap();
+    cellar.level = Some(1.into());
+    assert!(asks(&look(&mut lead(), &seen, NOW)).contains(&host_id("desk")), "it has an older program now");
+    seen.members.get_mut(&host_id("desk")).unwrap().level = None;
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
 }

@@ -567,3 +567,34 @@ fn addresses_start_at_ten_and_many_machines_get_a_larger_network() {
     assert_eq!(many.subnet.len, 22);
     assert!(many.placements.iter().all(|p| many.subnet.holds_machine(p.address)));
 }
+
+#[test]
+fn a_host_that_does_not_understand_the_session_gets_no_machines_and_says_why() {
+    let hosts = "nas 9000 image\nattic 9000 image level=1";
+    let first = up(created(), "web 1 256 setup=a hosts=attic", hosts);
+    let raised = command(first, Command::Raise { level: 2.into() });
+    check(
+        &raised,
+        hosts,
+        "web 1 256 setup=a hosts=attic\ndb 2 256",
+        expect![[r#"
+        create db-1 on nas: the only host that fits
+        create db-2 on nas: the only host that fits
+        keep web-1 on attic: unchanged
+          db-1 not on attic: runs an older version (level 1, the session is of level 2)
+          db-2 not on attic: runs an older version (level 1, the session is of level 2)
+        plan db-1 nas epoch 1 hold
+        plan db-2 nas epoch 1 hold
+        plan web-1 attic epoch 1 hold
+    "#]],
+    );
+    // What it has stays; nothing new comes in its place.
+    check(
+        &raised,
+        hosts,
+        "web 1 256 setup=b hosts=attic",
+        expect![[r#"
+        obstacle web-1: attic: runs an older version (level 1, the session is of level 2)
+    "#]],
+    );
+}

@@ -75,6 +75,7 @@ fn plan(parent: u64, machines: &[(&str, HostId, u64, u8)]) -> Plan {
         parent: Generation(parent),
         subnet: SUBNET,
         placements: machines.iter().map(placement).collect(),
+        level: Level::FIRST,
     }
 }
 
@@ -328,4 +329,26 @@ fn what_a_session_keeps_is_bounded() {
         state = done(state, Command::Keep(contents));
         assert!(state.contents.bytes() <= MAX_KEPT_BYTES, "{number}");
     }
+}
+
+#[test]
+fn the_level_never_falls_and_whoever_has_a_share_hears_of_it() {
+    let raise = |level: u32| Command::Raise { level: level.into() };
+    let state = created();
+    assert_eq!(state.level, Level::FIRST);
+    let raised = done(state.clone(), raise(2));
+    assert_eq!((raised.level, raised.version), (2.into(), state.version + 1));
+    let same = done(done(raised.clone(), raise(2)), raise(1));
+    assert_eq!(same, raised);
+    let far = done(raised.clone(), raise(900));
+    assert_eq!(far.level, 900.into(), "what this program understands decides nothing here");
+    assert_eq!(apply(Some(done(raised, Command::End)), raise(3)).1, Err(Refused::Ended));
+}
+
+#[test]
+fn a_plan_that_was_made_before_a_raise_is_made_anew() {
+    let raised = done(created(), Command::Raise { level: 2.into() });
+    let early = plan(0, &[("web-1", NAS, 1, 10)]);
+    assert_eq!(commit(raised.clone(), early.clone()).1, Err(Refused::Raised));
+    assert_eq!(commit(raised, Plan { level: 2.into(), ..early }).1, Ok(()));
 }

@@ -32,6 +32,6 @@ pub use self::{
     session::{
         DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,
     },
-    status::{Member, MemberState, Path, PathKind, Status, ThisHost, Trouble, Warning},
+    status::{Member, MemberState, Path, PathKind, Status, ThisHost, Trouble, Understands, Warning},
     token::{Named, TokenCreate, TokenCreated, TokenRow, Tokens},
 };

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MachineRow, ServiceRow};
-use crate::id::{MachineName, SessionId};
+use super::{MachineRow, ServiceRow, Understands};
+use crate::{
+    id::{MachineName, SessionId},
+    level::Level,
+};
 
 /// `agent session list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,12 @@ pub struct SessionStatus {
     pub machines: Vec<MachineRow>,
     /// Its services.
     pub services: Vec<ServiceRow>,
+    /// What everybody understands who had a part in it when it came to this level.
+    #[serde(default)]
+    pub level: Level,
+    /// Members that understand less: they neither vote nor get machines of it.
+    #[serde(default)]
+    pub below: Vec<Understands>,
 }
 
 /// What `up` polls: the session as this host sees it, and who sees it otherwise.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MeshRef, SessionRow};
-use crate::{id::HostId, session::Accelerator};
+use crate::{id::HostId, level::Level, session::Accelerator};
 
 /// `agent status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,21 @@ pub struct Status {
     /// What keeps this agent from doing its work; empty = it is well.
     #[serde(default)]
     pub health: Vec<Trouble>,
+    /// What every member of the mesh understands.
+    #[serde(default)]
+    pub level: Level,
+    /// Members that understand less than another one; empty = all are alike.
+    #[serde(default)]
+    pub below: Vec<Understands>,
+}
+
+/// A member that understands less than others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Understands {
+    /// Its label.
+    pub host: String,
+    /// The level that it told last; `null` = it never told one, and counts with the first.
+    pub level: Option<Level>,
 }
 
 /// The host that answers.

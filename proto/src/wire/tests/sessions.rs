@@ -1,0 +1,342 @@
+//! What a session is made of, everything in it, as it travels and is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::golden::Sample;
+use crate::{
+    id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    level::LEVEL,
+    reasons::{Because, Cause, Hindrance, Unchosen},
+    session::{
+        Change, ChangeAction, Command, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
+        MachineReport, MachineSpec, Made, Obstacle, Phase, Placement, Plan, Prefix, Proposal, Rejection,
+        Replace, Share, State, Voices,
+    },
+    time::Timestamp,
+    topology::{
+        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
+        Service, Topology,
+    },
+    wire::codec::{Form, from_bytes, to_bytes},
+};
+
+pub(super) const SESSION: SessionId = SessionId([7; 16]);
+
+pub(super) fn samples() -> Vec<Sample> {
+    let hosts = [host(1), host(2)].into();
+    vec![
+        Sample::message("share.whole", share()),
+        Sample::message("voices.two", Voices { hosts }),
+        Sample::message("voices.none", Voices::default()),
+        made(),
+    ]
+    .into_iter()
+    .chain(commands())
+    .collect()
+}
+
+/// What stands in the log of voters, which has a form of its own around it.
+fn commands() -> impl Iterator<Item = Sample> {
+    let (machine, host, epoch) = (|| machine("web-1"), host(1), Epoch(3));
+    let commands = [
+        (
+            "create",
+            Command::Create { id: SESSION, name: name("shop"), stamp: Timestamp(1), ssh_seed: [9; 32] },
+        ),
+        ("apply", Command::Apply { intent: intent(), plan: plan(), replace: replace() }),
+        ("grant", Command::Grant { machine: machine(), host, epoch }),
+        ("wish", Command::Wish { machine: machine(), run: true }),
+        ("dropped", Command::Dropped { machine: machine(), host, epoch }),
+        ("end", Command::End),
+        ("keep", Command::Keep(contents())),
+        ("raise", Command::Raise { level: LEVEL }),
+    ];
+    commands.into_iter().map(|(name, command)| {
+        Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
+            let command: Command = from_bytes(bytes, usize::MAX, Form::Sound)?;
+            Ok(to_bytes(&command))
+        })
+    })
+}
+
+/// Digests of what a guest was told: with another one, a disk would be taken for one that was made otherwise.
+fn made() -> Sample {
+    let written = |intent: &Intent| {
+        let groups = intent.topology.groups.iter();
+        to_bytes(&groups.map(|(name, group)| Made::of(intent, name, group)).collect::<Vec<_>>())
+    };
+    Sample::closed("made.of", written(&intent()), move |bytes| {
+        let made: Vec<Made> = from_bytes(bytes, usize::MAX, Form::Sound)?;
+        Ok(to_bytes(&made))
+    })
+}
+
+pub(super) fn host(number: u8) -> HostId {
+    HostId([number; 32])
+}
+
+pub(super) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(super) fn machine(text: &str) -> MachineName {
+    text.parse().unwrap()
+}
+
+pub(super) fn contents() -> Contents {
+    let mut contents = Contents::default();
+    contents.add(b"port = 80\n");
+    contents.add(b"key = \"secret\"\n");
+    contents
+}
+
+fn content() -> Content {
+    Content::of(b"port = 80\n")
+}
+
+fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn services() -> BTreeMap<Name, Service> {
+    let ready = |probe| Some(Ready { probe, interval_ms: 2000, grace_ms: 60_000 });
+    [
+        (name("http"), Service { port: 80, ready: ready(Probe::Http("/health".into())) }),
+        (name("tcp"), Service { port: 8080, ready: ready(Probe::Tcp) }),
+        (name("plain"), Service { port: 9000, ready: None }),
+    ]
+    .into()
+}
+
+fn group() -> Group {
+    let file = |owner: Option<&str>| FileSpec {
+        source: "app.toml".into(),
+        mode: 0o644,
+        owner: owner.map(str::to_owned),
+    };
+    Group {
+        image: ImageRef::Named("debian:12".into()),
+        cpus: 2,
+        memory_mib: 512,
+        disk_mib: Some(4096),
+        count: 2,
+        role: Some("front".into()),
+        needs: [name("db")].into(),
+        failover: Failover::Restart,
+        restart: Restart::Always,
+        place: Place {
+            spread_host: true,
+            tags: texts(&[("room", "attic")]),
+            hosts: [name("nas")].into(),
+            near: [name("db")].into(),
+            apart: [name("log")].into(),
+        },
+        setup: vec!["apt-get update".into()],
+        files: [("/etc/app.toml".into(), file(Some("app:app"))), ("/etc/plain".into(), file(None))].into(),
+        env: texts(&[("MODE", "live")]),
+        ssh_keys: vec!["~/.ssh/id_ed25519.pub".into()],
+        user: Some(name("debian")),
+        services: services(),
+    }
+}
+
+pub(super) fn intent() -> Intent {
+    let plain = |restart| Group {
+        image: ImageRef::Pinned(Digest([4; 32])),
+        disk_mib: None,
+        role: None,
+        needs: BTreeSet::new(),
+        failover: Failover::Hold,
+        restart,
+        place: Place::default(),
+        user: None,
+        ..group()
+    };
+    let groups = [
+        (name("web"), group()),
+        (name("db"), plain(Restart::OnFailure)),
+        (name("log"), plain(Restart::Never)),
+    ];
+    Intent {
+        topology: Topology { session: name("shop"), groups: groups.into() },
+        files: [("app.toml".into(), content())].into(),
+        ssh_keys: [(name("web"), vec!["ssh-ed25519 AAAA me".into()])].into(),
+    }
+}
+
+pub(super) fn plan() -> Plan {
+    let intent = intent();
+    let made = Made::of(&intent, &name("web"), &intent.topology.groups[&name("web")]);
+    let placement = |number: u8, image_name, guard, disk_mib| Placement {
+        machine: machine(&format!("web-{number}")),
+        host: host(number),
+        epoch: Epoch(3),
+        address: [10, 64, 0, 10 + number].into(),
+        mac: [2, 0, 0, 0, 0, number],
+        image: Digest([4; 32]),
+        image_size: 64 << 20,
+        image_name,
+        guard,
+        because: "most free memory (4096 MiB)".into(),
+        disk_mib,
+        made: made.clone(),
+    };
+    Plan {
+        generation: Generation(5),
+        parent: Generation(4),
+        subnet: subnet(),
+        placements: vec![
+            placement(1, ImageRef::Named("debian:12".into()), Guard::Hold, Some(4096)),
+            placement(2, ImageRef::Pinned(Digest([4; 32])), Guard::Lease, None),
+        ],
+        level: LEVEL,
+    }
+}
+
+pub(super) fn subnet() -> Prefix {
+    Prefix { base: [10, 64, 0, 0].into(), len: 24 }
+}
+
+pub(super) fn replace() -> Replace {
+    Replace { all: false, machines: [machine("web-1")].into() }
+}
+
+pub(super) fn state() -> State {
+    State {
+        id: SESSION,
+        name: name("shop"),
+        stamp: Timestamp(1_790_000_000_000),
+        version: 300,
+        recovery: 1,
+        intent: Some(intent()),
+        plan: Some(plan()),
+        epochs: [(machine("web-1"), Epoch(3))].into(),
+        granted: [(machine("web-1"), Epoch(3))].into(),
+        addresses: [(machine("web-1"), [10, 64, 0, 11].into())].into(),
+        stopped: [machine("web-2")].into(),
+        starts: [(machine("web-1"), 2)].into(),
+        drops: [(machine("old-1"), vec![Drop { host: host(1), epoch: Epoch(2) }])].into(),
+        ended: false,
+        ssh_seed: [9; 32],
+        contents: contents(),
+        level: LEVEL,
+    }
+}
+
+pub(super) fn share() -> Share {
+    let entry = |number: u8, guard, user: Option<&str>| MachineEntry {
+        machine: machine(&format!("web-{number}")),
+        host: host(number),
+        epoch: Epoch(3),
+        address: [10, 64, 0, 10 + number].into(),
+        guard,
+        user: user.map(name),
+        run: true,
+    };
+    let group = GroupEntry {
+        services: [(name("http"), 80)].into(),
+        http: [name("http")].into(),
+        needs: [name("db")].into(),
+        machines: vec![entry(1, Guard::Hold, Some("debian")), entry(2, Guard::Lease, None)],
+    };
+    Share {
+        session: SESSION,
+        name: name("shop"),
+        stamp: Timestamp(1_790_000_000_000),
+        recovery: 1,
+        version: 300,
+        generation: Generation(5),
+        ended: false,
+        directory: Directory { subnet: subnet(), groups: [(name("web"), group)].into() },
+        machines: vec![
+            spec("web-1", Guard::Hold, Restart::Always, Failover::Restart),
+            spec("web-2", Guard::Lease, Restart::OnFailure, Failover::Hold),
+            spec("web-3", Guard::Hold, Restart::Never, Failover::Hold),
+        ],
+        drops: vec![(machine("old-1"), Epoch(2))],
+        ssh_seed: [9; 32],
+        level: LEVEL,
+    }
+}
+
+fn spec(text: &str, guard: Guard, restart: Restart, failover: Failover) -> MachineSpec {
+    let file = |owner: Option<&str>| MachineFile {
+        path: "/etc/app.toml".into(),
+        mode: 0o644,
+        owner: owner.map(str::to_owned),
+        content: content(),
+    };
+    MachineSpec {
+        machine: machine(text),
+        epoch: Epoch(3),
+        run: true,
+        starts: 2,
+        image: Digest([4; 32]),
+        image_size: 64 << 20,
+        cpus: 2,
+        memory_mib: 512,
+        disk_mib: Some(4096),
+        address: [10, 64, 0, 11].into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        needs: [name("db")].into(),
+        guard,
+        restart,
+        failover,
+        services: services(),
+        setup: vec!["apt-get update".into()],
+        files: vec![file(Some("app:app")), file(None)],
+        env: texts(&[("MODE", "live")]),
+        ssh_keys: vec!["ssh-ed25519 AAAA me".into()],
+        user: Some(name("debian")),
+        host_key_seed: [8; 32],
+    }
+}
+
+pub(super) fn proposal() -> Proposal {
+    let change = |action, how| Change {
+        machine: machine("web-1"),
+        action,
+        how,
+        host: host(1),
+        because: "web wants 1 now".into(),
+        why: Some(Cause::FewerWanted { count: 1 }),
+    };
+    Proposal {
+        plan: Some(plan()),
+        changes: vec![
+            change(ChangeAction::Create, None),
+            change(ChangeAction::Change, Some(How::InPlace)),
+            change(ChangeAction::Change, Some(How::Replace)),
+            change(ChangeAction::Remove, None),
+            change(ChangeAction::Keep, None),
+        ],
+        rejected: vec![Rejection::new(machine("web-1"), host(2), Unchosen::Down)],
+        obstacles: vec![Obstacle::new(machine("web-2"), Hindrance::NoHosts)],
+        unasked: vec![
+            change(ChangeAction::Create, None),
+            change(ChangeAction::Change, Some(How::InPlace)),
+            change(ChangeAction::Change, Some(How::Replace)),
+            change(ChangeAction::Remove, None),
+            change(ChangeAction::Keep, None),
+        ],
+        fetch: vec![(host(1), Digest([4; 32]), 64 << 20)],
+        notes: vec!["guests run slowly".into()],
+    }
+}
+
+/// A report of each phase.
+pub(super) fn reports() -> Vec<MachineReport> {
+    let phases = [
+        Phase::Waiting,
+        Phase::Fetching,
+        Phase::Starting,
+        Phase::Running,
+        Phase::Booted,
+        Phase::Ready,
+        Phase::Paused,
+        Phase::Failed,
+        Phase::Stopped,
+    ];
+    let report = |phase| MachineReport::new(machine("web-1"), Epoch(3), (phase, Some(Because::Silent)));
+    phases.into_iter().map(report).collect()
+}
