@@ -57,14 +57,14 @@ pub struct Run {
     pub join: Option<api::JoinRequest>,
 }
 
-type Answer<T> = Result<T, Error>;
+type ApiResult<T> = Result<T, Error>;
 
 fn failed(error: &dyn std::error::Error) -> Error {
     Error::new(Kind::Failed, "the agent cannot run").because(words(error)).next("agent doctor")
 }
 
 /// Takes the data directory for this process, or says who has it.
-fn take(data: &DataDir) -> Answer<disk::Lock> {
+fn take(data: &DataDir) -> ApiResult<disk::Lock> {
     let taken = disk::open(data).and_then(|()| disk::Lock::take(data));
     taken.map_err(|error| {
         let what = "the data directory cannot be used";
@@ -73,7 +73,7 @@ fn take(data: &DataDir) -> Answer<disk::Lock> {
 }
 
 /// Runs the daemon until it is told to stop; machines go on running.
-pub async fn run(run: Run) -> Answer<()> {
+pub async fn run(run: Run) -> ApiResult<()> {
     // Whatever is written below the data directory is the owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let data = run.data.clone();
@@ -89,7 +89,7 @@ fn with_disk(data: &DataDir, error: Error) -> Error {
     trouble.next.into_iter().fold(told, |told, next| told.next(next))
 }
 
-async fn run_locked(run: Run) -> Answer<()> {
+async fn run_locked(run: Run) -> ApiResult<()> {
     let Run { data, config, join } = run;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = join::first(&data, join)? {
@@ -129,7 +129,7 @@ async fn run_locked(run: Run) -> Answer<()> {
 }
 
 /// Serves names and the local API.
-async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Answer<()> {
+async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> ApiResult<()> {
     let (shares, stop) = (limits::shares(), built.stop.clone());
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();

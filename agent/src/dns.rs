@@ -30,7 +30,7 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
-use proto::names::{self, Answer, Kind, View};
+use proto::names::{self, Resolution, Kind, View};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ pub use ask::ask;
 use crate::host::durable;
 
 /// Answers a question: full name, kind, who asks. May open a forward before it answers.
-pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Answer> + Send + Sync>;
+pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Resolution> + Send + Sync>;
 
 /// A bound server that does not serve yet.
 pub struct Bound {
@@ -192,19 +192,19 @@ async fn reply(name: &Name, asked: RecordType, view: View, zone: &str, resolve: 
     };
     let full = |text: &str| Name::from_str(&format!("{}.", text.trim_end_matches('.'))).ok();
     let answers: Vec<Record> = match &found {
-        Answer::Addresses(addresses) => {
+        Resolution::Addresses(addresses) => {
             addresses.iter().map(|address| record(address_data(*address))).collect()
         }
-        Answer::Services(targets) => targets
+        Resolution::Services(targets) => targets
             .iter()
             .filter_map(|target| Some(record(RData::SRV(SRV::new(0, 0, target.port, full(&target.name)?)))))
             .collect(),
-        Answer::Name(text) => full(text).map(|name| record(RData::PTR(PTR(name)))).into_iter().collect(),
-        Answer::NoData | Answer::NoName | Answer::Refused => Vec::new(),
+        Resolution::Name(text) => full(text).map(|name| record(RData::PTR(PTR(name)))).into_iter().collect(),
+        Resolution::NoData | Resolution::NoName | Resolution::Refused => Vec::new(),
     };
     let code = match found {
-        Answer::NoName => ResponseCode::NXDomain,
-        Answer::Refused => ResponseCode::Refused,
+        Resolution::NoName => ResponseCode::NXDomain,
+        Resolution::Refused => ResponseCode::Refused,
         _ => ResponseCode::NoError,
     };
     let soa = (answers.is_empty() && code != ResponseCode::Refused).then(|| soa(zone)).flatten();
@@ -243,17 +243,17 @@ mod tests {
             Box::pin(async move {
                 match (name.as_str(), kind, view) {
                     ("web.shop.mesh.internal.", Kind::A, View::Host) => {
-                        Answer::Addresses(vec![Ipv4Addr::new(127, 64, 1, 2).into()])
+                        Resolution::Addresses(vec![Ipv4Addr::new(127, 64, 1, 2).into()])
                     }
-                    ("web.shop.mesh.internal.", ..) => Answer::NoData,
+                    ("web.shop.mesh.internal.", ..) => Resolution::NoData,
                     ("_http._tcp.web.shop.mesh.internal.", Kind::Srv, _) => {
-                        Answer::Services(vec![names::Target {
+                        Resolution::Services(vec![names::Target {
                             name: "web.shop.mesh.internal".into(),
                             port: 8080,
                         }])
                     }
-                    (name, ..) if name.ends_with("mesh.internal.") => Answer::NoName,
-                    _ => Answer::Refused,
+                    (name, ..) if name.ends_with("mesh.internal.") => Resolution::NoName,
+                    _ => Resolution::Refused,
                 }
             })
         })

@@ -28,7 +28,7 @@ pub use running::{Inside, MEND_CLOCK, judge};
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Findings {
     /// CPU architecture as QEMU spells it.
     pub arch: String,
     /// First line of `qemu-system-ARCH --version`.
@@ -97,7 +97,7 @@ pub enum Packages {
 const LOW_DISK_MIB: u64 = 2048;
 
 /// Gathers what can be seen without the daemon's help.
-pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
+pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings {
     let arch = std::env::consts::ARCH.to_owned();
     let port = config.map_or(7440, |config| config.listen_port);
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -105,7 +105,7 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
     let refused = disk::inspect(data).err().map(|error| (words(&error), error.next()));
     // Nothing is tried in a directory of somebody else, or in one that is not ours yet.
     let ours = refused.is_none() && existing == data.path();
-    Seen {
+    Findings {
         refused,
         trouble: if ours { disk::look(data) } else { None },
         file_bytes: limits::file_bytes(),
@@ -130,7 +130,7 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Seen {
 }
 
 /// Decides what was seen means.
-pub fn examine(seen: &Seen) -> Vec<Check> {
+pub fn examine(seen: &Findings) -> Vec<Check> {
     let checks = vec![qemu(seen), accelerator(seen), qemu_img(seen), ssh(seen), data(seen), room(seen)];
     let checks = checks.into_iter().chain(file_size(seen));
     checks.chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
@@ -178,7 +178,7 @@ fn ok(name: &str, what: impl Into<String>) -> Check {
     check(name, CheckState::Ok, what, None)
 }
 
-fn qemu(seen: &Seen) -> Check {
+fn qemu(seen: &Findings) -> Check {
     match &seen.qemu {
         Some(version) => ok("qemu", version),
         None if seen.arch != "x86_64" => {
@@ -199,7 +199,7 @@ const KVM_DENIED: &str = "sudo usermod -aG kvm $USER    then log in again and st
 const KVM_ABSENT: &str =
     "sudo modprobe kvm_intel    on AMD kvm_amd; if it refuses, look at VT-x or SVM in the firmware";
 
-fn accelerator(seen: &Seen) -> Check {
+fn accelerator(seen: &Findings) -> Check {
     let slow = "machines run 10 to 30 times slower";
     match seen.kvm {
         Kvm::Open => ok("accelerator", "/dev/kvm can be opened; the running agent proves its speed"),
@@ -214,7 +214,7 @@ fn accelerator(seen: &Seen) -> Check {
     }
 }
 
-fn qemu_img(seen: &Seen) -> Check {
+fn qemu_img(seen: &Findings) -> Check {
     if seen.qemu_img {
         return ok("qemu-img", "converts images");
     }
@@ -222,7 +222,7 @@ fn qemu_img(seen: &Seen) -> Check {
     check("qemu-img", CheckState::Limited, what, Some(seen.install(Package::QemuImg)))
 }
 
-fn ssh(seen: &Seen) -> Check {
+fn ssh(seen: &Findings) -> Check {
     if seen.ssh {
         return ok("ssh", "enters machines");
     }
@@ -230,7 +230,7 @@ fn ssh(seen: &Seen) -> Check {
     check("ssh", CheckState::Limited, what, Some(seen.install(Package::Ssh)))
 }
 
-fn data(seen: &Seen) -> Check {
+fn data(seen: &Findings) -> Check {
     let dir = seen.data.display();
     if let Some((what, mend)) = &seen.refused {
         return check("data", CheckState::Missing, what, Some(mend.clone()));
@@ -248,7 +248,7 @@ fn data(seen: &Seen) -> Check {
     }
 }
 
-fn file_size(seen: &Seen) -> Option<Check> {
+fn file_size(seen: &Findings) -> Option<Check> {
     let bytes = seen.file_bytes?;
     let what =
         format!("files may grow to {} MiB only (ulimit -f): images and disks fail beyond", bytes >> 20);
@@ -256,7 +256,7 @@ fn file_size(seen: &Seen) -> Option<Check> {
     Some(check("files", CheckState::Limited, what, Some(mend)))
 }
 
-fn room(seen: &Seen) -> Check {
+fn room(seen: &Findings) -> Check {
     match seen.free_mib {
         Some(free) if free < LOW_DISK_MIB => {
             let what = format!("{free} MiB are free in {}: images and disks need more", seen.data.display());
@@ -272,7 +272,7 @@ fn room(seen: &Seen) -> Check {
     }
 }
 
-fn policy(seen: &Seen) -> Check {
+fn policy(seen: &Findings) -> Check {
     if seen.machines {
         return ok("policy", "machines may run here");
     }
@@ -280,7 +280,7 @@ fn policy(seen: &Seen) -> Check {
     check("policy", CheckState::Limited, "the settings say that no machine runs here", Some(mend))
 }
 
-fn ports(seen: &Seen) -> Check {
+fn ports(seen: &Findings) -> Check {
     let pair = format!("{} and {}", seen.port, seen.port + 1);
     if seen.running {
         return ok("ports", "the running agent has its ports");
@@ -294,7 +294,7 @@ fn ports(seen: &Seen) -> Check {
     }
 }
 
-fn names(seen: &Seen) -> Check {
+fn names(seen: &Findings) -> Check {
     match (seen.running, seen.port_53) {
         (true, _) => ok("names", "the running agent answers; `agent status` shows where"),
         (false, true) => ok("names", "port 53 of 127.0.0.1 is free"),
@@ -305,7 +305,7 @@ fn names(seen: &Seen) -> Check {
     }
 }
 
-fn agent(seen: &Seen) -> Check {
+fn agent(seen: &Findings) -> Check {
     match (seen.member, seen.running) {
         (_, true) => ok("agent", "runs"),
         (true, false) => check("agent", CheckState::Limited, "does not run", Some("agent run".to_owned())),
@@ -323,7 +323,7 @@ enum Package {
     Ssh,
 }
 
-impl Seen {
+impl Findings {
     fn install(&self, package: Package) -> String {
         let name = match (self.packages, package) {
             (Packages::Apt, Package::Qemu) => "qemu-system-x86",

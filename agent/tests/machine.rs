@@ -505,23 +505,23 @@ impl proto::wire::Message for WishOfTomorrow {
 
 #[tokio::test]
 async fn a_shim_says_that_it_does_not_know_a_wish_and_skips_what_it_need_not_know() {
-    use machine::wire::{Answer, read, write};
+    use machine::wire::{ShimAnswer, read, write};
     let Some(bench) = bench(None).await else { return };
     let shim = bench.launch().await;
     let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
     let asked = async |wish: &WishOfTomorrow| {
         let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
         write(&mut stream, wish).await.unwrap();
-        within(20, read::<Answer>(&mut stream)).await.unwrap()
+        within(20, read::<ShimAnswer>(&mut stream)).await.unwrap()
     };
-    assert_eq!(asked(&WishOfTomorrow::Sing).await, Answer::Unknown);
+    assert_eq!(asked(&WishOfTomorrow::Sing).await, ShimAnswer::Unknown);
     // Nobody listens there, so the wish itself was understood.
-    assert_ne!(asked(&WishOfTomorrow::Dial { port: 9, gently: true }).await, Answer::Unknown);
+    assert_ne!(asked(&WishOfTomorrow::Dial { port: 9, gently: true }).await, ShimAnswer::Unknown);
     let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
     stream.write_all(b"\"Status\"\n").await.unwrap();
-    let refused = within(20, read::<Answer>(&mut stream)).await.unwrap();
+    let refused = within(20, read::<ShimAnswer>(&mut stream)).await.unwrap();
     assert!(
-        matches!(&refused, Answer::Failed(because) if because.starts_with("not understood: ")),
+        matches!(&refused, ShimAnswer::Failed(because) if because.starts_with("not understood: ")),
         "{refused:?}"
     );
     assert!(shim.answers().await);

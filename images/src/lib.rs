@@ -48,7 +48,7 @@ use error::io;
 use store::Content;
 
 /// What this host has, as records for the mesh.
-pub type Records = Arc<BTreeMap<Digest, ImageRecord>>;
+pub type ImageRecords = Arc<BTreeMap<Digest, ImageRecord>>;
 
 /// The images of this host. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ struct Inner {
     /// Held while the catalogue on disk changes.
     catalogue: tokio::sync::Mutex<Catalogue>,
     /// What the catalogue says, for everybody.
-    records: watch::Sender<Records>,
+    records: watch::Sender<ImageRecords>,
     /// Fetches that go on.
     transfers: watch::Sender<BTreeMap<Digest, Progress>>,
     /// One command at a time works on one content.
@@ -111,12 +111,12 @@ impl Images {
     }
 
     /// Gives what is here, complete or being fetched, as records for the mesh.
-    pub fn list(&self) -> Records {
+    pub fn list(&self) -> ImageRecords {
         self.0.records.borrow().clone()
     }
 
     /// Watches [`Images::list`].
-    pub fn watch(&self) -> watch::Receiver<Records> {
+    pub fn watch(&self) -> watch::Receiver<ImageRecords> {
         self.0.records.subscribe()
     }
 
@@ -233,7 +233,7 @@ impl Images {
     }
 
     /// Removes complete files that the catalogue does not list: of an import or a removal that was cut short.
-    fn sweep_raw(&self, records: &Records) -> Result<(), ImageError> {
+    fn sweep_raw(&self, records: &ImageRecords) -> Result<(), ImageError> {
         for file in std::fs::read_dir(self.0.dir.join("raw")).map_err(io("list the images"))? {
             let file = file.map_err(io("list the images"))?;
             let digest = file.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());

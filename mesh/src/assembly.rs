@@ -50,7 +50,7 @@ use crate::{
         relays::Relays,
     },
     transport::{
-        answer::{self, Answering, Inbound, RaftInbound},
+        answer::{self, Answering, Incoming, RaftInbound},
         endpoint::{BindError, Ports},
         gate::Gate,
         protocols,
@@ -77,7 +77,7 @@ pub struct Handlers {
     /// Further protocols on the endpoint, for members only.
     pub extra: Vec<(Vec<u8>, Box<dyn DynProtocolHandler>)>,
     /// Requests that the mesh does not answer itself.
-    pub requests: mpsc::Sender<Inbound>,
+    pub requests: mpsc::Sender<Incoming>,
     /// Raft messages.
     pub raft: mpsc::Sender<RaftInbound>,
 }

@@ -36,7 +36,7 @@ pub use proto::reachability::path::{Path, PathKind};
 pub use reach::addresses::Interfaces;
 pub use reach::interfaces::interfaces;
 pub use reach::relay::Serve;
-pub use transport::answer::{Inbound, RaftInbound};
+pub use transport::answer::{Incoming, RaftInbound};
 pub use transport::endpoint::{FIRST_PORT, Ports};
 pub use transport::rpc::RpcError;
 

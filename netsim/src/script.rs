@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use proto::{
     id::{HostId, MachineName, Name},
-    names::{self, Answer, Kind, View},
+    names::{self, Resolution, Kind, View},
     run::Rules,
     session::Replace,
     topology::{Intent, Topology},
@@ -32,7 +32,7 @@ use proto::{
 
 use crate::world::{
     SESSION, World,
-    fault::{Fault, Seen, group},
+    fault::{Fault, Basis, group},
     invariants::Violation,
 };
 
@@ -123,10 +123,10 @@ impl Stage {
                 SESSION,
                 Box::new(intent(block)?),
                 Replace::default(),
-                Seen::Anything,
+                Basis::Anything,
             ),
             ["up", host, "replace"] => {
-                Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::all(), Seen::Anything)
+                Fault::Up(self.id(host)?, SESSION, Box::new(intent(block)?), Replace::all(), Basis::Anything)
             }
             ["down", host] => Fault::Down(self.id(host)?, SESSION),
             ["stop", host, machine] => Fault::Wish(self.id(host)?, (SESSION, self.machine(machine)?), false),
@@ -234,9 +234,9 @@ impl Stage {
         let Some(host) = world.hosts.get(&id) else { return Ok(()) };
         let zone = host.zone(&world.names, world.now);
         let text = match names::answer(&zone, View::Guest(SESSION), name, Kind::A) {
-            Answer::Addresses(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-            Answer::NoData => "exists, but nothing of it is ready".to_owned(),
-            Answer::NoName => "no such name".to_owned(),
+            Resolution::Addresses(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Resolution::NoData => "exists, but nothing of it is ready".to_owned(),
+            Resolution::NoName => "no such name".to_owned(),
             other => format!("{other:?}"),
         };
         self.line(&text);

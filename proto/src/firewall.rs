@@ -109,7 +109,7 @@ pub struct Known<'a> {
 
 /// What was let through about one id.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Passed {
     /// The first heartbeat and when it came: what is believed later grows from here.
     beat: Option<(u64, u64)>,
     /// The version that chitchat has.
@@ -117,7 +117,7 @@ struct Seen {
     mentioned_ms: u64,
 }
 
-impl Seen {
+impl Passed {
     fn most_beats(&self, now_ms: u64, interval_ms: u64) -> u64 {
         let Some((first, at_ms)) = self.beat else { return MAX_FIRST_BEAT };
         let gained = (now_ms.saturating_sub(at_ms) / interval_ms).saturating_mul(BEATS_PER_INTERVAL);
@@ -134,7 +134,7 @@ pub struct Firewall {
     me: GossipId,
     mesh: MeshId,
     interval_ms: u64,
-    seen: BTreeMap<GossipId, Seen>,
+    seen: BTreeMap<GossipId, Passed>,
 }
 
 impl GossipId {
@@ -176,7 +176,7 @@ impl Firewall {
             return Err(DropBecause::TooLarge);
         }
         self.forget(known.now_ms);
-        let mut heard: BTreeMap<GossipId, Seen> = BTreeMap::new();
+        let mut heard: BTreeMap<GossipId, Passed> = BTreeMap::new();
         match read::frame(frame, known.unpack, MAX_UNPACKED_BYTES)? {
             Frame::Syn { cluster: theirs, digest } => {
                 if theirs != cluster(self.mesh) {
@@ -202,7 +202,7 @@ impl Firewall {
         &self,
         digest: &Digest,
         known: &Known<'_>,
-        heard: &mut BTreeMap<GossipId, Seen>,
+        heard: &mut BTreeMap<GossipId, Passed>,
     ) -> Result<(), DropBecause> {
         for (id, entry) in digest {
             self.check_id(id, known)?;
@@ -220,7 +220,7 @@ impl Firewall {
             }
             let beat = seen.beat.or(Some((entry.heartbeat, known.now_ms)));
             // Versions of a digest shape our answer only; chitchat does not keep them.
-            heard.insert(id.clone(), Seen { beat, mentioned_ms: known.now_ms, ..seen });
+            heard.insert(id.clone(), Passed { beat, mentioned_ms: known.now_ms, ..seen });
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Firewall {
         &self,
         delta: &Delta,
         known: &Known<'_>,
-        heard: &mut BTreeMap<GossipId, Seen>,
+        heard: &mut BTreeMap<GossipId, Passed>,
     ) -> Result<(), DropBecause> {
         let mut told = BTreeSet::new();
         for part in delta {
@@ -248,7 +248,7 @@ impl Firewall {
                 return Err(DropBecause::Versions(id.node.clone()));
             }
             let version = Some(version.max(before.version.unwrap_or(0)));
-            heard.insert(id.clone(), Seen { version, mentioned_ms: known.now_ms, ..before });
+            heard.insert(id.clone(), Passed { version, mentioned_ms: known.now_ms, ..before });
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Firewall {
     /// oldest known one gives way, so that nobody can lock it out with invented starts.
     fn check_generations(
         &mut self,
-        heard: &BTreeMap<GossipId, Seen>,
+        heard: &BTreeMap<GossipId, Passed>,
         from: HostId,
     ) -> Result<(), DropBecause> {
         let from = node_name(from);

@@ -95,7 +95,7 @@ pub enum Kind {
 
 /// What is answered. Every answer lives for [`TTL_S`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Resolution {
     /// To `A` and `Aaaa`.
     Addresses(Vec<IpAddr>),
     /// To `Srv`.
@@ -120,27 +120,27 @@ pub struct Target {
 }
 
 /// Answers one question. `name` may be in any case and may end in a dot.
-pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Answer {
+pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Resolution {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     if let Some(reversed) = name.strip_suffix(".in-addr.arpa") {
         return pointer(zone, view, reversed, kind);
     }
     if name == zone.zone {
-        return Answer::NoData;
+        return Resolution::NoData;
     }
     let Some(inner) = name.strip_suffix(&zone.zone).and_then(|name| name.strip_suffix('.')) else {
-        return Answer::Refused;
+        return Resolution::Refused;
     };
     let labels: Vec<&str> = inner.split('.').rev().collect();
     match labels.as_slice() {
-        ["host"] => Answer::NoData,
+        ["host"] => Resolution::NoData,
         ["host", host] => host_addresses(zone, host, kind),
-        ["host", ..] => Answer::NoName,
+        ["host", ..] => Resolution::NoName,
         [session, rest @ ..] => match find_session(zone, view, session) {
             Some(found) => found.answer(rest, kind),
-            None => Answer::NoName,
+            None => Resolution::NoName,
         },
-        [] => Answer::NoData,
+        [] => Resolution::NoData,
     }
 }
 
@@ -197,27 +197,27 @@ fn find_session<'a>(zone: &'a Zone, view: View, label: &str) -> Option<Found<'a>
 
 impl Found<'_> {
     /// Answers for the labels below the session, outermost first.
-    fn answer(&self, labels: &[&str], kind: Kind) -> Answer {
+    fn answer(&self, labels: &[&str], kind: Kind) -> Resolution {
         let group = |label: &str| {
             let (name, group) = self.directory.groups.iter().find(|(name, _)| name.as_str() == label)?;
             Some((name, group))
         };
         match labels {
-            [] => Answer::NoData,
+            [] => Resolution::NoData,
             [label] => match group(label) {
                 Some((_, group)) => self.group(label, group, kind),
                 None => self.machine(label, kind),
             },
-            [label, "_tcp"] if group(label).is_some() => Answer::NoData,
+            [label, "_tcp"] if group(label).is_some() => Resolution::NoData,
             [label, "_tcp", service] => match (group(label), service.strip_prefix('_')) {
                 (Some((name, group)), Some(service)) => self.service(name, group, service, kind),
-                _ => Answer::NoName,
+                _ => Resolution::NoName,
             },
-            _ => Answer::NoName,
+            _ => Resolution::NoName,
         }
     }
 
-    fn group(&self, label: &str, group: &GroupEntry, kind: Kind) -> Answer {
+    fn group(&self, label: &str, group: &GroupEntry, kind: Kind) -> Resolution {
         match self.view {
             View::Host => self.forward(label, kind),
             View::Guest(_) => {
@@ -227,29 +227,29 @@ impl Found<'_> {
         }
     }
 
-    fn machine(&self, label: &str, kind: Kind) -> Answer {
+    fn machine(&self, label: &str, kind: Kind) -> Resolution {
         let machine = label.parse::<MachineName>().ok();
         let Some(entry) = machine.and_then(|machine| self.directory.find(&machine)) else {
-            return Answer::NoName;
+            return Resolution::NoName;
         };
         match self.view {
-            _ if !self.is_ready(entry) => Answer::NoData,
+            _ if !self.is_ready(entry) => Resolution::NoData,
             View::Host => self.forward(label, kind),
             View::Guest(_) => of_kind([IpAddr::V4(entry.address)], kind),
         }
     }
 
-    fn forward(&self, label: &str, kind: Kind) -> Answer {
+    fn forward(&self, label: &str, kind: Kind) -> Resolution {
         let forward = self.zone.forwards.get(&(self.id, label.to_owned()));
         of_kind(forward.map(|forward| IpAddr::V4(forward.address)), kind)
     }
 
-    fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Answer {
+    fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Resolution {
         let Some((service, port)) = group.services.iter().find(|(name, _)| name.as_str() == service) else {
-            return Answer::NoName;
+            return Resolution::NoName;
         };
         if kind != Kind::Srv {
-            return Answer::NoData;
+            return Resolution::NoData;
         }
         let full = |label: &dyn std::fmt::Display| format!("{label}.{}.{}", self.label, self.zone.zone);
         let mut ready = self.ready(group).peekable();
@@ -265,7 +265,7 @@ impl Found<'_> {
                 port.map(|port| Target { name: full(name), port: *port }).into_iter().collect()
             }
         };
-        if targets.is_empty() { Answer::NoData } else { Answer::Services(targets) }
+        if targets.is_empty() { Resolution::NoData } else { Resolution::Services(targets) }
     }
 
     fn ready<'b>(&'b self, group: &'b GroupEntry) -> impl Iterator<Item = &'b MachineEntry> {
@@ -277,16 +277,16 @@ impl Found<'_> {
     }
 }
 
-fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Answer {
+fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Resolution {
     // Of two hosts with one name the lower id keeps it; certificates make that rare.
     match zone.hosts.values().find(|host| host.name.as_str() == label) {
         Some(host) if host.same_computer => of_kind(host.addresses.iter().copied(), kind),
         Some(host) => of_kind(zone.here.order(&host.addresses), kind),
-        None => Answer::NoName,
+        None => Resolution::NoName,
     }
 }
 
-fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Answer {
+fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Resolution {
     let fits = |address: &IpAddr| match kind {
         Kind::A => address.is_ipv4(),
         Kind::Aaaa => address.is_ipv6(),
@@ -300,17 +300,17 @@ fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Answer {
         }
     }
     let addresses = found;
-    if addresses.is_empty() { Answer::NoData } else { Answer::Addresses(addresses) }
+    if addresses.is_empty() { Resolution::NoData } else { Resolution::Addresses(addresses) }
 }
 
 /// Answers for `d.c.b.a` of an IPv4 address of ours.
-fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Answer {
+fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Resolution {
     let mut parts: Vec<&str> = reversed.split('.').collect();
     parts.reverse();
-    let Ok(address) = parts.join(".").parse::<Ipv4Addr>() else { return Answer::Refused };
+    let Ok(address) = parts.join(".").parse::<Ipv4Addr>() else { return Resolution::Refused };
     let label = |id: SessionId| labels(&zone.sessions).into_iter().find(|(_, of)| *of == id);
     let found = match view {
-        View::Host if !FORWARD_RANGE.contains(address) => return Answer::Refused,
+        View::Host if !FORWARD_RANGE.contains(address) => return Resolution::Refused,
         View::Host => {
             let forward = zone.forwards.iter().find(|(_, forward)| forward.address == address);
             forward.and_then(|((id, name), _)| Some(format!("{name}.{}", label(*id)?.0)))
@@ -320,13 +320,13 @@ fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Answer {
                 let entry = session.directory.machines().find(|entry| entry.address == address);
                 entry.map(|entry| format!("{}.{}", entry.machine, session.name))
             }
-            _ => return Answer::Refused,
+            _ => return Resolution::Refused,
         },
     };
     match found {
-        Some(name) if kind == Kind::Ptr => Answer::Name(format!("{name}.{}", zone.zone)),
-        Some(_) => Answer::NoData,
-        None => Answer::NoName,
+        Some(name) if kind == Kind::Ptr => Resolution::Name(format!("{name}.{}", zone.zone)),
+        Some(_) => Resolution::NoData,
+        None => Resolution::NoName,
     }
 }
 

@@ -11,7 +11,7 @@ use proto::{
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Answer, App, Telling};
+use super::{ApiResult, App, Telling};
 use crate::session::actions::words;
 
 /// How long every member that is up may take to learn a name (DESIGN section 12).
@@ -21,7 +21,7 @@ const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
 
 impl App {
     /// Tells every image the mesh knows.
-    pub async fn images(&self) -> Answer<api::Images> {
+    pub async fn images(&self) -> ApiResult<api::Images> {
         Ok(api::Images { images: rows::images(&self.picture()) })
     }
 
@@ -32,7 +32,7 @@ impl App {
     }
 
     /// Takes a file of this host as an image; done when every up member knows its name.
-    pub async fn image_import(&self, import: api::ImageImport, telling: Telling) -> Answer<api::ImageRow> {
+    pub async fn image_import(&self, import: api::ImageImport, telling: Telling) -> ApiResult<api::ImageRow> {
         let what = format!("{} was not imported", import.path);
         let (progress, seen) = watch::channel(images::Progress::default());
         let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
@@ -44,7 +44,7 @@ impl App {
     }
 
     /// Downloads an image; done when every up member knows its name.
-    pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> Answer<api::ImageRow> {
+    pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> ApiResult<api::ImageRow> {
         let what = format!("{} was not pulled", pull.url);
         let sha256 = hex::parse(&pull.sha256).map_err(|error| {
             Error::new(Kind::Usage, what.clone())
@@ -62,7 +62,7 @@ impl App {
     }
 
     /// Waits until every member that is up says that it knows the name.
-    async fn announce(&self, name: &str, digest: Digest) -> Answer<api::ImageRow> {
+    async fn announce(&self, name: &str, digest: Digest) -> ApiResult<api::ImageRow> {
         let of = move |change: &Change| {
             matches!(change, Change::Host(_) | Change::Seen(_)) || *change == Change::Image(digest)
         };
@@ -84,7 +84,7 @@ impl App {
     }
 
     /// Removes an image from this host; refused while a machine uses it.
-    pub async fn image_remove(&self, image: api::Named) -> Answer<api::Named> {
+    pub async fn image_remove(&self, image: api::Named) -> ApiResult<api::Named> {
         let what = format!("{} was not removed", image.id);
         let rows = rows::images(&self.picture());
         let by_digest: Option<Digest> = image.id.parse().ok();

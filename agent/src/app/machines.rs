@@ -8,11 +8,11 @@ use proto::{
     session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
-        rpc::{Answer as Rpc, Request},
+        rpc::{Answer, Request},
     },
 };
 
-use super::{Answer, App, Pipe, refused, sessions::unexpected};
+use super::{ApiResult, App, Pipe, refused, sessions::unexpected};
 use crate::{machine::openssh, session::nic};
 
 /// How long `machine stop` waits for the host to say that it stops: a share there, a record back.
@@ -20,7 +20,7 @@ const WISH_SHOWN: Duration = Duration::from_secs(3);
 
 impl App {
     /// Tells every machine of every session.
-    pub async fn machines(&self) -> Answer<api::Machines> {
+    pub async fn machines(&self) -> ApiResult<api::Machines> {
         let picture = self.picture();
         let rows = picture.shares.values().flat_map(|share| rows::machines(&picture, share));
         Ok(api::Machines { machines: rows.collect() })
@@ -30,7 +30,7 @@ impl App {
         &self,
         session: SessionId,
         machine: &MachineName,
-    ) -> Answer<(std::sync::Arc<Share>, MachineEntry)> {
+    ) -> ApiResult<(std::sync::Arc<Share>, MachineEntry)> {
         let missing = || {
             Error::new(Kind::NotFound, format!("there is no machine {machine}")).next("agent machine list")
         };
@@ -42,12 +42,12 @@ impl App {
     }
 
     /// Commits whether a machine shall run: `machine start` and `machine stop`.
-    pub async fn wish(&self, session: SessionId, machine: MachineName, run: bool) -> Answer<api::MachineRow> {
+    pub async fn wish(&self, session: SessionId, machine: MachineName, run: bool) -> ApiResult<api::MachineRow> {
         let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
         let before = self.row(session, &machine)?;
         let request = Request::Wish { session, machine: machine.clone(), run };
         match self.hub().ask(session, request).await {
-            Ok(Rpc::Done) => {}
+            Ok(Answer::Done) => {}
             Ok(answer) => return Err(unexpected(&what, &answer)),
             Err(refusal) => return Err(refused(what, refusal)),
         }
@@ -73,7 +73,7 @@ impl App {
             .next("agent machine list, and agent doctor on that host")
     }
 
-    fn row(&self, session: SessionId, machine: &MachineName) -> Answer<api::MachineRow> {
+    fn row(&self, session: SessionId, machine: &MachineName) -> ApiResult<api::MachineRow> {
         let (share, _) = self.find(session, machine)?;
         let rows = rows::machines(&self.picture(), &share);
         let row = rows.into_iter().find(|row| row.name == *machine);
@@ -81,7 +81,7 @@ impl App {
     }
 
     /// Gives what ssh needs to enter a machine.
-    pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> Answer<api::SshAccess> {
+    pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> ApiResult<api::SshAccess> {
         let (share, entry) = self.find(session, &machine)?;
         let host_key =
             openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
@@ -97,7 +97,7 @@ impl App {
     }
 
     /// Connects to a TCP port of a machine, wherever it runs.
-    pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> Answer<Pipe> {
+    pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
         let dialled = self.deps().net.dial(session, &machine, port).await;
         let stream = dialled.map_err(|error| {
@@ -109,7 +109,7 @@ impl App {
     }
 
     /// Opens a machine's serial console, wherever it runs: what it said, then live.
-    pub async fn console(&self, session: SessionId, machine: MachineName) -> Answer<Pipe> {
+    pub async fn console(&self, session: SessionId, machine: MachineName) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
         let opened = self.deps().net.dial(session, &machine, nic::CONSOLE_PORT).await;
         let console = opened.map_err(|error| {
@@ -121,7 +121,7 @@ impl App {
     }
 
     /// Tells every service of every session.
-    pub async fn services(&self) -> Answer<api::Services> {
+    pub async fn services(&self) -> ApiResult<api::Services> {
         let shares = self.picture().shares.clone();
         for share in shares.values() {
             self.listen_for(share).await;
@@ -163,7 +163,7 @@ impl App {
         &self,
         session: SessionId,
         open: api::ServiceOpen,
-    ) -> Answer<api::ServiceOpened> {
+    ) -> ApiResult<api::ServiceOpened> {
         let what = format!("{}.{} was not opened", open.group, open.session);
         let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
         let share = self

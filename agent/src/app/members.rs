@@ -9,7 +9,7 @@ use proto::{
     wire::api::{self, Error, Kind, MemberState},
 };
 
-use super::{Answer, App};
+use super::{ApiResult, App};
 use crate::{doctor, host::internals, machine::Qemu, session::actions::words};
 
 /// How long a member that joins again is waited for; it is tried on afterwards.
@@ -17,7 +17,7 @@ const MEET_WITHIN: Duration = Duration::from_secs(8);
 
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
-    pub async fn status(&self) -> Answer<api::Status> {
+    pub async fn status(&self) -> ApiResult<api::Status> {
         let mesh = &self.deps().mesh;
         let picture = self.picture();
         let hosts = rows::hosts(&picture);
@@ -76,13 +76,13 @@ impl App {
     }
 
     /// Tells every member with what it offers.
-    pub async fn hosts(&self) -> Answer<api::Hosts> {
+    pub async fn hosts(&self) -> ApiResult<api::Hosts> {
         Ok(api::Hosts { hosts: rows::hosts(&self.picture()) })
     }
 
     /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
     /// running agent is in a mesh already.
-    pub async fn join(&self, request: api::JoinRequest) -> Answer<api::Joined> {
+    pub async fn join(&self, request: api::JoinRequest) -> ApiResult<api::Joined> {
         let mesh = &self.deps().mesh;
         let refused = |error: mesh::MeetError| {
             let named = request.name.as_ref().map_or(String::new(), |name| format!(" as {name}"));
@@ -108,7 +108,7 @@ impl App {
     }
 
     /// Tells every grant.
-    pub async fn tokens(&self) -> Answer<api::Tokens> {
+    pub async fn tokens(&self) -> ApiResult<api::Tokens> {
         let row = |token: mesh::TokenView| api::TokenRow {
             id: token.id,
             issuer: None,
@@ -130,7 +130,7 @@ impl App {
     }
 
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
-    pub async fn token_create(&self, create: api::TokenCreate) -> Answer<api::TokenCreated> {
+    pub async fn token_create(&self, create: api::TokenCreate) -> ApiResult<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
         let wanted = mesh::TokenWish { expires_ms, uses: create.uses, admin: create.admin };
         let made = match self.deps().mesh.token_create(wanted).await {
@@ -159,7 +159,7 @@ impl App {
     }
 
     /// Revokes a grant, by id or a unique beginning of it.
-    pub async fn token_revoke(&self, token: api::Named) -> Answer<api::Named> {
+    pub async fn token_revoke(&self, token: api::Named) -> ApiResult<api::Named> {
         let rows = self.deps().mesh.tokens();
         let found: Vec<_> = rows.iter().filter(|row| row.id.starts_with(&token.id)).collect();
         let [row] = found[..] else {
@@ -181,7 +181,7 @@ impl App {
     }
 
     /// Tells what the agent and the shims of this host hold.
-    pub async fn internals(&self) -> Answer<api::Internals> {
+    pub async fn internals(&self) -> ApiResult<api::Internals> {
         let deps = self.deps();
         let held = internals::look(deps.store.root(), &deps.run).await;
         held.map_err(|error| {
@@ -190,7 +190,7 @@ impl App {
     }
 
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
-    pub async fn doctor(&self) -> Answer<api::Checks> {
+    pub async fn doctor(&self) -> ApiResult<api::Checks> {
         let reach = self.deps().mesh.reach().borrow().clone();
         let hosts = rows::hosts(&self.picture());
         let qemu = self.deps().qemu.borrow().clone();

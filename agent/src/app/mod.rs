@@ -41,7 +41,7 @@ pub type Pipe = Box<dyn mesh::net::End>;
 pub type Telling = mpsc::Sender<proto::wire::api::Progress>;
 
 /// What every method answers.
-type Answer<T> = Result<T, Error>;
+type ApiResult<T> = Result<T, Error>;
 
 /// The daemon as its API sees it.
 #[derive(Clone)]

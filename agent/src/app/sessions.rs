@@ -12,11 +12,11 @@ use proto::{
     topology::{Intent, Parcel},
     wire::{
         api::{self, Error, Kind},
-        rpc::{Answer as Rpc, Refusal, Request},
+        rpc::{Answer, Refusal, Request},
     },
 };
 
-use super::{Answer, App, refused};
+use super::{ApiResult, App, refused};
 use crate::session::{birth::Born, requests};
 
 /// How long an answer waits for the words of others.
@@ -24,7 +24,7 @@ const SAID: Duration = Duration::from_millis(400);
 
 impl App {
     /// Tells every session this host knows.
-    pub async fn sessions(&self) -> Answer<api::Sessions> {
+    pub async fn sessions(&self) -> ApiResult<api::Sessions> {
         Ok(api::Sessions { sessions: self.session_rows() })
     }
 
@@ -37,13 +37,13 @@ impl App {
     }
 
     /// Finds what a session is called `name` here, if exactly one is.
-    fn named(&self, intent: &Intent) -> Answer<Option<SessionId>> {
+    fn named(&self, intent: &Intent) -> ApiResult<Option<SessionId>> {
         let name = &intent.topology.session;
         self.hub().called(name).map_err(|several| many(name, &several))
     }
 
     /// Tells what `up` would do. Obstacles are part of an `Ok` report.
-    pub async fn plan(&self, intent: Intent, replace: Replace) -> Answer<api::PlanReport> {
+    pub async fn plan(&self, intent: Intent, replace: Replace) -> ApiResult<api::PlanReport> {
         let name = intent.topology.session.to_string();
         let Some(session) = self.named(&intent)? else {
             self.hub().offers_known().await;
@@ -54,14 +54,14 @@ impl App {
         let index = self.hard_state(session, &what).await?.generation().0;
         let request = Request::Plan { session, intent: Box::new(intent), replace };
         match self.hub().ask(session, request).await {
-            Ok(Rpc::Proposal(proposal)) => Ok(self.report(&name, &proposal, index)),
+            Ok(Answer::Proposal(proposal)) => Ok(self.report(&name, &proposal, index)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
     }
 
     /// Commits a topology. With obstacles nothing is committed and `id` is `None`.
-    pub async fn up(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+    pub async fn up(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> ApiResult<api::UpAnswer> {
         let (app, what) = (self.clone(), format!("{} was not started", parcel.intent.topology.session));
         // In a task of its own: who asks may go away at any moment, and half a session must not stay.
         let done = tokio::spawn(async move { app.up_alone(parcel, replace, index).await }).await;
@@ -70,7 +70,7 @@ impl App {
         })
     }
 
-    async fn up_alone(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> Answer<api::UpAnswer> {
+    async fn up_alone(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> ApiResult<api::UpAnswer> {
         let name = parcel.intent.topology.session.clone();
         let session = match self.hub().begin(parcel.clone(), index).await {
             Born::Exists(session) => session,
@@ -82,7 +82,7 @@ impl App {
         let Parcel { intent, contents } = parcel;
         let request = Request::Up { session, intent: Box::new(intent), index, replace, contents };
         match self.hub().ask(session, request).await {
-            Ok(Rpc::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
+            Ok(Answer::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
@@ -136,14 +136,14 @@ impl App {
         }
     }
 
-    fn share(&self, session: SessionId) -> Answer<Arc<Share>> {
+    fn share(&self, session: SessionId) -> ApiResult<Arc<Share>> {
         self.picture().share(session).cloned().ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no session {session}")).next("agent session list")
         })
     }
 
     /// Tells how a session is, as this host sees it.
-    pub async fn session_status(&self, session: SessionId) -> Answer<api::SessionStatus> {
+    pub async fn session_status(&self, session: SessionId) -> ApiResult<api::SessionStatus> {
         let share = self.share(session)?;
         self.listen_for(&share).await;
         Ok(self.status_of(&share))
@@ -173,7 +173,7 @@ impl App {
     }
 
     /// Tells how a session is and whether every up host says that it sees the same.
-    pub async fn up_progress(&self, session: SessionId) -> Answer<api::UpProgress> {
+    pub async fn up_progress(&self, session: SessionId) -> ApiResult<api::UpProgress> {
         let share = self.share(session)?;
         // Before the status: it may only be newer than this says.
         let picture = self.picture();
@@ -185,23 +185,23 @@ impl App {
     }
 
     /// Commits the end of a session.
-    pub async fn down(&self, session: SessionId) -> Answer<api::DownProgress> {
+    pub async fn down(&self, session: SessionId) -> ApiResult<api::DownProgress> {
         let what = "the session was not ended";
         match self.hub().ask(session, Request::Down(session)).await {
-            Ok(Rpc::Done) => self.down_progress(session).await,
+            Ok(Answer::Done) => self.down_progress(session).await,
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
     }
 
     /// Tells what is left of an ended session. A session that nobody knows any more is gone.
-    pub async fn down_progress(&self, session: SessionId) -> Answer<api::DownProgress> {
+    pub async fn down_progress(&self, session: SessionId) -> ApiResult<api::DownProgress> {
         let picture = self.picture();
         let name = picture.share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
         let (mut away, mut because) = (BTreeSet::new(), Vec::new());
         match self.hub().ask(session, Request::State(session)).await {
-            Ok(Rpc::State(state)) => {
+            Ok(Answer::State(state)) => {
                 for (machine, drops) in &state.drops {
                     for drop in drops {
                         remaining
@@ -253,9 +253,9 @@ impl App {
     }
 
     /// Reads the hard state from the coordinator.
-    pub(super) async fn hard_state(&self, session: SessionId, what: &str) -> Answer<Box<State>> {
+    pub(super) async fn hard_state(&self, session: SessionId, what: &str) -> ApiResult<Box<State>> {
         match self.hub().ask(session, Request::State(session)).await {
-            Ok(Rpc::State(state)) => Ok(state),
+            Ok(Answer::State(state)) => Ok(state),
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
         }
@@ -289,7 +289,7 @@ fn fresh_id() -> SessionId {
     SessionId(rand::random())
 }
 
-pub(super) fn unexpected(what: &str, answer: &Rpc) -> Error {
+pub(super) fn unexpected(what: &str, answer: &Answer) -> Error {
     tracing::warn!(?answer, "an answer of another kind");
     Error::new(Kind::Failed, what).because("the coordinator answered something else").next("agent events")
 }

@@ -124,7 +124,7 @@ fn said(generation: Option<u64>) -> String {
 async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Done {
     let path = format!("/v1/session/up?session={}", quoted(id));
     let (moving, start) = (cx.ui.moving(), Instant::now());
-    let mut seen = Seen::default();
+    let mut seen = Shown::default();
     let mut ticks = time::interval(POLL);
     loop {
         ticks.tick().await;
@@ -153,7 +153,7 @@ async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Do
 }
 
 /// Shows the session as it was last seen, and how the wait ended.
-fn end(cx: &Cx, name: &str, seen: &Seen, verdict: Verdict, took: Duration) -> Done {
+fn end(cx: &Cx, name: &str, seen: &Shown, verdict: Verdict, took: Duration) -> Done {
     if let Some(progress) = &seen.last {
         cx.ui.show(progress, |progress, width| session::in_words(&progress.status, width));
     }
@@ -176,19 +176,19 @@ fn end(cx: &Cx, name: &str, seen: &Seen, verdict: Verdict, took: Duration) -> Do
 }
 
 /// What the loop remembers between two answers.
-struct Seen {
+struct Shown {
     last: Option<UpProgress>,
     heard: Instant,
     stuck_since: Option<Instant>,
 }
 
-impl Default for Seen {
-    fn default() -> Seen {
-        Seen { last: None, heard: Instant::now(), stuck_since: None }
+impl Default for Shown {
+    fn default() -> Shown {
+        Shown { last: None, heard: Instant::now(), stuck_since: None }
     }
 }
 
-impl Seen {
+impl Shown {
     fn take(&mut self, progress: UpProgress, moving: &Moving) {
         self.heard = Instant::now();
         let old = self.last.as_ref().map_or(&[][..], |last| &last.status.machines[..]);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use images::Images;
-use mesh::{Handlers, Inbound, Mesh, MeshError, RaftInbound, net::Net};
+use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound, net::Net};
 use proto::{facts::Fact, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, failed, follow};
+use super::{ApiResult, failed, follow};
 use crate::{
     access::forward::{self, Forwards},
     app::{self, App},
@@ -89,7 +89,7 @@ pub(crate) struct Built {
 }
 
 /// Puts the subsystems together and starts their tasks.
-pub(crate) async fn build(parts: Parts) -> Answer<Built> {
+pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let Parts { data, mesh, zone, run, qemu, offered, stop } = parts;
     let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
     let (facts, heard) = broadcast::channel(FACTS);
@@ -138,7 +138,7 @@ pub(crate) async fn build(parts: Parts) -> Answer<Built> {
 
 /// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
 /// every one.
-async fn open(deps: Deps) -> Answer<Hub> {
+async fn open(deps: Deps) -> ApiResult<Hub> {
     let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
     let kept = hub.shares().borrow().clone();
     hub.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
@@ -255,10 +255,10 @@ async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Futur
     }
 }
 
-async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Inbound>) {
+async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Incoming>) {
     let hands = Arc::new(Semaphore::new(HANDS));
     let stop = hub.deps().stop.clone();
-    while let Some(Some(Inbound { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
+    while let Some(Some(Incoming { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
         let hub = hub.clone();
         tokio::spawn(async move {

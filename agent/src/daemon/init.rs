@@ -7,7 +7,7 @@ use proto::{
     wire::api::{self, Error, Kind},
 };
 
-use super::{Answer, take};
+use super::{ApiResult, take};
 use crate::{host::data::DataDir, session::actions::words};
 
 /// Makes a mesh of one host in `data`. It is told before it is made: when that fails,
@@ -17,8 +17,8 @@ pub fn init(
     name: Name,
     mesh: Name,
     tags: BTreeMap<String, String>,
-    tell: impl FnOnce(&api::Initialised) -> Answer<()>,
-) -> Answer<api::Initialised> {
+    tell: impl FnOnce(&api::Initialised) -> ApiResult<()>,
+) -> ApiResult<api::Initialised> {
     let what = "no mesh was made";
     if mesh::identity::exists(data.path()) {
         return Err(Error::new(Kind::Refused, what)

@@ -10,7 +10,7 @@ use proto::{
     wire::api::{self, Error, Kind},
 };
 
-use super::{Answer, take};
+use super::{ApiResult, take};
 use crate::{
     host::{data::DataDir, log},
     session::actions::words,
@@ -20,7 +20,7 @@ use crate::{
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Joins a mesh without a daemon.
-pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Joined> {
+pub async fn join(data: &DataDir, request: api::JoinRequest) -> ApiResult<api::Joined> {
     let _lock = take(data)?;
     if mesh::identity::exists(data.path()) {
         return join_again(data, &request);
@@ -29,7 +29,7 @@ pub async fn join(data: &DataDir, request: api::JoinRequest) -> Answer<api::Join
 }
 
 /// Writes down what a token of this host's own mesh tells of members, for the next start.
-fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+fn join_again(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Joined> {
     let token = request.token.parse().map_err(mesh::MeetError::from);
     let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
         Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
@@ -46,7 +46,7 @@ fn join_again(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined>
     })
 }
 
-async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::Joined> {
+async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Joined> {
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
@@ -97,7 +97,7 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Answer<api::
 }
 
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.
-pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Option<api::JoinRequest>> {
+pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> ApiResult<Option<api::JoinRequest>> {
     if mesh::identity::exists(data.path()) {
         // The command line of a service stays when its token ends: it never keeps a member from running.
         match join.map(|request| join_again(data, &request)) {
@@ -119,7 +119,7 @@ pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> Answer<Op
 }
 
 /// Tries again while members answer and no issuer does; every other failure ends it.
-pub(super) async fn until_member(data: &DataDir, request: api::JoinRequest) -> Answer<()> {
+pub(super) async fn until_member(data: &DataDir, request: api::JoinRequest) -> ApiResult<()> {
     loop {
         match join_locked(data, &request).await {
             Ok(joined) => {

@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use mesh::Interfaces;
 use proto::{
     id::{Name, SessionId},
-    names::{self, Answer, Forward, Kind, View, Zone},
+    names::{self, Resolution, Forward, Kind, View, Zone},
     picture::{Change, readiness, zone},
     session::Share,
 };
@@ -121,7 +121,7 @@ impl Zones {
             Kind::Srv => name.splitn(3, '.').nth(2).unwrap_or(name),
             _ => return false,
         };
-        let Answer::Addresses(addresses) = names::answer(zone, View::Host, owner, Kind::A) else {
+        let Resolution::Addresses(addresses) = names::answer(zone, View::Host, owner, Kind::A) else {
             return false;
         };
         let of = |(_, forward): &(&(SessionId, String), &Forward)| {

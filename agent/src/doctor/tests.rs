@@ -8,7 +8,7 @@ use proto::{reasons::NoKvm, session::Accelerator};
 
 use super::*;
 
-fn check(seen: Seen, expect: Expect) {
+fn check(seen: Findings, expect: Expect) {
     told(&examine(&seen), expect);
 }
 
@@ -20,15 +20,15 @@ fn told(checks: &[Check], expect: Expect) {
     expect.assert_eq(&checks.iter().map(tell).collect::<String>());
 }
 
-fn bare() -> Seen {
-    Seen { arch: "x86_64".into(), data: "/data".into(), machines: true, port: 7440, ..Seen::default() }
+fn bare() -> Findings {
+    Findings { arch: "x86_64".into(), data: "/data".into(), machines: true, port: 7440, ..Findings::default() }
 }
 
 #[test]
 fn a_bare_host_is_told_every_command() {
     let taken = vec!["UDP 7440".to_owned()];
     check(
-        Seen { free_mib: Some(100), taken, ..bare() },
+        Findings { free_mib: Some(100), taken, ..bare() },
         expect![[r#"
         Missing qemu: qemu-system-x86_64 is not installed: no machine runs here  -> sudo apt-get install -y qemu-system-x86
         Limited accelerator: there is no /dev/kvm: machines run 10 to 30 times slower; virtualisation may be off in the firmware  -> sudo modprobe kvm_intel    on AMD kvm_amd; if it refuses, look at VT-x or SVM in the firmware
@@ -46,7 +46,7 @@ fn a_bare_host_is_told_every_command() {
 
 #[test]
 fn a_complete_host_needs_nothing() {
-    let seen = Seen {
+    let seen = Findings {
         qemu: Some("QEMU emulator version 9.2".into()),
         qemu_img: true,
         ssh: true,
@@ -76,7 +76,7 @@ fn a_complete_host_needs_nothing() {
 #[test]
 fn a_data_directory_that_cannot_be_used_is_told_with_its_way_out() {
     let refused = Some(("/data was written by a newer agent".to_owned(), "install it".to_owned()));
-    let newer = examine(&Seen { refused, ..bare() });
+    let newer = examine(&Findings { refused, ..bare() });
     let data = newer.iter().find(|check| check.name == "data").unwrap();
     assert_eq!((data.state, data.mend.as_deref()), (CheckState::Missing, Some("install it")));
     assert_eq!(data.what, "/data was written by a newer agent");
@@ -92,7 +92,7 @@ fn the_package_command_fits_the_system() {
 
 #[test]
 fn a_host_that_cannot_run_machines_is_not_told_to_install_qemu() {
-    let arm = examine(&Seen { arch: "aarch64".into(), ..bare() });
+    let arm = examine(&Findings { arch: "aarch64".into(), ..bare() });
     let qemu = arm.iter().find(|check| check.name == "qemu").unwrap();
     assert_eq!((qemu.state, &qemu.mend), (CheckState::Limited, &None));
 }
@@ -145,7 +145,7 @@ fn what_keeps_hardware_from_being_used_has_a_command_against_it() {
     };
     let denied = refused(NoKvm::Denied { seen: "Permission denied (os error 13)".into() }).unwrap();
     assert!(denied.starts_with("sudo usermod -aG kvm $USER"), "{denied}");
-    assert_eq!(examine(&Seen { kvm: Kvm::Denied, ..bare() })[1].mend.as_ref(), Some(&denied));
+    assert_eq!(examine(&Findings { kvm: Kvm::Denied, ..bare() })[1].mend.as_ref(), Some(&denied));
     let absent = refused(NoKvm::Absent).unwrap();
     assert!(absent.starts_with("sudo modprobe kvm_intel"), "{absent}");
     assert_eq!(refused(NoKvm::Hangs), None);

@@ -278,7 +278,7 @@ fn not_locked(path: &Path, error: Errno, pid: String, lives: impl Fn(&str) -> bo
 /// a name: nothing of it stays.
 pub fn look(data: &DataDir) -> Option<Trouble> {
     let dir = data.path();
-    trouble::judge(&measured(trouble::Seen {
+    trouble::judge(&measured(trouble::DiskLook {
         refused: try_write(dir).err(),
         dir: dir.to_owned(),
         ..Default::default()
@@ -288,13 +288,13 @@ pub fn look(data: &DataDir) -> Option<Trouble> {
 /// The same for who looks often: tries to write only when there is a reason to, so that a disk that
 /// sleeps is not woken.
 pub fn glance(data: &DataDir, before: Option<&Trouble>) -> Option<Trouble> {
-    let seen = measured(trouble::Seen { dir: data.path().to_owned(), ..Default::default() });
+    let seen = measured(trouble::DiskLook { dir: data.path().to_owned(), ..Default::default() });
     let full = seen.inodes.is_some_and(|(free, _)| free == 0);
     if before.is_some() || full || trouble::judge(&seen).is_some() { look(data) } else { None }
 }
 
 /// Adds what the file system says of itself.
-fn measured(mut seen: trouble::Seen) -> trouble::Seen {
+fn measured(mut seen: trouble::DiskLook) -> trouble::DiskLook {
     match rustix::fs::statvfs(&seen.dir) {
         Ok(found) => {
             seen.free = found.f_bavail.saturating_mul(found.f_frsize);

@@ -87,7 +87,7 @@ impl Message for Counts {
 /// Whether a wish is granted.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub enum Answer {
+pub enum ShimAnswer {
     /// It is; what follows belongs to it.
     #[n(0)]
     Granted,
@@ -105,7 +105,7 @@ pub enum Answer {
     Unknown,
 }
 
-impl Message for Answer {
+impl Message for ShimAnswer {
     const KIND: Kind = Kind::ShimAnswer;
 }
 
@@ -115,11 +115,11 @@ pub async fn ask(control: &Path, wish: &Wish, within: Duration) -> io::Result<Un
         let mut stream = UnixStream::connect(control).await?;
         write(&mut stream, wish).await?;
         match read(&mut stream).await? {
-            Answer::Granted => Ok(stream),
-            Answer::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
-            Answer::Late => Err(io::ErrorKind::TimedOut.into()),
-            Answer::Failed(because) => Err(io::Error::other(because)),
-            Answer::Unknown => {
+            ShimAnswer::Granted => Ok(stream),
+            ShimAnswer::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+            ShimAnswer::Late => Err(io::ErrorKind::TimedOut.into()),
+            ShimAnswer::Failed(because) => Err(io::Error::other(because)),
+            ShimAnswer::Unknown => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "the machine's shim is too old for this"))
             }
         }

@@ -11,7 +11,7 @@ use proto::{
     picture::Change,
     run::{
         Rules,
-        lead::{Effect, Event, Lead, Member, Place, Seen, Standing},
+        lead::{Effect, Event, Lead, Member, Place, Overview, Standing},
     },
     session::{Command, Share},
     time::Moment,
@@ -97,7 +97,7 @@ impl Coordinator {
         }
     }
 
-    fn look(&self) -> Seen {
+    fn look(&self) -> Overview {
         let (group, lead) = (&self.group, self.group.lead().borrow().clone());
         let inside = lead.voters.contains_key(&group.node_id()) || group.is_named();
         let place = match (inside, group.is_removed()) {
@@ -110,7 +110,7 @@ impl Coordinator {
             let (up, level) = (member.is_up(), member.level);
             (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
         };
-        Seen {
+        Overview {
             group: Standing {
                 leader: lead.leader,
                 leading: lead.leading,

@@ -22,7 +22,7 @@ pub(super) struct Ledger {
     /// By owner, key and start.
     newest: BTreeMap<(HostId, RecordKey, u64), Entry>,
     /// What was looked at, good or bad: no signature is checked twice.
-    seen: HashMap<(HostId, u64, String), Seen>,
+    seen: HashMap<(HostId, u64, String), Judged>,
     starts: Starts,
     /// The starts that hold, and the records that follow.
     holding: BTreeSet<(HostId, u64)>,
@@ -36,7 +36,7 @@ struct Entry {
 
 /// A version of a value, and what it came to.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct Judged {
     version: u64,
     /// It is the host's own word; else it stays wrong, whatever becomes of the start.
     genuine: bool,
@@ -127,7 +127,7 @@ impl Ledger {
         }
         let taken = self.take(&place, text, now);
         let genuine = !matches!(taken, Err(Refused::Forged(_)));
-        self.seen.insert(place, Seen { version, genuine });
+        self.seen.insert(place, Judged { version, genuine });
         taken.map_err(|refused| match refused {
             Refused::Forged(because) => because,
             Refused::TooMany => "more records than a host may have".to_owned(),

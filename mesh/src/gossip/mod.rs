@@ -30,11 +30,10 @@ use crate::{
     members::roster::{Roll, Roster},
     transport::{inbound::Inlet, swarm::Streams},
 };
-use carrier::{Carrier, Door, Entrance, Posts};
+use carrier::{Carrier, OpenEntrance, Entrance, Posts};
 use ledger::Ledger;
 
-/// Verified records of all members, by owner and key.
-pub type Records = BTreeMap<(HostId, RecordKey), Body>;
+pub use proto::picture::Records;
 
 /// One round of gossip up to this many hosts; with more, rounds get longer in proportion.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -88,7 +87,7 @@ struct Task {
     roster: Arc<Roster>,
     streams: Streams,
     posts: Posts,
-    door: Door,
+    door: OpenEntrance,
     inbox: mpsc::Receiver<(RecordKey, Option<Body>)>,
     live: watch::Sender<BTreeSet<HostId>>,
     records: watch::Sender<Arc<Records>>,
@@ -109,7 +108,7 @@ pub(crate) fn build(
     let (publish, inbox) = mpsc::channel(PUBLISH_QUEUE);
     let (live_tx, live) = watch::channel(BTreeSet::new());
     let (records_tx, records) = watch::channel(Arc::default());
-    let door = Door::default();
+    let door = OpenEntrance::default();
     let receive = carrier::receive(inlet, identity.mesh, door.clone(), facts.clone());
     let task = Task {
         posts: Posts::new(streams.clone()),

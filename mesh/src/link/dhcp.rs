@@ -19,7 +19,7 @@ const LEASE_S: u32 = 24 * 3600;
 const BOOTP_BYTES: usize = 300;
 
 /// What to send back.
-pub(super) struct Answer {
+pub(super) struct Reply {
     /// The DHCP message.
     pub message: Vec<u8>,
     /// Whether the guest has its address already, so that the answer can be sent to it.
@@ -58,7 +58,7 @@ impl Question {
 }
 
 /// Answers one DHCP message; `None` when it deserves no answer.
-pub(super) fn answer(config: &EdgeConfig, message: &[u8]) -> Option<Answer> {
+pub(super) fn answer(config: &EdgeConfig, message: &[u8]) -> Option<Reply> {
     let message = borrowed::Message::new(message).ok()?;
     let of_guest = message.opcode() == Opcode::BootRequest
         && message.hlen() == 6
@@ -106,7 +106,7 @@ pub(super) fn answer(config: &EdgeConfig, message: &[u8]) -> Option<Answer> {
     let mut bytes = reply.to_vec().ok()?;
     bytes.resize(bytes.len().max(BOOTP_BYTES), 0);
     let leased = lease && kind == MessageType::Ack;
-    Some(Answer { message: bytes, unicast, leased })
+    Some(Reply { message: bytes, unicast, leased })
 }
 
 /// What a guest should know, besides its address.

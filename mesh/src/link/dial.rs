@@ -65,7 +65,7 @@ pub(super) struct Dials {
     guest: Ipv4Addr,
     interface: Interface,
     sockets: SocketSet<'static>,
-    wire: Wire,
+    wire: Device,
     flows: BTreeMap<u64, Flow>,
     next_port: u16,
 }
@@ -91,7 +91,7 @@ struct Flow {
 
 impl Dials {
     pub fn new(config: &EdgeConfig, now: Instant) -> Dials {
-        let mut wire = Wire::new(config.guest_mac, config.mtu);
+        let mut wire = Device::new(config.guest_mac, config.mtu);
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = config.seed;
         let mut interface = Interface::new(settings, &mut wire, SmolInstant::ZERO);
@@ -364,7 +364,7 @@ impl Flow {
 }
 
 /// smoltcp's device: one packet in at a time, frames for the guest out.
-pub(super) struct Wire {
+pub(super) struct Device {
     mac: [u8; 6],
     mtu: usize,
     /// The packet that is taken next.
@@ -373,17 +373,17 @@ pub(super) struct Wire {
     pub outgoing: Vec<Bytes>,
 }
 
-impl Wire {
+impl Device {
     /// Makes the wire to a guest.
-    pub fn new(mac: [u8; 6], mtu: u16) -> Wire {
-        Wire { mac, mtu: mtu.into(), incoming: None, outgoing: Vec::new() }
+    pub fn new(mac: [u8; 6], mtu: u16) -> Device {
+        Device { mac, mtu: mtu.into(), incoming: None, outgoing: Vec::new() }
     }
 }
 
 pub(super) struct Receive(BytesMut);
 pub(super) struct Transmit<'a>(&'a mut Vec<Bytes>, [u8; 6]);
 
-impl phy::Device for Wire {
+impl phy::Device for Device {
     type RxToken<'a> = Receive;
     type TxToken<'a> = Transmit<'a>;
 

@@ -44,10 +44,10 @@ pub(super) enum Dialer {
 }
 
 #[derive(Default)]
-pub(super) struct Hosts(Mutex<HashMap<HostId, Arc<Link>>>);
+pub(super) struct Hosts(Mutex<HashMap<HostId, Arc<Neighbour>>>);
 
 /// Everything about one other host.
-pub(super) struct Link {
+pub(super) struct Neighbour {
     host: HostId,
     queue: mpsc::Sender<(Tag, Bytes)>,
     open: Mutex<Vec<Open>>,
@@ -113,11 +113,11 @@ impl Hosts {
     }
 
     /// Gives the link to a host.
-    pub fn link(&self, net: &Net, host: HostId) -> Arc<Link> {
+    pub fn link(&self, net: &Net, host: HostId) -> Arc<Neighbour> {
         let mut links = lock(&self.0);
         let link = links.entry(host).or_insert_with(|| {
             let (queue, packets) = mpsc::channel(QUEUE);
-            let link = Arc::new(Link {
+            let link = Arc::new(Neighbour {
                 host,
                 queue,
                 open: Mutex::default(),
@@ -144,7 +144,7 @@ impl Hosts {
     }
 }
 
-impl Link {
+impl Neighbour {
     /// Gives the connection to send on, dialing when there is none.
     pub async fn connection(self: &Arc<Self>, net: &Net) -> Result<Connection, Unreachable> {
         Ok(self.pick_or_dial(net).await?.connection)
@@ -217,7 +217,7 @@ pub(super) async fn run(net: Net, host: HostId, connection: Connection, dialer: 
 }
 
 /// Receives everything that comes over a connection, until it ends.
-async fn serve(net: Net, link: Arc<Link>, connection: Connection) {
+async fn serve(net: Net, link: Arc<Neighbour>, connection: Connection) {
     tokio::select! {
         () = datagrams(&net, link.host, &connection) => {}
         () = streams(&net, &connection) => {}
@@ -249,7 +249,7 @@ async fn streams(net: &Net, connection: &Connection) {
 }
 
 /// Carries the packets for one host to its connection.
-async fn pump(net: Net, link: Arc<Link>, mut packets: mpsc::Receiver<(Tag, Bytes)>) {
+async fn pump(net: Net, link: Arc<Neighbour>, mut packets: mpsc::Receiver<(Tag, Bytes)>) {
     let mut id = 0u32;
     while let Some((tag, packet)) = packets.recv().await {
         match link.pick_or_dial(&net).await {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     HEARTBEAT, LEASE, Raft,
-    net::{Answer, Call, Link},
+    net::{Response, Call, Connections},
     store::Store,
 };
 
@@ -137,7 +137,7 @@ impl Memory {
 }
 
 /// Runs as long as the group: waits for silence, asks, and starts the election.
-pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
+pub(super) async fn run(raft: Raft, link: Connections, ballot: Ballot) {
     let mut metrics = raft.server_metrics();
     let mut random: u64 = rand::random();
     let mut failed_rounds = 0;
@@ -190,7 +190,7 @@ pub(super) async fn run(raft: Raft, link: Link, ballot: Ballot) {
 
 /// Asks all other voters at once. Ends at a quorum of yes, or when all have answered or timed out.
 async fn ask_all(
-    link: &Link,
+    link: &Connections,
     ballot: &Ballot,
     others: Vec<(u64, proto::id::HostId)>,
     sets: &[BTreeSet<u64>],
@@ -207,8 +207,8 @@ async fn ask_all(
     let mut yes = BTreeSet::from([ballot.node]);
     while !is_quorum(sets, &yes) {
         match open.next().await {
-            Some((node, Ok(Answer::Ask(true)))) => drop(yes.insert(node)),
-            Some((_, Ok(Answer::Removed))) => ballot.memory().removed = true,
+            Some((node, Ok(Response::Ask(true)))) => drop(yes.insert(node)),
+            Some((_, Ok(Response::Removed))) => ballot.memory().removed = true,
             Some(_) => {}
             None => {
                 ballot.memory().promised = None;

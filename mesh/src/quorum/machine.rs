@@ -43,7 +43,7 @@ pub(super) struct Content {
 type Latest = Arc<Mutex<StoredSnapshot>>;
 
 /// The hard state of one session on one host.
-pub(super) struct Machine {
+pub(super) struct StateMachine {
     last: Option<LogId<u64>>,
     membership: StoredMembership<u64, Voter>,
     state: Option<Arc<State>>,
@@ -64,16 +64,16 @@ pub(super) struct Builder {
     store: Store,
 }
 
-impl Machine {
+impl StateMachine {
     /// Starts from the snapshot that the store had. A snapshot that cannot be read is an error:
     /// the log before it is gone.
     pub(super) fn new(
         store: Store,
         snapshot: StoredSnapshot,
         shown: watch::Sender<Option<Arc<State>>>,
-    ) -> Result<(Machine, watch::Receiver<Applied>), WireError> {
+    ) -> Result<(StateMachine, watch::Receiver<Applied>), WireError> {
         let (applied, watched) = watch::channel(Applied::default());
-        let mut machine = Machine {
+        let mut machine = StateMachine {
             last: None,
             membership: StoredMembership::default(),
             state: None,
@@ -131,7 +131,7 @@ impl Machine {
     }
 }
 
-impl RaftStateMachine<Types> for Machine {
+impl RaftStateMachine<Types> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(

@@ -75,7 +75,7 @@ pub(super) enum Call {
     },
 }
 
-pub(super) enum Answer {
+pub(super) enum Response {
     Append(AppendEntriesResponse<u64>),
     Vote(VoteResponse<u64>),
     Snapshot(Vote<u64>),
@@ -87,7 +87,7 @@ pub(super) enum Answer {
 
 /// This voter's end of all its connections. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connections {
     pub node: u64,
     pub wire: Wire,
     pub kept: Kept,
@@ -98,21 +98,21 @@ pub(super) struct Link {
 pub(super) struct Seat {
     pub raft: Raft,
     pub ballot: Ballot,
-    pub link: Link,
+    pub link: Connections,
 }
 
-impl Link {
+impl Connections {
     /// Sends one call and waits for its answer.
     pub(super) async fn call(
         &self,
         to: (u64, HostId),
         call: Call,
         within: Duration,
-    ) -> Result<Answer, String> {
+    ) -> Result<Response, String> {
         self.send(to, encode(&Frame { to: to.0, from: self.node, call }), within).await
     }
 
-    async fn send(&self, to: (u64, HostId), frame: Vec<u8>, within: Duration) -> Result<Answer, String> {
+    async fn send(&self, to: (u64, HostId), frame: Vec<u8>, within: Duration) -> Result<Response, String> {
         if frame.len() > MAX_RAFT_BYTES {
             return Err(format!("a Raft message of {} bytes is too large", frame.len()));
         }
@@ -125,10 +125,10 @@ impl Link {
 
 /// Answers one frame from another host.
 pub(super) async fn answer(seat: &Seat, from: HostId, frame: &[u8]) -> Vec<u8> {
-    encode(&respond(seat, from, frame).await.unwrap_or_else(Answer::Refused))
+    encode(&respond(seat, from, frame).await.unwrap_or_else(Response::Refused))
 }
 
-async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, String> {
+async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Response, String> {
     let Seat { raft, ballot, link } = seat;
     let node = link.node;
     let frame: Frame = decode(frame).map_err(|error| error.to_string())?;
@@ -160,9 +160,9 @@ async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, Stri
                     link.kept.has(frame.from, committed, committed);
                 }
             }
-            Ok(Answer::Append(response))
+            Ok(Response::Append(response))
         }
-        Call::Vote(request) => Ok(Answer::Vote(raft.vote(request).await.map_err(|e| e.to_string())?)),
+        Call::Vote(request) => Ok(Response::Vote(raft.vote(request).await.map_err(|e| e.to_string())?)),
         Call::Snapshot { vote, about, data } => {
             whole(&about, &data)?;
             // Before it is installed, which may take longer than a voter waits for a leader.
@@ -172,11 +172,11 @@ async fn respond(seat: &Seat, from: HostId, frame: &[u8]) -> Result<Answer, Stri
             }
             let snapshot = Snapshot { meta: about, snapshot: Box::new(io::Cursor::new(data)) };
             let response = raft.install_full_snapshot(vote, snapshot).await;
-            Ok(Answer::Snapshot(response.map_err(|e| e.to_string())?.vote))
+            Ok(Response::Snapshot(response.map_err(|e| e.to_string())?.vote))
         }
-        Call::Ask { last } if was_removed(raft, frame.from, last).await => Ok(Answer::Removed),
-        Call::Ask { last } if link.kept.ends_early(frame.from, last) => Ok(Answer::Ask(false)),
-        Call::Ask { last } => Ok(Answer::Ask(ballot.asked(raft, frame.from, last))),
+        Call::Ask { last } if was_removed(raft, frame.from, last).await => Ok(Response::Removed),
+        Call::Ask { last } if link.kept.ends_early(frame.from, last) => Ok(Response::Ask(false)),
+        Call::Ask { last } => Ok(Response::Ask(ballot.asked(raft, frame.from, last))),
     }
 }
 
@@ -200,7 +200,7 @@ async fn was_removed(raft: &Raft, candidate: u64, last: Option<LogId<u64>>) -> b
 }
 
 /// Makes a connection for each other voter.
-pub(super) struct Factory(pub Link);
+pub(super) struct Factory(pub Connections);
 
 impl RaftNetworkFactory<Types> for Factory {
     type Network = Connection;
@@ -212,7 +212,7 @@ impl RaftNetworkFactory<Types> for Factory {
 
 /// One voter's way to another.
 pub(super) struct Connection {
-    link: Link,
+    link: Connections,
     to: (u64, HostId),
     transfer: Option<Transfer>,
 }
@@ -222,7 +222,7 @@ struct Transfer {
     vote: Vote<u64>,
     prev: Option<LogId<u64>>,
     last: LogId<u64>,
-    task: AbortOnDropHandle<Result<Answer, String>>,
+    task: AbortOnDropHandle<Result<Response, String>>,
 }
 
 /// openraft's own type: its errors are what they are.
@@ -346,7 +346,7 @@ impl RaftNetwork<Types> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, Voter, RaftError<u64>>> {
         match self.link.call(self.to, Call::Vote(request), option.hard_ttl()).await {
-            Ok(Answer::Vote(response)) => Ok(response),
+            Ok(Response::Vote(response)) => Ok(response),
             answer => Err(unreachable(&trouble(answer))),
         }
     }
@@ -371,7 +371,7 @@ impl RaftNetwork<Types> for Connection {
             answer = self.link.call(self.to, call, TRANSFER) => answer,
         };
         match answer {
-            Ok(Answer::Snapshot(theirs)) => {
+            Ok(Response::Snapshot(theirs)) => {
                 if theirs == vote {
                     self.link.kept.has(self.to.0, covered, covered);
                 }
@@ -388,19 +388,19 @@ impl RaftNetwork<Types> for Connection {
 
 /// Reads the answer to an append of which only the entries up to `part` were sent.
 #[allow(clippy::result_large_err)]
-fn appended(answer: Result<Answer, String>, part: Option<LogId<u64>>) -> AppendResult {
+fn appended(answer: Result<Response, String>, part: Option<LogId<u64>>) -> AppendResult {
     match (answer, part) {
-        (Ok(Answer::Append(AppendEntriesResponse::Success)), Some(last)) => {
+        (Ok(Response::Append(AppendEntriesResponse::Success)), Some(last)) => {
             Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
         }
-        (Ok(Answer::Append(response)), _) => Ok(response),
+        (Ok(Response::Append(response)), _) => Ok(response),
         (answer, _) => Err(unreachable(&trouble(answer))),
     }
 }
 
-fn trouble(answer: Result<Answer, String>) -> String {
+fn trouble(answer: Result<Response, String>) -> String {
     match answer {
-        Err(what) | Ok(Answer::Refused(what)) => what,
+        Err(what) | Ok(Response::Refused(what)) => what,
         Ok(_) => "the answer is of another kind".to_owned(),
     }
 }

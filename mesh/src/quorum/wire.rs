@@ -415,7 +415,7 @@ impl Written for net::Frame {
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-pub(super) enum Answer {
+pub(super) enum ResponseForm {
     #[n(0)]
     Appended,
     #[n(1)]
@@ -443,48 +443,48 @@ pub(super) enum Answer {
     Removed,
 }
 
-impl Message for Answer {
+impl Message for ResponseForm {
     const KIND: Kind = Kind::RaftAnswer;
 }
 
-impl Written for net::Answer {
-    type Form = Answer;
-    fn form(&self) -> Answer {
+impl Written for net::Response {
+    type Form = ResponseForm;
+    fn form(&self) -> ResponseForm {
         match self {
-            net::Answer::Append(AppendEntriesResponse::Success) => Answer::Appended,
-            net::Answer::Append(AppendEntriesResponse::PartialSuccess(to)) => {
-                Answer::AppendedTo(to.as_ref().map(Written::form))
+            net::Response::Append(AppendEntriesResponse::Success) => ResponseForm::Appended,
+            net::Response::Append(AppendEntriesResponse::PartialSuccess(to)) => {
+                ResponseForm::AppendedTo(to.as_ref().map(Written::form))
             }
-            net::Answer::Append(AppendEntriesResponse::Conflict) => Answer::Conflict,
-            net::Answer::Append(AppendEntriesResponse::HigherVote(vote)) => Answer::HigherVote(vote.form()),
-            net::Answer::Vote(VoteResponse { vote, vote_granted, last_log_id }) => Answer::Vote {
+            net::Response::Append(AppendEntriesResponse::Conflict) => ResponseForm::Conflict,
+            net::Response::Append(AppendEntriesResponse::HigherVote(vote)) => ResponseForm::HigherVote(vote.form()),
+            net::Response::Vote(VoteResponse { vote, vote_granted, last_log_id }) => ResponseForm::Vote {
                 vote: vote.form(),
                 granted: *vote_granted,
                 last: last_log_id.as_ref().map(Written::form),
             },
-            net::Answer::Snapshot(vote) => Answer::Snapshot(vote.form()),
-            net::Answer::Ask(yes) => Answer::Ask(*yes),
-            net::Answer::Refused(because) => Answer::Refused(because.clone()),
-            net::Answer::Removed => Answer::Removed,
+            net::Response::Snapshot(vote) => ResponseForm::Snapshot(vote.form()),
+            net::Response::Ask(yes) => ResponseForm::Ask(*yes),
+            net::Response::Refused(because) => ResponseForm::Refused(because.clone()),
+            net::Response::Removed => ResponseForm::Removed,
         }
     }
-    fn value(form: Answer) -> Option<net::Answer> {
+    fn value(form: ResponseForm) -> Option<net::Response> {
         Some(match form {
-            Answer::Appended => net::Answer::Append(AppendEntriesResponse::Success),
-            Answer::AppendedTo(to) => net::Answer::Append(AppendEntriesResponse::PartialSuccess(place(to)?)),
-            Answer::Conflict => net::Answer::Append(AppendEntriesResponse::Conflict),
-            Answer::HigherVote(vote) => {
-                net::Answer::Append(AppendEntriesResponse::HigherVote(Vote::value(vote)?))
+            ResponseForm::Appended => net::Response::Append(AppendEntriesResponse::Success),
+            ResponseForm::AppendedTo(to) => net::Response::Append(AppendEntriesResponse::PartialSuccess(place(to)?)),
+            ResponseForm::Conflict => net::Response::Append(AppendEntriesResponse::Conflict),
+            ResponseForm::HigherVote(vote) => {
+                net::Response::Append(AppendEntriesResponse::HigherVote(Vote::value(vote)?))
             }
-            Answer::Vote { vote, granted, last } => net::Answer::Vote(VoteResponse {
+            ResponseForm::Vote { vote, granted, last } => net::Response::Vote(VoteResponse {
                 vote: Vote::value(vote)?,
                 vote_granted: granted,
                 last_log_id: place(last)?,
             }),
-            Answer::Snapshot(vote) => net::Answer::Snapshot(Vote::value(vote)?),
-            Answer::Ask(yes) => net::Answer::Ask(yes),
-            Answer::Refused(because) => net::Answer::Refused(because),
-            Answer::Removed => net::Answer::Removed,
+            ResponseForm::Snapshot(vote) => net::Response::Snapshot(Vote::value(vote)?),
+            ResponseForm::Ask(yes) => net::Response::Ask(yes),
+            ResponseForm::Refused(because) => net::Response::Refused(because),
+            ResponseForm::Removed => net::Response::Removed,
         })
     }
 }

@@ -7,7 +7,7 @@ use iroh::address_lookup::memory::MemoryLookup;
 use proto::{
     id::HostId,
     level::Level,
-    reachability::ways::{self, Seen, Ways},
+    reachability::ways::{self, Sightings, Ways},
     trust::Bootstrap,
     wire::record::{Reach, RelayOffer},
 };
@@ -27,7 +27,7 @@ pub(crate) enum Hint {
 /// The book.
 pub(crate) struct Book {
     cache: Cache,
-    seen: Seen,
+    seen: Sightings,
     held: BTreeMap<SocketAddr, HostId>,
     lookup: MemoryLookup,
     ways: watch::Sender<Arc<Ways>>,
@@ -36,7 +36,7 @@ pub(crate) struct Book {
 impl Book {
     /// Opens the book with what was remembered.
     pub(crate) fn new(cache: Cache, lookup: MemoryLookup) -> Book {
-        let (seen, held, ways) = (Seen::default(), BTreeMap::new(), watch::Sender::default());
+        let (seen, held, ways) = (Sightings::default(), BTreeMap::new(), watch::Sender::default());
         let mut book = Book { cache, seen, held, lookup, ways };
         book.compose();
         book

@@ -65,7 +65,7 @@ fn about(name: &Name) -> HostRecord {
 }
 
 /// Answers `Down` with its session's state: enough to see who asked what.
-async fn answer(mut requests: mpsc::Receiver<crate::Inbound>) {
+async fn answer(mut requests: mpsc::Receiver<crate::Incoming>) {
     while let Some(inbound) = requests.recv().await {
         let text = format!("{} asked {:?}", inbound.from, inbound.request);
         inbound.answer.send(Answer::Refused(Refusal::Failed(text))).ok();

@@ -25,7 +25,7 @@ use crate::{
 
 /// A request of another member.
 #[derive(Debug)]
-pub struct Inbound {
+pub struct Incoming {
     /// Who asks.
     pub from: HostId,
     /// What.
@@ -57,7 +57,7 @@ pub(crate) fn raft_exchange() -> Exchange {
 pub(crate) struct Answering {
     pub(crate) roster: Arc<Roster>,
     pub(crate) door: Door,
-    pub(crate) requests: mpsc::Sender<Inbound>,
+    pub(crate) requests: mpsc::Sender<Incoming>,
 }
 
 impl Answering {
@@ -80,7 +80,7 @@ impl Answering {
             }
             request => {
                 let (answer, answered) = oneshot::channel();
-                self.requests.send(Inbound { from, request, answer }).await.ok()?;
+                self.requests.send(Incoming { from, request, answer }).await.ok()?;
                 answered.await.ok()?
             }
         };

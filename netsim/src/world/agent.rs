@@ -214,7 +214,7 @@ impl World {
             }
             rules::Effect::Watch(name) => {
                 agent.watched.insert((session, name.clone()));
-                self.after(0, Event::Shim(id, (session, name)));
+                self.after(0, Event::ShimProcess(id, (session, name)));
             }
             rules::Effect::Release(name) => {
                 agent.watched.remove(&(session, name));

@@ -8,7 +8,7 @@ use proto::{
     id::{Digest, HostId, SessionId},
     level::Level,
     run::lead::{
-        Effect, Event as Happened, Lead, Member, Place, Seen, Standing,
+        Effect, Event as Happened, Lead, Member, Place, Overview, Standing,
         question::{self, Ask, Question},
     },
     session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Proposal, Refused, Replace},
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    fn seen_by(&self, id: HostId, session: SessionId) -> Option<Seen> {
+    fn seen_by(&self, id: HostId, session: SessionId) -> Option<Overview> {
         let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
         let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
         let member = |(id, name): (&HostId, &proto::id::Name)| {
@@ -129,7 +129,7 @@ impl World {
             place,
             stopped: log.closed.then(|| "no space".to_owned()),
         };
-        Some(Seen {
+        Some(Overview {
             group,
             state: log.state.clone(),
             members: self.names.iter().map(member).collect(),

@@ -65,7 +65,7 @@ pub enum Fault {
     /// A host that was never a voter wants to be believed: it says that it leads, and sends shares.
     Lies(HostId, SessionId),
     /// A user asks for a topology at this host, over any plan or over the one that is seen there.
-    Up(HostId, SessionId, Box<Intent>, Replace, Seen),
+    Up(HostId, SessionId, Box<Intent>, Replace, Basis),
     /// A user stops or starts a machine at this host.
     Wish(HostId, Key, bool),
     /// A user ends the session at this host.
@@ -80,7 +80,7 @@ pub enum Fault {
 
 /// Over which plan a user asks for a topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Basis {
     /// Over whatever is current.
     Anything,
     /// Over the plan that the asked host knows.
@@ -178,7 +178,7 @@ impl World {
                     return self.begin(id, session, Parcel { intent: *intent, contents });
                 }
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
-                let index = share.map(|share| share.generation.0).filter(|_| seen == Seen::Here);
+                let index = share.map(|share| share.generation.0).filter(|_| seen == Basis::Here);
                 let request = Request::Up { session, intent, index, replace, contents };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
@@ -305,7 +305,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
     let labels: Vec<SessionId> = world.labels.keys().copied().collect();
     for (session, id) in labels.into_iter().zip(ids.iter().cycle()) {
         let intent = Box::new(topology(&mut random));
-        world.at(600, Fault::Up(*id, session, intent, Replace::default(), Seen::Anything));
+        world.at(600, Fault::Up(*id, session, intent, Replace::default(), Basis::Anything));
     }
     trouble(&mut world, &mut random, &ids);
     world.draw_levels(seed, TROUBLE_MS);
@@ -366,7 +366,7 @@ fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
     // A user who saw nothing of it tries once more, so that there is a plan at all.
     for session in sessions {
         let intent = Box::new(topology(random));
-        world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all(), Seen::Anything));
+        world.at(TROUBLE_MS + 5_000, Fault::Up(ids[0], session, intent, Replace::all(), Basis::Anything));
     }
 }
 
@@ -378,7 +378,7 @@ fn people(
     (at, session, id): (u64, SessionId, HostId),
 ) {
     let replace = if random.chance(60) { Replace::all() } else { Replace::default() };
-    let seen = if random.chance(40) { Seen::Here } else { Seen::Anything };
+    let seen = if random.chance(40) { Basis::Here } else { Basis::Anything };
     world.at(at, Fault::Up(id, session, Box::new(topology(random)), replace.clone(), seen));
     if let Some(other) = random.pick(ids).filter(|_| random.chance(30)) {
         let intent = Box::new(topology(random));

@@ -15,7 +15,7 @@ use proto::{
     run::{
         host::{self as rules, Ending, Life, Told},
         knowledge::{Knowledge, View, route},
-        lead::{Lead, Seen},
+        lead::{Lead, Overview},
     },
     session::{
         MachineReport, Share,
@@ -126,7 +126,7 @@ pub struct Agent {
     /// The machines beside its logs.
     pub leads: BTreeMap<SessionId, Lead>,
     /// What those looked at last.
-    pub seen: BTreeMap<SessionId, Seen>,
+    pub seen: BTreeMap<SessionId, Overview>,
     /// What it tells gossip of sessions that it leads.
     pub heads: BTreeMap<SessionId, HeadRecord>,
     /// A session of which it says that it leads it, although it does not.

@@ -10,7 +10,7 @@ use proto::{
     id::{Epoch, Generation, HostId, MachineName, Name, SessionId},
     level::{self, Level},
     limits::VOTER_SILENT_MS,
-    names::Answer,
+    names::Resolution,
     session::{MachineEntry, MachineReport, Phase, Replace, State},
 };
 
@@ -219,11 +219,11 @@ impl History {
         host: &Name,
         session: SessionId,
         entry: &MachineEntry,
-        answer: &Answer,
+        answer: &Resolution,
     ) -> Result<(), Violation> {
         let told = self.ready.contains(&((session, entry.machine.clone()), entry.host, entry.epoch));
         match answer {
-            Answer::Addresses(list) if !told || *list != [std::net::IpAddr::V4(entry.address)] => {
+            Resolution::Addresses(list) if !told || *list != [std::net::IpAddr::V4(entry.address)] => {
                 let answer = format!("{list:?}");
                 Err(Violation::Hearsay(answer, entry.machine.clone(), host.to_string()))
             }

@@ -103,7 +103,7 @@ pub enum Event {
     /// The moment comes that an agent wanted to be woken at for a session.
     Wake(HostId, u64, SessionId, Moment),
     /// A shim has something to say to who listens.
-    Shim(HostId, Key),
+    ShimProcess(HostId, Key),
     /// A shim did not answer when it was asked.
     Silence(HostId, Key, u64),
     /// An agent that was told to end has no time left.
@@ -232,7 +232,7 @@ impl World {
             }
             Event::Fetched(host, run, session) => self.fetched(host, run, session),
             Event::Wake(host, run, session, at) => self.wake(host, run, session, at),
-            Event::Shim(host, machine) => self.hear_shim(host, &machine),
+            Event::ShimProcess(host, machine) => self.hear_shim(host, &machine),
             Event::Silence(host, machine, pid) => self.miss_shim(host, &machine, pid),
             Event::CutOff(host, run) => self.cut_off(host, run),
             Event::Process(host, machine, pid, step) => self.progress(host, &machine, pid, step),

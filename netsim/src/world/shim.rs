@@ -99,7 +99,7 @@ impl World {
     /// Lets the agent hear, a moment later, what its shim has to say.
     fn shim_speaks(&mut self, id: HostId, machine: &Key) {
         let delay = self.random.between(1, 20);
-        self.after(delay, Event::Shim(id, machine.clone()));
+        self.after(delay, Event::ShimProcess(id, machine.clone()));
     }
 
     /// QEMU dies by itself.
@@ -122,6 +122,6 @@ impl World {
         self.tell(Some(id), || format!("the shim of {name} answers nobody for {} s", millis / 1000));
         let noticed = self.random.between(5_000, 15_000);
         self.after(noticed, Event::Silence(id, machine.clone(), pid));
-        self.after(millis, Event::Shim(id, machine.clone()));
+        self.after(millis, Event::ShimProcess(id, machine.clone()));
     }
 }

@@ -56,11 +56,11 @@ fn ask(zone: &Zone, view: View, questions: &str) -> String {
             _ => Kind::Other,
         };
         let text = match answer(zone, view, name, kind) {
-            Answer::Addresses(list) => list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "),
-            Answer::Services(list) => {
+            Resolution::Addresses(list) => list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "),
+            Resolution::Services(list) => {
                 list.iter().map(|t| format!("{}:{}", t.name, t.port)).collect::<Vec<_>>().join(" ")
             }
-            Answer::Name(name) => name,
+            Resolution::Name(name) => name,
             other => format!("{other:?}"),
         };
         format!("{}: {text}\n", question.trim())
@@ -249,7 +249,7 @@ fn of_two_sessions_with_one_name_the_older_keeps_it() {
     let address = zone.sessions[&young].directory.groups.values().next().unwrap().machines[0].address;
     zone.ready.insert(ready(young, "db-1"));
     let own = answer(&zone, View::Guest(young), "db.shop.mesh.internal", Kind::A);
-    assert_eq!(own, Answer::Addresses(vec![address.into()]));
+    assert_eq!(own, Resolution::Addresses(vec![address.into()]));
     Arc::make_mut(zone.sessions.get_mut(&SESSION).unwrap()).ended = true;
     assert_eq!(labels(&zone.sessions), [("shop".to_owned(), young)].into());
 }
@@ -302,10 +302,10 @@ fn guests_find_the_names_of_their_neighbours_addresses() {
     let name = format!("{d}.{c}.{b}.{a}.in-addr.arpa");
     assert_eq!(
         answer(&zone(&state), GUEST, &name, Kind::Ptr),
-        Answer::Name("web-1.shop.mesh.internal".into())
+        Resolution::Name("web-1.shop.mesh.internal".into())
     );
     for bad in ["in-addr.arpa", "1.2.3.in-addr.arpa", "x.1.2.3.in-addr.arpa", "1.1.1.1.1.in-addr.arpa"] {
-        assert_eq!(answer(&zone(&state), GUEST, bad, Kind::Ptr), Answer::Refused, "{bad}");
+        assert_eq!(answer(&zone(&state), GUEST, bad, Kind::Ptr), Resolution::Refused, "{bad}");
     }
 }
 

@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::{fixture::*, *};
 use crate::{
-    names::{self, Answer, HostEntry, Kind, View, Zone},
+    names::{self, Resolution, HostEntry, Kind, View, Zone},
     session::{
         Command, State,
         fixture::{SESSION, command, created, host_id, host_name, up},
@@ -87,9 +87,9 @@ fn names_follow_the_picture() {
     let picture = seen(&shop(), &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@0 ready"));
     let zone = zone::zone(&picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
     let web = |name: &str| names::answer(&zone, View::Guest(SESSION), name, Kind::A);
-    assert!(matches!(web("web-1.shop.mesh.internal"), Answer::Addresses(_)));
-    assert_eq!(web("web-2.shop.mesh.internal"), Answer::NoData);
-    assert_eq!(web("web-3.shop.mesh.internal"), Answer::NoName);
+    assert!(matches!(web("web-1.shop.mesh.internal"), Resolution::Addresses(_)));
+    assert_eq!(web("web-2.shop.mesh.internal"), Resolution::NoData);
+    assert_eq!(web("web-3.shop.mesh.internal"), Resolution::NoName);
     let same = |host: &HostEntry| host.same_computer;
     let here: Vec<String> =
         zone.hosts.iter().filter(|(_, host)| same(host)).map(|(id, _)| host_name(*id)).collect();

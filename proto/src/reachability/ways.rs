@@ -129,7 +129,7 @@ pub type Ways = BTreeMap<HostId, Way>;
 /// a member says now counts before where somebody once was, and what two say now is tried for want of better only.
 pub fn compose(
     known: &BTreeMap<HostId, Known>,
-    seen: &Seen,
+    seen: &Sightings,
     held: &BTreeMap<SocketAddr, HostId>,
     now: Moment,
 ) -> Ways {
@@ -164,7 +164,7 @@ pub fn compose(
 /// Where members were met on the LAN: a handshake proved who was there. What is only said never comes here, because
 /// one wrong key among its places ends the dial of a member.
 #[derive(Debug, Default)]
-pub struct Seen(BTreeMap<HostId, Vec<Place>>);
+pub struct Sightings(BTreeMap<HostId, Vec<Place>>);
 
 #[derive(Debug)]
 struct Place {
@@ -173,7 +173,7 @@ struct Place {
     last: Moment,
 }
 
-impl Seen {
+impl Sightings {
     /// Notes that a member is there. Tells whether that is new. A computer is one place: its newest port counts.
     pub fn note(&mut self, host: HostId, address: SocketAddr, now: Moment) -> bool {
         let places = self.0.entry(host).or_default();
@@ -230,7 +230,7 @@ mod tests {
 
     fn way(
         known: &[(u8, Known)],
-        seen: &Seen,
+        seen: &Sightings,
         held: &[(&str, u8)],
         of: u8,
     ) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
@@ -248,7 +248,7 @@ mod tests {
         nas.say(Reach::default());
         assert_eq!(nas.reach, reach("172.17.0.1 172.18.0.1"));
         assert_eq!(nas.proved, at("172.17.0.1 172.18.0.1 192.168.1.2 203.0.113.9"));
-        let (first, more) = way(&[(1, nas)], &Seen::default(), &[], 1);
+        let (first, more) = way(&[(1, nas)], &Sightings::default(), &[], 1);
         assert_eq!((first, more), (at("172.17.0.1 172.18.0.1"), at("192.168.1.2 203.0.113.9")));
     }
 
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn whoever_answers_at_an_address_of_another_does_not_spoil_its_dial() {
         let (none, homes) = (
-            Seen::default(),
+            Sightings::default(),
             [(1, known("192.168.1.2 10.1.0.1", "")), (2, known("192.168.1.2 10.2.0.1", ""))],
         );
         assert_eq!(way(&homes, &none, &[("192.168.1.2", 1)], 2).0, at("10.2.0.1"));
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_is_seen_on_the_lan_is_tried_first_and_cannot_be_flooded_away() {
-        let (mut seen, start) = (Seen::default(), Moment(1_000_000));
+        let (mut seen, start) = (Sightings::default(), Moment(1_000_000));
         assert!(seen.note(host(1), at("192.168.7.7")[0], start));
         assert!(!seen.note(host(1), at("192.168.7.7")[0], start));
         assert_eq!(way(&[(1, known("10.0.0.1", ""))], &seen, &[], 1).0, at("192.168.7.7 10.0.0.1"));
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn one_computer_on_the_lan_is_one_place_and_repeating_does_not_keep_it_for_ever() {
-        let (mut seen, start) = (Seen::default(), Moment(1_000_000));
+        let (mut seen, start) = (Sightings::default(), Moment(1_000_000));
         let on = |last: u8, port| SocketAddr::new(format!("192.168.8.{last}").parse().unwrap(), port);
         for port in 1..100 {
             assert!(seen.note(host(1), on(1, port), start));

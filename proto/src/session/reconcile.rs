@@ -48,7 +48,7 @@ pub struct Seen {
     /// What its `launch.json` says; `None` = nothing of it is on the disk.
     pub launched: Option<Settings>,
     /// Its shim.
-    pub shim: Shim,
+    pub shim: ShimProcess,
     /// How often in a row QEMU ended without being asked; see [`ends`].
     pub ends: u32,
     /// The incarnation that the coordinator allowed to start, until it was launched.
@@ -87,7 +87,7 @@ pub struct Settings {
 
 /// The process that is the parent of QEMU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Shim {
+pub enum ShimProcess {
     /// There is none, and no news of an earlier one.
     #[default]
     None,
@@ -249,7 +249,7 @@ fn remove(epoch: Epoch, seen: &Seen) -> Action {
     match (seen.launched, &seen.shim) {
         (Some(settings), _) if settings.epoch <= epoch => Action::Remove(epoch),
         // Its files are gone, its processes are not.
-        (None, Shim::Starting { .. } | Shim::Running { .. } | Shim::Unseen { .. }) => Action::Remove(epoch),
+        (None, ShimProcess::Starting { .. } | ShimProcess::Running { .. } | ShimProcess::Unseen { .. }) => Action::Remove(epoch),
         _ => Action::ReportDropped(epoch),
     }
 }
@@ -264,26 +264,26 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> Option<A
         _ => {}
     }
     match &seen.shim {
-        Shim::Starting { since } if now.since_ms(*since) >= START_WITHIN_MS => {
+        ShimProcess::Starting { since } if now.since_ms(*since) >= START_WITHIN_MS => {
             let because = format!("it did not start within {} s", START_WITHIN_MS / 1000);
             Some(Action::Stop { because })
         }
-        Shim::Starting { since } if spec.run => {
+        ShimProcess::Starting { since } if spec.run => {
             Some(Action::Wait { until: Some(since.plus_ms(START_WITHIN_MS)) })
         }
-        Shim::Starting { .. } | Shim::Running { .. } => {
+        ShimProcess::Starting { .. } | ShimProcess::Running { .. } => {
             unwanted(spec, seen).map(|because| Action::Stop { because })
         }
-        Shim::Unseen { .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
-        Shim::Unseen { since, tried, .. } => {
+        ShimProcess::Unseen { .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
+        ShimProcess::Unseen { since, tried, .. } => {
             let due = tried.plus_ms(FIND_AGAIN_MS);
             let patient = now.since_ms(*since) < UNSEEN_WITHIN_MS;
             Some(if now < due { Action::Wait { until: Some(due) } } else { Action::Find { patient } })
         }
         // Marks the end as asked for, so that `machine start` starts it again.
-        Shim::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
+        ShimProcess::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
         _ if !spec.run => None,
-        Shim::Ended { at, asked: false, clean, because } => {
+        ShimProcess::Ended { at, asked: false, clean, because } => {
             let due = at.plus_ms(back_off_ms(seen.ends));
             match spec.restart {
                 Restart::Never => None,
@@ -292,9 +292,9 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> Option<A
                 _ => Some(start(spec, seen, waits, Some(because.clone()))),
             }
         }
-        Shim::Ended { .. } => Some(start(spec, seen, waits, None)),
-        Shim::None if seen.launched.is_some() => Some(start(spec, seen, waits, None)),
-        Shim::None => Some(first_start(spec, seen, waits)),
+        ShimProcess::Ended { .. } => Some(start(spec, seen, waits, None)),
+        ShimProcess::None if seen.launched.is_some() => Some(start(spec, seen, waits, None)),
+        ShimProcess::None => Some(first_start(spec, seen, waits)),
     }
 }
 

@@ -11,7 +11,7 @@ const NEARLY_FULL: u64 = 8 * 1024 * 1024;
 
 /// What was seen of a disk.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct DiskLook {
     /// The directory.
     pub dir: PathBuf,
     /// Why a small file could not be written now.
@@ -25,7 +25,7 @@ pub struct Seen {
 }
 
 /// Decides what it means; `None` = all is well.
-pub fn judge(seen: &Seen) -> Option<Trouble> {
+pub fn judge(seen: &DiskLook) -> Option<Trouble> {
     let dir = seen.dir.display();
     let refused = match (seen.refused, seen.read_only) {
         (None, false) if seen.free >= NEARLY_FULL => return None,
@@ -89,7 +89,7 @@ fn trouble(what: &str, because: String, next: String) -> Trouble {
     Trouble { what: what.to_owned(), because, next: Some(next) }
 }
 
-fn make_room(seen: &Seen) -> String {
+fn make_room(seen: &DiskLook) -> String {
     format!("df -h {}    and agent image list, then agent image remove NAME", seen.dir.display())
 }
 
@@ -109,12 +109,12 @@ fn bytes(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    fn seen(refused: Option<Errno>) -> Seen {
+    fn seen(refused: Option<Errno>) -> DiskLook {
         let free = if refused == Some(Errno::NOSPC) { 0 } else { 1 << 40 };
-        Seen { dir: "/d".into(), refused, read_only: false, free, inodes: Some((100, 1000)) }
+        DiskLook { dir: "/d".into(), refused, read_only: false, free, inodes: Some((100, 1000)) }
     }
 
-    fn check(seen: &Seen, told: &str) {
+    fn check(seen: &DiskLook, told: &str) {
         let trouble = judge(seen).map(|trouble| line(&trouble)).unwrap_or_default();
         assert_eq!(trouble, told);
     }
@@ -123,7 +123,7 @@ mod tests {
     fn a_disk_that_takes_files_is_well() {
         check(&seen(None), "");
         check(
-            &Seen { free: 5 << 20, ..seen(None) },
+            &DiskLook { free: 5 << 20, ..seen(None) },
             "the disk of the data directory is nearly full: /d: 5 MiB are free",
         );
     }
@@ -136,14 +136,14 @@ mod tests {
              /d: No space left on device (os error 28); 0 bytes are free",
         );
         check(
-            &Seen { free: 9 << 20, inodes: Some((0, 77)), ..seen(Some(Errno::NOSPC)) },
+            &DiskLook { free: 9 << 20, inodes: Some((0, 77)), ..seen(Some(Errno::NOSPC)) },
             "the disk of the data directory has no inodes left: nothing can be stored: \
              /d: all 77 files that it can hold are there, with 9 MiB free",
         );
         let read_only = "the data directory is read-only: nothing can be stored: \
              /d: Read-only file system (os error 30); Linux does this to a disk that fails";
         check(&seen(Some(Errno::ROFS)), read_only);
-        check(&Seen { read_only: true, ..seen(None) }, read_only);
+        check(&DiskLook { read_only: true, ..seen(None) }, read_only);
         for (error, told) in [
             (Errno::DQUOT, "quota"),
             (Errno::FBIG, "may not grow"),

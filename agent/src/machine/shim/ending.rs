@@ -9,7 +9,7 @@ const MAX_WORDS: usize = 160;
 
 /// What was seen of a machine's end.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct EndSigns {
     /// Why it could not be started.
     pub failure: Option<String>,
     /// Whether it was asked to stop.
@@ -26,7 +26,7 @@ pub struct Seen {
     panicked: bool,
 }
 
-impl Seen {
+impl EndSigns {
     /// Takes one of QEMU's events into account.
     pub fn on(&mut self, event: &Event) {
         match event.name.as_str() {
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    fn check(seen: Seen, wait_status: i32, wanted: (&str, bool)) {
+    fn check(seen: EndSigns, wait_status: i32, wanted: (&str, bool)) {
         let log = "qemu-system-x86_64: first\nqemu-system-x86_64: cannot set up guest memory\n\n";
         let ending = seen.ending(ExitStatus::from_raw(wait_status), log);
         assert_eq!((ending.reason.as_str(), ending.clean), wanted);
@@ -157,7 +157,7 @@ mod tests {
         Event { name: name.into(), data: json!({"guest": guest}) }
     }
 
-    fn after(events: &[Event], seen: Seen) -> Seen {
+    fn after(events: &[Event], seen: EndSigns) -> EndSigns {
         events.iter().fold(seen, |mut seen, event| {
             seen.on(event);
             seen
@@ -166,22 +166,22 @@ mod tests {
 
     #[test]
     fn every_end_has_its_reason() {
-        let asked = Seen { asked: true, ..Seen::default() };
+        let asked = EndSigns { asked: true, ..EndSigns::default() };
         let off = [event("SHUTDOWN", true)];
-        check(after(&off, Seen::default()), 0, ("the guest shut down", true));
+        check(after(&off, EndSigns::default()), 0, ("the guest shut down", true));
         check(after(&off, asked.clone()), 0, ("stopped", true));
         let quit = [event("SHUTDOWN", false)];
         check(after(&quit, asked.clone()), 0, ("stopped; the guest did not shut down in time", true));
-        let killed = Seen { pressed: Some(Step::Kill), ..asked };
+        let killed = EndSigns { pressed: Some(Step::Kill), ..asked };
         check(killed, 9, ("killed; neither the guest nor QEMU ended in time", false));
         let panic = [event("GUEST_PANICKED", false), event("SHUTDOWN", false)];
-        check(after(&panic, Seen::default()), 0, ("the guest's kernel panicked", false));
-        check(Seen::default(), 11, ("QEMU was killed by signal 11", false));
-        let held = Seen { asked: true, paused: Some("no space".into()), ..Seen::default() };
+        check(after(&panic, EndSigns::default()), 0, ("the guest's kernel panicked", false));
+        check(EndSigns::default(), 11, ("QEMU was killed by signal 11", false));
+        let held = EndSigns { asked: true, paused: Some("no space".into()), ..EndSigns::default() };
         check(held, 0, ("stopped while it was paused: no space", true));
         let failed = "QEMU failed with exit code 1: cannot set up guest memory";
-        check(Seen::default(), 256, (failed, false));
-        check(Seen::default(), 0, ("QEMU ended", true));
+        check(EndSigns::default(), 256, (failed, false));
+        check(EndSigns::default(), 0, ("QEMU ended", true));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 pub use ending::words;
 
 use self::{
-    ending::Seen,
+    ending::EndSigns,
     network::{Happening, Signs},
     pause::Pause,
 };
@@ -186,7 +186,7 @@ async fn run_qemu(
     desk: &serve::Desk,
     waiting: Waiting,
 ) -> io::Result<Ending> {
-    let mut seen = Seen::default();
+    let mut seen = EndSigns::default();
     let mut child = spawn(intent, paths)?;
     desk.status.send_modify(|status| status.qemu = child.id().and_then(|pid| Process::of(pid).ok()));
     note(paths, &desk.status);
@@ -266,7 +266,7 @@ async fn supervise(
     child: &mut Child,
     mut on: Supervised,
     (paths, desk): (&Paths, &serve::Desk),
-    seen: &mut Seen,
+    seen: &mut EndSigns,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut doubt_at = Instant::now() + SIGN_OF_LIFE;
@@ -344,7 +344,7 @@ fn room(dir: &Path) -> Option<u64> {
 }
 
 /// Passes on whether QEMU holds the guest, and why.
-fn held(paths: &Paths, desk: &serve::Desk, pause: &Pause, seen: &mut Seen) {
+fn held(paths: &Paths, desk: &serve::Desk, pause: &Pause, seen: &mut EndSigns) {
     let because = pause.because().map(str::to_owned);
     seen.paused.clone_from(&because);
     desk.status.send_modify(|status| status.paused = because);
@@ -364,7 +364,7 @@ fn hear_setup(paths: &Paths, desk: &serve::Desk, setup: Setup) {
 }
 
 impl Supervised {
-    async fn press(&self, stopping: &mut Stopping, child: &mut Child, seen: &mut Seen) -> io::Result<()> {
+    async fn press(&self, stopping: &mut Stopping, child: &mut Child, seen: &mut EndSigns) -> io::Result<()> {
         let step = stopping.step(std::time::Instant::now());
         seen.pressed = Some(step);
         match step {

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     super::{
         record::{Launch, Paths},
-        wire::{Answer, Counts, write},
+        wire::{ShimAnswer, Counts, write},
     },
     hostnet,
     names::Names,
@@ -328,7 +328,7 @@ impl Hub {
 
     async fn asked(&mut self, port: u16, mut stream: UnixStream) {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let full = Answer::Failed(DialError::Unavailable.to_string());
+            let full = ShimAnswer::Failed(DialError::Unavailable.to_string());
             // A caller that has gone needs no answer.
             write(&mut stream, &full).await.ok();
             return;
@@ -386,7 +386,7 @@ impl Hub {
             return reset;
         }
         let Some((mut stream, place)) = self.caller(id) else { return reset };
-        if write(&mut stream, &Answer::Granted).await.is_err() {
+        if write(&mut stream, &ShimAnswer::Granted).await.is_err() {
             return reset;
         }
         let (read, write) = stream.into_split();
@@ -420,9 +420,9 @@ impl Hub {
         }
         let Some((mut stream, _place)) = self.caller(id) else { return };
         let answer = match because {
-            DialError::Refused => Answer::Refused,
-            DialError::TimedOut => Answer::Late,
-            DialError::Unavailable => Answer::Failed(because.to_string()),
+            DialError::Refused => ShimAnswer::Refused,
+            DialError::TimedOut => ShimAnswer::Late,
+            DialError::Unavailable => ShimAnswer::Failed(because.to_string()),
         };
         write(&mut stream, &answer).await.ok();
     }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     super::{
         record::{Launch, ShimStatus},
-        wire::{Answer, Wish, is_unknown, read, write},
+        wire::{ShimAnswer, Wish, is_unknown, read, write},
     },
     network::Happening,
 };
@@ -116,19 +116,19 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     match wish {
         Ok(Wish::Status) => {
-            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &ShimAnswer::Granted).await?;
             tell(stream, desk.status.subscribe()).await
         }
         Ok(Wish::Launched) => {
-            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &ShimAnswer::Granted).await?;
             write(&mut stream, &*desk.launch).await
         }
         Ok(Wish::Stop { within_ms }) => {
             desk.stop.send(Duration::from_millis(within_ms)).await.map_err(|_| gone())?;
-            write(&mut stream, &Answer::Granted).await
+            write(&mut stream, &ShimAnswer::Granted).await
         }
         Ok(Wish::Console) => {
-            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &ShimAnswer::Granted).await?;
             desk.watcher.send(stream).await.map_err(|_| gone())
         }
         Ok(Wish::Dial { port }) => {
@@ -139,15 +139,15 @@ async fn attend(mut stream: UnixStream, desk: Desk) -> io::Result<()> {
             desk.happen.send(Happening::Count(asker)).await.map_err(|_| gone())?;
             // Without a carrier there is no answer: QEMU has not started, or has ended.
             let counts = counts.await.map_err(|_| gone())?;
-            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &ShimAnswer::Granted).await?;
             write(&mut stream, &counts).await
         }
         Ok(Wish::Network) => {
-            write(&mut stream, &Answer::Granted).await?;
+            write(&mut stream, &ShimAnswer::Granted).await?;
             desk.happen.send(Happening::Agent(stream)).await.map_err(|_| gone())
         }
-        Err(error) if is_unknown(&error) => write(&mut stream, &Answer::Unknown).await,
-        Err(error) => write(&mut stream, &Answer::Failed(format!("not understood: {error}"))).await,
+        Err(error) if is_unknown(&error) => write(&mut stream, &ShimAnswer::Unknown).await,
+        Err(error) => write(&mut stream, &ShimAnswer::Failed(format!("not understood: {error}"))).await,
     }
 }
 

@@ -19,7 +19,7 @@ use super::sample;
 use crate::machine::{
     process::Process,
     record::{Ending, Launch, ShimStatus},
-    wire::{Answer, Counts, Wish},
+    wire::{ShimAnswer, Counts, Wish},
 };
 use bytes::{Files, Sample};
 
@@ -100,13 +100,13 @@ fn wishes() -> [(&'static str, Wish); 7] {
     ]
 }
 
-fn answers() -> [(&'static str, Answer); 5] {
+fn answers() -> [(&'static str, ShimAnswer); 5] {
     [
-        ("answer.granted", Answer::Granted),
-        ("answer.refused", Answer::Refused),
-        ("answer.late", Answer::Late),
-        ("answer.failed", Answer::Failed("its disk is full".into())),
-        ("answer.unknown", Answer::Unknown),
+        ("answer.granted", ShimAnswer::Granted),
+        ("answer.refused", ShimAnswer::Refused),
+        ("answer.late", ShimAnswer::Late),
+        ("answer.failed", ShimAnswer::Failed("its disk is full".into())),
+        ("answer.unknown", ShimAnswer::Unknown),
     ]
 }
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     quorum::{
         machine::Content,
-        net::{Answer, Call, Frame},
+        net::{Response, Call, Frame},
         wire::{Owner, Written, encode, stored},
     },
     tests::golden::bytes::Sample,
@@ -134,17 +134,17 @@ fn calls() -> Vec<(&'static str, Call)> {
     ]
 }
 
-fn answers() -> Vec<(&'static str, Answer)> {
+fn answers() -> Vec<(&'static str, Response)> {
     let vote = Vote::new(5, OTHER);
     vec![
-        ("appended", Answer::Append(AppendEntriesResponse::Success)),
-        ("appended-to", Answer::Append(AppendEntriesResponse::PartialSuccess(Some(at(7))))),
-        ("conflict", Answer::Append(AppendEntriesResponse::Conflict)),
-        ("higher-vote", Answer::Append(AppendEntriesResponse::HigherVote(vote))),
-        ("vote", Answer::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(at(7)) })),
-        ("snapshot", Answer::Snapshot(vote)),
-        ("ask", Answer::Ask(true)),
-        ("refused", Answer::Refused("its disk is full".into())),
-        ("removed", Answer::Removed),
+        ("appended", Response::Append(AppendEntriesResponse::Success)),
+        ("appended-to", Response::Append(AppendEntriesResponse::PartialSuccess(Some(at(7))))),
+        ("conflict", Response::Append(AppendEntriesResponse::Conflict)),
+        ("higher-vote", Response::Append(AppendEntriesResponse::HigherVote(vote))),
+        ("vote", Response::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(at(7)) })),
+        ("snapshot", Response::Snapshot(vote)),
+        ("ask", Response::Ask(true)),
+        ("refused", Response::Refused("its disk is full".into())),
+        ("removed", Response::Removed),
     ]
 }

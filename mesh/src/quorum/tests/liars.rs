@@ -11,8 +11,8 @@ use openraft::{
 use super::*;
 use crate::quorum::{
     disk::Place,
-    machine::{Content, Machine},
-    net::{Answer, Call, Factory, Frame, Link},
+    machine::{Content, StateMachine},
+    net::{Response, Call, Factory, Frame, Connections},
     store::Store,
 };
 
@@ -22,9 +22,9 @@ fn at(term: u64, index: u64) -> LogId<u64> {
 
 /// Sends entries 4 and 5 behind 3 to a voter that answers this; gives what openraft hears.
 async fn heard(prev: Option<LogId<u64>>, answer: AppendEntriesResponse<u64>) -> Option<String> {
-    let answer = wire::encode(&Answer::Append(answer));
+    let answer = wire::encode(&Response::Append(answer));
     let wire = Wire::new(move |_, _, _| std::future::ready(Ok(answer.clone())).boxed());
-    let mut factory = Factory(Link { node: 1, wire, kept: kept::Kept::new() });
+    let mut factory = Factory(Connections { node: 1, wire, kept: kept::Kept::new() });
     let mut connection = factory.new_client(2, &Voter { host: host(2) }).await;
     let first = prev.map_or(0, |prev| prev.index + 1);
     let blank = |index| Record { log_id: at(2, index), payload: EntryPayload::Blank };
@@ -79,7 +79,7 @@ fn content(about: &SnapshotMeta<u64, Voter>) -> Vec<u8> {
     wire::encode(&Content { last, membership, state: None })
 }
 
-async fn sent(group: &Group, vote: Vote<u64>, about: SnapshotMeta<u64, Voter>, data: Vec<u8>) -> Answer {
+async fn sent(group: &Group, vote: Vote<u64>, about: SnapshotMeta<u64, Voter>, data: Vec<u8>) -> Response {
     let frame = Frame { to: group.node_id(), from: 99, call: Call::Snapshot { vote, about, data } };
     wire::decode(&group.handle(host(9), &wire::encode(&frame)).await).unwrap()
 }
@@ -92,7 +92,7 @@ async fn a_snapshot_that_cannot_be_read_or_is_another_one_is_refused_and_ends_no
     let cut = content(&right)[..20].to_vec();
     for data in [b"nonsense".to_vec(), cut, content(&about(at(50, 999)))] {
         let answer = sent(&group, vote, right.clone(), data).await;
-        assert!(matches!(answer, Answer::Refused(_)), "it was taken");
+        assert!(matches!(answer, Response::Refused(_)), "it was taken");
     }
     assert_eq!(group.write(apply(0, 10), PATIENCE).await, Ok(Ok(())));
     assert_eq!(group.lead().borrow().stopped, None);
@@ -105,7 +105,7 @@ async fn who_speaks_for_an_older_vote_is_not_a_leader_that_was_heard() {
     let silence = group.seat.ballot.silence();
     let old = about(at(0, 0));
     let answer = sent(&group, Vote::new_committed(0, 99), old.clone(), content(&old)).await;
-    assert!(matches!(answer, Answer::Snapshot(theirs) if theirs.leader_id().term == 1));
+    assert!(matches!(answer, Response::Snapshot(theirs) if theirs.leader_id().term == 1));
     assert!(group.seat.ballot.silence() >= silence);
 }
 
@@ -114,7 +114,7 @@ async fn a_snapshot_that_cannot_be_read_is_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Store::open(Place::new(dir.path(), SESSION, host(1))).unwrap();
     let (store, _, none) = open();
-    let (mut machine, _) = Machine::new(store.clone(), none, watch::channel(None).0).unwrap();
+    let (mut machine, _) = StateMachine::new(store.clone(), none, watch::channel(None).0).unwrap();
     let (good, bad) = (about(at(1, 3)), about(at(1, 5)));
     let data = |bytes: Vec<u8>| Box::new(std::io::Cursor::new(bytes));
     machine.install_snapshot(&good, data(content(&good))).await.unwrap();

@@ -8,15 +8,15 @@ use openraft::{
 };
 
 use super::*;
-use crate::quorum::{disk::Place, machine::Machine, store::Store};
+use crate::quorum::{disk::Place, machine::StateMachine, store::Store};
 
 struct Fresh;
 
-impl StoreBuilder<Types, Store, Machine, TempDir> for Fresh {
-    async fn build(&self) -> Result<(TempDir, Store, Machine), StorageError<u64>> {
+impl StoreBuilder<Types, Store, StateMachine, TempDir> for Fresh {
+    async fn build(&self) -> Result<(TempDir, Store, StateMachine), StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
         let (store, _, snapshot) = Store::open(Place::new(dir.path(), SESSION, host(1))).unwrap();
-        let (machine, _) = Machine::new(store.clone(), snapshot, watch::channel(None).0).unwrap();
+        let (machine, _) = StateMachine::new(store.clone(), snapshot, watch::channel(None).0).unwrap();
         Ok((dir, store, machine))
     }
 }

@@ -60,8 +60,8 @@ fn a_number_after_which_none_can_come_is_not_read_and_not_taken_for_none() {
     for call in calls {
         assert!(!is_read::<net::Frame>(frame(call)));
     }
-    assert!(!is_read::<net::Answer>(Answer::AppendedTo(end())));
-    assert!(!is_read::<net::Answer>(Answer::Vote { vote, granted: true, last: end() }));
+    assert!(!is_read::<net::Response>(ResponseForm::AppendedTo(end())));
+    assert!(!is_read::<net::Response>(ResponseForm::Vote { vote, granted: true, last: end() }));
 }
 
 #[test]

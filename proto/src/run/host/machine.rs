@@ -8,7 +8,7 @@ use crate::{
     id::{Epoch, Name},
     session::{
         Phase,
-        reconcile::{self, Action, Failed, Image, Seen, Settings, Shim},
+        reconcile::{self, Action, Failed, Image, Seen, Settings, ShimProcess},
     },
     time::Moment,
 };
@@ -62,7 +62,7 @@ pub(super) struct Machine {
     /// Services whose checks pass, while a shim answers.
     pub ready: BTreeSet<Name>,
     /// QEMU's last end, already counted.
-    ended: Option<Shim>,
+    ended: Option<ShimProcess>,
     /// The shim of that end.
     counted: Option<Life>,
     /// What it was launched with, as far as anybody knows.
@@ -142,7 +142,7 @@ impl Machine {
             self.ends = reconcile::ends(self.ends, since.map_or(0, |since| now.since_ms(since)));
         }
         let (asked, clean, because) = (ending.asked, ending.clean, ending.because.clone());
-        self.ended = Some(Shim::Ended { at: now, asked, clean, because });
+        self.ended = Some(ShimProcess::Ended { at: now, asked, clean, because });
     }
 
     /// It is dead, however it died.
@@ -195,19 +195,19 @@ impl Machine {
         }
     }
 
-    fn shim(&self) -> Shim {
+    fn shim(&self) -> ShimProcess {
         if let Some(Unseen { since, tried, because }) = self.unseen.clone() {
-            return Shim::Unseen { since, tried, because };
+            return ShimProcess::Unseen { since, tried, because };
         }
         match &self.living {
-            Some(Living { told, heard }) if told.runs => Shim::Running {
+            Some(Living { told, heard }) if told.runs => ShimProcess::Running {
                 since: told.began.unwrap_or(*heard),
                 booted: told.booted,
                 setup: told.setup.clone(),
                 ready: self.ready.clone(),
                 paused: told.paused.clone(),
             },
-            Some(living) => Shim::Starting { since: living.heard },
+            Some(living) => ShimProcess::Starting { since: living.heard },
             None => self.ended.clone().unwrap_or_default(),
         }
     }
@@ -219,9 +219,9 @@ impl Machine {
 }
 
 /// Marks an end that has happened as asked for.
-fn asked_for(ended: Option<Shim>, now: Moment) -> Shim {
+fn asked_for(ended: Option<ShimProcess>, now: Moment) -> ShimProcess {
     match ended {
-        Some(Shim::Ended { at, clean, because, .. }) => Shim::Ended { at, asked: true, clean, because },
-        _ => Shim::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
+        Some(ShimProcess::Ended { at, clean, because, .. }) => ShimProcess::Ended { at, asked: true, clean, because },
+        _ => ShimProcess::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     run::{Mutant, Rules},
     session::{
         Share,
-        reconcile::{Observed, Shim},
+        reconcile::{Observed, ShimProcess},
     },
 };
 
@@ -29,8 +29,8 @@ pub(super) fn bend(rules: Rules, share: &Share, observed: &mut Observed) -> Opti
         bent.drops.clear();
     }
     for seen in observed.machines.values_mut() {
-        if rules.broken(Mutant::TakesSilenceForDeath) && matches!(seen.shim, Shim::Unseen { .. }) {
-            seen.shim = Shim::None;
+        if rules.broken(Mutant::TakesSilenceForDeath) && matches!(seen.shim, ShimProcess::Unseen { .. }) {
+            seen.shim = ShimProcess::None;
         }
         if rules.broken(Mutant::ActsWhileBusy) {
             seen.busy = false;

@@ -97,7 +97,7 @@ impl Standing {
 
 /// Everything that a coordinator looks at.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
+pub struct Overview {
     /// The group.
     pub group: Standing,
     /// The hard state as far as this log has it.
@@ -114,7 +114,7 @@ pub struct Seen {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Something changed, or a moment has come: look at everything.
-    Look(Box<Seen>),
+    Look(Box<Overview>),
     /// A delivery ended: the version that the member has now, or that it took none.
     Delivered(HostId, Option<u64>),
     /// A host that was asked to vote gave the node id of its log, or did not.
@@ -268,7 +268,7 @@ impl Lead {
         effects
     }
 
-    fn look(&mut self, seen: &Seen, now: Moment, effects: &mut Vec<Effect>) {
+    fn look(&mut self, seen: &Overview, now: Moment, effects: &mut Vec<Effect>) {
         self.listen(seen, now);
         if seen.buried {
             self.rest(effects);
@@ -295,7 +295,7 @@ impl Lead {
 
     /// Notes who is there, also while another host leads: a new leader must know how long a voter has
     /// been silent. One that was never heard counts from the first look.
-    fn listen(&mut self, seen: &Seen, now: Moment) {
+    fn listen(&mut self, seen: &Overview, now: Moment) {
         self.down.retain(|host, _| seen.members.get(host).is_some_and(|member| !member.up));
         for (host, _) in seen.members.iter().filter(|(_, member)| !member.up) {
             self.down.entry(*host).or_insert(now);
@@ -332,7 +332,7 @@ impl Lead {
         false
     }
 
-    fn lead(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+    fn lead(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         let head = HeadRecord {
             name: state.name.clone(),
             stamp: state.stamp,
@@ -365,7 +365,7 @@ impl Lead {
     }
 
     /// Sends every member that is up the newest share, unless it has it or one is on the way.
-    fn deliver(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+    fn deliver(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host);
         for to in self.deliveries.due(up, state.version, now) {
             self.deliveries.begun(to);
@@ -374,7 +374,7 @@ impl Lead {
     }
 
     /// Raises the session's level when all members understand more: each has a share, or will be brought one.
-    fn raise(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+    fn raise(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         if state.ended || self.changes.under_way() {
             return;
         }
@@ -387,7 +387,7 @@ impl Lead {
     }
 
     /// Changes the voters when the mesh grew, or one was silent for too long or lost its log.
-    fn keep_voters(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+    fn keep_voters(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         let voting = seen.group.hosts();
         let waits = voting.is_empty() || self.raises.under_way();
         if state.ended || waits || !self.changes.may_begin(now) {
@@ -434,7 +434,7 @@ impl Lead {
 
     /// Once every machine is gone and every member that is up has heard the end, the session is buried: a
     /// statement tells hosts that are away now.
-    fn bury(&mut self, seen: &Seen, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+    fn bury(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
         let gone = state.gone() || (state.ended && self.rules.broken(Mutant::BuriesAtOnce));
         if !gone {
             return;
@@ -446,7 +446,7 @@ impl Lead {
     }
 
     /// Tells people who leads and who votes.
-    fn tell(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+    fn tell(&mut self, seen: &Overview, effects: &mut Vec<Effect>) {
         let Some(session) = seen.state.as_ref().map(|state| state.name.clone()) else { return };
         let name = |host: &HostId| seen.members.get(host).map(|member| member.name.clone());
         let leader = seen.group.leader;

@@ -22,12 +22,12 @@ const GROUPS: &str = "db 1 256\nweb 2 256 needs=db";
 const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
 
 /// A session that runs, seen by `nas`, which leads with these voters.
-fn seen(members: &str, voters: &[(u64, &str)]) -> Seen {
+fn seen(members: &str, voters: &[(u64, &str)]) -> Overview {
     let member = |word: &str| {
         let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
         (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: Some(LEVEL) })
     };
-    Seen {
+    Overview {
         group: Standing {
             leader: Some(host_id("nas")),
             leading: true,
@@ -55,7 +55,7 @@ fn lead() -> Lead {
     lead
 }
 
-fn look(lead: &mut Lead, seen: &Seen, now: Moment) -> Vec<Effect> {
+fn look(lead: &mut Lead, seen: &Overview, now: Moment) -> Vec<Effect> {
     let effects = lead.on(Event::Look(Box::new(seen.clone())), now);
     effects.into_iter().filter(|effect| !matches!(effect, Effect::Wake(_))).collect()
 }
@@ -416,7 +416,7 @@ proptest! {
 }
 
 /// Gives the seen of a session of the first level, whose members told these levels.
-fn seen_at(levels: &[(&str, u32)], voters: &[(u64, &str)]) -> Seen {
+fn seen_at(levels: &[(&str, u32)], voters: &[(u64, &str)]) -> Overview {
     let names: Vec<&str> = levels.iter().map(|(name, _)| *name).collect();
     let mut seen = seen(&names.join(" "), voters);
     seen.state = Some(Arc::new(up(created(), GROUPS, HOSTS)));

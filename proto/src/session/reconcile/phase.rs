@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failed, Image, Seen, Settings, Setup, Shim, back_off_ms, failing};
+use super::{Failed, Image, Seen, Settings, Setup, ShimProcess, back_off_ms, failing};
 use crate::{
     id::Name,
     limits::UNSEEN_WITHIN_MS,
@@ -24,11 +24,11 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
     }
     let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
-        Shim::Running { .. } if changed && spec.run => (Phase::Running, Some(Because::Restarting)),
-        Shim::Running { paused: Some(seen), .. } if spec.run => {
+        ShimProcess::Running { .. } if changed && spec.run => (Phase::Running, Some(Because::Restarting)),
+        ShimProcess::Running { paused: Some(seen), .. } if spec.run => {
             (Phase::Paused, Some(Because::Paused { seen: seen.clone() }))
         }
-        Shim::Running { since, booted, setup, ready, .. } => {
+        ShimProcess::Running { since, booted, setup, ready, .. } => {
             let ran_ms = now.since_ms(*since);
             if !spec.run {
                 (Phase::Running, Some(Because::Stopping))
@@ -38,11 +38,11 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
                 (Phase::Running, (ran_ms >= SILENT_MS).then_some(Because::Silent))
             }
         }
-        Shim::Starting { .. } => (Phase::Starting, None),
-        Shim::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
+        ShimProcess::Starting { .. } => (Phase::Starting, None),
+        ShimProcess::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
         _ if !spec.run => (Phase::Stopped, Some(Because::StoppedByUser)),
-        Shim::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
-        Shim::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
+        ShimProcess::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
+        ShimProcess::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
         _ if seen.image == Image::Complete && !waits.is_empty() => (Phase::Waiting, Some(needs(waits))),
         _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
         _ => (Phase::Starting, None),
@@ -52,8 +52,8 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
 /// Gives the moment at which time alone changes what [`phase`] says.
 pub fn phase_due(spec: &MachineSpec, seen: &Seen) -> Option<Moment> {
     match &seen.shim {
-        Shim::Running { since, booted: false, .. } => Some(since.plus_ms(SILENT_MS)),
-        Shim::Running { since, ready, .. } => {
+        ShimProcess::Running { since, booted: false, .. } => Some(since.plus_ms(SILENT_MS)),
+        ShimProcess::Running { since, ready, .. } => {
             let (_, service) = missing(spec, ready)?;
             Some(since.plus_ms(service.ready.as_ref().map_or(0, |check| check.grace_ms)))
         }

@@ -51,17 +51,17 @@ fn here() -> Seen {
     Seen { image: Image::Complete, ..Seen::default() }
 }
 
-fn launched(shim: Shim) -> Seen {
+fn launched(shim: ShimProcess) -> Seen {
     Seen { launched: settings(1), shim, ..here() }
 }
 
-fn running(booted: bool, ready: &[&str]) -> Shim {
+fn running(booted: bool, ready: &[&str]) -> ShimProcess {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    Shim::Running { since: Moment(90_000), booted, setup: Setup::Done, ready, paused: None }
+    ShimProcess::Running { since: Moment(90_000), booted, setup: Setup::Done, ready, paused: None }
 }
 
-fn ended(asked: bool, clean: bool) -> Shim {
-    Shim::Ended { at: Moment(99_500), asked, clean, because: "QEMU got signal 9".into() }
+fn ended(asked: bool, clean: bool) -> ShimProcess {
+    ShimProcess::Ended { at: Moment(99_500), asked, clean, because: "QEMU got signal 9".into() }
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_word_for_another_incarnation_does_not_count() {
 fn running_booted_and_ready_are_three_facts() {
     check(
         &[],
-        launched(Shim::Starting { since: Moment(95_000) }),
+        launched(ShimProcess::Starting { since: Moment(95_000) }),
         expect![[r#"
         Wait { until: Some(Moment(215000)) }
         Starting"#]],
@@ -164,7 +164,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
         let ready = ["http".parse().unwrap()].into();
         check(
             &[],
-            launched(Shim::Running { since: Moment(90_000), booted: true, setup, ready, paused: None }),
+            launched(ShimProcess::Running { since: Moment(90_000), booted: true, setup, ready, paused: None }),
             expected,
         );
     };
@@ -187,7 +187,7 @@ fn a_guest_that_stays_silent_is_told() {
     let since = Moment(30_000);
     check(
         &[],
-        launched(Shim::Running {
+        launched(ShimProcess::Running {
             since,
             booted: false,
             setup: Setup::Pending,
@@ -205,7 +205,7 @@ fn a_check_that_fails_after_the_grace_is_told() {
     let since = Moment(30_000);
     check(
         &[],
-        launched(Shim::Running {
+        launched(ShimProcess::Running {
             since,
             booted: true,
             setup: Setup::Done,
@@ -220,7 +220,7 @@ fn a_check_that_fails_after_the_grace_is_told() {
 
 #[test]
 fn a_start_that_hangs_is_stopped() {
-    let shim = Shim::Starting { since: Moment(0) };
+    let shim = ShimProcess::Starting { since: Moment(0) };
     let seen = launched(shim);
     let share = slice::share(&shop(), host_id("nas"));
     let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
@@ -252,7 +252,7 @@ fn after_a_crash_the_pause_doubles() {
         Wait { until: Some(Moment(159500)) }
         Failed QEMU got signal 9; try 8 follows after 60 s"#]],
     );
-    let long_ago = Shim::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
+    let long_ago = ShimProcess::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
     check(
         &["db-1"],
         Seen { ends: 7, ..launched(long_ago) },
@@ -269,20 +269,20 @@ fn needs_hold_at_every_start() {
     // A power cut: the incarnation lies on the disk, nothing runs.
     check(
         &[],
-        launched(Shim::None),
+        launched(ShimProcess::None),
         expect![[r#"
         Wait { until: None }
         Waiting needs db, not ready yet"#]],
     );
     check(
         &["db-1"],
-        launched(Shim::None),
+        launched(ShimProcess::None),
         expect![[r#"
         Launch { epoch: Epoch(1), after: None }
         Starting"#]],
     );
     // A crash while the other is away.
-    let long_ago = Shim::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
+    let long_ago = ShimProcess::Ended { at: Moment(0), asked: false, clean: false, because: "crash".into() };
     check(
         &[],
         Seen { ends: 1, ..launched(long_ago.clone()) },
@@ -316,7 +316,7 @@ fn needs_hold_at_every_start() {
     let failed = Some(Failed { at: Moment(90_000), times: 2, because: "no space left".into() });
     check(
         &[],
-        Seen { failed, ..launched(Shim::None) },
+        Seen { failed, ..launched(ShimProcess::None) },
         expect![[r#"
         Wait { until: None }
         Waiting needs db, not ready yet"#]],
@@ -329,7 +329,7 @@ fn the_restart_policy_tells_a_shutdown_from_a_crash() {
     let check = |policy, clean, expected: Expect| {
         let at = Moment(0);
         let because = if clean { "shut down from inside" } else { "QEMU got signal 9" }.to_owned();
-        let seen = launched(Shim::Ended { at, asked: false, clean, because });
+        let seen = launched(ShimProcess::Ended { at, asked: false, clean, because });
         expected.assert_eq(&act(&state(policy), &[], Seen { ends: 1, ..seen }));
     };
     check(
@@ -501,9 +501,9 @@ fn nothing_is_begun_while_an_action_is_carried_out() {
     );
 }
 
-fn unseen(since_ms: u64, tried_ms: u64) -> Shim {
+fn unseen(since_ms: u64, tried_ms: u64) -> ShimProcess {
     let because = "its shim (process 7) does not answer".to_owned();
-    Shim::Unseen { since: Moment(since_ms), tried: Moment(tried_ms), because }
+    ShimProcess::Unseen { since: Moment(since_ms), tried: Moment(tried_ms), because }
 }
 
 #[test]
@@ -539,7 +539,7 @@ fn what_may_run_is_looked_for_again_and_again_and_never_called_stopped() {
 fn silence_is_borne_for_a_while_then_what_is_silent_is_ended() {
     let find = |since| {
         let share = slice::share(&shop(), host_id("nas"));
-        let seen = launched(Shim::Unseen { since, tried: since, because: "silent".into() });
+        let seen = launched(ShimProcess::Unseen { since, tried: since, because: "silent".into() });
         let observed = Observed { machines: [(machine("web-1"), seen)].into(), ready: BTreeSet::new() };
         let now = Moment(1_000_000);
         let actions = reconcile(&share, &observed, now);
@@ -553,10 +553,10 @@ fn silence_is_borne_for_a_while_then_what_is_silent_is_ended() {
 fn nothing_that_may_run_is_reported_as_gone() {
     let state = command(shop(), Command::End);
     let lost = |shim| Seen { launched: None, shim, ..here() };
-    for shim in [running(true, &[]), Shim::Starting { since: Moment(0) }, unseen(0, 0)] {
+    for shim in [running(true, &[]), ShimProcess::Starting { since: Moment(0) }, unseen(0, 0)] {
         assert_eq!(act(&state, &[], lost(shim)), "Remove(Epoch(1))");
     }
-    assert_eq!(act(&state, &[], lost(Shim::None)), "ReportDropped(Epoch(1))");
+    assert_eq!(act(&state, &[], lost(ShimProcess::None)), "ReportDropped(Epoch(1))");
 }
 
 #[test]
@@ -576,7 +576,7 @@ fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
     let paused = |run| {
         let ready = ["http".parse().unwrap()].into();
         let since = Moment(90_000);
-        let shim = Shim::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
+        let shim = ShimProcess::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
         let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
         act(&state, &[], launched(shim))
     };
