@@ -30,7 +30,7 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
-use proto::names::{self, Resolution, Kind, View};
+use proto::names::{self, Kind, Resolution, View};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 

@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use proto::{
     id::{HostId, MachineName, Name},
-    names::{self, Resolution, Kind, View},
+    names::{self, Kind, Resolution, View},
     run::Rules,
     session::Replace,
     topology::{Intent, Topology},
@@ -32,7 +32,7 @@ use proto::{
 
 use crate::world::{
     SESSION, World,
-    fault::{Fault, Basis, group},
+    fault::{Basis, Fault, group},
     invariants::Violation,
 };
 

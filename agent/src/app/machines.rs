@@ -42,7 +42,12 @@ impl App {
     }
 
     /// Commits whether a machine shall run: `machine start` and `machine stop`.
-    pub async fn wish(&self, session: SessionId, machine: MachineName, run: bool) -> ApiResult<api::MachineRow> {
+    pub async fn wish(
+        &self,
+        session: SessionId,
+        machine: MachineName,
+        run: bool,
+    ) -> ApiResult<api::MachineRow> {
         let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
         let before = self.row(session, &machine)?;
         let request = Request::Wish { session, machine: machine.clone(), run };

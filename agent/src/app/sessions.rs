@@ -70,7 +70,12 @@ impl App {
         })
     }
 
-    async fn up_alone(&self, parcel: Parcel, replace: Replace, index: Option<u64>) -> ApiResult<api::UpAnswer> {
+    async fn up_alone(
+        &self,
+        parcel: Parcel,
+        replace: Replace,
+        index: Option<u64>,
+    ) -> ApiResult<api::UpAnswer> {
         let name = parcel.intent.topology.session.clone();
         let session = match self.hub().begin(parcel.clone(), index).await {
             Born::Exists(session) => session,

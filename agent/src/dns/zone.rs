@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use mesh::Interfaces;
 use proto::{
     id::{Name, SessionId},
-    names::{self, Resolution, Forward, Kind, View, Zone},
+    names::{self, Forward, Kind, Resolution, View, Zone},
     picture::{Change, readiness, zone},
     session::Share,
 };

@@ -21,7 +21,13 @@ fn told(checks: &[Check], expect: Expect) {
 }
 
 fn bare() -> Findings {
-    Findings { arch: "x86_64".into(), data: "/data".into(), machines: true, port: 7440, ..Findings::default() }
+    Findings {
+        arch: "x86_64".into(),
+        data: "/data".into(),
+        machines: true,
+        port: 7440,
+        ..Findings::default()
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use proto::{
     picture::Change,
     run::{
         Rules,
-        lead::{Effect, Event, Lead, Member, Place, Overview, Standing},
+        lead::{Effect, Event, Lead, Member, Overview, Place, Standing},
     },
     session::{Command, Share},
     time::Moment,

@@ -145,13 +145,24 @@ enum Refused {
 pub(super) type OpenEntrance = Arc<Mutex<Option<Entrance>>>;
 
 /// Takes inbound gossip streams until the swarm ends.
-pub(super) async fn receive(mut inlet: Inlet, mesh: MeshId, door: OpenEntrance, facts: broadcast::Sender<Fact>) {
+pub(super) async fn receive(
+    mut inlet: Inlet,
+    mesh: MeshId,
+    door: OpenEntrance,
+    facts: broadcast::Sender<Fact>,
+) {
     while let Some((from, stream)) = inlet.recv().await {
         tokio::spawn(read(stream, mesh, from, door.clone(), facts.clone()));
     }
 }
 
-async fn read(mut stream: Stream, mesh: MeshId, from: HostId, door: OpenEntrance, facts: broadcast::Sender<Fact>) {
+async fn read(
+    mut stream: Stream,
+    mesh: MeshId,
+    from: HostId,
+    door: OpenEntrance,
+    facts: broadcast::Sender<Fact>,
+) {
     let mut told: Option<Moment> = None;
     // Ends when the sender closes the stream, breaks a limit, or the connection is gone.
     while let Ok(frame) = read_frame(&mut stream, MAX_GOSSIP_BYTES).await {

@@ -30,7 +30,7 @@ use crate::{
     members::roster::{Roll, Roster},
     transport::{inbound::Inlet, swarm::Streams},
 };
-use carrier::{Carrier, OpenEntrance, Entrance, Posts};
+use carrier::{Carrier, Entrance, OpenEntrance, Posts};
 use ledger::Ledger;
 
 pub use proto::picture::Records;

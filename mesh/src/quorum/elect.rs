@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     HEARTBEAT, LEASE, Raft,
-    net::{Response, Call, Connections},
+    net::{Call, Connections, Response},
     store::Store,
 };
 

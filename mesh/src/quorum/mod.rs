@@ -182,9 +182,10 @@ impl Group {
         let opened = tokio::task::spawn_blocking(move || store::Store::open(place)).await;
         let (store, node, snapshot) = opened.map_err(|error| GroupError::Start(error.to_string()))??;
         let (show, shown) = watch::channel(None);
-        let (machine, applied) = machine::StateMachine::new(store.clone(), snapshot, show).map_err(|error| {
-            disk::Flaw::from(error).of("what the snapshot holds").at(&dir.join(disk::FILE))
-        })?;
+        let (machine, applied) =
+            machine::StateMachine::new(store.clone(), snapshot, show).map_err(|error| {
+                disk::Flaw::from(error).of("what the snapshot holds").at(&dir.join(disk::FILE))
+            })?;
         let kept = kept::Kept::new();
         let link = net::Connections { node, wire, kept: kept.clone() };
         let config = config(session).map_err(GroupError::Start)?;

@@ -456,7 +456,9 @@ impl Written for net::Response {
                 ResponseForm::AppendedTo(to.as_ref().map(Written::form))
             }
             net::Response::Append(AppendEntriesResponse::Conflict) => ResponseForm::Conflict,
-            net::Response::Append(AppendEntriesResponse::HigherVote(vote)) => ResponseForm::HigherVote(vote.form()),
+            net::Response::Append(AppendEntriesResponse::HigherVote(vote)) => {
+                ResponseForm::HigherVote(vote.form())
+            }
             net::Response::Vote(VoteResponse { vote, vote_granted, last_log_id }) => ResponseForm::Vote {
                 vote: vote.form(),
                 granted: *vote_granted,
@@ -471,7 +473,9 @@ impl Written for net::Response {
     fn value(form: ResponseForm) -> Option<net::Response> {
         Some(match form {
             ResponseForm::Appended => net::Response::Append(AppendEntriesResponse::Success),
-            ResponseForm::AppendedTo(to) => net::Response::Append(AppendEntriesResponse::PartialSuccess(place(to)?)),
+            ResponseForm::AppendedTo(to) => {
+                net::Response::Append(AppendEntriesResponse::PartialSuccess(place(to)?))
+            }
             ResponseForm::Conflict => net::Response::Append(AppendEntriesResponse::Conflict),
             ResponseForm::HigherVote(vote) => {
                 net::Response::Append(AppendEntriesResponse::HigherVote(Vote::value(vote)?))

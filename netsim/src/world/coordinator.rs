@@ -8,7 +8,7 @@ use proto::{
     id::{Digest, HostId, SessionId},
     level::Level,
     run::lead::{
-        Effect, Event as Happened, Lead, Member, Place, Overview, Standing,
+        Effect, Event as Happened, Lead, Member, Overview, Place, Standing,
         question::{self, Ask, Question},
     },
     session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Proposal, Refused, Replace},

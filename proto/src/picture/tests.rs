@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::{fixture::*, *};
 use crate::{
-    names::{self, Resolution, HostEntry, Kind, View, Zone},
+    names::{self, HostEntry, Kind, Resolution, View, Zone},
     session::{
         Command, State,
         fixture::{SESSION, command, created, host_id, host_name, up},

@@ -249,7 +249,9 @@ fn remove(epoch: Epoch, seen: &Seen) -> Action {
     match (seen.launched, &seen.shim) {
         (Some(settings), _) if settings.epoch <= epoch => Action::Remove(epoch),
         // Its files are gone, its processes are not.
-        (None, ShimProcess::Starting { .. } | ShimProcess::Running { .. } | ShimProcess::Unseen { .. }) => Action::Remove(epoch),
+        (None, ShimProcess::Starting { .. } | ShimProcess::Running { .. } | ShimProcess::Unseen { .. }) => {
+            Action::Remove(epoch)
+        }
         _ => Action::ReportDropped(epoch),
     }
 }
@@ -281,7 +283,9 @@ fn run(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> Option<A
             Some(if now < due { Action::Wait { until: Some(due) } } else { Action::Find { patient } })
         }
         // Marks the end as asked for, so that `machine start` starts it again.
-        ShimProcess::Ended { asked: false, .. } if !spec.run => Some(Action::Stop { because: "stopped".into() }),
+        ShimProcess::Ended { asked: false, .. } if !spec.run => {
+            Some(Action::Stop { because: "stopped".into() })
+        }
         _ if !spec.run => None,
         ShimProcess::Ended { at, asked: false, clean, because } => {
             let due = at.plus_ms(back_off_ms(seen.ends));

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     super::{
         record::{Launch, Paths},
-        wire::{ShimAnswer, Counts, write},
+        wire::{Counts, ShimAnswer, write},
     },
     hostnet,
     names::Names,

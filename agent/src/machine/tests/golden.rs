@@ -19,7 +19,7 @@ use super::sample;
 use crate::machine::{
     process::Process,
     record::{Ending, Launch, ShimStatus},
-    wire::{ShimAnswer, Counts, Wish},
+    wire::{Counts, ShimAnswer, Wish},
 };
 use bytes::{Files, Sample};
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     quorum::{
         machine::Content,
-        net::{Response, Call, Frame},
+        net::{Call, Frame, Response},
         wire::{Owner, Written, encode, stored},
     },
     tests::golden::bytes::Sample,

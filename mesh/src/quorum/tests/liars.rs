@@ -12,7 +12,7 @@ use super::*;
 use crate::quorum::{
     disk::Place,
     machine::{Content, StateMachine},
-    net::{Response, Call, Factory, Frame, Connections},
+    net::{Call, Connections, Factory, Frame, Response},
     store::Store,
 };
 

@@ -221,7 +221,9 @@ impl Machine {
 /// Marks an end that has happened as asked for.
 fn asked_for(ended: Option<ShimProcess>, now: Moment) -> ShimProcess {
     match ended {
-        Some(ShimProcess::Ended { at, clean, because, .. }) => ShimProcess::Ended { at, asked: true, clean, because },
+        Some(ShimProcess::Ended { at, clean, because, .. }) => {
+            ShimProcess::Ended { at, asked: true, clean, because }
+        }
         _ => ShimProcess::Ended { at: now, asked: true, clean: true, because: "stopped".into() },
     }
 }

@@ -42,7 +42,9 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
         ShimProcess::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
         _ if !spec.run => (Phase::Stopped, Some(Because::StoppedByUser)),
         ShimProcess::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
-        ShimProcess::None if seen.launched.is_none() && seen.image == Image::Complete => first(spec, seen, waits),
+        ShimProcess::None if seen.launched.is_none() && seen.image == Image::Complete => {
+            first(spec, seen, waits)
+        }
         _ if seen.image == Image::Complete && !waits.is_empty() => (Phase::Waiting, Some(needs(waits))),
         _ if seen.failed.is_some() || seen.image != Image::Complete => unstarted(seen),
         _ => (Phase::Starting, None),

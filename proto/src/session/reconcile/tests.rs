@@ -164,7 +164,13 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
         let ready = ["http".parse().unwrap()].into();
         check(
             &[],
-            launched(ShimProcess::Running { since: Moment(90_000), booted: true, setup, ready, paused: None }),
+            launched(ShimProcess::Running {
+                since: Moment(90_000),
+                booted: true,
+                setup,
+                ready,
+                paused: None,
+            }),
             expected,
         );
     };
@@ -576,7 +582,8 @@ fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
     let paused = |run| {
         let ready = ["http".parse().unwrap()].into();
         let since = Moment(90_000);
-        let shim = ShimProcess::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
+        let shim =
+            ShimProcess::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
         let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
         act(&state, &[], launched(shim))
     };
