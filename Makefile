@@ -9,8 +9,11 @@ PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 RUST   := 1.91
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 AGENT  := $(TARGET)/debug/agent
+PROFILE ?= release
+BUILT  := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TINY   := $(abspath target/tiny/tiny.raw)
 DEBIAN := $(abspath target/debian/debian.raw)
+DEBIAN_HOST := $(abspath target/debian-host/debian.raw)
 # The last commit whose agent is of level 1 (proto/src/level.rs): it meets today's in tests/tests/e2e/older.rs.
 OLDER  := 1335133f2f5b5230c8d880e7293aa226253b639d
 
@@ -23,6 +26,7 @@ help:
 	@echo 'make debian      build the Debian guest (minutes); `make -s debian` prints only its path'
 	@echo 'make test-debian the stories with it: cloud-init, systemd, a few minutes of emulation'
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
+	@echo 'make dist        make what people install, in target/dist: a package and a tarball'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
 	@echo 'make bench       measure ratios on this computer, as root (ONLY=idle, boot, net, dns, image or start)'
 	@echo 'make bench-deps  install the programs that bench compares with'
@@ -54,7 +58,7 @@ deny: rust
 
 # --- building -----------------------------------------------------------------------------------------------------
 
-.PHONY: build older tiny debian install
+.PHONY: build older tiny debian install dist
 build: rust
 	@$(CARGO) build --workspace --bins
 
@@ -70,6 +74,23 @@ debian:
 install: rust
 	$(CARGO) build --release -p agent
 	install -D -m 755 $(TARGET)/release/agent $(DESTDIR)$(PREFIX)/bin/agent
+
+# What people install, in target/dist: a package of Debian's and a tarball. `make dist PROFILE=dev` is for trying it out.
+# The other architecture comes with them where its toolchain is there.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+HERE    := $(shell uname -m)
+OTHER   := $(if $(filter x86_64,$(HERE)),aarch64,x86_64)
+dist: rust
+	@$(CARGO) build --profile $(PROFILE) -p agent
+	@.ci/package $(BUILT)/agent $(VERSION) $(HERE) target/dist
+	@if command -v $(OTHER)-linux-gnu-gcc >/dev/null && rustc --print target-libdir --target $(OTHER)-unknown-linux-gnu \
+	  2>/dev/null | xargs test -d; then \
+	  CARGO_TARGET_$(shell echo $(OTHER) | tr a-z A-Z)_UNKNOWN_LINUX_GNU_LINKER=$(OTHER)-linux-gnu-gcc \
+	    $(CARGO) build --profile $(PROFILE) -p agent --target $(OTHER)-unknown-linux-gnu; \
+	  .ci/package $(TARGET)/$(OTHER)-unknown-linux-gnu/$(notdir $(BUILT))/agent $(VERSION) $(OTHER) target/dist $(BUILT)/agent; \
+	else \
+	  echo 'nothing for $(OTHER): that needs $(OTHER)-linux-gnu-gcc and rustup target add $(OTHER)-unknown-linux-gnu' >&2; \
+	fi
 
 # --- proving ------------------------------------------------------------------------------------------------------
 
@@ -90,7 +111,8 @@ test: packages nextest older build
 # Needs Debian's mirror and minutes, so it is not part of the gate.
 .PHONY: test-debian
 test-debian: packages nextest build tiny debian
-	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
+	@images/guests/debian/build target/debian-host qemu-system-x86 qemu-utils >/dev/null
+	SLOW=1 DEBIAN_IMAGE=$(DEBIAN) DEBIAN_HOST_IMAGE=$(DEBIAN_HOST) AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim TINY_IMAGE=$(TINY) \
 	  $(CARGO) nextest run -p tests debian
 
 # Needs the internet, so it is not part of the gate.
@@ -112,8 +134,6 @@ demo: packages build
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 # Figures of a development build say little: `make bench PROFILE=dev` is for trying the bench itself.
-PROFILE ?= release
-BUILT   := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 .PHONY: bench bench-deps
 bench: packages rust
 	@$(CARGO) build --profile $(PROFILE) -p agent -p netsim --bins

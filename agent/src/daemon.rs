@@ -30,7 +30,8 @@ use crate::{
     app::App,
     config::Config,
     dns,
-    host::{data::DataDir, disk, limits, log, runtime},
+    doctor::firewall,
+    host::{data::DataDir, disk, limits, log, notify, private, runtime, users},
     machine::Qemu,
     session::actions::words,
 };
@@ -111,6 +112,9 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let name = built.mesh.name();
     let mesh_name = built.mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string());
     log::say(&format!("{name} runs in the mesh {mesh_name}; Ctrl-C ends the agent, machines run on"));
+    notify::ready(&format!("{name} is in the mesh {mesh_name}"));
+    let (kept, usual) = (data.clone(), config.listen_port);
+    tokio::task::spawn_blocking(move || firewall::warn(&kept, usual));
     // Nobody listening is no error.
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
     let found = about::Found { qemu: found, offered: offer };
@@ -118,6 +122,7 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));
 
     let early = built.ended().await;
+    notify::stopping();
     built.facts.send(Fact::AgentStopped).ok();
     for part in built.end().await {
         tracing::warn!("{part} did not end in time");
@@ -134,7 +139,9 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
     let app: App = built.app(bound.as_ref().map(|bound| bound.address));
-    let listener = crate::api::listen(&data.socket()).map_err(|error| failed(&error))?;
+    let group = config.api_group.as_deref().and_then(group);
+    private::passable(data.path(), group).map_err(|error| failed(&error))?;
+    let listener = crate::api::listen(&data.socket(), group).map_err(|error| failed(&error))?;
     if let Some(bound) = bound {
         let (zone, resolve) = (config.dns.zone.clone(), built.zones.resolve());
         built.tasks.spawn(core("names", dns::serve(bound, zone, resolve, shares.names, stop.clone())));
@@ -145,6 +152,11 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
     Ok(())
+}
+
+/// Finds the group that may use the local API. A user's agent is that user's alone.
+fn group(name: &str) -> Option<u32> {
+    users::group(name).map(|group| group.gid).filter(|_| rustix::process::geteuid().is_root())
 }
 
 /// Says whose the runtime directory is, and removes those that are nobody's any more.

@@ -1,6 +1,7 @@
 //! Finds out what this host lacks. [`look`] gathers what can be seen from outside the daemon,
 //! [`examine`] decides what it means and which command mends it. Nothing here changes anything.
 
+pub mod firewall;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,8 @@ pub struct Findings {
     pub taken: Vec<String>,
     /// Whether port 53 of loopback can be used.
     pub port_53: bool,
+    /// Host firewalls.
+    pub walls: firewall::Walls,
     /// How far files may grow, in bytes, if that is limited.
     pub file_bytes: Option<u64>,
 }
@@ -103,12 +106,15 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings 
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let existing = data.path().ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let refused = disk::inspect(data).err().map(|error| (words(&error), error.next()));
+    let guest = data.is_open_to_guest();
+    let refused = refused.filter(|_| !guest);
     // Nothing is tried in a directory of somebody else, or in one that is not ours yet.
-    let ours = refused.is_none() && existing == data.path();
+    let ours = refused.is_none() && existing == data.path() && !guest;
     Findings {
         refused,
         trouble: if ours { disk::look(data) } else { None },
         file_bytes: limits::file_bytes(),
+        walls: firewall::look(data, port),
         qemu: first_line(Command::new(format!("qemu-system-{arch}")).arg("--version")),
         qemu_img: first_line(Command::new("qemu-img").arg("--version")).is_some(),
         ssh: Command::new("ssh").arg("-V").output().is_ok(),
@@ -116,6 +122,7 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings 
         packages: packages(&os),
         unwritable: rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
             .err()
+            .filter(|_| !guest)
             .map(|error| error.to_string()),
         free_mib: rustix::fs::statvfs(existing).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20),
         member: data.identity().exists(),
@@ -133,7 +140,8 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings 
 pub fn examine(seen: &Findings) -> Vec<Check> {
     let checks = vec![qemu(seen), accelerator(seen), qemu_img(seen), ssh(seen), data(seen), room(seen)];
     let checks = checks.into_iter().chain(file_size(seen));
-    checks.chain([policy(seen), ports(seen), names(seen), agent(seen)]).collect()
+    let checks = checks.chain([policy(seen), ports(seen)]).chain(firewall::judge(&seen.walls));
+    checks.chain([names(seen), agent(seen)]).collect()
 }
 
 /// Says whether the name server answers: asked as any program of this host asks, because what the

@@ -14,6 +14,7 @@ mod dns;
 mod doctor;
 mod facts;
 mod host;
+mod install;
 pub mod machine;
 mod picture;
 mod session;

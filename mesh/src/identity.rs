@@ -210,8 +210,14 @@ pub fn pending(data: &Path) -> Option<(String, Name)> {
     Some((token.to_owned(), name.parse().ok()?))
 }
 
-pub(crate) fn set_pending(data: &Path, token: &str, name: &Name) -> Result<(), IdentityError> {
+/// Remembers token and wished name of a join that is not done yet.
+pub fn set_pending(data: &Path, token: &str, name: &Name) -> Result<(), IdentityError> {
     write(&pending_file(data), format!("{} {name}\n", token.trim()).as_bytes())
+}
+
+/// Forgets a join that was refused.
+pub fn forget_pending(data: &Path) {
+    std::fs::remove_file(pending_file(data)).ok();
 }
 
 /// Converts a libp2p peer id, which holds the key itself.

@@ -31,8 +31,17 @@ pub fn tiny_image() -> PathBuf {
 /// Names the Debian guest's disk for the stories that take minutes; they run with `SLOW=1` only, as
 /// `make test-debian` sets it, and else say that they were skipped.
 pub fn debian_image_or_skip(story: &str) -> Option<PathBuf> {
+    slow_or_skip(story, "DEBIAN_IMAGE", "the Debian guest's disk")
+}
+
+/// Names the disk of the same guest with QEMU in it, so that it can be a host.
+pub fn debian_host_image_or_skip(story: &str) -> Option<PathBuf> {
+    slow_or_skip(story, "DEBIAN_HOST_IMAGE", "the disk of the Debian guest that is a host")
+}
+
+fn slow_or_skip(story: &str, variable: &str, what: &str) -> Option<PathBuf> {
     if env::var_os("SLOW").is_some_and(|value| value == "1") {
-        return Some(named("DEBIAN_IMAGE", "the Debian guest's disk"));
+        return Some(named(variable, what));
     }
     eprintln!("SKIPPED {story}: it takes minutes; run `make test-debian`");
     None

@@ -1,4 +1,4 @@
-//! The local API: HTTP on a unix socket in the data directory, readable by its owner alone.
+//! The local API: HTTP on a unix socket in the data directory, open to its owner, and where root runs it to a group.
 //! Whoever can open the socket may do everything; nothing here authenticates, decides or prints.
 
 mod held;

@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{PermissionsExt, chown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,9 +17,9 @@ use tokio::net::{UnixListener, UnixStream};
 /// Bytes of a socket's path that every Linux takes, the final zero not counted.
 const MAX_PATH: usize = 107;
 
-/// Listens at `path`, for the owner alone. A socket that a dead daemon left is replaced; the caller
+/// Listens at `path`, for the owner alone or also for a group. A socket that a dead daemon left is replaced; the caller
 /// holds the data directory's lock, so a living daemon's is not.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     // The name appears only when its permissions are right.
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
@@ -25,7 +28,8 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     }
     let (short, _dir) = short(&new)?;
     let listener = UnixListener::bind(short)?;
-    fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+    chown(&new, None, group)?;
+    fs::set_permissions(&new, Permissions::from_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
     fs::rename(&new, path)?;
     Ok(listener)
 }

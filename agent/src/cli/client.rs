@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use proto::wire::api::{Error, ErrorBody, Kind};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::reach;
 use crate::api::{RAW, connect};
 
 /// The daemon's own waits are shorter, but for long requests, which stream.
@@ -42,6 +43,11 @@ impl Client {
     /// Tells whether a daemon accepts connections.
     pub async fn is_running(&self) -> bool {
         connect(&self.socket).await.is_ok()
+    }
+
+    /// Gives the process of the daemon that accepts connections.
+    pub async fn process(&self) -> Option<i32> {
+        connect(&self.socket).await.ok()?.peer_cred().ok()?.pid()
     }
 
     /// Asks with GET.
@@ -184,17 +190,7 @@ fn broken(error: &dyn std::fmt::Display) -> Error {
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> Error {
-    let because = match error.kind() {
-        io::ErrorKind::NotFound => format!("there is no socket {}", socket.display()),
-        io::ErrorKind::ConnectionRefused => format!("nothing listens at {}", socket.display()),
-        _ => format!("{}: {error}", socket.display()),
-    };
-    let next = match error.kind() {
-        io::ErrorKind::PermissionDenied => "run this as the user that runs the agent, or name its --data-dir",
-        _ if !socket.with_file_name("identity").exists() => "agent init --name NAME    or agent join TOKEN",
-        _ => "agent run",
-    };
-    Error::new(Kind::Unreachable, "the agent does not run here").because(because).next(next)
+    reach::unreachable(socket, error)
 }
 
 #[cfg(test)]

@@ -65,7 +65,9 @@ pub fn run(cx: &Cx, verb: Verb) -> Done {
 /// Reads the layers of a data directory and this process.
 pub fn load(data: &DataDir, flags: Vec<String>) -> Result<(Config, Vec<Setting>), Error> {
     let path = data.config();
-    let file = read(&path)?.map(|text| (path.display().to_string(), text));
+    // The settings of another user's agent are that user's; who is its guest goes by the defaults.
+    let text = if data.is_open_to_guest() { None } else { read(&path)? };
+    let file = text.map(|text| (path.display().to_string(), text));
     let ours = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with("AGENT_"))?;
         Some((name, value.to_string_lossy().into_owned()))

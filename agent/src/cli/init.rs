@@ -5,7 +5,7 @@ use proto::{
     wire::api::{Error, Initialised, Kind},
 };
 
-use super::{Cx, Done, error::Exit, value};
+use super::{Cx, Done, error::Exit, reach, value};
 use crate::daemon;
 
 /// Make a new mesh with this computer as its first host
@@ -27,6 +27,7 @@ pub struct Args {
 }
 
 pub fn run(cx: &Cx, args: Args) -> Done {
+    reach::own_only(&cx.data, cx.chosen, "init")?;
     let name = args.name.or_else(value::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
             .because(value::no_name())
@@ -35,7 +36,8 @@ pub fn run(cx: &Cx, args: Args) -> Done {
     let told = |made: &Initialised| cx.ui.show_or_fail(made, |made, _| in_words(made)).map_err(not_made);
     let made = daemon::init(&cx.data, name, args.mesh, value::tags(args.tags)?, told)?;
     cx.ui.say(&format!("mesh {} has its first host, {}", made.mesh.name, made.host.name));
-    cx.ui.say("hint: agent run    then, on each other computer, what `agent token create` prints");
+    let run = reach::start(&cx.data);
+    cx.ui.say(&format!("hint: {run}    then, on each other computer, what `agent token create` prints"));
     Ok(Exit::WELL)
 }
 

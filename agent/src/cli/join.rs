@@ -8,7 +8,7 @@ use proto::{
     wire::api::{Error, JoinRequest, Joined, Kind},
 };
 
-use super::{Cx, Done, error::Exit, value};
+use super::{Cx, Done, error::Exit, reach, value};
 use crate::daemon;
 
 /// More than `agent token create` prints, less than a wrong file.
@@ -36,6 +36,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let joined: Joined = if cx.client.is_running().await {
         cx.client.post("/v1/join", &request).await?
     } else {
+        reach::own_only(&cx.data, cx.chosen, "join")?;
         daemon::join(&cx.data, request).await?
     };
     cx.ui.show(&joined, |joined, _| {
@@ -46,7 +47,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         format!("{} is a host of mesh {}{by}", joined.host.name, joined.mesh.name)
     });
     if !cx.client.is_running().await && joined.again.as_ref().is_none_or(|again| !again.silent.is_empty()) {
-        cx.ui.say("hint: agent run");
+        cx.ui.say(&format!("hint: {}", reach::start(&cx.data)));
     }
     Ok(Exit::WELL)
 }

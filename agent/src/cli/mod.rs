@@ -14,12 +14,15 @@ mod file;
 mod host;
 mod image;
 mod init;
+mod install;
 mod intent;
 mod join;
 mod machine;
 mod out;
+mod pages;
 mod plain;
 mod plan;
+mod reach;
 mod run;
 mod service;
 mod session;
@@ -31,6 +34,7 @@ mod tests;
 mod token;
 mod ui;
 mod up;
+mod upgrade;
 mod value;
 pub use join::again_in_words as joined_again;
 pub use value::{hostname, no_name, span};
@@ -43,6 +47,7 @@ use proto::wire::api::{Error, Kind};
 use crate::{
     cli::client::Client,
     host::{data::DataDir, limits, log},
+    install::program::About,
 };
 use error::Exit;
 use ui::Ui;
@@ -110,6 +115,12 @@ enum Noun {
     Config(config::Verb),
     Events(events::Args),
     Doctor(doctor::Args),
+    Install(install::Args),
+    Uninstall(install::Remove),
+    Upgrade(upgrade::Args),
+    Completions(pages::Completions),
+    #[command(hide = true)]
+    Man(pages::Man),
 }
 
 /// What every verb works with.
@@ -117,6 +128,8 @@ enum Noun {
 pub struct Cx {
     ui: Ui,
     data: DataDir,
+    /// Whether that directory was named, on the command line or in the environment.
+    chosen: bool,
     client: Client,
 }
 
@@ -127,16 +140,29 @@ pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return Ui::new(error::wants_json(&args)).usage(&error).into(),
+        Err(error) => return unparsed(&Ui::new(error::wants_json(&args)), &error).into(),
     };
     let ui = Ui::new(cli.json);
-    let done = match (DataDir::choose(cli.data_dir.as_deref()), &cli.noun) {
-        (Ok(data), _) => start(Cx { client: Client::new(data.socket()), ui: ui.clone(), data }, cli.noun),
-        (Err(error), _) => Err(Error::new(Kind::Failed, "no data directory can be chosen")
+    let done = match DataDir::choose(cli.data_dir.as_deref()) {
+        Ok(own) => {
+            let chosen = DataDir::is_chosen(cli.data_dir.as_deref());
+            let data = reach::choose(own, chosen);
+            start(Cx { client: Client::new(data.socket()), ui: ui.clone(), data, chosen }, cli.noun)
+        }
+        Err(error) => Err(Error::new(Kind::Failed, "no data directory can be chosen")
             .because(error)
             .next("set HOME or name one with --data-dir DIR")),
     };
     ui.end(done).into()
+}
+
+/// Tells what clap found. Programs that ask for the version are told what another agent needs to know of this one.
+fn unparsed(ui: &Ui, error: &clap::Error) -> Exit {
+    if error.kind() == clap::error::ErrorKind::DisplayVersion && ui.json() {
+        ui.show(&About::this(), |_, _| String::new());
+        return ui.end(Ok(Exit::WELL));
+    }
+    ui.usage(error)
 }
 
 fn start(cx: Cx, noun: Noun) -> Done {
@@ -178,5 +204,10 @@ async fn dispatch(cx: &Cx, noun: Noun) -> Done {
         Noun::Config(verb) => config::run(cx, verb),
         Noun::Events(args) => events::run(cx, args).await,
         Noun::Doctor(args) => doctor::run(cx, args).await,
+        Noun::Install(args) => install::install(cx, args).await,
+        Noun::Uninstall(args) => install::uninstall(cx, args).await,
+        Noun::Upgrade(args) => upgrade::run(cx, args).await,
+        Noun::Completions(args) => pages::completions(cx, args),
+        Noun::Man(args) => pages::man(cx, args),
     }
 }

@@ -1,8 +1,11 @@
 //! `agent run`: the daemon, in the foreground.
 
-use proto::id::Name;
+use proto::{
+    id::Name,
+    wire::api::{Error, JoinRequest},
+};
 
-use super::{Cx, Done, config, error::Exit, join};
+use super::{Cx, Done, config, error::Exit, join, reach};
 use crate::daemon;
 
 /// Run the agent of this host in the foreground
@@ -25,8 +28,18 @@ pub struct Args {
 }
 
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    reach::own_only(&cx.data, cx.chosen, "run")?;
     let (config, _) = config::load(&cx.data, args.set)?;
-    let join = args.join.map(|token| join::request(&token, args.name)).transpose()?;
+    let join = args.join.map(|token| wanted(cx, &token, args.name)).transpose()?.flatten();
     daemon::run(daemon::Run { data: cx.data.clone(), config, join }).await?;
     Ok(Exit::WELL)
+}
+
+/// Reads the token. A service is started again with an empty stdin: then what was kept of it counts.
+fn wanted(cx: &Cx, token: &str, name: Option<Name>) -> Result<Option<JoinRequest>, Error> {
+    let known = mesh::identity::exists(cx.data.path()) || mesh::identity::pending(cx.data.path()).is_some();
+    match join::request(token, name) {
+        Err(_) if token == "-" && known => Ok(None),
+        request => request.map(Some),
+    }
 }

@@ -21,6 +21,8 @@ pub struct Config {
     pub listen_port: u16,
     /// Names.
     pub dns: Dns,
+    /// Group whose members may use the local API, where root runs the agent.
+    pub api_group: Option<String>,
     /// Whether this host is fit to be a voter; `None` = found out.
     pub steady: Option<bool>,
     /// What placement wishes are matched with.
@@ -106,6 +108,9 @@ impl Reader<'_> {
                 .read("listen.port", "a port from 1 to 65534", |text| parse_port(text).filter(|p| *p < 65535))
                 .unwrap_or_default(),
             dns,
+            api_group: self
+                .read("api.group", "\"none\" or the name of a group", word("none", parse_group))
+                .flatten(),
             steady: self.read("steady", "\"auto\", \"yes\" or \"no\"", word("auto", parse_bool)).flatten(),
             tags: self.tags(),
         }
@@ -155,6 +160,11 @@ fn parse_port(text: &str) -> Option<u16> {
 
 fn parse_mib(text: &str) -> Option<u64> {
     proto::size::mib(text).ok()
+}
+
+fn parse_group(text: &str) -> Option<String> {
+    let may = |letter: char| letter.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&letter);
+    ((1..=32).contains(&text.len()) && text.chars().all(may)).then(|| text.to_owned())
 }
 
 fn parse_zone(text: &str) -> Option<String> {

@@ -29,8 +29,8 @@ fn the_defaults_are_a_valid_configuration() {
     let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None };
     let dns = Dns { port: None, zone: "mesh.internal".into() };
     let relay = Relay { serve: None };
-    let tags = BTreeMap::new();
-    assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, steady: None, tags });
+    let (api_group, tags) = (Some("agent".to_owned()), BTreeMap::new());
+    assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, api_group, steady: None, tags });
 }
 
 #[test]
@@ -51,6 +51,7 @@ fn the_later_layer_wins_and_says_so() {
             listen.port = 7440 (default)
             dns.port = 5353 (--set)
             dns.zone = mesh.internal (default)
+            api.group = agent (default)
             tags.room = cellar (environment AGENT_TAGS)
             tags.floor = 2 (environment AGENT_TAGS)
         "#]],

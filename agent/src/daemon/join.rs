@@ -1,9 +1,8 @@
 //! Makes this host a member, without a daemon or before it begins.
 
-use std::time::Duration;
-
 use mesh::{Joined, Joining, Ports};
 use proto::{
+    backoff::BackOff,
     id::Name,
     reasons::Code,
     trust::JoinRefusal,
@@ -12,12 +11,12 @@ use proto::{
 
 use super::{ApiResult, take};
 use crate::{
-    host::{data::DataDir, log},
+    host::{data::DataDir, log, notify},
     session::actions::words,
 };
 
-/// Between two tries of a join that found no issuer.
-const JOIN_AGAIN: Duration = Duration::from_secs(5);
+/// Between two tries of a join: a mesh that is not there now may come back at any time, with a router or a power line.
+const AGAIN: BackOff = BackOff::new(2_000, 30_000);
 
 /// Joins a mesh without a daemon.
 pub async fn join(data: &DataDir, request: api::JoinRequest) -> ApiResult<api::Joined> {
@@ -25,7 +24,20 @@ pub async fn join(data: &DataDir, request: api::JoinRequest) -> ApiResult<api::J
     if mesh::identity::exists(data.path()) {
         return join_again(data, &request);
     }
-    join_locked(data, &request).await
+    join_locked(data, &request).await.map_err(|missed| missed.error)
+}
+
+/// A join that did not come about.
+struct Missed {
+    error: Error,
+    /// Whether the mesh was not there, so that the same may succeed later.
+    absent: bool,
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Missed {
+        Missed { error, absent: false }
+    }
 }
 
 /// Writes down what a token of this host's own mesh tells of members, for the next start.
@@ -46,7 +58,7 @@ fn join_again(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Join
     })
 }
 
-async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Joined> {
+async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Result<api::Joined, Missed> {
     let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
@@ -72,9 +84,10 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> ApiResult<ap
         }),
         Ok(Joined::Pending { issuers }) => {
             let names: Vec<&str> = issuers.iter().map(Name::as_str).collect();
-            Err(Error::new(Kind::TimedOut, "the join is pending")
+            let error = Error::new(Kind::TimedOut, "the join is pending")
                 .because(format!("members answer, but no issuer can be reached: {}", names.join(", ")))
-                .next("agent run, which tries again until one of them is back"))
+                .next("agent run, which tries again until one of them is back");
+            Err(Missed { error, absent: true })
         }
         Err(error) => {
             let (kind, next) = match &error {
@@ -91,7 +104,9 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> ApiResult<ap
                 mesh::JoinError::Refused(refusal) => Some(Box::new(Code::of(refusal))),
                 _ => None,
             };
-            Err(Error { why, ..Error::new(kind, what).because(words(&error)).next(next) })
+            let absent = matches!(error, mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_));
+            let error = Error { why, ..Error::new(kind, what).because(words(&error)).next(next) };
+            Err(Missed { error, absent })
         }
     }
 }
@@ -118,19 +133,40 @@ pub(super) fn first(data: &DataDir, join: Option<api::JoinRequest>) -> ApiResult
     })
 }
 
-/// Tries again while members answer and no issuer does; every other failure ends it.
+/// Tries again for as long as the mesh is not there; a mesh that says no ends it. Token and name are kept, so that the
+/// next start goes on without them.
 pub(super) async fn until_member(data: &DataDir, request: api::JoinRequest) -> ApiResult<()> {
+    let mut failures = 0_u32;
     loop {
         match join_locked(data, &request).await {
             Ok(joined) => {
                 log::say(&format!("joined the mesh {} as {}", joined.mesh.name, joined.host.name));
                 return Ok(());
             }
-            Err(error) if error.kind == Kind::TimedOut => {
-                log::say(&format!("{error}: {}", error.because.as_deref().unwrap_or_default()));
-                tokio::time::sleep(JOIN_AGAIN).await;
+            Err(Missed { error, absent: false }) => {
+                mesh::identity::forget_pending(data.path());
+                return Err(error);
             }
-            Err(error) => return Err(error),
+            Err(Missed { error, .. }) => {
+                failures = failures.saturating_add(1);
+                keep(data, &request);
+                let because = error.because.as_deref().unwrap_or_default();
+                let pause = AGAIN.after_ms(failures);
+                let waits =
+                    format!("waits for the mesh of its token: {because}; next try in {} s", pause / 1000);
+                log::say(&waits);
+                // A manager that waited for the mesh would give up at some time.
+                notify::ready(&waits);
+                mesh::Clock.sleep_until(mesh::Clock.moment().plus_ms(pause)).await;
+            }
         }
+    }
+}
+
+/// Keeps what is waited for. Without it this process still waits.
+fn keep(data: &DataDir, request: &api::JoinRequest) {
+    let Some(name) = request.name.clone().or_else(crate::cli::hostname) else { return };
+    if let Err(error) = mesh::identity::set_pending(data.path(), &request.token, &name) {
+        tracing::warn!(%error, "the token is not kept for the next start");
     }
 }

@@ -18,10 +18,10 @@ use rustix::{
 
 pub use trouble::line;
 
-use crate::host::{data::DataDir, durable, private};
+use crate::host::{data::DataDir, durable, private, users};
 
 /// The layout this program reads and writes. A directory of another number is left alone.
-const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 4;
 /// What an agent writes in a data directory. Whatever else is there is none of our business: a disk of
 /// its own holds root's `lost+found`, others put snapshots there, and the settings are only read.
 const OURS: [&str; 13] = [
@@ -174,7 +174,7 @@ fn check_owner(root: &Path) -> Result<(), DiskError> {
     let me = rustix::process::geteuid();
     match fs::metadata(root) {
         Ok(seen) if seen.uid() != me.as_raw() && (me.is_root() || !may_write(root)) => {
-            let (owner, me) = (user(seen.uid()), user(me.as_raw()));
+            let (owner, me) = (users::name(seen.uid()), users::name(me.as_raw()));
             Err(DiskError::Others { path: root.to_owned(), owner, me })
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(root)(error)),
@@ -191,7 +191,11 @@ fn check_left(root: &Path) -> Result<(), DiskError> {
     for path in ours(root).take(MAX_LOOKED_AT) {
         let Ok(seen) = fs::symlink_metadata(&path) else { continue };
         if seen.uid() != me.as_raw() && !seen.is_symlink() && !may_write(&path) {
-            return Err(DiskError::Left { owner: user(seen.uid()), me: user(me.as_raw()), path });
+            return Err(DiskError::Left {
+                owner: users::name(seen.uid()),
+                me: users::name(me.as_raw()),
+                path,
+            });
         }
     }
     Ok(())
@@ -206,17 +210,6 @@ fn ours(root: &Path) -> impl Iterator<Item = PathBuf> {
 
 fn may_write(path: &Path) -> bool {
     rustix::fs::access(path, Access::WRITE_OK).is_ok()
-}
-
-/// Names a user for people.
-fn user(uid: u32) -> String {
-    let all = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = all.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (name, number) = (fields.next()?, fields.nth(1)?);
-        (number.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| format!("user {uid}"))
 }
 
 impl DiskError {

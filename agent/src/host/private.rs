@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
@@ -24,6 +24,19 @@ pub fn own(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Lets a group pass through a directory of ours, to what is open to it in there; `None` closes it again.
+pub fn passable(path: &Path, group: Option<u32>) -> io::Result<()> {
+    let mode = fs::metadata(path)?.mode() & 0o777;
+    match group {
+        Some(group) => {
+            chown(path, None, Some(group))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o710))
+        }
+        None if mode == 0o710 => fs::set_permissions(path, fs::Permissions::from_mode(0o700)),
+        None => Ok(()),
+    }
+}
+
 /// Makes a directory that did not exist.
 pub fn new(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
@@ -32,6 +45,21 @@ pub fn new(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_passable_for_a_group_until_it_is_closed_again() {
+        let home = tempfile::tempdir().unwrap();
+        let mode = || fs::metadata(home.path()).unwrap().mode() & 0o777;
+        let group = fs::metadata(home.path()).unwrap().gid();
+        passable(home.path(), Some(group)).unwrap();
+        assert_eq!(mode(), 0o710);
+        passable(home.path(), None).unwrap();
+        assert_eq!(mode(), 0o700);
+        // What its owner opened otherwise is theirs.
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        passable(home.path(), None).unwrap();
+        assert_eq!(mode(), 0o755);
+    }
 
     #[test]
     fn a_directory_of_ours_is_closed_to_others_and_a_link_is_none() {

@@ -32,7 +32,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(20);
 
 fn serve(socket: &Path, routes: Router) -> Client {
-    let listener = api::Bounded::new(listen(socket).unwrap(), 8);
+    let listener = api::Bounded::new(listen(socket, None).unwrap(), 8);
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Client::new(socket.to_owned())
 }
@@ -54,10 +54,10 @@ async fn without_a_daemon_the_hint_is_to_run_one() {
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
     assert_eq!((error.kind, error.next.as_deref()), (Kind::Unreachable, Some("agent run")));
     // What a killed daemon leaves behind is no daemon, and no obstacle for the next one.
-    drop(listen(&socket).unwrap());
+    drop(listen(&socket, None).unwrap());
     let error = client.get::<Named>("/v1/status").await.unwrap_err();
     assert_eq!(error.kind, Kind::Unreachable);
-    drop(listen(&socket).unwrap());
+    drop(listen(&socket, None).unwrap());
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn who_stays_leaves_room_for_short_questions() {
     let (dir, socket) = place();
     let (log, _recorder) = facts::open(&dir.path().join("facts"), &"nas".parse().unwrap()).unwrap();
     let (_stop, stopped) = oneshot::channel::<()>();
-    let listener = listen(&socket).unwrap();
+    let listener = listen(&socket, None).unwrap();
     let follow = move |lasting: Extension<Lasting>| async move {
         match lasting.take() {
             Ok(place) => api::events_body(log, 0, Some(place)),
@@ -272,7 +272,7 @@ async fn the_server_stops_although_somebody_follows() {
     let (dir, socket) = place();
     let (log, _recorder) = facts::open(&dir.path().join("facts"), &"nas".parse().unwrap()).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let listener = listen(&socket).unwrap();
+    let listener = listen(&socket, None).unwrap();
     let events = move || async move { api::events_body(log, 0, Lasting::of(1).take().ok()) };
     let routes = Router::new().route("/v1/events", axum::routing::get(events));
     let server = tokio::spawn(api::serve(listener, 8, routes, async move { drop(stopped.await) }));

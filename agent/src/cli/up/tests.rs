@@ -29,9 +29,9 @@ const SHOP: SessionId = SessionId([0x0a; 16]);
 fn serve(routes: Router) -> (tempfile::TempDir, Cx) {
     let dir = tempfile::tempdir().unwrap();
     let data = DataDir::choose(Some(dir.path())).unwrap();
-    let listener = listen(&data.socket()).unwrap();
+    let listener = listen(&data.socket(), None).unwrap();
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    (dir, Cx { ui: Ui::new(false), client: Client::new(data.socket()), data })
+    (dir, Cx { ui: Ui::new(false), client: Client::new(data.socket()), data, chosen: true })
 }
 
 fn verb(line: &str) -> Verb {

@@ -36,6 +36,8 @@ const OTHERS: &[(&str, &str, &str)] = &[
         "agent/src/access/forward.rs",
         "addresses are remembered, and given anew when they are lost",
     ),
+    ("serde_json", "agent/src/install/carry.rs", "what was installed is written down for people too"),
+    ("serde_json", "agent/src/install/swap.rs", "another program says by `--json` what it is"),
     ("serde_json", "agent/src/facts.rs", "facts are lines for people and their tools"),
     ("serde_json", "agent/src/api/routes.rs", "the local API is JSON over HTTP"),
     ("serde_json", "agent/src/cli/client.rs", "the local API is JSON over HTTP"),

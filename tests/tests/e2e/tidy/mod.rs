@@ -3,6 +3,7 @@
 
 mod arrows;
 mod encoders;
+mod names;
 mod sizes;
 mod surface;
 
