@@ -805,7 +805,7 @@ pub struct MachineSpec {
     pub host_key_seed: [u8; 32],
     /// Where it may go outside of its session.
     #[serde(default)]
-    #[cbor(n(22), default)]
+    #[cbor(n(22), with = "crate::wire::fields::usual", has_nil)]
     pub egress: Egress,
 }
 

@@ -115,7 +115,7 @@ pub struct Group {
     pub services: BTreeMap<Name, Service>,
     /// Where its machines may go outside of their session.
     #[serde(default)]
-    #[cbor(n(16), default)]
+    #[cbor(n(16), with = "crate::wire::fields::usual", has_nil)]
     pub egress: Egress,
 }
 

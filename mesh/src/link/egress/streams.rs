@@ -18,7 +18,7 @@ use smoltcp::{
 };
 
 use super::{EdgeConfig, Effect, Towards, Unconnected, Upstream};
-use crate::link::{dial::Wire, frame};
+use crate::link::{dial::Device, frame};
 
 /// Connections of one guest at once, those that are being made included.
 const MAX_FLOWS: usize = 4096;
@@ -45,7 +45,7 @@ pub(super) struct Streams {
     start: Instant,
     towards: Towards,
     seed: u64,
-    wire: Wire,
+    wire: Device,
     ids: BTreeMap<Key, u64>,
     asked: BTreeMap<u64, Asked>,
     flows: BTreeMap<u64, Flow>,
@@ -88,7 +88,7 @@ impl Streams {
             start: now,
             towards,
             seed: config.seed,
-            wire: Wire::new(config.guest_mac, config.mtu),
+            wire: Device::new(config.guest_mac, config.mtu),
             ids: BTreeMap::new(),
             asked: BTreeMap::new(),
             flows: BTreeMap::new(),
