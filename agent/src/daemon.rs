@@ -118,7 +118,7 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     // Nobody listening is no error.
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
     let found = about::Found { qemu: found, offered: offer };
-    built.tasks.spawn(core("host record", about::keep(built.hub.clone(), config, data, found)));
+    built.tasks.spawn(core("host record", about::keep(built.around(), config, data, found)));
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));
 
     let early = built.ended().await;

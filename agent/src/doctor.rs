@@ -99,6 +99,16 @@ pub enum Packages {
 /// Below this a guest's disk and its image hardly fit.
 const LOW_DISK_MIB: u64 = 2048;
 
+/// Says that what makes the directory one host of a mesh cannot be read.
+fn unknown(data: &DataDir) -> Option<(String, String)> {
+    let error =
+        mesh::identity::exists(data.path()).then(|| mesh::identity::check(data.path()).err()).flatten()?;
+    Some((
+        words(&error),
+        "put identity/ and mesh/ back from a copy, or start anew in an empty directory".to_owned(),
+    ))
+}
+
 /// Gathers what can be seen without the daemon's help.
 pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings {
     let arch = std::env::consts::ARCH.to_owned();
@@ -107,7 +117,7 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings 
     let existing = data.path().ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let refused = disk::inspect(data).err().map(|error| (words(&error), error.next()));
     let guest = data.is_open_to_guest();
-    let refused = refused.filter(|_| !guest);
+    let refused = refused.filter(|_| !guest).or_else(|| (!guest).then(|| unknown(data)).flatten());
     // Nothing is tried in a directory of somebody else, or in one that is not ours yet.
     let ours = refused.is_none() && existing == data.path() && !guest;
     Findings {

@@ -172,6 +172,15 @@ pub fn load(data: &Path) -> Result<Identity, IdentityError> {
     Ok(Identity { data: data.to_owned(), mesh, seed, root })
 }
 
+/// Tells whether everything can be read that makes the directory one host of a mesh. Changes nothing.
+pub fn check(data: &Path) -> Result<(), IdentityError> {
+    load(data)?;
+    let path = statements_file(data);
+    let bytes = read(&path)?.ok_or_else(|| IdentityError::Damaged(path.clone()))?;
+    let stored = proto::wire::decode::<Statements>(&bytes, usize::MAX);
+    stored.map(drop).map_err(|_| IdentityError::Damaged(path))
+}
+
 /// Makes the directory belong to a mesh: the statements first, the mesh's id last, because the
 /// latter is what [`exists`] looks at.
 pub(crate) fn adopt(
@@ -342,6 +351,30 @@ mod tests {
         assert_ne!(one.host(), two.host());
         let wrong = phrase.replace(&phrase[..5], "aaaaa");
         assert_eq!(parse_phrase(&wrong), None);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let founding = Founding {
+            name: "attic".parse().unwrap(),
+            mesh_name: "home".parse().unwrap(),
+            tags: BTreeMap::new(),
+            recovery: None,
+        };
+        create(dir.path(), founding, Timestamp(1)).unwrap();
+        check(dir.path()).unwrap();
+        for file in [mesh_file, host_file, root_file, statements_file] {
+            let path = file(dir.path());
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+            assert!(
+                matches!(check(dir.path()), Err(IdentityError::Damaged(named)) if named == path),
+                "{path:?}"
+            );
+            std::fs::write(&path, whole).unwrap();
+        }
+        check(dir.path()).unwrap();
     }
 
     #[test]

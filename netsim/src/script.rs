@@ -25,6 +25,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use proto::{
     id::{HostId, MachineName, Name},
     names::{self, Kind, Resolution, View},
+    picture::rows,
     run::Rules,
     session::Replace,
     topology::{Intent, Topology},
@@ -177,7 +178,7 @@ impl Stage {
         let began = self.world.as_ref().map(|world| world.now).unwrap_or_default();
         loop {
             self.pass(500)?;
-            let Some(world) = &self.world else { return Ok(()) };
+            let Some(world) = &mut self.world else { return Ok(()) };
             let waited = world.now.since_ms(began);
             match world.settled() {
                 Ok(()) => {
@@ -196,33 +197,23 @@ impl Stage {
 
     fn status(&mut self, host: &str) -> Result<(), Failed> {
         let id = self.id(host)?;
-        let Some(world) = &self.world else { return Ok(()) };
+        let Some(world) = &mut self.world else { return Ok(()) };
+        world.look(id);
         let Some(seen) = world.hosts.get(&id) else { return Ok(()) };
         let (Some(agent), Some(share)) = (&seen.agent, seen.disk.shares.get(&SESSION)) else {
             self.line("no agent runs there, or it knows no session");
             return Ok(());
         };
         let mut text = String::new();
-        let coordinator = seen.coordinator(SESSION).filter(|host| seen.hears(*host, world.now));
-        let coordinator = coordinator.map_or("nobody known".to_owned(), |host| world.name(host));
-        let state = if share.ended { ", ended" } else { "" };
-        let _ = writeln!(text, "  | plan {}, coordinated by {coordinator}{state}", share.generation);
-        for entry in share.directory.machines().filter(|_| !share.ended) {
-            let report = agent.view.get(&entry.host).and_then(|record| {
-                record
-                    .sessions
-                    .get(&SESSION)?
-                    .reports
-                    .iter()
-                    .find(|r| (&r.machine, r.epoch) == (&entry.machine, entry.epoch))
-            });
-            let phase = report.map_or("not begun".to_owned(), |r| format!("{:?}", r.phase).to_lowercase());
-            let reason = report.and_then(|r| r.reason.clone()).map(|why| format!(" ({why})"));
-            let stale =
-                if seen.hears(entry.host, world.now) { "" } else { ", when last heard: its host is down" };
-            let (machine, on) = (&entry.machine, world.name(entry.host));
-            let reason = reason.unwrap_or_default();
-            let _ = writeln!(text, "  | {machine:8} on {on:8} epoch {}  {phase}{reason}{stale}", entry.epoch);
+        let session = rows::session(&agent.picture, share, seen.coordinator(SESSION));
+        let coordinator = session.coordinator.unwrap_or("nobody known".to_owned());
+        let state = format!("{:?}", session.state).to_lowercase();
+        let _ = writeln!(text, "  | plan {}, {state}, coordinated by {coordinator}", share.generation);
+        for row in rows::machines(&agent.picture, share) {
+            let (name, on) = (row.name.to_string(), row.host.unwrap_or_default());
+            let phase = format!("{:?}", row.state).to_lowercase();
+            let reason = row.reason.map(|why| format!(" ({why})")).unwrap_or_default();
+            let _ = writeln!(text, "  | {name:8} on {on:8} epoch {}  {phase}{reason}", row.epoch);
         }
         self.out.push_str(&text);
         Ok(())
@@ -230,9 +221,10 @@ impl Stage {
 
     fn ask(&mut self, host: &str, name: &str) -> Result<(), Failed> {
         let id = self.id(host)?;
-        let Some(world) = &self.world else { return Ok(()) };
+        let Some(world) = &mut self.world else { return Ok(()) };
+        world.look(id);
         let Some(host) = world.hosts.get(&id) else { return Ok(()) };
-        let zone = host.zone(&world.names, world.now);
+        let zone = host.zone();
         let text = match names::answer(&zone, View::Guest(SESSION), name, Kind::A) {
             Resolution::Addresses(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Resolution::NoData => "exists, but nothing of it is ready".to_owned(),

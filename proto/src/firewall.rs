@@ -32,11 +32,14 @@ const BEATS_IN_HAND: u64 = 1 << 16;
 /// The first heartbeat that is believed of a host: a year at the highest rate.
 const MAX_FIRST_BEAT: u64 = 1 << 32;
 /// Starts of one host that are known at a time. Chitchat forgets a dead one after ten minutes, so an
-/// agent that crashes every half minute stays below.
+/// agent that crashes every half minute stays below. Whatever is said of more is left out of its frame, which
+/// goes on: who brings it is not who invented or crashed too much.
 const MAX_GENERATIONS: usize = 32;
+/// How often a host whose starts are that many may bring its newest one all the same, for the oldest that is known.
+const NEWEST_EVERY_MS: u64 = 5_000;
 /// An id that no frame mentioned for so long is forgotten, well after chitchat forgot it.
 const FORGET_MS: u64 = 30 * 60 * 1000;
-/// Ids in one digest. With more, chitchat's own answer would not fit its frame, and it panics.
+/// Ids that are known at a time. With more in one digest, chitchat's own answer would not fit its frame, and it panics.
 const MAX_IDS: usize = 900;
 /// Bytes of one message after decompression: a full frame of records that compress ten times.
 const MAX_UNPACKED_BYTES: usize = 10 * MAX_GOSSIP_BYTES;
@@ -67,9 +70,6 @@ pub enum DropBecause {
     /// It speaks of a host that is no member, or under a false address.
     #[error("{0} is no member")]
     Stranger(String),
-    /// It speaks of more starts of one host, or of more hosts, than there can be.
-    #[error("too many ids")]
-    TooManyIds,
     /// It tells us about this start of ours what only we say.
     #[error("somebody else speaks in our name")]
     AboutMe,
@@ -85,11 +85,13 @@ pub enum DropBecause {
 }
 
 /// What a frame that passes is worth a word about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// A start of this host that is newer than the one that runs: its directory was copied, or somebody lies. What is
     /// said of it passes, because it says nothing of us, and a frame that was dropped for it would keep all else out.
     pub double: Option<u64>,
+    /// What chitchat may have in the frame's place: the same without starts that are too many.
+    pub instead: Option<Vec<u8>>,
 }
 
 /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot.
@@ -135,6 +137,8 @@ pub struct Firewall {
     mesh: MeshId,
     interval_ms: u64,
     seen: BTreeMap<GossipId, Passed>,
+    /// When a host last brought a start in the place of an older one.
+    replaced: BTreeMap<String, u64>,
 }
 
 impl GossipId {
@@ -167,7 +171,13 @@ pub fn cluster(mesh: MeshId) -> String {
 impl Firewall {
     /// Makes the gate of one start of this host.
     pub fn new(mesh: MeshId, me: GossipId, interval_ms: u64) -> Firewall {
-        Firewall { me, mesh, interval_ms: interval_ms.max(1), seen: BTreeMap::new() }
+        Firewall {
+            me,
+            mesh,
+            interval_ms: interval_ms.max(1),
+            seen: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+        }
     }
 
     /// Reads a frame. `Ok` means that chitchat may have it; what it says is remembered.
@@ -191,11 +201,14 @@ impl Firewall {
             Frame::Ack { delta } => self.check_delta(&delta, known, &mut heard)?,
             Frame::BadCluster => {}
         }
-        self.check_generations(&heard, known.from)?;
         let newer = |id: &&GossipId| id.node == self.me.node && id.generation > self.me.generation;
         let double = heard.keys().rfind(newer).map(|id| id.generation);
-        self.seen.extend(heard);
-        Ok(Notice { double })
+        let excess = self.learn(heard, known);
+        let instead = match excess.is_empty() {
+            true => None,
+            false => Some(read::without(frame, known.unpack, MAX_UNPACKED_BYTES, &excess)?),
+        };
+        Ok(Notice { double, instead })
     }
 
     fn check_digest(
@@ -209,13 +222,14 @@ impl Firewall {
             if heard.contains_key(id) {
                 return Err(DropBecause::Malformed("an id twice"));
             }
-            // Chitchat ignores heartbeats about itself; versions about us only shape answers. An earlier
-            // start of ours is nothing that we need to know.
-            if id.node == self.me.node && id.generation <= self.me.generation {
+            // Chitchat ignores heartbeats about itself; versions about us only shape answers.
+            if *id == self.me {
                 continue;
             }
             let seen = self.seen.get(id).copied().unwrap_or_default();
-            if entry.heartbeat > seen.most_beats(known.now_ms, self.interval_ms) {
+            // An earlier start of ours is nothing that we need to know, but one id more.
+            let past = id.node == self.me.node && id.generation < self.me.generation;
+            if !past && entry.heartbeat > seen.most_beats(known.now_ms, self.interval_ms) {
                 return Err(DropBecause::Heartbeat(id.node.clone()));
             }
             let beat = seen.beat.or(Some((entry.heartbeat, known.now_ms)));
@@ -261,35 +275,48 @@ impl Firewall {
         Ok(())
     }
 
-    /// Bounds the ids that chitchat learns. A host itself may always bring its newest start: the
-    /// oldest known one gives way, so that nobody can lock it out with invented starts.
-    fn check_generations(
-        &mut self,
-        heard: &BTreeMap<GossipId, Passed>,
-        from: HostId,
-    ) -> Result<(), DropBecause> {
-        let from = node_name(from);
-        let mut starts: BTreeMap<&str, usize> = BTreeMap::new();
-        for id in self.seen.keys().chain(heard.keys().filter(|id| !self.seen.contains_key(*id))) {
-            *starts.entry(&id.node).or_default() += 1;
+    /// Remembers what chitchat learns, and gives the ids that are too many for it. A host itself may bring its newest
+    /// start now and then: the oldest known one gives way, so that nobody can lock it out with invented starts, and
+    /// it cannot fill others with its own.
+    fn learn(&mut self, mut heard: BTreeMap<GossipId, Passed>, known: &Known<'_>) -> BTreeSet<GossipId> {
+        let from = node_name(known.from);
+        let new: Vec<GossipId> = heard.keys().filter(|id| !self.seen.contains_key(*id)).cloned().collect();
+        let mut excess = BTreeSet::new();
+        // The newest of each host first.
+        for id in new.into_iter().rev() {
+            let starts = self.seen.keys().filter(|seen| seen.node == id.node);
+            let fits = starts.clone().count() < MAX_GENERATIONS && self.seen.len() < MAX_IDS;
+            let newest = starts.clone().all(|seen| seen.generation < id.generation);
+            if !fits {
+                if id.node != from || !newest || !self.may_replace(&from, known.now_ms) {
+                    heard.remove(&id);
+                    excess.insert(id);
+                    continue;
+                }
+                let oldest = self.seen.keys().find(|seen| seen.node == id.node).cloned();
+                if let Some(oldest) = oldest {
+                    self.seen.remove(&oldest);
+                    heard.remove(&oldest);
+                }
+            }
+            self.seen.insert(id, Passed::default());
         }
-        if starts.iter().any(|(node, count)| *count > MAX_GENERATIONS && *node != from) {
-            return Err(DropBecause::TooManyIds);
+        self.seen.extend(heard);
+        excess
+    }
+
+    fn may_replace(&mut self, from: &str, now_ms: u64) -> bool {
+        let last = self.replaced.get(from);
+        let may = last.is_none_or(|last| now_ms.saturating_sub(*last) >= NEWEST_EVERY_MS);
+        if may {
+            self.replaced.insert(from.to_owned(), now_ms);
         }
-        let total: usize = starts.values().sum();
-        let over = starts.get(from.as_str()).map_or(0, |count| count.saturating_sub(MAX_GENERATIONS));
-        if total - over > MAX_IDS || over > 1 {
-            return Err(DropBecause::TooManyIds);
-        }
-        if over == 1 {
-            let oldest = self.seen.keys().find(|id| id.node == from).cloned();
-            oldest.and_then(|oldest| self.seen.remove(&oldest));
-        }
-        Ok(())
+        may
     }
 
     fn forget(&mut self, now_ms: u64) {
         self.seen.retain(|_, seen| now_ms.saturating_sub(seen.mentioned_ms) <= FORGET_MS);
+        self.replaced.retain(|_, last| now_ms.saturating_sub(*last) <= FORGET_MS);
     }
 }
 

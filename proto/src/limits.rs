@@ -30,6 +30,13 @@ pub const MAX_KEEP_BYTES: usize = 512 * 1024;
 pub const MAX_KEPT_BYTES: usize = 2 * MAX_FILES_BYTES;
 /// Bytes of a piece of a file's content that one member sends another: seconds on a slow uplink.
 pub const MAX_PIECE_BYTES: usize = 64 * 1024;
+/// Reasons against hosts that one proposal tells: it must stay one message also for the most machines on the most hosts.
+pub const MAX_REASONS: usize = 4_000;
+/// Reasons against hosts that a machine which fits nowhere tells in any case.
+pub const MIN_REASONS_EACH: usize = 3;
+/// Lines of `setup`, files, variables and keys of all machines together: a share with all of them has a message's
+/// parts.
+pub const MAX_TEXTS: usize = 10_000;
 /// Bytes of `setup`, `env` and keys of all machines together: one host's share may hold all of them.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one RPC request or answer: an intent with all its files, and some room.
@@ -41,6 +48,8 @@ pub const MAX_GOSSIP_BYTES: usize = 65_507;
 /// Bytes of one signed gossip record, encoded. Records above 1 KiB starve their neighbours in a
 /// delta, so anything larger is fetched by RPC instead.
 pub const MAX_RECORD_BYTES: usize = 4096;
+/// Machines that one gossip record reports: those with the longest names leave some room for reasons.
+pub const MAX_REPORTS_PER_RECORD: usize = 32;
 /// Image names that a host says it knows: with those, [`MAX_ENDS_TOLD`] and [`MAX_SESSIONS`], what it has seen fits
 /// one record.
 pub const MAX_NAMES_TOLD: usize = 24;

@@ -206,7 +206,7 @@ impl SignedRecord {
             (_, None) => true,
             (RecordKey::Host, Some(body)) => matches!(body, Body::Host(_)),
             (RecordKey::Image(_), Some(body)) => matches!(body, Body::Image(_)),
-            (RecordKey::Session(_), Some(body)) => matches!(body, Body::Session(_)),
+            (RecordKey::Session(_) | RecordKey::More(..), Some(body)) => matches!(body, Body::Session(_)),
             (RecordKey::Head(_), Some(body)) => matches!(body, Body::Head(_)),
             (RecordKey::Seen, Some(body)) => matches!(body, Body::Seen(_)),
         }
@@ -221,6 +221,7 @@ impl fmt::Display for RecordKey {
             RecordKey::Session(session) => write!(f, "session/{session}"),
             RecordKey::Head(session) => write!(f, "head/{session}"),
             RecordKey::Seen => f.write_str("seen"),
+            RecordKey::More(session, part) => write!(f, "more/{session}{part:02x}"),
         }
     }
 }
@@ -250,10 +251,18 @@ impl FromStr for RecordKey {
             Some(("image", id)) => id.parse().ok().map(RecordKey::Image),
             Some(("session", id)) => id.parse().ok().map(RecordKey::Session),
             Some(("head", id)) => id.parse().ok().map(RecordKey::Head),
+            Some(("more", id)) => part_of(id),
             _ => None,
         };
         known.ok_or(SealError::Later)
     }
+}
+
+/// Reads which part of a session's reports a record has: the first one has no number.
+fn part_of(id: &str) -> Option<RecordKey> {
+    let (session, part) = id.split_at_checked(id.len().checked_sub(2)?)?;
+    let part = u8::from_str_radix(part, 16).ok().filter(|part| *part > 0)?;
+    Some(RecordKey::More(session.parse().ok()?, part))
 }
 
 /// Tells whether a record of some version may have this key: a word, and what it is about in hex.

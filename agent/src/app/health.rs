@@ -17,10 +17,15 @@ impl App {
     /// Looks at everything that this agent stands on.
     pub(super) async fn health(&self) -> Vec<Trouble> {
         let mut all: Vec<Trouble> = self.disk().await.into_iter().collect();
-        all.extend(self.hub().stopped().into_iter().map(|(session, because)| Trouble {
+        all.extend(self.inner.sessions.stopped().into_iter().map(|(session, because)| Trouble {
             what: format!("this host's log of the session {session} is closed"),
             because: format!("it could not be written: {because}"),
             next: Some("it is opened again as soon as the disk takes files: agent doctor".to_owned()),
+        }));
+        all.extend(self.inner.sessions.closed().into_iter().map(|(session, because)| Trouble {
+            what: format!("this host's log of the session {session} cannot be used: its machines run on, nothing of it changes"),
+            because,
+            next: Some("run the agent that wrote it, or put the session's directory back from a copy".to_owned()),
         }));
         all
     }
@@ -51,7 +56,7 @@ impl App {
 
     /// Tells what keeps these hosts, and this one, from storing anything: each in one line.
     pub(super) async fn troubles(&self, hosts: impl Iterator<Item = &str>) -> Vec<String> {
-        let me = self.name(self.hub().me());
+        let me = self.name(self.inner.mesh.me());
         let own = self.disk().await.map(|trouble| format!("{me}: {}", disk::line(&trouble)));
         let hosts: BTreeSet<&str> = hosts.filter(|host| *host != me).collect();
         own.into_iter().chain(health::troubles(&self.picture(), &hosts)).collect()

@@ -28,7 +28,7 @@ impl App {
     /// Gathers what the name means elsewhere in the mesh, so that it is not given twice by accident.
     fn giving(&self, name: &str, replace: bool) -> images::Giving {
         let elsewhere = known::meanings(&self.picture()).get(name).copied();
-        images::Giving { name: name.to_owned(), replace, elsewhere, now: self.deps().mesh.now() }
+        images::Giving { name: name.to_owned(), replace, elsewhere, now: self.inner.mesh.now() }
     }
 
     /// Takes a file of this host as an image; done when every up member knows its name.
@@ -38,7 +38,7 @@ impl App {
         let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
         let giving = self.giving(&import.name, import.replace);
         let path = Path::new(&import.path);
-        let done = self.deps().images.import(path, giving, std::env::consts::ARCH, &progress).await;
+        let done = self.inner.images.import(path, giving, std::env::consts::ARCH, &progress).await;
         let image = done.map_err(|error| image_error(what, &error))?;
         self.announce(&import.name, image.digest).await
     }
@@ -56,7 +56,7 @@ impl App {
         let arch = std::env::consts::ARCH.to_owned();
         let download = images::Download { url: pull.url.clone(), sha256, arch };
         let giving = self.giving(&pull.name, pull.replace);
-        let done = self.deps().images.pull(&download, giving, &progress).await;
+        let done = self.inner.images.pull(&download, giving, &progress).await;
         let image = done.map_err(|error| image_error(what, &error))?;
         self.announce(&pull.name, image.digest).await
     }
@@ -67,7 +67,7 @@ impl App {
             matches!(change, Change::Host(_) | Change::Seen(_)) || *change == Change::Image(digest)
         };
         let told = |picture: &Picture| acks::unaware_of_name(picture, name, digest).is_empty();
-        self.deps().pictures.until(of, KNOWN_WITHIN, told).await;
+        self.inner.pictures.until(of, KNOWN_WITHIN, told).await;
         let picture = self.picture();
         let waiting = acks::unaware_of_name(&picture, name, digest);
         let mut rows = rows::images(&picture).into_iter();
@@ -103,15 +103,12 @@ impl App {
             }
         }
         let in_use = BTreeSet::new(); // looked at above, with the machine's name
-        let removed = self.deps().images.remove(found.digest, &in_use).await;
+        let removed = self.inner.images.remove(found.digest, &in_use).await;
         removed.map_err(|error| image_error(what, &error))?;
         // The list follows in a moment.
         let digest = found.digest;
         let of = move |change: &Change| *change == Change::Image(digest);
-        self.deps()
-            .pictures
-            .until(of, UNLISTED_WITHIN, |picture| !picture.images.contains_key(&digest))
-            .await;
+        self.inner.pictures.until(of, UNLISTED_WITHIN, |picture| !picture.images.contains_key(&digest)).await;
         Ok(image)
     }
 }

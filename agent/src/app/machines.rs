@@ -51,7 +51,7 @@ impl App {
         let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
         let before = self.row(session, &machine)?;
         let request = Request::Wish { session, machine: machine.clone(), run };
-        match self.hub().ask(session, request).await {
+        match self.inner.sessions.ask(session, request).await {
             Ok(Answer::Done) => {}
             Ok(answer) => return Err(unexpected(&what, &answer)),
             Err(refusal) => return Err(refused(what, refusal)),
@@ -60,7 +60,7 @@ impl App {
         let done = |row: &api::MachineRow| (row.state == Phase::Stopped) != run || *row != before;
         let of = move |change: &Change| *change == Change::Session(session);
         let shown = |_: &Picture| self.row(session, &machine).is_ok_and(|row| done(&row));
-        self.deps().pictures.until(of, WISH_SHOWN, shown).await;
+        self.inner.pictures.until(of, WISH_SHOWN, shown).await;
         let row = self.row(session, &machine)?;
         if done(&row) { Ok(row) } else { Err(self.not_yet(&row, &what).await) }
     }
@@ -104,7 +104,7 @@ impl App {
     /// Connects to a TCP port of a machine, wherever it runs.
     pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let dialled = self.deps().net.dial(session, &machine, port).await;
+        let dialled = self.inner.net.dial(session, &machine, port).await;
         let stream = dialled.map_err(|error| {
             Error::new(Kind::Failed, format!("{}/{machine} was not reached on port {port}", share.name))
                 .because(format!("on {}: {error}", self.name(entry.host)))
@@ -116,7 +116,7 @@ impl App {
     /// Opens a machine's serial console, wherever it runs: what it said, then live.
     pub async fn console(&self, session: SessionId, machine: MachineName) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let opened = self.deps().net.dial(session, &machine, nic::CONSOLE_PORT).await;
+        let opened = self.inner.net.dial(session, &machine, nic::CONSOLE_PORT).await;
         let console = opened.map_err(|error| {
             Error::new(Kind::Failed, format!("the console of {}/{machine} was not opened", share.name))
                 .because(format!("on {}: {error}", self.name(entry.host)))
@@ -154,7 +154,7 @@ impl App {
                     group: group.to_string(),
                     session: share.name.to_string(),
                     port: *port,
-                    fqdn: format!("{group}.{}.{}", share.name, self.deps().zone),
+                    fqdn: format!("{group}.{}.{}", share.name, self.inner.zone),
                     address_here: here.map(|here| here.ip().to_string()),
                     port_here: here.map(|here| here.port()),
                 });

@@ -18,10 +18,10 @@ const MEET_WITHIN: Duration = Duration::from_secs(8);
 impl App {
     /// Tells who this host is, who else is there, and which sessions it knows.
     pub async fn status(&self) -> ApiResult<api::Status> {
-        let mesh = &self.deps().mesh;
+        let mesh = &self.inner.mesh;
         let picture = self.picture();
         let hosts = rows::hosts(&picture);
-        let accelerator = self.deps().qemu.borrow().usable().map(|facts| facts.accelerator);
+        let accelerator = self.inner.qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
             name: row.name.clone(),
@@ -49,12 +49,12 @@ impl App {
     }
 
     fn mesh_name(&self) -> String {
-        self.deps().mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string())
+        self.inner.mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string())
     }
 
     fn warnings(&self, hosts: &[api::HostRow]) -> Vec<api::Warning> {
         let mut warnings = Vec::new();
-        if let Qemu::Unusable(because) = &*self.deps().qemu.borrow() {
+        if let Qemu::Unusable(because) = &*self.inner.qemu.borrow() {
             let what = format!("this host runs no machines: {because}");
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
@@ -69,7 +69,7 @@ impl App {
     /// Says how far this host's clock is off, if it is.
     fn clock_off(&self) -> Option<String> {
         let off = |ms: u64| crate::cli::span(ms / 1000);
-        Some(match self.deps().mesh.clock_error()? {
+        Some(match self.inner.mesh.clock_error()? {
             ClockError::Ahead(ms) => format!("this host's clock is {} ahead of the mesh", off(ms)),
             ClockError::Behind(ms) => format!("this host's clock is {} behind the mesh", off(ms)),
         })
@@ -83,7 +83,7 @@ impl App {
     /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
     /// running agent is in a mesh already.
     pub async fn join(&self, request: api::JoinRequest) -> ApiResult<api::Joined> {
-        let mesh = &self.deps().mesh;
+        let mesh = &self.inner.mesh;
         let refused = |error: mesh::MeetError| {
             let named = request.name.as_ref().map_or(String::new(), |name| format!(" as {name}"));
             let next = match &error {
@@ -126,14 +126,14 @@ impl App {
             }
             .to_owned(),
         };
-        Ok(api::Tokens { tokens: self.deps().mesh.tokens().into_iter().map(row).collect() })
+        Ok(api::Tokens { tokens: self.inner.mesh.tokens().into_iter().map(row).collect() })
     }
 
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
     pub async fn token_create(&self, create: api::TokenCreate) -> ApiResult<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
         let wanted = mesh::TokenWish { expires_ms, uses: create.uses, admin: create.admin };
-        let made = match self.deps().mesh.token_create(wanted).await {
+        let made = match self.inner.mesh.token_create(wanted).await {
             Ok(made) => made,
             Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
                 return Err(self.not_said("no token was made", &error).await);
@@ -160,7 +160,7 @@ impl App {
 
     /// Revokes a grant, by id or a unique beginning of it.
     pub async fn token_revoke(&self, token: api::Named) -> ApiResult<api::Named> {
-        let rows = self.deps().mesh.tokens();
+        let rows = self.inner.mesh.tokens();
         let found: Vec<_> = rows.iter().filter(|row| row.id.starts_with(&token.id)).collect();
         let [row] = found[..] else {
             let kind = if found.is_empty() { Kind::NotFound } else { Kind::Ambiguous };
@@ -168,7 +168,7 @@ impl App {
                 .next("agent token list"));
         };
         let what = "the token was not revoked";
-        match self.deps().mesh.token_revoke(&row.id) {
+        match self.inner.mesh.token_revoke(&row.id) {
             Ok(()) => {}
             Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
                 return Err(self.not_said(what, &error).await);
@@ -182,8 +182,7 @@ impl App {
 
     /// Tells what the agent and the shims of this host hold.
     pub async fn internals(&self) -> ApiResult<api::Internals> {
-        let deps = self.deps();
-        let held = internals::look(deps.store.root(), &deps.run).await;
+        let held = internals::look(&self.inner.data.sessions(), &self.inner.run).await;
         held.map_err(|error| {
             Error::new(Kind::Failed, "what this agent holds cannot be counted").because(error)
         })
@@ -191,14 +190,14 @@ impl App {
 
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.
     pub async fn doctor(&self) -> ApiResult<api::Checks> {
-        let reach = self.deps().mesh.reach().borrow().clone();
+        let reach = self.inner.mesh.reach().borrow().clone();
         let hosts = rows::hosts(&self.picture());
-        let qemu = self.deps().qemu.borrow().clone();
+        let qemu = self.inner.qemu.borrow().clone();
         let inside = doctor::Inside {
             qemu: qemu.usable().map(|facts| (facts.version.clone(), facts.accelerator, facts.no_kvm.clone())),
             no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
             dns: self.inner.dns,
-            serves: self.deps().mesh.relay().map(|offer| offer.url),
+            serves: self.inner.mesh.relay().map(|offer| offer.url),
             relays: reach.relays,
             down: hosts
                 .iter()

@@ -16,6 +16,8 @@ mod sessions;
 
 use std::{sync::Arc, time::Instant};
 
+use ::images::Images;
+use mesh::{Mesh, net::Net};
 use proto::{
     id::HostId,
     picture::Picture,
@@ -24,13 +26,11 @@ use proto::{
         rpc::Refusal,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
-    access::forward::Forwards,
-    facts,
-    host::data::DataDir,
-    session::hub::{Deps, Hub},
+    access::forward::Forwards, facts, host::data::DataDir, machine::Qemu, picture::Pictures,
+    session::ports::ForPeople,
 };
 
 /// Bytes both ways: a console, or a connection into a machine.
@@ -55,8 +55,22 @@ pub struct Parts {
     pub data: DataDir,
     /// The recorded facts.
     pub facts: facts::Log,
-    /// Sessions and everything that their tasks share.
-    pub hub: Hub,
+    /// Where sockets go.
+    pub run: std::path::PathBuf,
+    /// The zone's name.
+    pub zone: String,
+    /// The mesh.
+    pub mesh: Mesh,
+    /// What this host knows now.
+    pub pictures: Pictures,
+    /// The image store.
+    pub images: Images,
+    /// The session network.
+    pub net: Net,
+    /// The local QEMU.
+    pub qemu: watch::Receiver<Qemu>,
+    /// What may be asked of sessions.
+    pub sessions: ForPeople,
     /// How this host's programs reach groups.
     pub forwards: Forwards,
     /// Where the DNS server answers.
@@ -76,16 +90,8 @@ impl App {
         &self.inner.facts
     }
 
-    fn hub(&self) -> &Hub {
-        &self.inner.hub
-    }
-
-    fn deps(&self) -> &Deps {
-        self.inner.hub.deps()
-    }
-
     fn picture(&self) -> Arc<Picture> {
-        self.deps().pictures.now()
+        self.inner.pictures.now()
     }
 
     /// Names a host for people.

@@ -17,7 +17,7 @@ use proto::{
 };
 
 use super::{ApiResult, App, refused};
-use crate::session::{birth::Born, requests};
+use crate::session::birth::Born;
 
 /// How long an answer waits for the words of others.
 const SAID: Duration = Duration::from_millis(400);
@@ -30,7 +30,9 @@ impl App {
 
     pub(super) fn session_rows(&self) -> Vec<api::SessionRow> {
         let picture = self.picture();
-        let row = |share: &Arc<Share>| rows::session(&picture, share, self.hub().coordinator(share.session));
+        let row = |share: &Arc<Share>| {
+            rows::session(&picture, share, self.inner.sessions.coordinator(share.session))
+        };
         let mut rows: Vec<api::SessionRow> = picture.shares.values().map(row).collect();
         rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         rows
@@ -39,21 +41,20 @@ impl App {
     /// Finds what a session is called `name` here, if exactly one is.
     fn named(&self, intent: &Intent) -> ApiResult<Option<SessionId>> {
         let name = &intent.topology.session;
-        self.hub().called(name).map_err(|several| many(name, &several))
+        self.inner.sessions.called(name).map_err(|several| many(name, &several))
     }
 
     /// Tells what `up` would do. Obstacles are part of an `Ok` report.
     pub async fn plan(&self, intent: Intent, replace: Replace) -> ApiResult<api::PlanReport> {
         let name = intent.topology.session.to_string();
         let Some(session) = self.named(&intent)? else {
-            self.hub().offers_known().await;
-            let proposal = requests::propose(self.hub(), fresh_id(), None, (&intent, &replace));
+            let proposal = self.inner.sessions.propose(fresh_id(), &intent, &replace).await;
             return Ok(self.report(&name, &proposal, 0));
         };
         let what = format!("{name} was not planned");
         let index = self.hard_state(session, &what).await?.generation().0;
         let request = Request::Plan { session, intent: Box::new(intent), replace };
-        match self.hub().ask(session, request).await {
+        match self.inner.sessions.ask(session, request).await {
             Ok(Answer::Proposal(proposal)) => Ok(self.report(&name, &proposal, index)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
@@ -77,7 +78,7 @@ impl App {
         index: Option<u64>,
     ) -> ApiResult<api::UpAnswer> {
         let name = parcel.intent.topology.session.clone();
-        let session = match self.hub().begin(parcel.clone(), index).await {
+        let session = match self.inner.sessions.begin(parcel.clone(), index).await {
             Born::Exists(session) => session,
             Born::Several(several) => return Err(many(&name, &several)),
             Born::New(session, proposal) => return Ok(self.applied(name.as_str(), session, &proposal)),
@@ -86,7 +87,7 @@ impl App {
         let what = format!("{name} was not changed");
         let Parcel { intent, contents } = parcel;
         let request = Request::Up { session, intent: Box::new(intent), index, replace, contents };
-        match self.hub().ask(session, request).await {
+        match self.inner.sessions.ask(session, request).await {
             Ok(Answer::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
@@ -156,10 +157,7 @@ impl App {
 
     pub(super) fn status_of(&self, share: &Share) -> api::SessionStatus {
         let picture = self.picture();
-        let voters = match self.hub().group(share.session) {
-            Some(group) => group.lead().borrow().voters.values().copied().collect(),
-            None => self.hub().head(share.session).map(|(_, head)| head.voters).unwrap_or_default(),
-        };
+        let voters = self.inner.sessions.voters(share.session);
         let mut voters: Vec<String> = voters.into_iter().map(|host| self.name(host)).collect();
         voters.sort();
         api::SessionStatus {
@@ -167,7 +165,7 @@ impl App {
             name: share.name.to_string(),
             state: rows::state(&picture, share),
             generation: share.generation.0,
-            coordinator: self.hub().coordinator(share.session).map(|host| self.name(host)),
+            coordinator: self.inner.sessions.coordinator(share.session).map(|host| self.name(host)),
             voters,
             subnet: Some(share.directory.subnet.to_string()),
             machines: rows::machines(&picture, share),
@@ -192,7 +190,7 @@ impl App {
     /// Commits the end of a session.
     pub async fn down(&self, session: SessionId) -> ApiResult<api::DownProgress> {
         let what = "the session was not ended";
-        match self.hub().ask(session, Request::Down(session)).await {
+        match self.inner.sessions.ask(session, Request::Down(session)).await {
             Ok(Answer::Done) => self.down_progress(session).await,
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
@@ -205,7 +203,7 @@ impl App {
         let name = picture.share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
         let (mut away, mut because) = (BTreeSet::new(), Vec::new());
-        match self.hub().ask(session, Request::State(session)).await {
+        match self.inner.sessions.ask(session, Request::State(session)).await {
             Ok(Answer::State(state)) => {
                 for (machine, drops) in &state.drops {
                     for drop in drops {
@@ -220,7 +218,7 @@ impl App {
             Ok(answer) => return Err(unexpected("the session's end cannot be followed", &answer)),
             // Its voters have forgotten it, or are forgetting it just now.
             Err(Refusal::UnknownSession) => {}
-            Err(refusal) if self.hub().share(session).is_some() => because.push(refusal.to_string()),
+            Err(refusal) if self.picture().share(session).is_some() => because.push(refusal.to_string()),
             Err(Refusal::NoQuorum | Refusal::NotCoordinator { .. }) => {}
             Err(refusal) => return Err(refused("the session's end cannot be followed", refusal)),
         }
@@ -231,7 +229,7 @@ impl App {
             let of = move |change: &Change| {
                 matches!(change, Change::Seen(_) | Change::Host(_)) || *change == Change::Session(session)
             };
-            self.deps().pictures.until(of, SAID, |_| self.left(session).is_empty()).await;
+            self.inner.pictures.until(of, SAID, |_| self.left(session).is_empty()).await;
         }
         let behind = self.left(session);
         let gone = only_away && (!remaining.is_empty() || behind.is_empty());
@@ -252,14 +250,14 @@ impl App {
     /// Lists the hosts that are up and may have something of a session that ended, as far as they say. One that
     /// is away hears of the end when it returns.
     fn left(&self, session: SessionId) -> BTreeSet<HostId> {
-        let here = self.hub().share(session).is_some() || self.hub().group(session).is_some();
+        let here = self.inner.sessions.here(session);
         let others = acks::unaware_of_end(&self.picture(), session);
-        others.into_iter().chain(here.then_some(self.hub().me())).collect()
+        others.into_iter().chain(here.then_some(self.inner.mesh.me())).collect()
     }
 
     /// Reads the hard state from the coordinator.
     pub(super) async fn hard_state(&self, session: SessionId, what: &str) -> ApiResult<Box<State>> {
-        match self.hub().ask(session, Request::State(session)).await {
+        match self.inner.sessions.ask(session, Request::State(session)).await {
             Ok(Answer::State(state)) => Ok(state),
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),

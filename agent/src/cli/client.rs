@@ -115,7 +115,10 @@ impl Client {
             request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
         }
         let request = request.body(Full::new(body)).map_err(|error| broken(&error))?;
-        sender.send_request(request).await.map_err(|error| broken(&error))
+        sender.send_request(request).await.map_err(|error| match error.is_incomplete_message() {
+            true => ended(),
+            false => broken(&error),
+        })
     }
 }
 
@@ -187,6 +190,13 @@ async fn read(body: Incoming) -> Result<Bytes, Error> {
 
 fn broken(error: &dyn std::fmt::Display) -> Error {
     Error::new(Kind::Unreachable, "the agent's answer cannot be used").because(error).next("agent doctor")
+}
+
+/// The connection broke between question and answer.
+fn ended() -> Error {
+    Error::new(Kind::Unreachable, "the agent ended while it was asked")
+        .because("whether it was done is not known")
+        .next("agent status, and the same again once the agent runs")
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> Error {

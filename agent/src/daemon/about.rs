@@ -3,11 +3,12 @@
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
+use mesh::Mesh;
 use proto::{
     facts::Fact,
     id::{Name, SessionId},
     level::LEVEL,
-    picture::{Change, Picture},
+    picture::{self, Change, Picture, Shares},
     reasons::Why,
     session::Accelerator,
     wire::{
@@ -15,17 +16,16 @@ use proto::{
         record::{Body, HostRecord, Reach, RecordKey},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::free_mib;
 use crate::{
     config::Config,
     host::{data::DataDir, disk},
     machine::{Qemu, guard, qemu},
-    session::{
-        actions::words,
-        hub::{Hub, OFFER_WAIT},
-    },
+    picture::Pictures,
+    session::{actions::words, ports::OFFER_WAIT},
 };
 
 /// Disk that stays with the host unless its owner says otherwise, in MiB.
@@ -43,6 +43,20 @@ pub struct Found {
     pub qemu: watch::Sender<Qemu>,
     /// Whether the record tells it.
     pub offered: watch::Sender<bool>,
+}
+
+/// What is looked at and told.
+pub struct Around {
+    /// Where the record is published.
+    pub mesh: Mesh,
+    /// Shows when the record is known here.
+    pub pictures: Pictures,
+    /// What this host's machines take.
+    pub shares: watch::Receiver<Arc<Shares>>,
+    /// Where facts go.
+    pub facts: broadcast::Sender<Fact>,
+    /// Ends it.
+    pub stop: CancellationToken,
 }
 
 /// Gathers the record. `used` is what machines hold, in MiB by session.
@@ -78,9 +92,9 @@ pub async fn gather(
 }
 
 /// Proves the local QEMU, then keeps the record true until the daemon ends.
-pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
+pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
     let Found { qemu: found, offered } = found;
-    let stop = hub.deps().stop.clone();
+    let stop = around.stop.clone();
     let cache = data.path().join("qemu.json");
     let Some(probed) = stop.run_until_cancelled(qemu::probe(&cache, guard::SELF.as_ref())).await else {
         return;
@@ -89,7 +103,7 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
         Ok(facts) => {
             if let Some(because) = facts.refused.clone() {
                 let why = facts.no_kvm.clone().map(Why::new);
-                hub.deps().facts.send(Fact::AcceleratorRefused { because, why }).ok();
+                around.facts.send(Fact::AcceleratorRefused { because, why }).ok();
             }
             found.send_replace(Qemu::Usable(Arc::new(facts)));
         }
@@ -99,16 +113,16 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
             found.send_replace(Qemu::Unusable(because));
         }
     }
-    let mut shares = hub.shares();
+    let mut shares = around.shares.clone();
     let mut trouble = None;
     loop {
         let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
-        let used = used(&hub);
-        trouble = watch_disk(&hub, &data, trouble).await;
+        let used = picture::told::memory_used_mib(&shares.borrow_and_update().clone());
+        trouble = watch_disk(&around, &data, trouble).await;
         let gathered = gather(&config, &data, accelerator, &used).await;
         let record = HostRecord { trouble: trouble.as_ref().map(|trouble| trouble.what.clone()), ..gathered };
-        hub.deps().mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
-        if !*offered.borrow() && told(&hub, accelerator).await {
+        around.mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
+        if !*offered.borrow() && told(&around, accelerator).await {
             offered.send_replace(true);
         }
         // Every arm only wakes the loop.
@@ -121,7 +135,7 @@ pub async fn keep(hub: Hub, config: Config, data: DataDir, found: Found) {
 }
 
 /// Looks at the disk of the data directory, and tells when something begins or ends there.
-async fn watch_disk(hub: &Hub, data: &DataDir, before: Option<Trouble>) -> Option<Trouble> {
+async fn watch_disk(around: &Around, data: &DataDir, before: Option<Trouble>) -> Option<Trouble> {
     let (data, known) = (data.clone(), before.clone());
     let looked = tokio::task::spawn_blocking(move || disk::glance(&data, known.as_ref())).await;
     let now = looked.unwrap_or(None);
@@ -139,26 +153,19 @@ async fn watch_disk(hub: &Hub, data: &DataDir, before: Option<Trouble>) -> Optio
             Fact::StorageWell
         }
     };
-    hub.deps().facts.send(fact).ok();
+    around.facts.send(fact).ok();
     now
 }
 
 /// Waits until the picture, which is what plans are made from, says of this host what was published. Tells
 /// whether it does: another look tries again.
-async fn told(hub: &Hub, accelerator: Option<Accelerator>) -> bool {
-    let me = hub.me();
+async fn told(around: &Around, accelerator: Option<Accelerator>) -> bool {
+    let me = around.mesh.me();
     let says = |picture: &Picture| {
         let record = picture.host_record(me);
         picture.members.contains_key(&me) && record.is_some_and(|record| record.accelerator == accelerator)
     };
-    hub.deps().pictures.until(move |change| *change == Change::Host(me), OFFER_WAIT, says).await
-}
-
-/// Sums what this host's machines may take, in MiB by session.
-fn used(hub: &Hub) -> BTreeMap<SessionId, u64> {
-    let shares = hub.shares().borrow().clone();
-    let sum = |share: &proto::session::Share| share.machines.iter().map(|spec| spec.memory_mib).sum::<u64>();
-    shares.values().map(|share| (share.session, sum(share))).filter(|(_, mib)| *mib > 0).collect()
+    around.pictures.until(move |change| *change == Change::Host(me), OFFER_WAIT, says).await
 }
 
 fn memory_mib() -> u64 {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use images::Images;
-use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound, net::Net};
+use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound};
 use proto::{facts::Fact, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiResult, failed, follow};
+use super::{ApiResult, about, failed, follow};
 use crate::{
     access::forward::{self, Forwards},
     app::{self, App},
@@ -26,10 +26,10 @@ use crate::{
     facts,
     host::{data::DataDir, limits},
     machine::Qemu,
-    picture,
+    picture::{self, Pictures},
     session::{
-        hub::{Deps, Hub},
-        requests,
+        ports::ForMembers,
+        sessions::{Deps, Sessions},
         store::Store,
     },
 };
@@ -69,7 +69,9 @@ pub(crate) struct Built {
     /// The mesh.
     pub mesh: Mesh,
     /// Everything that this host keeps of sessions.
-    pub hub: Hub,
+    pub sessions: Sessions,
+    /// What this host knows now.
+    pub pictures: Pictures,
     /// How this host's programs reach groups.
     pub forwards: Forwards,
     /// What names are answered from.
@@ -82,7 +84,9 @@ pub(crate) struct Built {
     pub stop: CancellationToken,
     data: DataDir,
     images: Images,
-    net: Net,
+    qemu: watch::Receiver<Qemu>,
+    run: PathBuf,
+    zone: String,
     log: facts::Log,
     recorder: Recording,
     running: JoinHandle<Result<(), MeshError>>,
@@ -109,40 +113,63 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
     tasks.spawn(core("picture", run_picture));
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
-    let (dial, targets) = (dialer(&net), zone::targets(&pictures));
-    let forwards =
-        Forwards::new(mesh.me(), data.path().join("forward.json"), dial, targets, limits::shares());
-    let zones = Zones::new(zone.clone(), pictures.clone(), mesh.interfaces(), forwards.clone());
+    let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
     let deps = Deps {
         mesh: mesh.clone(),
-        pictures,
+        pictures: pictures.clone(),
         own,
         images: images.clone(),
         net: net.clone(),
         facts: facts.clone(),
-        qemu,
+        qemu: qemu.clone(),
         offered,
-        store: Store::open(data.path().join("sessions")).map_err(|error| failed(&error))?,
-        run,
-        zone,
+        store: Store::open(data.sessions()).map_err(|error| failed(&error))?,
+        run: run.clone(),
+        zone: zone.clone(),
         resolve: zones.resolve(),
         stop: stop.clone(),
     };
-    let hub = open(deps).await?;
-    tasks.spawn(core("requests", answer_requests(hub.clone(), inbox)));
-    tasks.spawn(core("raft messages", answer_raft(hub.clone(), raft_inbox)));
+    let sessions = open(deps).await?;
+    tasks.spawn(core("requests", answer_requests(sessions.for_members(), inbox, stop.clone())));
+    tasks.spawn(core("raft messages", answer_raft(sessions.for_members(), raft_inbox, stop.clone())));
     tasks.spawn(core("zone", zones.clone().run(stop.clone())));
-    tasks.spawn(core("images", follow::images(hub.clone())));
-    Ok(Built { mesh, hub, forwards, zones, facts, tasks, stop, data, images, net, log, recorder, running })
+    tasks.spawn(core("images", follow::images(mesh.clone(), images.clone(), stop.clone())));
+    Ok(Built {
+        mesh,
+        sessions,
+        pictures,
+        forwards,
+        zones,
+        facts,
+        tasks,
+        stop,
+        data,
+        images,
+        qemu,
+        run,
+        zone,
+        log,
+        recorder,
+        running,
+    })
+}
+
+/// Makes what names are answered from, and how programs of this host reach what they stand for.
+fn names(data: &DataDir, mesh: &Mesh, pictures: &Pictures, zone: &str) -> (Forwards, Zones) {
+    let (dial, targets) = (dialer(&mesh.net()), zone::targets(pictures));
+    let kept = data.path().join("forward.json");
+    let forwards = Forwards::new(mesh.me(), kept, dial, targets, limits::shares());
+    let zones = Zones::new(zone.to_owned(), pictures.clone(), mesh.interfaces(), forwards.clone());
+    (forwards, zones)
 }
 
 /// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
 /// every one.
-async fn open(deps: Deps) -> ApiResult<Hub> {
-    let hub = Hub::open(deps).await.map_err(|error| failed(&error))?;
-    let kept = hub.shares().borrow().clone();
-    hub.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
-    Ok(hub)
+async fn open(deps: Deps) -> ApiResult<Sessions> {
+    let sessions = Sessions::open(deps).await.map_err(|error| failed(&error))?;
+    let kept = sessions.shares().borrow().clone();
+    sessions.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
+    Ok(sessions)
 }
 
 impl Built {
@@ -151,11 +178,29 @@ impl Built {
         App::new(app::Parts {
             data: self.data.clone(),
             facts: self.log.clone(),
-            hub: self.hub.clone(),
+            run: self.run.clone(),
+            zone: self.zone.clone(),
+            mesh: self.mesh.clone(),
+            pictures: self.pictures.clone(),
+            images: self.images.clone(),
+            net: self.mesh.net(),
+            qemu: self.qemu.clone(),
+            sessions: self.sessions.for_people(),
             forwards: self.forwards.clone(),
             dns,
             started: Instant::now(),
         })
+    }
+
+    /// Gives what the host record is made from.
+    pub(crate) fn around(&self) -> about::Around {
+        about::Around {
+            mesh: self.mesh.clone(),
+            pictures: self.pictures.clone(),
+            shares: self.sessions.shares(),
+            facts: self.facts.clone(),
+            stop: self.stop.clone(),
+        }
     }
 
     /// Waits until the agent is told to end, or a part of it ended although nobody asked it to.
@@ -184,9 +229,9 @@ impl Built {
         let tasks = &mut self.tasks;
         stage("tasks", &mut late, async { while tasks.join_next().await.is_some() {} }).await;
         self.tasks.abort_all();
-        stage("sessions", &mut late, self.hub.drained()).await;
-        stage("logs", &mut late, self.hub.close_groups()).await;
-        self.net.shutdown();
+        stage("sessions", &mut late, self.sessions.drained()).await;
+        stage("logs", &mut late, self.sessions.close_logs()).await;
+        self.mesh.net().shutdown();
         let (mut mesh_well, mut well) = (true, true);
         if !self.running.is_finished() {
             let ended = async {
@@ -255,27 +300,25 @@ async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Futur
     }
 }
 
-async fn answer_requests(hub: Hub, mut inbox: mpsc::Receiver<Incoming>) {
+async fn answer_requests(sessions: ForMembers, mut inbox: mpsc::Receiver<Incoming>, stop: CancellationToken) {
     let hands = Arc::new(Semaphore::new(HANDS));
-    let stop = hub.deps().stop.clone();
     while let Some(Some(Incoming { from, request, answer })) = stop.run_until_cancelled(inbox.recv()).await {
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
-        let hub = hub.clone();
+        let sessions = sessions.clone();
         tokio::spawn(async move {
             // The asker may be gone.
-            answer.send(requests::answer(&hub, from, request).await).ok();
+            answer.send(sessions.answer(from, request).await).ok();
             drop(hand);
         });
     }
 }
 
-async fn answer_raft(hub: Hub, mut inbox: mpsc::Receiver<RaftInbound>) {
+async fn answer_raft(sessions: ForMembers, mut inbox: mpsc::Receiver<RaftInbound>, stop: CancellationToken) {
     let hands = Arc::new(Semaphore::new(HANDS));
-    let stop = hub.deps().stop.clone();
     while let Some(Some(inbound)) = stop.run_until_cancelled(inbox.recv()).await {
         let RaftInbound { from, session, frame, answer } = inbound;
         // A session that this host does not store: silence, as if it were away.
-        let Some(group) = hub.group(session).filter(|_| hub.has_voice(session, from)) else { continue };
+        let Some(group) = sessions.log(from, session) else { continue };
         let Ok(hand) = hands.clone().acquire_owned().await else { return };
         tokio::spawn(async move {
             answer.send(group.handle(from, &frame).await).ok();

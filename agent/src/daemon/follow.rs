@@ -2,25 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use images::Images;
+use mesh::Mesh;
 use proto::{
     id::Digest,
     wire::record::{Body, ImageRecord, RecordKey},
 };
-
-use crate::session::hub::Hub;
+use tokio_util::sync::CancellationToken;
 
 /// Publishes a record for every image of this host, until the daemon ends.
-pub async fn images(hub: Hub) {
-    let mut watch = hub.deps().images.watch();
-    let stop = hub.deps().stop.clone();
+pub async fn images(mesh: Mesh, images: Images, stop: CancellationToken) {
+    let mut watch = images.watch();
     let mut told: BTreeMap<Digest, ImageRecord> = BTreeMap::new();
     loop {
         let now = watch.borrow_and_update().clone();
         for (digest, record) in now.iter().filter(|(digest, record)| told.get(digest) != Some(record)) {
-            hub.deps().mesh.publish(RecordKey::Image(*digest), Some(Body::Image(record.clone()))).await;
+            mesh.publish(RecordKey::Image(*digest), Some(Body::Image(record.clone()))).await;
         }
         for digest in told.keys().filter(|digest| !now.contains_key(digest)) {
-            hub.deps().mesh.publish(RecordKey::Image(*digest), None).await;
+            mesh.publish(RecordKey::Image(*digest), None).await;
         }
         told = (*now).clone();
         // Cancel-safe: a token and a watch.

@@ -67,6 +67,11 @@ impl DataDir {
         self.0.join("identity")
     }
 
+    /// Gives where everything of sessions is kept.
+    pub fn sessions(&self) -> PathBuf {
+        self.0.join("sessions")
+    }
+
     /// Gives the directory of the recorded facts.
     pub fn facts(&self) -> PathBuf {
         self.0.join("facts")

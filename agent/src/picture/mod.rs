@@ -16,7 +16,6 @@ use mesh::{MemberView, Mesh};
 use proto::{
     id::HostId,
     picture::{Change, Images, Input, Member, Members, Picture, Records, Reports, Shares, Way},
-    wire::api::MemberState,
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -201,11 +200,7 @@ fn members(members: &mesh::Members) -> Members {
 fn member(view: &MemberView) -> Member {
     Member {
         name: view.name.clone(),
-        state: match view.state {
-            mesh::MemberState::Up => MemberState::Up,
-            mesh::MemberState::Suspect => MemberState::Suspect,
-            mesh::MemberState::Down => MemberState::Down,
-        },
+        state: view.state,
         issuer: view.issuer,
         level: view.level,
         way: view.path.as_ref().map(|path| Way {

@@ -18,7 +18,7 @@ use proto::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{host::News, hub::Hub};
+use super::{host::News, sessions::Sessions};
 use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
 
 /// What a guest gets to shut down before QEMU is ended.
@@ -31,7 +31,7 @@ const SILENCES: u32 = 2;
 /// An order with what is needed to carry it out.
 pub struct Work {
     /// Everything that tasks share.
-    pub hub: Hub,
+    pub sessions: Sessions,
     /// Where shims live.
     pub host: machine::Host,
     /// The order.
@@ -84,11 +84,11 @@ pub async fn carry_out(work: Work) -> Ended {
 async fn ask(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let session = work.order.share.session;
     let request = Request::MayStart { session, machine: work.order.machine.clone(), epoch };
-    answered(work, work.hub.ask(session, request).await)
+    answered(work, work.sessions.ask(session, request).await)
 }
 
 async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
-    let (deps, share) = (work.hub.deps(), &work.order.share);
+    let (deps, share) = (work.sessions.deps(), &work.order.share);
     let spec = share.machines.iter().find(|spec| spec.machine == work.order.machine && spec.epoch == epoch);
     let spec = spec.cloned().ok_or("its share does not list it")?;
     let contents = contents(work, &spec).await?;
@@ -116,7 +116,7 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
 /// Reads the bytes of a machine's files, all of them: they are on the disk since its share is.
 async fn contents(work: &Work, spec: &MachineSpec) -> Result<Contents, String> {
     let (store, session, files) =
-        (work.hub.deps().store.clone(), work.order.share.session, spec.files.clone());
+        (work.sessions.deps().store.clone(), work.order.share.session, spec.files.clone());
     let read = move || {
         let mut contents = Contents::default();
         for file in files {
@@ -196,7 +196,7 @@ async fn report_dropped(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let ended = machine::end(&work.host, &work.dir, &work.who(epoch), Scope::UpTo, false).await;
     ended.map_err(|error| words(&error))?;
     let request = Request::Dropped { session, machine: work.order.machine.clone(), epoch };
-    answered(work, work.hub.ask(session, request).await)
+    answered(work, work.sessions.ask(session, request).await)
 }
 
 fn answered(work: &Work, answer: Result<Answer, Refusal>) -> Result<Ended, String> {
@@ -223,34 +223,39 @@ pub fn told(status: &ShimStatus) -> Told {
 
 /// Fetches an image from the members that hold it, and tells how it ended. Goes on for as long as it
 /// takes: holders come and go.
-pub async fn fetch(hub: Hub, digest: Digest, size: u64, news: mpsc::Sender<News>) {
-    let picture = hub.picture();
+pub async fn fetch(sessions: Sessions, digest: Digest, size: u64, news: mpsc::Sender<News>) {
+    let picture = sessions.picture();
     let known = images::all(&picture).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
     let wanted = WantedImage { digest, size, arch, names: images::names(&picture, digest) };
     let (telling, watched) = watch::channel(holders(&picture, digest));
-    let endpoint = hub.deps().mesh.endpoint();
-    let fetching = AssertUnwindSafe(hub.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
+    let endpoint = sessions.deps().mesh.endpoint();
+    let fetching =
+        AssertUnwindSafe(sessions.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
     let ended = tokio::select! {
         ended = fetching => match ended {
             Ok(ended) => ended.map(|_| ()).map_err(|error| words(&error)),
             Err(_) => Err("the agent failed: see its log".to_owned()),
         },
-        never = keep_holders(&hub, digest, telling) => match never {},
+        never = keep_holders(&sessions, digest, telling) => match never {},
         // Dropping the fetch keeps what came; the next agent goes on.
-        () = hub.deps().stop.cancelled() => return,
+        () = sessions.deps().stop.cancelled() => return,
     };
     // The loop has ended with the session.
     let _heard = news.send(News::Fetched(digest, ended)).await;
 }
 
 /// Tells a fetch who has the image, whenever that changes.
-async fn keep_holders(hub: &Hub, digest: Digest, telling: watch::Sender<Vec<Holder>>) -> Infallible {
+async fn keep_holders(
+    sessions: &Sessions,
+    digest: Digest,
+    telling: watch::Sender<Vec<Holder>>,
+) -> Infallible {
     // A host that is heard again or reached another way may be a better holder.
     let of = move |change: &Change| matches!(change, Change::Host(_)) || *change == Change::Image(digest);
-    let wakes = hub.deps().pictures.wakes(of);
+    let wakes = sessions.deps().pictures.wakes(of);
     loop {
-        let now = holders(&hub.picture(), digest);
+        let now = holders(&sessions.picture(), digest);
         telling.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;

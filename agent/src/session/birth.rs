@@ -18,7 +18,7 @@ use proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{actions::words, hub::Hub, requests};
+use super::{actions::words, requests, sessions::Sessions};
 
 /// A single voter leads after one write to its disk.
 const LED: Duration = Duration::from_secs(5);
@@ -49,24 +49,24 @@ pub enum Born {
 }
 
 /// Begins sessions until the daemon ends.
-pub(super) async fn run(hub: Hub, mut mailbox: mpsc::Receiver<Letter>) {
-    let stop = hub.deps().stop.clone();
+pub(super) async fn run(sessions: Sessions, mut mailbox: mpsc::Receiver<Letter>) {
+    let stop = sessions.deps().stop.clone();
     while let Some(Some(letter)) = stop.run_until_cancelled(mailbox.recv()).await {
         let Letter { parcel, index, answer } = letter;
-        let begun = AssertUnwindSafe(begin(&hub, parcel, index)).catch_unwind().await;
+        let begun = AssertUnwindSafe(begin(&sessions, parcel, index)).catch_unwind().await;
         let failed = |_| Born::Failed(Failure::Failed("the agent failed: see its log".into()));
         answer.send(begun.unwrap_or_else(failed)).ok();
     }
 }
 
-async fn begin(hub: &Hub, parcel: Parcel, index: Option<u64>) -> Born {
-    match hub.called(&parcel.intent.topology.session) {
+async fn begin(sessions: &Sessions, parcel: Parcel, index: Option<u64>) -> Born {
+    match sessions.called(&parcel.intent.topology.session) {
         Ok(Some(session)) => return Born::Exists(session),
         Err(several) => return Born::Several(several),
         Ok(None) => {}
     }
-    let mesh = &hub.deps().mesh;
-    let (host, salt) = (hub.me(), rand::random());
+    let mesh = &sessions.deps().mesh;
+    let (host, salt) = (sessions.me(), rand::random());
     let session = SessionId::born(host, &salt);
     let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random() };
     let (mut birth, mut effects) = Birth::new(session, seeds, parcel, index);
@@ -75,22 +75,22 @@ async fn begin(hub: &Hub, parcel: Parcel, index: Option<u64>) -> Born {
         for effect in effects {
             match effect {
                 Effect::Gather => {
-                    hub.offers_known().await;
-                    let offered = inventory::inventory(&hub.picture(), session);
+                    sessions.offers_known().await;
+                    let offered = inventory::inventory(&sessions.picture(), session);
                     next = Some(Event::Offered(Box::new(offered)));
                 }
-                Effect::OpenLog => next = Some(Event::Opened(open(hub, session).await)),
+                Effect::OpenLog => next = Some(Event::Opened(open(sessions, session).await)),
                 Effect::Write(command) => {
-                    next = Some(Event::Written(requests::write(hub, session, *command).await));
+                    next = Some(Event::Written(requests::write(sessions, session, *command).await));
                 }
                 Effect::State(genesis) => {
                     let stated = mesh.say(&Statement::Genesis(genesis));
                     next = Some(Event::Stated(stated.map_err(|error| words(&error))));
                 }
-                Effect::Show => next = Some(Event::Shown(show(hub, session).await)),
-                Effect::GiveUp => give_up(hub, session).await,
+                Effect::Show => next = Some(Event::Shown(show(sessions, session).await)),
+                Effect::GiveUp => give_up(sessions, session).await,
                 // Nobody listening is no error.
-                Effect::Tell(fact) => drop(hub.deps().facts.send(fact)),
+                Effect::Tell(fact) => drop(sessions.deps().facts.send(fact)),
                 Effect::End(Ok(proposal)) => return Born::New(session, proposal),
                 Effect::End(Err(failure)) => return Born::Failed(failure),
             }
@@ -102,8 +102,8 @@ async fn begin(hub: &Hub, parcel: Parcel, index: Option<u64>) -> Born {
     }
 }
 
-async fn open(hub: &Hub, session: SessionId) -> Result<(), String> {
-    let group = hub.open_group(session).await.map_err(|error| words(&error))?;
+async fn open(sessions: &Sessions, session: SessionId) -> Result<(), String> {
+    let group = sessions.table.open(session).await.map_err(|error| words(&error))?;
     group.init().await.map_err(|error| words(&error))?;
     // The only voter elects itself at once.
     let mut lead = group.lead();
@@ -111,21 +111,21 @@ async fn open(hub: &Hub, session: SessionId) -> Result<(), String> {
     led.map(drop).map_err(|_| "its only voter does not lead it".into())
 }
 
-async fn show(hub: &Hub, session: SessionId) -> Result<(), Refusal> {
-    let state = hub.group(session).and_then(|group| group.state().borrow().clone());
-    hub.accept(hub.me(), lead::share_for(state.as_deref(), hub.me())?).await?;
+async fn show(sessions: &Sessions, session: SessionId) -> Result<(), Refusal> {
+    let state = sessions.table.log(session).and_then(|group| group.state().borrow().clone());
+    sessions.known.accept(sessions.me(), lead::share_for(state.as_deref(), sessions.me())?).await?;
     let of = move |change: &Change| *change == Change::Session(session);
-    hub.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
+    sessions.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
     Ok(())
 }
 
-async fn give_up(hub: &Hub, session: SessionId) {
-    let mesh = &hub.deps().mesh;
+async fn give_up(sessions: &Sessions, session: SessionId) {
+    let mesh = &sessions.deps().mesh;
     if let Err(error) = mesh.say(&Statement::Tombstone(Tombstone { session, made: mesh.now() })) {
         tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
     }
     // The host's own task clears a session away that has a share here.
-    if hub.share(session).is_none() {
-        hub.forget(session).await;
+    if sessions.share(session).is_none() {
+        sessions.table.forget(session).await;
     }
 }

@@ -23,7 +23,7 @@ use proto::{
 };
 use tokio::task::JoinSet;
 
-use super::{actions::words, hub::Hub};
+use super::{actions::words, sessions::Sessions};
 
 /// A member answers a new share after one fsync; slower ones are asked again later.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const DELIVERY: Duration = Duration::from_secs(5);
 const CHANGE: Duration = Duration::from_secs(20);
 
 struct Coordinator {
-    hub: Hub,
+    sessions: Sessions,
     session: SessionId,
     group: Group,
     lead: Lead,
@@ -43,10 +43,10 @@ struct Coordinator {
 }
 
 /// Runs until the daemon ends, the session is buried, or another log takes this one's place.
-pub async fn run(hub: Hub, session: SessionId, group: Group) {
-    let (lead, begun) = Lead::new(hub.me(), Rules::default(), Clock.moment());
+pub async fn run(sessions: Sessions, session: SessionId, group: Group) {
+    let (lead, begun) = Lead::new(sessions.me(), Rules::default(), Clock.moment());
     let work = JoinSet::new();
-    let mut this = Coordinator { hub, session, group, lead, work, wake: None, told_unstated: false };
+    let mut this = Coordinator { sessions, session, group, lead, work, wake: None, told_unstated: false };
     if this.carry_out(begun).await {
         this.run().await;
     }
@@ -55,9 +55,9 @@ pub async fn run(hub: Hub, session: SessionId, group: Group) {
 impl Coordinator {
     async fn run(&mut self) {
         let (mut lead, mut state) = (self.group.lead(), self.group.state());
-        let mut roll = self.hub.deps().mesh.roll();
-        let wakes = self.hub.deps().pictures.wakes(|change| matches!(change, Change::Host(_)));
-        let stop = self.hub.deps().stop.clone();
+        let mut roll = self.sessions.deps().mesh.roll();
+        let wakes = self.sessions.deps().pictures.wakes(|change| matches!(change, Change::Host(_)));
+        let stop = self.sessions.deps().stop.clone();
         loop {
             self.wake = None;
             let seen = Event::Look(Box::new(self.look()));
@@ -81,7 +81,7 @@ impl Coordinator {
                         return;
                     }
                     // Whom the log names is believed.
-                    self.hub.look();
+                    self.sessions.known.look();
                     None
                 }
                 changed = state.changed() => if changed.is_err() { return } else { None },
@@ -105,7 +105,7 @@ impl Coordinator {
             (true, false) => Place::Inside,
             (false, _) => Place::Outside,
         };
-        let members = self.hub.deps().mesh.members().borrow().clone();
+        let members = self.sessions.deps().mesh.members().borrow().clone();
         let member = |(id, member): (&HostId, &mesh::MemberView)| {
             let (up, level) = (member.is_up(), member.level);
             (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
@@ -122,8 +122,8 @@ impl Coordinator {
             },
             state: group.state().borrow().clone(),
             members: members.hosts.iter().map(member).collect(),
-            buried: self.hub.buried(self.session),
-            shared: self.hub.share(self.session).is_some(),
+            buried: self.sessions.buried(self.session),
+            shared: self.sessions.share(self.session).is_some(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Coordinator {
             match effect {
                 Effect::Announce(head) => {
                     let body = head.map(|head| Body::Head(*head));
-                    self.hub.deps().mesh.publish(RecordKey::Head(self.session), body).await;
+                    self.sessions.deps().mesh.publish(RecordKey::Head(self.session), body).await;
                 }
                 Effect::Deliver(to, share) => self.deliver(to, share),
                 Effect::AskVoter { change, host, outdated } => self.ask_voter(change, host, outdated),
@@ -141,7 +141,7 @@ impl Coordinator {
                 Effect::Raise { raise, level } => self.raise(raise, level),
                 Effect::Bury => self.bury(),
                 // Nobody listening is no error.
-                Effect::Tell(fact) => drop(self.hub.deps().facts.send(fact)),
+                Effect::Tell(fact) => drop(self.sessions.deps().facts.send(fact)),
                 Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
                 Effect::Reopen => {
                     if self.reopen().await {
@@ -150,11 +150,11 @@ impl Coordinator {
                 }
                 Effect::Rest => return false,
                 Effect::Forget => {
-                    self.hub.forget(self.session).await;
+                    self.sessions.table.forget(self.session).await;
                     return false;
                 }
                 Effect::Retire => {
-                    self.hub.retire(self.session, &self.group).await;
+                    self.sessions.table.retire(self.session, self.group.clone()).await;
                     return false;
                 }
             }
@@ -169,19 +169,19 @@ impl Coordinator {
     }
 
     fn deliver(&mut self, to: HostId, share: Box<Share>) {
-        let hub = self.hub.clone();
-        let work = async move { Event::Delivered(to, deliver(&hub, to, share).await) };
+        let sessions = self.sessions.clone();
+        let work = async move { Event::Delivered(to, deliver(&sessions, to, share).await) };
         self.begin(work, Event::Delivered(to, None));
     }
 
     fn ask_voter(&mut self, change: u64, host: HostId, outdated: Option<u64>) {
-        let (hub, session) = (self.hub.clone(), self.session);
+        let (sessions, session) = (self.sessions.clone(), self.session);
         let name = self.group.state().borrow().as_ref().map(|state| state.name.clone());
         let work = async move {
             let mut node = None;
             if let Some(name) = name {
                 let request = Request::OpenVoter { session, name, outdated };
-                match call(&hub, host, request).await {
+                match call(&sessions, host, request).await {
                     Some(Answer::Voter { node: found }) => node = Some(found),
                     answer => tracing::info!(%session, %host, ?answer, "no answer about its log"),
                 }
@@ -205,9 +205,9 @@ impl Coordinator {
     }
 
     fn raise(&mut self, raise: u64, level: Level) {
-        let (hub, session) = (self.hub.clone(), self.session);
+        let (sessions, session) = (self.sessions.clone(), self.session);
         let work = async move {
-            let written = super::requests::write(&hub, session, Command::Raise { level }).await;
+            let written = super::requests::write(&sessions, session, Command::Raise { level }).await;
             match &written {
                 Ok(()) => tracing::info!(%session, %level, "the session's level is raised"),
                 Err(because) => {
@@ -220,7 +220,7 @@ impl Coordinator {
     }
 
     fn bury(&mut self) {
-        let mesh = &self.hub.deps().mesh;
+        let mesh = &self.sessions.deps().mesh;
         let tombstone = Tombstone { session: self.session, made: mesh.now() };
         match mesh.say(&Statement::Tombstone(tombstone)) {
             Ok(()) => self.told_unstated = false,
@@ -238,9 +238,9 @@ impl Coordinator {
         let session = self.session;
         let because = self.group.lead().borrow().stopped.clone().unwrap_or_default();
         tracing::error!(%session, because, "the session's log cannot be written; it is closed until it can");
-        let store = self.hub.deps().store.clone();
+        let store = self.sessions.deps().store.clone();
         let takes_files = tokio::task::spawn_blocking(move || store.takes_files()).await.unwrap_or(false);
-        if takes_files && self.hub.reopen(session, &self.group).await {
+        if takes_files && self.sessions.table.reopen(session, self.group.clone()).await {
             tracing::info!(%session, "the session's log is open again");
             return true;
         }
@@ -254,9 +254,9 @@ impl Coordinator {
 }
 
 /// Sends one member its share. Gives the version that it has now.
-async fn deliver(hub: &Hub, to: HostId, share: Box<Share>) -> Option<u64> {
+async fn deliver(sessions: &Sessions, to: HostId, share: Box<Share>) -> Option<u64> {
     let (version, session) = (share.version, share.session);
-    let answer = call(hub, to, Request::PutShare(share)).await?;
+    let answer = call(sessions, to, Request::PutShare(share)).await?;
     if let Answer::Refused(refusal) = &answer {
         tracing::info!(%session, host = %to, %refusal, "the share was not taken");
     }
@@ -264,11 +264,11 @@ async fn deliver(hub: &Hub, to: HostId, share: Box<Share>) -> Option<u64> {
 }
 
 /// Asks a member, which may be this host.
-async fn call(hub: &Hub, to: HostId, request: Request) -> Option<Answer> {
-    if to == hub.me() {
-        return Some(super::requests::answer(hub, to, request).await);
+async fn call(sessions: &Sessions, to: HostId, request: Request) -> Option<Answer> {
+    if to == sessions.me() {
+        return Some(super::requests::answer(sessions, to, request).await);
     }
-    match hub.deps().mesh.call(to, request, DELIVERY).await {
+    match sessions.deps().mesh.call(to, request, DELIVERY).await {
         Ok(answer) => Some(answer),
         Err(error) => {
             tracing::debug!(host = %to, %error, "no answer");

@@ -25,8 +25,8 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
     actions::{self, Ended, Work},
-    hub::Hub,
     nic,
+    sessions::Sessions,
 };
 use crate::machine::{
     self, Launch, Paths, Shim, ShimStatus,
@@ -74,7 +74,7 @@ struct Shown {
 }
 
 struct Shell {
-    hub: Hub,
+    sessions: Sessions,
     session: SessionId,
     files: machine::Host,
     rules: rules::Host,
@@ -88,11 +88,11 @@ struct Shell {
 }
 
 /// Runs until the session is buried or the daemon ends; machines run on in the second case.
-pub async fn run(hub: Hub, session: SessionId) {
-    let files = machine::Host::new(hub.deps().run.clone());
+pub async fn run(sessions: Sessions, session: SessionId) {
+    let files = machine::Host::new(sessions.deps().run.clone());
     let (news, heard) = mpsc::channel(NEWS);
     let mut this = Shell {
-        hub,
+        sessions,
         session,
         files,
         rules: rules::Host::new(Rules::default()),
@@ -108,13 +108,13 @@ pub async fn run(hub: Hub, session: SessionId) {
 
 impl Shell {
     async fn run(&mut self) {
-        let stop = self.hub.deps().stop.clone();
+        let stop = self.sessions.deps().stop.clone();
         let session = self.session;
-        let wakes = self.hub.deps().pictures.wakes(move |change| *change == Change::Session(session));
-        let mut images = self.hub.deps().images.watch();
-        let mut transfers = self.hub.deps().images.transfers();
-        let mut roll = self.hub.deps().mesh.roll();
-        let names = self.hub.deps().store.machines(self.session);
+        let wakes = self.sessions.deps().pictures.wakes(move |change| *change == Change::Session(session));
+        let mut images = self.sessions.deps().images.watch();
+        let mut transfers = self.sessions.deps().images.transfers();
+        let mut roll = self.sessions.deps().mesh.roll();
+        let names = self.sessions.deps().store.machines(self.session);
         let mut event =
             Some(Event::Begun(names.into_iter().map(|name| (name.clone(), self.lies(&name))).collect()));
         let mut ending = false;
@@ -152,18 +152,18 @@ impl Shell {
     /// Says what has changed of what is watched.
     fn gather(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let Some(share) = self.hub.share(self.session) else {
+        let Some(share) = self.sessions.share(self.session) else {
             self.shown.share = None;
             return events;
         };
-        let images = &self.hub.deps().images;
+        let images = &self.sessions.deps().images;
         let wanted = share.machines.iter().map(|spec| spec.image);
         let complete: BTreeSet<Digest> = wanted.filter(|image| images.path(*image).is_some()).collect();
         let transfers = images.transfers();
         let bytes = |image: Digest| transfers.borrow().get(&image).map(|progress| (image, progress.done));
         let arrived: BTreeMap<Digest, u64> =
             share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
-        let ready = readiness::ready(&self.hub.picture(), &share);
+        let ready = readiness::ready(&self.sessions.picture(), &share);
         let shown = &mut self.shown;
         if shown.images != complete {
             events.push(Event::Images(complete.clone()));
@@ -177,7 +177,7 @@ impl Shell {
             true if shown.ready != ready => events.push(Event::Ready(ready.clone())),
             true => {}
         }
-        let buried = self.hub.buried(self.session);
+        let buried = self.sessions.buried(self.session);
         if buried && !shown.buried {
             events.push(Event::Buried);
         }
@@ -209,7 +209,7 @@ impl Shell {
             match effect {
                 Effect::Order(order) => self.order(order),
                 Effect::Fetch { image, size } => {
-                    tokio::spawn(actions::fetch(self.hub.clone(), image, size, self.news.clone()));
+                    tokio::spawn(actions::fetch(self.sessions.clone(), image, size, self.news.clone()));
                 }
                 Effect::Watch(machine) => {
                     if let Some(shim) = shim.take() {
@@ -219,21 +219,23 @@ impl Shell {
                 Effect::Release(machine) => drop(self.held.remove(&machine)),
                 Effect::Attach(machine) => {
                     if let Some(held) = self.held.get(&machine) {
-                        nic::attach(&self.hub, self.session, &held.shim.launch().spec, &held.shim);
+                        nic::attach(&self.sessions, self.session, &held.shim.launch().spec, &held.shim);
                     }
                 }
-                Effect::Detach(machine) => self.hub.deps().net.detach(self.session, &machine),
+                Effect::Detach(machine) => self.sessions.deps().net.detach(self.session, &machine),
                 Effect::Route(share) => {
-                    self.hub.deps().net.set_routes(self.session, &share.directory, self.hub.me());
+                    self.sessions.deps().net.set_routes(self.session, &share.directory, self.sessions.me());
                 }
-                Effect::Report(version, machines) => self.hub.report(self.session, version, machines).await,
+                Effect::Report(version, machines) => {
+                    self.sessions.report(self.session, version, machines).await
+                }
                 Effect::Tell(fact) => {
                     // Nobody listening is no error.
-                    let _heard = self.hub.deps().facts.send(fact);
+                    let _heard = self.sessions.deps().facts.send(fact);
                 }
                 Effect::Wake(at) => self.wake = at,
                 Effect::Forget => {
-                    self.hub.forget(self.session).await;
+                    self.sessions.table.forget(self.session).await;
                     return true;
                 }
                 Effect::Rest => return true,
@@ -245,7 +247,7 @@ impl Shell {
     fn order(&self, order: Order) {
         let (machine, number) = (order.machine.clone(), order.number);
         let work = Work {
-            hub: self.hub.clone(),
+            sessions: self.sessions.clone(),
             host: self.files.clone(),
             shim: self.held.get(&machine).map(|held| held.shim.clone()),
             dir: self.dir(&machine),
@@ -279,7 +281,7 @@ impl Shell {
     }
 
     fn dir(&self, machine: &MachineName) -> PathBuf {
-        self.hub.deps().store.machine(self.session, machine)
+        self.sessions.deps().store.machine(self.session, machine)
     }
 
     /// Reads what lies in a machine's directory.

@@ -1,26 +1,35 @@
 //! The running sessions of this host, as tasks around the rules of `proto::session`:
 //!
 //! ```text
-//! CLI -> App -> Hub -> coordinator (leader only): plan -> Raft -> shares -> every member
+//! CLI -> App -> Sessions -> coordinator (leader only): plan -> Raft -> shares -> every member
 //!                       host: share -> run::host -> orders -> reports -> gossip
 //! ```
 //!
-//! - `store`: shares on disk, written before anything acts on them;
-//! - `hub`: what this host knows of every session, and the one door for shares;
+//! - `sessions`: the handle to all of it, and the tasks of each session; `ports`: what the rest of the agent may
+//!   ask of it;
+//! - `table`: what is here of sessions, with one task that writes: shares, logs, whole sessions; `opening`: what lies
+//!   there when the agent starts; `store`: the files;
+//! - `knowing`: what is believed of sessions, with the shell of `proto::run::knowledge`;
 //! - `birth`: the shell of how a session begins here;
-//! - `coordinator`: the shell of what the leader of a session's Raft group does;
+//! - `coordinator`: the shell of what the leader of a session's Raft group does; `asking` finds it;
 //! - `requests`: what other members ask; `contents`: the bytes that shares name;
-//! - `host`: the shell of `proto::run::host`, which makes this host's share true.
+//! - `host`: the shell of `proto::run::host`, which makes this host's share true; `actions`: what it does for one
+//!   machine; `nic`: its network.
 
 pub mod actions;
+mod asking;
 pub mod birth;
 mod contents;
 pub mod coordinator;
 pub mod host;
-pub mod hub;
+mod knowing;
 pub mod nic;
+mod opening;
+pub mod ports;
 pub mod requests;
+pub mod sessions;
 pub mod store;
+mod table;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mesh::net::Local;
 use proto::{id::SessionId, names::View, session::MachineSpec};
 
-use super::hub::Hub;
+use super::sessions::Sessions;
 use crate::{dns, machine::Shim};
 
 /// The port that stands for a machine's serial console where streams into machines are opened: no TCP
@@ -16,9 +16,9 @@ pub const CONSOLE_PORT: u16 = 0;
 
 /// Attaches a running machine. Again for the same incarnation: nothing happens, because the sockets of
 /// a restarted shim have the same paths.
-pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
+pub fn attach(sessions: &Sessions, session: SessionId, spec: &MachineSpec, shim: &Shim) {
     let (network, dial) = (shim.clone(), shim.clone());
-    let (zone, resolve) = (hub.deps().zone.clone(), hub.deps().resolve.clone());
+    let (zone, resolve) = (sessions.deps().zone.clone(), sessions.deps().resolve.clone());
     let local = Local {
         network: Arc::new(move || {
             let shim = network.clone();
@@ -40,7 +40,7 @@ pub fn attach(hub: &Hub, session: SessionId, spec: &MachineSpec, shim: &Shim) {
             })
         }),
     };
-    if !hub.deps().net.attach(session, &spec.machine, spec.epoch, local) {
+    if !sessions.deps().net.attach(session, &spec.machine, spec.epoch, local) {
         tracing::warn!(machine = %spec.machine, epoch = %spec.epoch, "a newer incarnation has the network");
     }
 }

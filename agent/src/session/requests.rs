@@ -25,7 +25,7 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{actions::words, contents, hub::Hub};
+use super::{actions::words, contents, sessions::Sessions};
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
 const WRITE: Duration = Duration::from_secs(5);
@@ -33,22 +33,26 @@ const WRITE: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(3);
 
 /// Answers a request of a member.
-pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
+pub async fn answer(sessions: &Sessions, from: HostId, request: Request) -> Answer {
     let request = match Ask::of(from, request) {
-        Ok((session, ask)) => return coordinate(hub, session, ask).await,
+        Ok((session, ask)) => return coordinate(sessions, session, ask).await,
         Err(request) => request,
     };
     let result = match request {
         Request::Ping => Ok(Answer::Done),
-        Request::PutShare(share) => hub.accept(from, *share).await.map(|()| Answer::Done),
-        Request::GetShare(session) => share_for(hub, session, from),
-        Request::OpenVoter { session, .. } if !hub.hears(session, from).await => Err(Refusal::NoVoice),
-        Request::OpenVoter { session, name, outdated } => open_voter(hub, session, &name, outdated).await,
-        Request::Content { session, content, offset } => {
-            let votes = hub.voices(session).contains(&from);
-            contents::answer(hub, session, (from, votes), (content, offset)).await.map(Answer::Content)
+        Request::PutShare(share) => sessions.known.accept(from, *share).await.map(|()| Answer::Done),
+        Request::GetShare(session) => share_for(sessions, session, from),
+        Request::OpenVoter { session, .. } if !sessions.known.hears(session, from).await => {
+            Err(Refusal::NoVoice)
         }
-        Request::Voices(session) => Ok(Answer::Voices(hub.voices(session))),
+        Request::OpenVoter { session, name, outdated } => {
+            open_voter(sessions, session, &name, outdated).await
+        }
+        Request::Content { session, content, offset } => {
+            let votes = sessions.known.voices(session).contains(&from);
+            contents::answer(sessions, session, (from, votes), (content, offset)).await.map(Answer::Content)
+        }
+        Request::Voices(session) => Ok(Answer::Voices(sessions.known.voices(session))),
         // Answered above, or by the mesh itself.
         _ => Err(Refusal::Failed("this is not a question about sessions".into())),
     };
@@ -57,12 +61,12 @@ pub async fn answer(hub: &Hub, from: HostId, request: Request) -> Answer {
 
 /// Plans with what the mesh offers now.
 pub fn propose(
-    hub: &Hub,
+    sessions: &Sessions,
     session: SessionId,
     state: Option<&State>,
     wanted: (&Intent, &Replace),
 ) -> Proposal {
-    plan::propose(session, state, wanted, &inventory::inventory(&hub.picture(), session))
+    plan::propose(session, state, wanted, &inventory::inventory(&sessions.picture(), session))
 }
 
 /// Carries Raft messages of one session over the mesh.
@@ -77,27 +81,29 @@ pub fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
 }
 
 /// A voter's own applied state is good enough: shares are ordered, and a newer one follows.
-fn share_for(hub: &Hub, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
-    let group = hub.group(session).ok_or(Refusal::UnknownSession)?;
+fn share_for(sessions: &Sessions, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
+    let group = sessions.table.log(session).ok_or(Refusal::UnknownSession)?;
     let state = group.state().borrow().clone();
     lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
 }
 
 /// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.
-async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
+async fn coordinate(sessions: &Sessions, session: SessionId, ask: Ask) -> Answer {
     let (mut question, mut effects) = Question::new(session, ask, Rules::default());
     loop {
         let mut next = None;
         for effect in effects {
             match effect {
-                Effect::Read => next = Some(Event::Read(read(hub, session).await)),
+                Effect::Read => next = Some(Event::Read(read(sessions, session).await)),
                 Effect::Gather => {
-                    hub.offers_known().await;
-                    next = Some(Event::Offered(Box::new(inventory::inventory(&hub.picture(), session))));
+                    sessions.offers_known().await;
+                    next = Some(Event::Offered(Box::new(inventory::inventory(&sessions.picture(), session))));
                 }
-                Effect::Write(command) => next = Some(Event::Written(write(hub, session, *command).await)),
+                Effect::Write(command) => {
+                    next = Some(Event::Written(write(sessions, session, *command).await))
+                }
                 // Nobody listening is no error.
-                Effect::Tell(fact) => drop(hub.deps().facts.send(fact)),
+                Effect::Tell(fact) => drop(sessions.deps().facts.send(fact)),
                 Effect::Answer(answer) => return *answer,
             }
         }
@@ -109,24 +115,24 @@ async fn coordinate(hub: &Hub, session: SessionId, ask: Ask) -> Answer {
 }
 
 async fn open_voter(
-    hub: &Hub,
+    sessions: &Sessions,
     session: SessionId,
     name: &Name,
     outdated: Option<u64>,
 ) -> Result<Answer, Refusal> {
-    let opened = hub.open_voter(session, outdated).await;
+    let opened = sessions.table.open_voter(session, outdated).await;
     let group = opened.map_err(|error| Refusal::Failed(format!("{name}: {}", words(&error))))?;
     Ok(Answer::Voter { node: group.node_id() })
 }
 
-fn group(hub: &Hub, session: SessionId) -> Result<Group, Refusal> {
-    let known = hub.share(session).is_some();
+fn group(sessions: &Sessions, session: SessionId) -> Result<Group, Refusal> {
+    let known = sessions.share(session).is_some();
     let unknown = if known {
-        Refusal::NotCoordinator { leader: hub.coordinator(session) }
+        Refusal::NotCoordinator { leader: sessions.coordinator(session) }
     } else {
         Refusal::UnknownSession
     };
-    hub.group(session).ok_or(unknown)
+    sessions.table.log(session).ok_or(unknown)
 }
 
 /// Says why a log that was closed answers nothing.
@@ -135,8 +141,8 @@ fn stopped(because: &str) -> Refusal {
 }
 
 /// Reads the hard state through a quorum round.
-async fn read(hub: &Hub, session: SessionId) -> Result<Arc<State>, Refusal> {
-    let group = group(hub, session)?;
+async fn read(sessions: &Sessions, session: SessionId) -> Result<Arc<State>, Refusal> {
+    let group = group(sessions, session)?;
     match group.read(READ).await {
         Ok((state, _)) => Ok(state),
         Err(ReadError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),
@@ -150,8 +156,8 @@ async fn read(hub: &Hub, session: SessionId) -> Result<Arc<State>, Refusal> {
 }
 
 /// Writes one command and waits until a quorum has it.
-pub async fn write(hub: &Hub, session: SessionId, command: Command) -> Result<(), Refusal> {
-    let group = group(hub, session)?;
+pub async fn write(sessions: &Sessions, session: SessionId, command: Command) -> Result<(), Refusal> {
+    let group = group(sessions, session)?;
     match group.write(command, WRITE).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(refused)) => Err(Refusal::State(refused)),

@@ -48,11 +48,6 @@ impl Store {
         crate::host::disk::takes_files(&self.root)
     }
 
-    /// Gives the directory of all sessions.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Gives the directory of one session.
     pub fn session(&self, session: SessionId) -> PathBuf {
         self.root.join(session.to_string())

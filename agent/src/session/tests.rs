@@ -9,7 +9,7 @@ use std::{
 use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Command, Directory, MachineReport, Phase, Prefix, Replace, Share},
+    session::{Command, Directory, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
     trust::{Genesis, Statement, Tombstone},
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::hub::{Hub, session_record};
+use super::sessions::Sessions;
 use crate::{
     app::App,
     daemon::build::{Built, Parts, build},
@@ -36,7 +36,7 @@ const WITHIN: Duration = Duration::from_secs(40);
 struct Host {
     dir: TempDir,
     name: Name,
-    hub: Hub,
+    sessions: Sessions,
     app: App,
     mesh: Mesh,
     built: Built,
@@ -99,8 +99,8 @@ impl Host {
             stop: CancellationToken::new(),
         };
         let built = build(parts).await.unwrap();
-        let (hub, mesh, app) = (built.hub.clone(), built.mesh.clone(), built.app(None));
-        Host { dir, name: label, hub, app, mesh, built }
+        let (sessions, mesh, app) = (built.sessions.clone(), built.mesh.clone(), built.app(None));
+        Host { dir, name: label, sessions, app, mesh, built }
     }
 
     async fn stop(self) -> (TempDir, Name) {
@@ -114,11 +114,11 @@ impl Host {
     }
 
     fn id(&self) -> HostId {
-        self.hub.me()
+        self.sessions.me()
     }
 
     fn raft_dir(&self, session: SessionId) -> std::path::PathBuf {
-        self.hub.deps().store.raft(session)
+        self.sessions.deps().store.raft(session)
     }
 
     /// States a birth, as the host that starts a session does.
@@ -136,7 +136,7 @@ impl Host {
     }
 
     fn voters(&self, session: SessionId) -> BTreeSet<HostId> {
-        let group = self.hub.group(session);
+        let group = self.sessions.table.log(session);
         group.map(|group| group.lead().borrow().voters.values().copied().collect()).unwrap_or_default()
     }
 }
@@ -194,19 +194,19 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
     let attic = Host::founder("attic").await;
     let (me, stranger) = (attic.id(), HostId([9; 32]));
     let session = attic.bear();
-    let hub = &attic.hub;
-    assert_eq!(hub.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
-    assert_eq!(hub.accept(me, share(session, 2)).await, Ok(()));
-    assert_eq!(hub.accept(me, share(session, 1)).await, Err(Refusal::Older));
-    assert_eq!(hub.accept(me, share(session, 2)).await, Ok(()), "again is no error");
-    assert_eq!(hub.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
-    assert_eq!(hub.share(session).unwrap().version, 2);
+    let sessions = &attic.sessions;
+    assert_eq!(sessions.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.known.accept(me, share(session, 2)).await, Ok(()));
+    assert_eq!(sessions.known.accept(me, share(session, 1)).await, Err(Refusal::Older));
+    assert_eq!(sessions.known.accept(me, share(session, 2)).await, Ok(()), "again is no error");
+    assert_eq!(sessions.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.share(session).unwrap().version, 2);
     let asked = Request::OpenVoter { session, name: name("shop"), outdated: None };
-    let answer = super::requests::answer(hub, stranger, asked).await;
+    let answer = super::requests::answer(sessions, stranger, asked).await;
     assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
     // A session whose birth nobody stated.
     let unborn = share(SessionId([1; 16]), 1);
-    assert_eq!(hub.accept(stranger, unborn).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.known.accept(stranger, unborn).await, Err(Refusal::NoVoice));
     attic.stop().await;
 }
 
@@ -214,14 +214,17 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
 async fn a_buried_session_is_cleared_away_and_never_comes_back() {
     let attic = Host::founder("attic").await;
     let session = attic.up().await;
-    assert!(attic.hub.share(session).is_some(), "whoever asked finds it at once");
+    assert!(attic.sessions.share(session).is_some(), "whoever asked finds it at once");
     let tombstone = Tombstone { session, made: attic.mesh.now() };
     attic.mesh.say(&Statement::Tombstone(tombstone)).unwrap();
-    let dir = attic.hub.deps().store.session(session);
-    eventually("the end", async || attic.hub.share(session).is_none() && !dir.exists()).await;
-    assert!(attic.hub.group(session).is_none());
-    assert_eq!(attic.hub.accept(attic.id(), share(session, 9)).await, Err(Refusal::UnknownSession));
-    assert!(attic.hub.open_group(session).await.is_err());
+    let dir = attic.sessions.deps().store.session(session);
+    eventually("the end", async || attic.sessions.share(session).is_none() && !dir.exists()).await;
+    assert!(attic.sessions.table.log(session).is_none());
+    assert_eq!(
+        attic.sessions.known.accept(attic.id(), share(session, 9)).await,
+        Err(Refusal::UnknownSession)
+    );
+    assert!(attic.sessions.table.open(session).await.is_err());
     attic.stop().await;
 }
 
@@ -231,21 +234,21 @@ async fn what_a_crash_left_of_a_birth_is_removed_and_a_born_session_stays() {
     let born = attic.up().await;
     let (empty, created) = (attic.bear(), attic.bear());
     for (session, create) in [(empty, false), (created, true)] {
-        let group = attic.hub.open_group(session).await.unwrap();
+        let group = attic.sessions.table.open(session).await.unwrap();
         group.init().await.unwrap();
         group.lead().wait_for(|lead| lead.leading).await.unwrap();
         if create {
             let stamp = Timestamp(1);
             let command = Command::Create { id: session, name: name("shop"), stamp, ssh_seed: [1; 32] };
-            super::requests::write(&attic.hub, session, command).await.unwrap();
+            super::requests::write(&attic.sessions, session, command).await.unwrap();
         }
     }
     let attic = attic.restart().await;
     for session in [empty, created] {
-        let gone = async || attic.hub.group(session).is_none() && !attic.raft_dir(session).exists();
+        let gone = async || attic.sessions.table.log(session).is_none() && !attic.raft_dir(session).exists();
         eventually("the rest of a birth is gone", gone).await;
     }
-    assert!(attic.hub.group(born).is_some() && attic.hub.share(born).is_some());
+    assert!(attic.sessions.table.log(born).is_some() && attic.sessions.share(born).is_some());
     attic.stop().await;
 }
 
@@ -271,7 +274,7 @@ fn shop_with_disk(disk: &str) -> Intent {
 
 /// Commits a plan for [`shop_with_disk`] behind the planner's back: this host runs no machines.
 async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
-    let state = host.hub.group(session).unwrap().state().borrow().clone().unwrap();
+    let state = host.sessions.table.log(session).unwrap().state().borrow().clone().unwrap();
     let before = state.plan.clone().unwrap();
     let group = intent.topology.groups[&name("web")].clone();
     let placement = proto::session::Placement {
@@ -297,7 +300,7 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
         ..before
     };
     let command = Command::Apply { intent, plan, replace: Default::default() };
-    super::requests::write(&host.hub, session, command).await.unwrap();
+    super::requests::write(&host.sessions, session, command).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,7 +313,7 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
         let intent = Box::new(shop_with_disk(disk));
         let contents = Default::default();
         let request = Request::Up { session, intent, index: None, replace, contents };
-        match super::requests::answer(&attic.hub, attic.id(), request).await {
+        match super::requests::answer(&attic.sessions, attic.id(), request).await {
             Answer::Applied(proposal) => *proposal,
             answer => panic!("{answer:?}"),
         }
@@ -319,14 +322,15 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
     let free = up("7G", Replace::default()).await;
     assert_eq!((free.plan.map(|plan| plan.placements[0].epoch.0), free.unasked), (Some(2), vec![]));
     let dropped = Command::Dropped { machine: web.clone(), host: attic.id(), epoch: proto::id::Epoch(1) };
-    super::requests::write(&attic.hub, session, dropped).await.unwrap();
+    super::requests::write(&attic.sessions, session, dropped).await.unwrap();
     let may = Request::MayStart { session, machine: web.clone(), epoch: proto::id::Epoch(2) };
-    let granted = super::requests::answer(&attic.hub, attic.id(), may).await;
+    let granted = super::requests::answer(&attic.sessions, attic.id(), may).await;
     assert_eq!(granted, Answer::MayStart(true));
 
     let refused = up("6G", Replace::default()).await;
     assert_eq!((refused.plan, refused.unasked.len(), refused.unasked[0].machine.clone()), (None, 1, web));
-    let plan = attic.hub.group(session).unwrap().state().borrow().clone().unwrap().plan.clone().unwrap();
+    let plan =
+        attic.sessions.table.log(session).unwrap().state().borrow().clone().unwrap().plan.clone().unwrap();
     assert_eq!(plan.placements[0].epoch.0, 2, "nothing was changed");
     let larger = up("9G", Replace::default()).await.plan.unwrap();
     assert_eq!((larger.placements[0].epoch.0, larger.placements[0].disk_mib), (2, Some(9 << 10)));
@@ -341,21 +345,22 @@ async fn three_hosts_vote_all_hear_and_another_leads_when_the_first_is_gone() {
     let session = attic.up().await;
     let all = BTreeSet::from([attic.id(), cellar.id(), garden.id()]);
     for host in [&attic, &cellar, &garden] {
-        eventually("its share", async || host.hub.share(session).is_some()).await;
+        eventually("its share", async || host.sessions.share(session).is_some()).await;
         eventually("three voters", async || host.voters(session) == all).await;
-        eventually("three voices", async || host.hub.voices(session) == all).await;
+        eventually("three voices", async || host.sessions.known.voices(session) == all).await;
     }
     let (dir, label) = attic.stop().await;
     let ended = async || {
         let request = Request::Down(session);
-        matches!(cellar.hub.ask(session, request).await, Ok(Answer::Done))
+        matches!(cellar.sessions.ask(session, request).await, Ok(Answer::Done))
     };
     eventually("another coordinator takes the end", ended).await;
-    eventually("the end is heard", async || garden.hub.share(session).is_none_or(|share| share.ended)).await;
+    eventually("the end is heard", async || garden.sessions.share(session).is_none_or(|share| share.ended))
+        .await;
     // It comes back to a session that is gone meanwhile, or goes now.
     let attic = Host::start(dir, label).await;
     for host in [&attic, &cellar, &garden] {
-        let gone = async || host.hub.share(session).is_none() && !host.raft_dir(session).exists();
+        let gone = async || host.sessions.share(session).is_none() && !host.raft_dir(session).exists();
         eventually("nothing is left", gone).await;
     }
     for host in [attic, cellar, garden] {
@@ -388,35 +393,14 @@ async fn a_member_that_is_no_voter_is_not_believed_whatever_it_says() {
     let request = Request::PutShare(Box::new(share(session, u64::MAX)));
     let answer = cellar.mesh.call(garden.id(), request, WITHIN).await.unwrap();
     assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
-    assert_eq!(garden.hub.head(session), None);
+    assert_eq!(garden.sessions.known.head(session), None);
     // Its word was asked about by now.
     let attic_alone = BTreeSet::from([attic.id()]);
-    eventually("the birth is believed", async || garden.hub.voices(session) == attic_alone).await;
+    eventually("the birth is believed", async || garden.sessions.known.voices(session) == attic_alone).await;
     let answer = garden.mesh.call(cellar.id(), Request::Voices(session), WITHIN).await.unwrap();
     assert_eq!(answer, Answer::Voices(attic_alone), "not even by itself");
-    assert_eq!(garden.hub.head(session), None);
+    assert_eq!(garden.sessions.known.head(session), None);
     for host in [attic, cellar, garden] {
         host.stop().await;
     }
-}
-
-#[test]
-fn reports_fit_a_record_reasons_are_cut_first() {
-    let report = |index| MachineReport {
-        machine: format!("web-{index}").parse().unwrap(),
-        epoch: proto::id::Epoch(1),
-        phase: Phase::Failed,
-        reason: Some("x".repeat(200)),
-        why: None,
-    };
-    let reasons = |machines: u32| {
-        let reports: Vec<MachineReport> = (1..=machines).map(report).collect();
-        let Body::Session(record) = session_record(1, &reports) else { panic!("it is a session record") };
-        assert_eq!(record.machines.len(), machines as usize);
-        record.machines[0].reason.as_ref().map(String::len)
-    };
-    assert_eq!(reasons(2), Some(200));
-    assert_eq!(reasons(20), Some(80));
-    assert_eq!(reasons(40), Some(30));
-    assert_eq!(reasons(100), None);
 }

@@ -124,7 +124,7 @@ impl Entrance {
             DropBecause::Stranger(_) => Refused::Early(because.to_string()),
             _ => Refused::Bad(because.to_string()),
         })?;
-        let mut rest = frame;
+        let mut rest = notice.instead.as_deref().unwrap_or(frame);
         let message =
             ChitchatMessage::deserialize(&mut rest).map_err(|error| Refused::Bad(error.to_string()))?;
         // A full inbox drops the newest, as a full socket buffer would.
@@ -171,9 +171,9 @@ async fn read(
             None => continue,
         };
         let because = match admitted {
-            Ok(Notice { double: None }) => continue,
+            Ok(Notice { double: None, .. }) => continue,
             // It passed; what it says of a copy of this host is news for people all the same.
-            Ok(Notice { double: Some(_) }) => DropBecause::AboutMe.to_string(),
+            Ok(Notice { double: Some(_), .. }) => DropBecause::AboutMe.to_string(),
             Err(Refused::Early(because)) => {
                 tracing::debug!(?from, %because, "gossip frame dropped");
                 continue;

@@ -8,32 +8,13 @@ use proto::{
     id::{HostId, Name},
     level::{LEVEL, Level},
     reachability::path::{self, Path, PathKind},
-    wire::record::{Body, HostRecord, RecordKey},
+    wire::{
+        api::MemberState,
+        record::{Body, HostRecord, RecordKey},
+    },
 };
 
 use crate::{gossip::Records, members::roster::Roll};
-
-/// Whether a member is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberState {
-    /// Gossip hears it.
-    Up,
-    /// Gossip heard it until a moment ago.
-    Suspect,
-    /// Gossip does not hear it, or not yet.
-    Down,
-}
-
-impl MemberState {
-    /// Gives the word for people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            MemberState::Up => "up",
-            MemberState::Suspect => "suspect",
-            MemberState::Down => "down",
-        }
-    }
-}
 
 /// A member as this host sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,11 +111,8 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
         let host = member.host;
         let record = host_record(sources.records, host).cloned();
         let path = if host == sources.me { None } else { (sources.path)(&host) };
-        let state = match host {
-            host if host == sources.me || sources.live.contains(&host) => MemberState::Up,
-            host if sources.fading.contains(&host) => MemberState::Suspect,
-            _ => MemberState::Down,
-        };
+        let heard = host == sources.me || sources.live.contains(&host);
+        let state = MemberState::heard(heard, sources.fading.contains(&host));
         let view = MemberView {
             id: host,
             name: member.name.clone(),

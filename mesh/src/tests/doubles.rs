@@ -7,8 +7,10 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 use super::{harness::*, living::image};
-use crate::{MemberState, Serve, transport::swarm::SAME_TIME};
+use crate::{MemberState, Serve};
 
+/// Longer than two hosts take that dial each other at the same time.
+const NO_SAME_TIME: Duration = Duration::from_millis(3_200);
 /// Everything soft is right again so long after what disturbed it has ended.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -42,7 +44,7 @@ async fn a_host_whose_copy_is_gone_is_up_for_everybody_and_heard_within_a_minute
         host.sees("three up", |members| members.up().count() == 3).await;
     }
     // Of two connections the older one is closed only when it is no simultaneous dial.
-    tokio::time::sleep(SAME_TIME + Duration::from_millis(200)).await;
+    tokio::time::sleep(NO_SAME_TIME).await;
     let copy = Host::start(copy(cellar.dir.path()), "cellar", Serve::Off).await;
     let said_by_copy = RecordKey::Image(Digest([8; 32]));
     copy.mesh.publish(said_by_copy.clone(), Some(image())).await;

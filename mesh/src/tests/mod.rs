@@ -1,5 +1,6 @@
 //! Real hosts on loopback in one process.
 
+mod crashes;
 mod doubles;
 pub(crate) mod golden;
 mod harness;

@@ -3,7 +3,7 @@
 //! The word *peer* lives only here and in `carrier`; everywhere else it is a host.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     convert::Infallible,
     fmt,
     future::Future,
@@ -27,7 +27,11 @@ use libp2p::{
     },
 };
 use libp2p_stream::Control;
-use proto::{id::HostId, limits::MAX_MEMBERS, reachability::ways::Ways, time::Moment};
+use proto::{
+    id::HostId,
+    limits::MAX_MEMBERS,
+    reachability::{open::Open, ways::Ways},
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -190,8 +194,8 @@ async fn run(
         // Both arms are cancel-safe: a stream's next item and a channel's receive.
         tokio::select! {
             event = swarm.select_next_some() => {
-                for stale in open.note(&event) {
-                    swarm.close_connection(stale);
+                for dead in stale(&mut open, &event) {
+                    swarm.close_connection(dead);
                 }
                 note(event, &connected);
             }
@@ -233,35 +237,17 @@ fn note(event: SwarmEvent<BehaviourEvent>, connected: &watch::Sender<BTreeSet<Ho
     }
 }
 
-/// Two hosts that dial each other at the same time do so within this time.
-pub(crate) const SAME_TIME: Duration = Duration::from_secs(3);
-
-/// The open connections of each peer. A peer dials only when it has no connection; so when one
-/// comes in although there is one, the old one is what a crash left behind, and streams must not
-/// be opened on it until it times out.
-#[derive(Default)]
-struct Open(HashMap<PeerId, Vec<(ConnectionId, Moment)>>);
-
-impl Open {
-    /// Gives the connections that an event shows to be stale.
-    fn note(&mut self, event: &SwarmEvent<BehaviourEvent>) -> Vec<ConnectionId> {
-        match event {
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                let (open, now) = (self.0.entry(*peer_id).or_default(), Clock.moment());
-                let is_old = |since: Moment| endpoint.is_listener() && now.since(since) > SAME_TIME;
-                let stale = open.iter().filter(|(_, since)| is_old(*since)).map(|(id, _)| *id).collect();
-                open.push((*connection_id, now));
-                stale
-            }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
-                match num_established {
-                    0 => drop(self.0.remove(peer_id)),
-                    _ => self.0.entry(*peer_id).or_default().retain(|(id, _)| id != connection_id),
-                }
-                Vec::new()
-            }
-            _ => Vec::new(),
+/// Tells the rule of dead connections what happened, and gives those that are to be closed.
+fn stale(open: &mut Open<PeerId, ConnectionId>, event: &SwarmEvent<BehaviourEvent>) -> Vec<ConnectionId> {
+    match event {
+        SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            open.opened(*peer_id, *connection_id, endpoint.is_listener(), Clock.moment())
         }
+        SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+            open.closed(peer_id, *connection_id);
+            Vec::new()
+        }
+        _ => Vec::new(),
     }
 }
 

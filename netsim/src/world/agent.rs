@@ -2,33 +2,27 @@
 //! they say, and says how that went. The real `agent::session::host` is the same shell with real disks,
 //! processes and time; nothing is decided here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use proto::{
-    id::{Epoch, Generation, HostId, SessionId},
-    names::{self, Kind, View, Zone},
-    picture::{Picture, readiness, zone},
+    id::{Epoch, HostId, SessionId},
+    names::{self, Kind, View},
+    picture::{Acted, Change, Input, Picture, readiness},
     run::host as rules,
     session::{
         Share,
         reconcile::{Action, Settings},
     },
-    time::{Moment, Timestamp},
-    wire::{
-        record::HeadRecord,
-        rpc::{Answer, Refusal, Request},
-    },
+    time::Moment,
+    wire::rpc::{Answer, Refusal, Request},
 };
 
 use super::{
     Event, Key, Message, Work, World,
     calls::Asker,
-    host::{Agent, Host, Record, Word},
+    host::{Agent, Host},
     invariants::Violation,
+    picture::image,
 };
 
 /// Time between two turns of an agent's loop.
@@ -45,8 +39,10 @@ impl World {
             return;
         };
         host.disk.generation += 1;
-        let agent = Agent::new(run, now, World::knowledge_of(host, self.rules));
-        host.agent = Some(agent);
+        let picture = Picture { rules: self.rules, ..Picture::new(id) };
+        host.agent = Some(Agent::new(run, now, World::knowledge_of(host, self.rules), picture));
+        self.say(id);
+        let Some(host) = self.hosts.get(&id) else { return };
         let logs: Vec<SessionId> = host.disk.logs.keys().copied().collect();
         for session in logs {
             self.open_log(id, session);
@@ -69,14 +65,9 @@ impl World {
         }
         self.look_out(id, false);
         self.notice(id);
-        let Some(picture) = self.hosts.get(&id).map(|host| host.picture(&self.names, self.now)) else {
-            return Ok(());
-        };
-        let picture = Picture { rules: self.rules, ..picture };
-        self.look_around(id, &picture);
+        self.look_around(id)?;
         self.clear_away(id);
         self.publish(id);
-        self.check_names(id, &picture)?;
         let pause = TICK_MS + self.random.between(0, 50);
         self.after(pause, Event::Tick(id, run));
         Ok(())
@@ -98,39 +89,24 @@ impl World {
         }
     }
 
-    fn hear(&mut self, id: HostId, record: Rc<Record>) {
-        let now = self.now;
-        let Some(agent) = self.agent_mut(id) else { return };
-        if record.host == id || agent.view.get(&record.host).is_some_and(|known| known.at >= record.at) {
-            return;
-        }
-        agent.heard.insert(record.host, now);
-        agent.view.insert(record.host, record.clone());
-        if let Some(host) = self.hosts.get_mut(&id) {
-            host.disk.buried.extend(record.buried.iter().copied());
-        }
-    }
-
     /// A share is written down: the machine of its session goes on with it, or begins.
     pub(super) fn show(&mut self, id: HostId, share: Arc<Share>) {
-        let Some(host) = self.hosts.get_mut(&id) else { return };
         let session = share.session;
-        let picture = Picture { rules: self.rules, ..host.picture(&self.names, self.now) };
-        let Some(agent) = &mut host.agent else { return };
+        self.look(id);
+        let Some(agent) = self.agent_mut(id) else { return };
         if !agent.machines.contains_key(&session) {
             return self.open(id, session);
         }
-        let ready = readiness::ready(&picture, &share);
+        let ready = readiness::ready(&agent.picture, &share);
         agent.ready.insert(session, ready.clone());
         self.happen(id, session, rules::Event::Share(share, ready));
     }
 
     /// Tells people which hosts a coordinator stopped hearing, or hears again.
     fn notice(&mut self, id: HostId) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(agent) = host.agent.as_ref().filter(|agent| !agent.leading.is_empty()) else { return };
+        let Some(agent) = self.agent_mut(id).filter(|agent| !agent.leading.is_empty()) else { return };
         let lost: BTreeSet<HostId> =
-            agent.heard.keys().copied().filter(|other| !host.hears(*other, self.now)).collect();
+            agent.heard.keys().copied().filter(|other| !agent.picture.is_up(*other)).collect();
         let before = agent.lost.clone();
         for gone in lost.difference(&before) {
             let name = self.name(*gone);
@@ -158,23 +134,6 @@ impl World {
         }
     }
 
-    /// Tells the machines of this host who is ready, where that changed.
-    fn look_around(&mut self, id: HostId, picture: &Picture) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(agent) = &host.agent else { return };
-        let ready = |share: &Arc<Share>| (share.session, readiness::ready(picture, share));
-        let ready: Vec<_> = host.disk.shares.values().map(ready).collect();
-        let known = agent.ready.clone();
-        for (session, ready) in ready {
-            if known.get(&session) != Some(&ready)
-                && let Some(agent) = self.agent_mut(id)
-            {
-                agent.ready.insert(session, ready.clone());
-                self.happen(id, session, rules::Event::Ready(ready));
-            }
-        }
-    }
-
     /// Begins the work of an agent for one session: what lies on its disk, and the share.
     fn open(&mut self, id: HostId, session: SessionId) {
         let rules = self.rules;
@@ -186,6 +145,7 @@ impl World {
         let Some(agent) = &mut host.agent else { return };
         agent.machines.insert(session, rules::Host::new(rules));
         agent.ready.insert(session, BTreeSet::new());
+        agent.changes.insert(Change::Session(session));
         self.happen(id, session, rules::Event::Images(images));
         self.happen(id, session, rules::Event::Share(share, BTreeSet::new()));
         self.happen(id, session, rules::Event::Begun(lies));
@@ -220,8 +180,11 @@ impl World {
                 agent.watched.remove(&(session, name));
             }
             rules::Effect::Report(version, reports) => {
-                agent.reports.insert(session, (version, reports.clone()));
+                let mut all = (*agent.picture.reports).clone();
+                all.insert(session, Acted { version, machines: reports.clone() });
+                agent.take_in(Input::Reports(Arc::new(all)));
                 self.history.said(host, session, &reports);
+                self.history.reported(id, session, &reports);
             }
             rules::Effect::Wake(at) => {
                 agent.wake.remove(&session);
@@ -368,50 +331,16 @@ impl World {
             self.tell(Some(id), || "the image is here".into());
         }
         let ended = if well { Ok(()) } else { Err("no host with the image can be reached".to_owned()) };
-        self.happen(id, session, rules::Event::Fetched(super::coordinator::image().digest, ended));
+        self.happen(id, session, rules::Event::Fetched(image().digest, ended));
         for session in self.sessions() {
             let images = self.hosts.get(&id).map(Host::images).unwrap_or_default();
             self.happen(id, session, rules::Event::Images(images));
         }
     }
 
-    /// Says what this host sees, and passes on what it heard, to three others.
-    fn publish(&mut self, id: HostId) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(agent) = &host.agent else { return };
-        let mut sessions: BTreeMap<SessionId, Word> = BTreeMap::new();
-        for (session, share) in &host.disk.shares {
-            let reports = agent.reports.get(session).map(|(_, reports)| reports.clone()).unwrap_or_default();
-            let memory_mib = share.machines.iter().map(|spec| spec.memory_mib).sum();
-            sessions.insert(*session, Word { reports, version: share.version, memory_mib, head: None });
-        }
-        for (session, head) in &agent.heads {
-            sessions.entry(*session).or_default().head = Some(head.clone());
-        }
-        if let Some(session) = agent.lies {
-            sessions.entry(session).or_default().head = Some(lie(id));
-        }
-        let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
-        let record =
-            Rc::new(Record { host: id, at, buried, sessions, image: host.disk.image, level: host.level });
-        for (session, word) in &record.sessions {
-            self.history.reported(id, *session, &word.reports);
-        }
-        let Some(agent) = self.agent_mut(id) else { return };
-        agent.seq += 1;
-        agent.view.insert(id, record);
-        let all: Vec<Rc<Record>> = agent.view.values().cloned().collect();
-        let others: Vec<HostId> = self.names.keys().copied().filter(|other| *other != id).collect();
-        for _ in 0..3 {
-            if let Some(to) = self.random.pick(&others) {
-                self.send(id, to, Message::Gossip(all.clone()));
-            }
-        }
-    }
-
-    fn check_names(&mut self, id: HostId, picture: &Picture) -> Result<(), Violation> {
+    pub(super) fn check_names(&mut self, id: HostId) -> Result<(), Violation> {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
-        let zone = zone::zone(picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
+        let zone = host.zone();
         for share in host.disk.shares.values() {
             for entry in share.directory.machines() {
                 let name = format!("{}.{}.{}", entry.machine, share.name, zone.zone);
@@ -446,19 +375,5 @@ impl World {
         {
             host.agent = None;
         }
-    }
-}
-
-/// What a host says that wants to be believed and has no right to.
-fn lie(host: HostId) -> HeadRecord {
-    HeadRecord {
-        name: "shop".parse().expect("a valid name"),
-        stamp: Timestamp(0),
-        term: u64::MAX,
-        recovery: u64::MAX,
-        version: u64::MAX,
-        generation: Generation(u64::MAX),
-        voters: vec![host],
-        ended: false,
     }
 }

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use proto::{
     facts::Fact,
-    id::{Digest, HostId, SessionId},
+    id::{HostId, SessionId},
     level::Level,
+    picture,
     run::lead::{
         Effect, Event as Happened, Lead, Member, Overview, Place, Standing,
         question::{self, Ask, Question},
     },
-    session::{Accelerator, Command, HostFacts, ImageFacts, Inventory, Proposal, Refused, Replace},
+    session::{Command, Proposal, Refused, Replace},
     wire::rpc::{Refusal, Request},
 };
 
@@ -19,11 +20,6 @@ use super::{Event, World, calls::For, host::Host, quorum::Log};
 
 /// Without a leader for so long, a voter that reaches a majority takes over.
 const ELECTION_MS: u64 = 2_000;
-
-/// The one image of this world.
-pub fn image() -> ImageFacts {
-    ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() }
-}
 
 /// A question that a coordinator is about to answer.
 #[derive(Clone, Debug)]
@@ -100,6 +96,7 @@ impl World {
 
     /// Lets a coordinator's machine look, if what it looks at changed or a moment came.
     pub(super) fn look_after(&mut self, id: HostId, session: SessionId, woken: bool) {
+        self.look(id);
         let Some(seen) = self.seen_by(id, session) else { return };
         let Some(agent) = self.agent_mut(id) else { return };
         if woken || agent.seen.get(&session) != Some(&seen) {
@@ -111,9 +108,10 @@ impl World {
     fn seen_by(&self, id: HostId, session: SessionId) -> Option<Overview> {
         let (host, quorum) = (self.hosts.get(&id)?, self.quorums.get(&session)?);
         let (agent, log) = (host.agent.as_ref()?, host.disk.logs.get(&session)?);
-        let member = |(id, name): (&HostId, &proto::id::Name)| {
-            let level = host.told_level(*id);
-            (*id, Member { name: name.clone(), up: host.hears(*id, self.now), steady: true, level })
+        let picture = &agent.picture;
+        let member = |(id, member): (&HostId, &picture::Member)| {
+            let steady = picture.host_record(*id).is_some_and(|record| record.steady);
+            (*id, Member { name: member.name.clone(), up: member.is_up(), steady, level: member.level })
         };
         let place = match log.voters.contains_key(&log.node) {
             true if log.removed => Place::Removed,
@@ -132,7 +130,7 @@ impl World {
         Some(Overview {
             group,
             state: log.state.clone(),
-            members: self.names.iter().map(member).collect(),
+            members: picture.members.iter().map(member).collect(),
             buried: host.disk.buried.contains(&session),
             shared: host.disk.shares.contains_key(&session),
         })
@@ -408,41 +406,6 @@ impl World {
             let (host, because) = (self.name(change.host), &change.because);
             let text = format!("plan {}: {action} {} on {host} ({because})", plan.generation, change.machine);
             self.tell(Some(id), || text);
-        }
-    }
-
-    pub(super) fn inventory(&self, leader: HostId, session: SessionId) -> Inventory {
-        let Some(host) = self.hosts.get(&leader) else { return Inventory::default() };
-        let has_image = |member: &HostId| {
-            let record = host.agent.as_ref().and_then(|agent| agent.view.get(member));
-            if *member == leader { host.disk.image } else { record.is_some_and(|record| record.image) }
-        };
-        let used = |member: &HostId| {
-            let record = host.agent.as_ref().and_then(|agent| agent.view.get(member));
-            let words = record.iter().flat_map(|record| &record.sessions);
-            words.filter(|(of, _)| **of != session).map(|(_, word)| word.memory_mib).sum()
-        };
-        let facts = |other: &Host| HostFacts {
-            name: other.name.clone(),
-            up: host.hears(other.id, self.now),
-            arch: "x86_64".into(),
-            accelerator: Some(Accelerator::Kvm),
-            cpus: 4,
-            memory_mib: other.memory_mib,
-            disk_mib: 100_000,
-            disk_kept_mib: 0,
-            runs_machines: true,
-            memory_used_mib: used(&other.id),
-            tags: BTreeMap::new(),
-            images: has_image(&other.id).then_some(image().digest).into_iter().collect(),
-            prefixes: vec![],
-            rtt_ms: None,
-            level: host.told_level(other.id).unwrap_or_default(),
-        };
-        let members = self.hosts.values().filter(|other| self.names.contains_key(&other.id));
-        Inventory {
-            hosts: members.map(|other| (other.id, facts(other))).collect(),
-            images: [("tiny".to_owned(), image())].into(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! What goes wrong and what users do, and the story of one seed: hosts come up, a topology is asked
 //! for, a minute of trouble follows, then all is well again and everything must come to rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proto::{
     id::{HostId, Name, SessionId},
@@ -24,6 +27,8 @@ use super::{
 
 /// Trouble lasts this long.
 const TROUBLE_MS: u64 = 40_000;
+/// Hosts have heard of each other by then, and somebody asks for a session.
+const FIRST_MS: u64 = 2_500;
 /// What is soft has converged within this time after the cause's end.
 const SOFT_MS: u64 = 60_000;
 /// After that everything must be at rest within this time: the longest pause between two tries of
@@ -245,7 +250,7 @@ impl World {
     fn lose_share(&mut self, id: HostId, session: SessionId) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.disk.voices.remove(&session);
-        if host.disk.shares.remove(&session).is_some() {
+        if Arc::make_mut(&mut host.disk.shares).remove(&session).is_some() {
             host.disk.contents.remove(&session);
             self.history.share_gone(id, session);
             self.tell(Some(id), || "loses its share".into());
@@ -305,7 +310,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
     let labels: Vec<SessionId> = world.labels.keys().copied().collect();
     for (session, id) in labels.into_iter().zip(ids.iter().cycle()) {
         let intent = Box::new(topology(&mut random));
-        world.at(600, Fault::Up(*id, session, intent, Replace::default(), Basis::Anything));
+        world.at(FIRST_MS, Fault::Up(*id, session, intent, Replace::default(), Basis::Anything));
     }
     trouble(&mut world, &mut random, &ids);
     world.draw_levels(seed, TROUBLE_MS);
@@ -317,7 +322,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
 fn trouble(world: &mut World, random: &mut Random, ids: &[HostId]) {
     let sessions: Vec<SessionId> = world.labels.keys().copied().collect();
     for _ in 0..random.between(5, 16) {
-        let at = random.between(1_500, TROUBLE_MS);
+        let at = random.between(FIRST_MS + 900, TROUBLE_MS);
         let lasts = random.between(200, 15_000);
         let (Some(id), Some(session)) = (random.pick(ids), random.pick(&sessions)) else { return };
         match random.between(0, 19) {

@@ -10,34 +10,26 @@ use std::{
 use proto::{
     id::{Digest, Generation, HostId, MachineName, Name, SessionId},
     level::Level,
-    names::{DEFAULT_ZONE, Zone},
-    picture::{self, Acted, Member, Picture},
+    membership::Silence,
+    picture::{Change, Picture, Shares, acks::Ends},
     run::{
         host::{self as rules, Ending, Life, Told},
         knowledge::{Knowledge, View, route},
         lead::{Lead, Overview},
     },
-    session::{
-        MachineReport, Share,
-        reconcile::{Action, Settings, Setup},
-    },
+    session::reconcile::{Action, Settings, Setup},
     time::{Moment, Timestamp},
     topology::Content,
-    wire::{
-        api::MemberState,
-        record::{Body, HeadRecord, RecordKey, SessionRecord},
-    },
+    wire::record::HeadRecord,
 };
 
 use super::{
     Key,
     calls::{For, Routed},
-    coordinator::{Asked as Question, image},
+    coordinator::Asked as Question,
+    picture::{Record, image},
     quorum::Log,
 };
-
-/// How long a host may be silent before others call it down.
-pub const SILENT_MS: u64 = 5_000;
 
 /// A host.
 #[derive(Clone, Debug)]
@@ -70,7 +62,7 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     /// The shares, written before they are acted on.
-    pub shares: BTreeMap<SessionId, Arc<Share>>,
+    pub shares: Arc<Shares>,
     /// Who is believed in each session.
     pub voices: BTreeMap<SessionId, BTreeSet<HostId>>,
     /// The bytes that shares name.
@@ -153,8 +145,16 @@ pub struct Agent {
     pub watched: BTreeSet<Key>,
     /// Orders that wait for the coordinator's answer, and for which incarnation.
     pub asked: BTreeMap<Key, (u64, Action)>,
-    /// What it says of its own machines, and of which version of the share.
-    pub reports: BTreeMap<SessionId, (u64, Vec<MachineReport>)>,
+    /// What it sees; taken in by `observe`.
+    pub picture: Picture,
+    /// Whose readers have not looked yet.
+    pub changes: BTreeSet<Change>,
+    /// Hosts whose words the picture has not taken in yet.
+    pub news: BTreeSet<HostId>,
+    /// Who was heard until a moment ago.
+    pub silence: Silence,
+    /// The ends of sessions that it heard of.
+    pub ends: Ends,
     /// Who is ready, as far as it was looked at.
     pub ready: BTreeMap<SessionId, BTreeSet<MachineName>>,
     /// Whether it was told to end.
@@ -169,39 +169,9 @@ pub struct Agent {
     pub lost: BTreeSet<HostId>,
 }
 
-/// What a host says about itself.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Who says it.
-    pub host: HostId,
-    /// Newer words are greater.
-    pub at: (u64, u64),
-    /// The ended sessions that it knows of.
-    pub buried: BTreeSet<SessionId>,
-    /// Its word on each session that it has a share of, or leads.
-    pub sessions: BTreeMap<SessionId, Word>,
-    /// Whether the image is complete there.
-    pub image: bool,
-    /// What its program understands.
-    pub level: Level,
-}
-
-/// What a host says about itself in one session.
-#[derive(Clone, Debug, Default)]
-pub struct Word {
-    /// Its machines.
-    pub reports: Vec<MachineReport>,
-    /// The version of its share.
-    pub version: u64,
-    /// If it leads: what it says of the session.
-    pub head: Option<HeadRecord>,
-    /// Memory that its machines take, in MiB.
-    pub memory_mib: u64,
-}
-
 impl Agent {
     /// An agent that has just started and knows what is on its disk.
-    pub fn new(run: u64, since: Moment, knowledge: Knowledge) -> Agent {
+    pub fn new(run: u64, since: Moment, knowledge: Knowledge, picture: Picture) -> Agent {
         Agent {
             run,
             leading: BTreeMap::new(),
@@ -225,7 +195,11 @@ impl Agent {
             wake: BTreeMap::new(),
             watched: BTreeSet::new(),
             asked: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            picture,
+            changes: BTreeSet::new(),
+            news: BTreeSet::new(),
+            silence: Silence::default(),
+            ends: Ends::default(),
             ready: BTreeMap::new(),
             ending: false,
             view: BTreeMap::new(),
@@ -242,52 +216,11 @@ impl Host {
         self.disk.shares.get(&session).map_or(0, |share| share.version)
     }
 
-    /// Tells whether the agent has heard that host lately.
-    pub fn hears(&self, other: HostId, now: Moment) -> bool {
-        let Some(agent) = &self.agent else { return false };
-        other == self.id || agent.heard.get(&other).is_some_and(|at| now.since_ms(*at) < SILENT_MS)
-    }
-
-    /// Gives what another host told of its level, as far as it was heard since the agent started.
-    pub fn told_level(&self, other: HostId) -> Option<Level> {
-        let heard = self.agent.as_ref().and_then(|agent| agent.view.get(&other));
-        if other == self.id { Some(self.level) } else { heard.map(|record| record.level) }
-    }
-
     /// Names the coordinator of a session as far as this host can tell.
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
         let agent = self.agent.as_ref()?;
         let led = agent.leaders.get(&session).copied();
         route::coordinator(led, agent.knowledge.head(session).map(|(host, _)| host))
-    }
-
-    /// Gives what this host knows, as its agent would put it together.
-    pub fn picture(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Picture {
-        let mut picture = Picture::new(self.id);
-        let Some(agent) = &self.agent else { return picture };
-        let member = |(id, name): (&HostId, &Name)| {
-            let state = if self.hears(*id, now) { MemberState::Up } else { MemberState::Down };
-            (*id, Member { name: name.clone(), state, issuer: false, level: self.told_level(*id), way: None })
-        };
-        picture.members = Arc::new(names.iter().map(member).collect());
-        picture.shares = Arc::new(self.disk.shares.clone());
-        let own = agent.view.get(&self.id).into_iter().flat_map(|record| &record.sessions);
-        let acted = |word: &Word| Acted { version: word.version, machines: word.reports.clone() };
-        picture.reports = Arc::new(own.map(|(session, word)| (*session, acted(word))).collect());
-        let others = agent.view.iter().filter(|(id, _)| **id != self.id);
-        let said = others.flat_map(|(id, record)| {
-            record.sessions.iter().map(|(session, word)| {
-                let record = SessionRecord { version: word.version, machines: word.reports.clone() };
-                ((*id, RecordKey::Session(*session)), Body::Session(record))
-            })
-        });
-        picture.records = Arc::new(said.collect());
-        picture
-    }
-
-    /// Gives the zone that this host answers from.
-    pub fn zone(&self, names: &BTreeMap<HostId, Name>, now: Moment) -> Zone {
-        picture::zone::zone(&self.picture(names, now), Zone { zone: DEFAULT_ZONE.into(), ..Zone::default() })
     }
 
     /// Gives the moment on the host's own clock, which counts from its boot.

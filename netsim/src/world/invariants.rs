@@ -242,8 +242,18 @@ impl World {
         self.check_growth()
     }
 
-    /// Checks that nothing of a session is left that is being buried.
+    /// Checks that nothing of a session is left that is being buried, nor may be as far as is written down.
     pub(super) fn check_burial(&mut self, session: SessionId) {
+        let committed = self.committed(session).cloned();
+        let dropping = committed.iter().flat_map(|state| &state.drops);
+        if let Some((machine, drop)) =
+            dropping.flat_map(|(m, drops)| drops.iter().map(move |d| (m, d))).next()
+        {
+            let name = committed.as_ref().map(|state| state.name.to_string()).unwrap_or_default();
+            let alive = Violation::BuriedAlive(name, machine.clone(), self.name(drop.host));
+            self.history.broken = Some(alive);
+            return;
+        }
         for host in self.hosts.values() {
             if let Some((_, machine)) = host.disk.launched.keys().find(|(of, _)| *of == session) {
                 let name = self.committed(session).map(|state| state.name.to_string()).unwrap_or_default();

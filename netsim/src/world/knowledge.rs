@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proto::{
     id::{HostId, SessionId},
+    picture::{Input, heads},
     run::{
         Rules,
         knowledge::{Effect, Event as Learned, Kept, Knowledge, View},
@@ -17,13 +18,14 @@ use super::{Event, World, calls::For, host::Host};
 impl World {
     /// Begins with what is on the disk.
     pub(super) fn knowledge_of(host: &Host, rules: Rules) -> Knowledge {
-        let (shares, voices) = (host.disk.shares.clone(), host.disk.voices.clone());
+        let (shares, voices) = ((*host.disk.shares).clone(), host.disk.voices.clone());
         let contents = host.disk.contents.clone();
         Knowledge::new(host.id, rules, Kept { shares, voices, contents })
     }
 
     /// Looks at what the mesh says, if that changed or a moment came.
     pub(super) fn look_out(&mut self, id: HostId, woken: bool) {
+        self.look(id);
         let view = self.view_of(id);
         let Some(agent) = self.agent_mut(id) else { return };
         if woken || agent.seen_view.as_ref() != Some(&view) {
@@ -34,22 +36,20 @@ impl World {
 
     fn view_of(&self, id: HostId) -> View {
         let Some(host) = self.hosts.get(&id) else { return View::default() };
-        let mut heads: BTreeMap<SessionId, BTreeMap<_, _>> = BTreeMap::new();
-        for record in host.agent.iter().flat_map(|agent| agent.view.values()) {
-            for (session, word) in &record.sessions {
-                let head = word.head.iter().map(|head| (record.host, head.clone()));
-                heads.entry(*session).or_default().extend(head);
-            }
+        let Some(picture) = host.agent.as_ref().map(|agent| &agent.picture) else { return View::default() };
+        let mut said: BTreeMap<SessionId, BTreeMap<_, _>> = BTreeMap::new();
+        for (by, session) in heads::speakers(picture) {
+            let head = heads::said(picture, by, session).cloned();
+            said.entry(session).or_default().extend(head.map(|head| (by, head)));
         }
-        heads.retain(|_, heads| !heads.is_empty());
         let named = |log: &super::quorum::Log| log.voters.values().copied().collect();
         View {
-            heads,
+            heads: said,
             births: self.births.clone(),
             buried: host.disk.buried.clone(),
             named: host.disk.logs.iter().map(|(session, log)| (*session, named(log))).collect(),
-            members: self.names.keys().copied().collect(),
-            up: self.names.keys().copied().filter(|other| host.hears(*other, self.now)).collect(),
+            members: picture.members.keys().copied().collect(),
+            up: picture.up().map(|(host, _)| host).collect(),
         }
     }
 
@@ -121,18 +121,21 @@ impl World {
         if here.len() < named.len() {
             self.history.unfetched(id, &share.name);
         }
-        host.disk.shares.insert(session, share);
+        Arc::make_mut(&mut host.disk.shares).insert(session, share);
         self.learn(id, Learned::Stored(session, Ok(())));
     }
 
     /// Removes everything of a buried session from a host on which nothing of it runs.
     pub(super) fn forget(&mut self, id: HostId, session: SessionId) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        host.disk.shares.remove(&session);
+        Arc::make_mut(&mut host.disk.shares).remove(&session);
         host.disk.voices.remove(&session);
         host.disk.contents.remove(&session);
         host.disk.logs.remove(&session);
         let Some(agent) = &mut host.agent else { return };
+        let mut reports = (*agent.picture.reports).clone();
+        reports.remove(&session);
+        agent.take_in(Input::Reports(Arc::new(reports)));
         agent.leaders.remove(&session);
         agent.leads.remove(&session);
         agent.heads.remove(&session);

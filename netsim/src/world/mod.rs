@@ -3,7 +3,7 @@
 //! nothing touches the real network, and a seed says everything: `replay(seed)` prints its log.
 //!
 //! - `host`: what one host keeps and knows; `agent`: what its agent does, by the rules of `proto`;
-//! - `coordinator`: the agent beside a session's log; `knowledge`: what it knows of sessions; `calls`: what
+//! - `picture`: what it sees and tells; `coordinator`: the agent beside a session's log; `knowledge`: what it knows of sessions; `calls`: what
 //!   agents ask each other; `quorum`, `net`: Raft and the network as models;
 //! - `fault`: what goes wrong and what users do, `levels`: who runs an older program; `invariants`: what must never happen.
 
@@ -17,6 +17,7 @@ pub mod invariants;
 pub mod knowledge;
 mod levels;
 pub mod net;
+pub mod picture;
 pub mod quorum;
 mod shim;
 
@@ -29,17 +30,19 @@ use std::{
 use proto::{
     id::{Epoch, HostId, MachineName, Name, SessionId},
     level::{LEVEL, Level},
+    picture::{acks, readiness},
     random::Random,
     run::Rules,
-    session::{Command, MachineEntry, Share, State, reconcile::Settings},
+    session::{Command, Share, State, reconcile::Settings},
     time::Moment,
     wire::rpc::{Answer, Request},
 };
 
 use fault::Fault;
-use host::{Host, Record};
+use host::Host;
 use invariants::{History, Violation};
 use net::Net;
+use picture::Record;
 use quorum::Quorum;
 
 /// The first session of a world, and the only one of a story that is told in words.
@@ -275,12 +278,13 @@ impl World {
     }
 
     /// Tells whether everything is as the committed plans want it, on every host.
-    pub fn settled(&self) -> Result<(), String> {
-        self.labels.keys().try_for_each(|session| self.settled_in(*session))
+    pub fn settled(&mut self) -> Result<(), String> {
+        let sessions: Vec<SessionId> = self.labels.keys().copied().collect();
+        sessions.into_iter().try_for_each(|session| self.settled_in(session))
     }
 
-    fn settled_in(&self, session: SessionId) -> Result<(), String> {
-        let Some(state) = self.committed(session) else { return Err("no session".into()) };
+    fn settled_in(&mut self, session: SessionId) -> Result<(), String> {
+        let Some(state) = self.committed(session).cloned() else { return Err("no session".into()) };
         if let Some((machine, drops)) = state.drops.first_key_value() {
             let host = drops.first().map(|drop| self.name(drop.host)).unwrap_or_default();
             return Err(format!("{machine} is not removed from {host}"));
@@ -301,23 +305,22 @@ impl World {
                 return Err(format!("{} {is} on {}", p.machine, self.name(p.host)));
             }
         }
-        for host in self.hosts.values() {
-            let picture = host.picture(&self.names, self.now);
-            for p in &plan.placements {
-                let entry = MachineEntry {
-                    machine: p.machine.clone(),
-                    host: p.host,
-                    epoch: p.epoch,
-                    address: p.address,
-                    guard: p.guard,
-                    user: None,
-                    run: true,
-                };
-                let wanted = !state.stopped.contains(&p.machine);
-                if proto::picture::readiness::is_ready(&picture, session, &entry) != wanted {
-                    let is = if wanted { "not ready" } else { "still ready" };
-                    return Err(format!("{} sees {} as {is}", host.name, p.machine));
+        for host in self.hosts.values_mut() {
+            host.observe(&self.names, self.now);
+            let (Some(agent), Some(share)) = (&host.agent, host.disk.shares.get(&session)) else { continue };
+            let picture = &agent.picture;
+            for entry in share.directory.machines() {
+                if readiness::is_ready(picture, session, entry) != entry.run {
+                    let is = if entry.run { "not ready" } else { "still ready" };
+                    return Err(format!("{} sees {} as {is}", host.name, entry.machine));
                 }
+            }
+            if let Some(other) = acks::behind(picture, share).first() {
+                let other = picture.name(*other);
+                return Err(format!(
+                    "{} was not told that {other} sees the same of {}",
+                    host.name, share.name
+                ));
             }
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! Reads chitchat 0.11.2's wire format, as its own decoder does, without trusting a length in it.
 //! Little-endian integers, strings with a u16 length, deltas as a stream of packed blocks.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use super::{DropBecause, GossipId, Unpack};
 
@@ -39,6 +42,10 @@ pub(super) enum Op {
 const MAGIC: u16 = 45_139;
 /// The largest block that chitchat unpacks.
 const MAX_BLOCK_BYTES: usize = u16::MAX as usize;
+/// The block that chitchat writes.
+const BLOCK_BYTES: usize = 16_384;
+/// Magic, version, kind.
+const HEAD_BYTES: usize = 4;
 
 /// Reads one whole frame.
 pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Result<Frame<'a>, DropBecause> {
@@ -60,6 +67,26 @@ pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Resul
         _ => return Err(DropBecause::Malformed("message type")),
     };
     if reader.0.is_empty() { Ok(frame) } else { Err(DropBecause::Malformed("bytes left over")) }
+}
+
+/// Writes a frame that was read once more, without what it says of some ids. News are not packed then.
+pub(super) fn without(
+    bytes: &[u8],
+    unpack: &Unpack,
+    limit: usize,
+    ids: &BTreeSet<GossipId>,
+) -> Result<Vec<u8>, DropBecause> {
+    let mut reader = Reader(bytes);
+    let mut out = reader.take(HEAD_BYTES)?.to_vec();
+    let kind = out.last().copied();
+    if matches!(kind, Some(0 | 1)) {
+        reader.keep_digest(ids, &mut out)?;
+    }
+    match kind {
+        Some(1 | 2) => reader.keep_delta(unpack, limit, ids, &mut out)?,
+        _ => out.extend_from_slice(reader.0),
+    }
+    Ok(out)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -106,19 +133,65 @@ impl<'a> Reader<'a> {
         Ok(GossipId { node, generation, address: SocketAddr::new(ip, self.u16()?) })
     }
 
-    fn digest(&mut self) -> Result<Digest, DropBecause> {
-        let count = self.u16()?;
-        let mut digest = Vec::new();
-        for _ in 0..count {
-            let id = self.id()?;
-            let heartbeat = self.u64()?;
-            let (_last_gc_version, _max_version) = (self.u64()?, self.u64()?);
-            digest.push((id, Entry { heartbeat }));
-        }
-        Ok(digest)
+    fn entry(&mut self) -> Result<(GossipId, Entry), DropBecause> {
+        let id = self.id()?;
+        let heartbeat = self.u64()?;
+        let (_last_gc_version, _max_version) = (self.u64()?, self.u64()?);
+        Ok((id, Entry { heartbeat }))
     }
 
-    fn delta(&mut self, unpack: &Unpack, limit: usize) -> Result<Delta, DropBecause> {
+    fn digest(&mut self) -> Result<Digest, DropBecause> {
+        let count = self.u16()?;
+        (0..count).map(|_| self.entry()).collect()
+    }
+
+    fn keep_digest(&mut self, ids: &BTreeSet<GossipId>, out: &mut Vec<u8>) -> Result<(), DropBecause> {
+        let (mut kept, mut entries) = (0_u16, Vec::new());
+        for _ in 0..self.u16()? {
+            let before = self.0;
+            let (id, _) = self.entry()?;
+            if !ids.contains(&id) {
+                kept += 1;
+                entries.extend_from_slice(self.since(before));
+            }
+        }
+        out.extend(kept.to_le_bytes());
+        out.extend(entries);
+        Ok(())
+    }
+
+    fn keep_delta(
+        &mut self,
+        unpack: &Unpack,
+        limit: usize,
+        ids: &BTreeSet<GossipId>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DropBecause> {
+        let bytes = self.unpacked(unpack, limit)?;
+        let (mut reader, mut delta, mut kept) = (Reader(&bytes), Delta::new(), Vec::new());
+        while !reader.0.is_empty() {
+            let before = reader.0;
+            reader.op(&mut delta)?;
+            if delta.last().is_some_and(|part| !ids.contains(&part.id)) {
+                kept.extend_from_slice(reader.since(before));
+            }
+        }
+        for block in kept.chunks(BLOCK_BYTES) {
+            out.push(2);
+            out.extend((block.len() as u16).to_le_bytes());
+            out.extend_from_slice(block);
+        }
+        out.push(0);
+        Ok(())
+    }
+
+    /// Gives what was read since `before` was what is left.
+    fn since<'b>(&self, before: &'b [u8]) -> &'b [u8] {
+        before.get(..before.len() - self.0.len()).unwrap_or_default()
+    }
+
+    /// Reads the blocks of a delta, to the mark that ends them.
+    fn unpacked(&mut self, unpack: &Unpack, limit: usize) -> Result<Vec<u8>, DropBecause> {
         let mut bytes = Vec::new();
         loop {
             let packed = match self.u8()? {
@@ -139,6 +212,11 @@ impl<'a> Reader<'a> {
                 return Err(DropBecause::TooLarge);
             }
         }
+        Ok(bytes)
+    }
+
+    fn delta(&mut self, unpack: &Unpack, limit: usize) -> Result<Delta, DropBecause> {
+        let bytes = self.unpacked(unpack, limit)?;
         let mut reader = Reader(&bytes);
         let mut delta = Delta::new();
         while !reader.0.is_empty() {

@@ -197,17 +197,77 @@ fn keys_are_ours_or_of_a_later_version_and_values_are_small() {
     assert_eq!(gate.check(ATTIC, &ack(&[(&cellar, &[Key("host", long, 1)])])), refused);
 }
 
-#[test]
-fn invented_starts_are_bounded_and_lock_nobody_out() {
+/// Lets `from` say of as many starts of the cellar as are known at a time, 1000 the oldest.
+fn filled(from: HostId) -> Gate {
     let mut gate = Gate::new();
     for generation in 0..MAX_GENERATIONS as u64 {
-        assert_eq!(gate.check(ATTIC, &syn(&[(&id(CELLAR, 1000 + generation), 1)])), Ok(()));
+        assert_eq!(gate.notice(from, &syn(&[(&id(CELLAR, 1000 + generation), 1)])), Ok(Notice::default()));
     }
-    let one_more = syn(&[(&id(CELLAR, 2000), 1)]);
-    assert_eq!(gate.check(ATTIC, &one_more), Err(DropBecause::TooManyIds));
-    assert_eq!(gate.check(CELLAR, &one_more), Ok(()));
+    gate
+}
+
+fn instead(frame: Vec<u8>) -> Result<Notice, DropBecause> {
+    Ok(Notice { double: None, instead: Some(frame) })
+}
+
+fn starts(gate: &Gate) -> usize {
+    gate.firewall.seen.keys().filter(|id| id.node == node_name(CELLAR)).count()
+}
+
+#[test]
+fn starts_that_are_too_many_are_left_out_and_the_rest_of_the_frame_goes_on() {
+    let mut gate = filled(ATTIC);
+    let (attic, known, more) = (id(ATTIC, 1), id(CELLAR, 1000), id(CELLAR, 2000));
+    let both = syn(&[(&attic, 1), (&more, 1), (&known, 2)]);
+    assert_eq!(gate.notice(ATTIC, &both), instead(syn(&[(&attic, 1), (&known, 2)])));
+    let news: &[Change] = &[Key("host", "v", 1), Key("seen", "w", 2)];
+    let all = ack(&[(&more, news), (&attic, news), (&known, &[Version(3)])]);
+    assert_eq!(gate.notice(ATTIC, &all), instead(ack(&[(&attic, news), (&known, &[Version(3)])])));
+    let answer = |entries: &[(&GossipId, u64)], parts: &[(&GossipId, &[Change])]| {
+        Bytes::message(1).digest(entries).delta(parts).0
+    };
+    assert_eq!(
+        gate.notice(ATTIC, &answer(&[(&more, 2), (&attic, 2)], &[(&attic, &[Version(4)]), (&more, news)])),
+        instead(answer(&[(&attic, 2)], &[(&attic, &[Version(4)])]))
+    );
+    let none = Bytes::message(2).u8(0).0;
+    assert_eq!(gate.notice(ATTIC, &ack(&[(&more, news)])), instead(none), "nothing is left of it");
+    assert_eq!(starts(&gate), MAX_GENERATIONS);
+}
+
+#[test]
+fn nobody_locks_a_host_out_with_invented_starts_and_no_host_fills_others_with_its_own() {
+    let mut gate = filled(ATTIC);
+    let start = |generation| syn(&[(&id(CELLAR, generation), 1)]);
+    assert_eq!(
+        gate.notice(CELLAR, &start(2000)),
+        Ok(Notice::default()),
+        "its newest takes the oldest's place"
+    );
+    assert_eq!(gate.notice(CELLAR, &start(2001)), instead(syn(&[])), "not one after the other");
+    gate.now_ms += NEWEST_EVERY_MS;
+    assert_eq!(gate.notice(CELLAR, &start(1999)), instead(syn(&[])), "nor an older one");
+    assert_eq!(gate.notice(CELLAR, &start(2002)), Ok(Notice::default()));
+    assert_eq!(starts(&gate), MAX_GENERATIONS);
     gate.now_ms += FORGET_MS + 1;
-    assert_eq!(gate.check(ATTIC, &syn(&[(&id(CELLAR, 3000), 1)])), Ok(()));
+    assert_eq!(gate.notice(ATTIC, &start(3000)), Ok(Notice::default()));
+    assert_eq!(starts(&gate), 1);
+}
+
+#[test]
+fn all_ids_together_are_bounded_and_a_host_that_is_new_comes_in() {
+    let mut gate = Gate::new();
+    let hosts: Vec<HostId> = (0..40).map(|number| HostId([number; 32])).collect();
+    gate.members.extend(hosts.iter().map(|host| (node_name(*host), *host)));
+    for generation in 0..MAX_GENERATIONS as u64 {
+        let all: Vec<GossipId> = hosts[1..].iter().map(|host| id(*host, generation)).collect();
+        let all: Vec<(&GossipId, u64)> = all.iter().map(|id| (id, 1)).collect();
+        gate.check(ATTIC, &syn(&all)).unwrap();
+    }
+    assert_eq!(gate.firewall.seen.len(), MAX_IDS);
+    let new = syn(&[(&id(hosts[0], 1), 1)]);
+    assert_eq!(gate.notice(ATTIC, &new), instead(syn(&[])));
+    assert_eq!(gate.notice(hosts[0], &new), Ok(Notice::default()));
 }
 
 #[test]
@@ -215,7 +275,7 @@ fn a_copy_of_this_host_is_noticed_and_keeps_nothing_else_out() {
     let mut gate = Gate::new();
     let (cellar, copy) = (id(CELLAR, 1), id(ME, 6));
     let both = Bytes::message(1).digest(&[(&cellar, 1), (&copy, 1)]).delta(&[(&copy, &[Version(1)])]).0;
-    assert_eq!(gate.notice(ATTIC, &both), Ok(Notice { double: Some(6) }));
+    assert_eq!(gate.notice(ATTIC, &both), Ok(Notice { double: Some(6), instead: None }));
     assert!(gate.firewall.seen.contains_key(&cellar));
     assert_eq!(gate.notice(ATTIC, &syn(&[(&cellar, 2), (&id(ME, 4), 1)])), Ok(Notice::default()));
 }

@@ -7,7 +7,7 @@
 //! - `images`: which image a name means, who holds it; `inventory`: what the planner is given;
 //! - `heads`: who speaks for a session, and which shares are older than that;
 //! - `rows`: sessions, machines and hosts as people see them; `health`: what is wrong elsewhere;
-//! - `acks`: what hosts say that they have seen; `level`: what the members understand.
+//! - `told`: what a host tells gossip of its sessions; `acks`: what hosts say that they have seen; `level`: what the members understand.
 //!
 //! Nothing here decides what to do, and nothing here is remembered: the same observations give the same picture.
 
@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod level;
 pub mod readiness;
 pub mod rows;
+pub mod told;
 pub mod zone;
 
 use std::{
@@ -180,7 +181,9 @@ impl Picture {
                     RecordKey::Host => Change::Host(host),
                     RecordKey::Image(digest) => Change::Image(digest),
                     RecordKey::Seen => Change::Seen(host),
-                    RecordKey::Session(session) | RecordKey::Head(session) => Change::Session(session),
+                    RecordKey::Session(session) | RecordKey::More(session, _) | RecordKey::Head(session) => {
+                        Change::Session(session)
+                    }
                 }));
             }
             Input::Shares(new) => {
@@ -228,12 +231,15 @@ impl Picture {
         }
     }
 
-    /// Gives what a host says about its part in a session.
-    pub fn session_record(&self, host: HostId, session: SessionId) -> Option<&SessionRecord> {
-        match self.records.get(&(host, RecordKey::Session(session))) {
-            Some(Body::Session(record)) => Some(record),
+    /// Gives what a host says about its part in a session, in as many records as that takes.
+    pub fn session_records(&self, host: HostId, session: SessionId) -> impl Iterator<Item = &SessionRecord> {
+        let first = self.records.get(&(host, RecordKey::Session(session)));
+        let (from, to) = (RecordKey::More(session, 0), RecordKey::More(session, u8::MAX));
+        let more = self.records.range((host, from)..=(host, to)).map(|(_, body)| body);
+        first.into_iter().chain(more).filter_map(|body| match body {
+            Body::Session(record) => Some(record),
             _ => None,
-        }
+        })
     }
 
     /// Gives what a host says about an image of its own.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Picture;
 use crate::{
-    id::{HostId, MachineName, SessionId},
+    id::{MachineName, SessionId},
     run::Mutant,
     session::{MachineEntry, MachineReport, Phase, Share},
 };
@@ -22,7 +22,13 @@ pub fn report<'a>(
     let any = picture.rules.broken(Mutant::AnswersOldEpochs);
     let current =
         |report: &&MachineReport| report.machine == entry.machine && (any || report.epoch == entry.epoch);
-    said(picture, entry.host, session).iter().find(current)
+    if entry.host == picture.me {
+        return picture.reports.get(&session)?.machines.iter().find(current);
+    }
+    let said = picture.session_records(entry.host, session);
+    let found = said.filter_map(|record| Some((record.version, record.machines.iter().find(current)?)));
+    // When machines come or go, a machine is told in another record than before, and for a moment in both.
+    found.reduce(|one, other| if other.0 > one.0 { other } else { one }).map(|(_, report)| report)
 }
 
 /// Gives what is believed of every machine of a share; of some nothing is.
@@ -64,12 +70,4 @@ pub fn behind(picture: &Picture, share: &Share, label: &str) -> Vec<MachineName>
     }
     found.sort();
     found.into_iter().map(|(_, _, machine)| machine.clone()).collect()
-}
-
-/// Gives what a host says of its machines of a session, believed or not.
-fn said(picture: &Picture, host: HostId, session: SessionId) -> &[MachineReport] {
-    if host == picture.me {
-        return picture.reports.get(&session).map(|acted| &acted.machines[..]).unwrap_or_default();
-    }
-    picture.session_record(host, session).map(|record| &record.machines[..]).unwrap_or_default()
 }

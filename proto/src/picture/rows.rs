@@ -63,7 +63,8 @@ fn machine(picture: &Picture, share: &Share, group: &Name, entry: &MachineEntry)
     let (state, why) = match readiness::report(picture, share.session, entry) {
         Some(report) => {
             let told = |words: &String| Why::told(report.why.as_ref(), words);
-            (report.phase, report.reason.as_ref().map(told))
+            let untold = report.why.clone().map(Why::new);
+            (report.phase, report.reason.as_ref().map(told).or(untold))
         }
         None if picture.is_up(entry.host) => (Phase::Waiting, Some(Why::new(Because::Unreported))),
         None => (Phase::Failed, Some(Why::new(Because::HostAway { host: host.clone() }))),

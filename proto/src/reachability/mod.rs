@@ -9,6 +9,7 @@
 
 pub mod deaf;
 pub mod dialer;
+pub mod open;
 pub mod path;
 pub mod relays;
 pub mod ways;

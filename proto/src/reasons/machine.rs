@@ -178,6 +178,9 @@ pub enum Because {
         #[n(0)]
         seen: String,
     },
+    /// There is a reason that found no room in what its host tells gossip.
+    #[n(24)]
+    Untold,
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -224,6 +227,7 @@ impl fmt::Display for Because {
             }
             Because::ContentLacks { seen } => write!(f, "its files cannot be fetched: {seen}"),
             Because::Fetching { percent } => write!(f, "{percent} % of the image is here"),
+            Because::Untold => f.write_str("its host says why: gossip had no room for it"),
             Because::Unreported => f.write_str("its host has not reported yet"),
             Because::HostAway { host } => {
                 write!(f, "{host} is not heard; the machine waits for it (guard: hold)")

@@ -154,6 +154,7 @@ pub(crate) fn because() -> Vec<Because> {
         Because::Unreported,
         Because::HostAway { host: "nas".into() },
         Because::ContentLacks { seen: "no answer".into() },
+        Because::Untold,
         Because::Other,
     ]
 }

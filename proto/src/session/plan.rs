@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
     level::Level,
+    limits::{MAX_REASONS, MIN_REASONS_EACH},
     reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
         Change, ChangeAction, Drop, Guard, How, ImageFacts, Inventory, Made, Obstacle, Placement, Plan,
@@ -45,6 +46,7 @@ pub fn propose(
         addresses: BTreeSet::new(),
         placements: Vec::new(),
         proposal: Proposal::default(),
+        reasons: (0, 0),
     };
     if old.is_none() && chosen.overlaps > 0 {
         planner.proposal.notes.push(format!(
@@ -76,6 +78,8 @@ struct Planner<'a> {
     addresses: BTreeSet<Ipv4Addr>,
     placements: Vec<Placement>,
     proposal: Proposal,
+    /// Reasons against hosts that are told, and that are not for want of room.
+    reasons: (usize, usize),
 }
 
 impl<'a> Planner<'a> {
@@ -313,21 +317,31 @@ impl<'a> Planner<'a> {
     fn scheduled(&mut self, machine: &MachineName, wanted: Wanted) -> Result<(HostId, Chosen), Hindrance> {
         let choice = schedule::choose(wanted, self.inventory, &self.given);
         let obstacle = choice.host.is_none().then(|| self.no_host(wanted, &choice.rejected));
-        let rejections = choice.rejected.into_iter();
+        let room = self.room(choice.rejected.len(), 0);
+        let rejections = choice.rejected.into_iter().take(room);
         self.proposal
             .rejected
             .extend(rejections.map(|(host, unchosen)| Rejection::new(machine.clone(), host, unchosen)));
         choice.host.ok_or_else(|| obstacle.unwrap_or_default())
     }
 
-    /// Says why no host fits, naming each.
-    fn no_host(&self, wanted: Wanted, rejected: &[(HostId, Unchosen)]) -> Hindrance {
+    /// Gives how many of so many reasons there is room for, at least a few.
+    fn room(&mut self, wanted: usize, least: usize) -> usize {
+        let (told, left_out) = self.reasons;
+        let room = wanted.min(MAX_REASONS.saturating_sub(told).max(least));
+        self.reasons = (told + room, left_out + wanted - room);
+        room
+    }
+
+    /// Says why no host fits, naming each while there is room.
+    fn no_host(&mut self, wanted: Wanted, rejected: &[(HostId, Unchosen)]) -> Hindrance {
         let against = |(id, unchosen): &(HostId, Unchosen)| {
             let host = self.inventory.hosts.get(id)?.name.to_string();
             Some(NotChosen { host, unchosen: unchosen.clone() })
         };
         let mut hosts: Vec<NotChosen> = rejected.iter().filter_map(against).collect();
         hosts.sort_by_cached_key(NotChosen::to_string);
+        hosts.truncate(self.room(hosts.len(), MIN_REASONS_EACH));
         let strangers = self.strangers(wanted.spec);
         if hosts.is_empty() && strangers.is_empty() {
             return Hindrance::NoHosts;
@@ -404,6 +418,9 @@ impl<'a> Planner<'a> {
     fn finish(mut self) -> Proposal {
         let (parent, level) = (self.state.map(State::generation).unwrap_or_default(), self.level());
         self.placements.sort_by(|a, b| a.machine.cmp(&b.machine));
+        if self.reasons.1 > 0 {
+            self.proposal.notes.push(format!("{} more reasons against hosts are left out", self.reasons.1));
+        }
         let mut proposal = self.proposal;
         proposal.changes.sort_by(|a, b| a.machine.cmp(&b.machine));
         proposal.rejected.sort_by(|a, b| (&a.machine, a.host).cmp(&(&b.machine, b.host)));

@@ -266,6 +266,9 @@ fn files(value: &Value, report: &mut Report) -> Option<BTreeMap<String, FileSpec
             files.insert(path, spec);
         }
     }
+    for (path, value) in value.table(report)?.all() {
+        holds(rules::in_no_file(&value.path, &path, &files), &value, report);
+    }
     Some(files)
 }
 

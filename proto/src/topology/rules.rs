@@ -1,7 +1,7 @@
 //! What single values of a topology may be, once for both ways in: `parse` asks here for each key that it
 //! reads, and [`values`] asks for a topology that a member sent and that nobody here has read from a file.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use super::{FileSpec, Group, ImageRef, Intent, Probe, Service, Topology, report::Report};
 use crate::{id::Name, limits};
@@ -114,6 +114,7 @@ pub(super) fn values(topology: &Topology, report: &mut Report) {
         texts(&shown, group, report);
         for (path, spec) in &group.files {
             file(&format!("{shown}.files.{path}"), path, spec, report);
+            flaw(in_no_file(&format!("{shown}.files.{path}"), path, &group.files), report);
         }
         for (service, spec) in &group.services {
             answers(&format!("{shown}.services.{service}"), spec, report);
@@ -157,6 +158,19 @@ fn repeated(intent: &Intent, report: &mut Report) {
         let paths = text(&mut group.files.keys());
         (texts + paths).saturating_mul(group.count as usize)
     };
+    let count = |(name, group): (&Name, &Group)| {
+        let texts = group.setup.len() + group.env.len() + group.files.len();
+        (texts + intent.ssh_keys.get(name).map_or(0, Vec::len)).saturating_mul(group.count as usize)
+    };
+    let (total, most) = (intent.topology.groups.iter().map(count).sum::<usize>(), limits::MAX_TEXTS);
+    if total > most {
+        let what = format!("setup, env, files and keys are {total}, counted for each machine");
+        report.add(
+            None,
+            what,
+            format!("at most {most} are possible: put scripts and archives into fewer `files`"),
+        );
+    }
     let (total, most) = (intent.topology.groups.iter().map(of).sum::<usize>(), limits::MAX_TEXT_BYTES);
     if total > most {
         let what = format!("setup, env and keys have {total} bytes, counted for each machine");
@@ -197,6 +211,17 @@ fn texts(shown: &str, group: &Group, report: &mut Report) {
     let all = all.chain(group.ssh_keys.iter().map(|key| ("ssh_keys", key)));
     for (key, value) in all.chain(tags) {
         flaw(text(&format!("{shown}.{key}"), value), report);
+    }
+}
+
+/// Refuses a file that another file would have to be the directory of.
+pub(super) fn in_no_file(shown: &str, path: &str, files: &BTreeMap<String, FileSpec>) -> Result<(), Flaw> {
+    let above = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
+    match above.into_iter().find(|above| files.contains_key(*above)) {
+        Some(above) => {
+            Err((format!("{shown} would be inside {above}, which is a file"), "choose another path"))
+        }
+        None => Ok(()),
     }
 }
 

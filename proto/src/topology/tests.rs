@@ -1,8 +1,10 @@
 //! What people write, and what they are told.
 
+use std::collections::BTreeMap;
+
 use expect_test::{Expect, expect};
 
-use super::{Diagnostic, parse};
+use super::{Diagnostic, Intent, parse};
 
 fn check(text: &str, expected: Expect) {
     let (topology, found) = parse(text);
@@ -315,6 +317,44 @@ env = { A = "x\u0000y" }
                write the path without . and .. and line ends, as `realpath` prints it
             9: machines.a.files./etc/a\0b is no plain path of a file
                write the path without . and .. and line ends, as `realpath` prints it
+        "#]],
+    );
+}
+
+#[test]
+fn texts_of_all_machines_are_bounded_by_their_number_too() {
+    let lines = |count: usize| vec!["\"x\""; count].join(", ");
+    let text = |count| {
+        format!("session = \"s\"\n[machines.a]\nimage = \"tiny\"\ncount = 200\nsetup = [{}]\n", lines(count))
+    };
+    let checked = |count| {
+        let (topology, mistakes) = parse(&text(count));
+        assert_eq!(mistakes, []);
+        let intent =
+            Intent { topology: topology.unwrap(), files: BTreeMap::new(), ssh_keys: BTreeMap::new() };
+        intent.flaws().first().map(|flaw| flaw.what.clone())
+    };
+    assert_eq!(checked(50), None);
+    assert_eq!(
+        checked(51).as_deref(),
+        Some("setup, env, files and keys are 10200, counted for each machine")
+    );
+}
+
+#[test]
+fn no_file_is_the_directory_of_another() {
+    check(
+        r#"session = "s"
+[machines.a]
+image = "tiny"
+[machines.a.files]
+"/srv/a" = "x"
+"/srv/ab/c" = "x"
+"/srv/a/b/c" = "x"
+"#,
+        expect![[r#"
+            7: machines.a.files./srv/a/b/c would be inside /srv/a, which is a file
+               choose another path
         "#]],
     );
 }

@@ -10,8 +10,8 @@ use minicbor::{Decode, Encode, decode};
 
 /// How deep values may be nested: three times what our deepest message needs.
 const MAX_DEPTH: usize = 48;
-/// How many values a message of others may have: one byte can be a value that takes a hundred in memory. The
-/// largest of ours, a plan of the most machines with all it replaces, has a tenth of it.
+/// How many values a message of others may have: one byte can be a value that takes a hundred in memory. What
+/// ours have is bounded where it is made (`limits`): the largest, shares and plans, have less than two thirds of it.
 const MAX_PARTS: usize = 1 << 18;
 /// How much is told of one cause of an error: a text of others may stand in it.
 const MAX_CAUSE_CHARS: usize = 80;

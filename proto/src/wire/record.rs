@@ -26,6 +26,9 @@ pub enum RecordKey {
     Head(SessionId),
     /// One per host.
     Seen,
+    /// The machines that find no room under [`RecordKey::Session`], by the number of the part, from 1 on. Who does not
+    /// know these keys knows the first machines only.
+    More(SessionId, u8),
 }
 
 /// What a record says.
@@ -39,7 +42,7 @@ pub enum Body {
     /// For [`RecordKey::Image`].
     #[n(1)]
     Image(#[n(0)] ImageRecord),
-    /// For [`RecordKey::Session`].
+    /// For [`RecordKey::Session`] and [`RecordKey::More`].
     #[n(2)]
     Session(#[n(0)] SessionRecord),
     /// For [`RecordKey::Head`].
@@ -168,7 +171,7 @@ pub struct SessionRecord {
     /// The version of the share that the host acts on.
     #[n(0)]
     pub version: u64,
-    /// Its machines, 40 at most in one record; the rest is asked by RPC.
+    /// Its machines, or a part of them; see `picture::told`.
     #[cbor(n(1), with = "crate::wire::fields::known")]
     pub machines: Vec<MachineReport>,
 }

@@ -17,13 +17,13 @@ async fn voting() -> ([Host; 3], SessionId) {
     let session = hosts[0].up().await;
     for host in &hosts {
         eventually("three voters", async || host.voters(session).len() == 3).await;
-        eventually("its share", async || host.hub.share(session).is_some()).await;
+        eventually("its share", async || host.sessions.share(session).is_some()).await;
     }
     (hosts, session)
 }
 
 fn node(host: &Host, session: SessionId) -> Option<u64> {
-    host.hub.group(session).map(|group| group.node_id())
+    host.sessions.table.log(session).map(|group| group.node_id())
 }
 
 async fn told(host: &Host) -> bool {
@@ -71,6 +71,37 @@ async fn a_damaged_log_stays_where_it_is_until_the_leader_asks_and_is_replaced_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_only_log_is_of_no_use_says_so_wherever_it_is_asked() {
+    let attic = Host::founder("attic").await;
+    let session = attic.up().await;
+    eventually("its share", async || attic.sessions.share(session).is_some()).await;
+    let (dir, label) = attic.stop().await;
+    let path = store(&dir, session);
+    let whole = std::fs::read(&path).unwrap();
+    let harms: [(&str, Option<Vec<u8>>); 2] =
+        [("damaged", Some(whole[..5000].to_vec())), ("not there", None)];
+    let mut place = (dir, label);
+    for (word, harm) in harms {
+        match harm {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+        }
+        let attic = Host::start(place.0, place.1).await;
+        let told = attic.app.status().await.unwrap().health;
+        let told = told.iter().any(|trouble| trouble.what.contains("shop") && trouble.because.contains(word));
+        assert!(told, "{word}: {:?}", attic.app.status().await.unwrap().health);
+        let refused = attic.sessions.ask(session, Request::Down(session)).await;
+        assert!(matches!(&refused, Err(Refusal::Failed(because)) if because.contains(word)), "{refused:?}");
+        place = attic.stop().await;
+    }
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, whole).unwrap();
+    let attic = Host::start(place.0, place.1).await;
+    assert_eq!(attic.app.status().await.unwrap().health, [], "put back, it is as before");
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_copied_back_is_replaced_within_a_minute() {
     let ([attic, cellar, garden], session) = voting().await;
     let old = node(&cellar, session).unwrap();
@@ -78,9 +109,10 @@ async fn a_log_that_was_copied_back_is_replaced_within_a_minute() {
     let copy = std::fs::read(store(&dir, session)).unwrap();
     let cellar = Host::start(dir, label).await;
     place_by_hand(&attic, session, shop_with_disk("8G")).await;
-    let generation = || attic.hub.group(session).unwrap().state().borrow().as_ref().unwrap().generation();
+    let generation =
+        || attic.sessions.table.log(session).unwrap().state().borrow().as_ref().unwrap().generation();
     let has_all = async |host: &Host| {
-        let Some(group) = host.hub.group(session) else { return false };
+        let Some(group) = host.sessions.table.log(session) else { return false };
         let state = group.state().borrow().clone();
         state.is_some_and(|state| state.generation() == generation())
     };

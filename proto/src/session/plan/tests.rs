@@ -7,10 +7,13 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::{
     id::{Digest, Epoch},
+    limits::{MAX_RPC_BYTES, MAX_TEXTS},
     session::{
-        Command,
+        Command, Share,
         fixture::{SESSION, command, created, host_id, host_name, intent, inventory, started, up},
+        slice,
     },
+    wire::{self, rpc::Answer},
 };
 
 fn check(state: &State, hosts: &str, topology: &str, expected: Expect) {
@@ -597,4 +600,47 @@ fn a_host_that_does_not_understand_the_session_gets_no_machines_and_says_why() {
         obstacle web-1: attic: runs an older version (level 1, the session is of level 2)
     "#]],
     );
+}
+
+/// Reads a proposal as the member does who asked for it.
+fn arrives(proposal: &Proposal) {
+    let answer = Answer::Proposal(Box::new(proposal.clone()));
+    let bytes = wire::encode(&answer);
+    assert_eq!(wire::decode::<Answer>(&bytes, MAX_RPC_BYTES), Ok(answer), "{} bytes", bytes.len());
+}
+
+#[test]
+fn the_most_machines_on_very_many_hosts_are_planned_in_one_message() {
+    let hosts = |memory: u32| (0..300).map(|host| format!("host-{host} {memory}\n")).collect::<String>();
+    let topology = "web 200 256\ndb 40 256";
+    let planned = first(&hosts(900), topology);
+    assert!(planned.plan.is_some());
+    assert_eq!(planned.rejected.len(), MAX_REASONS);
+    let left_out = 240 * 299 - MAX_REASONS;
+    assert_eq!(planned.notes, [format!("{left_out} more reasons against hosts are left out")]);
+    arrives(&planned);
+
+    let nowhere = first(&hosts(100), topology);
+    assert_eq!(nowhere.obstacles.len(), 240);
+    for obstacle in &nowhere.obstacles {
+        let because = obstacle.because.to_string();
+        assert!(because.matches("memory").count() >= MIN_REASONS_EACH, "{because}");
+    }
+    arrives(&nowhere);
+}
+
+#[test]
+fn a_share_of_the_most_texts_arrives() {
+    let mut intent = intent("web 100 64");
+    let group = intent.topology.groups.get_mut(&"web".parse().unwrap()).unwrap();
+    group.setup = vec!["x".to_owned(); MAX_TEXTS / 100];
+    let state = created();
+    let proposal =
+        propose(SESSION, Some(&state), (&intent, &Replace::default()), &inventory("nas 90000 image"));
+    let plan = proposal.plan.unwrap();
+    let state = command(state, Command::Apply { intent, plan, replace: Replace::default() });
+    let share = slice::share(&state, host_id("nas"));
+    assert_eq!(share.machines.len(), 100);
+    let bytes = wire::encode(&share);
+    assert_eq!(wire::decode::<Share>(&bytes, MAX_RPC_BYTES), Ok(share), "{} bytes", bytes.len());
 }

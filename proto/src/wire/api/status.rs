@@ -106,6 +106,17 @@ pub enum MemberState {
     Evicted,
 }
 
+impl MemberState {
+    /// Judges a member by whether gossip hears it now, or did until a moment ago.
+    pub fn heard(now: bool, a_moment_ago: bool) -> MemberState {
+        match (now, a_moment_ago) {
+            (true, _) => MemberState::Up,
+            (false, true) => MemberState::Suspect,
+            (false, false) => MemberState::Down,
+        }
+    }
+}
+
 /// How a host is reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Path {

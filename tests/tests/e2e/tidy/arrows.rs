@@ -15,7 +15,11 @@ const CIRCLES: &[(&str, &str, &str)] = &[
     ("mesh", "net/hosts", "a connection carries streams, and a stream is opened on a connection"),
     ("mesh", "quorum/net", "a frame is answered by the ballot, which asks by frames"),
     ("images", "error", "an error names what failed, and what fails gives an error"),
-    ("agent", "session/hub", "the hub is the one door of a session's tasks, which it starts"),
+    (
+        "agent",
+        "session/sessions",
+        "the handle starts the tasks of sessions, and those ask each other through it",
+    ),
     ("agent", "machine/launch", "a shim is begun by the daemon, and begins with what that wrote"),
     ("agent", "machine/shim/network", "the network's streams are those of the guest's card"),
     ("agent", "cli/session", "`session up` is a verb of the noun, and shows its table"),
@@ -202,6 +206,22 @@ fn folders_use_each_other_only_along_the_arrows_and_each_arrow_is_needed() {
         }
     }
     none(complaints);
+}
+
+#[test]
+fn the_rest_of_the_agent_reaches_sessions_through_ports_alone() {
+    // What builds them holds them; others ask. Values and pure functions are nobody's power.
+    let builds = "daemon/build";
+    let open = ["session/ports", "session/birth", "session/nic", "session/actions"];
+    let used = used_in("agent");
+    assert!(used.contains_key(builds), "nothing builds sessions");
+    let others = used.iter().filter(|(from, _)| !from.starts_with("session/") && *from != builds);
+    let inside = |to: &&String| to.starts_with("session/") && !open.contains(&to.as_str());
+    none(
+        others
+            .flat_map(|(from, all)| all.iter().filter(inside).map(move |to| format!("{from} uses {to}")))
+            .collect(),
+    );
 }
 
 /// Gives the files that can be reached from each, and so whether it is in a circle.

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     panic::AssertUnwindSafe,
     sync::Arc,
 };
@@ -14,7 +13,7 @@ use mesh::Clock;
 use proto::{
     id::{HostId, SessionId},
     picture::{Change, heads},
-    run::knowledge::{Effect, Event, Knowledge, View, Wants, route},
+    run::knowledge::{Effect, Event, Knowledge, View, Wants},
     session::Share,
     time::Moment,
     wire::{
@@ -23,15 +22,21 @@ use proto::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
-use super::{Hub, lock};
-use crate::session::{contents, requests};
+use super::{
+    contents,
+    sessions::Sessions,
+    table::{self, Table},
+};
 
 /// One question of this host to another about a share or about who is believed.
 const ASK: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Questions that wait; as many as members' requests that are answered at once.
+const LETTERS: usize = 64;
 
 /// What is believed of sessions now.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +63,31 @@ pub(super) enum Letter {
     Look,
 }
 
+/// Handle to what is believed of sessions.
+#[derive(Clone)]
+pub struct Known {
+    me: HostId,
+    believed: watch::Receiver<Arc<Believed>>,
+    mailbox: mpsc::Sender<Letter>,
+}
+
+/// The task that is not yet running.
+pub(super) struct Knower {
+    believed: watch::Sender<Arc<Believed>>,
+    mailbox: mpsc::Receiver<Letter>,
+}
+
+/// Makes the handle and its task.
+pub(super) fn build(me: HostId) -> (Known, Knower) {
+    let (sender, mailbox) = mpsc::channel(LETTERS);
+    let (believed, shown) = watch::channel(Arc::default());
+    (Known { me, believed: shown, mailbox: sender }, Knower { believed, mailbox })
+}
+
 struct Knowing {
-    hub: Hub,
+    sessions: Sessions,
     knowledge: Knowledge,
+    believed: watch::Sender<Arc<Believed>>,
     mailbox: mpsc::Receiver<Letter>,
     tickets: u64,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), Refusal>>>,
@@ -69,18 +96,22 @@ struct Knowing {
     wake: Option<Moment>,
 }
 
-/// Runs until the daemon ends.
-pub(super) async fn run(hub: Hub, knowledge: Knowledge, mailbox: mpsc::Receiver<Letter>) {
-    let (answers, work) = (BTreeMap::new(), JoinSet::new());
-    let mut this = Knowing { hub, knowledge, mailbox, tickets: 0, answers, work, wake: None };
-    this.run().await;
+impl Knower {
+    /// Runs until the daemon ends.
+    pub(super) async fn run(self, sessions: Sessions, knowledge: Knowledge) {
+        let Knower { believed, mailbox } = self;
+        let (answers, work) = (BTreeMap::new(), JoinSet::new());
+        let mut this =
+            Knowing { sessions, knowledge, believed, mailbox, tickets: 0, answers, work, wake: None };
+        this.run().await;
+    }
 }
 
 impl Knowing {
     async fn run(&mut self) {
-        let wakes = self.hub.deps().pictures.wakes(|change| !matches!(change, Change::Image(_)));
-        let mut roll = self.hub.deps().mesh.roll();
-        let stop = self.hub.deps().stop.clone();
+        let wakes = self.sessions.deps().pictures.wakes(|change| !matches!(change, Change::Image(_)));
+        let mut roll = self.sessions.deps().mesh.roll();
+        let stop = self.sessions.deps().stop.clone();
         loop {
             self.on(Event::Look(Box::new(self.view())));
             self.publish();
@@ -130,17 +161,16 @@ impl Knowing {
     }
 
     fn view(&self) -> View {
-        let (picture, roll) = (self.hub.picture(), self.hub.deps().mesh.roll().borrow().clone());
+        let (picture, roll) = (self.sessions.picture(), self.sessions.deps().mesh.roll().borrow().clone());
         let mut said: BTreeMap<SessionId, BTreeMap<HostId, HeadRecord>> = BTreeMap::new();
         for (host, session) in heads::speakers(&picture) {
             let head = heads::said(&picture, host, session).cloned();
             said.entry(session).or_default().extend(head.map(|head| (host, head)));
         }
-        let groups = lock(&self.hub.inner.groups);
-        let named = groups.iter().map(|(session, group)| (*session, group.lead().borrow().named.clone()));
+        let logs = self.sessions.table.logs();
+        let named = logs.iter().map(|(session, log)| (*session, log.lead().borrow().named.clone()));
         let named: BTreeMap<SessionId, BTreeSet<HostId>> = named.collect();
-        drop(groups);
-        let shares = self.hub.inner.deps.own.shares.borrow().clone();
+        let shares = self.sessions.deps().own.shares.borrow().clone();
         let sessions: BTreeSet<SessionId> =
             said.keys().chain(named.keys()).chain(shares.keys()).copied().collect();
         let born = |session: &SessionId| Some((*session, roll.set.genesis(*session)?.voters.clone()));
@@ -174,16 +204,22 @@ impl Knowing {
             // Whoever asked opens it.
             Effect::OpenLog(ticket, _) => self.answer(ticket, Ok(())),
             Effect::Store(share, voices) => {
-                let (session, hub) = (share.session, self.hub.clone());
-                let work = async move { Event::Stored(session, store(&hub, share, voices).await) };
+                let (session, sessions) = (share.session, self.sessions.clone());
+                let work = async move {
+                    let letter = |done| table::Letter::Store(share, voices, done);
+                    Event::Stored(session, sessions.table.write_down(letter).await)
+                };
                 self.begin(work, Event::Stored(session, Err("the agent failed: see its log".into())));
             }
-            Effect::Show(share) => self.hub.show(share),
+            Effect::Show(share) => self.sessions.show(share),
             Effect::Fetch(session, from, content) => {
-                let hub = self.hub.clone();
+                let sessions = self.sessions.clone();
                 let work = async move {
-                    let ended = match contents::fetch(&hub, session, from, content).await {
-                        Ok(bytes) => put_content(&hub, session, bytes).await,
+                    let ended = match contents::fetch(&sessions, session, from, content).await {
+                        Ok(bytes) => {
+                            let letter = |done| table::Letter::Content(session, bytes, done);
+                            sessions.table.write_down(letter).await
+                        }
                         Err(because) => Err(because),
                     };
                     Event::Fetched(session, content, ended)
@@ -192,15 +228,15 @@ impl Knowing {
                 self.begin(work, Event::Fetched(session, content, failed));
             }
             Effect::Lacks(share, because) => {
-                self.work.spawn(contents::lacks(self.hub.clone(), share, because).map(|()| None));
+                self.work.spawn(contents::lacks(self.sessions.clone(), share, because).map(|()| None));
             }
             Effect::Pull(session, from) => {
-                let hub = self.hub.clone();
-                let work = async move { Event::Pulled(session, from, pull(&hub, session, from).await) };
+                let sessions = self.sessions.clone();
+                let work = async move { Event::Pulled(session, from, pull(&sessions, session, from).await) };
                 self.begin(work, Event::Pulled(session, from, None));
             }
             Effect::AskVoices(session, host) => {
-                let mesh = self.hub.deps().mesh.clone();
+                let mesh = self.sessions.deps().mesh.clone();
                 let work = async move {
                     let said = match mesh.call(host, Request::Voices(session), ASK).await {
                         Ok(Answer::Voices(said)) => Some(said),
@@ -211,7 +247,8 @@ impl Knowing {
                 self.begin(work, Event::Said(session, host, None));
             }
             Effect::KeepVoices(session, voices) => {
-                self.work.spawn(keep_voices(self.hub.clone(), session, voices).map(|()| None));
+                let kept = keep_voices(self.sessions.table.clone(), session, voices);
+                self.work.spawn(kept.map(|()| None));
             }
             Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
         }
@@ -229,63 +266,30 @@ impl Knowing {
     }
 
     fn publish(&self) {
-        let shares = self.hub.inner.deps.own.shares.borrow().clone();
-        let groups: Vec<SessionId> = lock(&self.hub.inner.groups).keys().copied().collect();
+        let shares = self.sessions.deps().own.shares.borrow().clone();
+        let groups: Vec<SessionId> = self.sessions.table.logs().keys().copied().collect();
         let spoken: BTreeSet<SessionId> = self.knowledge.spoken_of().collect();
         let all: BTreeSet<SessionId> = shares.keys().copied().chain(groups).chain(spoken).collect();
         let head = |session: &SessionId| {
             let (host, head) = self.knowledge.head(*session)?;
             Some((*session, (host, head.clone())))
         };
-        self.hub.inner.believed.send_replace(Arc::new(Believed {
+        self.believed.send_replace(Arc::new(Believed {
             voices: all.iter().map(|session| (*session, self.knowledge.voices(*session))).collect(),
             heads: all.iter().filter_map(head).collect(),
         }));
     }
 }
 
-/// Writes a share down, and with a session's first who is believed. What comes and goes does so one at a time.
-async fn store(hub: &Hub, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -> Result<(), String> {
-    let _one = hub.inner.door.lock().await;
-    // Its burial may have waited at this door, too.
-    if hub.buried(share.session) {
-        return Err("the session has ended".into());
-    }
-    let store = hub.deps().store.clone();
-    let written = tokio::task::spawn_blocking(move || {
-        store.put(&share)?;
-        voices.map_or(Ok(()), |voices| store.put_voices(share.session, &voices))
-    });
-    written.await.map_err(io::Error::other).and_then(|written| written).map_err(|error| error.to_string())
-}
-
-/// Writes bytes down that a share names. After the session's burial nothing of it comes back.
-async fn put_content(hub: &Hub, session: SessionId, bytes: Arc<[u8]>) -> Result<(), String> {
-    let _one = hub.inner.door.lock().await;
-    if hub.buried(session) {
-        return Err("the session has ended".into());
-    }
-    let store = hub.deps().store.clone();
-    let written = tokio::task::spawn_blocking(move || store.put_content(session, &bytes)).await;
-    let written = written.map_err(io::Error::other).and_then(|written| written);
-    written.map_err(|error| format!("it cannot be written: {error}"))
-}
-
-/// Writes down who is believed. The door lets one in after the other, so that the newest is written last.
-async fn keep_voices(hub: Hub, session: SessionId, voices: BTreeSet<HostId>) {
-    let _one = hub.inner.door.lock().await;
-    if hub.share(session).is_none() {
-        return;
-    }
-    let store = hub.deps().store.clone();
-    let written = tokio::task::spawn_blocking(move || store.put_voices(session, &voices)).await;
-    if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
+async fn keep_voices(table: Table, session: SessionId, voices: BTreeSet<HostId>) {
+    let letter = |done| table::Letter::Voices(session, voices, done);
+    if let Err(error) = table.write_down(letter).await {
         tracing::warn!(%session, %error, "who is believed is not remembered");
     }
 }
 
-async fn pull(hub: &Hub, session: SessionId, from: HostId) -> Option<Box<Share>> {
-    match hub.deps().mesh.call(from, Request::GetShare(session), ASK).await {
+async fn pull(sessions: &Sessions, session: SessionId, from: HostId) -> Option<Box<Share>> {
+    match sessions.deps().mesh.call(from, Request::GetShare(session), ASK).await {
         Ok(Answer::Share(share)) => Some(share),
         Ok(answer) => {
             tracing::debug!(%session, ?answer, "no share");
@@ -298,11 +302,11 @@ async fn pull(hub: &Hub, session: SessionId, from: HostId) -> Option<Box<Share>>
     }
 }
 
-impl Hub {
+impl Known {
     async fn want(&self, from: HostId, wants: Wants) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
         let ends = || Refusal::Failed("its agent is ending".into());
-        self.inner.mailbox.send(Letter::Asked(from, wants, answer)).await.map_err(|_| ends())?;
+        self.mailbox.send(Letter::Asked(from, wants, answer)).await.map_err(|_| ends())?;
         answered.await.map_err(|_| ends())?
     }
 
@@ -320,7 +324,7 @@ impl Hub {
     /// Takes note that nothing of a session is here any more.
     pub(super) async fn forgotten(&self, session: SessionId) {
         let (done, noted) = oneshot::channel();
-        if self.inner.mailbox.send(Letter::Forgotten(session, done)).await.is_ok() {
+        if self.mailbox.send(Letter::Forgotten(session, done)).await.is_ok() {
             // Err only when the daemon ends.
             noted.await.ok();
         }
@@ -329,58 +333,27 @@ impl Hub {
     /// Lets what is believed follow what this host's logs say now.
     pub fn look(&self) {
         // When the mailbox is full, it looks with the next letter anyway.
-        self.inner.mailbox.try_send(Letter::Look).ok();
+        self.mailbox.try_send(Letter::Look).ok();
+    }
+
+    /// Gives everything that is believed.
+    pub fn all(&self) -> Arc<Believed> {
+        self.believed.borrow().clone()
     }
 
     /// Tells whose word on a session counts here; nobody's while its birth is not known.
     pub fn voices(&self, session: SessionId) -> BTreeSet<HostId> {
-        self.inner.believed.borrow().voices.get(&session).cloned().unwrap_or_default()
+        self.believed.borrow().voices.get(&session).cloned().unwrap_or_default()
     }
 
     /// Tells whether a host's word on a session counts here.
     pub fn has_voice(&self, session: SessionId, host: HostId) -> bool {
-        let believed = self.inner.believed.borrow();
-        host == self.me() || believed.voices.get(&session).is_some_and(|voices| voices.contains(&host))
+        let believed = self.believed.borrow();
+        host == self.me || believed.voices.get(&session).is_some_and(|voices| voices.contains(&host))
     }
 
     /// Gives the newest head of a session that gossip knows, with the host that says so.
     pub fn head(&self, session: SessionId) -> Option<(HostId, HeadRecord)> {
-        self.inner.believed.borrow().heads.get(&session).cloned()
-    }
-
-    /// Asks the coordinator of a session, following its hints, for a bounded time.
-    pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
-        let route = route::Route::new(Clock.moment());
-        let until = route.until();
-        tokio::select! {
-            answer = self.ask_along(route, session, request) => answer,
-            () = Clock.sleep_until(until) => Err(Refusal::NoQuorum),
-        }
-    }
-
-    async fn ask_along(
-        &self,
-        mut route: route::Route,
-        session: SessionId,
-        request: Request,
-    ) -> Result<Answer, Refusal> {
-        loop {
-            let known = self.share(session).is_some() || self.group(session).is_some();
-            match route.next(self.coordinator(session), known, Clock.moment()) {
-                route::Step::GiveUp(refusal) => return Err(refusal),
-                route::Step::Pause(at) => Clock.sleep_until(at).await,
-                route::Step::Ask(host) => {
-                    let answer = if host == self.me() {
-                        Some(requests::answer(self, host, request.clone()).await)
-                    } else {
-                        let called = self.deps().mesh.call(host, request.clone(), ASK).await;
-                        called.inspect_err(|error| tracing::debug!(%host, %error, "no answer")).ok()
-                    };
-                    if let Some(result) = route.answered(host, answer) {
-                        return result;
-                    }
-                }
-            }
-        }
+        self.believed.borrow().heads.get(&session).cloned()
     }
 }
