@@ -432,7 +432,7 @@ impl Edge {
             IpNumber::UDP => self.udp(&packet, payload.payload, addressed, now, to),
             IpNumber::ICMP if addressed => self.icmp(payload.payload, to),
             IpNumber::TCP if addressed && dns_by_tcp(payload.payload) => {
-                self.egress.to_gateway(packet, now, to)
+                self.egress.ask_gateway(packet, now, to)
             }
             IpNumber::TCP if addressed => self.dials.receive(packet, now, to),
             _ if addressed => {

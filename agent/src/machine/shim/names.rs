@@ -39,7 +39,7 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 /// How long a guest may keep a TCP connection for questions without asking.
 const QUIET: Duration = Duration::from_secs(30);
 /// What goes over the guest's wire in one datagram.
-const DATAGRAM_BYTES: usize = proto::limits::GUEST_MTU as usize - 28;
+const DATAGRAM_BYTES: usize = proto::limits::GUEST_MTU - 28;
 const PORT: u16 = 53;
 
 /// Answers one guest's questions. Clones share their memory.

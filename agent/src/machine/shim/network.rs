@@ -482,5 +482,5 @@ impl Hub {
 fn ntp() -> u64 {
     let millis = mesh::Clock.timestamp().0;
     let (seconds, rest) = (millis / 1000, millis % 1000);
-    (seconds + NTP_EPOCH_S) << 32 | (rest << 32) / 1000
+    ((seconds + NTP_EPOCH_S) << 32) + (rest << 32) / 1000
 }

@@ -237,7 +237,7 @@ impl Egress {
     }
 
     /// Takes a TCP packet of the guest to a service of the gateway, which is a stream like others.
-    pub fn to_gateway(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
+    pub fn ask_gateway(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
         let carried = self.streams.receive(packet, now, to);
         self.losses.full += u64::from(!carried);
     }
