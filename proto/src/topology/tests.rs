@@ -53,6 +53,7 @@ fn the_smallest_topology_has_defaults_for_everything_else() {
                         ssh_keys: [],
                         user: None,
                         services: {},
+                        egress: Internet,
                     },
                 },
             }

@@ -47,6 +47,7 @@ pub mod option {
 /// was written before there was such a field stays byte for byte as it was.
 pub mod usual {
     use super::{Fail, Flaw, Write};
+    use crate::wire::codec;
     use minicbor::{Decode, Decoder, Encode, Encoder};
 
     /// Writes the value.
@@ -58,9 +59,12 @@ pub mod usual {
         value.encode(e, c)
     }
 
-    /// Reads the value.
+    /// Reads the value; one that only a later version knows is an error, not the usual one.
     pub fn decode<'b, C, T: Decode<'b, C>>(d: &mut Decoder<'b>, c: &mut C) -> Result<T, Flaw> {
-        T::decode(d, c)
+        T::decode(d, c).map_err(|error| match codec::is_unknown(&error) {
+            true => Flaw::custom(codec::Tomorrow),
+            false => error,
+        })
     }
 
     /// What it is when it is absent.
