@@ -912,7 +912,7 @@ fn sh(script: &str) {
 /// Serves `dir` by HTTP on 203.0.113.80, two hops away.
 fn internet(dir: &Path) -> Internet {
     let inside = "read go; ip link set lo up; ip addr add 203.0.113.80/32 dev lo
-        ip addr add 192.0.2.2/30 dev wan; ip link set wan up; ip route add default via 192.0.2.1
+        ip addr add 192.0.2.2/30 dev wan; ip link set wan up
         exec python3 -m http.server 80 --directory \"$1\" --bind 203.0.113.80";
     let child = Command::new("unshare")
         .args(["-n", "sh", "-euc", inside, "sh"])
@@ -930,6 +930,11 @@ fn internet(dir: &Path) -> Internet {
         internet.0.id()
     ));
     std::io::Write::write_all(internet.0.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    let begun = Instant::now();
+    while std::net::TcpStream::connect("203.0.113.80:80").is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the internet serves nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     internet
 }
 
@@ -995,10 +1000,10 @@ async fn fetch_from_the_internet() {
     let qemu = shim.status().borrow().qemu.clone().unwrap();
     // The agent goes and another one comes, and the guest stands still for a minute.
     drop(shim);
-    signal(&qemu, "STOP");
+    signal(&qemu, "-STOP");
     assert!(arrived() < DOWNLOAD_BYTES, "it is in the middle");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    signal(&qemu, "CONT");
+    signal(&qemu, "-CONT");
     let shim = bench.adopt().await.unwrap().unwrap();
     within(240, async {
         // Its pages are served once its setup is done.

@@ -365,6 +365,8 @@ fn each_side_ends_by_itself() {
     let length = lab.guest().recv_slice(&mut heard).unwrap();
     assert_eq!(&heard[..length], b"hello", "after its end the guest still hears");
     lab.heard(Heard::End { id: 0 });
+    // The guest's stack takes a moment to acknowledge.
+    lab.wait();
     let seen = lab.seen();
     assert_eq!(seen.last(), Some(&Upstream::Close { id: 0, clean: true }), "{seen:?}");
     assert_eq!(lab.edge.outside(), (0, 0));
