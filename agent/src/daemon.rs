@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::build::{Built, Parts, core};
 use crate::{
-    access::forward::Forwards,
-    app::App,
+    access::{forward::Forwards, front, socks},
+    app::{App, Served},
     config::Config,
     dns,
     doctor::firewall,
@@ -138,7 +138,8 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
     let (shares, stop) = (limits::shares(), built.stop.clone());
     let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
-    let app: App = built.app(bound.as_ref().map(|bound| bound.address));
+    let doors = doors(built, config, shares.browsing).await;
+    let app: App = built.app(Served { dns: bound.as_ref().map(|bound| bound.address), ..doors });
     let group = config.api_group.as_deref().and_then(group);
     private::passable(data.path(), group).map_err(|error| failed(&error))?;
     let listener = crate::api::listen(&data.socket(), group).map_err(|error| failed(&error))?;
@@ -152,6 +153,37 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
         served.map(|served| served.unwrap_or_else(|error| tracing::error!(%error, "the local API ended"))),
     ));
     Ok(())
+}
+
+/// Opens the doors of this host's programs into the sessions. One that cannot be opened is told, and the rest works.
+async fn doors(built: &mut Built, config: &Config, browsing: usize) -> Served {
+    let mut served = Served::default();
+    if let Some(port) = config.net.browser {
+        match front::bind(port).await {
+            Ok(bound) => {
+                served.browser = Some(bound.port);
+                let (forwards, pictures) = (built.forwards.clone(), built.pictures.clone());
+                let host = built.mesh.name().to_string();
+                let front = front::Front { forwards, pictures, host, port: bound.port };
+                built
+                    .tasks
+                    .spawn(core("front door", front::serve(bound, front, browsing, built.stop.clone())));
+            }
+            Err(error) => tracing::error!(port, %error, "browsers find no front door on this host"),
+        }
+    }
+    if let Some(port) = config.net.socks {
+        match socks::bind(port).await {
+            Ok(listener) => {
+                served.socks = listener.local_addr().ok();
+                let (forwards, pictures) = (built.forwards.clone(), built.pictures.clone());
+                let proxy = socks::Proxy { forwards, pictures, zone: config.dns.zone.clone() };
+                built.tasks.spawn(core("SOCKS", socks::serve(listener, proxy, built.stop.clone())));
+            }
+            Err(error) => tracing::error!(port, %error, "there is no SOCKS proxy on this host"),
+        }
+    }
+    served
 }
 
 /// Finds the group that may use the local API. A user's agent is that user's alone.

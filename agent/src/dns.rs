@@ -49,13 +49,18 @@ pub struct Bound {
     pub address: SocketAddr,
 }
 
-/// Binds port 53 where that is allowed, else the port remembered in `kept`, else a free one. UDP and
-/// TCP get the same port.
+/// What everybody's name server uses where nothing else is said, and how many after it are tried. Never 53 by itself:
+/// that is the system's own resolver's, or a Pi-hole's.
+const USUAL: u16 = 7453;
+const FURTHER: u16 = 15;
+
+/// Binds the `wanted` port, else the port remembered in `kept`, else the usual one or the next free. UDP and TCP get
+/// the same port.
 pub async fn bind(kept: &Path, wanted: Option<u16>) -> io::Result<Bound> {
     let remembered = std::fs::read_to_string(kept).ok().and_then(|text| text.trim().parse().ok());
     let candidates = match wanted {
         Some(port) => vec![port],
-        None => [Some(53), remembered].into_iter().flatten().chain([0; 8]).collect(),
+        None => remembered.into_iter().chain(USUAL..=USUAL + FURTHER).chain([0; 8]).collect(),
     };
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for port in candidates {
@@ -337,6 +342,20 @@ mod tests {
         let good = query("web.shop.mesh.internal.", RecordType::A).to_vec().unwrap();
         let answer = answer_guest(&good, view, "mesh.internal", &resolve).await.unwrap();
         assert_eq!(Message::from_vec(&answer).unwrap().metadata.response_code, ResponseCode::NoError);
+    }
+
+    #[tokio::test]
+    async fn everybody_uses_one_port_or_the_next_free_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("port");
+        let first = bind(&kept, None).await.unwrap();
+        let port = first.address.port();
+        assert!((USUAL..=USUAL + FURTHER).contains(&port), "{port}");
+        let beside = bind(&dir.path().join("other"), None).await.unwrap().address.port();
+        assert!(beside > port, "{beside}");
+        drop(first);
+        let again = bind(&kept, None).await.unwrap().address.port();
+        assert_eq!(again, port);
     }
 
     #[tokio::test]

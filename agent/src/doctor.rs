@@ -62,8 +62,6 @@ pub struct Findings {
     pub port: u16,
     /// Such as `UDP 7440`.
     pub taken: Vec<String>,
-    /// Whether port 53 of loopback can be used.
-    pub port_53: bool,
     /// Host firewalls.
     pub walls: firewall::Walls,
     /// How far files may grow, in bytes, if that is limited.
@@ -138,7 +136,6 @@ pub fn look(data: &DataDir, config: Option<&Config>, running: bool) -> Findings 
         member: data.identity().exists(),
         machines: config.is_none_or(|config| config.policy.machines),
         taken: if running { Vec::new() } else { taken(port) },
-        port_53: UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).is_ok(),
         data: data.path().to_owned(),
         arch,
         port,
@@ -313,13 +310,9 @@ fn ports(seen: &Findings) -> Check {
 }
 
 fn names(seen: &Findings) -> Check {
-    match (seen.running, seen.port_53) {
-        (true, _) => ok("names", "the running agent answers; `agent status` shows where"),
-        (false, true) => ok("names", "port 53 of 127.0.0.1 is free"),
-        (false, false) => {
-            let what = "port 53 of 127.0.0.1 cannot be used: names are answered on another port";
-            check("names", CheckState::Limited, what, None)
-        }
+    match seen.running {
+        true => ok("names", "the running agent answers; `agent status` shows where"),
+        false => ok("names", "the agent answers when it runs"),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Epoch, Generation, MachineName, Name},
-    reasons::{Because, Code, NoKvm, Why},
+    reasons::{Because, Code, NoKvm, Plight, Why},
     session::Phase,
     time::Timestamp,
 };
@@ -84,6 +84,9 @@ pub enum Fact {
         member: String,
         /// Why.
         because: String,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Code>,
     },
     /// A relay's address discovery shows another certificate than its host signed.
     RelayCertificateDiffers {
@@ -191,6 +194,9 @@ pub enum Fact {
         what: String,
         /// What was seen.
         because: String,
+        /// The same as a value.
+        #[serde(default)]
+        why: Option<Why<Plight>>,
     },
     /// Its storage is well again.
     StorageWell,
@@ -219,7 +225,9 @@ impl fmt::Display for Fact {
                 rtt_ms.iter().try_for_each(|rtt| write!(f, ", {rtt:.1} ms"))
             }
             Fact::JoinRefused { because, .. } => write!(f, "a join was refused: {because}"),
-            Fact::GossipRefused { member, because } => write!(f, "gossip from {member} refused: {because}"),
+            Fact::GossipRefused { member, because, .. } => {
+                write!(f, "gossip from {member} refused: {because}")
+            }
             Fact::RelayCertificateDiffers { shown } => {
                 write!(f, "a relay's address discovery showed an unknown certificate {shown}")
             }
@@ -255,7 +263,7 @@ impl fmt::Display for Fact {
             Fact::MachineRestarted { session, machine, because } => {
                 write!(f, "{session}/{machine}: starting again: {because}")
             }
-            Fact::StorageTrouble { what, because } => write!(f, "{what}: {because}"),
+            Fact::StorageTrouble { what, because, .. } => write!(f, "{what}: {because}"),
             Fact::StorageWell => write!(f, "the data directory can be written again"),
             Fact::AcceleratorRefused { because, .. } => {
                 write!(f, "hardware acceleration is not used: {because}")

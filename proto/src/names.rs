@@ -11,6 +11,8 @@
 //! ```
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
 
+pub mod sites;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},

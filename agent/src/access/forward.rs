@@ -23,7 +23,7 @@ use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 
@@ -67,6 +67,38 @@ struct Inner {
     /// needs descriptors too.
     most: usize,
     carried: Arc<Semaphore>,
+    /// Connections to each machine from this host.
+    busy: Mutex<BTreeMap<(SessionId, MachineName), usize>>,
+}
+
+/// A connection into a machine, counted until it is dropped.
+pub struct Carried {
+    stream: Box<dyn End>,
+    counted: Counted,
+}
+
+impl Carried {
+    /// Gives the bytes, and what counts them as long as it lives.
+    pub fn into_parts(self) -> (Box<dyn End>, Counted) {
+        (self.stream, self.counted)
+    }
+}
+
+/// One connection in the count of a machine's.
+pub struct Counted {
+    inner: Arc<Inner>,
+    machine: (SessionId, MachineName),
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut busy = lock(&self.inner.busy);
+        let left = busy.get(&self.machine).map_or(0, |count| count.saturating_sub(1));
+        match left {
+            0 => busy.remove(&self.machine),
+            left => busy.insert(self.machine.clone(), left),
+        };
+    }
 }
 
 /// What survives a restart: addresses people may have written down, and ports that stood in.
@@ -87,7 +119,7 @@ struct Open {
     listeners: BTreeMap<u16, (u16, JoinHandle<()>)>,
 }
 
-impl std::ops::Drop for Open {
+impl Drop for Open {
     fn drop(&mut self) {
         for (_, task) in self.listeners.values() {
             task.abort();
@@ -106,7 +138,10 @@ impl Forwards {
         let (kept, open, opening) = (Mutex::new(kept), Mutex::default(), tokio::sync::Mutex::default());
         let Shares { listening: most, forwarded, .. } = shares;
         let carried = Arc::new(Semaphore::new(forwarded));
-        Forwards { inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening, most, carried }) }
+        let busy = Mutex::default();
+        Forwards {
+            inner: Arc::new(Inner { me, path, dial, targets, kept, open, opening, most, carried, busy }),
+        }
     }
 
     /// Gives the address of a label, assigning one at the first call.
@@ -215,6 +250,17 @@ impl Forwards {
         Some(here)
     }
 
+    /// Connects to a port of a ready machine behind a label, for a connection that another listener of this host took.
+    pub async fn connect(&self, session: SessionId, label: &str, port: u16) -> io::Result<Carried> {
+        connect(&self.inner, session, label, port).await
+    }
+
+    /// Waits for a place among the connections that this host carries at once.
+    pub async fn place(&self) -> OwnedSemaphorePermit {
+        let place = self.inner.carried.clone().acquire_owned().await;
+        place.expect("the semaphore is never closed")
+    }
+
     async fn listen(&self, session: SessionId, label: &str, address: Ipv4Addr, port: u16) -> io::Result<u16> {
         let listening: usize = lock(&self.inner.open).values().map(|open| open.listeners.len()).sum();
         if listening >= self.inner.most {
@@ -283,7 +329,6 @@ async fn serve(
     used: Arc<Mutex<Instant>>,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let busy: Arc<Mutex<BTreeMap<MachineName, usize>>> = Arc::default();
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
@@ -299,9 +344,9 @@ async fn serve(
         *lock(&used) = Instant::now();
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let Ok(carried) = inner.carried.clone().acquire_owned().await else { return };
-        let (inner, label, used, busy) = (inner.clone(), label.clone(), used.clone(), busy.clone());
+        let (inner, label, used) = (inner.clone(), label.clone(), used.clone());
         tokio::spawn(async move {
-            carry(&inner, client, session, &label, port, &busy).await;
+            carry(&inner, client, session, &label, port).await;
             *lock(&used) = Instant::now();
             drop((slot, carried));
         });
@@ -317,37 +362,43 @@ fn keep_alive(client: &TcpStream) -> io::Result<()> {
 }
 
 /// Carries one connection. When no machine takes it, the client sees a reset, as if refused.
-async fn carry(
-    inner: &Inner,
-    mut client: TcpStream,
-    session: SessionId,
-    label: &str,
-    port: u16,
-    busy: &Mutex<BTreeMap<MachineName, usize>>,
-) {
-    let mut machines = (inner.targets)(session, label);
-    {
-        let busy = lock(busy);
-        // Stable: among equally busy machines the nearest stays first.
-        machines.sort_by_key(|machine| busy.get(machine).copied().unwrap_or(0));
-    }
-    for machine in machines {
-        let Ok(mut far) = (inner.dial)(session, machine.clone(), port).await else { continue };
-        *lock(busy).entry(machine.clone()).or_default() += 1;
-        let done = splice(&mut client, &mut far, COPY_BYTES).await;
-        if let Some(count) = lock(busy).get_mut(&machine) {
-            *count = count.saturating_sub(1);
+async fn carry(inner: &Arc<Inner>, mut client: TcpStream, session: SessionId, label: &str, port: u16) {
+    let lost = match connect(inner, session, label, port).await {
+        Ok(mut carried) => {
+            let done = splice(&mut client, &mut carried.stream, COPY_BYTES).await;
+            tracing::trace!(machine = %carried.counted.machine.1, port, ?done, "forward ended");
+            done.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
         }
-        let lost = done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-        tracing::trace!(%machine, port, ?done, "forward ended");
-        if !lost {
-            return;
+        Err(error) => {
+            tracing::debug!(label, port, %error, "a connection was taken by no machine");
+            true
         }
-        break;
-    }
-    if let Err(error) = client.set_zero_linger() {
+    };
+    if lost && let Err(error) = client.set_zero_linger() {
         tracing::trace!(%error, "a connection that was refused or lost bytes ends without a reset");
     }
+}
+
+/// Connects to a port of a ready machine behind a label: the one with the fewest connections from here, among equals
+/// the nearest; the next one where that fails.
+async fn connect(inner: &Arc<Inner>, session: SessionId, label: &str, port: u16) -> io::Result<Carried> {
+    let mut machines = (inner.targets)(session, label);
+    {
+        let busy = lock(&inner.busy);
+        // Stable: among equally busy machines the nearest stays first.
+        machines.sort_by_key(|machine| busy.get(&(session, machine.clone())).copied().unwrap_or(0));
+    }
+    let mut last = io::Error::new(io::ErrorKind::NotConnected, "no machine behind it is ready");
+    for machine in machines {
+        // Counted from the attempt on: of many that come at once, each sees those before it.
+        *lock(&inner.busy).entry((session, machine.clone())).or_default() += 1;
+        let counted = Counted { inner: inner.clone(), machine: (session, machine.clone()) };
+        match (inner.dial)(session, machine, port).await {
+            Ok(stream) => return Ok(Carried { stream, counted }),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn bindable(address: Ipv4Addr) -> bool {
@@ -385,7 +436,7 @@ mod tests {
         ready: &'static [&'static str],
     ) -> Forwards {
         let targets: Targets = Arc::new(move |_, _| ready.iter().map(|name| name.parse().unwrap()).collect());
-        let shares = Shares { api: 1, names: 1, forwarded: 2, listening: 8 };
+        let shares = Shares { api: 1, names: 1, forwarded: 2, listening: 8, browsing: 1 };
         Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets, shares)
     }
 

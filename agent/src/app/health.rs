@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use proto::{
     picture::health,
+    reasons::Plight,
     wire::api::{Error, Kind, Trouble},
 };
 
@@ -17,16 +18,10 @@ impl App {
     /// Looks at everything that this agent stands on.
     pub(super) async fn health(&self) -> Vec<Trouble> {
         let mut all: Vec<Trouble> = self.disk().await.into_iter().collect();
-        all.extend(self.inner.sessions.stopped().into_iter().map(|(session, because)| Trouble {
-            what: format!("this host's log of the session {session} is closed"),
-            because: format!("it could not be written: {because}"),
-            next: Some("it is opened again as soon as the disk takes files: agent doctor".to_owned()),
-        }));
-        all.extend(self.inner.sessions.closed().into_iter().map(|(session, because)| Trouble {
-            what: format!("this host's log of the session {session} cannot be used: its machines run on, nothing of it changes"),
-            because,
-            next: Some("run the agent that wrote it, or put the session's directory back from a copy".to_owned()),
-        }));
+        let stopped = self.inner.sessions.stopped().into_iter();
+        all.extend(stopped.map(|(session, seen)| Plight::LogClosed { session, seen }.into()));
+        let closed = self.inner.sessions.closed().into_iter();
+        all.extend(closed.map(|(session, seen)| Plight::LogUnusable { session, seen }.into()));
         all
     }
 
@@ -35,11 +30,7 @@ impl App {
         let looked = tokio::task::spawn_blocking(move || disk::look(&data));
         match tokio::time::timeout(LOOK, looked).await {
             Ok(looked) => looked.ok().flatten(),
-            Err(_) => Some(Trouble {
-                what: "the disk of the data directory does not answer".to_owned(),
-                because: format!("a small write took more than {} s", LOOK.as_secs()),
-                next: Some("dmesg".to_owned()),
-            }),
+            Err(_) => Some(Plight::DiskSilent { within_s: LOOK.as_secs() }.into()),
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::{
     id::{MachineName, Name, SessionId},
+    names::sites,
     picture::{Change, Picture, rows},
     session::{MachineEntry, Phase, Share, slice},
     wire::{
@@ -146,6 +147,12 @@ impl App {
 
     pub(super) fn service_rows(&self, share: &Share) -> Vec<api::ServiceRow> {
         let mut rows = Vec::new();
+        let picture = self.picture();
+        let url = |group: &Name, service: &Name| {
+            let port = self.inner.served.browser?;
+            let name = sites::name(&picture.shares, share.session, group, service)?;
+            Some(format!("http://{name}:{port}/"))
+        };
         for (group, entry) in &share.directory.groups {
             for (service, port) in &entry.services {
                 let here = self.inner.forwards.listening(share.session, group.as_str(), *port);
@@ -157,6 +164,7 @@ impl App {
                     fqdn: format!("{group}.{}.{}", share.name, self.inner.zone),
                     address_here: here.map(|here| here.ip().to_string()),
                     port_here: here.map(|here| here.port()),
+                    url: url(group, service),
                 });
             }
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::{
     id::Name,
+    names::sites,
     picture::{health, level, rows},
     trust::{ClockError, GrantState, TokenError},
     wire::api::{self, Error, Kind, MemberState},
@@ -38,7 +39,9 @@ impl App {
                 up_s: self.inner.started.elapsed().as_secs(),
                 relay: mesh.relay().map(|offer| offer.url),
             },
-            dns: self.inner.dns.map(|address| address.to_string()),
+            dns: self.inner.served.dns.map(|address| address.to_string()),
+            browser: self.inner.served.browser.map(|port| format!("http://{}:{port}/", sites::DOMAIN)),
+            socks: self.inner.served.socks.map(|address| address.to_string()),
             members: hosts.iter().map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
@@ -196,7 +199,7 @@ impl App {
         let inside = doctor::Inside {
             qemu: qemu.usable().map(|facts| (facts.version.clone(), facts.accelerator, facts.no_kvm.clone())),
             no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
-            dns: self.inner.dns,
+            dns: self.inner.served.dns,
             serves: self.inner.mesh.relay().map(|offer| offer.url),
             relays: reach.relays,
             down: hosts

@@ -14,7 +14,7 @@ mod machines;
 mod members;
 mod sessions;
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ::images::Images;
 use mesh::{Mesh, net::Net};
@@ -73,10 +73,21 @@ pub struct Parts {
     pub sessions: ForPeople,
     /// How this host's programs reach groups.
     pub forwards: Forwards,
-    /// Where the DNS server answers.
-    pub dns: Option<std::net::SocketAddr>,
+    /// What this agent serves to programs of its host.
+    pub served: Served,
     /// When the agent started.
     pub started: Instant,
+}
+
+/// Where this agent serves programs of its host; `None`: it does not, and the log says why.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Served {
+    /// The DNS server.
+    pub dns: Option<SocketAddr>,
+    /// The front door's port, on loopback.
+    pub browser: Option<u16>,
+    /// The SOCKS proxy.
+    pub socks: Option<SocketAddr>,
 }
 
 impl App {

@@ -47,7 +47,10 @@ pub fn in_words(services: &[ServiceRow], width: Option<u16>) -> String {
         let here = here.map_or("on demand".to_owned(), |(address, port)| format!("{address}:{port}"));
         vec![service.fqdn.clone(), service.name.clone(), service.port.to_string(), here]
     };
-    table(&["NAME", "SERVICE", "PORT", "HERE"], services.iter().map(row), width)
+    let listed = table(&["NAME", "SERVICE", "PORT", "HERE"], services.iter().map(row), width);
+    // On lines of their own, so that a terminal makes links of them.
+    let browse = services.iter().filter_map(|service| Some(format!("browse: {}", service.url.as_ref()?)));
+    std::iter::once(listed).chain(browse).collect::<Vec<_>>().join("\n")
 }
 
 /// Reads `GROUP.SESSION[/SERVICE]`.

@@ -21,6 +21,8 @@ pub struct Config {
     pub listen_port: u16,
     /// Names.
     pub dns: Dns,
+    /// Doors for programs of this host.
+    pub net: Net,
     /// Group whose members may use the local API, where root runs the agent.
     pub api_group: Option<String>,
     /// Whether this host is fit to be a voter; `None` = found out.
@@ -49,10 +51,19 @@ pub struct Relay {
     pub serve: Option<bool>,
 }
 
+/// What this host's programs may use beside names, without root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// First port to try for the front door of browsers; `None` = there is none.
+    pub browser: Option<u16>,
+    /// First port to try for the SOCKS proxy; `None` = there is none.
+    pub socks: Option<u16>,
+}
+
 /// Names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// Port on 127.0.0.1; `None` = 53 where allowed, else a free one.
+    /// Port on 127.0.0.1; `None` = found out and kept.
     pub port: Option<u16>,
     /// The zone of all names, without a final dot.
     pub zone: String,
@@ -100,6 +111,11 @@ impl Reader<'_> {
             port: self.read("dns.port", port, word("auto", parse_port)).flatten(),
             zone: self.read("dns.zone", "a domain such as mesh.internal", parse_zone).unwrap_or_default(),
         };
+        let port = "\"off\" or a port from 1 to 65535";
+        let net = Net {
+            browser: self.read("net.browser", port, word("off", parse_port)).flatten(),
+            socks: self.read("net.socks", port, word("off", parse_port)).flatten(),
+        };
         Config {
             policy,
             relay,
@@ -108,6 +124,7 @@ impl Reader<'_> {
                 .read("listen.port", "a port from 1 to 65534", |text| parse_port(text).filter(|p| *p < 65535))
                 .unwrap_or_default(),
             dns,
+            net,
             api_group: self
                 .read("api.group", "\"none\" or the name of a group", word("none", parse_group))
                 .flatten(),

@@ -144,9 +144,9 @@ async fn watch_disk(around: &Around, data: &DataDir, before: Option<Trouble>) ->
         return now;
     }
     let fact = match &now {
-        Some(Trouble { what, because, .. }) => {
+        Some(Trouble { what, because, why, .. }) => {
             tracing::warn!("{what}: {because}");
-            Fact::StorageTrouble { what: what.clone(), because: because.clone() }
+            Fact::StorageTrouble { what: what.clone(), because: because.clone(), why: why.clone() }
         }
         None => {
             tracing::info!("the data directory can be written again");

@@ -3,7 +3,6 @@
 //! the daemon's. Tests build their hosts with it, too. Nothing is decided here.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ApiResult, about, failed, follow};
 use crate::{
     access::forward::{self, Forwards},
-    app::{self, App},
+    app::{self, App, Served},
     dns::zone::{self, Zones},
     facts,
     host::{data::DataDir, limits},
@@ -173,8 +172,8 @@ async fn open(deps: Deps) -> ApiResult<Sessions> {
 }
 
 impl Built {
-    /// Gives what the local API can ask; `dns` is where names are answered.
-    pub(crate) fn app(&self, dns: Option<SocketAddr>) -> App {
+    /// Gives what the local API can ask, with what is served beside it.
+    pub(crate) fn app(&self, served: Served) -> App {
         App::new(app::Parts {
             data: self.data.clone(),
             facts: self.log.clone(),
@@ -187,7 +186,7 @@ impl Built {
             qemu: self.qemu.clone(),
             sessions: self.sessions.for_people(),
             forwards: self.forwards.clone(),
-            dns,
+            served,
             started: Instant::now(),
         })
     }

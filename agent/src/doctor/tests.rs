@@ -44,7 +44,7 @@ fn a_bare_host_is_told_every_command() {
         Limited disk: 100 MiB are free in /data: images and disks need more  -> agent image list    then agent image remove NAME
         Ok policy: machines may run here
         Limited ports: UDP 7440 taken: the next free pair is used
-        Limited names: port 53 of 127.0.0.1 cannot be used: names are answered on another port
+        Ok names: the agent answers when it runs
         Limited agent: this host belongs to no mesh  -> agent init --name NAME    or agent join TOKEN
     "#]],
     );

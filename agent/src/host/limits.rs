@@ -23,6 +23,8 @@ pub struct Shares {
     /// Ports on which forwards listen, of two descriptors each: the connection that came last waits at
     /// its port for a place.
     pub listening: usize,
+    /// Connections of browsers to the front door, of two descriptors each.
+    pub browsing: usize,
 }
 
 /// Raises the soft limit of descriptors to the hard one.
@@ -66,6 +68,7 @@ fn share_out(limit: u64) -> Shares {
         names: part(16, 2, 256),
         forwarded: part(16, 2, 8192),
         listening: part(16, 2, 4096),
+        browsing: part(32, 1, 1024),
     }
 }
 
@@ -76,11 +79,11 @@ mod tests {
     #[test]
     fn others_never_hold_half_of_all_descriptors() {
         for limit in [48_u64, 64, 256, 1024, 4096, 1 << 20] {
-            let Shares { api, names, forwarded, listening } = share_out(limit);
-            let all = api + names + 2 * forwarded + 2 * listening;
+            let Shares { api, names, forwarded, listening, browsing } = share_out(limit);
+            let all = api + names + 2 * (forwarded + listening + browsing);
             assert!(all as u64 * 2 <= limit, "{limit}: {all}");
         }
-        let usual = Shares { api: 128, names: 64, forwarded: 64, listening: 64 };
+        let usual = Shares { api: 128, names: 64, forwarded: 64, listening: 64, browsing: 32 };
         assert_eq!(share_out(1024), usual);
     }
 }

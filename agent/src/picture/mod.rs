@@ -79,6 +79,13 @@ fn make(me: HostId) -> (watch::Sender<Arc<Picture>>, Pictures) {
 }
 
 impl Pictures {
+    /// Makes a picture that never changes.
+    #[cfg(test)]
+    pub fn fixed(picture: Picture) -> Pictures {
+        let (_, now) = watch::channel(Arc::new(picture));
+        Pictures { now, waiting: Arc::default() }
+    }
+
     /// Gives what this host knows now.
     pub fn now(&self) -> Arc<Picture> {
         self.now.borrow().clone()

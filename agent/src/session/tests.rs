@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sessions::Sessions;
 use crate::{
-    app::App,
+    app::{App, Served},
     daemon::build::{Built, Parts, build},
 };
 
@@ -99,7 +99,8 @@ impl Host {
             stop: CancellationToken::new(),
         };
         let built = build(parts).await.unwrap();
-        let (sessions, mesh, app) = (built.sessions.clone(), built.mesh.clone(), built.app(None));
+        let (sessions, mesh, app) =
+            (built.sessions.clone(), built.mesh.clone(), built.app(Served::default()));
         Host { dir, name: label, sessions, app, mesh, built }
     }
 

@@ -20,6 +20,7 @@ use proto::{
     firewall::{self, DropBecause, Firewall, Known, Notice},
     id::{HostId, MeshId},
     limits::MAX_GOSSIP_BYTES,
+    reasons::GossipRefusal,
     time::Moment,
 };
 use tokio::sync::{broadcast, mpsc};
@@ -121,12 +122,12 @@ impl Entrance {
         let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
         let notice = self.firewall.check(frame, &known).map_err(|because| match because {
-            DropBecause::Stranger(_) => Refused::Early(because.to_string()),
-            _ => Refused::Bad(because.to_string()),
+            DropBecause::Stranger(_) => Refused::Early(because),
+            _ => Refused::Bad(because.into()),
         })?;
         let mut rest = notice.instead.as_deref().unwrap_or(frame);
-        let message =
-            ChitchatMessage::deserialize(&mut rest).map_err(|error| Refused::Bad(error.to_string()))?;
+        let message = ChitchatMessage::deserialize(&mut rest)
+            .map_err(|error| Refused::Bad(GossipRefusal::Unreadable(error.to_string())))?;
         // A full inbox drops the newest, as a full socket buffer would.
         self.inbox.try_send((firewall::address(mesh, from), message)).ok();
         Ok(notice)
@@ -136,9 +137,9 @@ impl Entrance {
 /// Why a frame was not let in.
 enum Refused {
     /// It speaks of a host whose certificate has not come here yet: common for a moment after a join.
-    Early(String),
+    Early(DropBecause),
     /// An honest sender would not have sent it.
-    Bad(String),
+    Bad(GossipRefusal),
 }
 
 /// The entrance that is open now; another one after each restart of chitchat.
@@ -170,21 +171,21 @@ async fn read(
             Some(entrance) => entrance.admit(mesh, from, &frame),
             None => continue,
         };
-        let because = match admitted {
+        let refusal = match admitted {
             Ok(Notice { double: None, .. }) => continue,
             // It passed; what it says of a copy of this host is news for people all the same.
-            Ok(Notice { double: Some(_), .. }) => DropBecause::AboutMe.to_string(),
+            Ok(Notice { double: Some(_), .. }) => DropBecause::AboutMe.into(),
             Err(Refused::Early(because)) => {
                 tracing::debug!(?from, %because, "gossip frame dropped");
                 continue;
             }
-            Err(Refused::Bad(because)) => because,
+            Err(Refused::Bad(refusal)) => refusal,
         };
-        tracing::debug!(?from, %because, "gossip frame dropped or doubtful");
+        tracing::debug!(?from, because = %refusal, "gossip frame dropped or doubtful");
         let now = Clock.moment();
         if told.is_none_or(|at| now.since(at) > REFUSAL_NEWS) {
             told = Some(now);
-            facts.send(Fact::GossipRefused { member: from.short(), because }).ok();
+            facts.send(super::refused(from, &refusal)).ok();
         }
     }
 }

@@ -9,6 +9,7 @@ use proto::{
     id::{HostId, MeshId},
     limits::MAX_RECORDS_PER_HOST,
     membership::Starts,
+    reasons::GossipRefusal,
     seal::{SealError, SignedRecord},
     time::Moment,
     wire::record::{Body, RecordKey},
@@ -42,19 +43,11 @@ struct Judged {
     genuine: bool,
 }
 
-/// Why a value does not count.
-enum Refused {
-    /// The host never said it.
-    Forged(String),
-    /// The host says too much in one start.
-    TooMany,
-}
-
 /// What a reading brought.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) changed: bool,
-    pub(super) refused: Vec<(HostId, String)>,
+    pub(super) refused: Vec<(HostId, GossipRefusal)>,
 }
 
 impl Ledger {
@@ -121,17 +114,15 @@ impl Ledger {
         version: u64,
         text: &str,
         now: Moment,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, GossipRefusal> {
         if self.seen.get(&place).is_some_and(|seen| seen.version == version) {
             return Ok(false);
         }
         let taken = self.take(&place, text, now);
-        let genuine = !matches!(taken, Err(Refused::Forged(_)));
+        // Whoever says too much still says it himself.
+        let genuine = matches!(taken, Ok(_) | Err(GossipRefusal::TooMany));
         self.seen.insert(place, Judged { version, genuine });
-        taken.map_err(|refused| match refused {
-            Refused::Forged(because) => because,
-            Refused::TooMany => "more records than a host may have".to_owned(),
-        })
+        taken
     }
 
     fn take(
@@ -139,15 +130,14 @@ impl Ledger {
         (host, generation, key): &(HostId, u64, String),
         text: &str,
         now: Moment,
-    ) -> Result<bool, Refused> {
-        let forged = |because: String| Refused::Forged(because);
+    ) -> Result<bool, GossipRefusal> {
         let opened = key.parse().and_then(|key| SignedRecord::open(text, self.mesh, *host, &key));
         let record = match opened {
             Err(SealError::Later) => return Ok(false),
-            opened => opened.map_err(|error| forged(error.to_string()))?,
+            opened => opened?,
         };
         if record.generation != *generation {
-            return Err(forged("a record of another start".to_owned()));
+            return Err(GossipRefusal::OtherStart);
         }
         let place = (*host, record.key.clone(), *generation);
         if self.newest.get(&place).is_some_and(|entry| entry.seq >= record.seq) {
@@ -158,7 +148,7 @@ impl Ledger {
             |(owner, _, start): &&(HostId, RecordKey, u64)| (owner, start) == (host, generation);
         let owned = self.newest.keys().filter(is_same_start).count();
         if owned >= MAX_RECORDS_PER_HOST && !self.newest.contains_key(&place) {
-            return Err(Refused::TooMany);
+            return Err(GossipRefusal::TooMany);
         }
         let is_known = self.starts.signed(*host, *generation, now);
         if is_known {
@@ -215,7 +205,7 @@ mod tests {
         generation: u64,
         sessions: std::ops::Range<u16>,
         now: u64,
-    ) -> Vec<Result<bool, String>> {
+    ) -> Vec<Result<bool, GossipRefusal>> {
         let mut heard = Vec::new();
         for number in sessions {
             let mut id = [0; 16];
@@ -253,7 +243,8 @@ mod tests {
         let heard = hear(&mut ledger, 3, 200..300, 4);
         let limit = MAX_RECORDS_PER_HOST - 200;
         assert!(heard[..limit].iter().all(|news| *news == Ok(true)));
-        assert!(heard[limit..].iter().all(Result::is_err), "a host says too much in one start");
+        let too_many = |heard: &Result<_, _>| *heard == Err(GossipRefusal::TooMany);
+        assert!(heard[limit..].iter().all(too_many), "a host says too much in one start");
         assert!(hear(&mut ledger, 3, 200..300, 4).iter().all(|news| *news == Ok(false)), "told once");
     }
 

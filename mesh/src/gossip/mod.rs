@@ -19,6 +19,7 @@ use proto::{
     firewall::{self, Firewall, GossipId},
     id::HostId,
     limits::MAX_RECORDS_PER_HOST,
+    reasons::{Code, GossipRefusal},
     seal::SignedRecord,
     wire::record::{Body, RecordKey},
 };
@@ -279,8 +280,8 @@ impl Task {
         if heard.changed {
             self.records.send_replace(Arc::new(self.ledger.records()));
         }
-        for (host, because) in heard.refused {
-            self.facts.send(Fact::GossipRefused { member: host.short(), because }).ok();
+        for (host, refusal) in heard.refused {
+            self.facts.send(refused(host, &refusal)).ok();
         }
         self.live.send_if_modified(|old| {
             let changed = *old != live;
@@ -288,6 +289,12 @@ impl Task {
             changed
         });
     }
+}
+
+/// Gives the news that gossip of a member was refused.
+fn refused(from: HostId, refusal: &GossipRefusal) -> Fact {
+    let why = Code::of(refusal);
+    Fact::GossipRefused { member: from.short(), because: why.text.clone(), why: Some(why) }
 }
 
 /// Ends chitchat's task with the one that attends to it.

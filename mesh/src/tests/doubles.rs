@@ -25,7 +25,7 @@ async fn told_of_a_double(facts: &mut broadcast::Receiver<Fact>) {
     let told = async {
         loop {
             match facts.recv().await.unwrap() {
-                Fact::GossipRefused { because, .. } if because.contains("in our name") => return,
+                Fact::GossipRefused { why: Some(why), .. } if why.code == "about-me" => return,
                 _ => {}
             }
         }

@@ -320,3 +320,56 @@ fn forward_addresses_are_loopback_and_differ() {
     assert_ne!(of("web", 0), of("db", 0));
     assert_eq!(of("web", 3), of("web", 3));
 }
+
+#[test]
+fn a_browser_finds_services_by_name_and_is_told_why_not() {
+    use sites::site;
+
+    let state = up(
+        created(),
+        "web 2 256 service=http:80 service=admin:9000\ndb 1 256 service=sql:5432\nidle 1 256",
+        HOSTS,
+    );
+    let sessions = [(SESSION, Arc::new(slice::share(&state, host_id("nas"))))].into();
+    let asked = |name: &str| match site(&sessions, name) {
+        Ok(sites::Site::Index) => "index".to_owned(),
+        Ok(sites::Site::Service { label, port, .. }) => format!("{label} {port}"),
+        Err(none) => none.to_string(),
+    };
+    assert_eq!(asked("localhost"), "index");
+    assert_eq!(asked("web.shop.localhost"), "web 80");
+    assert_eq!(asked("WEB.Shop.localhost."), "web 80");
+    assert_eq!(asked("web-2.shop.localhost"), "web-2 80");
+    assert_eq!(asked("admin.web.shop.localhost"), "web 9000");
+    assert_eq!(asked("db.shop.localhost"), "db 5432");
+    assert_eq!(asked("idle.shop.localhost"), "idle in shop has no service \"http\"; it has: ");
+    assert_eq!(asked("x.web.shop.localhost"), "web in shop has no service \"x\"; it has: admin, http");
+    assert_eq!(asked("no.shop.localhost"), "shop has no group or machine \"no\"");
+    assert_eq!(asked("web.no.localhost"), "there is no session \"no\"");
+    assert_eq!(asked("shop.localhost"), "\"shop.localhost\" is not GROUP.SESSION.localhost");
+    assert_eq!(asked("a.b.web.shop.localhost"), "\"a.b.web.shop.localhost\" is not GROUP.SESSION.localhost");
+    for foreign in ["evil.example", "localhost.evil.example", "weblocalhost", "127.0.0.1", ""] {
+        assert!(matches!(site(&sessions, foreign), Err(sites::NoSite::Foreign(_))), "{foreign}");
+    }
+}
+
+#[test]
+fn what_a_browser_is_sent_to_leads_back_to_the_service() {
+    let state =
+        up(created(), "web 2 256 service=http:80 service=admin:9000\ndb 1 256 service=sql:5432", HOSTS);
+    let sessions = [(SESSION, Arc::new(slice::share(&state, host_id("nas"))))].into();
+    let name = |group: &str, service: &str| {
+        sites::name(&sessions, SESSION, &group.parse().unwrap(), &service.parse().unwrap())
+    };
+    assert_eq!(name("web", "http").as_deref(), Some("web.shop.localhost"));
+    assert_eq!(name("db", "sql"), None, "a database is no page");
+}
+
+#[test]
+fn only_pages_of_the_same_session_are_friends() {
+    assert!(sites::is_friend("api.shop.localhost", "web.shop.localhost"));
+    assert!(sites::is_friend("localhost", "localhost"));
+    for stranger in ["evil.example", "web.blog.localhost", "localhost", "shop.localhost.evil.example", ""] {
+        assert!(!sites::is_friend(stranger, "web.shop.localhost"), "{stranger}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Where reasons travel, their words go with them: what only a later version knows is shown as it was said.
 //! The codes stand in `docs/REASONS.md`. Nothing here decides.
 
+mod gossip;
 mod host;
 mod machine;
 mod place;
@@ -12,7 +13,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use host::NoKvm;
+pub use gossip::GossipRefusal;
+pub use host::{NoKvm, Plight};
 pub use machine::Because;
 pub use place::{Chosen, Unchosen};
 pub use plan::{Cause, Hindrance, Loss, NotChosen, Resized, Stranger};

@@ -8,8 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::{
+    firewall::DropBecause,
     id::{Digest, Epoch, Generation, HostId, Name},
     level::{LEVEL, Level},
+    seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     trust::JoinRefusal,
     wire::{
@@ -174,6 +176,27 @@ pub(crate) fn no_kvm() -> Vec<NoKvm> {
     ]
 }
 
+pub(crate) fn plights() -> Vec<Plight> {
+    let dir = || "/var/lib/agent".to_owned();
+    let seen = || "Read-only file system (os error 30)".to_owned();
+    let session = || "shop".to_owned();
+    vec![
+        Plight::NearlyFull { dir: dir(), free_bytes: 5 << 20 },
+        Plight::ReadOnly { dir: dir(), seen: seen() },
+        Plight::NoInodes { dir: dir(), files: 77, free_bytes: 9 << 20 },
+        Plight::Full { dir: dir(), seen: seen(), free_bytes: 0 },
+        Plight::Quota { dir: dir(), seen: seen() },
+        Plight::MayNotGrow { dir: dir(), seen: seen() },
+        Plight::NoDescriptors { seen: seen() },
+        Plight::NotOurs { dir: dir(), seen: seen() },
+        Plight::NotWritable { dir: dir(), seen: seen() },
+        Plight::DiskSilent { within_s: 3 },
+        Plight::LogClosed { session: session(), seen: seen() },
+        Plight::LogUnusable { session: session(), seen: seen() },
+        Plight::Other,
+    ]
+}
+
 /// What every kind of reason keeps.
 fn check<R>(kind: &str, all: Vec<R>)
 where
@@ -238,6 +261,7 @@ fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_enco
     check("Hindrance", hindrances());
     check("Because", because());
     check("NoKvm", no_kvm());
+    check("Plight", plights());
 }
 
 #[derive(Encode)]
@@ -342,6 +366,24 @@ pub(crate) fn refusals() -> Vec<Refusal> {
     ]
 }
 
+fn gossip_refusals() -> Vec<GossipRefusal> {
+    let member = || "0123abcd".to_owned();
+    vec![
+        DropBecause::Malformed("its end").into(),
+        DropBecause::TooLarge.into(),
+        DropBecause::Cluster.into(),
+        DropBecause::Stranger(member()).into(),
+        DropBecause::AboutMe.into(),
+        DropBecause::Versions(member()).into(),
+        DropBecause::Heartbeat(member()).into(),
+        DropBecause::Record(member()).into(),
+        GossipRefusal::Unreadable("its end".into()),
+        GossipRefusal::Forged(SealError::Signature),
+        GossipRefusal::OtherStart,
+        GossipRefusal::TooMany,
+    ]
+}
+
 pub(crate) fn join_refusals() -> Vec<JoinRefusal> {
     vec![
         JoinRefusal::Version(2),
@@ -359,6 +401,15 @@ pub(crate) fn join_refusals() -> Vec<JoinRefusal> {
 }
 
 #[test]
+fn what_keeps_an_agent_from_its_work_says_what_is_wrong_and_what_helps() {
+    for plight in plights() {
+        let (what, next) = (plight.what(), plight.next());
+        assert!(!what.is_empty() && !what.contains('\n'), "{what:?}");
+        assert_eq!(next.is_none(), plight == Plight::Other, "{what}: {next:?}");
+    }
+}
+
+#[test]
 fn every_refusal_has_a_listed_code_and_one_line_of_words() {
     let check = |kind: &str, refusals: Vec<&dyn Coded>| {
         let codes: BTreeSet<String> = refusals.iter().map(|refusal| refusal.code().to_owned()).collect();
@@ -369,6 +420,12 @@ fn every_refusal_has_a_listed_code_and_one_line_of_words() {
     };
     check("Refusal", refusals().iter().map(|refusal| refusal as &dyn Coded).collect());
     check("JoinRefusal", join_refusals().iter().map(|refusal| refusal as &dyn Coded).collect());
+    check("GossipRefusal", gossip_refusals().iter().map(|refusal| refusal as &dyn Coded).collect());
+    let mut expected = declared_in(include_str!("gossip.rs"), "GossipRefusal");
+    // A frame stands under what the firewall has against it.
+    assert!(expected.remove("frame"));
+    expected.extend(declared_in(include_str!("../firewall.rs"), "DropBecause"));
+    assert_eq!(expected, listed("GossipRefusal"));
     let mut expected = declared_in(include_str!("../wire/rpc.rs"), "Refusal");
     // What the hard state refuses stands under its own codes.
     assert!(expected.remove("state"));

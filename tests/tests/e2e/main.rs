@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bad_input;
+mod browser;
 mod clock;
 mod content;
 mod coordinator;

@@ -11,6 +11,7 @@ fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
         fqdn: format!("{group}.shop.mesh.internal"),
         address_here: here.map(|_| "127.64.3.9".into()),
         port_here: here,
+        url: here.map(|_| format!("http://{group}.shop.localhost:7080/")),
     };
     SessionStatus {
         id: shop(),
@@ -52,6 +53,7 @@ fn a_session_shows_machines_and_services() {
         NAME                    SERVICE   PORT  HERE
         db.shop.mesh.internal   postgres  5432  on demand
         web.shop.mesh.internal  http      80    127.64.3.9:8080
+        browse: http://web.shop.localhost:7080/
 
         note: every machine behaves as `hold`: it waits for its host and is never started on another one"#]].assert_eq(&session::in_words(&status, None));
 }
@@ -116,7 +118,8 @@ fn a_session_in_json() {
               "port": 5432,
               "fqdn": "db.shop.mesh.internal",
               "address_here": null,
-              "port_here": null
+              "port_here": null,
+              "url": null
             },
             {
               "name": "http",
@@ -125,7 +128,8 @@ fn a_session_in_json() {
               "port": 80,
               "fqdn": "web.shop.mesh.internal",
               "address_here": "127.64.3.9",
-              "port_here": 8080
+              "port_here": 8080,
+              "url": "http://web.shop.localhost:7080/"
             }
           ],
           "level": 2,

@@ -17,6 +17,8 @@ fn status() -> Status {
             relay: None,
         },
         dns: Some("127.0.0.1:5300".into()),
+        browser: Some("http://localhost:7080/".into()),
+        socks: None,
         members: vec![
             member(2, "nas", MemberState::Up, path(PathKind::Me, None, None)),
             member(3, "attic", MemberState::Up, path(PathKind::Relayed, Some(48.25), Some("vps"))),
@@ -41,7 +43,7 @@ fn status() -> Status {
 fn the_status_screen() {
     expect![[r#"
         host  nas (0202020202)   mesh home   agent 0.1.0   accelerator tcg   up 3d4h
-        dns   127.0.0.1:5300   relay -
+        dns   127.0.0.1:5300   relay -   browser http://localhost:7080/   socks -
 
         MEMBER  STATE  PATH             RTT
         nas     up     self             -
@@ -92,6 +94,8 @@ fn the_status_in_json() {
             "relay": null
           },
           "dns": "127.0.0.1:5300",
+          "browser": "http://localhost:7080/",
+          "socks": null,
           "members": [
             {
               "id": "0202020202020202020202020202020202020202020202020202020202020202",

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use proto::wire::api::Trouble;
+use proto::{reasons::Plight, wire::api::Trouble};
 use rustix::io::Errno;
 
 /// Below this much room the next write may fail: a Raft log and an image record need megabytes.
@@ -25,84 +25,31 @@ pub struct DiskLook {
 }
 
 /// Decides what it means; `None` = all is well.
-pub fn judge(seen: &DiskLook) -> Option<Trouble> {
-    let dir = seen.dir.display();
-    let refused = match (seen.refused, seen.read_only) {
-        (None, false) if seen.free >= NEARLY_FULL => return None,
-        (None, false) => {
-            let because = format!("{dir}: {} are free", bytes(seen.free));
-            return Some(trouble("the disk of the data directory is nearly full", because, make_room(seen)));
-        }
+pub fn judge(look: &DiskLook) -> Option<Trouble> {
+    let (dir, free_bytes) = (look.dir.display().to_string(), look.free);
+    let refused = match (look.refused, look.read_only) {
+        (None, false) if look.free >= NEARLY_FULL => return None,
+        (None, false) => return Some(Plight::NearlyFull { dir, free_bytes }.into()),
         (_, true) => Errno::ROFS,
         (Some(refused), false) => refused,
     };
-    Some(match (refused, seen.inodes) {
-        (Errno::ROFS, _) => trouble(
-            "the data directory is read-only: nothing can be stored",
-            format!("{dir}: {}; Linux does this to a disk that fails", words(refused)),
-            format!("findmnt -T {dir}    then dmesg, and sudo mount -o remount,rw of that disk"),
-        ),
-        (Errno::NOSPC, Some((0, all))) => trouble(
-            "the disk of the data directory has no inodes left: nothing can be stored",
-            format!("{dir}: all {all} files that it can hold are there, with {} free", bytes(seen.free)),
-            format!("df -i {dir}    and remove files that nobody needs"),
-        ),
-        (Errno::NOSPC, _) => trouble(
-            "the disk of the data directory is full: nothing can be stored",
-            format!("{dir}: {}; {} are free", words(refused), bytes(seen.free)),
-            make_room(seen),
-        ),
-        (Errno::DQUOT, _) => trouble(
-            "the disk quota of this user is used up: nothing can be stored",
-            format!("{dir}: {}", words(refused)),
-            "quota -s    and remove files that nobody needs".to_owned(),
-        ),
-        (Errno::FBIG, _) => trouble(
-            "files may not grow: nothing can be stored",
-            format!("{dir}: {}", words(refused)),
-            "ulimit -f unlimited    before agent run".to_owned(),
-        ),
-        (Errno::MFILE | Errno::NFILE, _) => trouble(
-            "no file can be opened: nothing can be stored",
-            words(refused),
-            "ulimit -n 4096    before agent run".to_owned(),
-        ),
-        (Errno::ACCESS | Errno::PERM, _) => trouble(
-            "the data directory cannot be written by this user: nothing can be stored",
-            format!("{dir}: {}", words(refused)),
-            format!("sudo chown -R $USER {dir}"),
-        ),
-        _ => trouble(
-            "the data directory cannot be written: nothing can be stored",
-            format!("{dir}: {}", words(refused)),
-            format!("findmnt -T {dir}    then dmesg"),
-        ),
-    })
+    let seen = std::io::Error::from(refused).to_string();
+    let plight = match (refused, look.inodes) {
+        (Errno::ROFS, _) => Plight::ReadOnly { dir, seen },
+        (Errno::NOSPC, Some((0, files))) => Plight::NoInodes { dir, files, free_bytes },
+        (Errno::NOSPC, _) => Plight::Full { dir, seen, free_bytes },
+        (Errno::DQUOT, _) => Plight::Quota { dir, seen },
+        (Errno::FBIG, _) => Plight::MayNotGrow { dir, seen },
+        (Errno::MFILE | Errno::NFILE, _) => Plight::NoDescriptors { seen },
+        (Errno::ACCESS | Errno::PERM, _) => Plight::NotOurs { dir, seen },
+        _ => Plight::NotWritable { dir, seen },
+    };
+    Some(plight.into())
 }
 
 /// Writes trouble in one line.
 pub fn line(trouble: &Trouble) -> String {
     format!("{}: {}", trouble.what, trouble.because)
-}
-
-fn trouble(what: &str, because: String, next: String) -> Trouble {
-    Trouble { what: what.to_owned(), because, next: Some(next) }
-}
-
-fn make_room(seen: &DiskLook) -> String {
-    format!("df -h {}    and agent image list, then agent image remove NAME", seen.dir.display())
-}
-
-fn words(error: Errno) -> String {
-    std::io::Error::from(error).to_string()
-}
-
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} bytes"),
-        1024..1_048_576 => format!("{} KiB", bytes >> 10),
-        _ => format!("{} MiB", bytes >> 20),
-    }
 }
 
 #[cfg(test)]

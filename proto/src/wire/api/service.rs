@@ -21,6 +21,10 @@ pub struct ServiceRow {
     pub address_here: Option<String>,
     /// The port that listens here.
     pub port_here: Option<u16>,
+    /// What a browser of this host opens without any set-up; `null` = it is not known to speak HTTP, or the front
+    /// door is closed.
+    #[serde(default)]
+    pub url: Option<String>,
 }
 
 /// `agent service list`.

@@ -3,7 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MeshRef, SessionRow};
-use crate::{id::HostId, level::Level, session::Accelerator};
+use crate::{
+    id::HostId,
+    level::Level,
+    reasons::{Plight, Why},
+    session::Accelerator,
+};
 
 /// `agent status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +19,12 @@ pub struct Status {
     pub host: ThisHost,
     /// Where this agent's DNS server answers, `IP:PORT`.
     pub dns: Option<String>,
+    /// What a browser of this host opens to see everything that runs; `null` = the front door is closed.
+    #[serde(default)]
+    pub browser: Option<String>,
+    /// Where this agent's SOCKS5 proxy listens, `IP:PORT`; `null` = it does not.
+    #[serde(default)]
+    pub socks: Option<String>,
     /// Everyone in the mesh, this host first.
     pub members: Vec<Member>,
     /// Sessions this host knows.
@@ -64,8 +75,18 @@ pub struct Trouble {
     pub what: String,
     /// What was seen.
     pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Plight>>,
     /// The command that helps.
     pub next: Option<String>,
+}
+
+impl From<Plight> for Trouble {
+    fn from(plight: Plight) -> Trouble {
+        let (what, next, why) = (plight.what(), plight.next(), Why::new(plight));
+        Trouble { what, because: why.text.clone(), why: Some(why), next }
+    }
 }
 
 /// Something a person should look at.
