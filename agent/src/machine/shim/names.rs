@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use hickory_proto::{
-    op::{Message, MessageType, OpCode, Query, ResponseCode},
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, RData, RecordType},
 };
 use mesh::link::allowed;
@@ -74,17 +74,18 @@ impl Names {
 
     /// Reads a question that is not the agent's to answer.
     pub fn foreign(&self, message: &[u8]) -> Option<Message> {
-        let message = Message::from_vec(message).ok()?;
-        (self.egress != Egress::None && foreign(&message, &self.zone)).then_some(message)
+        Message::from_vec(message).ok().filter(|message| foreign(message, &self.zone))
     }
 
-    /// Answers a question out of the cache or by the host's resolvers.
+    /// Answers a question out of the cache or by the host's resolvers. For a guest that may go nowhere no
+    /// public name exists, and it is told so at once.
     pub async fn answer(&self, question: &Message, datagram: bool) -> Option<Bytes> {
         let query = question.queries.first()?;
         let key = key(question, query);
         let now = Instant::now();
         let cached = self.known().cached(&key, now);
         let found = match cached {
+            _ if self.egress == Egress::None => Some(failed(question, ResponseCode::NXDomain)),
             Some(answer) => Some(answer),
             None => self.ask(question, &key, now).await,
         };
@@ -92,6 +93,8 @@ impl Names {
         answer.metadata.id = question.metadata.id;
         // Spelled as it was asked: some compare the case (0x20).
         answer.queries = question.queries.clone();
+        // Between the guest and us only (RFC 6891): what the resolver said of itself is left out.
+        answer.edns = question.edns.as_ref().map(ours);
         let most = usize::from(question.max_payload()).min(DATAGRAM_BYTES);
         let bytes = answer.to_vec().ok()?;
         let bytes = if datagram && bytes.len() > most { answer.truncate().to_vec().ok()? } else { bytes };
@@ -235,6 +238,24 @@ fn lasts(answer: &Message) -> Option<u32> {
     shortest.or_else(nothing).map(|ttl| ttl.min(MOST_TTL_S)).filter(|&ttl| ttl > 0)
 }
 
+/// What we say of ourselves to one who asked with EDNS.
+fn ours(theirs: &Edns) -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(DATAGRAM_BYTES as u16).set_version(0).set_dnssec_ok(theirs.flags().dnssec_ok);
+    edns
+}
+
+/// Gives what a resolver is asked: the question alone. Options are between two who know each other.
+fn outgoing(question: &Message) -> Message {
+    let mut asks = Message::query();
+    asks.metadata.id = rand::random();
+    asks.metadata.recursion_desired = true;
+    asks.metadata.checking_disabled = question.metadata.checking_disabled;
+    asks.queries = question.queries.clone();
+    asks.edns = question.edns.as_ref().map(ours);
+    asks
+}
+
 fn failed(question: &Message, code: ResponseCode) -> Message {
     let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
     answer.metadata.recursion_desired = question.metadata.recursion_desired;
@@ -257,8 +278,7 @@ fn resolvers(file: &str) -> Vec<SocketAddr> {
 /// Asks one resolver by UDP, and by TCP what does not fit. From a port and with a number that nobody else
 /// can know.
 async fn ask(resolver: SocketAddr, question: &Message) -> Option<Message> {
-    let mut question = question.clone();
-    question.metadata.id = rand::random();
+    let question = outgoing(question);
     let bytes = question.to_vec().ok()?;
     let any: SocketAddr = match resolver {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
@@ -298,7 +318,7 @@ mod tests {
 
     use hickory_proto::rr::{
         Name, Record,
-        rdata::{A, SOA},
+        rdata::{A, SOA, opt::EdnsOption},
     };
 
     use super::*;
@@ -314,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn only_public_names_leave_and_none_without_egress() {
+    fn only_public_names_leave() {
         let cases = [
             ("example.org.", true),
             ("notmesh.internal.", true),
@@ -328,9 +348,33 @@ mod tests {
         for (name, leaves) in cases {
             let message = question(name, RecordType::A).to_vec().unwrap();
             assert_eq!(names(Egress::Internet).foreign(&message).is_some(), leaves, "{name}");
-            assert!(names(Egress::None).foreign(&message).is_none(), "{name}");
         }
         assert!(names(Egress::Internet).foreign(b"no DNS").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_may_go_nowhere_is_told_at_once_that_no_public_name_exists() {
+        let mut asked = question("example.org.", RecordType::A);
+        asked.edns = Some(Edns::new());
+        let message = asked.to_vec().unwrap();
+        let none = names(Egress::None);
+        let answer = none.answer(&none.foreign(&message).unwrap(), true).await.unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(answer.edns.unwrap().max_payload(), 1252, "who asks with EDNS is answered with it");
+    }
+
+    #[test]
+    fn a_resolver_hears_the_question_and_nothing_else_of_the_guest() {
+        let mut asked = question("example.org.", RecordType::A);
+        let mut edns = Edns::new();
+        edns.options_mut().insert(EdnsOption::Unknown(10, vec![1; 8]));
+        edns.set_dnssec_ok(true);
+        asked.edns = Some(edns);
+        let asks = outgoing(&asked);
+        let edns = asks.edns.unwrap();
+        assert_eq!(asks.queries, asked.queries);
+        assert!(edns.flags().dnssec_ok && edns.options().as_ref().is_empty());
     }
 
     #[test]
