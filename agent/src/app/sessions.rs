@@ -8,7 +8,7 @@ use proto::{
     picture::{Change, acks, images, level, rows},
     reasons::Why,
     run::birth::Failure,
-    session::{ChangeAction, Proposal, Replace, Share, State},
+    session::{Proposal, Replace, Share, State},
     topology::{Intent, Parcel},
     wire::{
         api::{self, Error, Kind},
@@ -285,11 +285,7 @@ fn unborn(name: &Name, failure: Failure) -> Error {
 
 /// What a person should know before saying yes.
 fn notes(proposal: &Proposal) -> Vec<String> {
-    let mut notes = proposal.notes.clone();
-    if proposal.changes.iter().any(|change| change.action == ChangeAction::Create) {
-        notes.push("machines reach their own session only (egress: none in this version)".to_owned());
-    }
-    notes
+    proposal.notes.clone()
 }
 
 fn fresh_id() -> SessionId {

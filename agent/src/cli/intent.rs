@@ -118,7 +118,7 @@ fn as_text(path: &Path, bytes: Vec<u8>) -> Result<String, Error> {
 mod tests {
     use std::fs;
 
-    use proto::topology::{Failover, FileSpec, ImageRef, Place, Restart};
+    use proto::topology::{Egress, Failover, FileSpec, ImageRef, Place, Restart};
 
     use super::*;
 
@@ -144,6 +144,7 @@ mod tests {
             ssh_keys: ssh_keys.iter().map(|key| key.to_string()).collect(),
             user: None,
             services: Default::default(),
+            egress: Egress::None,
         };
         Topology { session: "shop".parse().unwrap(), groups: [("web".parse().unwrap(), group)].into() }
     }

@@ -12,7 +12,7 @@ use expect_test::{Expect, expect};
 use proto::{
     id::{Digest, Epoch, SessionId},
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
-    topology::{Content, Contents, Failover, Restart},
+    topology::{Content, Contents, Egress, Failover, Restart},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -60,6 +60,7 @@ pub(super) fn sample() -> Launch {
         ssh_keys: vec!["ssh-ed25519 AAAA me@home".into(), "ssh-ed25519 BBBB a: #b".into()],
         user: None,
         host_key_seed: [9; 32],
+        egress: Egress::None,
     };
     let mut contents = Contents::default();
     contents.add(b"x = 1\n");

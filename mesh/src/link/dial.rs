@@ -91,8 +91,7 @@ struct Flow {
 
 impl Dials {
     pub fn new(config: &EdgeConfig, now: Instant) -> Dials {
-        let mut wire =
-            Device { mac: config.guest_mac, mtu: config.mtu.into(), incoming: None, outgoing: Vec::new() };
+        let mut wire = Device::new(config.guest_mac, config.mtu);
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = config.seed;
         let mut interface = Interface::new(settings, &mut wire, SmolInstant::ZERO);
@@ -365,15 +364,24 @@ impl Flow {
 }
 
 /// smoltcp's device: one packet in at a time, frames for the guest out.
-struct Device {
+pub(super) struct Device {
     mac: [u8; 6],
     mtu: usize,
-    incoming: Option<BytesMut>,
-    outgoing: Vec<Bytes>,
+    /// The packet that is taken next.
+    pub incoming: Option<BytesMut>,
+    /// Frames for the guest.
+    pub outgoing: Vec<Bytes>,
 }
 
-struct Receive(BytesMut);
-struct Transmit<'a>(&'a mut Vec<Bytes>, [u8; 6]);
+impl Device {
+    /// Makes the wire to a guest.
+    pub fn new(mac: [u8; 6], mtu: u16) -> Device {
+        Device { mac, mtu: mtu.into(), incoming: None, outgoing: Vec::new() }
+    }
+}
+
+pub(super) struct Receive(BytesMut);
+pub(super) struct Transmit<'a>(&'a mut Vec<Bytes>, [u8; 6]);
 
 impl phy::Device for Device {
     type RxToken<'a> = Receive;

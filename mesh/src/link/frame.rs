@@ -20,7 +20,7 @@ const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 /// guest cannot break the stream with a longer frame.
 const QEMU_FRAME_BYTES: usize = 4096 + 65_536;
 /// What routers say hello with; the gateway's own packets never travel further than one wire.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// Gives the framing of QEMU's `-netdev stream`: 4 bytes of length, big-endian, then the frame.
 pub fn codec() -> LengthDelimitedCodec {

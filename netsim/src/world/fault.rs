@@ -13,8 +13,8 @@ use proto::{
     session::{Replace, Share},
     time::Moment,
     topology::{
-        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready, Restart,
-        Service, Topology,
+        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready,
+        Restart, Service, Topology,
     },
     wire::rpc::Request,
 };
@@ -477,5 +477,6 @@ pub fn group(count: u32, memory_mib: u64, needs: &str) -> Group {
         ssh_keys: vec![],
         user: None,
         services: [("main".parse().expect("a valid name"), service)].into(),
+        egress: Egress::None,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     level::LEVEL,
-    topology::{Group, Place, Probe, Ready, Service, Topology},
+    topology::{Egress, Group, Place, Probe, Ready, Service, Topology},
 };
 
 /// The session of all data tests.
@@ -111,6 +111,7 @@ fn group(line: &str) -> (Name, Group) {
         ssh_keys: vec![],
         user: None,
         services: BTreeMap::new(),
+        egress: Egress::None,
     };
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));

@@ -38,7 +38,7 @@ use crate::{
     level::{Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Content, Contents, Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -803,6 +803,10 @@ pub struct MachineSpec {
     /// The machine's own SSH host key (ed25519 seed), injected and so known in advance.
     #[cbor(n(21), with = "minicbor::bytes")]
     pub host_key_seed: [u8; 32],
+    /// Where it may go outside of its session.
+    #[serde(default)]
+    #[cbor(n(22), with = "crate::wire::fields::usual", has_nil)]
+    pub egress: Egress,
 }
 
 /// A file that is written into a machine at its first boot.

@@ -118,6 +118,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         ssh_keys,
         user: placement.made.user.clone(),
         host_key_seed: host_key_seed(&state.ssh_seed, &placement.machine),
+        egress: group.egress,
     })
 }
 

@@ -113,6 +113,10 @@ pub struct Group {
     /// Named ports.
     #[n(15)]
     pub services: BTreeMap<Name, Service>,
+    /// Where its machines may go outside of their session.
+    #[serde(default)]
+    #[cbor(n(16), with = "crate::wire::fields::usual", has_nil)]
+    pub egress: Egress,
 }
 
 /// How a topology names an image.
@@ -138,6 +142,34 @@ pub enum Failover {
     /// The machine waits for its host: its disk matters.
     #[n(1)]
     Hold,
+}
+
+/// Where a machine may go outside of its session. What says nothing of it is from a version without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum Egress {
+    /// Nowhere.
+    #[default]
+    #[n(0)]
+    None,
+    /// To public addresses; to nothing of its host's own network.
+    #[n(1)]
+    Internet,
+    /// To the networks that its host is in as well, where the host allows it; never to the host itself.
+    #[n(2)]
+    Lan,
+}
+
+impl Egress {
+    /// Writes it as topologies do.
+    pub fn word(self) -> &'static str {
+        match self {
+            Egress::None => "none",
+            Egress::Internet => "internet",
+            Egress::Lan => "lan",
+        }
+    }
 }
 
 /// What happens when QEMU ends by itself.

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, ops::Range};
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, Failover, FileSpec, Group, ImageRef, Place, Probe, Ready, Restart, Service, Topology, check,
+    Diagnostic, Egress, Failover, FileSpec, Group, ImageRef, Place, Probe, Ready, Restart, Service, Topology,
+    check,
     read::{Table, Value},
     report::Report,
     rules,
@@ -114,6 +115,7 @@ struct Settings {
     env: BTreeMap<String, String>,
     ssh_keys: Option<Vec<String>>,
     user: Option<Name>,
+    egress: Option<Egress>,
 }
 
 fn settings(table: &mut Table, defaults: &Settings, report: &mut Report) -> Settings {
@@ -122,7 +124,6 @@ fn settings(table: &mut Table, defaults: &Settings, report: &mut Report) -> Sett
     let failover = [("restart", Failover::Restart), ("hold", Failover::Hold)];
     let restart =
         [("always", Restart::Always), ("on-failure", Restart::OnFailure), ("never", Restart::Never)];
-    egress(table, report);
     Settings {
         names_image: defaults.names_image || table.has("image"),
         image: table.take("image").and_then(|v| image(&v, report)).or(defaults.image.clone()),
@@ -138,6 +139,7 @@ fn settings(table: &mut Table, defaults: &Settings, report: &mut Report) -> Sett
         env,
         ssh_keys: table.take("ssh_keys").and_then(|v| v.texts(report)).or(defaults.ssh_keys.clone()),
         user: table.take("user").and_then(|v| v.parsed(report)).or(defaults.user.clone()),
+        egress: table.take("egress").and_then(|v| egress(&v, report)).or(defaults.egress),
     }
 }
 
@@ -146,13 +148,14 @@ fn line_ends(commands: Vec<String>) -> Vec<String> {
     commands.into_iter().map(|command| command.replace("\r\n", "\n")).collect()
 }
 
-fn egress(table: &mut Table, report: &mut Report) {
-    let Some(value) = table.take("egress") else { return };
-    let words = [("none", true), ("internet", false), ("lan", false)];
-    if value.choice(&words, report) == Some(false) {
-        let hint = "write egress = \"none\": machines reach their own session only in this version";
-        report.add(Some(&value.at), format!("{} other than \"none\" is not supported yet", value.path), hint);
+fn egress(value: &Value, report: &mut Report) -> Option<Egress> {
+    let words = [("internet", Egress::Internet), ("none", Egress::None), ("lan", Egress::Lan)];
+    let egress = value.choice(&words, report)?;
+    if egress == Egress::Lan {
+        let hint = "write egress = \"internet\": no host lets guests into its own network in this version";
+        report.add(Some(&value.at), format!("{} = \"lan\" is not supported yet", value.path), hint);
     }
+    Some(egress)
 }
 
 fn image(value: &Value, report: &mut Report) -> Option<ImageRef> {
@@ -232,6 +235,7 @@ fn group(mut table: Table, value: &Value, defaults: &Settings, report: &mut Repo
         ssh_keys: shared.ssh_keys.unwrap_or_default(),
         user: shared.user,
         services,
+        egress: shared.egress.unwrap_or(Egress::Internet),
     })
 }
 

@@ -53,6 +53,7 @@ fn the_smallest_topology_has_defaults_for_everything_else() {
                         ssh_keys: [],
                         user: None,
                         services: {},
+                        egress: Internet,
                     },
                 },
             }
@@ -154,7 +155,7 @@ fn what_comes_later_is_refused_by_name_and_never_ignored() {
         r#"session = "s"
 [machines.a]
 image = { x86_64 = "tiny" }
-egress = "internet"
+egress = "lan"
 volumes.data = { size = "1GiB", mount = "/data" }
 user_data = "x"
 gpu = true
@@ -167,8 +168,8 @@ image = "./disk.qcow2"
         expect![[r#"
             3: machines.a.image per architecture is not supported yet
                name one image; hosts of other architectures are not chosen
-            4: machines.a.egress other than "none" is not supported yet
-               write egress = "none": machines reach their own session only in this version
+            4: machines.a.egress = "lan" is not supported yet
+               write egress = "internet": no host lets guests into its own network in this version
             5: machines.a.volumes is not supported yet
                disks are lost with their machine in this version
             6: machines.a.user_data is not supported yet

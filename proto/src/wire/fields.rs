@@ -43,6 +43,41 @@ pub mod option {
     }
 }
 
+/// A value that is left out where it is the usual one, its type's default: for `#[cbor(with = "...", has_nil)]`. What
+/// was written before there was such a field stays byte for byte as it was.
+pub mod usual {
+    use super::{Fail, Flaw, Write};
+    use crate::wire::codec;
+    use minicbor::{Decode, Decoder, Encode, Encoder};
+
+    /// Writes the value.
+    pub fn encode<C, T: Encode<C>, W: Write>(
+        value: &T,
+        e: &mut Encoder<W>,
+        c: &mut C,
+    ) -> Result<(), Fail<W>> {
+        value.encode(e, c)
+    }
+
+    /// Reads the value; one that only a later version knows is an error, not the usual one.
+    pub fn decode<'b, C, T: Decode<'b, C>>(d: &mut Decoder<'b>, c: &mut C) -> Result<T, Flaw> {
+        T::decode(d, c).map_err(|error| match codec::is_unknown(&error) {
+            true => Flaw::custom(codec::Tomorrow),
+            false => error,
+        })
+    }
+
+    /// What it is when it is absent.
+    pub fn nil<T: Default>() -> Option<T> {
+        Some(T::default())
+    }
+
+    /// Whether it is left out.
+    pub fn is_nil<T: Default + PartialEq>(value: &T) -> bool {
+        *value == T::default()
+    }
+}
+
 /// An optional value that is as good as absent when only a later version knows it.
 pub mod lenient {
     use super::Flaw;

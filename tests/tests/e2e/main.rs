@@ -13,6 +13,7 @@ mod disk_full;
 mod disk_trouble;
 mod disks;
 mod down_away;
+mod egress;
 mod endings;
 mod enter;
 mod hard_times;

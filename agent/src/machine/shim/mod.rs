@@ -52,8 +52,11 @@ use super::{
 use crate::host::limits;
 
 mod ending;
+mod hostnet;
 pub(super) mod log;
+mod names;
 mod network;
+mod outside;
 mod pause;
 mod serve;
 mod streams;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, PortMessage, WINDOW};
+use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -24,6 +24,9 @@ use super::{
         record::{Launch, Paths},
         wire::{Counts, ShimAnswer, write},
     },
+    hostnet,
+    names::Names,
+    outside::{Outside, Told},
     streams::{self, Line},
 };
 
@@ -31,6 +34,12 @@ use super::{
 const MAX_HAPPENINGS: usize = 512;
 /// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
 const MAX_QUEUED: usize = 512;
+/// Questions by TCP that wait for the agent.
+const MAX_ASKED: usize = 64;
+/// Marks the numbers of those, beside the edge's own.
+const BY_TCP: u64 = 1 << 63;
+/// Seconds from 1900, where NTP begins, to 1970.
+const NTP_EPOCH_S: u64 = 2_208_988_800;
 /// How long one attempt to get an answer out of a guest that is booting lasts. The next begins at once.
 const KNOCK: Duration = Duration::from_secs(1);
 /// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
@@ -70,6 +79,12 @@ pub enum Happening {
     },
     /// A dialled connection has something for the edge.
     Dialled(Event),
+    /// A socket to the outside has something for the edge with that number.
+    Heard(u64, Heard),
+    /// A question of the guest for a public name was answered, for the edge with that number.
+    Named(u64, Event),
+    /// The guest asks something by TCP that only the agent knows.
+    Ask(Bytes, oneshot::Sender<Bytes>),
     /// Somebody wants to know how much there is.
     Count(oneshot::Sender<Counts>),
 }
@@ -89,6 +104,7 @@ pub struct Happenings {
 /// What [`carry`] connects.
 pub struct Wires {
     config: EdgeConfig,
+    zone: String,
     path: PathBuf,
     nic: UnixStream,
     signs: watch::Sender<Signs>,
@@ -106,8 +122,10 @@ impl Wires {
             search: vec![launch.domain()],
             mtu: proto::limits::GUEST_MTU as u16,
             seed: rand::random(),
+            egress: launch.spec.egress,
+            host: hostnet::read(),
         };
-        Wires { config, path: paths.nic(), nic, signs }
+        Wires { config, zone: launch.zone.clone(), path: paths.nic(), nic, signs }
     }
 }
 
@@ -116,7 +134,13 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
     let (to_nic, frames) = mpsc::channel(MAX_QUEUED);
     tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
     let now = std::time::Instant::now();
+    let names = Names::new(wires.zone, wires.config.egress, happenings.sender.clone());
+    let told = Told { edge: 0, happen: happenings.sender.clone() };
     let mut hub = Hub {
+        outside: Outside::new(told, names.clone(), gateway(wires.config.subnet)),
+        names,
+        asked: BTreeMap::new(),
+        next_asked: BY_TCP,
         edge: Edge::new(wires.config.clone(), now),
         config: wires.config,
         to_nic,
@@ -190,6 +214,11 @@ struct Open {
 struct Hub {
     config: EdgeConfig,
     edge: Edge,
+    outside: Outside,
+    names: Names,
+    /// Questions by TCP that wait for the agent.
+    asked: BTreeMap<u64, oneshot::Sender<Bytes>>,
+    next_asked: u64,
     to_nic: mpsc::Sender<Bytes>,
     agent: Option<mpsc::Sender<PortMessage>>,
     dials: BTreeMap<u64, Dial>,
@@ -207,11 +236,16 @@ impl Hub {
         match happening {
             Happening::Frame(frame) => {
                 self.sign(|signs| signs.alive = true);
+                if self.outside.stale(std::time::Instant::now()) {
+                    self.event(Event::Heard(Heard::Host(hostnet::read()))).await;
+                }
                 self.event(Event::Frame(frame)).await;
             }
             Happening::Reset => {
                 self.edge = Edge::new(self.config.clone(), std::time::Instant::now());
                 self.dials.clear();
+                let told = Told { edge: self.outside.edge() + 1, happen: self.happen.clone() };
+                self.outside = Outside::new(told, self.names.clone(), gateway(self.config.subnet));
                 self.knock = Knock::Waiting;
                 self.heard = None;
                 self.sign(|signs| signs.booted = false);
@@ -224,11 +258,23 @@ impl Hub {
                 tokio::spawn(streams::hear_agent(read, self.happen.clone(), writing));
             }
             Happening::FromAgent(PortMessage::Packet(packet)) => self.event(Event::Packet(packet)).await,
+            Happening::FromAgent(PortMessage::Dns { id, message }) if id >= BY_TCP => {
+                // Who asked may be gone.
+                self.asked.remove(&id).map(|asker| asker.send(message));
+            }
             Happening::FromAgent(PortMessage::Dns { id, message }) => {
                 self.event(Event::DnsAnswer { id, message }).await;
             }
             Happening::Dial { port, stream } => self.asked(port, stream).await,
             Happening::Dialled(event) => self.event(event).await,
+            Happening::Heard(edge, heard) if edge == self.outside.edge() => {
+                self.outside.forget(&heard);
+                self.event(Event::Heard(heard)).await;
+            }
+            Happening::Named(edge, event) if edge == self.outside.edge() => self.event(event).await,
+            // From before the guest was reset.
+            Happening::Heard(..) | Happening::Named(..) => {}
+            Happening::Ask(message, asker) => self.ask(message, asker),
             // Who asked may be gone.
             Happening::Count(asker) => drop(asker.send(self.counts())),
         }
@@ -263,7 +309,9 @@ impl Hub {
             // A full queue loses it, as a wire would; TCP of both sides copes.
             Effect::ToGuest(frame) => drop(self.to_nic.try_send(frame)),
             Effect::Packet(packet) => self.tell_agent(PortMessage::Packet(packet)),
-            Effect::DnsQuery { id, message } => self.tell_agent(PortMessage::Dns { id, message }),
+            Effect::DnsQuery { id, message } => self.name(id, message),
+            Effect::Upstream(upstream) => self.outside.on(upstream),
+            Effect::Time { ask } => return Some(Event::Time { ask, ntp: ntp() }),
             Effect::Dialed { id } => return self.dialled(id).await,
             Effect::DialFailed { id, because } => self.failed(id, because).await,
             Effect::DialData { id, bytes } => return self.output(id, Some(bytes)),
@@ -288,6 +336,31 @@ impl Hub {
         let id = self.new_dial();
         self.dials.insert(id, Dial::Asked(stream, place));
         self.event(Event::Dial { id, port }).await;
+    }
+
+    /// Has a question answered by whom it is for.
+    fn name(&mut self, id: u64, message: Bytes) {
+        let Some(question) = self.names.foreign(&message) else {
+            return self.tell_agent(PortMessage::Dns { id, message });
+        };
+        let (names, happen, edge) = (self.names.clone(), self.happen.clone(), self.outside.edge());
+        // The edge bounds how many there are at once.
+        tokio::spawn(async move {
+            if let Some(message) = names.answer(&question, true).await {
+                happen.send(Happening::Named(edge, Event::DnsAnswer { id, message })).await.ok();
+            }
+        });
+    }
+
+    /// Asks the agent for a guest that asked by TCP.
+    fn ask(&mut self, message: Bytes, asker: oneshot::Sender<Bytes>) {
+        self.asked.retain(|_, asker| !asker.is_closed());
+        if self.asked.len() < MAX_ASKED {
+            let id = self.next_asked;
+            self.next_asked = id.checked_add(1).unwrap_or(BY_TCP);
+            self.asked.insert(id, asker);
+            self.tell_agent(PortMessage::Dns { id, message });
+        }
     }
 
     fn tell_agent(&mut self, message: PortMessage) {
@@ -403,4 +476,11 @@ impl Hub {
             before != *signs
         });
     }
+}
+
+/// Gives the host's time as NTP writes it.
+fn ntp() -> u64 {
+    let millis = mesh::Clock.timestamp().0;
+    let (seconds, rest) = (millis / 1000, millis % 1000);
+    ((seconds + NTP_EPOCH_S) << 32) + (rest << 32) / 1000
 }

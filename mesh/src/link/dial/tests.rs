@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use proto::session::Prefix;
+use proto::{session::Prefix, topology::Egress as Mode};
 use smoltcp::{phy::Device, wire::IpAddress};
 
 use super::*;
-use crate::link::{Edge, Event};
+use crate::link::{Edge, Event, HostNet};
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const ME: [u8; 4] = [10, 64, 7, 2];
@@ -63,6 +63,8 @@ impl Lab {
             search: vec![],
             mtu: 1280,
             seed: 7,
+            egress: Mode::None,
+            host: HostNet::default(),
         };
         let mut wire = Plug::default();
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, SmolInstant::ZERO);

@@ -6,7 +6,7 @@ use crate::{
     id::{Digest, Name, SessionId},
     session::{Guard, Prefix, overlay},
     time::Timestamp,
-    topology::{Failover, Group, ImageRef, Place, Restart, Topology},
+    topology::{Egress, Failover, Group, ImageRef, Place, Restart, Topology},
 };
 
 const NAS: HostId = HostId([1; 32]);
@@ -41,6 +41,7 @@ fn intent(count: u32) -> Intent {
         ssh_keys: vec![],
         user: None,
         services: BTreeMap::new(),
+        egress: Egress::None,
     };
     let name: Name = "web".parse().unwrap();
     Intent {

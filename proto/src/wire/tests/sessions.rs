@@ -14,7 +14,7 @@ use crate::{
     },
     time::Timestamp,
     topology::{
-        Content, Contents, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
+        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
         Service, Topology,
     },
     wire::codec::{Form, from_bytes, to_bytes},
@@ -26,6 +26,7 @@ pub(super) fn samples() -> Vec<Sample> {
     let hosts = [host(1), host(2)].into();
     vec![
         Sample::message("share.whole", share()),
+        Sample::message("share.egress", share_with_egress()),
         Sample::message("voices.two", Voices { hosts }),
         Sample::message("voices.none", Voices::default()),
         made(),
@@ -44,6 +45,7 @@ fn commands() -> impl Iterator<Item = Sample> {
             Command::Create { id: SESSION, name: name("shop"), stamp: Timestamp(1), ssh_seed: [9; 32] },
         ),
         ("apply", Command::Apply { intent: intent(), plan: plan(), replace: replace() }),
+        ("apply-egress", Command::Apply { intent: intent_with_egress(), plan: plan(), replace: replace() }),
         ("grant", Command::Grant { machine: machine(), host, epoch }),
         ("wish", Command::Wish { machine: machine(), run: true }),
         ("dropped", Command::Dropped { machine: machine(), host, epoch }),
@@ -137,6 +139,7 @@ fn group() -> Group {
         ssh_keys: vec!["~/.ssh/id_ed25519.pub".into()],
         user: Some(name("debian")),
         services: services(),
+        egress: Egress::None,
     }
 }
 
@@ -259,6 +262,25 @@ pub(super) fn share() -> Share {
     }
 }
 
+/// Each machine may go somewhere else.
+pub(super) fn share_with_egress() -> Share {
+    let mut share = share();
+    for (spec, egress) in share.machines.iter_mut().zip([Egress::None, Egress::Internet, Egress::Lan]) {
+        spec.egress = egress;
+    }
+    share
+}
+
+/// Each group may go somewhere else.
+pub(super) fn intent_with_egress() -> Intent {
+    let mut intent = intent();
+    let all = [Egress::Internet, Egress::Lan, Egress::None];
+    for (group, egress) in intent.topology.groups.values_mut().zip(all) {
+        group.egress = egress;
+    }
+    intent
+}
+
 fn spec(text: &str, guard: Guard, restart: Restart, failover: Failover) -> MachineSpec {
     let file = |owner: Option<&str>| MachineFile {
         path: "/etc/app.toml".into(),
@@ -289,6 +311,7 @@ fn spec(text: &str, guard: Guard, restart: Restart, failover: Failover) -> Machi
         ssh_keys: vec!["ssh-ed25519 AAAA me".into()],
         user: Some(name("debian")),
         host_key_seed: [8; 32],
+        egress: Egress::None,
     }
 }
 

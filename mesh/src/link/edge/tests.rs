@@ -9,8 +9,10 @@ use dhcproto::{
 use etherparse::{ArpEthIpv4Packet, IcmpEchoHeader, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
+use proto::{session::Prefix, topology::Egress as Mode};
 
 use super::*;
+use crate::link::{GATEWAY_MAC, HostNet};
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const ME: [u8; 4] = [10, 64, 7, 2];
@@ -27,6 +29,8 @@ fn edge() -> (Edge, Instant) {
         search: vec!["shop.mesh.internal".into(), "mesh.internal".into()],
         mtu: 1280,
         seed: 7,
+        egress: Mode::None,
+        host: HostNet::default(),
     };
     let now = Instant::now();
     (Edge::new(config, now), now)

@@ -1,0 +1,206 @@
+//! Pure: where a guest may go outside of its session. One decision, asked with the very address that is
+//! connected to, never with a name: what a name resolves to is its owner's choice.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proto::topology::Egress;
+
+/// What this host's own network looks like, as far as guests must not reach it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostNet {
+    /// Every address of this host.
+    pub addresses: Vec<IpAddr>,
+    /// The prefixes that its interfaces stand in, with their lengths.
+    pub on_link: Vec<(IpAddr, u8)>,
+}
+
+/// Ranges that lead to this host, to its wire or to nobody, whatever a topology says.
+const NEVER_V4: [(Ipv4Addr, u8); 10] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+    (Ipv4Addr::new(255, 255, 255, 255), 32),
+];
+/// Private networks: behind a VPN or a second router they are somebody's home, and no internet.
+const PRIVATE_V4: [(Ipv4Addr, u8); 3] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+/// Global unicast; of it those parts that carry an IPv4 address are left out.
+const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+const NEVER_V6: [(Ipv6Addr, u8); 2] =
+    [(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32), (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16)];
+
+/// Says whether a guest with this egress may exchange packets with `address`.
+pub fn allowed(egress: Egress, host: &HostNet, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let never = match address {
+        IpAddr::V4(v4) => within(&NEVER_V4, v4),
+        IpAddr::V6(v6) => !within(&[GLOBAL_V6], v6) || within(&NEVER_V6, v6),
+    };
+    if never || host.addresses.iter().any(|own| own.to_canonical() == address) {
+        return false;
+    }
+    let private = matches!(address, IpAddr::V4(v4) if within(&PRIVATE_V4, v4));
+    let on_link = host.on_link.iter().any(|&(base, len)| match (base.to_canonical(), address) {
+        (IpAddr::V4(base), IpAddr::V4(v4)) => within(&[(base, len)], v4),
+        (IpAddr::V6(base), IpAddr::V6(v6)) => within(&[(base, len)], v6),
+        _ => false,
+    });
+    match egress {
+        Egress::None => false,
+        Egress::Internet => !private && !on_link,
+        // The network's own broadcast is for everybody, not for one.
+        Egress::Lan => !host.on_link.iter().any(|&prefix| broadcast(prefix) == Some(address)),
+    }
+}
+
+/// An address as a number, to be compared by prefix.
+trait Bits: Copy {
+    /// Its bits, the first one highest.
+    fn bits(self) -> u128;
+}
+
+impl Bits for Ipv4Addr {
+    fn bits(self) -> u128 {
+        u128::from(self.to_bits()) << 96
+    }
+}
+
+impl Bits for Ipv6Addr {
+    fn bits(self) -> u128 {
+        self.to_bits()
+    }
+}
+
+fn within<A: Bits>(prefixes: &[(A, u8)], address: A) -> bool {
+    prefixes.iter().any(|&(base, len)| {
+        let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+        (base.bits() ^ address.bits()) & mask == 0
+    })
+}
+
+fn broadcast((base, len): (IpAddr, u8)) -> Option<IpAddr> {
+    match base {
+        IpAddr::V4(base) if len < 31 => {
+            Some(Ipv4Addr::from_bits(base.to_bits() | u32::MAX >> u32::from(len)).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> HostNet {
+        HostNet {
+            addresses: vec!["203.0.113.9".parse().unwrap(), "192.168.1.5".parse().unwrap()],
+            on_link: vec![
+                ("192.168.1.5".parse().unwrap(), 24),
+                ("203.0.113.9".parse().unwrap(), 28),
+                ("2001:db8:1::5".parse().unwrap(), 64),
+            ],
+        }
+    }
+
+    fn check(egress: Egress, cases: &[(&str, bool)]) {
+        for &(address, expected) in cases {
+            let got = allowed(egress, &host(), address.parse().unwrap());
+            assert_eq!(got, expected, "{egress:?} {address}");
+        }
+    }
+
+    #[test]
+    fn the_internet_is_reached_and_nothing_of_the_host_or_its_wire() {
+        check(
+            Egress::Internet,
+            &[
+                ("1.1.1.1", true),
+                ("203.0.113.80", true),
+                ("100.63.255.255", true),
+                ("100.128.0.0", true),
+                ("172.32.0.1", true),
+                ("198.20.0.1", true),
+                ("223.255.255.255", true),
+                ("0.0.0.0", false),
+                ("0.1.2.3", false),
+                ("10.0.0.1", false),
+                ("10.64.3.2", false),
+                ("100.64.0.1", false),
+                ("100.127.255.255", false),
+                ("127.0.0.1", false),
+                ("127.64.3.2", false),
+                ("169.254.169.254", false),
+                ("172.31.0.1", false),
+                ("192.0.0.170", false),
+                ("192.168.1.5", false),
+                ("192.168.1.1", false),
+                ("192.168.2.1", false),
+                ("198.18.0.1", false),
+                ("198.19.255.255", false),
+                ("203.0.113.9", false),
+                ("203.0.113.1", false),
+                ("224.0.0.251", false),
+                ("239.255.255.250", false),
+                ("240.0.0.1", false),
+                ("255.255.255.255", false),
+                ("2606:4700::1111", true),
+                ("2001:db8:1::77", false),
+                ("::", false),
+                ("::1", false),
+                ("::ffff:127.0.0.1", false),
+                ("::ffff:192.168.1.1", false),
+                ("::ffff:1.1.1.1", true),
+                ("::127.0.0.1", false),
+                ("64:ff9b::7f00:1", false),
+                ("2001:0:1::1", false),
+                ("2002:7f00:1::1", false),
+                ("fe80::1", false),
+                ("fd00:ec2::254", false),
+                ("fc00::1", false),
+                ("ff02::fb", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_lan_is_reached_on_request_but_never_the_host_itself() {
+        check(
+            Egress::Lan,
+            &[
+                ("1.1.1.1", true),
+                ("192.168.1.1", true),
+                ("192.168.2.1", true),
+                ("10.0.0.1", true),
+                ("192.168.1.5", false),
+                ("192.168.1.255", false),
+                ("203.0.113.9", false),
+                ("127.0.0.1", false),
+                ("169.254.169.254", false),
+                ("100.64.0.1", false),
+                ("fd00:ec2::254", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn without_egress_nothing_is_reached() {
+        check(Egress::None, &[("1.1.1.1", false), ("192.168.1.1", false), ("2606:4700::1111", false)]);
+    }
+
+    #[test]
+    fn any_prefix_length_is_taken() {
+        for len in 0..=u8::MAX {
+            let host = HostNet { addresses: vec![], on_link: vec![(Ipv4Addr::new(9, 9, 9, 9).into(), len)] };
+            assert!(!allowed(Egress::Internet, &host, Ipv4Addr::new(9, 9, 9, 9).into()));
+        }
+    }
+}

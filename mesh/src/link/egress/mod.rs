@@ -1,0 +1,312 @@
+//! What leaves a session: a guest's TCP, UDP and pings to addresses outside of it, carried by ordinary
+//! sockets of the host without root. Pure: packets in; frames for the guest and orders for sockets out.
+//!
+//! ```text
+//!   guest --packet--> Egress --Upstream--> sockets of the shim --> the internet
+//!         <--frame---        <--Heard-----
+//! ```
+//!
+//! - Where a guest may go is [`allowed`]'s word alone, asked for every connection and every datagram.
+//! - A connection is told what really happened: a SYN waits until the socket is connected or refused.
+//! - Nothing wakes for an idle connection; a table has a bound, and what is beyond it is dropped and counted.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use etherparse::{
+    Icmpv4Slice, Icmpv4Type, IpNumber, Ipv4Slice, UdpSlice, icmpv4::DestUnreachableHeader as Unreachable,
+};
+use proto::topology::Egress as Mode;
+
+pub use allowed::{HostNet, allowed};
+pub use datagrams::Kind;
+
+use super::{EdgeConfig, Effect, frame::Towards};
+
+mod allowed;
+mod datagrams;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+/// Why a connection upstream did not come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unconnected {
+    /// The other side refused.
+    Refused,
+    /// No way leads there, or nobody answered.
+    Unreachable,
+    /// This host has no descriptors left; the guest may try again.
+    Busy,
+}
+
+/// What sockets shall do. A stream's id is dead after `Close`, `Failed` or `Gone`, a socket's after `Shut`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// Connect a stream.
+    Connect {
+        /// New.
+        id: u64,
+        /// Where to.
+        to: SocketAddrV4,
+        /// Bytes that may be read from it; [`Upstream::Room`] adds to them.
+        room: usize,
+    },
+    /// Write these bytes, and say so with [`Heard::Sent`].
+    Send {
+        /// The stream.
+        id: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The guest took so many bytes; as many more may be read.
+    Room {
+        /// The stream.
+        id: u64,
+        /// The bytes.
+        bytes: usize,
+    },
+    /// The guest says no more: end that direction after what was sent.
+    End {
+        /// The stream.
+        id: u64,
+    },
+    /// The stream is over.
+    Close {
+        /// The stream.
+        id: u64,
+        /// Both sides ended it; otherwise it is to be reset.
+        clean: bool,
+    },
+    /// Open a socket for datagrams.
+    Open {
+        /// New.
+        id: u64,
+        /// For what.
+        kind: Kind,
+    },
+    /// Send a datagram, or a whole ICMP message (`to` has port 0 then).
+    Datagram {
+        /// The socket.
+        id: u64,
+        /// Where to.
+        to: SocketAddrV4,
+        /// The payload.
+        bytes: Bytes,
+    },
+    /// The socket is of no more use.
+    Shut {
+        /// The socket.
+        id: u64,
+    },
+}
+
+/// What sockets tell.
+#[derive(Debug)]
+pub enum Heard {
+    /// The stream stands.
+    Connected {
+        /// The stream.
+        id: u64,
+    },
+    /// It does not, and its id is free.
+    Failed {
+        /// The stream.
+        id: u64,
+        /// Why.
+        because: Unconnected,
+    },
+    /// Bytes, at most as many as there was room for.
+    Data {
+        /// The stream.
+        id: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// So many bytes of [`Upstream::Send`] were written.
+    Sent {
+        /// The stream.
+        id: u64,
+        /// The bytes.
+        bytes: usize,
+    },
+    /// The other side says no more.
+    End {
+        /// The stream.
+        id: u64,
+    },
+    /// The stream broke.
+    Gone {
+        /// The stream.
+        id: u64,
+    },
+    /// A datagram or an ICMP message came.
+    Datagram {
+        /// The socket.
+        id: u64,
+        /// From whom.
+        from: SocketAddrV4,
+        /// The payload.
+        bytes: Bytes,
+    },
+    /// The host cannot have such a socket, or it broke.
+    Shut {
+        /// The socket.
+        id: u64,
+    },
+    /// The host's network is this now.
+    Host(HostNet),
+}
+
+/// Packets that were not carried, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The guest may not go there.
+    pub denied: u64,
+    /// More connections or sockets than a guest may have.
+    pub full: u64,
+    /// Fragments, protocols and messages that are not carried, and datagrams longer than the guest's wire.
+    pub uncarried: u64,
+}
+
+/// What becomes of a packet.
+pub(super) enum Taken {
+    /// It is on its way, or dropped and counted.
+    Yes,
+    /// The guest is to be told this about it.
+    Refused(Icmpv4Type),
+}
+
+/// See the head of this file.
+pub(super) struct Egress {
+    mode: Mode,
+    host: HostNet,
+    streams: streams::Streams,
+    datagrams: datagrams::Datagrams,
+    losses: Losses,
+}
+
+impl Egress {
+    pub fn new(config: &EdgeConfig, towards: Towards, now: Instant) -> Egress {
+        Egress {
+            mode: config.egress,
+            host: config.host.clone(),
+            streams: streams::Streams::new(config, towards, now),
+            datagrams: datagrams::Datagrams::new(config.mtu, towards),
+            losses: Losses::default(),
+        }
+    }
+
+    /// Takes a valid IPv4 packet of the guest that leaves its session.
+    pub fn packet(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> Taken {
+        let Ok(parsed) = Ipv4Slice::from_slice(&packet) else {
+            self.losses.uncarried += 1;
+            return Taken::Yes;
+        };
+        let destination = parsed.header().destination_addr();
+        if !allowed(self.mode, &self.host, destination.into()) {
+            self.losses.denied += 1;
+            let prohibited = Unreachable::FilterProhibited;
+            return Taken::Refused(Icmpv4Type::DestinationUnreachable(prohibited));
+        }
+        let payload = parsed.payload();
+        if payload.fragmented {
+            self.losses.uncarried += 1;
+            return Taken::Yes;
+        }
+        let carried = match payload.ip_number {
+            IpNumber::TCP => {
+                let carried = self.streams.receive(packet, now, to);
+                self.losses.full += u64::from(!carried);
+                return Taken::Yes;
+            }
+            IpNumber::UDP => self.udp(payload.payload, destination, now, to),
+            IpNumber::ICMP => self.echo(payload.payload, destination, now, to),
+            _ => {
+                self.losses.uncarried += 1;
+                return Taken::Refused(Icmpv4Type::DestinationUnreachable(Unreachable::Protocol));
+            }
+        };
+        if carried.is_none() {
+            self.losses.uncarried += 1;
+        }
+        Taken::Yes
+    }
+
+    /// Takes a TCP packet of the guest to a service of the gateway, which is a stream like others.
+    pub fn ask_gateway(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
+        let carried = self.streams.receive(packet, now, to);
+        self.losses.full += u64::from(!carried);
+    }
+
+    fn udp(&mut self, udp: &[u8], to: Ipv4Addr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
+        let udp = UdpSlice::from_slice(udp).ok()?;
+        let target = SocketAddrV4::new(to, udp.destination_port());
+        if target.port() == 0 || udp.source_port() == 0 {
+            return None;
+        }
+        let kind = Kind::Udp(udp.source_port());
+        let sent = self.datagrams.send(kind, target, udp.payload(), now, effects);
+        self.losses.full += u64::from(!sent);
+        Some(())
+    }
+
+    fn echo(&mut self, icmp: &[u8], to: Ipv4Addr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
+        let parsed = Icmpv4Slice::from_slice(icmp).ok()?;
+        let Icmpv4Type::EchoRequest(header) = parsed.icmp_type() else { return None };
+        let target = SocketAddrV4::new(to, 0);
+        let sent = self.datagrams.send(Kind::Echo(header.id), target, icmp, now, effects);
+        self.losses.full += u64::from(!sent);
+        Some(())
+    }
+
+    /// Takes what the sockets tell. Returns a packet of the guest and what it is to be told about it.
+    pub fn heard(
+        &mut self,
+        heard: Heard,
+        now: Instant,
+        to: &mut Vec<Effect>,
+    ) -> Option<(BytesMut, Icmpv4Type)> {
+        match heard {
+            Heard::Host(host) => self.host = host,
+            Heard::Failed { id, because } => return self.streams.failed(id, because, to),
+            Heard::Datagram { id, from, bytes } => {
+                let sane = allowed(self.mode, &self.host, IpAddr::V4(*from.ip()));
+                if !sane || !self.datagrams.deliver(id, from, &bytes, to) {
+                    self.losses.uncarried += 1;
+                }
+            }
+            Heard::Shut { id } => self.datagrams.shut(id),
+            Heard::Connected { id } => self.streams.connected(id, now, to),
+            Heard::Data { id, bytes } => self.streams.data(id, &bytes, now, to),
+            Heard::Sent { id, bytes } => self.streams.sent(id, bytes, now, to),
+            Heard::End { id } => self.streams.end(id, now, to),
+            Heard::Gone { id } => self.streams.gone(id, now, to),
+        }
+        None
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        self.streams.tick(now, to);
+        self.datagrams.tick(now, to);
+    }
+
+    /// Tells when [`Egress::tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.streams.deadline(), self.datagrams.deadline()].into_iter().flatten().min()
+    }
+
+    /// Counts the connections and the sockets for datagrams.
+    pub fn count(&self) -> (usize, usize) {
+        (self.streams.count(), self.datagrams.count())
+    }
+
+    /// Tells what was not carried so far.
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+}

@@ -1,0 +1,421 @@
+//! TCP of a guest to the outside: its end is smoltcp's, one small interface for each connection, found by
+//! our own table; the other end is a socket of the host. Each direction has as many bytes under way as its
+//! buffer holds, so a slow side shows in the other one's window.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddrV4,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use etherparse::{Icmpv4Type, PacketBuilder, TcpSlice, icmpv4::DestUnreachableHeader as Unreachable};
+use smoltcp::{
+    iface::{Config, Interface, SocketHandle, SocketSet},
+    socket::tcp::{self, State},
+    time::{Duration as SmolDuration, Instant as SmolInstant},
+    wire::{HardwareAddress, IpCidr},
+};
+
+use super::{EdgeConfig, Effect, Towards, Unconnected, Upstream};
+use crate::link::{dial::Device, frame};
+
+/// Connections of one guest at once, those that are being made included.
+const MAX_FLOWS: usize = 4096;
+/// Those that are being made.
+const MAX_ASKED: usize = 512;
+/// Buffers (to the guest, from the guest) of a connection, by how many there are already: a few get room
+/// for a long way, many stay below 100 MiB altogether, and what nobody writes to is no memory yet.
+const BUFFERS: [(usize, usize, usize); 3] =
+    [(64, 256 * 1024, 64 * 1024), (256, 64 * 1024, 32 * 1024), (MAX_FLOWS, 8 * 1024, 8 * 1024)];
+/// A guest that asked for a connection acknowledges it in milliseconds.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+/// RFC 5382: a connection on which nothing happens stays for two hours and four minutes.
+const IDLE_FOR: Duration = Duration::from_secs(7440);
+/// How often idle connections are looked for, in one go.
+const SWEEP: Duration = Duration::from_secs(600);
+/// Once the outside has ended, a guest that takes nothing for so long is given up.
+const ENDING: SmolDuration = SmolDuration::from_secs(180);
+
+/// One connection as the guest names it: its port and the other end.
+type Key = (u16, SocketAddrV4);
+
+/// All connections of one guest to the outside.
+pub(super) struct Streams {
+    start: Instant,
+    towards: Towards,
+    seed: u64,
+    wire: Device,
+    ids: BTreeMap<Key, u64>,
+    asked: BTreeMap<u64, Asked>,
+    flows: BTreeMap<u64, Flow>,
+    timers: BTreeSet<(Instant, u64)>,
+    sweep: Option<Instant>,
+    next: u64,
+}
+
+/// A connection whose SYN is held until the outside has answered.
+struct Asked {
+    key: Key,
+    syn: BytesMut,
+    buffers: (usize, usize),
+}
+
+struct Flow {
+    key: Key,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    socket: SocketHandle,
+    /// Bytes that the outside can still take.
+    credit: usize,
+    /// How many that can ever be.
+    most: usize,
+    /// Bytes of the outside that the guest has not acknowledged yet.
+    queued: usize,
+    open: bool,
+    since: Instant,
+    used: Instant,
+    timer: Option<Instant>,
+    guest_ended: bool,
+    outside_ended: bool,
+    /// The outside is gone and needs no word any more.
+    gone: bool,
+}
+
+impl Streams {
+    pub fn new(config: &EdgeConfig, towards: Towards, now: Instant) -> Streams {
+        Streams {
+            start: now,
+            towards,
+            seed: config.seed,
+            wire: Device::new(config.guest_mac, config.mtu),
+            ids: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            sweep: None,
+            next: 0,
+        }
+    }
+
+    /// Takes a packet of the guest. Returns false when the guest has too many connections.
+    pub fn receive(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> bool {
+        let Some((key, segment)) = Segment::of(&packet) else { return true };
+        if let Some(&id) = self.ids.get(&key) {
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.used = now;
+                self.poll(id, Some(packet), now, to);
+            }
+            // A SYN that is said again while it is held changes nothing.
+            return true;
+        }
+        if !segment.opens() {
+            if let Some(reset) = segment.reset().filter(|_| !segment.reset) {
+                self.answer(key, reset, to);
+            }
+            return true;
+        }
+        let count = self.ids.len();
+        let fits = BUFFERS.iter().find(|(most, ..)| count < *most);
+        let Some(&(_, down, up)) = fits.filter(|_| self.asked.len() < MAX_ASKED) else { return false };
+        let id = self.next;
+        self.next += 1;
+        self.ids.insert(key, id);
+        self.asked.insert(id, Asked { key, syn: packet, buffers: (down, up) });
+        to.push(Effect::Upstream(Upstream::Connect { id, to: key.1, room: down }));
+        true
+    }
+
+    /// Lets the guest know that the outside answered: its SYN is heard now.
+    pub fn connected(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
+        let Some(asked) = self.asked.remove(&id) else { return };
+        let mut settings = Config::new(HardwareAddress::Ip);
+        settings.random_seed = self.seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let at = self.smol(now);
+        let mut interface = Interface::new(settings, &mut self.wire, at);
+        let (_, remote) = asked.key;
+        interface.update_ip_addrs(|addresses| {
+            // The list is new and holds at least one.
+            let _ = addresses.push(IpCidr::new((*remote.ip()).into(), 32));
+        });
+        // A full table is no concern of a new interface.
+        let _ = interface.routes_mut().add_default_ipv4_route(*remote.ip());
+        let (down, up) = asked.buffers;
+        let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
+        let mut socket = tcp::Socket::new(buffer(up), buffer(down));
+        socket.set_nagle_enabled(false);
+        // A port of 0 cannot be listened on, and never came this far: `Segment::of` refuses it.
+        let _ = socket.listen((*remote.ip(), remote.port()));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let socket = sockets.add(socket);
+        let flow = Flow {
+            key: asked.key,
+            interface,
+            sockets,
+            socket,
+            credit: up,
+            most: up,
+            queued: 0,
+            open: false,
+            since: now,
+            used: now,
+            timer: None,
+            guest_ended: false,
+            outside_ended: false,
+            gone: false,
+        };
+        self.flows.insert(id, flow);
+        self.sweep.get_or_insert(now + SWEEP);
+        self.poll(id, Some(asked.syn), now, to);
+    }
+
+    /// Lets the guest know that there is no connection. Returns its packet with what to say about it.
+    pub fn failed(
+        &mut self,
+        id: u64,
+        because: Unconnected,
+        to: &mut Vec<Effect>,
+    ) -> Option<(BytesMut, Icmpv4Type)> {
+        let asked = self.asked.remove(&id)?;
+        self.ids.remove(&asked.key);
+        match because {
+            Unconnected::Refused => {
+                if let Some(reset) = Segment::of(&asked.syn).and_then(|(_, segment)| segment.reset()) {
+                    self.answer(asked.key, reset, to);
+                }
+                None
+            }
+            Unconnected::Unreachable => {
+                Some((asked.syn, Icmpv4Type::DestinationUnreachable(Unreachable::Host)))
+            }
+            // Its SYN is said again.
+            Unconnected::Busy => None,
+        }
+    }
+
+    /// Takes bytes of the outside. More than the room that was given resets the connection.
+    pub fn data(&mut self, id: u64, bytes: &[u8], now: Instant, to: &mut Vec<Effect>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.used = now;
+        let socket = flow.sockets.get_mut::<tcp::Socket>(flow.socket);
+        match socket.send_slice(bytes) {
+            Ok(taken) if taken == bytes.len() => flow.queued += taken,
+            _ => socket.abort(),
+        }
+        self.poll(id, None, now, to);
+    }
+
+    /// Lets as many more bytes of the guest come.
+    pub fn sent(&mut self, id: u64, bytes: usize, now: Instant, to: &mut Vec<Effect>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.credit = flow.credit.saturating_add(bytes).min(flow.most);
+        self.poll(id, None, now, to);
+    }
+
+    /// Ends the direction towards the guest, after what was sent before.
+    pub fn end(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.outside_ended = true;
+        let socket = flow.sockets.get_mut::<tcp::Socket>(flow.socket);
+        socket.close();
+        if flow.guest_ended {
+            socket.set_timeout(Some(ENDING));
+        }
+        self.poll(id, None, now, to);
+    }
+
+    /// Resets the guest's connection, because the outside one broke.
+    pub fn gone(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.gone = true;
+        flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+        self.poll(id, None, now, to);
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.timer = None;
+                self.poll(id, None, now, to);
+            }
+        }
+        if self.sweep.is_some_and(|at| at <= now) {
+            let idle = |flow: &Flow| now.saturating_duration_since(flow.used) >= IDLE_FOR;
+            let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| idle(flow)).map(|(&id, _)| id).collect();
+            for id in ids {
+                if let Some(flow) = self.flows.get_mut(&id) {
+                    flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+                    self.poll(id, None, now, to);
+                }
+            }
+            self.sweep = (!self.flows.is_empty()).then(|| now + SWEEP);
+        }
+    }
+
+    /// Tells when [`Streams::tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.timers.first().map(|&(at, _)| at), self.sweep].into_iter().flatten().min()
+    }
+
+    pub fn count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Lets one connection take a packet, send what is due and report what changed.
+    fn poll(&mut self, id: u64, packet: Option<BytesMut>, now: Instant, to: &mut Vec<Effect>) {
+        let at = self.smol(now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.wire.incoming = packet;
+        flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
+        let credit = flow.credit;
+        let lives = flow.observe(id, now, to);
+        if lives && (flow.credit != credit || flow.late(now)) {
+            // What was read opens the window that the guest may be waiting for.
+            flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
+        }
+        to.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
+        self.wire.incoming = None;
+        if let Some(timer) = flow.timer.take() {
+            self.timers.remove(&(timer, id));
+        }
+        if !lives {
+            self.ids.remove(&flow.key);
+            self.flows.remove(&id);
+            return;
+        }
+        let delay = flow.interface.poll_delay(at, &flow.sockets);
+        let due = delay.map(|delay| now + Duration::from_micros(delay.total_micros().max(1)));
+        let handshake = (!flow.open).then(|| flow.since + HANDSHAKE);
+        flow.timer = [due, handshake].into_iter().flatten().min();
+        self.timers.extend(flow.timer.map(|timer| (timer, id)));
+    }
+
+    /// Answers in the name of the outside.
+    fn answer(&self, (port, remote): Key, reset: Reset, to: &mut Vec<Effect>) {
+        let builder = PacketBuilder::ethernet2(frame::GATEWAY_MAC, self.towards.mac)
+            .ipv4(remote.ip().octets(), self.towards.to.octets(), frame::TTL)
+            .tcp(remote.port(), port, reset.sequence, 0)
+            .rst();
+        let builder = match reset.acknowledges {
+            Some(number) => builder.ack(number),
+            None => builder,
+        };
+        let mut bytes = Vec::with_capacity(builder.size(0));
+        if builder.write(&mut bytes, &[]).is_ok() {
+            to.push(Effect::ToGuest(bytes.into()));
+        }
+    }
+
+    fn smol(&self, now: Instant) -> SmolInstant {
+        let micros = now.saturating_duration_since(self.start).as_micros();
+        SmolInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+}
+
+impl Flow {
+    fn late(&self, now: Instant) -> bool {
+        !self.open && now.saturating_duration_since(self.since) >= HANDSHAKE
+    }
+
+    /// Reports what the connection did since it was last looked at. Returns false when it is over.
+    fn observe(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) -> bool {
+        let late = self.late(now);
+        let socket = self.sockets.get_mut::<tcp::Socket>(self.socket);
+        let state = socket.state();
+        if late || state == State::Listen {
+            // It never shook hands, or its SYN was none that a kernel would take.
+            to.push(Effect::Upstream(Upstream::Close { id, clean: false }));
+            return false;
+        }
+        self.open |= !matches!(state, State::SynReceived | State::Closed);
+        while self.credit > 0 && socket.can_recv() && !self.gone {
+            let credit = self.credit;
+            let taken = socket.recv(|bytes| {
+                let part = &bytes[..bytes.len().min(credit)];
+                (part.len(), Bytes::copy_from_slice(part))
+            });
+            let Ok(bytes) = taken else { break };
+            self.credit -= bytes.len();
+            to.push(Effect::Upstream(Upstream::Send { id, bytes }));
+        }
+        let freed = self.queued.saturating_sub(socket.send_queue());
+        if freed > 0 && state != State::Closed {
+            self.queued -= freed;
+            to.push(Effect::Upstream(Upstream::Room { id, bytes: freed }));
+        }
+        let fin = matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        if fin && !self.guest_ended && !socket.can_recv() {
+            self.guest_ended = true;
+            to.push(Effect::Upstream(Upstream::End { id }));
+            if self.outside_ended {
+                socket.set_timeout(Some(ENDING));
+            }
+        }
+        let over = match state {
+            State::Closed => true,
+            State::TimeWait => self.guest_ended,
+            _ => false,
+        };
+        if over && !self.gone {
+            let clean = self.guest_ended && self.outside_ended;
+            to.push(Effect::Upstream(Upstream::Close { id, clean }));
+        }
+        !over
+    }
+}
+
+/// What matters of a segment before there is a connection.
+struct Segment {
+    syn: bool,
+    ack: bool,
+    reset: bool,
+    fin: bool,
+    sequence: u32,
+    acknowledges: u32,
+    payload: usize,
+}
+
+/// A reset, as RFC 9293 (3.10.7.1) numbers it.
+struct Reset {
+    sequence: u32,
+    acknowledges: Option<u32>,
+}
+
+impl Segment {
+    /// Reads a valid IPv4 packet without fragments; `None` when what it carries is no TCP.
+    fn of(packet: &[u8]) -> Option<(Key, Segment)> {
+        let ip = etherparse::Ipv4Slice::from_slice(packet).ok()?;
+        let tcp = TcpSlice::from_slice(ip.payload().payload).ok()?;
+        let remote = SocketAddrV4::new(ip.header().destination_addr(), tcp.destination_port());
+        if remote.port() == 0 || tcp.source_port() == 0 {
+            return None;
+        }
+        let segment = Segment {
+            syn: tcp.syn(),
+            ack: tcp.ack(),
+            reset: tcp.rst(),
+            fin: tcp.fin(),
+            sequence: tcp.sequence_number(),
+            acknowledges: tcp.acknowledgment_number(),
+            payload: tcp.payload().len(),
+        };
+        Some(((tcp.source_port(), remote), segment))
+    }
+
+    fn opens(&self) -> bool {
+        self.syn && !self.ack && !self.reset && !self.fin
+    }
+
+    fn reset(&self) -> Option<Reset> {
+        if self.ack {
+            return Some(Reset { sequence: self.acknowledges, acknowledges: None });
+        }
+        let length = self.payload + usize::from(self.syn) + usize::from(self.fin);
+        let next = self.sequence.wrapping_add(u32::try_from(length).ok()?);
+        Some(Reset { sequence: 0, acknowledges: Some(next) })
+    }
+}

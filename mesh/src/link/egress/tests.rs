@@ -1,0 +1,504 @@
+//! Guests on their way out, as the sockets see it, and what they are told of it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use etherparse::{IcmpEchoHeader, PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use proto::session::Prefix;
+use smoltcp::{
+    iface::{Config, Interface, SocketHandle, SocketSet},
+    phy::{self, Device, DeviceCapabilities, Medium},
+    socket::tcp,
+    time::Instant as SmolInstant,
+    wire::{HardwareAddress, IpAddress, IpCidr},
+};
+
+use super::*;
+use crate::link::{Edge, Event, frame};
+
+const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const ME: [u8; 4] = [10, 64, 7, 2];
+const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+
+fn edge(egress: Mode) -> (Edge, Instant) {
+    let config = EdgeConfig {
+        guest_mac: GUEST,
+        guest_address: ME.into(),
+        subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
+        hostname: "web-1".into(),
+        domain: "shop.mesh.internal".into(),
+        search: vec![],
+        mtu: 1280,
+        seed: 7,
+        egress,
+        host: HostNet { addresses: vec![[198, 51, 100, 9].into()], on_link: vec![] },
+    };
+    let now = Instant::now();
+    (Edge::new(config, now), now)
+}
+
+fn packet(to: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, to.octets(), 64)
+}
+
+fn syn(port: u16, to: Ipv4Addr) -> Event {
+    let mut bytes = Vec::new();
+    packet(to).tcp(port, 80, 1000, 64_000).syn().write(&mut bytes, &[]).unwrap();
+    Event::Frame(BytesMut::from(&bytes[..]))
+}
+
+fn udp(port: u16, to: Ipv4Addr, payload: &[u8]) -> Event {
+    let mut bytes = Vec::new();
+    packet(to).udp(port, 5000).write(&mut bytes, payload).unwrap();
+    Event::Frame(BytesMut::from(&bytes[..]))
+}
+
+/// Tells an effect in a few words.
+fn told(effect: &Effect) -> String {
+    let Effect::ToGuest(frame) = effect else { return format!("{effect:?}") };
+    let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+    match parsed.transport.unwrap() {
+        TransportSlice::Tcp(tcp) => format!(
+            "tcp syn {} ack {} rst {} number {}",
+            tcp.syn(),
+            tcp.ack(),
+            tcp.rst(),
+            tcp.acknowledgment_number()
+        ),
+        TransportSlice::Udp(udp) => format!("udp {} > {}", udp.source_port(), udp.destination_port()),
+        TransportSlice::Icmpv4(icmp) => format!("{:?}", icmp.icmp_type()),
+        other => format!("{other:?}"),
+    }
+}
+
+fn all(effects: Vec<Effect>) -> Vec<String> {
+    effects.iter().map(told).collect()
+}
+
+#[test]
+fn a_syn_is_answered_only_when_the_outside_has_answered() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let asked = edge.on(syn(4000, SITE), now);
+    let [Effect::Upstream(Upstream::Connect { id, to, .. })] = asked[..] else { panic!("{asked:?}") };
+    assert_eq!(to, SocketAddrV4::new(SITE, 80));
+    assert_eq!(edge.on(syn(4000, SITE), now), [], "said again it changes nothing");
+    let stands = all(edge.on(Event::Heard(Heard::Connected { id }), now));
+    assert_eq!(stands, ["tcp syn true ack true rst false number 1001"]);
+}
+
+#[test]
+fn a_refusal_is_a_reset_and_no_way_is_told_by_icmp() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let outcomes = [
+        (Unconnected::Refused, vec!["tcp syn false ack true rst true number 1001".to_owned()]),
+        (Unconnected::Unreachable, vec!["DestinationUnreachable(Host)".to_owned()]),
+        (Unconnected::Busy, vec![]),
+    ];
+    for (id, (because, expected)) in outcomes.into_iter().enumerate() {
+        let id = id as u64;
+        assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
+        assert_eq!(all(edge.on(Event::Heard(Heard::Failed { id, because }), now)), expected);
+        assert_eq!(edge.outside(), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_denied_is_told_and_opens_nothing() {
+    for (mode, to) in [
+        (Mode::None, SITE),
+        (Mode::Internet, Ipv4Addr::LOCALHOST),
+        (Mode::Internet, [169, 254, 169, 254].into()),
+        (Mode::Internet, [198, 51, 100, 9].into()),
+        (Mode::Lan, [198, 51, 100, 9].into()),
+    ] {
+        let (mut edge, now) = edge(mode);
+        for event in [syn(4000, to), udp(4000, to, b"?")] {
+            assert_eq!(all(edge.on(event, now)), ["DestinationUnreachable(FilterProhibited)"], "{to}");
+        }
+        assert_eq!((edge.losses().denied, edge.outside()), (2, (0, 0)));
+    }
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_denied_from_then_on() {
+    let (mut edge, now) = edge(Mode::Internet);
+    assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
+    let host = HostNet { addresses: vec![], on_link: vec![(SITE.into(), 24)] };
+    assert_eq!(edge.on(Event::Heard(Heard::Host(host)), now), []);
+    assert_eq!(all(edge.on(syn(4001, SITE), now)), ["DestinationUnreachable(FilterProhibited)"]);
+}
+
+#[test]
+fn a_port_has_one_socket_whoever_it_talks_to_until_it_is_quiet() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let first = edge.on(udp(4000, SITE, b"one"), now);
+    assert!(matches!(first[0], Effect::Upstream(Upstream::Open { id: 0, kind: Kind::Udp(4000) })));
+    let second = edge.on(udp(4000, [203, 0, 113, 81].into(), b"two"), now + Duration::from_secs(200));
+    assert_eq!(second.len(), 1, "no second socket: {second:?}");
+    let from = SocketAddrV4::new([203, 0, 113, 82].into(), 53);
+    let heard = |bytes: &'static [u8]| {
+        Event::Heard(Heard::Datagram { id: 0, from, bytes: Bytes::from_static(bytes) })
+    };
+    assert_eq!(all(edge.on(heard(b"hello"), now)), ["udp 53 > 4000"]);
+    assert_eq!(edge.on(heard(&[0; 1253]), now), [], "longer than the guest's wire");
+    assert_eq!(edge.on(Event::Tick, now + Duration::from_secs(301)), [], "it has sent meanwhile");
+    let shut = edge.on(Event::Tick, now + Duration::from_secs(501));
+    assert_eq!(shut, [Effect::Upstream(Upstream::Shut { id: 0 })]);
+    assert_eq!(edge.deadline(now), None);
+}
+
+#[test]
+fn a_ping_comes_back_under_the_guests_own_number() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let mut bytes = Vec::new();
+    packet(SITE).icmpv4_echo_request(77, 3).write(&mut bytes, b"payload").unwrap();
+    let sent = edge.on(Event::Frame(BytesMut::from(&bytes[..])), now);
+    let [_, Effect::Upstream(Upstream::Datagram { id, to, bytes })] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((to.port(), bytes[0]), (0, 8));
+    let header = IcmpEchoHeader { id: 9, seq: 3 };
+    let mut reply = etherparse::Icmpv4Header::with_checksum(Icmpv4Type::EchoReply(header), b"payload")
+        .to_bytes()
+        .to_vec();
+    reply.extend_from_slice(b"payload");
+    let heard = Heard::Datagram { id: *id, from: *to, bytes: reply.into() };
+    let told = all(edge.on(Event::Heard(heard), now));
+    assert_eq!(told, ["EchoReply(IcmpEchoHeader { id: 77, seq: 3 })"]);
+}
+
+#[test]
+fn floods_are_bounded_and_counted() {
+    let (mut edge, now) = edge(Mode::Internet);
+    for port in 1..=10_000 {
+        let _effects = edge.on(syn(port, SITE), now);
+        let _effects = edge.on(udp(port, SITE, b"x"), now);
+    }
+    assert_eq!(edge.outside(), (512, 512));
+    assert_eq!(edge.losses().full, 2 * (10_000 - 512));
+}
+
+#[test]
+fn two_thousand_idle_connections_wake_nobody() {
+    let (mut edge, mut now) = edge(Mode::Internet);
+    for port in 1..=2000u16 {
+        let id = u64::from(port) - 1;
+        let _asked = edge.on(syn(port, SITE), now);
+        let stands = edge.on(Event::Heard(Heard::Connected { id }), now);
+        let Effect::ToGuest(frame) = &stands[0] else { panic!("{stands:?}") };
+        let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("no TCP") };
+        let mut ack = Vec::new();
+        let next = tcp.sequence_number().wrapping_add(1);
+        packet(SITE).tcp(port, 80, 1001, 64_000).ack(next).write(&mut ack, &[]).unwrap();
+        assert_eq!(edge.on(Event::Frame(BytesMut::from(&ack[..])), now), []);
+    }
+    assert_eq!(edge.outside(), (2000, 0));
+    let begin = now;
+    let mut wakes = 0;
+    while now - begin < Duration::from_secs(3600) {
+        now = edge.deadline(now).unwrap().max(now);
+        assert_eq!(edge.on(Event::Tick, now), []);
+        wakes += 1;
+    }
+    assert!(wakes <= 8, "{wakes} wakes in an hour");
+    let segment = |flags: &str| {
+        let mut bytes = Vec::new();
+        let step = packet(SITE).tcp(9999, 80, 5, 1);
+        let step = if flags == "ack" { step.ack(3) } else { step.rst() };
+        step.write(&mut bytes, &[]).unwrap();
+        Event::Frame(BytesMut::from(&bytes[..]))
+    };
+    assert_eq!(all(edge.on(segment("ack"), now)), ["tcp syn false ack false rst true number 0"]);
+    assert_eq!(edge.on(segment("rst"), now), [], "a reset is never answered");
+}
+
+/// A guest that is a smoltcp stack, an edge, and sockets that the test plays.
+struct Lab {
+    edge: Edge,
+    start: Instant,
+    now: Instant,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    socket: SocketHandle,
+    wire: Plug,
+    seen: Vec<Upstream>,
+}
+
+#[derive(Default)]
+struct Plug {
+    incoming: VecDeque<Vec<u8>>,
+    outgoing: Vec<Vec<u8>>,
+    unplugged: bool,
+}
+
+struct Receive(Vec<u8>);
+struct Transmit<'a>(&'a mut Vec<Vec<u8>>);
+
+impl Device for Plug {
+    type RxToken<'a> = Receive;
+    type TxToken<'a> = Transmit<'a>;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Receive, Transmit<'_>)> {
+        Some((Receive(self.incoming.pop_front()?), Transmit(&mut self.outgoing)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Transmit<'_>> {
+        Some(Transmit(&mut self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = 1280;
+        capabilities
+    }
+}
+
+impl phy::RxToken for Receive {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(&self.0)
+    }
+}
+
+impl phy::TxToken for Transmit<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
+        let mut bytes = vec![0; len];
+        let result = fill(&mut bytes);
+        self.0.push(bytes);
+        result
+    }
+}
+
+impl Lab {
+    fn connected() -> Lab {
+        let (edge, now) = edge(Mode::Internet);
+        let mut wire = Plug::default();
+        let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, SmolInstant::ZERO);
+        interface
+            .update_ip_addrs(|list| list.push(IpCidr::new(IpAddress::from(Ipv4Addr::from(ME)), 24)).unwrap());
+        interface.routes_mut().add_default_ipv4_route([10, 64, 7, 1].into()).unwrap();
+        let buffer = || tcp::SocketBuffer::new(vec![0; 32 * 1024]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.connect(interface.context(), (SITE, 80), 4000).unwrap();
+        let mut sockets = SocketSet::new(vec![]);
+        let socket = sockets.add(socket);
+        let mut lab = Lab { edge, start: now, now, interface, sockets, socket, wire, seen: vec![] };
+        lab.on(Event::Tick);
+        assert!(matches!(lab.seen()[..], [Upstream::Connect { id: 0, .. }]));
+        lab.heard(Heard::Connected { id: 0 });
+        assert!(lab.guest().may_send());
+        lab
+    }
+
+    fn guest(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.socket)
+    }
+
+    fn seen(&mut self) -> Vec<Upstream> {
+        std::mem::take(&mut self.seen)
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        self.on(Event::Heard(heard));
+    }
+
+    fn on(&mut self, event: Event) {
+        let effects = self.edge.on(event, self.now);
+        self.take(effects);
+        for _ in 0..100_000 {
+            let at = SmolInstant::from_micros((self.now - self.start).as_micros() as i64);
+            if !self.wire.unplugged {
+                self.interface.poll(at, &mut self.wire, &mut self.sockets);
+            }
+            if self.wire.outgoing.is_empty() && self.wire.incoming.is_empty() {
+                return;
+            }
+            for packet in std::mem::take(&mut self.wire.outgoing) {
+                let mut frame = BytesMut::from(&GUEST[..]);
+                frame.extend_from_slice(&GUEST);
+                frame.extend_from_slice(&[8, 0]);
+                frame.extend_from_slice(&packet);
+                let effects = self.edge.on(Event::Frame(frame), self.now);
+                self.take(effects);
+            }
+        }
+        panic!("the two never stop talking");
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::ToGuest(_) if self.wire.unplugged => {}
+                Effect::ToGuest(frame) => self.wire.incoming.push_back(frame[14..].to_vec()),
+                Effect::Upstream(upstream) => self.seen.push(upstream),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let edge = self.edge.deadline(self.now).unwrap_or(self.now + Duration::from_millis(50));
+        self.now = edge.max(self.now + Duration::from_millis(1)).min(self.now + Duration::from_millis(50));
+        self.on(Event::Tick);
+    }
+
+    fn sent(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for upstream in self.seen() {
+            if let Upstream::Send { bytes, .. } = upstream {
+                all.extend_from_slice(&bytes);
+            }
+        }
+        all
+    }
+}
+
+#[test]
+fn each_side_ends_by_itself() {
+    let mut lab = Lab::connected();
+    lab.guest().send_slice(b"GET /").unwrap();
+    lab.guest().close();
+    lab.on(Event::Tick);
+    let get = Upstream::Send { id: 0, bytes: Bytes::from_static(b"GET /") };
+    assert_eq!(lab.seen(), [get, Upstream::End { id: 0 }]);
+    lab.heard(Heard::Data { id: 0, bytes: Bytes::from_static(b"hello") });
+    let mut heard = [0; 16];
+    let length = lab.guest().recv_slice(&mut heard).unwrap();
+    assert_eq!(&heard[..length], b"hello", "after its end the guest still hears");
+    lab.heard(Heard::End { id: 0 });
+    // The guest's stack takes a moment to acknowledge.
+    lab.wait();
+    let seen = lab.seen();
+    assert_eq!(seen.last(), Some(&Upstream::Close { id: 0, clean: true }), "{seen:?}");
+    assert_eq!(lab.edge.outside(), (0, 0));
+}
+
+#[test]
+fn a_slow_outside_closes_the_guests_window_and_loses_nothing() {
+    let mut lab = Lab::connected();
+    let page: Vec<u8> = (0..400_000u32).map(|number| number as u8).collect();
+    let (mut given, mut taken) = (0, Vec::new());
+    for _ in 0..40 {
+        given += lab.guest().send_slice(&page[given..]).unwrap();
+        lab.on(Event::Tick);
+        taken.extend(lab.sent());
+    }
+    assert_eq!(taken.len(), 64 * 1024, "no more than the outside has room for");
+    assert!(given <= 64 * 1024 * 2 + 32 * 1024, "the guest waits: {given}");
+    let mut told = 0;
+    for _ in 0..10_000 {
+        if taken.len() == page.len() {
+            break;
+        }
+        let bytes = taken.len() - told;
+        told += bytes;
+        lab.heard(Heard::Sent { id: 0, bytes });
+        given += lab.guest().send_slice(&page[given..]).unwrap();
+        lab.wait();
+        taken.extend(lab.sent());
+    }
+    assert!(taken == page, "{} of {} bytes", taken.len(), page.len());
+}
+
+#[test]
+fn a_guest_that_is_paused_for_a_minute_misses_nothing() {
+    let mut lab = Lab::connected();
+    let page: Vec<u8> = (0..200_000u32).map(|number| (number / 7) as u8).collect();
+    lab.heard(Heard::Data { id: 0, bytes: Bytes::copy_from_slice(&page[..100_000]) });
+    lab.wire.unplugged = true;
+    lab.heard(Heard::Data { id: 0, bytes: Bytes::copy_from_slice(&page[100_000..]) });
+    let paused = lab.now;
+    while lab.now - paused < Duration::from_secs(60) {
+        lab.wait();
+    }
+    lab.wire.unplugged = false;
+    let mut heard = Vec::new();
+    for _ in 0..5_000 {
+        let mut piece = [0; 4096];
+        while lab.guest().can_recv() {
+            let length = lab.guest().recv_slice(&mut piece).unwrap();
+            heard.extend_from_slice(&piece[..length]);
+        }
+        lab.wait();
+    }
+    assert!(heard == page, "{} of {} bytes", heard.len(), page.len());
+    let room: usize =
+        lab.seen().iter().map(|up| if let Upstream::Room { bytes, .. } = up { *bytes } else { 0 }).sum();
+    assert_eq!(room, page.len());
+}
+
+#[test]
+fn a_broken_outside_resets_the_guest_and_a_guest_that_resets_is_told_once() {
+    let mut lab = Lab::connected();
+    lab.heard(Heard::Gone { id: 0 });
+    assert!(!lab.guest().is_open());
+    assert_eq!(lab.seen(), []);
+    assert_eq!(lab.edge.outside(), (0, 0));
+
+    let mut lab = Lab::connected();
+    lab.guest().abort();
+    lab.on(Event::Tick);
+    assert_eq!(lab.seen(), [Upstream::Close { id: 0, clean: false }]);
+}
+
+#[test]
+fn more_than_there_is_room_for_resets() {
+    let mut lab = Lab::connected();
+    lab.wire.unplugged = true;
+    lab.heard(Heard::Data { id: 0, bytes: vec![0; 256 * 1024].into() });
+    lab.heard(Heard::Data { id: 0, bytes: vec![0; 1].into() });
+    assert_eq!(lab.seen().last(), Some(&Upstream::Close { id: 0, clean: false }));
+}
+
+#[test]
+fn the_gateway_tells_the_time() {
+    let (mut edge, now) = edge(Mode::None);
+    let mut question = [0; 48];
+    question[0] = 0x23;
+    question[40..].copy_from_slice(&7u64.to_be_bytes());
+    let mut bytes = Vec::new();
+    packet([10, 64, 7, 1].into()).udp(4000, 123).write(&mut bytes, &question).unwrap();
+    let asked = edge.on(Event::Frame(BytesMut::from(&bytes[..])), now);
+    let [Effect::Time { ask }] = asked[..] else { panic!("{asked:?}") };
+    let answer = edge.on(Event::Time { ask, ntp: 0x1234_5678_0000_0000 }, now);
+    let [Effect::ToGuest(frame)] = &answer[..] else { panic!("{answer:?}") };
+    let message = &frame[42..];
+    assert_eq!((message.len(), message[0]), (48, 0x24));
+    assert_eq!(message[24..32], 7u64.to_be_bytes(), "what the guest sent");
+    assert_eq!(message[40..], 0x1234_5678_0000_0000u64.to_be_bytes());
+}
+
+proptest! {
+    #[test]
+    fn hostile_packets_break_nothing(
+        packets in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 0..80)), 1..40),
+        heard in proptest::collection::vec((0u8..8, 0u64..6), 0..40),
+    ) {
+        let (mut edge, now) = edge(Mode::Internet);
+        let mut heard = heard.into_iter();
+        for (protocol, payload) in packets {
+            let protocol = [6, 6, 6, 17, 1, protocol][usize::from(protocol) % 6];
+            let mut ip = etherparse::Ipv4Header::new(
+                payload.len() as u16, 64, IpNumber(protocol), ME, SITE.octets()).unwrap();
+            ip.header_checksum = ip.calc_header_checksum();
+            let mut frame = BytesMut::from(&frame::GATEWAY_MAC[..]);
+            frame.extend_from_slice(&GUEST);
+            frame.extend_from_slice(&[8, 0]);
+            frame.extend_from_slice(&ip.to_bytes());
+            frame.extend_from_slice(&payload);
+            let _effects = edge.on(Event::Frame(frame), now);
+            let Some((kind, id)) = heard.next() else { continue };
+            let bytes = Bytes::from(payload);
+            let event = match kind {
+                0 | 1 => Heard::Connected { id },
+                2 => Heard::Failed { id, because: Unconnected::Unreachable },
+                3 => Heard::Data { id, bytes },
+                4 => Heard::Sent { id, bytes: bytes.len() },
+                5 => Heard::End { id },
+                6 => Heard::Gone { id },
+                _ => Heard::Datagram { id, from: SocketAddrV4::new(SITE, 80), bytes },
+            };
+            let _effects = edge.on(Event::Heard(event), now);
+            let _effects = edge.on(Event::Tick, now);
+        }
+    }
+}
