@@ -28,7 +28,7 @@ pub use self::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
     },
     progress::{Progress, Step},
-    service::{ServiceOpen, ServiceOpened, ServiceRow, Services},
+    service::{ServiceClosed, ServiceOpen, ServiceOpened, ServiceRow, Services},
     session::{
         DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,
     },
