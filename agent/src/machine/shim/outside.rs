@@ -427,3 +427,31 @@ fn ping_socket() -> io::Result<UdpSocket> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, Some(ipproto::ICMP))?;
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::topology::Egress;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_never_takes_the_descriptors_that_others_need_to_speak_to_its_shim() {
+        let (happen, mut heard) = mpsc::channel(8);
+        let names = Names::new("mesh.internal".into(), Egress::Internet, happen.clone());
+        let mut outside = Outside::new(Told { edge: 7, happen }, names, Ipv4Addr::new(10, 64, 7, 1));
+        outside.most = 1;
+        outside.on(Upstream::Open { id: 1, kind: Kind::Udp(4000) });
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        outside.on(Upstream::Connect { id: 2, to, room: 1024 });
+        let Some(Happening::Heard(7, told)) = heard.recv().await else { panic!("nothing was told") };
+        assert!(matches!(told, Heard::Failed { id: 2, because: Unconnected::Busy }), "{told:?}");
+        outside.on(Upstream::Open { id: 3, kind: Kind::Udp(4001) });
+        let Some(Happening::Heard(7, told)) = heard.recv().await else { panic!("nothing was told") };
+        assert!(matches!(told, Heard::Shut { id: 3 }), "{told:?}");
+        // What it gives up is there for the next one.
+        outside.on(Upstream::Shut { id: 1 });
+        outside.on(Upstream::Connect { id: 4, to, room: 1024 });
+        let Some(Happening::Heard(7, told)) = heard.recv().await else { panic!("nothing was told") };
+        assert!(matches!(told, Heard::Failed { id: 4, because: Unconnected::Refused }), "{told:?}");
+    }
+}
