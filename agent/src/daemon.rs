@@ -31,9 +31,9 @@ use crate::{
     config::Config,
     dns,
     doctor::firewall,
+    host::words::words,
     host::{data::DataDir, disk, limits, log, notify, private, runtime, users},
     machine::Qemu,
-    session::actions::words,
 };
 
 mod about;

@@ -21,8 +21,8 @@ use tokio::{net::TcpStream, time};
 
 use crate::{
     config::Config,
+    host::words::words,
     host::{data::DataDir, disk, limits},
-    session::actions::words,
 };
 
 pub use running::{Inside, MEND_CLOCK, judge};

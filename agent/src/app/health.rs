@@ -9,7 +9,7 @@ use proto::{
 };
 
 use super::App;
-use crate::{host::disk, session::actions::words};
+use crate::{host::disk, host::words::words};
 
 /// A disk that does not answer in this time is in trouble itself.
 const LOOK: Duration = Duration::from_secs(3);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ApiResult, App, Telling};
-use crate::session::actions::words;
+use crate::host::words::words;
 
 /// How long every member that is up may take to learn a name (DESIGN section 12).
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use proto::{
 };
 
 use super::{ApiResult, App};
-use crate::{doctor, host::internals, machine::Qemu, session::actions::words};
+use crate::{doctor, host::internals, host::words::words, machine::Qemu};
 
 /// How long a member that joins again is waited for; it is tried on afterwards.
 const MEET_WITHIN: Duration = Duration::from_secs(8);

@@ -185,7 +185,7 @@ fn not(what: &str, error: CarryError) -> Error {
         }
         _ => (Kind::Failed, "agent install --dry-run    shows every step; agent uninstall takes them back"),
     };
-    let because = crate::session::actions::words(&error);
+    let because = crate::host::words::words(&error);
     Error::new(kind, format!("the agent is not {what}")).because(because).next(next)
 }
 

@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{Cx, Done, error::Exit};
 use crate::{
+    host::words::words,
     install::{
         look,
         program::About,
         swap::{self, Daemon, Place, SwapError},
     },
-    session::actions::words,
 };
 
 /// How long the new agent may take until it answers.

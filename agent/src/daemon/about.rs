@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::free_mib;
 use crate::{
     config::Config,
+    host::words::words,
     host::{data::DataDir, disk},
     machine::{Qemu, guard, qemu},
     picture::Pictures,
-    session::{actions::words, ports::OFFER_WAIT},
+    session::ports::OFFER_WAIT,
 };
 
 /// Disk that stays with the host unless its owner says otherwise, in MiB.

@@ -27,8 +27,9 @@ use crate::{
     machine::Qemu,
     picture::{self, Pictures},
     session::{
+        ground::Ground,
         ports::ForMembers,
-        sessions::{Deps, Sessions},
+        sessions::{self, Sessions},
         store::Store,
     },
 };
@@ -113,22 +114,20 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     tasks.spawn(core("picture", run_picture));
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
     let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
-    let deps = Deps {
-        mesh: mesh.clone(),
-        pictures: pictures.clone(),
-        own,
+    let (mine, end) = (facts.clone(), stop.clone());
+    let ground = Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end };
+    let sessions = sessions::Parts {
+        ground,
         images: images.clone(),
         net: net.clone(),
-        facts: facts.clone(),
         qemu: qemu.clone(),
         offered,
         store: Store::open(data.sessions()).map_err(|error| failed(&error))?,
         run: run.clone(),
         zone: zone.clone(),
         resolve: zones.resolve(),
-        stop: stop.clone(),
     };
-    let sessions = open(deps).await?;
+    let sessions = open(sessions, &pictures).await?;
     tasks.spawn(core("requests", answer_requests(sessions.for_members(), inbox, stop.clone())));
     tasks.spawn(core("raft messages", answer_raft(sessions.for_members(), raft_inbox, stop.clone())));
     tasks.spawn(core("zone", zones.clone().run(stop.clone())));
@@ -164,10 +163,10 @@ fn names(data: &DataDir, mesh: &Mesh, pictures: &Pictures, zone: &str) -> (Forwa
 
 /// Opens the sessions of this host, and waits until the picture shows them: whoever asks the local API first sees
 /// every one.
-async fn open(deps: Deps) -> ApiResult<Sessions> {
-    let sessions = Sessions::open(deps).await.map_err(|error| failed(&error))?;
+async fn open(parts: sessions::Parts, pictures: &Pictures) -> ApiResult<Sessions> {
+    let sessions = Sessions::open(parts).await.map_err(|error| failed(&error))?;
     let kept = sessions.shares().borrow().clone();
-    sessions.deps().pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
+    pictures.until(|_| true, SHOWN, |picture| picture.shares == kept).await;
     Ok(sessions)
 }
 

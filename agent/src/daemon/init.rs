@@ -8,7 +8,7 @@ use proto::{
 };
 
 use super::{ApiResult, take};
-use crate::{host::data::DataDir, session::actions::words};
+use crate::{host::data::DataDir, host::words::words};
 
 /// Makes a mesh of one host in `data`. It is told before it is made: when that fails,
 /// there is none.

@@ -11,8 +11,8 @@ use proto::{
 
 use super::{ApiResult, take};
 use crate::{
+    host::words::words,
     host::{data::DataDir, log, notify},
-    session::actions::words,
 };
 
 /// Between two tries of a join: a mesh that is not there now may come back at any time, with a router or a power line.

@@ -12,3 +12,4 @@ pub mod notify;
 pub mod private;
 pub mod runtime;
 pub mod users;
+pub mod words;

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
-use ::images::{Holder, WantedImage};
+use ::images::{Holder, Images, WantedImage};
 use futures::FutureExt;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
@@ -18,8 +18,11 @@ use proto::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{host::News, sessions::Sessions};
-use crate::machine::{self, Launch, LaunchError, Scope, Shim, ShimStatus, Who};
+use super::{asking::Asking, ground::Ground, store::Store};
+use crate::{
+    host::words::words,
+    machine::{self, Launch, LaunchError, Qemu, Scope, Shim, ShimStatus, Who, process::Process},
+};
 
 /// What a guest gets to shut down before QEMU is ended.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -28,10 +31,39 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 const SILENCES: u32 = 2;
 
+/// What a task tells the session's loop.
+pub enum News {
+    /// An order, by its number, was carried out.
+    Done(MachineName, u64, Ended),
+    /// A shim says something new.
+    Told(MachineName, Told),
+    /// This shim does not answer.
+    Silent(MachineName, Process),
+    /// A readiness check answered, under this shim.
+    Probed(MachineName, Life, Name, bool),
+    /// A fetch has ended.
+    Fetched(Digest, Result<(), String>),
+}
+
+/// What machines of this host are made with.
+#[derive(Clone)]
+pub struct Means {
+    /// Asks the session's coordinator.
+    pub asking: Asking,
+    /// The image store.
+    pub images: Images,
+    /// The local QEMU.
+    pub qemu: watch::Receiver<Qemu>,
+    /// The zone's name.
+    pub zone: String,
+    /// The files of machines.
+    pub store: Store,
+}
+
 /// An order with what is needed to carry it out.
 pub struct Work {
-    /// Everything that tasks share.
-    pub sessions: Sessions,
+    /// What machines are made with.
+    pub means: Means,
     /// Where shims live.
     pub host: machine::Host,
     /// The order.
@@ -84,21 +116,21 @@ pub async fn carry_out(work: Work) -> Ended {
 async fn ask(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let session = work.order.share.session;
     let request = Request::MayStart { session, machine: work.order.machine.clone(), epoch };
-    answered(work, work.sessions.ask(session, request).await)
+    answered(work, work.means.asking.ask(session, request).await)
 }
 
 async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
-    let (deps, share) = (work.sessions.deps(), &work.order.share);
+    let (means, share) = (&work.means, &work.order.share);
     let spec = share.machines.iter().find(|spec| spec.machine == work.order.machine && spec.epoch == epoch);
     let spec = spec.cloned().ok_or("its share does not list it")?;
     let contents = contents(work, &spec).await?;
-    let qemu = deps.qemu.borrow().usable();
+    let qemu = means.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;
-    let base = deps.images.path(spec.image).ok_or("the image is not here any more")?;
+    let base = means.images.path(spec.image).ok_or("the image is not here any more")?;
     let launch = Launch {
         session: share.session,
         session_name: share.name.clone(),
-        zone: deps.zone.clone(),
+        zone: means.zone.clone(),
         subnet: share.directory.subnet,
         spec,
         contents,
@@ -115,8 +147,7 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
 
 /// Reads the bytes of a machine's files, all of them: they are on the disk since its share is.
 async fn contents(work: &Work, spec: &MachineSpec) -> Result<Contents, String> {
-    let (store, session, files) =
-        (work.sessions.deps().store.clone(), work.order.share.session, spec.files.clone());
+    let (store, session, files) = (work.means.store.clone(), work.order.share.session, spec.files.clone());
     let read = move || {
         let mut contents = Contents::default();
         for file in files {
@@ -196,7 +227,7 @@ async fn report_dropped(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let ended = machine::end(&work.host, &work.dir, &work.who(epoch), Scope::UpTo, false).await;
     ended.map_err(|error| words(&error))?;
     let request = Request::Dropped { session, machine: work.order.machine.clone(), epoch };
-    answered(work, work.sessions.ask(session, request).await)
+    answered(work, work.means.asking.ask(session, request).await)
 }
 
 fn answered(work: &Work, answer: Result<Answer, Refusal>) -> Result<Ended, String> {
@@ -223,39 +254,38 @@ pub fn told(status: &ShimStatus) -> Told {
 
 /// Fetches an image from the members that hold it, and tells how it ended. Goes on for as long as it
 /// takes: holders come and go.
-pub async fn fetch(sessions: Sessions, digest: Digest, size: u64, news: mpsc::Sender<News>) {
-    let picture = sessions.picture();
+pub async fn fetch(
+    (ground, store): (Ground, Images),
+    (digest, size): (Digest, u64),
+    news: mpsc::Sender<News>,
+) {
+    let picture = ground.picture();
     let known = images::all(&picture).into_iter().find(|image| image.facts.digest == digest);
     let arch = known.map_or_else(|| std::env::consts::ARCH.to_owned(), |image| image.facts.arch);
     let wanted = WantedImage { digest, size, arch, names: images::names(&picture, digest) };
     let (telling, watched) = watch::channel(holders(&picture, digest));
-    let endpoint = sessions.deps().mesh.endpoint();
-    let fetching =
-        AssertUnwindSafe(sessions.deps().images.ensure(&wanted, watched, &endpoint)).catch_unwind();
+    let endpoint = ground.mesh.endpoint();
+    let fetching = AssertUnwindSafe(store.ensure(&wanted, watched, &endpoint)).catch_unwind();
     let ended = tokio::select! {
         ended = fetching => match ended {
             Ok(ended) => ended.map(|_| ()).map_err(|error| words(&error)),
             Err(_) => Err("the agent failed: see its log".to_owned()),
         },
-        never = keep_holders(&sessions, digest, telling) => match never {},
+        never = keep_holders(&ground, digest, telling) => match never {},
         // Dropping the fetch keeps what came; the next agent goes on.
-        () = sessions.deps().stop.cancelled() => return,
+        () = ground.stop.cancelled() => return,
     };
     // The loop has ended with the session.
     let _heard = news.send(News::Fetched(digest, ended)).await;
 }
 
 /// Tells a fetch who has the image, whenever that changes.
-async fn keep_holders(
-    sessions: &Sessions,
-    digest: Digest,
-    telling: watch::Sender<Vec<Holder>>,
-) -> Infallible {
+async fn keep_holders(ground: &Ground, digest: Digest, telling: watch::Sender<Vec<Holder>>) -> Infallible {
     // A host that is heard again or reached another way may be a better holder.
     let of = move |change: &Change| matches!(change, Change::Host(_)) || *change == Change::Image(digest);
-    let wakes = sessions.deps().pictures.wakes(of);
+    let wakes = ground.pictures.wakes(of);
     loop {
-        let now = holders(&sessions.picture(), digest);
+        let now = holders(&ground.picture(), digest);
         telling.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
@@ -336,16 +366,4 @@ pub async fn check(
 async fn pause(pause: Duration) {
     let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     mesh::Clock.sleep_until(mesh::Clock.moment().plus_ms(millis)).await;
-}
-
-/// Writes an error with its causes in one line.
-pub fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

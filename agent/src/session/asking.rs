@@ -9,12 +9,23 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{requests, sessions::Sessions};
+use super::requests::{self, Requests};
 
 /// One question of this host to another.
 const ASK: Duration = Duration::from_secs(5);
 
-impl Sessions {
+/// Handle for asking.
+#[derive(Clone)]
+pub struct Asking {
+    here: Requests,
+}
+
+impl Asking {
+    /// Makes the handle; what this host coordinates itself is answered by `here`.
+    pub fn new(here: Requests) -> Asking {
+        Asking { here }
+    }
+
     /// Asks the coordinator of a session, following its hints, for a bounded time.
     pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
         let route = route::Route::new(Clock.moment());
@@ -23,7 +34,7 @@ impl Sessions {
             answer = self.ask_along(route, session, request) => answer,
             () = Clock.sleep_until(until) => Err(Refusal::NoQuorum),
         };
-        match (answer, self.table.closed(session)) {
+        match (answer, self.here.table.closed(session)) {
             // Who is away is not the reason, or not the only one.
             (Err(Refusal::NoQuorum), Some(because)) => {
                 Err(Refusal::Failed(format!("this host's log of the session cannot be used: {because}")))
@@ -39,15 +50,15 @@ impl Sessions {
         request: Request,
     ) -> Result<Answer, Refusal> {
         loop {
-            let known = self.share(session).is_some() || self.table.log(session).is_some();
-            match route.next(self.coordinator(session), known, Clock.moment()) {
+            let known = self.here.ground.share(session).is_some() || self.here.table.log(session).is_some();
+            match route.next(self.here.coordinator(session), known, Clock.moment()) {
                 route::Step::GiveUp(refusal) => return Err(refusal),
                 route::Step::Pause(at) => Clock.sleep_until(at).await,
                 route::Step::Ask(host) => {
-                    let answer = if host == self.me() {
-                        Some(requests::answer(self, host, request.clone()).await)
+                    let answer = if host == self.here.ground.me() {
+                        Some(requests::answer(&self.here, host, request.clone()).await)
                     } else {
-                        let called = self.deps().mesh.call(host, request.clone(), ASK).await;
+                        let called = self.here.ground.mesh.call(host, request.clone(), ASK).await;
                         called.inspect_err(|error| tracing::debug!(%host, %error, "no answer")).ok()
                     };
                     if let Some(result) = route.answered(host, answer) {

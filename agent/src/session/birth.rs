@@ -18,21 +18,25 @@ use proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{actions::words, requests, sessions::Sessions};
+use super::requests::{self, Requests};
+use crate::host::words::words;
 
 /// A single voter leads after one write to its disk.
 const LED: Duration = Duration::from_secs(5);
 /// How long a new share may take to be in the picture; one turn of a task.
 const SHOWN: Duration = Duration::from_secs(3);
 
+/// Births that wait; as many as members' requests that are answered at once.
+const LETTERS: usize = 64;
+
 /// A session that somebody wants.
-pub(super) struct Letter {
+struct Letter {
     /// Its topology, with its files.
-    pub(super) parcel: Parcel,
+    parcel: Parcel,
     /// The generation that its user saw.
-    pub(super) index: Option<u64>,
+    index: Option<u64>,
     /// Where the answer goes; whoever asked may be gone by then.
-    pub(super) answer: oneshot::Sender<Born>,
+    answer: oneshot::Sender<Born>,
 }
 
 /// What came of it.
@@ -48,25 +52,56 @@ pub enum Born {
     Failed(Failure),
 }
 
-/// Begins sessions until the daemon ends.
-pub(super) async fn run(sessions: Sessions, mut mailbox: mpsc::Receiver<Letter>) {
-    let stop = sessions.deps().stop.clone();
-    while let Some(Some(letter)) = stop.run_until_cancelled(mailbox.recv()).await {
-        let Letter { parcel, index, answer } = letter;
-        let begun = AssertUnwindSafe(begin(&sessions, parcel, index)).catch_unwind().await;
-        let failed = |_| Born::Failed(Failure::Failed("the agent failed: see its log".into()));
-        answer.send(begun.unwrap_or_else(failed)).ok();
+/// Handle to the births of this host.
+#[derive(Clone)]
+pub struct Births {
+    mailbox: mpsc::Sender<Letter>,
+}
+
+/// The task that is not yet running.
+pub(super) struct Beginning {
+    mailbox: mpsc::Receiver<Letter>,
+}
+
+/// Makes the handle and its task.
+pub(super) fn build() -> (Births, Beginning) {
+    let (sender, mailbox) = mpsc::channel(LETTERS);
+    (Births { mailbox: sender }, Beginning { mailbox })
+}
+
+impl Births {
+    /// Begins a session here, unless there is one of this name. It goes on also when whoever asked goes away.
+    pub async fn begin(&self, parcel: Parcel, index: Option<u64>) -> Born {
+        let (answer, answered) = oneshot::channel();
+        let ends = || Born::Failed(Failure::Failed("its agent is ending".into()));
+        match self.mailbox.send(Letter { parcel, index, answer }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| ends()),
+            Err(_) => ends(),
+        }
     }
 }
 
-async fn begin(sessions: &Sessions, parcel: Parcel, index: Option<u64>) -> Born {
-    match sessions.called(&parcel.intent.topology.session) {
+impl Beginning {
+    /// Begins sessions until the daemon ends.
+    pub(super) async fn run(mut self, here: Requests) {
+        let stop = here.ground.stop.clone();
+        while let Some(Some(letter)) = stop.run_until_cancelled(self.mailbox.recv()).await {
+            let Letter { parcel, index, answer } = letter;
+            let begun = AssertUnwindSafe(begin(&here, parcel, index)).catch_unwind().await;
+            let failed = |_| Born::Failed(Failure::Failed("the agent failed: see its log".into()));
+            answer.send(begun.unwrap_or_else(failed)).ok();
+        }
+    }
+}
+
+async fn begin(here: &Requests, parcel: Parcel, index: Option<u64>) -> Born {
+    match here.called(&parcel.intent.topology.session) {
         Ok(Some(session)) => return Born::Exists(session),
         Err(several) => return Born::Several(several),
         Ok(None) => {}
     }
-    let mesh = &sessions.deps().mesh;
-    let (host, salt) = (sessions.me(), rand::random());
+    let mesh = &here.ground.mesh;
+    let (host, salt) = (here.ground.me(), rand::random());
     let session = SessionId::born(host, &salt);
     let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random() };
     let (mut birth, mut effects) = Birth::new(session, seeds, parcel, index);
@@ -75,22 +110,21 @@ async fn begin(sessions: &Sessions, parcel: Parcel, index: Option<u64>) -> Born 
         for effect in effects {
             match effect {
                 Effect::Gather => {
-                    sessions.offers_known().await;
-                    let offered = inventory::inventory(&sessions.picture(), session);
+                    here.offers_known().await;
+                    let offered = inventory::inventory(&here.ground.picture(), session);
                     next = Some(Event::Offered(Box::new(offered)));
                 }
-                Effect::OpenLog => next = Some(Event::Opened(open(sessions, session).await)),
+                Effect::OpenLog => next = Some(Event::Opened(open(here, session).await)),
                 Effect::Write(command) => {
-                    next = Some(Event::Written(requests::write(sessions, session, *command).await));
+                    next = Some(Event::Written(requests::write(here, session, *command).await));
                 }
                 Effect::State(genesis) => {
                     let stated = mesh.say(&Statement::Genesis(genesis));
                     next = Some(Event::Stated(stated.map_err(|error| words(&error))));
                 }
-                Effect::Show => next = Some(Event::Shown(show(sessions, session).await)),
-                Effect::GiveUp => give_up(sessions, session).await,
-                // Nobody listening is no error.
-                Effect::Tell(fact) => drop(sessions.deps().facts.send(fact)),
+                Effect::Show => next = Some(Event::Shown(show(here, session).await)),
+                Effect::GiveUp => give_up(here, session).await,
+                Effect::Tell(fact) => here.ground.tell(fact),
                 Effect::End(Ok(proposal)) => return Born::New(session, proposal),
                 Effect::End(Err(failure)) => return Born::Failed(failure),
             }
@@ -102,8 +136,8 @@ async fn begin(sessions: &Sessions, parcel: Parcel, index: Option<u64>) -> Born 
     }
 }
 
-async fn open(sessions: &Sessions, session: SessionId) -> Result<(), String> {
-    let group = sessions.table.open(session).await.map_err(|error| words(&error))?;
+async fn open(here: &Requests, session: SessionId) -> Result<(), String> {
+    let group = here.table.open(session).await.map_err(|error| words(&error))?;
     group.init().await.map_err(|error| words(&error))?;
     // The only voter elects itself at once.
     let mut lead = group.lead();
@@ -111,21 +145,21 @@ async fn open(sessions: &Sessions, session: SessionId) -> Result<(), String> {
     led.map(drop).map_err(|_| "its only voter does not lead it".into())
 }
 
-async fn show(sessions: &Sessions, session: SessionId) -> Result<(), Refusal> {
-    let state = sessions.table.log(session).and_then(|group| group.state().borrow().clone());
-    sessions.known.accept(sessions.me(), lead::share_for(state.as_deref(), sessions.me())?).await?;
+async fn show(here: &Requests, session: SessionId) -> Result<(), Refusal> {
+    let state = here.table.log(session).and_then(|group| group.state().borrow().clone());
+    here.known.accept(here.ground.me(), lead::share_for(state.as_deref(), here.ground.me())?).await?;
     let of = move |change: &Change| *change == Change::Session(session);
-    sessions.deps().pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
+    here.ground.pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
     Ok(())
 }
 
-async fn give_up(sessions: &Sessions, session: SessionId) {
-    let mesh = &sessions.deps().mesh;
+async fn give_up(here: &Requests, session: SessionId) {
+    let mesh = &here.ground.mesh;
     if let Err(error) = mesh.say(&Statement::Tombstone(Tombstone { session, made: mesh.now() })) {
         tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
     }
     // The host's own task clears a session away that has a share here.
-    if sessions.share(session).is_none() {
-        sessions.table.forget(session).await;
+    if here.ground.share(session).is_none() {
+        here.table.forget(session).await;
     }
 }

@@ -13,22 +13,22 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::sessions::Sessions;
+use super::{ground::Ground, store::Store, table::Table};
 
 /// One piece crosses a slow uplink in two seconds.
 const PIECE: Duration = Duration::from_secs(8);
 
 /// Gives a member a piece of bytes, if it may have them and they are here.
 pub async fn answer(
-    sessions: &Sessions,
+    (ground, table, store): (&Ground, &Table, &Store),
     session: SessionId,
     asker: (HostId, bool),
     (content, offset): (Content, u64),
 ) -> Result<Vec<u8>, Refusal> {
-    match find(sessions, session, asker, &content)? {
+    match find(ground, table, (session, &content), asker)? {
         Source::Log(bytes) => Ok(piece(&bytes, offset).to_vec()),
         Source::Disk => {
-            let store = sessions.deps().store.clone();
+            let store = store.clone();
             let read = tokio::task::spawn_blocking(move || store.content(session, &content)).await;
             let bytes = read.map_err(io::Error::other).and_then(|read| read);
             Ok(piece(&bytes.map_err(|_| Refusal::NoContent)?, offset).to_vec())
@@ -37,35 +37,35 @@ pub async fn answer(
 }
 
 fn find(
-    sessions: &Sessions,
-    session: SessionId,
+    ground: &Ground,
+    table: &Table,
+    (session, content): (SessionId, &Content),
     asker: (HostId, bool),
-    content: &Content,
 ) -> Result<Source, Refusal> {
-    let state = sessions.table.log(session).and_then(|group| group.state().borrow().clone());
-    source(state.as_deref(), sessions.share(session).as_deref(), asker, content)
+    let state = table.log(session).and_then(|group| group.state().borrow().clone());
+    source(state.as_deref(), ground.share(session).as_deref(), asker, content)
 }
 
 /// Brings bytes from a host, which may be this one's own log.
 pub async fn fetch(
-    sessions: &Sessions,
-    session: SessionId,
+    ground: &Ground,
+    table: &Table,
+    (session, content): (SessionId, Content),
     from: HostId,
-    content: Content,
 ) -> Result<Arc<[u8]>, String> {
-    if from != sessions.me() {
-        let name = sessions.picture().members.get(&from).map_or_else(|| from.short(), |m| m.name.to_string());
-        let pieces = pieces(sessions, session, from, content).await;
+    if from != ground.me() {
+        let name = ground.picture().members.get(&from).map_or_else(|| from.short(), |m| m.name.to_string());
+        let pieces = pieces(ground, session, from, content).await;
         return pieces.map(Arc::from).map_err(|because| format!("{name}: {because}"));
     }
-    match find(sessions, session, (from, true), &content) {
+    match find(ground, table, (session, &content), (from, true)) {
         Ok(Source::Log(bytes)) => Ok(bytes),
         _ => Err("its own log does not have it yet".into()),
     }
 }
 
 async fn pieces(
-    sessions: &Sessions,
+    ground: &Ground,
     session: SessionId,
     from: HostId,
     content: Content,
@@ -73,7 +73,7 @@ async fn pieces(
     let mut bytes = Vec::new();
     loop {
         let request = Request::Content { session, content, offset: bytes.len() as u64 };
-        match sessions.deps().mesh.call(from, request, PIECE).await {
+        match ground.mesh.call(from, request, PIECE).await {
             Ok(Answer::Content(piece)) if piece.is_empty() && content.size > 0 => {
                 return Err("it ends too early".into());
             }
@@ -90,18 +90,17 @@ async fn pieces(
 }
 
 /// Tells people that a share waits for bytes that nobody gives.
-pub async fn lacks(sessions: Sessions, share: Arc<Share>, because: String) {
+pub async fn lacks(ground: Ground, share: Arc<Share>, because: String) {
     let (session, why) = (share.session, Because::ContentLacks { seen: because });
     let because = why.to_string();
     tracing::warn!(session = %share.name, because, "a share waits");
     let fact = Fact::ContentLacks { session: share.name.clone(), because };
-    // Nobody listening is no error.
-    drop(sessions.deps().facts.send(fact));
+    ground.tell(fact);
     // Where a share is shown, the host's own machine speaks.
-    if sessions.share(session).is_none() {
+    if ground.share(session).is_none() {
         let report = |spec: &proto::session::MachineSpec| {
             MachineReport::new(spec.machine.clone(), spec.epoch, (Phase::Fetching, Some(why.clone())))
         };
-        sessions.report(session, 0, share.machines.iter().map(report).collect()).await;
+        ground.report(session, 0, share.machines.iter().map(report).collect()).await;
     }
 }

@@ -23,7 +23,11 @@ use proto::{
 };
 use tokio::task::JoinSet;
 
-use super::{actions::words, sessions::Sessions};
+use super::{
+    ground::Ground,
+    requests::{self, Requests},
+};
+use crate::host::words::words;
 
 /// A member answers a new share after one fsync; slower ones are asked again later.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -31,7 +35,9 @@ const DELIVERY: Duration = Duration::from_secs(5);
 const CHANGE: Duration = Duration::from_secs(20);
 
 struct Coordinator {
-    sessions: Sessions,
+    ground: Ground,
+    /// What this host answers itself, and the log and what is believed of it.
+    here: Requests,
     session: SessionId,
     group: Group,
     lead: Lead,
@@ -43,10 +49,10 @@ struct Coordinator {
 }
 
 /// Runs until the daemon ends, the session is buried, or another log takes this one's place.
-pub async fn run(sessions: Sessions, session: SessionId, group: Group) {
-    let (lead, begun) = Lead::new(sessions.me(), Rules::default(), Clock.moment());
-    let work = JoinSet::new();
-    let mut this = Coordinator { sessions, session, group, lead, work, wake: None, told_unstated: false };
+pub async fn run(here: Requests, session: SessionId, group: Group) {
+    let (lead, begun) = Lead::new(here.ground.me(), Rules::default(), Clock.moment());
+    let (ground, work) = (here.ground.clone(), JoinSet::new());
+    let mut this = Coordinator { ground, here, session, group, lead, work, wake: None, told_unstated: false };
     if this.carry_out(begun).await {
         this.run().await;
     }
@@ -55,9 +61,9 @@ pub async fn run(sessions: Sessions, session: SessionId, group: Group) {
 impl Coordinator {
     async fn run(&mut self) {
         let (mut lead, mut state) = (self.group.lead(), self.group.state());
-        let mut roll = self.sessions.deps().mesh.roll();
-        let wakes = self.sessions.deps().pictures.wakes(|change| matches!(change, Change::Host(_)));
-        let stop = self.sessions.deps().stop.clone();
+        let mut roll = self.ground.mesh.roll();
+        let wakes = self.ground.pictures.wakes(|change| matches!(change, Change::Host(_)));
+        let stop = self.ground.stop.clone();
         loop {
             self.wake = None;
             let seen = Event::Look(Box::new(self.look()));
@@ -81,7 +87,7 @@ impl Coordinator {
                         return;
                     }
                     // Whom the log names is believed.
-                    self.sessions.known.look();
+                    self.here.known.look();
                     None
                 }
                 changed = state.changed() => if changed.is_err() { return } else { None },
@@ -105,7 +111,7 @@ impl Coordinator {
             (true, false) => Place::Inside,
             (false, _) => Place::Outside,
         };
-        let members = self.sessions.deps().mesh.members().borrow().clone();
+        let members = self.ground.mesh.members().borrow().clone();
         let member = |(id, member): (&HostId, &mesh::MemberView)| {
             let (up, level) = (member.is_up(), member.level);
             (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
@@ -122,8 +128,8 @@ impl Coordinator {
             },
             state: group.state().borrow().clone(),
             members: members.hosts.iter().map(member).collect(),
-            buried: self.sessions.buried(self.session),
-            shared: self.sessions.share(self.session).is_some(),
+            buried: self.ground.buried(self.session),
+            shared: self.ground.share(self.session).is_some(),
         }
     }
 
@@ -133,15 +139,14 @@ impl Coordinator {
             match effect {
                 Effect::Announce(head) => {
                     let body = head.map(|head| Body::Head(*head));
-                    self.sessions.deps().mesh.publish(RecordKey::Head(self.session), body).await;
+                    self.ground.mesh.publish(RecordKey::Head(self.session), body).await;
                 }
                 Effect::Deliver(to, share) => self.deliver(to, share),
                 Effect::AskVoter { change, host, outdated } => self.ask_voter(change, host, outdated),
                 Effect::SetVoters { change, voters } => self.set_voters(change, voters),
                 Effect::Raise { raise, level } => self.raise(raise, level),
                 Effect::Bury => self.bury(),
-                // Nobody listening is no error.
-                Effect::Tell(fact) => drop(self.sessions.deps().facts.send(fact)),
+                Effect::Tell(fact) => self.ground.tell(fact),
                 Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
                 Effect::Reopen => {
                     if self.reopen().await {
@@ -150,11 +155,11 @@ impl Coordinator {
                 }
                 Effect::Rest => return false,
                 Effect::Forget => {
-                    self.sessions.table.forget(self.session).await;
+                    self.here.table.forget(self.session).await;
                     return false;
                 }
                 Effect::Retire => {
-                    self.sessions.table.retire(self.session, self.group.clone()).await;
+                    self.here.table.retire(self.session, self.group.clone()).await;
                     return false;
                 }
             }
@@ -169,19 +174,19 @@ impl Coordinator {
     }
 
     fn deliver(&mut self, to: HostId, share: Box<Share>) {
-        let sessions = self.sessions.clone();
-        let work = async move { Event::Delivered(to, deliver(&sessions, to, share).await) };
+        let here = self.here.clone();
+        let work = async move { Event::Delivered(to, deliver(&here, to, share).await) };
         self.begin(work, Event::Delivered(to, None));
     }
 
     fn ask_voter(&mut self, change: u64, host: HostId, outdated: Option<u64>) {
-        let (sessions, session) = (self.sessions.clone(), self.session);
+        let (here, session) = (self.here.clone(), self.session);
         let name = self.group.state().borrow().as_ref().map(|state| state.name.clone());
         let work = async move {
             let mut node = None;
             if let Some(name) = name {
                 let request = Request::OpenVoter { session, name, outdated };
-                match call(&sessions, host, request).await {
+                match call(&here, host, request).await {
                     Some(Answer::Voter { node: found }) => node = Some(found),
                     answer => tracing::info!(%session, %host, ?answer, "no answer about its log"),
                 }
@@ -205,9 +210,9 @@ impl Coordinator {
     }
 
     fn raise(&mut self, raise: u64, level: Level) {
-        let (sessions, session) = (self.sessions.clone(), self.session);
+        let (here, session) = (self.here.clone(), self.session);
         let work = async move {
-            let written = super::requests::write(&sessions, session, Command::Raise { level }).await;
+            let written = requests::write(&here, session, Command::Raise { level }).await;
             match &written {
                 Ok(()) => tracing::info!(%session, %level, "the session's level is raised"),
                 Err(because) => {
@@ -220,7 +225,7 @@ impl Coordinator {
     }
 
     fn bury(&mut self) {
-        let mesh = &self.sessions.deps().mesh;
+        let mesh = &self.ground.mesh;
         let tombstone = Tombstone { session: self.session, made: mesh.now() };
         match mesh.say(&Statement::Tombstone(tombstone)) {
             Ok(()) => self.told_unstated = false,
@@ -238,9 +243,7 @@ impl Coordinator {
         let session = self.session;
         let because = self.group.lead().borrow().stopped.clone().unwrap_or_default();
         tracing::error!(%session, because, "the session's log cannot be written; it is closed until it can");
-        let store = self.sessions.deps().store.clone();
-        let takes_files = tokio::task::spawn_blocking(move || store.takes_files()).await.unwrap_or(false);
-        if takes_files && self.sessions.table.reopen(session, self.group.clone()).await {
+        if self.here.table.reopen(session, self.group.clone()).await {
             tracing::info!(%session, "the session's log is open again");
             return true;
         }
@@ -254,9 +257,9 @@ impl Coordinator {
 }
 
 /// Sends one member its share. Gives the version that it has now.
-async fn deliver(sessions: &Sessions, to: HostId, share: Box<Share>) -> Option<u64> {
+async fn deliver(here: &Requests, to: HostId, share: Box<Share>) -> Option<u64> {
     let (version, session) = (share.version, share.session);
-    let answer = call(sessions, to, Request::PutShare(share)).await?;
+    let answer = call(here, to, Request::PutShare(share)).await?;
     if let Answer::Refused(refusal) = &answer {
         tracing::info!(%session, host = %to, %refusal, "the share was not taken");
     }
@@ -264,11 +267,11 @@ async fn deliver(sessions: &Sessions, to: HostId, share: Box<Share>) -> Option<u
 }
 
 /// Asks a member, which may be this host.
-async fn call(sessions: &Sessions, to: HostId, request: Request) -> Option<Answer> {
-    if to == sessions.me() {
-        return Some(super::requests::answer(sessions, to, request).await);
+async fn call(here: &Requests, to: HostId, request: Request) -> Option<Answer> {
+    if to == here.ground.me() {
+        return Some(requests::answer(here, to, request).await);
     }
-    match sessions.deps().mesh.call(to, request, DELIVERY).await {
+    match here.ground.mesh.call(to, request, DELIVERY).await {
         Ok(answer) => Some(answer),
         Err(error) => {
             tracing::debug!(host = %to, %error, "no answer");

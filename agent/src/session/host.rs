@@ -12,11 +12,11 @@ use std::{
 use futures::FutureExt;
 use mesh::Clock;
 use proto::{
-    id::{Digest, MachineName, Name, SessionId},
+    id::{Digest, MachineName, SessionId},
     picture::{Change, readiness},
     run::{
         Rules,
-        host::{self as rules, Effect, Event, Lies, Life, Order, Outcome, Told},
+        host::{self as rules, Effect, Event, Lies, Order, Outcome},
     },
     session::{Share, reconcile::Settings},
     time::Moment,
@@ -24,31 +24,32 @@ use proto::{
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
-    actions::{self, Ended, Work},
-    nic,
-    sessions::Sessions,
+    actions::{self, Ended, Means, News, Work},
+    ground::Ground,
+    nic::{self, Edges},
+    table::Table,
 };
 use crate::machine::{
     self, Launch, Paths, Shim, ShimStatus,
-    process::Process,
     record::{self, Record},
 };
 
 /// News from action and probe tasks that wait for the loop. Each machine has a handful at most.
 const NEWS: usize = 256;
 
-/// What a task tells the loop.
-pub enum News {
-    /// An order, by its number, was carried out.
-    Done(MachineName, u64, Ended),
-    /// A shim says something new.
-    Told(MachineName, Told),
-    /// This shim does not answer.
-    Silent(MachineName, Process),
-    /// A readiness check answered, under this shim.
-    Probed(MachineName, Life, Name, bool),
-    /// A fetch has ended.
-    Fetched(Digest, Result<(), String>),
+/// What the loop of a session needs of others.
+#[derive(Clone)]
+pub struct Parts {
+    /// What every task stands on.
+    pub ground: Ground,
+    /// What is here of sessions: it forgets this one.
+    pub table: Table,
+    /// The network and names of machines.
+    pub edges: Edges,
+    /// What machines are made with.
+    pub means: Means,
+    /// Where sockets go.
+    pub run: PathBuf,
 }
 
 /// A shim that is listened to, with the tasks that do so.
@@ -74,7 +75,7 @@ struct Shown {
 }
 
 struct Shell {
-    sessions: Sessions,
+    parts: Parts,
     session: SessionId,
     files: machine::Host,
     rules: rules::Host,
@@ -88,11 +89,11 @@ struct Shell {
 }
 
 /// Runs until the session is buried or the daemon ends; machines run on in the second case.
-pub async fn run(sessions: Sessions, session: SessionId) {
-    let files = machine::Host::new(sessions.deps().run.clone());
+pub async fn run(parts: Parts, session: SessionId) {
+    let files = machine::Host::new(parts.run.clone());
     let (news, heard) = mpsc::channel(NEWS);
     let mut this = Shell {
-        sessions,
+        parts,
         session,
         files,
         rules: rules::Host::new(Rules::default()),
@@ -108,13 +109,13 @@ pub async fn run(sessions: Sessions, session: SessionId) {
 
 impl Shell {
     async fn run(&mut self) {
-        let stop = self.sessions.deps().stop.clone();
+        let stop = self.parts.ground.stop.clone();
         let session = self.session;
-        let wakes = self.sessions.deps().pictures.wakes(move |change| *change == Change::Session(session));
-        let mut images = self.sessions.deps().images.watch();
-        let mut transfers = self.sessions.deps().images.transfers();
-        let mut roll = self.sessions.deps().mesh.roll();
-        let names = self.sessions.deps().store.machines(self.session);
+        let wakes = self.parts.ground.pictures.wakes(move |change| *change == Change::Session(session));
+        let mut images = self.parts.means.images.watch();
+        let mut transfers = self.parts.means.images.transfers();
+        let mut roll = self.parts.ground.mesh.roll();
+        let names = self.parts.means.store.machines(self.session);
         let mut event =
             Some(Event::Begun(names.into_iter().map(|name| (name.clone(), self.lies(&name))).collect()));
         let mut ending = false;
@@ -152,18 +153,18 @@ impl Shell {
     /// Says what has changed of what is watched.
     fn gather(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let Some(share) = self.sessions.share(self.session) else {
+        let Some(share) = self.parts.ground.share(self.session) else {
             self.shown.share = None;
             return events;
         };
-        let images = &self.sessions.deps().images;
+        let images = &self.parts.means.images;
         let wanted = share.machines.iter().map(|spec| spec.image);
         let complete: BTreeSet<Digest> = wanted.filter(|image| images.path(*image).is_some()).collect();
         let transfers = images.transfers();
         let bytes = |image: Digest| transfers.borrow().get(&image).map(|progress| (image, progress.done));
         let arrived: BTreeMap<Digest, u64> =
             share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
-        let ready = readiness::ready(&self.sessions.picture(), &share);
+        let ready = readiness::ready(&self.parts.ground.picture(), &share);
         let shown = &mut self.shown;
         if shown.images != complete {
             events.push(Event::Images(complete.clone()));
@@ -177,7 +178,7 @@ impl Shell {
             true if shown.ready != ready => events.push(Event::Ready(ready.clone())),
             true => {}
         }
-        let buried = self.sessions.buried(self.session);
+        let buried = self.parts.ground.buried(self.session);
         if buried && !shown.buried {
             events.push(Event::Buried);
         }
@@ -209,7 +210,8 @@ impl Shell {
             match effect {
                 Effect::Order(order) => self.order(order),
                 Effect::Fetch { image, size } => {
-                    tokio::spawn(actions::fetch(self.sessions.clone(), image, size, self.news.clone()));
+                    let from = (self.parts.ground.clone(), self.parts.means.images.clone());
+                    tokio::spawn(actions::fetch(from, (image, size), self.news.clone()));
                 }
                 Effect::Watch(machine) => {
                     if let Some(shim) = shim.take() {
@@ -219,23 +221,20 @@ impl Shell {
                 Effect::Release(machine) => drop(self.held.remove(&machine)),
                 Effect::Attach(machine) => {
                     if let Some(held) = self.held.get(&machine) {
-                        nic::attach(&self.sessions, self.session, &held.shim.launch().spec, &held.shim);
+                        nic::attach(&self.parts.edges, self.session, &held.shim.launch().spec, &held.shim);
                     }
                 }
-                Effect::Detach(machine) => self.sessions.deps().net.detach(self.session, &machine),
+                Effect::Detach(machine) => self.parts.edges.detach(self.session, &machine),
                 Effect::Route(share) => {
-                    self.sessions.deps().net.set_routes(self.session, &share.directory, self.sessions.me());
+                    self.parts.edges.route(self.session, &share.directory);
                 }
                 Effect::Report(version, machines) => {
-                    self.sessions.report(self.session, version, machines).await
+                    self.parts.ground.report(self.session, version, machines).await
                 }
-                Effect::Tell(fact) => {
-                    // Nobody listening is no error.
-                    let _heard = self.sessions.deps().facts.send(fact);
-                }
+                Effect::Tell(fact) => self.parts.ground.tell(fact),
                 Effect::Wake(at) => self.wake = at,
                 Effect::Forget => {
-                    self.sessions.table.forget(self.session).await;
+                    self.parts.table.forget(self.session).await;
                     return true;
                 }
                 Effect::Rest => return true,
@@ -247,7 +246,7 @@ impl Shell {
     fn order(&self, order: Order) {
         let (machine, number) = (order.machine.clone(), order.number);
         let work = Work {
-            sessions: self.sessions.clone(),
+            means: self.parts.means.clone(),
             host: self.files.clone(),
             shim: self.held.get(&machine).map(|held| held.shim.clone()),
             dir: self.dir(&machine),
@@ -281,7 +280,7 @@ impl Shell {
     }
 
     fn dir(&self, machine: &MachineName) -> PathBuf {
-        self.sessions.deps().store.machine(self.session, machine)
+        self.parts.means.store.machine(self.session, machine)
     }
 
     /// Reads what lies in a machine's directory.

@@ -5,8 +5,8 @@
 //!                       host: share -> run::host -> orders -> reports -> gossip
 //! ```
 //!
-//! - `sessions`: the handle to all of it, and the tasks of each session; `ports`: what the rest of the agent may
-//!   ask of it;
+//! - `sessions`: puts all of it together, each task with the parts that it uses; `ports`: what the rest of the agent
+//!   may ask of it; `ground`: what every task stands on; `tasks`: where they are counted;
 //! - `table`: what is here of sessions, with one task that writes: shares, logs, whole sessions; `opening`: what lies
 //!   there when the agent starts; `store`: the files;
 //! - `knowing`: what is believed of sessions, with the shell of `proto::run::knowledge`;
@@ -21,8 +21,10 @@ mod asking;
 pub mod birth;
 mod contents;
 pub mod coordinator;
+pub mod ground;
 pub mod host;
 mod knowing;
+mod known;
 pub mod nic;
 mod opening;
 pub mod ports;
@@ -30,6 +32,7 @@ pub mod requests;
 pub mod sessions;
 pub mod store;
 mod table;
+mod tasks;
 
 #[cfg(test)]
 mod tests;

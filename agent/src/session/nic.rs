@@ -1,24 +1,55 @@
-//! Connects a machine's network edge with the session network and its names: three functions around
+//! Connects a machine's network edge with the session network and its names: a few functions around
 //! its shim. Nothing is carried here.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh::net::Local;
-use proto::{id::SessionId, names::View, session::MachineSpec};
+use mesh::net::{Local, Net};
+use proto::{
+    id::{HostId, MachineName, SessionId},
+    names::View,
+    session::{Directory, MachineSpec},
+};
 
-use super::sessions::Sessions;
-use crate::{dns, machine::Shim};
+use crate::{
+    dns::{self, Resolve},
+    machine::Shim,
+};
 
 /// The port that stands for a machine's serial console where streams into machines are opened: no TCP
 /// service can have it.
 pub const CONSOLE_PORT: u16 = 0;
 
+/// The session network and the names of this host's machines.
+#[derive(Clone)]
+pub struct Edges {
+    /// This host.
+    pub me: HostId,
+    /// The session network.
+    pub net: Net,
+    /// The zone's name.
+    pub zone: String,
+    /// Answers names.
+    pub resolve: Resolve,
+}
+
+impl Edges {
+    /// Takes a machine off the network.
+    pub fn detach(&self, session: SessionId, machine: &MachineName) {
+        self.net.detach(session, machine);
+    }
+
+    /// Takes in where the machines of a session are.
+    pub fn route(&self, session: SessionId, directory: &Directory) {
+        self.net.set_routes(session, directory, self.me);
+    }
+}
+
 /// Attaches a running machine. Again for the same incarnation: nothing happens, because the sockets of
 /// a restarted shim have the same paths.
-pub fn attach(sessions: &Sessions, session: SessionId, spec: &MachineSpec, shim: &Shim) {
+pub fn attach(edges: &Edges, session: SessionId, spec: &MachineSpec, shim: &Shim) {
     let (network, dial) = (shim.clone(), shim.clone());
-    let (zone, resolve) = (sessions.deps().zone.clone(), sessions.deps().resolve.clone());
+    let (zone, resolve) = (edges.zone.clone(), edges.resolve.clone());
     let local = Local {
         network: Arc::new(move || {
             let shim = network.clone();
@@ -40,7 +71,7 @@ pub fn attach(sessions: &Sessions, session: SessionId, spec: &MachineSpec, shim:
             })
         }),
     };
-    if !sessions.deps().net.attach(session, &spec.machine, spec.epoch, local) {
+    if !edges.net.attach(session, &spec.machine, spec.epoch, local) {
         tracing::warn!(machine = %spec.machine, epoch = %spec.epoch, "a newer incarnation has the network");
     }
 }

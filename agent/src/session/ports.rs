@@ -1,7 +1,7 @@
 //! What the rest of the agent may ask of sessions: two narrow handles, and each has no power beside its methods.
 //! The tasks of sessions are reached through nothing else.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use mesh::quorum::Group;
 use proto::{
@@ -11,48 +11,54 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{birth::Born, requests, sessions::Sessions};
-
-/// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
-pub const OFFER_WAIT: Duration = Duration::from_secs(5);
+pub use super::requests::OFFER_WAIT;
+use super::{
+    asking::Asking,
+    birth::{Births, Born},
+    requests::{self, Requests},
+};
 
 /// What people may ask of sessions, through the local API.
 #[derive(Clone)]
-pub struct ForPeople(pub(super) Sessions);
+pub struct ForPeople {
+    pub(super) asking: Asking,
+    pub(super) requests: Requests,
+    pub(super) births: Births,
+}
 
 impl ForPeople {
     /// Finds the session that is called so here; `Err` = several are.
     pub fn called(&self, name: &Name) -> Result<Option<SessionId>, BTreeSet<SessionId>> {
-        self.0.called(name)
+        self.requests.called(name)
     }
 
     /// Plans a session that does not exist.
     pub async fn propose(&self, session: SessionId, intent: &Intent, replace: &Replace) -> Proposal {
-        self.0.offers_known().await;
-        requests::propose(&self.0, session, None, (intent, replace))
+        self.requests.offers_known().await;
+        requests::propose(&self.requests, session, None, (intent, replace))
     }
 
     /// Begins a session here, unless there is one of this name. It goes on also when whoever asked goes away.
     pub async fn begin(&self, parcel: Parcel, index: Option<u64>) -> Born {
-        self.0.begin(parcel, index).await
+        self.births.begin(parcel, index).await
     }
 
     /// Asks the coordinator of a session, following its hints, for a bounded time.
     pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
-        self.0.ask(session, request).await
+        self.asking.ask(session, request).await
     }
 
     /// Names the coordinator of a session as far as this host can tell.
     pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
-        self.0.coordinator(session)
+        self.requests.coordinator(session)
     }
 
     /// Names who votes in a session, by this host's own log or by what gossip says.
     pub fn voters(&self, session: SessionId) -> BTreeSet<HostId> {
-        match self.0.table.log(session) {
+        match self.requests.table.log(session) {
             Some(log) => log.lead().borrow().voters.values().copied().collect(),
             None => self
-                .0
+                .requests
                 .known
                 .head(session)
                 .map(|(_, head)| head.voters)
@@ -64,36 +70,43 @@ impl ForPeople {
 
     /// Tells whether anything of a session is here.
     pub fn here(&self, session: SessionId) -> bool {
-        self.0.share(session).is_some() || self.0.table.log(session).is_some()
+        self.requests.ground.share(session).is_some() || self.requests.table.log(session).is_some()
     }
 
     /// Names the sessions whose log on this host cannot be opened, and why.
     pub fn closed(&self) -> Vec<(String, String)> {
         let name = |session: SessionId| {
-            let share = self.0.share(session);
+            let share = self.requests.ground.share(session);
             share.map_or_else(|| session.to_string(), |share| share.name.to_string())
         };
-        self.0.table.all_closed().into_iter().map(|(session, because)| (name(session), because)).collect()
+        self.requests
+            .table
+            .all_closed()
+            .into_iter()
+            .map(|(session, because)| (name(session), because))
+            .collect()
     }
 
     /// Names the sessions whose log on this host has stopped, and why.
     pub fn stopped(&self) -> Vec<(String, String)> {
-        self.0.table.stopped()
+        self.requests.table.stopped()
     }
 }
 
 /// What other members may ask of sessions.
 #[derive(Clone)]
-pub struct ForMembers(pub(super) Sessions);
+pub struct ForMembers {
+    pub(super) requests: Requests,
+}
 
 impl ForMembers {
     /// Answers a request.
     pub async fn answer(&self, from: HostId, request: Request) -> Answer {
-        requests::answer(&self.0, from, request).await
+        requests::answer(&self.requests, from, request).await
     }
 
     /// Gives the log that a member's Raft message is for, if one is here and the member has a voice.
     pub fn log(&self, from: HostId, session: SessionId) -> Option<Group> {
-        self.0.table.log(session).filter(|_| self.0.known.has_voice(session, from))
+        self.requests.table.log(session).filter(|_| self.requests.known.has_voice(session, from))
     }
 }

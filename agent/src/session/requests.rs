@@ -4,17 +4,15 @@
 //! Who may ask: only a host with a voice in the session may bring a share or ask for a voter. `Up`,
 //! `Down` and `Wish` are what an operator does on any member, so any member may ask for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use mesh::{
-    Mesh,
-    quorum::{Group, ReadError, Wire, WriteError},
-};
+use mesh::quorum::{Group, ReadError, WriteError};
 use proto::{
     id::{HostId, Name, SessionId},
     picture::inventory,
     run::{
         Rules,
+        knowledge::route,
         lead::{
             self,
             question::{Ask, Effect, Event, Question},
@@ -25,34 +23,76 @@ use proto::{
     wire::rpc::{Answer, Refusal, Request},
 };
 
-use super::{actions::words, contents, sessions::Sessions};
+use tokio::sync::watch;
+
+use super::{contents, ground::Ground, known::Known, store::Store, table::Table};
+use crate::host::words::words;
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
 const WRITE: Duration = Duration::from_secs(5);
 /// A quorum round: one round trip to the median voter.
 const READ: Duration = Duration::from_secs(3);
 
+/// A proof of QEMU takes a second; one that hangs is ended by its own time-outs.
+pub const OFFER_WAIT: Duration = Duration::from_secs(5);
+
+/// What answers are made of.
+#[derive(Clone)]
+pub struct Requests {
+    /// What every task stands on.
+    pub ground: Ground,
+    /// What is believed of all.
+    pub known: Known,
+    /// What is here of all.
+    pub table: Table,
+    /// Shares and contents on disk.
+    pub store: Store,
+    /// Whether gossip knows by now what this host offers.
+    pub offered: watch::Receiver<bool>,
+}
+
+impl Requests {
+    /// Waits until this host knows what it offers itself: right after the start its QEMU is still
+    /// being proved, and a plan would call it unfit. The proof is bounded, and so is this.
+    pub async fn offers_known(&self) {
+        let mut offered = self.offered.clone();
+        let known = offered.wait_for(|offered| *offered);
+        if tokio::time::timeout(OFFER_WAIT, known).await.is_err() {
+            tracing::warn!("planning without knowing what this host offers: its QEMU is not proved yet");
+        }
+    }
+
+    /// Finds the session that is called so here; `Err` = several are.
+    pub fn called(&self, name: &Name) -> Result<Option<SessionId>, BTreeSet<SessionId>> {
+        let believed = self.known.all();
+        proto::run::birth::called(name, &self.ground.picture().shares, believed.heads())
+    }
+
+    /// Names the coordinator of a session as far as this host can tell.
+    pub fn coordinator(&self, session: SessionId) -> Option<HostId> {
+        let led = self.table.log(session).and_then(|group| group.lead().borrow().leader);
+        route::coordinator(led, self.known.head(session).map(|(host, _)| host))
+    }
+}
+
 /// Answers a request of a member.
-pub async fn answer(sessions: &Sessions, from: HostId, request: Request) -> Answer {
+pub async fn answer(all: &Requests, from: HostId, request: Request) -> Answer {
     let request = match Ask::of(from, request) {
-        Ok((session, ask)) => return coordinate(sessions, session, ask).await,
+        Ok((session, ask)) => return coordinate(all, session, ask).await,
         Err(request) => request,
     };
     let result = match request {
         Request::Ping => Ok(Answer::Done),
-        Request::PutShare(share) => sessions.known.accept(from, *share).await.map(|()| Answer::Done),
-        Request::GetShare(session) => share_for(sessions, session, from),
-        Request::OpenVoter { session, .. } if !sessions.known.hears(session, from).await => {
-            Err(Refusal::NoVoice)
-        }
-        Request::OpenVoter { session, name, outdated } => {
-            open_voter(sessions, session, &name, outdated).await
-        }
+        Request::PutShare(share) => all.known.accept(from, *share).await.map(|()| Answer::Done),
+        Request::GetShare(session) => share_for(all, session, from),
+        Request::OpenVoter { session, .. } if !all.known.hears(session, from).await => Err(Refusal::NoVoice),
+        Request::OpenVoter { session, name, outdated } => open_voter(all, session, &name, outdated).await,
         Request::Content { session, content, offset } => {
-            let votes = sessions.known.voices(session).contains(&from);
-            contents::answer(sessions, session, (from, votes), (content, offset)).await.map(Answer::Content)
+            let votes = all.known.voices(session).contains(&from);
+            let from_disk = (&all.ground, &all.table, &all.store);
+            contents::answer(from_disk, session, (from, votes), (content, offset)).await.map(Answer::Content)
         }
-        Request::Voices(session) => Ok(Answer::Voices(sessions.known.voices(session))),
+        Request::Voices(session) => Ok(Answer::Voices(all.known.voices(session))),
         // Answered above, or by the mesh itself.
         _ => Err(Refusal::Failed("this is not a question about sessions".into())),
     };
@@ -61,49 +101,36 @@ pub async fn answer(sessions: &Sessions, from: HostId, request: Request) -> Answ
 
 /// Plans with what the mesh offers now.
 pub fn propose(
-    sessions: &Sessions,
+    all: &Requests,
     session: SessionId,
     state: Option<&State>,
     wanted: (&Intent, &Replace),
 ) -> Proposal {
-    plan::propose(session, state, wanted, &inventory::inventory(&sessions.picture(), session))
-}
-
-/// Carries Raft messages of one session over the mesh.
-pub fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
-    let mesh = mesh.clone();
-    Wire::new(move |to, frame, within| {
-        let mesh = mesh.clone();
-        Box::pin(
-            async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) },
-        )
-    })
+    plan::propose(session, state, wanted, &inventory::inventory(&all.ground.picture(), session))
 }
 
 /// A voter's own applied state is good enough: shares are ordered, and a newer one follows.
-fn share_for(sessions: &Sessions, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
-    let group = sessions.table.log(session).ok_or(Refusal::UnknownSession)?;
+fn share_for(all: &Requests, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
+    let group = all.table.log(session).ok_or(Refusal::UnknownSession)?;
     let state = group.state().borrow().clone();
     lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
 }
 
 /// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.
-async fn coordinate(sessions: &Sessions, session: SessionId, ask: Ask) -> Answer {
+async fn coordinate(all: &Requests, session: SessionId, ask: Ask) -> Answer {
     let (mut question, mut effects) = Question::new(session, ask, Rules::default());
     loop {
         let mut next = None;
         for effect in effects {
             match effect {
-                Effect::Read => next = Some(Event::Read(read(sessions, session).await)),
+                Effect::Read => next = Some(Event::Read(read(all, session).await)),
                 Effect::Gather => {
-                    sessions.offers_known().await;
-                    next = Some(Event::Offered(Box::new(inventory::inventory(&sessions.picture(), session))));
+                    all.offers_known().await;
+                    next =
+                        Some(Event::Offered(Box::new(inventory::inventory(&all.ground.picture(), session))));
                 }
-                Effect::Write(command) => {
-                    next = Some(Event::Written(write(sessions, session, *command).await))
-                }
-                // Nobody listening is no error.
-                Effect::Tell(fact) => drop(sessions.deps().facts.send(fact)),
+                Effect::Write(command) => next = Some(Event::Written(write(all, session, *command).await)),
+                Effect::Tell(fact) => all.ground.tell(fact),
                 Effect::Answer(answer) => return *answer,
             }
         }
@@ -115,24 +142,24 @@ async fn coordinate(sessions: &Sessions, session: SessionId, ask: Ask) -> Answer
 }
 
 async fn open_voter(
-    sessions: &Sessions,
+    all: &Requests,
     session: SessionId,
     name: &Name,
     outdated: Option<u64>,
 ) -> Result<Answer, Refusal> {
-    let opened = sessions.table.open_voter(session, outdated).await;
+    let opened = all.table.open_voter(session, outdated).await;
     let group = opened.map_err(|error| Refusal::Failed(format!("{name}: {}", words(&error))))?;
     Ok(Answer::Voter { node: group.node_id() })
 }
 
-fn group(sessions: &Sessions, session: SessionId) -> Result<Group, Refusal> {
-    let known = sessions.share(session).is_some();
+fn group(all: &Requests, session: SessionId) -> Result<Group, Refusal> {
+    let known = all.ground.share(session).is_some();
     let unknown = if known {
-        Refusal::NotCoordinator { leader: sessions.coordinator(session) }
+        Refusal::NotCoordinator { leader: all.coordinator(session) }
     } else {
         Refusal::UnknownSession
     };
-    sessions.table.log(session).ok_or(unknown)
+    all.table.log(session).ok_or(unknown)
 }
 
 /// Says why a log that was closed answers nothing.
@@ -141,8 +168,8 @@ fn stopped(because: &str) -> Refusal {
 }
 
 /// Reads the hard state through a quorum round.
-async fn read(sessions: &Sessions, session: SessionId) -> Result<Arc<State>, Refusal> {
-    let group = group(sessions, session)?;
+async fn read(all: &Requests, session: SessionId) -> Result<Arc<State>, Refusal> {
+    let group = group(all, session)?;
     match group.read(READ).await {
         Ok((state, _)) => Ok(state),
         Err(ReadError::NotLeader { leader }) => Err(Refusal::NotCoordinator { leader }),
@@ -156,8 +183,8 @@ async fn read(sessions: &Sessions, session: SessionId) -> Result<Arc<State>, Ref
 }
 
 /// Writes one command and waits until a quorum has it.
-pub async fn write(sessions: &Sessions, session: SessionId, command: Command) -> Result<(), Refusal> {
-    let group = group(sessions, session)?;
+pub async fn write(all: &Requests, session: SessionId, command: Command) -> Result<(), Refusal> {
+    let group = group(all, session)?;
     match group.write(command, WRITE).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(refused)) => Err(Refusal::State(refused)),

@@ -15,22 +15,21 @@ use std::{
 };
 
 use futures::FutureExt;
-use mesh::quorum::Group;
+use mesh::{
+    Mesh,
+    net::Net,
+    quorum::{Group, Wire},
+};
 use proto::{
     facts::Fact,
     id::{HostId, SessionId},
     limits::MAX_SESSIONS,
     session::Share,
-    wire::record::RecordKey,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{
-    actions::words,
-    coordinator, requests,
-    sessions::{Deps, Sessions},
-    store::Store,
-};
+use super::{ground::Ground, known::Known, store::Store};
+use crate::host::words::words;
 
 /// Letters that wait; as many as members' requests that are answered at once.
 const LETTERS: usize = 64;
@@ -191,13 +190,27 @@ impl Table {
     }
 
     /// Has something written down that belongs to a session.
-    pub async fn write_down(&self, letter: impl FnOnce(Written) -> Letter) -> Result<(), String> {
+    pub(super) async fn write_down(&self, letter: impl FnOnce(Written) -> Letter) -> Result<(), String> {
         self.ask(letter).await.unwrap_or_else(|| Err("its agent is ending".into()))
     }
 }
 
+/// What the task needs of others.
+pub(super) struct Parts {
+    /// What every task stands on.
+    pub(super) ground: Ground,
+    /// The session network.
+    pub(super) net: Net,
+    /// Shares and logs on disk.
+    pub(super) store: Store,
+    /// What is believed of sessions.
+    pub(super) known: Known,
+    /// Starts the task beside a log.
+    pub(super) lead: Box<dyn Fn(SessionId, Group) + Send + Sync>,
+}
+
 struct Keeping {
-    sessions: Sessions,
+    parts: Parts,
     logs: watch::Sender<Arc<Logs>>,
     closed: watch::Sender<Closed>,
 }
@@ -205,8 +218,8 @@ struct Keeping {
 impl Keeper {
     /// Runs until the logs are closed, which is after every task of a session has ended: what those put into
     /// the mailbox is still carried out.
-    pub(super) async fn run(mut self, sessions: Sessions) {
-        let keeping = Keeping { sessions, logs: self.logs, closed: self.closed };
+    pub(super) async fn run(mut self, parts: Parts) {
+        let keeping = Keeping { parts, logs: self.logs, closed: self.closed };
         while let Some(letter) = self.mailbox.recv().await {
             if let Letter::Close(closed) = letter {
                 keeping.close().await;
@@ -248,10 +261,6 @@ impl Keeping {
         }
     }
 
-    fn deps(&self) -> &Deps {
-        self.sessions.deps()
-    }
-
     fn group(&self, session: SessionId) -> Option<Group> {
         self.logs.borrow().get(&session).cloned()
     }
@@ -283,13 +292,13 @@ impl Keeping {
         &self,
         work: impl FnOnce(Store) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let store = self.deps().store.clone();
+        let store = self.parts.store.clone();
         tokio::task::spawn_blocking(move || work(store)).await.map_err(io::Error::other)?
     }
 
     async fn store(&self, share: Arc<Share>, voices: Option<BTreeSet<HostId>>) -> Result<(), String> {
         // Its burial may have waited in this mailbox, too.
-        if self.sessions.buried(share.session) {
+        if self.parts.ground.buried(share.session) {
             return Err("the session has ended".into());
         }
         let written = self.on_disk(move |store| {
@@ -301,7 +310,7 @@ impl Keeping {
 
     /// After the session's burial nothing of it comes back.
     async fn put_content(&self, session: SessionId, bytes: Arc<[u8]>) -> Result<(), String> {
-        if self.sessions.buried(session) {
+        if self.parts.ground.buried(session) {
             return Err("the session has ended".into());
         }
         let written = self.on_disk(move |store| store.put_content(session, &bytes)).await;
@@ -309,7 +318,7 @@ impl Keeping {
     }
 
     async fn keep_voices(&self, session: SessionId, voices: BTreeSet<HostId>) -> Result<(), String> {
-        if self.sessions.share(session).is_none() {
+        if self.parts.ground.share(session).is_none() {
             return Ok(());
         }
         let written = self.on_disk(move |store| store.put_voices(session, &voices)).await;
@@ -322,27 +331,19 @@ impl Keeping {
         if let Some(group) = self.leave(session) {
             group.shutdown().await;
         }
-        let name = self.sessions.share(session).map(|share| share.name.clone());
-        let had = self.deps().own.reports.borrow().get(&session).map_or(0, |acted| acted.machines.len());
-        for key in proto::picture::told::keys(session, had.max(1)).chain([RecordKey::Head(session)]) {
-            self.deps().mesh.publish(key, None).await;
-        }
-        self.deps().net.forget(session);
+        let name = self.parts.ground.share(session).map(|share| share.name.clone());
+        self.parts.ground.fall_silent(session).await;
+        self.parts.net.forget(session);
         if let Err(error) = self.on_disk(move |store| store.remove(session)).await {
             tracing::error!(%session, %error, "the session's directory cannot be removed");
         }
-        self.deps().own.shares.send_modify(|all| {
-            Arc::make_mut(all).remove(&session);
-        });
-        self.deps().own.reports.send_modify(|all| {
-            Arc::make_mut(all).remove(&session);
-        });
-        self.sessions.known.forgotten(session).await;
+        self.parts.ground.remove(session);
+        self.parts.known.forgotten(session).await;
         if let Some(session) = name {
-            // Nobody listening is no error.
-            let _heard = self.deps().facts.send(Fact::SessionGone { session });
+            self.parts.ground.tell(Fact::SessionGone { session });
         }
     }
+
     /// Opens this host's log for a leader that asks for a voter. A log that is damaged, or older than what its node
     /// acknowledged to that leader, is put aside, and this host comes back as a new voter.
     async fn open_voter(&self, session: SessionId, outdated: Option<u64>) -> Result<Group, VoterError> {
@@ -371,10 +372,9 @@ impl Keeping {
         let moved = self.on_disk(move |store| store.put_raft_aside(session)).await;
         let path = moved.map_err(VoterError::Aside)?;
         tracing::error!(%session, because, "the session's log is of no use; it is kept in {}", path.display());
-        let named = self.sessions.share(session).map(|share| share.name.clone());
+        let named = self.parts.ground.share(session).map(|share| share.name.clone());
         if let Some(session) = named {
-            // Nobody listening is no error.
-            let _heard = self.deps().facts.send(Fact::LogReplaced { session, because });
+            self.parts.ground.tell(Fact::LogReplaced { session, because });
         }
         Ok(())
     }
@@ -390,23 +390,21 @@ impl Keeping {
 
     /// Opens a log, also in the place of one that has stopped.
     async fn open_over(&self, session: SessionId) -> Result<Group, VoterError> {
-        if self.sessions.buried(session) {
+        if self.parts.ground.buried(session) {
             return Err(VoterError::Buried);
         }
         let full = |logs: &Logs| logs.len() >= MAX_SESSIONS && !logs.contains_key(&session);
         if full(&self.logs.borrow()) {
             return Err(VoterError::TooMany);
         }
-        let wire = requests::raft_wire(&self.deps().mesh, session);
-        let dir = self.deps().store.make_raft(session).map_err(VoterError::Directory)?;
-        let opened = Group::open(&dir, session, self.sessions.me(), wire).await;
+        let wire = raft_wire(&self.parts.ground.mesh, session);
+        let dir = self.parts.store.make_raft(session).map_err(VoterError::Directory)?;
+        let opened = Group::open(&dir, session, self.parts.ground.me(), wire).await;
         self.shut(session, opened.as_ref().err().map(|error| words(error)));
         let group = opened?;
         self.enter(session, group.clone());
-        self.sessions.known.look();
-        let (sessions, of) = (self.sessions.clone(), group.clone());
-        let run = move || coordinator::run(sessions.clone(), session, of.clone());
-        self.sessions.supervise("coordinator", session, run);
+        self.parts.known.look();
+        (self.parts.lead)(session, group.clone());
         Ok(group)
     }
 
@@ -416,6 +414,9 @@ impl Keeping {
         if self.group(session).is_some_and(|now| now.lead().borrow().stopped.is_none()) {
             // A leader asked, and was quicker.
             return true;
+        }
+        if !self.on_disk(|store| Ok(store.takes_files())).await.unwrap_or(false) {
+            return false;
         }
         group.shutdown().await;
         // Until the new one is there, the old one answers why it does nothing.
@@ -445,4 +446,15 @@ impl Keeping {
             tracing::error!(%session, %error, "the session's log cannot be removed");
         }
     }
+}
+
+/// Carries Raft messages of one session over the mesh.
+fn raft_wire(mesh: &Mesh, session: SessionId) -> Wire {
+    let mesh = mesh.clone();
+    Wire::new(move |to, frame, within| {
+        let mesh = mesh.clone();
+        Box::pin(
+            async move { mesh.raft(to, session, frame, within).await.map_err(|error| error.to_string()) },
+        )
+    })
 }

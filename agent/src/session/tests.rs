@@ -115,11 +115,11 @@ impl Host {
     }
 
     fn id(&self) -> HostId {
-        self.sessions.me()
+        self.sessions.ground.me()
     }
 
     fn raft_dir(&self, session: SessionId) -> std::path::PathBuf {
-        self.sessions.deps().store.raft(session)
+        self.sessions.requests.store.raft(session)
     }
 
     /// States a birth, as the host that starts a session does.
@@ -196,18 +196,18 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
     let (me, stranger) = (attic.id(), HostId([9; 32]));
     let session = attic.bear();
     let sessions = &attic.sessions;
-    assert_eq!(sessions.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
-    assert_eq!(sessions.known.accept(me, share(session, 2)).await, Ok(()));
-    assert_eq!(sessions.known.accept(me, share(session, 1)).await, Err(Refusal::Older));
-    assert_eq!(sessions.known.accept(me, share(session, 2)).await, Ok(()), "again is no error");
-    assert_eq!(sessions.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
-    assert_eq!(sessions.share(session).unwrap().version, 2);
+    assert_eq!(sessions.requests.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.requests.known.accept(me, share(session, 2)).await, Ok(()));
+    assert_eq!(sessions.requests.known.accept(me, share(session, 1)).await, Err(Refusal::Older));
+    assert_eq!(sessions.requests.known.accept(me, share(session, 2)).await, Ok(()), "again is no error");
+    assert_eq!(sessions.requests.known.accept(stranger, share(session, 99)).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.ground.share(session).unwrap().version, 2);
     let asked = Request::OpenVoter { session, name: name("shop"), outdated: None };
-    let answer = super::requests::answer(sessions, stranger, asked).await;
+    let answer = super::requests::answer(&sessions.requests, stranger, asked).await;
     assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
     // A session whose birth nobody stated.
     let unborn = share(SessionId([1; 16]), 1);
-    assert_eq!(sessions.known.accept(stranger, unborn).await, Err(Refusal::NoVoice));
+    assert_eq!(sessions.requests.known.accept(stranger, unborn).await, Err(Refusal::NoVoice));
     attic.stop().await;
 }
 
@@ -215,14 +215,14 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
 async fn a_buried_session_is_cleared_away_and_never_comes_back() {
     let attic = Host::founder("attic").await;
     let session = attic.up().await;
-    assert!(attic.sessions.share(session).is_some(), "whoever asked finds it at once");
+    assert!(attic.sessions.ground.share(session).is_some(), "whoever asked finds it at once");
     let tombstone = Tombstone { session, made: attic.mesh.now() };
     attic.mesh.say(&Statement::Tombstone(tombstone)).unwrap();
-    let dir = attic.sessions.deps().store.session(session);
-    eventually("the end", async || attic.sessions.share(session).is_none() && !dir.exists()).await;
+    let dir = attic.sessions.requests.store.session(session);
+    eventually("the end", async || attic.sessions.ground.share(session).is_none() && !dir.exists()).await;
     assert!(attic.sessions.table.log(session).is_none());
     assert_eq!(
-        attic.sessions.known.accept(attic.id(), share(session, 9)).await,
+        attic.sessions.requests.known.accept(attic.id(), share(session, 9)).await,
         Err(Refusal::UnknownSession)
     );
     assert!(attic.sessions.table.open(session).await.is_err());
@@ -241,7 +241,7 @@ async fn what_a_crash_left_of_a_birth_is_removed_and_a_born_session_stays() {
         if create {
             let stamp = Timestamp(1);
             let command = Command::Create { id: session, name: name("shop"), stamp, ssh_seed: [1; 32] };
-            super::requests::write(&attic.sessions, session, command).await.unwrap();
+            super::requests::write(&attic.sessions.requests, session, command).await.unwrap();
         }
     }
     let attic = attic.restart().await;
@@ -249,7 +249,7 @@ async fn what_a_crash_left_of_a_birth_is_removed_and_a_born_session_stays() {
         let gone = async || attic.sessions.table.log(session).is_none() && !attic.raft_dir(session).exists();
         eventually("the rest of a birth is gone", gone).await;
     }
-    assert!(attic.sessions.table.log(born).is_some() && attic.sessions.share(born).is_some());
+    assert!(attic.sessions.table.log(born).is_some() && attic.sessions.ground.share(born).is_some());
     attic.stop().await;
 }
 
@@ -301,7 +301,7 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
         ..before
     };
     let command = Command::Apply { intent, plan, replace: Default::default() };
-    super::requests::write(&host.sessions, session, command).await.unwrap();
+    super::requests::write(&host.sessions.requests, session, command).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -314,7 +314,7 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
         let intent = Box::new(shop_with_disk(disk));
         let contents = Default::default();
         let request = Request::Up { session, intent, index: None, replace, contents };
-        match super::requests::answer(&attic.sessions, attic.id(), request).await {
+        match super::requests::answer(&attic.sessions.requests, attic.id(), request).await {
             Answer::Applied(proposal) => *proposal,
             answer => panic!("{answer:?}"),
         }
@@ -323,9 +323,9 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
     let free = up("7G", Replace::default()).await;
     assert_eq!((free.plan.map(|plan| plan.placements[0].epoch.0), free.unasked), (Some(2), vec![]));
     let dropped = Command::Dropped { machine: web.clone(), host: attic.id(), epoch: proto::id::Epoch(1) };
-    super::requests::write(&attic.sessions, session, dropped).await.unwrap();
+    super::requests::write(&attic.sessions.requests, session, dropped).await.unwrap();
     let may = Request::MayStart { session, machine: web.clone(), epoch: proto::id::Epoch(2) };
-    let granted = super::requests::answer(&attic.sessions, attic.id(), may).await;
+    let granted = super::requests::answer(&attic.sessions.requests, attic.id(), may).await;
     assert_eq!(granted, Answer::MayStart(true));
 
     let refused = up("6G", Replace::default()).await;
@@ -346,22 +346,24 @@ async fn three_hosts_vote_all_hear_and_another_leads_when_the_first_is_gone() {
     let session = attic.up().await;
     let all = BTreeSet::from([attic.id(), cellar.id(), garden.id()]);
     for host in [&attic, &cellar, &garden] {
-        eventually("its share", async || host.sessions.share(session).is_some()).await;
+        eventually("its share", async || host.sessions.ground.share(session).is_some()).await;
         eventually("three voters", async || host.voters(session) == all).await;
-        eventually("three voices", async || host.sessions.known.voices(session) == all).await;
+        eventually("three voices", async || host.sessions.requests.known.voices(session) == all).await;
     }
     let (dir, label) = attic.stop().await;
     let ended = async || {
         let request = Request::Down(session);
-        matches!(cellar.sessions.ask(session, request).await, Ok(Answer::Done))
+        matches!(cellar.sessions.asking.ask(session, request).await, Ok(Answer::Done))
     };
     eventually("another coordinator takes the end", ended).await;
-    eventually("the end is heard", async || garden.sessions.share(session).is_none_or(|share| share.ended))
-        .await;
+    eventually("the end is heard", async || {
+        garden.sessions.ground.share(session).is_none_or(|share| share.ended)
+    })
+    .await;
     // It comes back to a session that is gone meanwhile, or goes now.
     let attic = Host::start(dir, label).await;
     for host in [&attic, &cellar, &garden] {
-        let gone = async || host.sessions.share(session).is_none() && !host.raft_dir(session).exists();
+        let gone = async || host.sessions.ground.share(session).is_none() && !host.raft_dir(session).exists();
         eventually("nothing is left", gone).await;
     }
     for host in [attic, cellar, garden] {
@@ -394,13 +396,16 @@ async fn a_member_that_is_no_voter_is_not_believed_whatever_it_says() {
     let request = Request::PutShare(Box::new(share(session, u64::MAX)));
     let answer = cellar.mesh.call(garden.id(), request, WITHIN).await.unwrap();
     assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
-    assert_eq!(garden.sessions.known.head(session), None);
+    assert_eq!(garden.sessions.requests.known.head(session), None);
     // Its word was asked about by now.
     let attic_alone = BTreeSet::from([attic.id()]);
-    eventually("the birth is believed", async || garden.sessions.known.voices(session) == attic_alone).await;
+    eventually("the birth is believed", async || {
+        garden.sessions.requests.known.voices(session) == attic_alone
+    })
+    .await;
     let answer = garden.mesh.call(cellar.id(), Request::Voices(session), WITHIN).await.unwrap();
     assert_eq!(answer, Answer::Voices(attic_alone), "not even by itself");
-    assert_eq!(garden.sessions.known.head(session), None);
+    assert_eq!(garden.sessions.requests.known.head(session), None);
     for host in [attic, cellar, garden] {
         host.stop().await;
     }

@@ -17,7 +17,7 @@ async fn voting() -> ([Host; 3], SessionId) {
     let session = hosts[0].up().await;
     for host in &hosts {
         eventually("three voters", async || host.voters(session).len() == 3).await;
-        eventually("its share", async || host.sessions.share(session).is_some()).await;
+        eventually("its share", async || host.sessions.ground.share(session).is_some()).await;
     }
     (hosts, session)
 }
@@ -74,7 +74,7 @@ async fn a_damaged_log_stays_where_it_is_until_the_leader_asks_and_is_replaced_a
 async fn a_session_whose_only_log_is_of_no_use_says_so_wherever_it_is_asked() {
     let attic = Host::founder("attic").await;
     let session = attic.up().await;
-    eventually("its share", async || attic.sessions.share(session).is_some()).await;
+    eventually("its share", async || attic.sessions.ground.share(session).is_some()).await;
     let (dir, label) = attic.stop().await;
     let path = store(&dir, session);
     let whole = std::fs::read(&path).unwrap();
@@ -90,7 +90,7 @@ async fn a_session_whose_only_log_is_of_no_use_says_so_wherever_it_is_asked() {
         let told = attic.app.status().await.unwrap().health;
         let told = told.iter().any(|trouble| trouble.what.contains("shop") && trouble.because.contains(word));
         assert!(told, "{word}: {:?}", attic.app.status().await.unwrap().health);
-        let refused = attic.sessions.ask(session, Request::Down(session)).await;
+        let refused = attic.sessions.asking.ask(session, Request::Down(session)).await;
         assert!(matches!(&refused, Err(Refusal::Failed(because)) if because.contains(word)), "{refused:?}");
         place = attic.stop().await;
     }

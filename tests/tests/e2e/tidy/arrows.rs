@@ -15,11 +15,6 @@ const CIRCLES: &[(&str, &str, &str)] = &[
     ("mesh", "net/hosts", "a connection carries streams, and a stream is opened on a connection"),
     ("mesh", "quorum/net", "a frame is answered by the ballot, which asks by frames"),
     ("images", "error", "an error names what failed, and what fails gives an error"),
-    (
-        "agent",
-        "session/sessions",
-        "the handle starts the tasks of sessions, and those ask each other through it",
-    ),
     ("agent", "machine/launch", "a shim is begun by the daemon, and begins with what that wrote"),
     ("agent", "machine/shim/network", "the network's streams are those of the guest's card"),
     ("agent", "cli/session", "`session up` is a verb of the noun, and shows its table"),
@@ -222,6 +217,16 @@ fn the_rest_of_the_agent_reaches_sessions_through_ports_alone() {
             .flat_map(|(from, all)| all.iter().filter(inside).map(move |to| format!("{from} uses {to}")))
             .collect(),
     );
+}
+
+#[test]
+fn no_task_of_sessions_holds_all_of_them() {
+    let used = used_in("agent");
+    let holds = |(from, all): &(&String, &BTreeSet<String>)| {
+        from.starts_with("session/") && all.contains("session/sessions")
+    };
+    none(used.iter().filter(holds).map(|(from, _)| format!("{from} takes every part")).collect());
+    assert!(used["daemon/build"].contains("session/sessions"), "the test sees who holds them");
 }
 
 /// Gives the files that can be reached from each, and so whether it is in a circle.
