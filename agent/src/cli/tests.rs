@@ -13,7 +13,7 @@ use proto::{
 };
 
 use super::{
-    Cli, Noun, config, doctor, down, error, events, host, image, machine, plan, service, session, status,
+    Cli, Noun, config, doctor, down, error, events, host, image, machine, net, plan, service, session, status,
     token, ui, up, value,
 };
 

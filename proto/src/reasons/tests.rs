@@ -13,6 +13,7 @@ use crate::{
     level::{LEVEL, Level},
     seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
+    topology::Egress,
     trust::JoinRefusal,
     wire::{
         WireError,
@@ -22,8 +23,13 @@ use crate::{
 };
 
 const TABLE: &str = include_str!("../../../docs/REASONS.md");
-const SOURCES: [&str; 4] =
-    [include_str!("host.rs"), include_str!("machine.rs"), include_str!("place.rs"), include_str!("plan.rs")];
+const SOURCES: [&str; 5] = [
+    include_str!("host.rs"),
+    include_str!("machine.rs"),
+    include_str!("place.rs"),
+    include_str!("plan.rs"),
+    include_str!("resized.rs"),
+];
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -81,6 +87,10 @@ fn settings() -> Vec<Resized> {
     ]
 }
 
+fn reach() -> Resized {
+    Resized::Egress { was: Egress::Internet, is: Egress::None }
+}
+
 fn losses() -> Vec<Loss> {
     vec![
         Loss::OtherContent { image: "tiny".into(), was: Digest([1; 32]), is: Digest([2; 32]) },
@@ -104,6 +114,7 @@ pub(crate) fn causes() -> Vec<Cause> {
         Cause::GroupGone { group: name("old") },
         Cause::FewerWanted { count: 2 },
         Cause::Other,
+        Cause::InPlace { settings: vec![reach()], away: None, later: Vec::new() },
     ]
 }
 
@@ -255,7 +266,7 @@ fn listed(kind: &str) -> BTreeSet<String> {
 fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_encoding() {
     check("Unchosen", unchosen());
     check("Chosen", chosen());
-    check("Resized", settings());
+    check("Resized", [settings(), vec![reach()]].concat());
     check("Loss", losses());
     check("Cause", causes());
     check("Hindrance", hindrances());

@@ -318,6 +318,36 @@ fn images_tokens_and_machines_in_json() {
 }
 
 #[test]
+fn what_machines_have_open_is_a_table() {
+    let shim = |machine: &str, session, outside| ShimInternals {
+        machine: machine.into(),
+        session,
+        epoch: 1,
+        pid: 7,
+        descriptors: 20,
+        tasks: None,
+        dials: None,
+        callers: None,
+        anonymous_kib: None,
+        outside,
+    };
+    let outside = Outside {
+        connections: 3,
+        sockets: 2,
+        waiting_bytes: 5000,
+        denied: 7,
+        full: 0,
+        uncarried: 1,
+        spoofed: 9,
+        malformed: 1,
+    };
+    let shims = vec![shim("web-1", shop(), Some(outside)), shim("db-1", SessionId([11; 16]), None)];
+    let held = Internals { pid: 1, descriptors: 9, tasks: 9, flows: 0, anonymous_kib: None, shims };
+    let flows = net::flows(held, &Sessions { sessions: status().sessions });
+    expect![[r#""#]].assert_eq(&net::in_words(&flows.machines, None));
+}
+
+#[test]
 fn checks_and_events_are_lines() {
     let checks = Checks {
         checks: vec![

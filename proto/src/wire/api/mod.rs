@@ -18,7 +18,7 @@ mod status;
 mod token;
 
 pub use self::{
-    doctor::{Check, CheckState, Checks, Internals, ShimInternals},
+    doctor::{Check, CheckState, Checks, Flows, Internals, MachineFlows, Outside, ShimInternals},
     error::{Error, ErrorBody, Kind},
     host::{HostRow, Hosts},
     image::{ImageImport, ImagePull, ImageRow, Images},
