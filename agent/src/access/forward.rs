@@ -579,7 +579,11 @@ mod tests {
         first.open_held().await;
         first.sweep(Instant::now());
         assert_eq!(first.listening(session, label, port), Some(here));
-        drop(first);
+        // As the end of the process would.
+        lock(&first.inner.open).clear();
+        while std::net::TcpListener::bind(here).is_err() {
+            tokio::task::yield_now().await;
+        }
 
         let again = forwards(&dir, &[], &["web-1"]);
         assert_eq!(again.listening(session, label, port), None);

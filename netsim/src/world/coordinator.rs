@@ -16,7 +16,7 @@ use proto::{
     wire::rpc::{Refusal, Request},
 };
 
-use super::{Event, World, calls::For, host::Host, quorum::Log};
+use super::{Event, World, calls::For, quorum::Log};
 
 /// A question that a coordinator is about to answer.
 #[derive(Clone, Debug)]

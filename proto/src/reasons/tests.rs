@@ -87,8 +87,18 @@ fn settings() -> Vec<Resized> {
     ]
 }
 
-fn reach() -> Resized {
-    Resized::Egress { was: Egress::Internet, is: Egress::None }
+/// What a machine is restarted for that may go elsewhere now.
+pub(crate) fn other_reach() -> Cause {
+    Cause::InPlace { settings: reaches(), away: None, later: Vec::new() }
+}
+
+fn reaches() -> Vec<Resized> {
+    let egress = |was, is| Resized::Egress { was, is };
+    vec![
+        egress(Egress::Internet, Egress::None),
+        egress(Egress::None, Egress::Lan),
+        egress(Egress::Lan, Egress::Internet),
+    ]
 }
 
 fn losses() -> Vec<Loss> {
@@ -114,7 +124,6 @@ pub(crate) fn causes() -> Vec<Cause> {
         Cause::GroupGone { group: name("old") },
         Cause::FewerWanted { count: 2 },
         Cause::Other,
-        Cause::InPlace { settings: vec![reach()], away: None, later: Vec::new() },
     ]
 }
 
@@ -266,9 +275,9 @@ fn listed(kind: &str) -> BTreeSet<String> {
 fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_encoding() {
     check("Unchosen", unchosen());
     check("Chosen", chosen());
-    check("Resized", [settings(), vec![reach()]].concat());
+    check("Resized", [settings(), reaches()].concat());
     check("Loss", losses());
-    check("Cause", causes());
+    check("Cause", [causes(), vec![other_reach()]].concat());
     check("Hindrance", hindrances());
     check("Because", because());
     check("NoKvm", no_kvm());

@@ -344,7 +344,11 @@ fn what_machines_have_open_is_a_table() {
     let shims = vec![shim("web-1", shop(), Some(outside)), shim("db-1", SessionId([11; 16]), None)];
     let held = Internals { pid: 1, descriptors: 9, tasks: 9, flows: 0, anonymous_kib: None, shims };
     let flows = net::flows(held, &Sessions { sessions: status().sessions });
-    expect![[r#""#]].assert_eq(&net::in_words(&flows.machines, None));
+    expect![[r#"
+        MACHINE                                CONNECTIONS  SOCKETS  WAITING  DENIED  FULL  OTHER  FORGED
+        shop/web-1                             3            2        5 KiB    7       0     2      9
+        0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b/db-1  -            -        -        -       -     -      -"#]]
+    .assert_eq(&net::in_words(&flows.machines, None));
 }
 
 #[test]
