@@ -44,7 +44,7 @@ mod join;
 
 pub use self::{init::init, join::join};
 
-/// How often idle forwards are looked for.
+/// How often it is looked for forwards that are idle, and for those that were opened by hand and do not listen.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// What `agent run` was asked for.
@@ -225,8 +225,12 @@ fn serve(config: &Config) -> mesh::Serve {
 }
 
 async fn sweep(forwards: Forwards, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+    loop {
+        forwards.open_held().await;
         forwards.sweep(Instant::now());
+        if stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_none() {
+            return;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Forward addresses: how programs of this host reach a group or one machine without root. Each such
 //! label (`web`, `web-1`) has one address in 127.64.0.0/10; declared services listen there on demand, because a listener on it
-//! excludes 0.0.0.0 listeners of the user's own programs. Ten idle minutes end it.
+//! excludes 0.0.0.0 listeners of the user's own programs. What a name's query opened ends after an idle day, because a
+//! proxy resolves a name once; what somebody opened by hand stays until it is closed, also over restarts.
 //!
 //! Owns the listeners and the remembered addresses and ports. Decides nothing about names.
 
@@ -30,7 +31,7 @@ use tokio::{
 use crate::host::{durable, limits::Shares};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_secs(24 * 3600);
 /// Connections through one label's port at once: a browser opens six, a load test stops here.
 const MAX_CONNECTIONS: usize = 512;
 /// What one connection holds in each direction.
@@ -112,6 +113,9 @@ struct KeptLabel {
     address: Ipv4Addr,
     /// Port asked for -> port that listens, where they differ.
     ports: BTreeMap<u16, u16>,
+    /// Ports that listen until somebody closes them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    held: BTreeSet<u16>,
 }
 
 struct Open {
@@ -169,7 +173,7 @@ impl Forwards {
                 .find(|candidate| !taken.contains(candidate) && bindable(*candidate));
             let Some(address) = address else { continue };
             taken.insert(address);
-            let entry = KeptLabel { address, ports: BTreeMap::new() };
+            let entry = KeptLabel { address, ports: BTreeMap::new(), held: BTreeSet::new() };
             kept.labels.entry(session).or_default().insert(label.clone(), entry);
         }
         self.save(&kept);
@@ -199,6 +203,53 @@ impl Forwards {
             found.insert(port, here);
         }
         Ok(found)
+    }
+
+    /// Makes a port of a label listen until [`Forwards::close`], also after a restart.
+    pub async fn hold(&self, session: SessionId, label: &str, port: u16) -> io::Result<SocketAddrV4> {
+        let open = self.open(session, label, [port]).await?;
+        self.remember(session, label, |kept| kept.held.insert(port));
+        open.get(&port).copied().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// Ends the listening on a port; connections that it took go on. Tells whether there was any.
+    pub fn close(&self, session: SessionId, label: &str, port: u16) -> bool {
+        let held = self.remember(session, label, |kept| kept.held.remove(&port));
+        let mut open = lock(&self.inner.open);
+        let ended = open.get_mut(&(session, label.to_owned())).and_then(|open| open.listeners.remove(&port));
+        if let Some((_, task)) = &ended {
+            task.abort();
+        }
+        held || ended.is_some()
+    }
+
+    /// Opens again what is to listen until it is closed. It counts as use.
+    pub async fn open_held(&self) {
+        let held: Vec<(SessionId, String, BTreeSet<u16>)> = {
+            let kept = lock(&self.inner.kept);
+            let of = |(session, labels): (&SessionId, &BTreeMap<String, KeptLabel>)| {
+                let session = *session;
+                let held = labels.iter().filter(|(_, kept)| !kept.held.is_empty());
+                held.map(|(label, kept)| (session, label.clone(), kept.held.clone())).collect::<Vec<_>>()
+            };
+            kept.labels.iter().flat_map(of).collect()
+        };
+        for (session, label, ports) in held {
+            if let Err(error) = self.open(session, &label, ports).await {
+                tracing::warn!(label, %error, "what was opened by hand does not listen now");
+            }
+        }
+    }
+
+    /// Changes what is remembered of a label. Tells what `change` does: whether anything changed.
+    fn remember(&self, session: SessionId, label: &str, change: impl FnOnce(&mut KeptLabel) -> bool) -> bool {
+        let mut kept = lock(&self.inner.kept);
+        let of = kept.labels.get_mut(&session).and_then(|labels| labels.get_mut(label));
+        let changed = of.is_some_and(change);
+        if changed {
+            self.save(&kept);
+        }
+        changed
     }
 
     /// Gives the port that stands in for `port` on this host, listening or remembered.
@@ -279,11 +330,7 @@ impl Forwards {
         entry.listeners.insert(port, (here, tokio::spawn(serve)));
         drop(open);
         if here != port {
-            let mut kept = lock(&self.inner.kept);
-            if let Some(label) = kept.labels.get_mut(&session).and_then(|labels| labels.get_mut(label)) {
-                label.ports.insert(port, here);
-            }
-            self.save(&kept);
+            self.remember(session, label, |kept| kept.ports.insert(port, here) != Some(here));
         }
         Ok(here)
     }
@@ -521,5 +568,32 @@ mod tests {
         assert_eq!(ask(found[&0x5eef]).await, "web-1");
         forwards.sweep(Instant::now() + 2 * IDLE);
         assert!(forwards.listening(session, label, 0x5eef).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_opened_by_hand_stays_over_restarts_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (session, label, port) = (SessionId([12; 16]), "web", 0x5eff);
+        let first = forwards(&dir, &[], &["web-1"]);
+        let here = first.hold(session, label, port).await.unwrap();
+        first.open_held().await;
+        first.sweep(Instant::now());
+        assert_eq!(first.listening(session, label, port), Some(here));
+        // As the end of the process would.
+        lock(&first.inner.open).clear();
+        while std::net::TcpListener::bind(here).is_err() {
+            tokio::task::yield_now().await;
+        }
+
+        let again = forwards(&dir, &[], &["web-1"]);
+        assert_eq!(again.listening(session, label, port), None);
+        again.open_held().await;
+        assert_eq!(again.listening(session, label, port), Some(here));
+        assert_eq!(ask(here).await, "web-1");
+
+        assert!(again.close(session, label, port));
+        assert!(!again.close(session, label, port), "there is nothing to close any more");
+        again.open_held().await;
+        assert_eq!(again.listening(session, label, port), None);
     }
 }

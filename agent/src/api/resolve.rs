@@ -35,12 +35,18 @@ pub fn find_session<'a>(sessions: &'a [SessionRow], text: &str) -> Result<&'a Se
     }
 }
 
-/// Finds a machine by `MACHINE`, `SESSION/MACHINE` or `ID/MACHINE`. A group's name stands for its
+/// Takes the zone off a name as lists print it: what they print is what every verb takes.
+pub fn without_zone<'a>(text: &'a str, zone: &str) -> &'a str {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.strip_suffix(zone).and_then(|text| text.strip_suffix('.')).unwrap_or(text)
+}
+
+/// Finds a machine by `MACHINE`, `SESSION/MACHINE`, `ID/MACHINE` or `MACHINE.SESSION`. A group's name stands for its
 /// only machine.
 pub fn find_machine<'a>(machines: &'a [MachineRow], text: &str) -> Result<&'a MachineRow, Error> {
-    let (session, name) = match text.split_once('/') {
-        Some((session, name)) => (Some(session), name),
-        None => (None, text),
+    let (session, name) = match (text.split_once('/'), text.split_once('.')) {
+        (Some((session, name)), _) | (None, Some((name, session))) => (Some(session), name),
+        (None, None) => (None, text),
     };
     let in_session = |row: &&MachineRow| {
         session.is_none_or(|session| {

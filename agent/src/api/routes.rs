@@ -63,6 +63,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/machine/console", get(console))
         .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
         .route("/v1/service/open", post(|app: App_, body: Body_<_>| finish(service_open(app, body))))
+        .route("/v1/service/close", post(|app: App_, body: Body_<_>| finish(service_close(app, body))))
         .route("/v1/images", get(|State(app): App_| answer(async move { app.images().await })))
         .route("/v1/image/import", post(image_import))
         .route("/v1/image/pull", post(image_pull))
@@ -211,7 +212,7 @@ async fn down_progress(State(app): App_, Query(of): OfId) -> Result<api::DownPro
 
 async fn machine(app: &App, text: &str) -> Result<(SessionId, MachineName), Error> {
     let list = app.machines().await?;
-    find_machine(&list.machines, text).map(resolve::key)
+    find_machine(&list.machines, resolve::without_zone(text, app.zone())).map(resolve::key)
 }
 
 async fn wish(State(app): App_, Query(of): OfMachine, run: bool) -> Result<api::MachineRow, Error> {
@@ -228,9 +229,21 @@ async fn service_open(
     State(app): App_,
     Body_(open): Body_<api::ServiceOpen>,
 ) -> Result<api::ServiceOpened, Error> {
-    let list = app.sessions().await?;
-    let session = find_session(&list.sessions, &open.session)?.id;
+    let session = session_of(&app, &open).await?;
     app.service_open(session, open).await
+}
+
+async fn service_close(
+    State(app): App_,
+    Body_(close): Body_<api::ServiceOpen>,
+) -> Result<api::ServiceClosed, Error> {
+    let session = session_of(&app, &close).await?;
+    app.service_close(session, &close)
+}
+
+async fn session_of(app: &App, wanted: &api::ServiceOpen) -> Result<SessionId, Error> {
+    let list = app.sessions().await?;
+    Ok(find_session(&list.sessions, resolve::without_zone(&wanted.session, app.zone()))?.id)
 }
 
 async fn dial(

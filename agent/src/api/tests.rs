@@ -60,6 +60,11 @@ fn a_machine_is_found_by_the_shortest_name_that_is_clear() {
     found("db-1", expect!["0a0a0a0a/db-1"]);
     found("db", expect!["0a0a0a0a/db-1"]);
     found("shop/web-1", expect!["0a0a0a0a/web-1"]);
+    found("web-1.shop", expect!["0a0a0a0a/web-1"]);
+    found(
+        crate::api::resolve::without_zone("web-1.shop.mesh.internal", "mesh.internal"),
+        expect!["0a0a0a0a/web-1"],
+    );
     found("0c0c0c/web-1", expect!["0c0c0c0c/web-1"]);
     found(
         "web-1",

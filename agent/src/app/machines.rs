@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::{
     id::{MachineName, Name, SessionId},
     names::sites,
-    picture::{Change, Picture, rows},
+    picture::{Change, Picture, rows, zone},
     session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
@@ -171,33 +171,52 @@ impl App {
         rows
     }
 
-    /// Listens for a service on this host now.
+    /// Listens for a service on this host from now on, until it is closed.
     pub async fn service_open(
         &self,
         session: SessionId,
         open: api::ServiceOpen,
     ) -> ApiResult<api::ServiceOpened> {
         let what = format!("{}.{} was not opened", open.group, open.session);
+        let (http, port) = self.service(session, &open, &what)?;
+        let opened = self.inner.forwards.hold(session, &open.group, port).await;
+        let here = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
+        let scheme = if http { "http" } else { "tcp" };
+        let url = format!("{scheme}://{here}");
+        Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
+    }
+
+    /// Listens for a service on this host no longer.
+    pub fn service_close(
+        &self,
+        session: SessionId,
+        close: &api::ServiceOpen,
+    ) -> ApiResult<api::ServiceClosed> {
+        let what = format!("{}.{} was not closed", close.group, close.session);
+        let (_, port) = self.service(session, close, &what)?;
+        Ok(api::ServiceClosed { closed: self.inner.forwards.close(session, &close.group, port) })
+    }
+
+    /// Finds a service: whether it speaks HTTP, and its port.
+    fn service(&self, session: SessionId, wanted: &api::ServiceOpen, what: &str) -> ApiResult<(bool, u16)> {
         let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
         let share = self
             .picture()
             .share(session)
             .cloned()
-            .ok_or_else(|| missing(format!("there is no session {}", open.session)))?;
-        let group = share.directory.groups.get(&open.group);
-        let group = group.ok_or_else(|| missing(format!("{} has no group {}", share.name, open.group)))?;
+            .ok_or_else(|| missing(format!("there is no session {}", wanted.session)))?;
+        let group = zone::group(&share, &wanted.group);
+        let group = group
+            .ok_or_else(|| missing(format!("{} has no group or machine {}", share.name, wanted.group)))?;
         let names: Vec<&str> = group.services.keys().map(Name::as_str).collect();
-        let (service, port) = match &open.service {
+        let found = match &wanted.service {
             Some(service) => group.services.get_key_value(service),
             None if group.services.len() == 1 => group.services.first_key_value(),
             None => None,
-        }
-        .ok_or_else(|| missing(what.clone()).because(format!("its services are: {}", names.join(", "))))?;
-        let opened = self.inner.forwards.open(session, open.group.as_str(), [*port]).await;
-        let opened = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
-        let here = opened[port];
-        let scheme = if group.http.contains(service) { "http" } else { "tcp" };
-        let url = format!("{scheme}://{here}");
-        Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
+        };
+        let (service, port) = found.ok_or_else(|| {
+            missing(what.to_owned()).because(format!("its services are: {}", names.join(", ")))
+        })?;
+        Ok((group.http.contains(service), *port))
     }
 }

@@ -101,6 +101,11 @@ impl App {
         &self.inner.facts
     }
 
+    /// Gives the zone's name.
+    pub fn zone(&self) -> &str {
+        &self.inner.zone
+    }
+
     fn picture(&self) -> Arc<Picture> {
         self.inner.pictures.now()
     }

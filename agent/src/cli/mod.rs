@@ -18,6 +18,7 @@ mod install;
 mod intent;
 mod join;
 mod machine;
+mod net;
 mod out;
 mod pages;
 mod plain;
@@ -101,6 +102,9 @@ enum Noun {
     /// Reach the services of machines from this host
     #[command(subcommand)]
     Service(service::Verb),
+    /// See what machines have to do with the internet
+    #[command(subcommand)]
+    Net(net::Verb),
     /// Bring disk images into the mesh
     #[command(subcommand)]
     Image(image::Verb),
@@ -198,6 +202,7 @@ async fn dispatch(cx: &Cx, noun: Noun) -> Done {
         Noun::Machine(verb) => machine::run(cx, verb).await,
         Noun::Host(verb) => host::run(cx, verb).await,
         Noun::Service(verb) => service::run(cx, verb).await,
+        Noun::Net(verb) => net::run(cx, verb).await,
         Noun::Image(verb) => image::run(cx, verb).await,
         Noun::Token(verb) => token::run(cx, verb).await,
         Noun::Dns(verb) => dns::run(cx, verb).await,

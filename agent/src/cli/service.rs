@@ -1,8 +1,8 @@
 //! `agent service`: where this host reaches what machines serve.
 
 use proto::{
-    id::Name,
-    wire::api::{Error, Kind, ServiceOpen, ServiceOpened, ServiceRow, Services},
+    id::{MachineName, Name},
+    wire::api::{Error, Kind, ServiceClosed, ServiceOpen, ServiceOpened, ServiceRow, Services},
 };
 
 use super::{Cx, Done, error::Exit, ui::table};
@@ -12,15 +12,25 @@ pub enum Verb {
     /// List the services of all sessions and where this host reaches them
     #[command(after_help = "Example:\n  agent service list")]
     List,
-    /// Listen for a service on this host now, and print its address
+    /// Listen for a service on this host from now on, and print its address
     ///
-    /// Services listen on this host when somebody asks for their name; this does it without a name
-    /// query, for programs that cannot use this host's name server.
+    /// Services listen on this host when somebody asks for their name, and for a day after their last
+    /// use; this makes one listen until it is closed, also over restarts, for programs that cannot use
+    /// this host's name server.
     #[command(
         after_help = "Example:\n  curl $(agent service open web.shop)\n  agent service open db.shop/postgres --json"
     )]
     Open {
-        /// GROUP.SESSION, and the service if the group has several
+        /// GROUP.SESSION or MACHINE.SESSION, and the service if there are several
+        #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
+        service: String,
+    },
+    /// Listen for a service on this host no longer
+    ///
+    /// Connections that are open go on. The next query for its name opens it again, for a day.
+    #[command(after_help = "Example:\n  agent service close db.shop/postgres")]
+    Close {
+        /// As `service open` took it
         #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
         service: String,
     },
@@ -35,6 +45,13 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         Verb::Open { service } => {
             let opened: ServiceOpened = cx.client.post("/v1/service/open", &parse(&service)?).await?;
             cx.ui.show(&opened, |opened, _| opened.url.clone());
+        }
+        Verb::Close { service } => {
+            let closed: ServiceClosed = cx.client.post("/v1/service/close", &parse(&service)?).await?;
+            if !closed.closed {
+                cx.ui.say("nothing listened for it on this host");
+            }
+            cx.ui.show(&closed, |_, _| String::new());
         }
     }
     Ok(Exit::WELL)
@@ -53,7 +70,7 @@ pub fn in_words(services: &[ServiceRow], width: Option<u16>) -> String {
     std::iter::once(listed).chain(browse).collect::<Vec<_>>().join("\n")
 }
 
-/// Reads `GROUP.SESSION[/SERVICE]`.
+/// Reads `GROUP.SESSION[/SERVICE]`, with the zone behind the session or without, or `SESSION/MACHINE`.
 pub(super) fn parse(text: &str) -> Result<ServiceOpen, Error> {
     let wrong = |because: String| {
         Error::new(Kind::Usage, format!("{text:?} names no service"))
@@ -61,14 +78,23 @@ pub(super) fn parse(text: &str) -> Result<ServiceOpen, Error> {
             .next("agent service open web.shop/http")
     };
     let name = |label: &str| label.parse::<Name>().map_err(|error| wrong(error.to_string()));
+    let machine = |label: &str| label.parse::<MachineName>().map_err(|error| wrong(error.to_string()));
     let (place, service) = match text.split_once('/') {
+        Some((session, label)) if !session.contains('.') && !session.is_empty() => {
+            let group = machine(label)?.to_string();
+            return Ok(ServiceOpen { group, session: session.to_owned(), service: None });
+        }
         Some((place, service)) => (place, Some(name(service)?)),
         None => (text, None),
     };
-    let (group, session) =
+    let (label, session) =
         place.split_once('.').ok_or_else(|| wrong("it has no dot: write GROUP.SESSION".to_owned()))?;
     if session.is_empty() {
         return Err(wrong("the session is missing".to_owned()));
     }
-    Ok(ServiceOpen { group: name(group)?, session: session.to_owned(), service })
+    let group = match label.parse::<MachineName>() {
+        Ok(machine) => machine.to_string(),
+        Err(_) => name(label)?.to_string(),
+    };
+    Ok(ServiceOpen { group, session: session.to_owned(), service })
 }

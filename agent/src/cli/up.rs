@@ -1,7 +1,10 @@
 //! `agent session up`: sends the intent, then watches until the session is as it was asked to be.
 //! What to think of an answer is [`judge`]; the loop around it only polls.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use proto::{
     session::Phase,
@@ -133,6 +136,8 @@ async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Do
             Ok(Err(error)) if error.kind == Kind::Unreachable && seen.heard.elapsed() < AWAY_AT_MOST => {
                 moving.set("the agent does not answer, trying again".to_owned());
             }
+            // It was there when the plan was committed.
+            Ok(Err(error)) if error.kind == Kind::NotFound => return Err(ended_meanwhile(name, &args.file)),
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
@@ -150,6 +155,12 @@ async fn watch(cx: &Cx, name: &str, id: &str, committed: u64, args: &Args) -> Do
         drop(moving);
         return end(cx, name, &seen, verdict, start.elapsed());
     }
+}
+
+fn ended_meanwhile(name: &str, file: &Path) -> Error {
+    Error::new(Kind::Failed, format!("{name} was ended while it was waited for"))
+        .because("its `session down` came from another terminal or member")
+        .next(format!("agent session up {}", file.display()))
 }
 
 /// Shows the session as it was last seen, and how the wait ended.

@@ -4,7 +4,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use futures::{StreamExt, stream};
-use proto::wire::api::{Internals, ShimInternals};
+use proto::wire::api::{Internals, Outside, ShimInternals};
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::machine::{Paths, ShimStatus, record, wire};
@@ -55,7 +55,21 @@ async fn shim(dir: &Path, run: &Path) -> Option<ShimInternals> {
         dials: counts.map(|counts| counts.dials),
         callers: counts.map(|counts| counts.callers),
         anonymous_kib: anonymous_kib(pid),
+        outside: counts.map(outside),
     })
+}
+
+fn outside(counts: wire::Counts) -> Outside {
+    Outside {
+        connections: counts.connections,
+        sockets: counts.sockets,
+        waiting_bytes: counts.waiting,
+        denied: counts.denied,
+        full: counts.full,
+        uncarried: counts.uncarried,
+        spoofed: counts.spoofed,
+        malformed: counts.malformed,
+    }
 }
 
 /// Counts the open descriptors of a process. Looking at oneself opens one, which is not counted.

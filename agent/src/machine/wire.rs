@@ -78,6 +78,30 @@ pub struct Counts {
     /// Tasks of its runtime.
     #[cbor(n(2), default)]
     pub tasks: usize,
+    /// The guest's connections to the outside.
+    #[cbor(n(3), default)]
+    pub connections: usize,
+    /// Its sockets for datagrams.
+    #[cbor(n(4), default)]
+    pub sockets: usize,
+    /// Bytes of those connections that wait for one side.
+    #[cbor(n(5), default)]
+    pub waiting: usize,
+    /// Packets to where it may not go.
+    #[cbor(n(6), default)]
+    pub denied: u64,
+    /// Connections and datagrams beyond what it may have.
+    #[cbor(n(7), default)]
+    pub full: u64,
+    /// What is carried for nobody.
+    #[cbor(n(8), default)]
+    pub uncarried: u64,
+    /// Frames that claimed another's address.
+    #[cbor(n(9), default)]
+    pub spoofed: u64,
+    /// Frames that are none.
+    #[cbor(n(10), default)]
+    pub malformed: u64,
 }
 
 impl Message for Counts {

@@ -22,7 +22,7 @@ use proto::{session::Prefix, topology::Egress as Mode};
 
 pub use dial::{DialError, WINDOW};
 pub use edge::Edge;
-pub use egress::{Heard, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
+pub use egress::{Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};
 pub use port::{PortCodec, PortMessage};
 pub use time::Ask;

@@ -135,21 +135,28 @@ impl Relay {
     }
 }
 
-/// Gives the TLS of address discovery and its certificate's hash. The certificate is made once:
-/// others know it by its hash.
+/// Gives the TLS of address discovery and its certificate's hash. The certificate is made once: others know it by its
+/// hash, which this host signs. A pair that cannot be used is worth nothing to anybody, and a new one takes its place.
 fn tls(data: &Path) -> Result<(rustls::ServerConfig, Digest), RelayError> {
     let (certificate_file, key_file) = (data.join("mesh/relay.crt"), data.join("mesh/relay.key"));
-    let (certificate, key) = match (disk::read(&certificate_file)?, disk::read(&key_file)?) {
-        (Some(certificate), Some(key)) => (certificate, key),
-        _ => {
-            let made = rcgen::generate_simple_self_signed(vec!["relay.mesh.internal".to_owned()])
-                .map_err(|error| RelayError::Certificate(error.to_string()))?;
-            let (certificate, key) = (made.cert.der().to_vec(), made.signing_key.serialize_der());
-            disk::replace(&key_file, &key)?;
-            disk::replace(&certificate_file, &certificate)?;
-            (certificate, key)
+    if let (Some(certificate), Some(key)) = (disk::read(&certificate_file)?, disk::read(&key_file)?) {
+        match with_pair(certificate, key) {
+            Ok(made) => return Ok(made),
+            Err(error) => tracing::warn!(
+                file = %key_file.display(), %error,
+                "the certificate of address discovery and its key are damaged; new ones are made"
+            ),
         }
-    };
+    }
+    let made = rcgen::generate_simple_self_signed(vec!["relay.mesh.internal".to_owned()])
+        .map_err(|error| RelayError::Certificate(error.to_string()))?;
+    let (certificate, key) = (made.cert.der().to_vec(), made.signing_key.serialize_der());
+    disk::replace(&key_file, &key)?;
+    disk::replace(&certificate_file, &certificate)?;
+    with_pair(certificate, key)
+}
+
+fn with_pair(certificate: Vec<u8>, key: Vec<u8>) -> Result<(rustls::ServerConfig, Digest), RelayError> {
     let digest = Digest::of(&certificate);
     let wrong = |error: &dyn fmt::Display| RelayError::Certificate(error.to_string());
     let key = rustls::pki_types::PrivateKeyDer::try_from(key).map_err(|error| wrong(&error))?;
@@ -286,5 +293,18 @@ mod tests {
         std::fs::create_dir(dir.path().join("mesh")).unwrap();
         let first = tls(dir.path()).unwrap().1;
         assert_eq!(tls(dir.path()).unwrap().1, first);
+    }
+
+    #[test]
+    fn a_damaged_pair_of_address_discovery_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        for (file, bytes) in [("relay.key", &b""[..]), ("relay.crt", b""), ("relay.key", b"nonsense")] {
+            let before = tls(dir.path()).unwrap().1;
+            std::fs::write(dir.path().join("mesh").join(file), bytes).unwrap();
+            let after = tls(dir.path()).unwrap().1;
+            assert_ne!(after, before, "{file}");
+            assert_eq!(tls(dir.path()).unwrap().1, after, "{file}");
+        }
     }
 }

@@ -16,10 +16,7 @@ use proto::{
     wire::rpc::{Refusal, Request},
 };
 
-use super::{Event, World, calls::For, host::Host, quorum::Log};
-
-/// Without a leader for so long, a voter that reaches a majority takes over.
-const ELECTION_MS: u64 = 2_000;
+use super::{Event, World, calls::For, quorum::Log};
 
 /// A question that a coordinator is about to answer.
 #[derive(Clone, Debug)]
@@ -38,44 +35,6 @@ impl World {
             (!log.closed).then_some(log.node)
         };
         self.reached(from).iter().filter_map(open).collect()
-    }
-
-    /// Votes: takes over when there was no leader for too long, steps down when someone else leads.
-    pub(super) fn vote(&mut self, id: HostId, session: SessionId) {
-        let (reached, logs, now) = (self.reached(id), self.reached_logs(id, session), self.now);
-        let Some(quorum) = self.quorums.get_mut(&session) else { return };
-        let (leader, term) = (quorum.leader, quorum.term);
-        let led = leader.is_some_and(|leader| {
-            let leads = |host: &Host| {
-                host.agent.as_ref().is_some_and(|a| a.leading.get(&session) == Some(&term))
-                    && host.disk.logs.get(&session).is_some_and(|log| !log.closed)
-            };
-            reached.contains(&leader) && self.hosts.get(&leader).is_some_and(leads)
-        });
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let (Some(agent), Some(log)) = (&mut host.agent, host.disk.logs.get_mut(&session)) else { return };
-        let voter = quorum.voters.contains_key(&log.node);
-        log.removed |= led && !voter && log.voters.contains_key(&log.node);
-        if led {
-            agent.led_at.insert(session, now);
-            agent.leaders.extend(leader.map(|leader| (session, leader)));
-            if leader != Some(id) {
-                agent.leading.remove(&session);
-            }
-            if voter && !log.closed {
-                (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
-            }
-            return;
-        }
-        agent.leaders.remove(&session);
-        let led_at = agent.led_at.get(&session).copied().unwrap_or(agent.since);
-        if voter && !log.closed && quorum.majority(&logs) && now.since_ms(led_at) >= ELECTION_MS {
-            agent.leading.insert(session, quorum.elect(id));
-            agent.led_at.insert(session, now);
-            agent.leaders.insert(session, id);
-            (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
-            self.tell(Some(id), || "coordinates the session".into());
-        }
     }
 
     /// Opens this host's log of a session, makes it when it is missing. Gives its number.

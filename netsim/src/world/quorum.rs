@@ -1,6 +1,10 @@
 //! Raft as the rules see it: one log a session, written only by the newest leader while a majority of voters
 //! is reachable, copied to voters as they can be reached. How Raft achieves that is tested elsewhere. A voter
 //! is a log, not a host: one that was lost and made anew has another number.
+//!
+//! This is the model of a library and of when its voters stand for election (`mesh/src/quorum`): surroundings, as
+//! the network is. Beside it only gossip's failure detector (`picture`) is a model of
+//! something that decides, and both are libraries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,11 +12,16 @@ use std::{
 };
 
 use proto::{
-    id::HostId,
+    id::{HostId, SessionId},
     level::{Feature, Level},
     run::Rules,
     session::{Command, Refused, State, state},
 };
+
+use super::{World, host::Host};
+
+/// Without a leader for so long, a voter that reaches a majority takes over.
+const ELECTION_MS: u64 = 2_000;
 
 /// The session's group of voters.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +56,46 @@ pub struct Log {
 /// There was no majority, or a newer leader.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoQuorum;
+
+impl World {
+    /// Votes: takes over when there was no leader for too long, steps down when someone else leads.
+    pub(super) fn vote(&mut self, id: HostId, session: SessionId) {
+        let (reached, logs, now) = (self.reached(id), self.reached_logs(id, session), self.now);
+        let Some(quorum) = self.quorums.get_mut(&session) else { return };
+        let (leader, term) = (quorum.leader, quorum.term);
+        let led = leader.is_some_and(|leader| {
+            let leads = |host: &Host| {
+                host.agent.as_ref().is_some_and(|a| a.leading.get(&session) == Some(&term))
+                    && host.disk.logs.get(&session).is_some_and(|log| !log.closed)
+            };
+            reached.contains(&leader) && self.hosts.get(&leader).is_some_and(leads)
+        });
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let (Some(agent), Some(log)) = (&mut host.agent, host.disk.logs.get_mut(&session)) else { return };
+        let voter = quorum.voters.contains_key(&log.node);
+        log.removed |= led && !voter && log.voters.contains_key(&log.node);
+        if led {
+            agent.led_at.insert(session, now);
+            agent.leaders.extend(leader.map(|leader| (session, leader)));
+            if leader != Some(id) {
+                agent.leading.remove(&session);
+            }
+            if voter && !log.closed {
+                (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
+            }
+            return;
+        }
+        agent.leaders.remove(&session);
+        let led_at = agent.led_at.get(&session).copied().unwrap_or(agent.since);
+        if voter && !log.closed && quorum.majority(&logs) && now.since_ms(led_at) >= ELECTION_MS {
+            agent.leading.insert(session, quorum.elect(id));
+            agent.led_at.insert(session, now);
+            agent.leaders.insert(session, id);
+            (log.state, log.voters) = (quorum.committed.clone(), quorum.voters.clone());
+            self.tell(Some(id), || "coordinates the session".into());
+        }
+    }
+}
 
 impl Quorum {
     /// Tells whether these logs are a majority of the voters.

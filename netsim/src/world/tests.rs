@@ -156,6 +156,44 @@ const ASKED: &[&str] = &[
     "Silence",
 ];
 
+/// The times of the world, by their files: of its surroundings, of its faults, and of what it waits for.
+const TIMES: &[(&str, &str, &str)] = &[
+    ("agent.rs", "TICK_MS", "how often the shell of an agent looks, as a watch would wake it"),
+    ("agent.rs", "STAGE_MS", "how long the shell lets a stage of its end take"),
+    ("calls.rs", "CALL_MS", "how long the shell waits for an answer"),
+    ("fault.rs", "TROUBLE_MS", "how long faults go on"),
+    ("fault.rs", "FIRST_MS", "when they begin"),
+    ("fault.rs", "SOFT_MS", "the promise: what is soft converges within it"),
+    ("fault.rs", "REST_MS", "the promise: everything is well within it"),
+    ("picture.rs", "HEARD_MS", "the model of gossip's failure detector, a library's"),
+    ("quorum.rs", "ELECTION_MS", "the model of Raft"),
+];
+
+/// A time of which a decision of the product depends stands in `proto`: here are none that nobody defended.
+#[test]
+fn every_time_of_the_world_is_of_its_surroundings() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/world");
+    let mut found = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name == "tests.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("Duration::from"), "{name} names a time in passing");
+        for line in text.lines().filter(|line| line.contains("const ")) {
+            let named = line.trim_start_matches("pub ").trim_start_matches("const ");
+            let constant = named.split(':').next().unwrap_or_default().to_owned();
+            if constant.ends_with("_MS") {
+                found.insert((name.clone(), constant));
+            }
+        }
+    }
+    let defended = TIMES.iter().map(|(file, name, _)| ((*file).to_owned(), (*name).to_owned())).collect();
+    assert_eq!(found, defended);
+}
+
 /// The files of the world that drive machines call no rule beside them: what they name of `proto::session` and
 /// `proto::run` are values, machines and their events. The model of Raft applies commands, as every log does.
 #[test]

@@ -8,6 +8,7 @@ mod host;
 mod machine;
 mod place;
 mod plan;
+mod resized;
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ pub use gossip::GossipRefusal;
 pub use host::{NoKvm, Plight};
 pub use machine::Because;
 pub use place::{Chosen, Unchosen};
-pub use plan::{Cause, Hindrance, Loss, NotChosen, Resized, Stranger};
+pub use plan::{Cause, Hindrance, Loss, NotChosen, Stranger};
+pub use resized::Resized;
 
 /// What is said of a reason whose words did not come with it.
 const OTHER: &str = "a reason that this version does not know";

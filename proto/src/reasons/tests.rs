@@ -13,6 +13,7 @@ use crate::{
     level::{LEVEL, Level},
     seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
+    topology::Egress,
     trust::JoinRefusal,
     wire::{
         WireError,
@@ -22,8 +23,13 @@ use crate::{
 };
 
 const TABLE: &str = include_str!("../../../docs/REASONS.md");
-const SOURCES: [&str; 4] =
-    [include_str!("host.rs"), include_str!("machine.rs"), include_str!("place.rs"), include_str!("plan.rs")];
+const SOURCES: [&str; 5] = [
+    include_str!("host.rs"),
+    include_str!("machine.rs"),
+    include_str!("place.rs"),
+    include_str!("plan.rs"),
+    include_str!("resized.rs"),
+];
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -78,6 +84,20 @@ fn settings() -> Vec<Resized> {
         Resized::Memory { was_mib: 256, is_mib: 512 },
         Resized::Disk { was_mib: 64, is_mib: 900 },
         Resized::Other,
+    ]
+}
+
+/// What a machine is restarted for that may go elsewhere now.
+pub(crate) fn other_reach() -> Cause {
+    Cause::InPlace { settings: reaches(), away: None, later: Vec::new() }
+}
+
+fn reaches() -> Vec<Resized> {
+    let egress = |was, is| Resized::Egress { was, is };
+    vec![
+        egress(Egress::Internet, Egress::None),
+        egress(Egress::None, Egress::Lan),
+        egress(Egress::Lan, Egress::Internet),
     ]
 }
 
@@ -255,9 +275,9 @@ fn listed(kind: &str) -> BTreeSet<String> {
 fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_encoding() {
     check("Unchosen", unchosen());
     check("Chosen", chosen());
-    check("Resized", settings());
+    check("Resized", [settings(), reaches()].concat());
     check("Loss", losses());
-    check("Cause", causes());
+    check("Cause", [causes(), vec![other_reach()]].concat());
     check("Hindrance", hindrances());
     check("Because", because());
     check("NoKvm", no_kvm());

@@ -11,5 +11,8 @@ pub fn in_place(was: &Group, is: &Group) -> Vec<Resized> {
     if was.memory_mib != is.memory_mib {
         changes.push(Resized::Memory { was_mib: was.memory_mib, is_mib: is.memory_mib });
     }
+    if was.egress != is.egress {
+        changes.push(Resized::Egress { was: was.egress, is: is.egress });
+    }
     changes
 }

@@ -81,7 +81,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
 
 /// Reads groups, one a line: `NAME COUNT MEMORY [cpus=N] [image=NAME] [disk=MIB] [needs=A,B] [spread]
 /// [hosts=A,B] [near=A] [apart=A] [tag:KEY=VALUE] [setup=TEXT] [failover] [never] [service=NAME:PORT]
-/// [checked=NAME:PORT]`.
+/// [checked=NAME:PORT] [internet]`.
 pub fn intent(text: &str) -> Intent {
     let groups = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(group).collect();
     Intent {
@@ -126,6 +126,7 @@ fn group(line: &str) -> (Name, Group) {
             "near" => group.place.near = names(),
             "apart" => group.place.apart = names(),
             "setup" => group.setup.push(value.into()),
+            "internet" => group.egress = Egress::Internet,
             "failover" => group.failover = Failover::Restart,
             "never" => group.restart = Restart::Never,
             "on-failure" => group.restart = Restart::OnFailure,

@@ -23,7 +23,7 @@ use crate::{
     },
     session::{MachineSpec, Share, order},
     time::Moment,
-    topology::Restart,
+    topology::{Egress, Restart},
 };
 
 mod phase;
@@ -83,6 +83,8 @@ pub struct Settings {
     pub memory_mib: u64,
     /// Size of the disk in MiB; `None` = the image's own size.
     pub disk_mib: Option<u64>,
+    /// Where it may go outside of its session: its shim knows it from the start on.
+    pub egress: Egress,
 }
 
 /// The process that is the parent of QEMU.
@@ -229,9 +231,20 @@ pub fn back_off_ms(times: u32) -> u64 {
 }
 
 impl Settings {
+    /// What an incarnation was launched with of which only its number is known.
+    pub fn unknown(epoch: Epoch) -> Settings {
+        Settings { epoch, cpus: 0, memory_mib: 0, disk_mib: None, egress: Egress::None }
+    }
+
     /// Gives what a machine is to be launched with.
     pub fn of(spec: &MachineSpec) -> Settings {
-        Settings { epoch: spec.epoch, cpus: spec.cpus, memory_mib: spec.memory_mib, disk_mib: spec.disk_mib }
+        Settings {
+            epoch: spec.epoch,
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            disk_mib: spec.disk_mib,
+            egress: spec.egress,
+        }
     }
 }
 
@@ -240,7 +253,7 @@ impl Settings {
 pub fn presumed(share: &Share, machine: &MachineName) -> Option<Settings> {
     let dropped = share.drops.iter().find(|(name, _)| name == machine);
     if let Some((_, epoch)) = dropped {
-        return Some(Settings { epoch: *epoch, cpus: 0, memory_mib: 0, disk_mib: None });
+        return Some(Settings::unknown(*epoch));
     }
     share.machines.iter().find(|spec| spec.machine == *machine).map(Settings::of)
 }

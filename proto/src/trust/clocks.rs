@@ -15,7 +15,8 @@ const CLOCK_OFF_MS: u64 = 10 * 60 * 1000;
 /// or an issuer has signed, as far as that is within the tolerance. One wrong clock changes nothing, a host without a
 /// clock follows the others, and no statement moves anybody's time by more than the tolerance. The exception is a host
 /// without a clock that has heard nobody: it has nothing to hold a statement against and takes what was signed last,
-/// however far ahead, until it hears one clock.
+/// however far ahead, until it hears one clock. Nothing better is at hand: an issuer's certificate has no end that
+/// would bound it, and a median over what signers have signed is pulled back by every issuer that retired.
 pub fn mesh_time(own: Timestamp, heard: &[Timestamp], set: &MemberSet) -> Timestamp {
     match median(own, heard) {
         Some(median) => median.max(set.latest(median.plus_ms(CLOCK_TOLERANCE_MS))),

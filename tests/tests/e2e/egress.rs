@@ -123,6 +123,18 @@ fn nothing_on_this_side(host: &Host, watch: &Watch, asked: &Asked) {
     assert!(ping.contains("100% packet loss"), "{ping}");
 }
 
+fn what_went_nowhere_is_counted(host: &Host) {
+    let flows = host.json(&["net", "flows"]);
+    let of = |machine: &str| {
+        let rows = flows["machines"].as_array().expect("machines");
+        let row = rows.iter().find(|row| row["machine"] == machine && row["session"] == "way");
+        row.unwrap_or_else(|| panic!("no {machine} in {flows}"))["outside"].clone()
+    };
+    let denied = |machine| of(machine)["denied"].as_u64().expect("a count");
+    assert!(denied("out-1") >= 6 && denied("shut-1") >= 1, "{flows}");
+    assert_eq!((&of("out-1")["full"], &of("out-1")["connections"]), (&0.into(), &1.into()), "{flows}");
+}
+
 fn nowhere_at_all(host: &Host, site: Ipv4Addr, asked: &Asked) {
     let before = asked.all();
     let script = format!(
@@ -150,6 +162,7 @@ fn a_download_outlives_its_agent(host: &mut Host, site: Ipv4Addr, resolver: Ipv4
         });
     };
     passes(SLOW_BYTES / 10);
+    what_went_nowhere_is_counted(host);
     host.kill();
     let killed = sent.load(Ordering::Relaxed);
     assert!(killed < SLOW_BYTES / 2, "it is in its middle");

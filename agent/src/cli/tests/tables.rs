@@ -318,6 +318,40 @@ fn images_tokens_and_machines_in_json() {
 }
 
 #[test]
+fn what_machines_have_open_is_a_table() {
+    let shim = |machine: &str, session, outside| ShimInternals {
+        machine: machine.into(),
+        session,
+        epoch: 1,
+        pid: 7,
+        descriptors: 20,
+        tasks: None,
+        dials: None,
+        callers: None,
+        anonymous_kib: None,
+        outside,
+    };
+    let outside = Outside {
+        connections: 3,
+        sockets: 2,
+        waiting_bytes: 5000,
+        denied: 7,
+        full: 0,
+        uncarried: 1,
+        spoofed: 9,
+        malformed: 1,
+    };
+    let shims = vec![shim("web-1", shop(), Some(outside)), shim("db-1", SessionId([11; 16]), None)];
+    let held = Internals { pid: 1, descriptors: 9, tasks: 9, flows: 0, anonymous_kib: None, shims };
+    let flows = net::flows(held, &Sessions { sessions: status().sessions });
+    expect![[r#"
+        MACHINE                                CONNECTIONS  SOCKETS  WAITING  DENIED  FULL  OTHER  FORGED
+        shop/web-1                             3            2        5 KiB    7       0     2      9
+        0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b/db-1  -            -        -        -       -     -      -"#]]
+    .assert_eq(&net::in_words(&flows.machines, None));
+}
+
+#[test]
 fn checks_and_events_are_lines() {
     let checks = Checks {
         checks: vec![

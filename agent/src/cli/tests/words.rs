@@ -203,6 +203,10 @@ fn services_are_named_by_group_session_and_service() {
         ("web", "shop", Some("http".parse().unwrap()))
     );
     assert_eq!(service::parse("web.shop").unwrap().service, None);
+    let printed = service::parse("web-1.shop.mesh.internal/http").unwrap();
+    assert_eq!((printed.group.as_str(), printed.session.as_str()), ("web-1", "shop.mesh.internal"));
+    let machine = service::parse("shop/web-1").unwrap();
+    assert_eq!((machine.group.as_str(), machine.session.as_str()), ("web-1", "shop"));
     for wrong in ["web", "web.", ".shop", "Web.shop", "web.shop/"] {
         assert_eq!(service::parse(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
     }

@@ -140,6 +140,20 @@ async fn up_that_takes_too_long_goes_on_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_ended_elsewhere_meanwhile_is_told_as_that() {
+    let gone = || async {
+        let error = Error::new(Kind::NotFound, "there is no session \"shop\"");
+        (axum::http::StatusCode::NOT_FOUND, Json(proto::wire::api::ErrorBody { error }))
+    };
+    let up = || async { Json(answer(Vec::new())) };
+    let routes = Router::new().route("/v1/sessions/up", post(up)).route("/v1/session/up", get(gone));
+    let (_dir, cx) = serve(routes);
+    let error = commit(&cx, wanted(), &args("session up t")).await.unwrap_err();
+    assert_eq!(error.what, "shop was ended while it was waited for");
+    assert_eq!(error.next.as_deref(), Some("agent session up t"));
+}
+
+#[tokio::test]
 async fn up_does_not_wait_when_told_so_or_when_nothing_was_committed() {
     let (open, asked) = routes(answer(Vec::new()), 0);
     let (_dir, cx) = serve(open);

@@ -281,10 +281,19 @@ impl Hub {
     }
 
     fn counts(&self) -> Counts {
+        let (outside, losses, drops) = (self.edge.outside(), self.edge.losses(), self.edge.drops());
         Counts {
             dials: self.edge.dials(),
             callers: MAX_CALLERS - self.places.available_permits(),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            connections: outside.streams,
+            sockets: outside.sockets,
+            waiting: outside.waiting,
+            denied: losses.denied,
+            full: losses.full,
+            uncarried: losses.uncarried,
+            spoofed: drops.spoofed,
+            malformed: drops.malformed,
         }
     }
 

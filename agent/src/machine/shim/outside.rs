@@ -12,7 +12,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use mesh::link::{Heard, Kind, Unconnected, Upstream};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt},
+    process::{Resource, getrlimit},
+};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket, UnixStream, tcp, unix},
@@ -31,6 +34,11 @@ const PIECE_BYTES: usize = 16 * 1024;
 const MAX_QUEUED: usize = 64;
 /// More than the guest's wire takes: what is longer is seen to be too long, and lost.
 const DATAGRAM_BYTES: usize = 2048;
+/// Descriptors of the guest's own doing: never more than this share of what the process may have, or nobody
+/// could speak to it any more.
+const SHARE: u64 = 2;
+/// What is assumed where the system sets no limit.
+const PLENTY: u64 = 1 << 16;
 /// How old what is known of the host's own network may be.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -42,6 +50,8 @@ pub struct Outside {
     names: Names,
     gateway: Ipv4Addr,
     looked: Option<Instant>,
+    /// Streams and sockets at once, as far as the system lets this process have them.
+    most: usize,
 }
 
 /// Tells the edge, as long as it is the one that asked.
@@ -79,7 +89,17 @@ struct Socket {
 impl Outside {
     /// Makes a guest's outside without any socket.
     pub fn new(told: Told, names: Names, gateway: Ipv4Addr) -> Outside {
-        Outside { streams: BTreeMap::new(), sockets: BTreeMap::new(), told, names, gateway, looked: None }
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(PLENTY);
+        let most = usize::try_from(limit / SHARE).unwrap_or(usize::MAX);
+        Outside {
+            streams: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            told,
+            names,
+            gateway,
+            looked: None,
+            most,
+        }
     }
 
     /// Says which edge this is for.
@@ -140,7 +160,21 @@ impl Outside {
         }
     }
 
+    /// Says no where there are no descriptors to spare.
+    fn full(&self, no: Heard) -> bool {
+        let full = self.streams.len() + self.sockets.len() >= self.most;
+        if full {
+            let told = self.told.clone();
+            // The edge, which called, takes no word while it waits.
+            tokio::spawn(async move { told.tell(no).await.ok() });
+        }
+        full
+    }
+
     fn connect(&mut self, id: u64, to: SocketAddrV4, room: usize) {
+        if self.full(Heard::Failed { id, because: Unconnected::Busy }) {
+            return;
+        }
         let (output, queued) = mpsc::unbounded_channel();
         let over = CancellationToken::new();
         let line =
@@ -163,6 +197,9 @@ impl Outside {
     }
 
     fn open(&mut self, id: u64, kind: Kind) {
+        if self.full(Heard::Shut { id }) {
+            return;
+        }
         let (output, queued) = mpsc::channel(MAX_QUEUED);
         let over = CancellationToken::new();
         let (told, stop) = (self.told.clone(), over.clone());
@@ -389,4 +426,39 @@ fn ping_socket() -> io::Result<UdpSocket> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, Some(ipproto::ICMP))?;
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::topology::Egress;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_never_takes_the_descriptors_that_others_need_to_speak_to_its_shim() {
+        let (happen, mut heard) = mpsc::channel(8);
+        let names = Names::new("mesh.internal".into(), Egress::Internet, happen.clone());
+        let mut outside = Outside::new(Told { edge: 7, happen }, names, Ipv4Addr::new(10, 64, 7, 1));
+        outside.most = 1;
+        outside.on(Upstream::Open { id: 1, kind: Kind::Udp(4000) });
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        outside.on(Upstream::Connect { id: 2, to, room: 1024 });
+        let Some(Happening::Heard(7, told)) = heard.recv().await else { panic!("nothing was told") };
+        assert!(matches!(told, Heard::Failed { id: 2, because: Unconnected::Busy }), "{told:?}");
+        outside.on(Upstream::Open { id: 3, kind: Kind::Udp(4001) });
+        let Some(Happening::Heard(7, told)) = heard.recv().await else { panic!("nothing was told") };
+        assert!(matches!(told, Heard::Shut { id: 3 }), "{told:?}");
+        // What it gives up is there for the next one.
+        outside.on(Upstream::Shut { id: 1 });
+        outside.on(Upstream::Connect { id: 4, to, room: 1024 });
+        let told = loop {
+            match heard.recv().await {
+                // The end of what was given up may be told once more.
+                Some(Happening::Heard(7, Heard::Shut { id: 1 })) => {}
+                Some(Happening::Heard(7, told)) => break told,
+                _ => panic!("nothing was told"),
+            }
+        };
+        assert!(matches!(told, Heard::Failed { id: 4, because: Unconnected::Refused }), "{told:?}");
+    }
 }

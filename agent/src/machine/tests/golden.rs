@@ -26,7 +26,10 @@ use bytes::{Files, Sample};
 const FILES: Files = Files(concat!(env!("CARGO_MANIFEST_DIR"), "/src/machine/golden.txt"));
 
 fn samples() -> Vec<Sample> {
-    let mut samples = vec![Sample::message("counts.one", Counts { dials: 1, callers: 2, tasks: 3 })];
+    let mut samples = vec![
+        Sample::message("counts.one", Counts { dials: 1, callers: 2, tasks: 3, ..Counts::default() }),
+        Sample::message("counts.outside", counts()),
+    ];
     samples.extend(launches().into_iter().map(|(name, launch)| Sample::message(name, launch)));
     samples.extend(statuses().into_iter().map(|(name, status)| Sample::message(name, status)));
     samples.extend(wishes().into_iter().map(|(name, wish)| Sample::message(name, wish)));
@@ -138,4 +141,20 @@ fn every_variant_that_is_known_has_golden_bytes() {
 #[test]
 fn damaged_messages_end_nobody() {
     bytes::damaged(&samples());
+}
+
+fn counts() -> Counts {
+    Counts {
+        dials: 1,
+        callers: 2,
+        tasks: 3,
+        connections: 4,
+        sockets: 5,
+        waiting: 6,
+        denied: 7,
+        full: 8,
+        uncarried: 9,
+        spoofed: 10,
+        malformed: 11,
+    }
 }

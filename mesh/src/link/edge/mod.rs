@@ -14,7 +14,7 @@ use etherparse::{
     icmpv4::{DestUnreachableHeader as Unreachable, TimeExceededCode},
 };
 
-use super::{Drops, EdgeConfig, Effect, Event, Losses, dhcp, dial, egress, frame, time};
+use super::{Drops, EdgeConfig, Effect, Event, Held, Losses, dhcp, dial, egress, frame, time};
 
 #[cfg(test)]
 mod tests;
@@ -115,9 +115,9 @@ impl Edge {
         self.dials.count()
     }
 
-    /// Counts the guest's connections to the outside, and its sockets for datagrams.
-    pub fn outside(&self) -> (usize, usize) {
-        self.egress.count()
+    /// Counts what the guest has open to the outside.
+    pub fn outside(&self) -> Held {
+        self.egress.held()
     }
 
     /// Tells what was not carried to the outside so far.

@@ -172,6 +172,17 @@ pub struct Losses {
     pub uncarried: u64,
 }
 
+/// What a guest has open to the outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Connections, those that are being made included.
+    pub streams: usize,
+    /// Sockets for datagrams.
+    pub sockets: usize,
+    /// Bytes of connections that one side has sent and the other has not taken yet.
+    pub waiting: usize,
+}
+
 /// What becomes of a packet.
 pub(super) enum Taken {
     /// It is on its way, or dropped and counted.
@@ -272,7 +283,10 @@ impl Egress {
     ) -> Option<(BytesMut, Icmpv4Type)> {
         match heard {
             Heard::Host(host) => self.host = host,
-            Heard::Failed { id, because } => return self.streams.failed(id, because, to),
+            Heard::Failed { id, because } => {
+                self.losses.full += u64::from(because == Unconnected::Busy);
+                return self.streams.failed(id, because, to);
+            }
             Heard::Datagram { id, from, bytes } => {
                 let sane = allowed(self.mode, &self.host, IpAddr::V4(*from.ip()));
                 if !sane || !self.datagrams.deliver(id, from, &bytes, to) {
@@ -300,9 +314,10 @@ impl Egress {
         [self.streams.deadline(), self.datagrams.deadline()].into_iter().flatten().min()
     }
 
-    /// Counts the connections and the sockets for datagrams.
-    pub fn count(&self) -> (usize, usize) {
-        (self.streams.count(), self.datagrams.count())
+    /// Counts what is open.
+    pub fn held(&self) -> Held {
+        let (streams, sockets) = (self.streams.count(), self.datagrams.count());
+        Held { streams, sockets, waiting: self.streams.waiting() }
     }
 
     /// Tells what was not carried so far.

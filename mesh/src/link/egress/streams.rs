@@ -265,6 +265,11 @@ impl Streams {
         self.ids.len()
     }
 
+    /// Counts the bytes that one side has sent and the other has not taken yet.
+    pub fn waiting(&self) -> usize {
+        self.flows.values().map(|flow| flow.queued + (flow.most - flow.credit)).sum()
+    }
+
     /// Lets one connection take a packet, send what is due and report what changed.
     fn poll(&mut self, id: u64, packet: Option<BytesMut>, now: Instant, to: &mut Vec<Effect>) {
         let at = self.smol(now);

@@ -95,8 +95,7 @@ impl Machine {
     /// Takes note of what lies on the disk. An intent that cannot be read was one, and a disk was made for
     /// one: of which incarnation, is known from before, or its last process tells, or the share.
     pub fn note_disk(&mut self, lies: Lies, presumed: impl FnOnce() -> Option<Settings>) {
-        let last =
-            |epoch: Option<Epoch>| Some(Settings { epoch: epoch?, cpus: 0, memory_mib: 0, disk_mib: None });
+        let last = |epoch: Option<Epoch>| epoch.map(Settings::unknown);
         self.launched = match lies {
             Lies::Nothing => None,
             Lies::Launched(settings) => Some(settings),

@@ -30,7 +30,13 @@ fn service() -> Name {
 }
 
 fn settings(epoch: u64) -> Settings {
-    Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256, disk_mib: None }
+    Settings {
+        epoch: Epoch(epoch),
+        cpus: 1,
+        memory_mib: 256,
+        disk_mib: None,
+        egress: crate::topology::Egress::None,
+    }
 }
 
 fn starting(life: u64) -> Told {

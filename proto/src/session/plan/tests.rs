@@ -282,6 +282,20 @@ fn hardware_changes_in_place_and_what_a_disk_was_made_from_stays() {
 }
 
 #[test]
+fn where_a_machine_may_go_changes_in_place() {
+    let state = started(up(created(), "web 1 256 internet", "nas 9000 image"));
+    check(
+        &state,
+        "nas 9000 image",
+        "web 1 256",
+        expect![[r#"
+            change web-1 on nas: in place: egress internet -> none; it restarts
+            plan web-1 nas epoch 1 hold
+        "#]],
+    );
+}
+
+#[test]
 fn a_started_disk_is_lost_only_when_somebody_says_so() {
     let state = started(up(created(), "web 2 256 disk=900\ndb 1 256", "nas 9000 image"));
     let smaller = "web 2 256 disk=500 setup=true\ndb 1 256 setup=true";

@@ -44,7 +44,7 @@ fn check(ready: &[&str], seen: Seen, expected: Expect) {
 }
 
 fn settings(epoch: u64) -> Option<Settings> {
-    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256, disk_mib: None })
+    Some(Settings { epoch: Epoch(epoch), cpus: 1, memory_mib: 256, disk_mib: None, egress: Egress::None })
 }
 
 fn here() -> Seen {
@@ -421,6 +421,15 @@ fn other_settings_restart_a_machine_on_its_disk() {
         Launch { epoch: Epoch(1), after: None }
         Starting"#]],
     );
+}
+
+#[test]
+fn a_machine_that_may_go_elsewhere_now_is_restarted_because_its_shim_knows_it_from_the_start_on() {
+    let state = up(shop(), "web 1 256 needs=db checked=http:80 internet\ndb 1 256", HOSTS);
+    expect![[r#"
+        Stop { because: "its settings changed" }
+        Running restarting: its settings changed"#]]
+    .assert_eq(&act(&state, &["db-1"], launched(running(true, &["http"]))));
 }
 
 #[test]

@@ -74,4 +74,46 @@ pub struct ShimInternals {
     pub callers: Option<usize>,
     /// Its memory that no file stands behind, in KiB.
     pub anonymous_kib: Option<u64>,
+    /// What its guest has to do with the world outside; `null` when it did not answer.
+    #[serde(default)]
+    pub outside: Option<Outside>,
+}
+
+/// What one guest has to do with the world outside of its session, and what of its packets went nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// Connections to the outside, those that are being made included.
+    pub connections: usize,
+    /// Sockets for its datagrams and pings.
+    pub sockets: usize,
+    /// Bytes of connections that wait here, in both directions.
+    pub waiting_bytes: usize,
+    /// Packets to where it may not go, since its network came up.
+    pub denied: u64,
+    /// Connections and datagrams beyond what a guest may have.
+    pub full: u64,
+    /// Fragments, protocols and messages that are not carried.
+    pub uncarried: u64,
+    /// Frames that claimed another's address.
+    pub spoofed: u64,
+    /// Frames that are none.
+    pub malformed: u64,
+}
+
+/// The same for every machine of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flows {
+    /// The machines that run here.
+    pub machines: Vec<MachineFlows>,
+}
+
+/// One machine of [`Flows`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineFlows {
+    /// The machine.
+    pub machine: String,
+    /// Its session's name, or its id where nobody knows the name.
+    pub session: String,
+    /// What it has to do with the outside; `null` when its shim did not answer.
+    pub outside: Option<Outside>,
 }

@@ -18,7 +18,7 @@ mod status;
 mod token;
 
 pub use self::{
-    doctor::{Check, CheckState, Checks, Internals, ShimInternals},
+    doctor::{Check, CheckState, Checks, Flows, Internals, MachineFlows, Outside, ShimInternals},
     error::{Error, ErrorBody, Kind},
     host::{HostRow, Hosts},
     image::{ImageImport, ImagePull, ImageRow, Images},
@@ -28,7 +28,7 @@ pub use self::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
     },
     progress::{Progress, Step},
-    service::{ServiceOpen, ServiceOpened, ServiceRow, Services},
+    service::{ServiceClosed, ServiceOpen, ServiceOpened, ServiceRow, Services},
     session::{
         DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,
     },

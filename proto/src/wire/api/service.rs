@@ -34,12 +34,12 @@ pub struct Services {
     pub services: Vec<ServiceRow>,
 }
 
-/// What `service open` asks for.
+/// What `service open` and `service close` ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceOpen {
-    /// The group.
-    pub group: Name,
-    /// The session, by name or id.
+    /// The group, or one machine of it.
+    pub group: String,
+    /// The session, by name, with the zone behind it or without, or by id.
     pub session: String,
     /// The service; `None` = the group's only one.
     pub service: Option<Name>,
@@ -54,4 +54,11 @@ pub struct ServiceOpened {
     pub address: String,
     /// The port that listens on this host.
     pub port: u16,
+}
+
+/// What `service close` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceClosed {
+    /// Whether anything listened, or was to.
+    pub closed: bool,
 }

@@ -35,6 +35,7 @@ fn reasons() -> Vec<Sample> {
     let placed = all::chosen().into_iter().map(|chosen| Cause::Placed { chosen, waits: true });
     let others = all::causes().into_iter().filter(|cause| !matches!(cause, Cause::Placed { .. }));
     samples.extend(placed.chain(others).map(|reason| talk::reason("cause", reason)));
+    samples.push(talk::another("cause", ".egress", all::other_reach()));
     samples.extend(all::hindrances().into_iter().map(|reason| talk::reason("hindrance", reason)));
     samples.extend(
         all::unchosen().into_iter().enumerate().flat_map(|(number, unchosen)| against(number, unchosen)),

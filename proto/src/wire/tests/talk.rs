@@ -32,8 +32,16 @@ pub(super) fn reason<T>(group: &str, reason: T) -> Sample
 where
     T: Encode<()> + for<'b> Decode<'b, ()>,
 {
+    another(group, "", reason)
+}
+
+/// The same with a word more in its name, for a second one of the same variant.
+pub(super) fn another<T>(group: &str, more: &str, reason: T) -> Sample
+where
+    T: Encode<()> + for<'b> Decode<'b, ()>,
+{
     let bytes = to_bytes(&reason);
-    Sample::bare(numbered(group, &bytes), bytes, |bytes| {
+    Sample::bare(numbered(group, &bytes) + more, bytes, |bytes| {
         let reason: T = from_bytes(bytes, usize::MAX, Form::Sound)?;
         Ok(to_bytes(&reason))
     })

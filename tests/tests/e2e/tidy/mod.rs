@@ -2,6 +2,7 @@
 //! are, what is public, and what must not be forgotten.
 
 mod arrows;
+mod clocks;
 mod encoders;
 mod names;
 mod sizes;
