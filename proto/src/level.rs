@@ -8,6 +8,7 @@
 //! |---|---|
 //! | 1 | messages whose fields have numbers; who tells no level is of this one |
 //! | 2 | levels: the entry that raises a session's |
+//! | 3 | a topology whose machines reach the internet |
 
 use std::fmt;
 
@@ -15,7 +16,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(2);
+pub const LEVEL: Level = Level(3);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Level(u32);
 pub enum Feature {
     /// The entry that raises a session's level.
     Raise,
+    /// Machines that reach more than their session: older voters would keep a state without it.
+    Egress,
 }
 
 impl Feature {
@@ -34,6 +37,7 @@ impl Feature {
     pub const fn since(self) -> Level {
         match self {
             Feature::Raise => Level(2),
+            Feature::Egress => Level(3),
         }
     }
 }

@@ -6,7 +6,7 @@ pub(crate) mod bytes;
 
 use proto::{
     id::{Digest, HostId},
-    level::LEVEL,
+    level::Level,
     reachability::ways::Known,
     wire::{
         self,
@@ -23,7 +23,7 @@ fn samples() -> Vec<Sample> {
     let mut samples = quorum::tests::golden::samples();
     samples.extend(join::tests::samples(reach()));
     samples.push(net::tests::header());
-    let known = Known { reach: reach(), proved: reach().addresses, level: Some(LEVEL) };
+    let known = Known { reach: reach(), proved: reach().addresses, level: Some(Level::from(2)) };
     samples.push(Sample::message("places.one", Places { known: [(HostId([1; 32]), known)].into() }));
     samples
 }

@@ -54,6 +54,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::NeverVerifies, "votes without its log"),
         (Mutant::KeepsFirstVoters, "voters of"),
         (Mutant::RaisesAlone, "votes by a log that needs level"),
+        (Mutant::WritesUnderstoodByFew, "votes by a log that needs level"),
         (Mutant::TakesOldVoters, "votes by a log that needs level | voters of"),
         (Mutant::BuriesAtOnce, "is buried although"),
         (Mutant::CommitsUnseen, "was committed over"),
@@ -85,16 +86,18 @@ fn some_worlds_have_older_programs_that_join_and_are_upgraded_and_sessions_are_r
     let tells = |what: &str| logs.iter().filter(|log| log.iter().any(|line| line.contains(what))).count();
     assert!(
         tells("joins, of level 1") > 0
-            && tells("joins, of level 2") > 0
-            && tells("the session is of level 2") > 0
+            && tells(&format!("joins, of level {LEVEL}")) > 0
+            && tells(&format!("the session is of level {LEVEL}")) > 0
     );
     let raised_after_upgrade = logs.iter().filter(|log| {
-        let upgraded = log.iter().position(|line| line.contains("has a program of level 2"));
-        let raised = log.iter().position(|line| line.contains("the session is of level 2"));
+        let upgraded = log.iter().position(|line| line.contains(&format!("has a program of level {LEVEL}")));
+        let raised = log.iter().position(|line| line.contains(&format!("the session is of level {LEVEL}")));
         upgraded.zip(raised).is_some_and(|(upgraded, raised)| upgraded < raised)
     });
     assert!(raised_after_upgrade.count() > 0);
-    let never = |log: &&Vec<String>| !log.iter().any(|line| line.contains("the session is of level 2"));
+    let never = |log: &&Vec<String>| {
+        !log.iter().any(|line| line.contains(&format!("the session is of level {LEVEL}")))
+    };
     assert!(logs.iter().filter(never).count() > 0, "somebody stays behind");
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     firewall::DropBecause,
     id::{Digest, Epoch, Generation, HostId, Name},
-    level::{LEVEL, Level},
+    level::Level,
     seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     topology::Egress,
@@ -57,7 +57,7 @@ pub(crate) fn unchosen() -> Vec<Unchosen> {
         Unchosen::NoImage { best: best() },
         Unchosen::Farther { best: best() },
         Unchosen::LaterByName { best: best() },
-        Unchosen::OlderVersion { has: Level::FIRST, wanted: LEVEL },
+        Unchosen::OlderVersion { has: Level::FIRST, wanted: Level::from(2) },
         Unchosen::Other,
     ]
 }

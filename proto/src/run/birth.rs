@@ -1,8 +1,8 @@
 //! How a session begins: on the host that is asked, which plans it first and is its only voter. Others hear of it
 //! once its birth stands in its log; what fails before its first plan is committed is taken back whole.
 //!
-//! `asked -> Gather -> (obstacles: End) | OpenLog -> Write(Create) -> State -> Write(Keep)* -> Write(Apply) ->
-//! Show -> End`;
+//! `asked -> Gather -> (obstacles: End) | OpenLog -> Write(Create) -> State -> Write(Raise)? -> Write(Keep)* ->
+//! Write(Apply) -> Show -> End`;
 //! from `OpenLog` on a failure leads to `GiveUp`, then `End`.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,8 +10,9 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::{
     facts::Fact,
     id::{HostId, Name, SessionId},
+    level::{Feature, Level},
     picture::Shares,
-    session::{Command, Inventory, Proposal, Replace, plan},
+    session::{Command, Inventory, Proposal, Replace, plan, understood::understood},
     time::Timestamp,
     topology::{Contents, Intent, Parcel},
     trust::Genesis,
@@ -191,9 +192,13 @@ impl Birth {
 
     fn apply(&mut self) -> Vec<Effect> {
         let Some(plan) = self.proposal.plan.clone() else { return self.end(Ok(())) };
-        let (intent, replace) = (self.intent.clone(), Replace::default());
+        // First of all, so that what needs the level may follow.
+        let level = plan.level;
+        let raise =
+            (level > Level::FIRST && level.allows(Feature::Raise)).then_some(Command::Raise { level });
+        let (intent, replace) = (understood(&self.intent, level).into_owned(), Replace::default());
         let parts = std::mem::take(&mut self.contents).parts(&intent.named());
-        self.writes = parts.into_iter().map(Command::Keep).collect();
+        self.writes = raise.into_iter().chain(parts.into_iter().map(Command::Keep)).collect();
         self.writes.push_back(Command::Apply { intent, plan, replace });
         self.write()
     }
@@ -258,6 +263,7 @@ mod tests {
                 Effect::Write(command) => match **command {
                     Command::Create { .. } => "create".to_owned(),
                     Command::Apply { .. } => "apply".to_owned(),
+                    Command::Raise { .. } => "raise".to_owned(),
                     ref other => format!("{other:?}"),
                 },
                 Effect::State(genesis) => format!("state {}", genesis.voters.len()),
@@ -281,6 +287,7 @@ mod tests {
             Event::Written(Ok(())),
             Event::Stated(Ok(())),
             Event::Written(Ok(())),
+            Event::Written(Ok(())),
             Event::Shown(Ok(())),
         ];
         let until = |event: &Event| std::mem::discriminant(event) != std::mem::discriminant(&last);
@@ -292,7 +299,7 @@ mod tests {
     #[test]
     fn a_session_is_planned_then_written_then_stated_then_shown() {
         let told = story("web 1 256", answers(Event::Shown(Ok(()))));
-        assert_eq!(told, "gather, open, create, state 1, apply, show, tell, end true");
+        assert_eq!(told, "gather, open, create, state 1, raise, apply, show, tell, end true");
     }
 
     #[test]
@@ -305,7 +312,7 @@ mod tests {
             Birth::new(SESSION, seeds(), Parcel { intent, contents: contents.clone() }, None);
         let mut state = created();
         let mut kept = Vec::new();
-        for event in answers(Event::Shown(Ok(()))).into_iter().take(4) {
+        for event in answers(Event::Shown(Ok(()))).into_iter().take(5) {
             kept = birth.on(event);
         }
         for lacks in [3, 1] {
@@ -325,6 +332,19 @@ mod tests {
     }
 
     #[test]
+    fn where_an_older_program_runs_a_session_begins_at_what_that_understands() {
+        let (mut birth, _) = begin("web 1 256 internet", None);
+        let mixed = Event::Offered(Box::new(inventory("attic 900 level=1\nnas 900 image")));
+        let mut written = birth.on(mixed);
+        for event in answers(Event::Shown(Ok(()))).into_iter().skip(1).take(3) {
+            written = birth.on(event);
+        }
+        let [Effect::Write(command)] = &written[..] else { panic!("{written:?}") };
+        let Command::Apply { intent: less, .. } = &**command else { panic!("{command:?}") };
+        assert_eq!((less, command.feature()), (&intent("web 1 256"), None));
+    }
+
+    #[test]
     fn nothing_is_begun_that_cannot_be_planned() {
         assert_eq!(story("web 1 4000", vec![offered()]), "gather, end false");
     }
@@ -340,8 +360,8 @@ mod tests {
         assert!(told.ends_with("state 1, give up, Failed(\"its birth cannot be stated: the disk is full\")"));
         let mut late = answers(Event::Shown(Err(Refusal::Older)));
         assert!(story("web 1 256", late.clone()).ends_with("apply, show, give up, Refused(Older)"));
-        late[4] = Event::Written(Err(Refusal::State(Refused::Ended)));
-        late.truncate(5);
+        late[5] = Event::Written(Err(Refusal::State(Refused::Ended)));
+        late.truncate(6);
         assert!(story("web 1 256", late).ends_with("apply, give up, Refused(State(Ended))"));
     }
 

@@ -52,6 +52,8 @@ pub enum Mutant {
     KeepsFirstVoters,
     /// The coordinator raises a session to its own level, whatever others understand.
     RaisesAlone,
+    /// A topology is written whole where some voters would skip a part of it.
+    WritesUnderstoodByFew,
     /// The coordinator takes in voters that do not understand the session.
     TakesOldVoters,
     /// The coordinator buries a session whose machines are still there.

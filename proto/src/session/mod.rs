@@ -5,6 +5,7 @@
 //! - `plan`: (state, inventory) -> plan or obstacles, with `schedule` for the hosts and `overlay`
 //!   for the addresses;
 //! - `disk`: what becomes of a machine's disk, and whose may be lost;
+//! - `understood`: what of a topology everybody who reads the session understands;
 //! - `slice`: state -> the share of one host;
 //! - `order`: who may start now, given who is ready;
 //! - `reconcile`: (share, observed) -> actions;
@@ -22,6 +23,7 @@ pub mod reconcile;
 pub mod schedule;
 pub mod slice;
 pub mod state;
+pub mod understood;
 pub mod voices;
 pub mod voters;
 
@@ -35,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
-    level::{Feature, Level},
+    level::{self, Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
     topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Restart, Service},
@@ -66,6 +68,14 @@ pub struct Inventory {
     /// Known images by name.
     #[n(1)]
     pub images: BTreeMap<String, ImageFacts>,
+}
+
+impl Inventory {
+    /// Gives what all hosts understand that ever said so: the level of a session that begins here. One that never
+    /// said it may understand less; then it gets no part in the session, and is named.
+    pub fn level(&self) -> Level {
+        level::lowest(self.hosts.values().map(|host| host.level))
+    }
 }
 
 /// What one host offers.
@@ -515,8 +525,8 @@ impl Command {
     pub fn feature(&self) -> Option<Feature> {
         match self {
             Command::Raise { .. } => Some(Feature::Raise),
+            Command::Apply { intent, .. } => understood::feature(intent),
             Command::Create { .. }
-            | Command::Apply { .. }
             | Command::Grant { .. }
             | Command::Wish { .. }
             | Command::Dropped { .. }

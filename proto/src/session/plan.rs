@@ -3,11 +3,11 @@
 //! A machine that exists keeps its host as long as it stays in the topology: every incarnation is
 //! guarded by `hold`, nothing is ever started on another host. Nothing here commits: that is `state`.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{borrow::Cow, collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
-    level::Level,
+    level::{Feature, Level},
     limits::{MAX_REASONS, MIN_REASONS_EACH},
     reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
@@ -16,6 +16,7 @@ use crate::{
         disk::{self, Fate, Stake},
         overlay,
         schedule::{self, Given, Wanted},
+        understood::understood,
     },
     spelling,
     topology::{Failover, Group, ImageRef, Intent},
@@ -31,6 +32,9 @@ pub fn propose(
     inventory: &Inventory,
 ) -> Proposal {
     let old = state.and_then(|state| state.plan.as_ref());
+    let level = state.map_or_else(|| inventory.level(), |state| state.level);
+    let wanted = understood(intent, level);
+    let intent = &*wanted;
     let groups = &intent.topology.groups;
     let machines: Vec<MachineName> = intent.topology.machines().collect();
     let avoid: Vec<Prefix> = inventory.hosts.values().flat_map(|host| host.prefixes.clone()).collect();
@@ -41,6 +45,7 @@ pub fn propose(
         intent,
         replace,
         inventory,
+        level,
         subnet: old.map_or(chosen.prefix, |plan| plan.subnet),
         given: Given::default(),
         addresses: BTreeSet::new(),
@@ -64,6 +69,9 @@ pub fn propose(
     new.into_iter().for_each(|machine| planner.create(machine));
     planner.removals();
     planner.note_strangers();
+    if let Cow::Owned(_) = wanted {
+        planner.note_older();
+    }
     planner.finish()
 }
 
@@ -73,6 +81,8 @@ struct Planner<'a> {
     intent: &'a Intent,
     replace: &'a Replace,
     inventory: &'a Inventory,
+    /// What everybody who reads the session understands.
+    level: Level,
     subnet: Prefix,
     given: Given,
     addresses: BTreeSet<Ipv4Addr>,
@@ -223,14 +233,10 @@ impl<'a> Planner<'a> {
         (grows && free_mib < wanted_mib).then(|| cannot_grow(Unchosen::LittleMemory { free_mib, wanted_mib }))
     }
 
-    fn level(&self) -> Level {
-        self.state.map(|state| state.level).unwrap_or_default()
-    }
-
     /// Says that a host does not understand the session any more, so that no new incarnation comes there.
     fn older(&self, host: HostId) -> Option<Hindrance> {
         let facts = self.inventory.hosts.get(&host)?;
-        let unchosen = Box::new(schedule::older(facts, self.level())?);
+        let unchosen = Box::new(schedule::older(facts, self.level)?);
         Some(Hindrance::CannotRun { host: facts.name.to_string(), unchosen })
     }
 
@@ -257,7 +263,7 @@ impl<'a> Planner<'a> {
         if let Some(small) = small_disk(group, &image) {
             return self.obstacle(machine, small);
         }
-        let wanted = Wanted { group: &machine.group, spec: group, image: &image, level: self.level() };
+        let wanted = Wanted { group: &machine.group, spec: group, image: &image, level: self.level };
         let (host, chosen) = match self.remains(machine) {
             Some(drop) => match self.back(wanted, drop.host) {
                 Ok(chosen) => (drop.host, chosen),
@@ -370,6 +376,23 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Says why machines do not reach the internet although the topology lets them.
+    fn note_older(&mut self) {
+        let since = Feature::Egress.since();
+        let older = self.inventory.hosts.values().filter(|host| host.level < since);
+        let older = spelling::list(older.map(|host| host.name.as_str()));
+        self.proposal.notes.push(if older.is_empty() {
+            "its machines do not reach the internet yet: its hosts were upgraded a moment ago; \
+             run this again in a few seconds"
+                .to_owned()
+        } else {
+            format!(
+                "its machines do not reach the internet: an older version runs on {older}; \
+                 run this again when all are upgraded"
+            )
+        });
+    }
+
     fn image(&self, reference: &ImageRef) -> Result<ImageFacts, Hindrance> {
         let images = &self.inventory.images;
         match reference {
@@ -416,7 +439,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Proposal {
-        let (parent, level) = (self.state.map(State::generation).unwrap_or_default(), self.level());
+        let (parent, level) = (self.state.map(State::generation).unwrap_or_default(), self.level);
         self.placements.sort_by(|a, b| a.machine.cmp(&b.machine));
         if self.reasons.1 > 0 {
             self.proposal.notes.push(format!("{} more reasons against hosts are left out", self.reasons.1));

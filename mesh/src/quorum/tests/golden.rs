@@ -6,7 +6,7 @@ use openraft::{
 };
 use proto::{
     id::{Epoch, MachineName},
-    level::LEVEL,
+    level::Level,
     session::State,
     topology::Contents,
 };
@@ -82,7 +82,7 @@ fn commands() -> Vec<Command> {
         Command::Dropped { machine: machine(), host, epoch },
         Command::End,
         Command::Keep(contents),
-        Command::Raise { level: LEVEL },
+        Command::Raise { level: Level::from(2) },
     ]
 }
 
@@ -114,7 +114,7 @@ fn state() -> State {
         ended: false,
         ssh_seed: [9; 32],
         contents: Contents::default(),
-        level: LEVEL,
+        level: Level::from(2),
     }
 }
 

@@ -8,7 +8,9 @@ use crate::{
     facts::Fact,
     id::{Epoch, Generation, HostId, MachineName, SessionId},
     run::{Mutant, Rules, birth},
-    session::{Command, Inventory, Plan, Proposal, Refused, Replace, State, plan, state},
+    session::{
+        Command, Inventory, Plan, Proposal, Refused, Replace, State, plan, state, understood::understood,
+    },
     topology::{Contents, Intent},
     wire::rpc::{Answer, Refusal, Request},
 };
@@ -181,6 +183,8 @@ impl Question {
             Ask::Plan(intent, replace) | Ask::Up { intent, replace, .. } => (intent, replace),
             _ => return Vec::new(),
         };
+        let less = understood(intent, now.level);
+        let intent = if self.rules.broken(Mutant::WritesUnderstoodByFew) { intent } else { &*less };
         let all = Replace::all();
         let may = if self.rules.broken(Mutant::ReplacesUnasked) { &all } else { replace };
         let mut proposal = plan::propose(self.session, Some(&now), (intent, may), inventory);
@@ -193,7 +197,7 @@ impl Question {
         self.tries += 1;
         let planned = proposal.plan.clone();
         let same = planned.as_ref().zip(now.plan.as_ref()).is_some_and(|(new, old)| same(old, new));
-        if planned.is_none() || (same && now.intent.as_ref() == Some(&**intent)) {
+        if planned.is_none() || (same && now.intent.as_ref() == Some(intent)) {
             let plan = planned.and(now.plan.clone());
             self.proposal = Some(Box::new(Proposal { plan, ..proposal.clone() }));
             return answer(Answer::Applied(Box::new(self.proposal().cloned().unwrap_or(proposal))));

@@ -46,7 +46,11 @@ fn seen(members: &str, voters: &[(u64, &str)]) -> Overview {
 
 /// A session that runs and has the level of these members.
 fn raised() -> State {
-    command(up(created(), GROUPS, HOSTS), Command::Raise { level: LEVEL })
+    raised_to(LEVEL)
+}
+
+fn raised_to(level: Level) -> State {
+    command(up(created(), GROUPS, HOSTS), Command::Raise { level })
 }
 
 fn lead() -> Lead {
@@ -489,7 +493,7 @@ fn a_raise_and_a_change_of_voters_wait_for_each_other() {
 #[test]
 fn who_does_not_understand_the_session_is_not_asked_to_vote_and_still_gets_its_share() {
     let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 2), ("desk", 1)], &[(1, "nas")]);
-    seen.state = Some(Arc::new(raised()));
+    seen.state = Some(Arc::new(raised_to(2.into())));
     seen.members.remove(&host_id("cellar"));
     let told = look(&mut lead(), &seen, NOW);
     assert_eq!(asks(&told), [].into(), "two that understand it are too few for three voters");
@@ -502,7 +506,7 @@ fn who_does_not_understand_the_session_is_not_asked_to_vote_and_still_gets_its_s
 fn a_voter_that_has_not_told_its_level_yet_is_kept_and_nobody_else_is_taken_in_like_that() {
     let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
     let mut seen = seen_at(&[("nas", 2), ("attic", 2), ("cellar", 2), ("desk", 2)], &voters);
-    seen.state = Some(Arc::new(raised()));
+    seen.state = Some(Arc::new(raised_to(2.into())));
     seen.members.get_mut(&host_id("cellar")).unwrap().level = None;
     assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
     let cellar = seen.members.get_mut(&host_id("cellar")).unwrap();

@@ -7,6 +7,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::{
     id::{Digest, Epoch},
+    level::LEVEL,
     limits::{MAX_RPC_BYTES, MAX_TEXTS},
     session::{
         Command, Share,
@@ -283,7 +284,8 @@ fn hardware_changes_in_place_and_what_a_disk_was_made_from_stays() {
 
 #[test]
 fn where_a_machine_may_go_changes_in_place() {
-    let state = started(up(created(), "web 1 256 internet", "nas 9000 image"));
+    let session = command(created(), Command::Raise { level: LEVEL });
+    let state = started(up(session, "web 1 256 internet", "nas 9000 image"));
     check(
         &state,
         "nas 9000 image",
@@ -293,6 +295,37 @@ fn where_a_machine_may_go_changes_in_place() {
             plan web-1 nas epoch 1 hold
         "#]],
     );
+}
+
+#[test]
+fn below_its_level_machines_reach_nothing_outside_and_it_is_told_why() {
+    check(
+        &created(),
+        "nas 9000 image\nattic 9000 level=2",
+        "web 1 256 internet",
+        expect![[r#"
+            create web-1 on nas: has the image already
+              web-1 not on attic: would have to fetch the image, nas has it
+            plan web-1 nas epoch 1 hold
+        "#]],
+    );
+    let none = Replace::default();
+    let mixed = "nas 9000 image\nattic 9000 level=2\nden 9000 level=1";
+    let note = "its machines do not reach the internet: an older version runs on attic, den; run this again when \
+                all are upgraded";
+    let begun = first(mixed, "web 1 256 internet");
+    assert_eq!((begun.plan.map(|plan| plan.level), begun.notes), (Some(1.into()), vec![note.to_owned()]));
+    assert_eq!(told(Some(&created()), mixed, "web 1 256 internet", &none).notes, [note]);
+    assert_eq!(told(Some(&created()), mixed, "web 1 256", &none).notes, [""; 0]);
+    let soon = told(Some(&created()), "nas 9000 image", "web 1 256 internet", &none).notes;
+    assert_eq!(
+        soon,
+        [
+            "its machines do not reach the internet yet: its hosts were upgraded a moment ago; run this again in a few seconds"
+        ]
+    );
+    let whole = first("nas 9000 image", "web 1 256 internet");
+    assert_eq!((whole.plan.map(|plan| plan.level), whole.notes), (Some(LEVEL), vec![]));
 }
 
 #[test]

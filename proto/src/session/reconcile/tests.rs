@@ -3,10 +3,13 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::session::{
-    Command, State,
-    fixture::{command, created, host_id, up},
-    slice,
+use crate::{
+    level::LEVEL,
+    session::{
+        Command, State,
+        fixture::{command, created, host_id, up},
+        slice,
+    },
 };
 
 const HOSTS: &str = "nas 9000 image";
@@ -425,7 +428,8 @@ fn other_settings_restart_a_machine_on_its_disk() {
 
 #[test]
 fn a_machine_that_may_go_elsewhere_now_is_restarted_because_its_shim_knows_it_from_the_start_on() {
-    let state = up(shop(), "web 1 256 needs=db checked=http:80 internet\ndb 1 256", HOSTS);
+    let raised = command(shop(), Command::Raise { level: LEVEL });
+    let state = up(raised, "web 1 256 needs=db checked=http:80 internet\ndb 1 256", HOSTS);
     expect![[r#"
         Stop { because: "its settings changed" }
         Running restarting: its settings changed"#]]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::golden::Sample;
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
-    level::LEVEL,
+    level::Level,
     reasons::{Because, Cause, Hindrance, Unchosen},
     session::{
         Change, ChangeAction, Command, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
@@ -51,7 +51,7 @@ fn commands() -> impl Iterator<Item = Sample> {
         ("dropped", Command::Dropped { machine: machine(), host, epoch }),
         ("end", Command::End),
         ("keep", Command::Keep(contents())),
-        ("raise", Command::Raise { level: LEVEL }),
+        ("raise", Command::Raise { level: Level::from(2) }),
     ];
     commands.into_iter().map(|(name, command)| {
         Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
@@ -192,7 +192,7 @@ pub(super) fn plan() -> Plan {
             placement(1, ImageRef::Named("debian:12".into()), Guard::Hold, Some(4096)),
             placement(2, ImageRef::Pinned(Digest([4; 32])), Guard::Lease, None),
         ],
-        level: LEVEL,
+        level: Level::from(2),
     }
 }
 
@@ -222,7 +222,7 @@ pub(super) fn state() -> State {
         ended: false,
         ssh_seed: [9; 32],
         contents: contents(),
-        level: LEVEL,
+        level: Level::from(2),
     }
 }
 
@@ -258,7 +258,7 @@ pub(super) fn share() -> Share {
         ],
         drops: vec![(machine("old-1"), Epoch(2))],
         ssh_seed: [9; 32],
-        level: LEVEL,
+        level: Level::from(2),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     id::{Digest, Epoch, Generation, MeshId},
-    level::LEVEL,
+    level::Level,
     reasons::{self, Because},
     seal::{Domain, Seed, SignedRecord, verify},
     session::{Accelerator, MachineReport, Phase},
@@ -209,7 +209,7 @@ fn about_host(accelerator: Option<Accelerator>) -> HostRecord {
         steady: true,
         issuer: true,
         tells_seen: true,
-        level: LEVEL,
+        level: Level::from(2),
     }
 }
 
