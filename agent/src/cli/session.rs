@@ -79,8 +79,11 @@ pub fn in_words(session: &SessionStatus, width: Option<u16>) -> String {
     if !session.services.is_empty() {
         text.push_str(&format!("\n\n{}", service::in_words(&session.services, width)));
     }
-    if let Some(below) = status::below(session.level, &session.below) {
-        let note = format!("note: {below}; who does neither votes in this session nor gets machines of it");
+    if let Some(below) = status::below(&session.below) {
+        let level = session.level;
+        let note = format!(
+            "note: {below}; such a host neither votes here nor gets machines: this session is of level {level}"
+        );
         text.push_str(&format!("\n\n{}", bend(&note, width)));
     }
     text.push_str(&format!("\n\n{}", bend(&format!("note: {}", plan::HOLD), width)));

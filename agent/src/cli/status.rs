@@ -1,9 +1,6 @@
 //! `agent status`: the one screen.
 
-use proto::{
-    level::Level,
-    wire::api::{Member, Path, PathKind, SessionRow, Status, Understands},
-};
+use proto::wire::api::{Member, Path, PathKind, SessionRow, Status, Understands};
 
 use super::{
     Cx, Done,
@@ -50,9 +47,8 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
     if !status.sessions.is_empty() {
         parts.extend([String::new(), sessions(&status.sessions, width)]);
     }
-    parts.extend(
-        below(status.level, &status.below).into_iter().flat_map(|line| [String::new(), set_in(&line)]),
-    );
+    let below = below(&status.below).map(|who| set_in(&format!("level {}: {who}", status.level)));
+    parts.extend(below.into_iter().flat_map(|line| [String::new(), line]));
     for trouble in &status.health {
         parts.extend([String::new(), format!("NOT WELL: {}", set_in(&trouble.what))]);
         parts.push(format!("because: {}", set_in(&trouble.because)));
@@ -66,7 +62,7 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
 }
 
 /// Says who understands less than others, if anybody does.
-pub fn below(level: Level, below: &[Understands]) -> Option<String> {
+pub fn below(below: &[Understands]) -> Option<String> {
     let names = |told: bool| -> Vec<&str> {
         below.iter().filter(|one| one.level.is_some() == told).map(|one| one.host.as_str()).collect()
     };
@@ -81,7 +77,7 @@ pub fn below(level: Level, below: &[Understands]) -> Option<String> {
         many => Some(format!("{} have never told their versions", many.join(", "))),
     };
     let all: Vec<String> = older.into_iter().chain(unheard).collect();
-    (!all.is_empty()).then(|| format!("level {level}: {}", all.join("; ")))
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// Lays a list of sessions out.

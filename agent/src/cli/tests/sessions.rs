@@ -62,8 +62,8 @@ fn a_session_shows_machines_and_services() {
 fn a_session_names_those_that_do_not_understand_it() {
     let below = vec![Understands { host: "cellar".into(), level: Some(Level::FIRST) }];
     let told = session::in_words(&SessionStatus { below, ..shop_starting() }, None);
-    let note = "note: level 2: cellar runs an older version; who does neither votes in this session nor gets \
-                machines of it";
+    let note = "note: cellar runs an older version; such a host neither votes here nor gets machines: this session \
+                is of level 3";
     assert!(told.contains(note), "{told}");
 }
 
@@ -132,7 +132,7 @@ fn a_session_in_json() {
               "url": "http://web.shop.localhost:7080/"
             }
           ],
-          "level": 2,
+          "level": 3,
           "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));

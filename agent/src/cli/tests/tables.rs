@@ -141,7 +141,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 2,
+          "level": 3,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));
