@@ -13,6 +13,8 @@ mod daemon;
 mod dns;
 mod doctor;
 mod facts;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod host;
 mod install;
 pub mod machine;

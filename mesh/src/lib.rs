@@ -14,6 +14,8 @@
 mod assembly;
 mod clock;
 mod disk;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gossip;
 pub mod identity;
 mod join;

@@ -9,7 +9,7 @@ use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 use mesh::net::splice;
 use proto::{names, picture::Picture};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -38,7 +38,7 @@ const IPV6: u8 = 4;
 /// What is answered, by the numbers of RFC 1928, section 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Told {
+pub(crate) enum Told {
     Done = 0,
     NotAllowed = 2,
     HostUnreachable = 4,
@@ -143,7 +143,9 @@ fn find(
 }
 
 /// Reads what a client says first: its ways to identify itself, and where it wants to go.
-async fn read(client: &mut TcpStream) -> io::Result<Result<(String, u16), Told>> {
+pub(crate) async fn read(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> io::Result<Result<(String, u16), Told>> {
     if client.read_u8().await? != VERSION {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks no SOCKS5"));
     }
@@ -175,7 +177,7 @@ async fn read(client: &mut TcpStream) -> io::Result<Result<(String, u16), Told>>
     Ok(name.map(|name| (name, port)).ok_or(Told::NotAllowed))
 }
 
-async fn read_exactly<const N: usize>(client: &mut TcpStream) -> io::Result<[u8; N]> {
+async fn read_exactly<const N: usize>(client: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     client.read_exact(&mut bytes).await?;
     Ok(bytes)

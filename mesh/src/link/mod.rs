@@ -18,7 +18,7 @@
 use std::net::Ipv4Addr;
 
 use bytes::{Bytes, BytesMut};
-use proto::{session::Prefix, topology::Egress as Mode};
+use proto::{session::Prefix, time::Timestamp, topology::Egress as Mode};
 
 pub use dial::{DialError, WINDOW};
 pub use edge::Edge;
@@ -57,8 +57,8 @@ pub struct EdgeConfig {
     pub seed: u64,
     /// Where the guest may go outside of its session.
     pub egress: Mode,
-    /// The host's own network, which it may not reach.
-    pub host: HostNet,
+    /// The host's own network, which it may not reach; nothing is reached while that is unknown.
+    pub host: Option<HostNet>,
 }
 
 /// What happens to an edge.
@@ -117,8 +117,8 @@ pub enum Event {
     Time {
         /// From the effect.
         ask: Ask,
-        /// Seconds since 1900 and their 2^-32 parts.
-        ntp: u64,
+        /// What this host's clock says.
+        now: Timestamp,
     },
     /// A socket to the outside has something to tell.
     Heard(Heard),

@@ -2,6 +2,7 @@
 //! Pure: the question's bytes in, the answer's frame out; the time is handed in.
 
 use bytes::Bytes;
+use proto::time::Timestamp;
 
 use super::frame::Towards;
 
@@ -13,8 +14,10 @@ const CLIENT: u8 = 3;
 const SERVER: u8 = 4;
 /// Behind a host that keeps time by servers of the internet.
 const STRATUM: u8 = 3;
-/// 2^-20 s: a microsecond.
-const PRECISION: i8 = -20;
+/// 2^-10 s: the clock counts milliseconds.
+const PRECISION: i8 = -10;
+/// Seconds from 1900, where the first era of NTP begins, to 1970.
+const ERA_0_S: u64 = 2_208_988_800;
 /// The offset that a guest sees is right within the wire's own delay: 2^-10 s in 16.16 bits.
 const DISPERSION: u32 = 64;
 
@@ -42,8 +45,16 @@ impl Ask {
     }
 }
 
+/// Gives the time as NTP writes it: seconds since 1900, of which 32 bits remain, and their 2^-32 parts. The
+/// bits begin anew in 2036, and whoever reads them takes the era that is nearest to its own time (RFC 5905, 6).
+fn ntp(now: Timestamp) -> u64 {
+    let (seconds, millis) = (now.0 / 1000, now.0 % 1000);
+    seconds.wrapping_add(ERA_0_S) << 32 | (millis << 32) / 1000
+}
+
 /// Answers it with the time.
-pub(super) fn answer(towards: Towards, ask: Ask, ntp: u64) -> Option<Bytes> {
+pub(super) fn answer(towards: Towards, ask: Ask, now: Timestamp) -> Option<Bytes> {
+    let ntp = ntp(now);
     let mut message = [0; BYTES];
     message[0] = ask.version << 3 | SERVER;
     message[1] = STRATUM;
@@ -56,4 +67,24 @@ pub(super) fn answer(towards: Towards, ask: Ask, ntp: u64) -> Option<Bytes> {
     message[32..40].copy_from_slice(&ntp.to_be_bytes());
     message[40..48].copy_from_slice(&ntp.to_be_bytes());
     towards.udp((PORT, ask.port), &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_of_its_era() {
+        // 1970, the last half second of the first era (2036-02-07T06:28:15.500Z), and the first second after it.
+        let cases = [
+            (0, 0x83aa_7e80_0000_0000),
+            (2_085_978_495_500, 0xffff_ffff_8000_0000),
+            (2_085_978_496_000, 0x0000_0000_0000_0000),
+            (2_085_978_497_250, 0x0000_0001_4000_0000),
+        ];
+        for (millis, expected) in cases {
+            assert_eq!(ntp(Timestamp(millis)), expected, "{millis}");
+        }
+        let _any_time_is_some_time = ntp(Timestamp(u64::MAX));
+    }
 }

@@ -16,7 +16,7 @@ use proto::{
     wire::{self, Kind, Message},
 };
 use tokio::{
-    io::{AsyncReadExt, Join},
+    io::{AsyncRead, AsyncReadExt, Join},
     net::UnixStream,
     time,
 };
@@ -73,7 +73,7 @@ pub enum ForwardError {
 
 #[derive(Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
-pub(super) struct Header {
+pub(crate) struct Header {
     #[n(0)]
     pub(super) session: SessionId,
     #[n(1)]
@@ -172,7 +172,7 @@ pub(super) async fn serve(net: Net, mut send: SendStream, mut recv: RecvStream) 
     }
 }
 
-async fn read_header(recv: &mut RecvStream) -> Option<Header> {
+pub(crate) async fn read_header(recv: &mut (impl AsyncRead + Unpin)) -> Option<Header> {
     let mut bytes = [0; MAX_HEADER_BYTES];
     let length = recv.read_u16().await.ok()?;
     let bytes = bytes.get_mut(..usize::from(length))?;

@@ -41,7 +41,7 @@ use routes::{Lost, Next, Routes};
 pub use splice::{End, splice, splices};
 
 mod counts;
-mod forward;
+pub(crate) mod forward;
 mod hosts;
 mod local;
 mod routes;

@@ -4,7 +4,7 @@
 //!
 //! Owns its listeners and one connection into the mesh for each connection of a client. It never looks into a body.
 
-mod judge;
+pub(crate) mod judge;
 mod page;
 #[cfg(test)]
 mod tests;

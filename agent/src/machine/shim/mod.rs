@@ -51,10 +51,12 @@ use super::{
 };
 use crate::host::limits;
 
+mod descriptors;
 mod ending;
 mod hostnet;
+mod knock;
 pub(super) mod log;
-mod names;
+pub(crate) mod names;
 mod network;
 mod outside;
 mod pause;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io::{self, Write},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -24,8 +25,10 @@ use super::{
         record::{Launch, Paths},
         wire::{Counts, ShimAnswer, write},
     },
+    descriptors::Descriptors,
     hostnet,
-    names::Names,
+    knock::{KNOCK, KNOCK_PORT, Knock},
+    names::{Guest, Names},
     outside::{Outside, Told},
     streams::{self, Line},
 };
@@ -38,12 +41,6 @@ const MAX_QUEUED: usize = 512;
 const MAX_ASKED: usize = 64;
 /// Marks the numbers of those, beside the edge's own.
 const BY_TCP: u64 = 1 << 63;
-/// Seconds from 1900, where NTP begins, to 1970.
-const NTP_EPOCH_S: u64 = 2_208_988_800;
-/// How long one attempt to get an answer out of a guest that is booting lasts. The next begins at once.
-const KNOCK: Duration = Duration::from_secs(1);
-/// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
-const KNOCK_PORT: u16 = 7;
 /// Callers whose connections hold a descriptor: those into the guest, twice as many whose connection is
 /// over and who have not read all of it yet. With everything else well below the usual 1,024.
 const MAX_CALLERS: usize = 384;
@@ -123,7 +120,7 @@ impl Wires {
             mtu: proto::limits::GUEST_MTU as u16,
             seed: rand::random(),
             egress: launch.spec.egress,
-            host: hostnet::read(),
+            host: None,
         };
         Wires { config, zone: launch.zone.clone(), path: paths.nic(), nic, signs }
     }
@@ -134,11 +131,15 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
     let (to_nic, frames) = mpsc::channel(MAX_QUEUED);
     tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
     let now = std::time::Instant::now();
-    let names = Names::new(wires.zone, wires.config.egress, happenings.sender.clone());
+    let descriptors = Descriptors::of_process();
+    let guest = Guest { zone: wires.zone, subnet: wires.config.subnet, egress: wires.config.egress };
+    let names = Names::new(guest, happenings.sender.clone(), descriptors.clone());
     let told = Told { edge: 0, happen: happenings.sender.clone() };
     let mut hub = Hub {
-        outside: Outside::new(told, names.clone(), gateway(wires.config.subnet)),
+        outside: Outside::new(told, names.clone(), gateway(wires.config.subnet), descriptors.clone()),
         names,
+        descriptors,
+        blind: false,
         asked: BTreeMap::new(),
         next_asked: BY_TCP,
         edge: Edge::new(wires.config.clone(), now),
@@ -171,28 +172,6 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
     }
 }
 
-/// Where we are in finding out whether the guest answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knock {
-    /// It has not sent a frame yet.
-    Waiting,
-    /// The next knock is due.
-    Due(std::time::Instant),
-    /// A knock is on its way, as dial `id`, and is given up at `until`.
-    Open { id: u64, until: std::time::Instant },
-    /// It has answered.
-    Answered,
-}
-
-impl Knock {
-    fn due(self) -> Option<std::time::Instant> {
-        match self {
-            Knock::Due(at) | Knock::Open { until: at, .. } => Some(at),
-            Knock::Waiting | Knock::Answered => None,
-        }
-    }
-}
-
 /// A connection into the guest. Held until the edge says that it is over, whoever ended it.
 enum Dial {
     /// Its caller waits for the answer.
@@ -216,6 +195,9 @@ struct Hub {
     edge: Edge,
     outside: Outside,
     names: Names,
+    descriptors: Descriptors,
+    /// The host's network could not be read when it was last looked at.
+    blind: bool,
     /// Questions by TCP that wait for the agent.
     asked: BTreeMap<u64, oneshot::Sender<Bytes>>,
     next_asked: u64,
@@ -237,15 +219,14 @@ impl Hub {
             Happening::Frame(frame) => {
                 self.sign(|signs| signs.alive = true);
                 if self.outside.stale(std::time::Instant::now()) {
-                    self.event(Event::Heard(Heard::Host(hostnet::read()))).await;
+                    self.look_around().await;
                 }
                 self.event(Event::Frame(frame)).await;
             }
             Happening::Reset => {
                 self.edge = Edge::new(self.config.clone(), std::time::Instant::now());
                 self.dials.clear();
-                let told = Told { edge: self.outside.edge() + 1, happen: self.happen.clone() };
-                self.outside = Outside::new(told, self.names.clone(), gateway(self.config.subnet));
+                self.outside.begin_anew();
                 self.knock = Knock::Waiting;
                 self.heard = None;
                 self.sign(|signs| signs.booted = false);
@@ -280,17 +261,35 @@ impl Hub {
         }
     }
 
+    /// Looks what the host's network is. Where that cannot be seen, it is what it was when it last could be.
+    async fn look_around(&mut self) {
+        match hostnet::read() {
+            Ok(host) => {
+                self.blind = false;
+                self.names.learn(&host);
+                self.config.host = Some(host.clone());
+                self.event(Event::Heard(Heard::Host(host))).await;
+            }
+            Err(error) if !self.blind => {
+                self.blind = true;
+                // Not eprintln, which panics when the log's disk is full.
+                writeln!(io::stderr(), "shim: cannot see what this host's network is: {error}").ok();
+            }
+            Err(_) => {}
+        }
+    }
+
     fn counts(&self) -> Counts {
         let (outside, losses, drops) = (self.edge.outside(), self.edge.losses(), self.edge.drops());
         Counts {
             dials: self.edge.dials(),
             callers: MAX_CALLERS - self.places.available_permits(),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
-            connections: outside.streams,
+            connections: outside.streams + self.outside.ending(),
             sockets: outside.sockets,
             waiting: outside.waiting,
             denied: losses.denied,
-            full: losses.full,
+            full: losses.full + self.descriptors.refused(),
             uncarried: losses.uncarried,
             spoofed: drops.spoofed,
             malformed: drops.malformed,
@@ -320,7 +319,7 @@ impl Hub {
             Effect::Packet(packet) => self.tell_agent(PortMessage::Packet(packet)),
             Effect::DnsQuery { id, message } => self.name(id, message),
             Effect::Upstream(upstream) => self.outside.on(upstream),
-            Effect::Time { ask } => return Some(Event::Time { ask, ntp: ntp() }),
+            Effect::Time { ask } => return Some(Event::Time { ask, now: mesh::Clock.timestamp() }),
             Effect::Dialed { id } => return self.dialled(id).await,
             Effect::DialFailed { id, because } => self.failed(id, because).await,
             Effect::DialData { id, bytes } => return self.output(id, Some(bytes)),
@@ -485,11 +484,4 @@ impl Hub {
             before != *signs
         });
     }
-}
-
-/// Gives the host's time as NTP writes it.
-fn ntp() -> u64 {
-    let millis = mesh::Clock.timestamp().0;
-    let (seconds, rest) = (millis / 1000, millis % 1000);
-    ((seconds + NTP_EPOCH_S) << 32) + (rest << 32) / 1000
 }

@@ -64,7 +64,7 @@ impl Lab {
             mtu: 1280,
             seed: 7,
             egress: Mode::None,
-            host: HostNet::default(),
+            host: Some(HostNet::default()),
         };
         let mut wire = Plug::default();
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, SmolInstant::ZERO);

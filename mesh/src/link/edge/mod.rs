@@ -83,7 +83,7 @@ impl Edge {
             Event::DialEnd { id } => self.dials.end(id, now, to),
             Event::DialLeft { id } => self.dials.left(id, now),
             Event::DialReset { id } => self.dials.reset(id, now, to),
-            Event::Time { ask, ntp } => to.extend(time::answer(self.towards, ask, ntp).map(Effect::ToGuest)),
+            Event::Time { ask, now } => to.extend(time::answer(self.towards, ask, now).map(Effect::ToGuest)),
             Event::Heard(heard) => {
                 if let Some((packet, why)) = self.egress.heard(heard, now, to) {
                     self.refuse(&packet, why, to);
@@ -183,25 +183,28 @@ impl Edge {
         let from_guest = source == self.config.guest_address;
         let to_us = destination == self.towards.from;
         packet.truncate(length); // Short frames are padded.
-        if to_us || destination.is_broadcast() {
-            if !from_guest && !source.is_unspecified() {
-                self.drops.spoofed += 1;
-                return;
-            }
-            self.heard |= from_guest;
-            return self.for_gateway(packet, from_guest && to_us, now, to);
-        }
-        if !from_guest {
+        let for_gateway = to_us || destination.is_broadcast();
+        if !from_guest && !(for_gateway && source.is_unspecified()) {
             self.drops.spoofed += 1;
             return;
         }
-        self.heard = true;
-        self.forward(packet, destination, now, to);
+        self.heard |= from_guest;
+        let mtu = self.config.mtu;
+        if packet.len() <= usize::from(mtu) {
+            match for_gateway {
+                true => self.for_gateway(packet, from_guest && to_us, now, to),
+                false => self.forward(packet, destination, now, to),
+            }
+        } else if from_guest && !destination.is_broadcast() && !destination.is_multicast() {
+            let why = Unreachable::FragmentationNeeded { next_hop_mtu: mtu };
+            self.refuse(&packet, Icmpv4Type::DestinationUnreachable(why), to);
+        } else {
+            self.drops.ignored += 1;
+        }
     }
 
     /// Lets a packet of the guest go to another machine of the session, or says why not.
     fn forward(&mut self, mut packet: BytesMut, destination: Ipv4Addr, now: Instant, to: &mut Vec<Effect>) {
-        let mtu = self.config.mtu;
         if destination.is_multicast() || frame::subnet_broadcast(self.config.subnet, destination) {
             self.drops.ignored += 1;
         } else if !frame::usable(self.config.subnet, destination) {
@@ -211,9 +214,6 @@ impl Edge {
             }
         } else if destination == self.config.guest_address {
             self.drops.misrouted += 1;
-        } else if packet.len() > usize::from(mtu) {
-            let why = Unreachable::FragmentationNeeded { next_hop_mtu: mtu };
-            self.refuse(&packet, Icmpv4Type::DestinationUnreachable(why), to);
         } else if !frame::hop(&mut packet) {
             self.refuse(&packet, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit), to);
         } else {

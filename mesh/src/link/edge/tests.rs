@@ -30,7 +30,7 @@ fn edge() -> (Edge, Instant) {
         mtu: 1280,
         seed: 7,
         egress: Mode::None,
-        host: HostNet::default(),
+        host: Some(HostNet::default()),
     };
     let now = Instant::now();
     (Edge::new(config, now), now)

@@ -5,20 +5,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proto::topology::Egress;
 
-/// What this host's own network looks like, as far as guests must not reach it.
+/// What this host's own network looks like, as far as guests must not reach it: prefixes with their lengths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNet {
-    /// Every address of this host.
-    pub addresses: Vec<IpAddr>,
-    /// The prefixes that its interfaces stand in, with their lengths.
-    pub on_link: Vec<(IpAddr, u8)>,
+    /// What the host itself answers: every address of it.
+    pub own: Vec<(IpAddr, u8)>,
+    /// Where it knows a nearer way than its default one: its wires, and what a VPN or a second router leads to.
+    pub nearer: Vec<(IpAddr, u8)>,
 }
 
 /// Ranges that lead to this host, to its wire or to nobody, whatever a topology says.
-const NEVER_V4: [(Ipv4Addr, u8); 10] = [
+const NEVER_V4: [(Ipv4Addr, u8); 11] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
+    // Azure answers its virtual machines there: metadata, certificates, its resolver.
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
     (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(192, 0, 0, 0), 24),
     (Ipv4Addr::new(192, 88, 99, 0), 24),
@@ -38,28 +40,35 @@ const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3
 const NEVER_V6: [(Ipv6Addr, u8); 2] =
     [(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32), (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16)];
 
-/// Says whether a guest with this egress may exchange packets with `address`.
-pub fn allowed(egress: Egress, host: &HostNet, address: IpAddr) -> bool {
+/// Says whether a guest with this egress may exchange packets with `address`. Of a host whose network is not
+/// known nobody can say what is not part of it, so nothing is reached.
+pub fn allowed(egress: Egress, host: Option<&HostNet>, address: IpAddr) -> bool {
+    let Some(host) = host else { return false };
     let address = address.to_canonical();
     let never = match address {
         IpAddr::V4(v4) => within(&NEVER_V4, v4),
         IpAddr::V6(v6) => !within(&[GLOBAL_V6], v6) || within(&NEVER_V6, v6),
     };
-    if never || host.addresses.iter().any(|own| own.to_canonical() == address) {
+    if never || any_within(&host.own, address) {
         return false;
     }
-    let private = matches!(address, IpAddr::V4(v4) if within(&PRIVATE_V4, v4));
-    let on_link = host.on_link.iter().any(|&(base, len)| match (base.to_canonical(), address) {
+    match egress {
+        Egress::None => false,
+        Egress::Internet => {
+            let private = matches!(address, IpAddr::V4(v4) if within(&PRIVATE_V4, v4));
+            !private && !any_within(&host.nearer, address)
+        }
+        // The network's own broadcast is for everybody, not for one.
+        Egress::Lan => !host.nearer.iter().any(|&prefix| broadcast(prefix) == Some(address)),
+    }
+}
+
+fn any_within(prefixes: &[(IpAddr, u8)], address: IpAddr) -> bool {
+    prefixes.iter().any(|&(base, len)| match (base.to_canonical(), address) {
         (IpAddr::V4(base), IpAddr::V4(v4)) => within(&[(base, len)], v4),
         (IpAddr::V6(base), IpAddr::V6(v6)) => within(&[(base, len)], v6),
         _ => false,
-    });
-    match egress {
-        Egress::None => false,
-        Egress::Internet => !private && !on_link,
-        // The network's own broadcast is for everybody, not for one.
-        Egress::Lan => !host.on_link.iter().any(|&prefix| broadcast(prefix) == Some(address)),
-    }
+    })
 }
 
 /// An address as a number, to be compared by prefix.
@@ -101,19 +110,15 @@ mod tests {
     use super::*;
 
     fn host() -> HostNet {
-        HostNet {
-            addresses: vec!["203.0.113.9".parse().unwrap(), "192.168.1.5".parse().unwrap()],
-            on_link: vec![
-                ("192.168.1.5".parse().unwrap(), 24),
-                ("203.0.113.9".parse().unwrap(), 28),
-                ("2001:db8:1::5".parse().unwrap(), 64),
-            ],
-        }
+        let prefix = |(address, len): &(&str, u8)| (address.parse().unwrap(), *len);
+        let own = [("203.0.113.9", 32), ("192.168.1.5", 32), ("198.51.100.64", 28), ("2001:db8:2::5", 128)];
+        let nearer = [("192.168.1.5", 24), ("203.0.113.9", 28), ("9.9.0.0", 16), ("2001:db8:1::5", 64)];
+        HostNet { own: own.iter().map(prefix).collect(), nearer: nearer.iter().map(prefix).collect() }
     }
 
     fn check(egress: Egress, cases: &[(&str, bool)]) {
         for &(address, expected) in cases {
-            let got = allowed(egress, &host(), address.parse().unwrap());
+            let got = allowed(egress, Some(&host()), address.parse().unwrap());
             assert_eq!(got, expected, "{egress:?} {address}");
         }
     }
@@ -144,6 +149,12 @@ mod tests {
                 ("192.168.1.5", false),
                 ("192.168.1.1", false),
                 ("192.168.2.1", false),
+                ("168.63.129.15", true),
+                ("168.63.129.16", false),
+                ("9.9.255.255", false),
+                ("9.10.0.0", true),
+                ("198.51.100.70", false),
+                ("198.51.100.80", true),
                 ("198.18.0.1", false),
                 ("198.19.255.255", false),
                 ("203.0.113.9", false),
@@ -154,6 +165,8 @@ mod tests {
                 ("255.255.255.255", false),
                 ("2606:4700::1111", true),
                 ("2001:db8:1::77", false),
+                ("2001:db8:2::5", false),
+                ("2001:db8:2::6", true),
                 ("::", false),
                 ("::1", false),
                 ("::ffff:127.0.0.1", false),
@@ -183,7 +196,10 @@ mod tests {
                 ("192.168.1.5", false),
                 ("192.168.1.255", false),
                 ("203.0.113.9", false),
+                ("198.51.100.70", false),
+                ("9.9.1.1", true),
                 ("127.0.0.1", false),
+                ("168.63.129.16", false),
                 ("169.254.169.254", false),
                 ("100.64.0.1", false),
                 ("fd00:ec2::254", false),
@@ -197,10 +213,18 @@ mod tests {
     }
 
     #[test]
+    fn of_a_host_whose_network_is_not_known_nothing_is_reached() {
+        for egress in [Egress::Internet, Egress::Lan, Egress::None] {
+            assert!(!allowed(egress, None, "1.1.1.1".parse().unwrap()));
+        }
+    }
+
+    #[test]
     fn any_prefix_length_is_taken() {
+        let nine: IpAddr = Ipv4Addr::new(9, 9, 9, 9).into();
         for len in 0..=u8::MAX {
-            let host = HostNet { addresses: vec![], on_link: vec![(Ipv4Addr::new(9, 9, 9, 9).into(), len)] };
-            assert!(!allowed(Egress::Internet, &host, Ipv4Addr::new(9, 9, 9, 9).into()));
+            let host = HostNet { own: vec![], nearer: vec![(nine, len)] };
+            assert!(!allowed(Egress::Internet, Some(&host), nine));
         }
     }
 }

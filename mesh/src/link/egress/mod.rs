@@ -157,7 +157,7 @@ pub enum Heard {
         /// The socket.
         id: u64,
     },
-    /// The host's network is this now.
+    /// The host's network is this.
     Host(HostNet),
 }
 
@@ -194,7 +194,7 @@ pub(super) enum Taken {
 /// See the head of this file.
 pub(super) struct Egress {
     mode: Mode,
-    host: HostNet,
+    host: Option<HostNet>,
     streams: streams::Streams,
     datagrams: datagrams::Datagrams,
     losses: Losses,
@@ -211,6 +211,10 @@ impl Egress {
         }
     }
 
+    fn may_reach(&self, address: Ipv4Addr) -> bool {
+        allowed(self.mode, self.host.as_ref(), IpAddr::V4(address))
+    }
+
     /// Takes a valid IPv4 packet of the guest that leaves its session.
     pub fn packet(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> Taken {
         let Ok(parsed) = Ipv4Slice::from_slice(&packet) else {
@@ -218,7 +222,7 @@ impl Egress {
             return Taken::Yes;
         };
         let destination = parsed.header().destination_addr();
-        if !allowed(self.mode, &self.host, destination.into()) {
+        if !self.may_reach(destination) {
             self.losses.denied += 1;
             let prohibited = Unreachable::FilterProhibited;
             return Taken::Refused(Icmpv4Type::DestinationUnreachable(prohibited));
@@ -282,14 +286,13 @@ impl Egress {
         to: &mut Vec<Effect>,
     ) -> Option<(BytesMut, Icmpv4Type)> {
         match heard {
-            Heard::Host(host) => self.host = host,
+            Heard::Host(host) => self.host = Some(host),
             Heard::Failed { id, because } => {
                 self.losses.full += u64::from(because == Unconnected::Busy);
-                return self.streams.failed(id, because, to);
+                return self.streams.failed(id, because, now, to);
             }
             Heard::Datagram { id, from, bytes } => {
-                let sane = allowed(self.mode, &self.host, IpAddr::V4(*from.ip()));
-                if !sane || !self.datagrams.deliver(id, from, &bytes, to) {
+                if !self.may_reach(*from.ip()) || !self.datagrams.deliver(id, (from, &bytes), now, to) {
                     self.losses.uncarried += 1;
                 }
             }

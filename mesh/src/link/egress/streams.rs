@@ -22,12 +22,17 @@ use crate::link::{dial::Device, frame};
 
 /// Connections of one guest at once, those that are being made included.
 const MAX_FLOWS: usize = 4096;
-/// Those that are being made.
+/// Those that are being made, on either side. One more takes the place of the one that has waited longest: a guest that
+/// looks for what answers nobody still reaches what answers.
 const MAX_ASKED: usize = 512;
 /// Buffers (to the guest, from the guest) of a connection, by how many there are already: a few get room
-/// for a long way, many stay below 100 MiB altogether, and what nobody writes to is no memory yet.
+/// for a long way, many stay below [`MOST_BYTES`] altogether, and what nobody writes to is no memory yet.
 const BUFFERS: [(usize, usize, usize); 3] =
-    [(64, 256 * 1024, 64 * 1024), (256, 64 * 1024, 32 * 1024), (MAX_FLOWS, 8 * 1024, 8 * 1024)];
+    [(64, 256 * 1024, 64 * 1024), (256, 64 * 1024, 16 * 1024), (MAX_FLOWS, 8 * 1024, 4 * 1024)];
+/// What all connections of a guest cost its shim at most. What a connection has from the guest may be there
+/// twice: in its buffer, and on its way to the socket.
+const MOST_BYTES: usize = 128 << 20;
+const _: () = assert!(costs() <= MOST_BYTES);
 /// A guest that asked for a connection acknowledges it in milliseconds.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// RFC 5382: a connection on which nothing happens stays for two hours and four minutes.
@@ -36,6 +41,15 @@ const IDLE_FOR: Duration = Duration::from_secs(7440);
 const SWEEP: Duration = Duration::from_secs(600);
 /// Once the outside has ended, a guest that takes nothing for so long is given up.
 const ENDING: SmolDuration = SmolDuration::from_secs(180);
+
+/// Adds up what [`BUFFERS`] allows, with what keeps them. Tables and tasks are counted as twice that.
+const fn costs() -> usize {
+    let [few, some, many] = BUFFERS;
+    let each = 3 * (size_of::<Flow>() + size_of::<tcp::Socket<'static>>());
+    few.0 * (few.1 + 2 * few.2 + each)
+        + (some.0 - few.0) * (some.1 + 2 * some.2 + each)
+        + (many.0 - some.0) * (many.1 + 2 * many.2 + each)
+}
 
 /// One connection as the guest names it: its port and the other end.
 type Key = (u16, SocketAddrV4);
@@ -48,6 +62,8 @@ pub(super) struct Streams {
     wire: Device,
     ids: BTreeMap<Key, u64>,
     asked: BTreeMap<u64, Asked>,
+    /// Flows whose guest has not acknowledged that they stand.
+    half_open: BTreeSet<u64>,
     flows: BTreeMap<u64, Flow>,
     timers: BTreeSet<(Instant, u64)>,
     sweep: Option<Instant>,
@@ -91,6 +107,7 @@ impl Streams {
             wire: Device::new(config.guest_mac, config.mtu),
             ids: BTreeMap::new(),
             asked: BTreeMap::new(),
+            half_open: BTreeSet::new(),
             flows: BTreeMap::new(),
             timers: BTreeSet::new(),
             sweep: None,
@@ -98,7 +115,8 @@ impl Streams {
         }
     }
 
-    /// Takes a packet of the guest. Returns false when the guest has too many connections.
+    /// Takes a packet of the guest. Returns false when the guest has too many connections, or asks for so many
+    /// at once that another of them is given up.
     pub fn receive(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> bool {
         let Some((key, segment)) = Segment::of(&packet) else { return true };
         if let Some(&id) = self.ids.get(&key) {
@@ -115,15 +133,33 @@ impl Streams {
             }
             return true;
         }
+        let room = self.asked.len() + self.half_open.len() < MAX_ASKED;
+        if !room {
+            self.give_up_longest(now, to);
+        }
         let count = self.ids.len();
-        let fits = BUFFERS.iter().find(|(most, ..)| count < *most);
-        let Some(&(_, down, up)) = fits.filter(|_| self.asked.len() < MAX_ASKED) else { return false };
+        let Some(&(_, down, up)) = BUFFERS.iter().find(|(most, ..)| count < *most) else { return false };
         let id = self.next;
         self.next += 1;
         self.ids.insert(key, id);
         self.asked.insert(id, Asked { key, syn: packet, buffers: (down, up) });
         to.push(Effect::Upstream(Upstream::Connect { id, to: key.1, room: down }));
-        true
+        room
+    }
+
+    /// Gives up the connection that has waited longest to be made: what answers at all does so before many
+    /// others are asked for.
+    fn give_up_longest(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        let asked = self.asked.first_key_value().map(|(&id, _)| id);
+        let half_open = self.half_open.first().copied();
+        let Some(id) = asked.into_iter().chain(half_open).min() else { return };
+        if let Some(asked) = self.asked.remove(&id) {
+            self.ids.remove(&asked.key);
+            to.push(Effect::Upstream(Upstream::Close { id, clean: false }));
+        } else if let Some(flow) = self.flows.get_mut(&id) {
+            flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+            self.poll(id, None, now, to);
+        }
     }
 
     /// Lets the guest know that the outside answered: its SYN is heard now.
@@ -165,6 +201,7 @@ impl Streams {
             gone: false,
         };
         self.flows.insert(id, flow);
+        self.half_open.insert(id);
         self.sweep.get_or_insert(now + SWEEP);
         self.poll(id, Some(asked.syn), now, to);
     }
@@ -174,6 +211,7 @@ impl Streams {
         &mut self,
         id: u64,
         because: Unconnected,
+        now: Instant,
         to: &mut Vec<Effect>,
     ) -> Option<(BytesMut, Icmpv4Type)> {
         let asked = self.asked.remove(&id)?;
@@ -188,8 +226,11 @@ impl Streams {
             Unconnected::Unreachable => {
                 Some((asked.syn, Icmpv4Type::DestinationUnreachable(Unreachable::Host)))
             }
-            // Its SYN is said again.
-            Unconnected::Busy => None,
+            // Its SYN is said again, and finds the room of the one that has waited longest.
+            Unconnected::Busy => {
+                self.give_up_longest(now, to);
+                None
+            }
         }
     }
 
@@ -286,6 +327,9 @@ impl Streams {
         self.wire.incoming = None;
         if let Some(timer) = flow.timer.take() {
             self.timers.remove(&(timer, id));
+        }
+        if !lives || flow.open {
+            self.half_open.remove(&id);
         }
         if !lives {
             self.ids.remove(&flow.key);

@@ -21,6 +21,10 @@ const ME: [u8; 4] = [10, 64, 7, 2];
 const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 
 fn edge(egress: Mode) -> (Edge, Instant) {
+    edge_of(egress, Some(HostNet { own: vec![([198, 51, 100, 9].into(), 32)], nearer: vec![] }))
+}
+
+fn edge_of(egress: Mode, host: Option<HostNet>) -> (Edge, Instant) {
     let config = EdgeConfig {
         guest_mac: GUEST,
         guest_address: ME.into(),
@@ -31,7 +35,7 @@ fn edge(egress: Mode) -> (Edge, Instant) {
         mtu: 1280,
         seed: 7,
         egress,
-        host: HostNet { addresses: vec![[198, 51, 100, 9].into()], on_link: vec![] },
+        host,
     };
     let now = Instant::now();
     (Edge::new(config, now), now)
@@ -124,12 +128,40 @@ fn what_is_denied_is_told_and_opens_nothing() {
 }
 
 #[test]
+fn what_is_longer_than_the_guests_wire_is_told_so_and_kept_nowhere() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let too_long = ["DestinationUnreachable(FragmentationNeeded { next_hop_mtu: 1280 })"];
+    assert_eq!(all(edge.on(udp(4000, SITE, &[0; 1253]), now)), too_long);
+    assert_eq!(all(edge.on(udp(4000, [10, 64, 7, 1].into(), &[0; 60_000]), now)), too_long);
+    assert_eq!(open(&edge), (0, 0));
+    assert_eq!(edge.on(udp(4000, SITE, &[0; 1252]), now).len(), 2);
+}
+
+#[test]
 fn an_address_that_the_host_gets_later_is_denied_from_then_on() {
     let (mut edge, now) = edge(Mode::Internet);
     assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
-    let host = HostNet { addresses: vec![], on_link: vec![(SITE.into(), 24)] };
+    let host = HostNet { own: vec![], nearer: vec![(SITE.into(), 24)] };
     assert_eq!(edge.on(Event::Heard(Heard::Host(host)), now), []);
     assert_eq!(all(edge.on(syn(4001, SITE), now)), ["DestinationUnreachable(FilterProhibited)"]);
+}
+
+#[test]
+fn nothing_leaves_while_the_hosts_network_is_not_known() {
+    let (mut edge, now) = edge_of(Mode::Internet, None);
+    let prohibited = ["DestinationUnreachable(FilterProhibited)"];
+    assert_eq!(all(edge.on(syn(4000, SITE), now)), prohibited);
+    assert_eq!(all(edge.on(udp(4000, SITE, b"?"), now)), prohibited);
+    let host = HostNet { own: vec![], nearer: vec![] };
+    assert_eq!(edge.on(Event::Heard(Heard::Host(host)), now), []);
+    assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
+}
+
+const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 81);
+
+fn heard(id: u64, from: Ipv4Addr, bytes: &'static [u8]) -> Event {
+    let from = SocketAddrV4::new(from, 53);
+    Event::Heard(Heard::Datagram { id, from, bytes: Bytes::from_static(bytes) })
 }
 
 #[test]
@@ -137,18 +169,42 @@ fn a_port_has_one_socket_whoever_it_talks_to_until_it_is_quiet() {
     let (mut edge, now) = edge(Mode::Internet);
     let first = edge.on(udp(4000, SITE, b"one"), now);
     assert!(matches!(first[0], Effect::Upstream(Upstream::Open { id: 0, kind: Kind::Udp(4000) })));
-    let second = edge.on(udp(4000, [203, 0, 113, 81].into(), b"two"), now + Duration::from_secs(200));
+    let second = edge.on(udp(4000, OTHER, b"two"), now + Duration::from_secs(200));
     assert_eq!(second.len(), 1, "no second socket: {second:?}");
-    let from = SocketAddrV4::new([203, 0, 113, 82].into(), 53);
-    let heard = |bytes: &'static [u8]| {
-        Event::Heard(Heard::Datagram { id: 0, from, bytes: Bytes::from_static(bytes) })
-    };
-    assert_eq!(all(edge.on(heard(b"hello"), now)), ["udp 53 > 4000"]);
-    assert_eq!(edge.on(heard(&[0; 1253]), now), [], "longer than the guest's wire");
+    assert_eq!(all(edge.on(heard(0, OTHER, b"hello"), now)), ["udp 53 > 4000"]);
+    assert_eq!(edge.on(heard(0, OTHER, &[0; 1253]), now), [], "longer than the guest's wire");
     assert_eq!(edge.on(Event::Tick, now + Duration::from_secs(301)), [], "it has sent meanwhile");
     let shut = edge.on(Event::Tick, now + Duration::from_secs(501));
     assert_eq!(shut, [Effect::Upstream(Upstream::Shut { id: 0 })]);
     assert_eq!(edge.deadline(now), None);
+}
+
+#[test]
+fn a_guest_hears_from_whom_it_has_sent_to_and_from_nobody_else() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let _sent = edge.on(udp(4000, SITE, b"one"), now);
+    let _sent = edge.on(udp(4001, OTHER, b"two"), now);
+    assert_eq!(all(edge.on(heard(0, SITE, b"from another port"), now)), ["udp 53 > 4000"]);
+    assert_eq!(edge.on(heard(0, OTHER, b"sent to from another port of the guest"), now), []);
+    assert_eq!(edge.losses().uncarried, 1);
+    let _sent = edge.on(udp(4000, OTHER, b"three"), at(299));
+    assert_eq!(all(edge.on(heard(0, SITE, b"late"), at(299))), ["udp 53 > 4000"]);
+    assert_eq!(edge.on(heard(0, SITE, b"too late, though the socket lives"), at(300)), []);
+    assert_eq!(all(edge.on(heard(0, OTHER, b"awaited"), at(300))), ["udp 53 > 4000"]);
+}
+
+#[test]
+fn whoever_was_sent_to_longest_ago_is_forgotten_first() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let partner = |number: u32| Ipv4Addr::from_bits(Ipv4Addr::new(203, 0, 0, 0).to_bits() + number);
+    for number in 0..8192 {
+        let _sent = edge.on(udp(4000 + (number % 2) as u16, partner(number), b"?"), now);
+    }
+    let _sent = edge.on(udp(4000, partner(0), b"again"), now);
+    let _sent = edge.on(udp(4000, partner(8192), b"one more"), now);
+    let mut hears = |id: u64, number| edge.on(heard(id, partner(number), b"!"), now).len() == 1;
+    assert!(hears(0, 0) && !hears(1, 1) && hears(0, 2) && hears(0, 8192));
 }
 
 #[test]
@@ -178,6 +234,56 @@ fn floods_are_bounded_and_counted() {
     }
     assert_eq!(open(&edge), (512, 512));
     assert_eq!(edge.losses().full, 2 * (10_000 - 512));
+}
+
+#[test]
+fn what_has_been_asked_longest_makes_room_for_what_is_asked_now() {
+    let (mut edge, now) = edge(Mode::Internet);
+    for port in 1..=512 {
+        let _asked = edge.on(syn(port, SITE), now);
+    }
+    let asked = edge.on(syn(4000, OTHER), now);
+    let [Effect::Upstream(given_up), Effect::Upstream(Upstream::Connect { id, .. })] = &asked[..] else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(*given_up, Upstream::Close { id: 0, clean: false });
+    assert_eq!((edge.losses().full, open(&edge).0), (1, 512));
+    let stands = all(edge.on(Event::Heard(Heard::Connected { id: *id }), now));
+    assert_eq!(stands, ["tcp syn true ack true rst false number 1001"]);
+    // An answer to the one that was given up is for nobody; asked again, it is asked anew, in the place of the next.
+    assert_eq!(edge.on(Event::Heard(Heard::Connected { id: 0 }), now), []);
+    let again = edge.on(syn(1, SITE), now);
+    let [Effect::Upstream(given_up), Effect::Upstream(Upstream::Connect { .. })] = &again[..] else {
+        panic!("{again:?}")
+    };
+    assert_eq!(*given_up, Upstream::Close { id: 1, clean: false });
+}
+
+#[test]
+fn what_the_guest_does_not_acknowledge_is_half_open_as_well() {
+    let (mut edge, now) = edge(Mode::Internet);
+    for port in 1..=512 {
+        let id = u64::from(port) - 1;
+        let _asked = edge.on(syn(port, SITE), now);
+        assert_eq!(edge.on(Event::Heard(Heard::Connected { id }), now).len(), 1);
+    }
+    let asked = edge.on(syn(4000, OTHER), now);
+    let close = Effect::Upstream(Upstream::Close { id: 0, clean: false });
+    assert!(asked.contains(&close), "{asked:?}");
+    assert_eq!((edge.losses().full, open(&edge).0), (1, 512));
+}
+
+#[test]
+fn a_host_without_descriptors_gives_up_what_answers_nobody() {
+    let (mut edge, now) = edge(Mode::Internet);
+    for port in 1..=3 {
+        let _asked = edge.on(syn(port, SITE), now);
+    }
+    let busy = |id| Event::Heard(Heard::Failed { id, because: Unconnected::Busy });
+    let told = edge.on(busy(2), now);
+    assert_eq!(told, [Effect::Upstream(Upstream::Close { id: 0, clean: false })]);
+    assert_eq!((open(&edge).0, edge.losses().full), (1, 1));
+    assert_eq!(edge.on(syn(3, SITE), now).len(), 1, "said again it is asked anew");
 }
 
 #[test]
@@ -463,12 +569,14 @@ fn the_gateway_tells_the_time() {
     packet([10, 64, 7, 1].into()).udp(4000, 123).write(&mut bytes, &question).unwrap();
     let asked = edge.on(Event::Frame(BytesMut::from(&bytes[..])), now);
     let [Effect::Time { ask }] = asked[..] else { panic!("{asked:?}") };
-    let answer = edge.on(Event::Time { ask, ntp: 0x1234_5678_0000_0000 }, now);
+    // 2026-11-27T04:00:00.500Z.
+    let at = proto::time::Timestamp(1_795_752_000_500);
+    let answer = edge.on(Event::Time { ask, now: at }, now);
     let [Effect::ToGuest(frame)] = &answer[..] else { panic!("{answer:?}") };
     let message = &frame[42..];
     assert_eq!((message.len(), message[0]), (48, 0x24));
     assert_eq!(message[24..32], 7u64.to_be_bytes(), "what the guest sent");
-    assert_eq!(message[40..], 0x1234_5678_0000_0000u64.to_be_bytes());
+    assert_eq!(message[40..], (((1_795_752_000 + 2_208_988_800u64) << 32) | 1 << 31).to_be_bytes());
 }
 
 proptest! {

@@ -85,7 +85,7 @@ fn cut<'a>(line: &'a str, at: &str) -> &'a str {
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     let mut dirs: Vec<PathBuf> =
-        ["proto", "mesh", "images", "agent", "netsim", "tests"].map(|name| root().join(name)).into();
+        ["proto", "mesh", "images", "agent", "netsim", "tests", "fuzz"].map(|name| root().join(name)).into();
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).expect("a directory").flatten() {
             let path = entry.path();
