@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
+use mesh::link::{BY_TCP, DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -36,8 +36,6 @@ const MAX_HAPPENINGS: usize = 512;
 const MAX_QUEUED: usize = 512;
 /// Questions by TCP that wait for the agent.
 const MAX_ASKED: usize = 64;
-/// Marks the numbers of those, beside the edge's own.
-const BY_TCP: u64 = 1 << 63;
 /// Seconds from 1900, where NTP begins, to 1970.
 const NTP_EPOCH_S: u64 = 2_208_988_800;
 /// How long one attempt to get an answer out of a guest that is booting lasts. The next begins at once.
