@@ -51,8 +51,11 @@ fn dig(host: &Host, port: &str, words: &str) -> String {
     Answer::of(command.output().expect("it starts")).stdout
 }
 
-/// Lays a system out below a directory: each file with its text.
-fn system(host: &Host, name: &str, files: &[(&str, &str)]) -> PathBuf {
+/// Files of a system with their texts.
+type Files = [(&'static str, &'static str)];
+
+/// Lays a system out below a directory.
+fn system(host: &Host, name: &str, files: &Files) -> PathBuf {
     let root = host.scratch().join(name);
     for (path, text) in files {
         let path = root.join(path);
@@ -88,7 +91,11 @@ fn dig_and_forwarding_resolvers_find_what_is_there_and_what_is_not() {
     }
     let solo = Solo::started();
     let host = &solo.host;
-    host.agent(&["session", "up", &host.topology(&tiny_topology("shop", 1)), "--wait", "none"]).expect(0);
+    let topology = host.topology(&tiny_topology("shop", 1));
+    eventually(SOON, "the host offers its QEMU", || {
+        let up = host.agent(&["session", "up", &topology, "--wait", "none"]);
+        if up.code == 0 { Ok(()) } else { Err(up.stderr) }
+    });
     let status = host.json(&["status"]);
     let port = status["dns"].as_str().expect("an address").rsplit_once(':').expect("a port").1.to_owned();
     let address = eventually(SOON, "the group has its address", || {
@@ -204,7 +211,7 @@ fn what_dns_setup_writes_is_what_it_shows_and_what_dns_undo_takes_back() {
     );
     fs::create_dir_all(host.data()).expect("a directory");
     fs::write(host.data().join("dns.port"), "7460\n").expect("a file");
-    let systems: [(&str, &[(&str, &str)], &str); 3] = [
+    let systems: [(&str, &Files, &str); 3] = [
         ("resolved", &RESOLVED, "etc/systemd/resolved.conf.d/agent-mesh.conf"),
         ("unbound", &UNBOUND, "etc/unbound/unbound.conf.d/agent-mesh.conf"),
         ("dnsmasq", &DNSMASQ, "etc/dnsmasq.d/agent-mesh.conf"),
