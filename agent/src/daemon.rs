@@ -33,6 +33,7 @@ use crate::{
     doctor::firewall,
     host::words::words,
     host::{data::DataDir, disk, limits, log, notify, private, runtime, users},
+    install::{carry::Root, names::look as names},
     machine::Qemu,
 };
 
@@ -136,16 +137,20 @@ async fn run_locked(run: Run) -> ApiResult<()> {
 /// Serves names and the local API.
 async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> ApiResult<()> {
     let (shares, stop) = (limits::shares(), built.stop.clone());
-    let bound = dns::bind(&data.path().join("dns.port"), config.dns.port).await;
+    // What the system's resolver was told stands: another port would lead nobody here.
+    let hooked = names::hooked(&Root(None), data.path()).map(|hook| hook.port);
+    let wanted = config.dns.port.or(hooked);
+    let bound = dns::bind(&data.path().join("dns.port"), wanted).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
     let doors = doors(built, config, shares.browsing).await;
-    let app: App = built.app(Served { dns: bound.as_ref().map(|bound| bound.address), ..doors });
+    let dns = bound.as_ref().map(|bound| bound.address);
+    let app: App = built.app(Served { dns, dns_wanted: wanted, ..doors });
     let group = config.api_group.as_deref().and_then(group);
     private::passable(data.path(), group).map_err(|error| failed(&error))?;
     let listener = crate::api::listen(&data.socket(), group).map_err(|error| failed(&error))?;
     if let Some(bound) = bound {
-        let (zone, resolve) = (config.dns.zone.clone(), built.zones.resolve());
-        built.tasks.spawn(core("names", dns::serve(bound, zone, resolve, shares.names, stop.clone())));
+        let resolve = built.zones.resolve();
+        built.tasks.spawn(core("names", dns::serve(bound, resolve, shares.names, stop.clone())));
     }
     let served = crate::api::serve(listener, shares.api, crate::api::router(app), stop.cancelled_owned());
     built.tasks.spawn(core(

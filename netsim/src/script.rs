@@ -28,7 +28,7 @@ use proto::{
     picture::rows,
     run::Rules,
     session::Replace,
-    topology::{Intent, Topology},
+    topology::{Egress, Intent, Topology},
 };
 
 use crate::world::{
@@ -225,7 +225,7 @@ impl Stage {
         world.look(id);
         let Some(host) = world.hosts.get(&id) else { return Ok(()) };
         let zone = host.zone();
-        let text = match names::answer(&zone, View::Guest(SESSION), name, Kind::A) {
+        let text = match names::answer(&zone, View::Guest(SESSION, Egress::Internet), name, Kind::A) {
             Resolution::Addresses(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Resolution::NoData => "exists, but nothing of it is ready".to_owned(),
             Resolution::NoName => "no such name".to_owned(),

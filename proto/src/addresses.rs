@@ -53,6 +53,20 @@ impl Here {
     }
 }
 
+/// Tells whether a host can be at this address for others: it belongs to one interface, and to no computer's inside.
+pub fn is_somewhere(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            // 0/8 is this very computer, 240/4 is reserved (RFC 6890).
+            !(first == 0 || first >= 224 || v4.is_loopback() || v4.is_link_local())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local())
+        }
+    }
+}
+
 /// Tells whether an interface with this address is reachable from everywhere. Documentation ranges
 /// count: labs use them as their internet.
 pub fn is_public(address: &IpAddr) -> bool {

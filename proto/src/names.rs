@@ -4,13 +4,17 @@
 //!
 //! ```text
 //! GROUP.SESSION            guests: ready machines; hosts: the group's forward address
-//! MACHINE.SESSION          guests: the machine if ready; hosts: its forward address if ready
-//! HOST.host                the host's own addresses, those that the asker reaches best first
+//! nearest.GROUP.SESSION    the nearest ready machine of the group alone; hosts: its forward address
+//! MACHINE.SESSION          guests: the machine as soon as it has a place; hosts: its forward address if ready
+//! HOST.host                the host's own addresses, those that the asker reaches best first; only guests that
+//!                          may go to their host's network know hosts
 //! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
 //! *.in-addr.arpa           PTR of the addresses above
 //! ```
-//! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused.
+//! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused. A name above one that
+//! exists exists (RFC 8020). No answer leads out of the session's network, the forward range, and where hosts can be.
 
+mod reverse;
 pub mod sites;
 
 use std::{
@@ -20,10 +24,14 @@ use std::{
 };
 
 use crate::{
-    addresses::Here,
+    addresses::{self, Here},
     id::{HostId, MachineName, Name, SessionId},
+    limits,
     session::{Directory, GroupEntry, MachineEntry, Prefix, Share},
+    topology::Egress,
 };
+
+pub use reverse::origin;
 
 /// The zone's default name; `.internal` is reserved for private use.
 pub const DEFAULT_ZONE: &str = "mesh.internal";
@@ -31,8 +39,10 @@ pub const DEFAULT_ZONE: &str = "mesh.internal";
 pub const TTL_S: u32 = 1;
 /// Where forward addresses live: loopback, far from what people use by hand.
 const FORWARD_RANGE: Prefix = Prefix { base: Ipv4Addr::new(127, 64, 0, 0), len: 10 };
-/// Addresses in one answer, so that it fits the 512 bytes of plain DNS.
-const MAX_ADDRESSES: usize = 24;
+/// Records in one answer: all machines of a group. What does not fit a datagram is asked again by TCP.
+const MAX_RECORDS: usize = limits::MAX_COUNT as usize;
+/// Below a group: its nearest ready machine.
+const NEAREST: &str = "nearest";
 
 /// Everything that names depend on; [`crate::picture::zone`] fills it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +53,12 @@ pub struct Zone {
     pub hosts: BTreeMap<HostId, HostEntry>,
     /// The sessions that exist; ended ones may be among them.
     pub sessions: BTreeMap<SessionId, Arc<Share>>,
+    /// The label under which each living session is found, as [`labels`] gives it.
+    pub labels: BTreeMap<String, SessionId>,
     /// The machines that are ready.
     pub ready: BTreeSet<(SessionId, MachineName)>,
+    /// Of each group with a ready machine the one that is nearest to this host.
+    pub nearest: BTreeMap<(SessionId, Name), MachineName>,
     /// This host's forward addresses, by session and label (`web` or `web-1`).
     pub forwards: BTreeMap<(SessionId, String), Forward>,
     /// This host's own networks.
@@ -76,8 +90,8 @@ pub struct Forward {
 pub enum View {
     /// A program on this host.
     Host,
-    /// A guest of this session, for whom other sessions do not exist.
-    Guest(SessionId),
+    /// A guest of this session, for whom other sessions do not exist, and where it may go.
+    Guest(SessionId, Egress),
 }
 
 /// What is asked for.
@@ -124,17 +138,14 @@ pub struct Target {
 /// Answers one question. `name` may be in any case and may end in a dot.
 pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Resolution {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    if let Some(reversed) = name.strip_suffix(".in-addr.arpa") {
-        return pointer(zone, view, reversed, kind);
-    }
     if name == zone.zone {
         return Resolution::NoData;
     }
-    let Some(inner) = name.strip_suffix(&zone.zone).and_then(|name| name.strip_suffix('.')) else {
-        return Resolution::Refused;
-    };
+    let Some(inner) = within(zone, &name) else { return reverse::answer(zone, view, &name, kind) };
     let labels: Vec<&str> = inner.split('.').rev().collect();
     match labels.as_slice() {
+        // A guest that may not go there is not told who is in the mesh.
+        ["host", ..] if matches!(view, View::Guest(_, Egress::None | Egress::Internet)) => Resolution::NoName,
         ["host"] => Resolution::NoData,
         ["host", host] => host_addresses(zone, host, kind),
         ["host", ..] => Resolution::NoName,
@@ -144,6 +155,29 @@ pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Resolution {
         },
         [] => Resolution::NoData,
     }
+}
+
+/// Gives the forward of this host that the answer to its programs leads to, whose ports must listen by then.
+pub fn forward_for(zone: &Zone, name: &str, kind: Kind) -> Option<(SessionId, String)> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let labels: Vec<&str> = within(zone, &name)?.split('.').rev().collect();
+    let (session, label) = match (labels.as_slice(), kind) {
+        (["host", ..], _) => return None,
+        ([session, label], Kind::A) => (session, (*label).to_owned()),
+        ([session, group, NEAREST], Kind::A) => {
+            let found = find_session(zone, View::Host, session)?;
+            (session, found.nearest(found.group(group)?.0)?.to_string())
+        }
+        ([session, group, "_tcp", _], Kind::Srv) => (session, (*group).to_owned()),
+        _ => return None,
+    };
+    let key = (find_session(zone, View::Host, session)?.id, label);
+    zone.forwards.contains_key(&key).then_some(key)
+}
+
+/// Gives what stands before the zone in a name of it.
+fn within<'a>(zone: &Zone, name: &'a str) -> Option<&'a str> {
+    name.strip_suffix(&zone.zone)?.strip_suffix('.')
 }
 
 /// Gives each living session the label under which its names are found: its own, unless an older
@@ -185,11 +219,11 @@ struct Found<'a> {
 }
 
 fn find_session<'a>(zone: &'a Zone, view: View, label: &str) -> Option<Found<'a>> {
-    let by_label = || labels(&zone.sessions).get(label).copied();
+    let by_label = || zone.labels.get(label).copied();
     let id = match view {
         View::Host => by_label()?,
         // Its guests know a session by its own name, whoever else has that name outside.
-        View::Guest(own) => {
+        View::Guest(own, _) => {
             let session = zone.sessions.get(&own).filter(|session| !session.ended)?;
             (session.name.as_str() == label || by_label() == Some(own)).then_some(own)?
         }
@@ -200,32 +234,32 @@ fn find_session<'a>(zone: &'a Zone, view: View, label: &str) -> Option<Found<'a>
 impl Found<'_> {
     /// Answers for the labels below the session, outermost first.
     fn answer(&self, labels: &[&str], kind: Kind) -> Resolution {
-        let group = |label: &str| {
-            let (name, group) = self.directory.groups.iter().find(|(name, _)| name.as_str() == label)?;
-            Some((name, group))
-        };
         match labels {
             [] => Resolution::NoData,
-            [label] => match group(label) {
-                Some((_, group)) => self.group(label, group, kind),
+            [label] => match self.group(label) {
+                Some((_, group)) => self.machines(label, group, kind),
                 None => self.machine(label, kind),
             },
-            [label, "_tcp"] if group(label).is_some() => Resolution::NoData,
-            [label, "_tcp", service] => match (group(label), service.strip_prefix('_')) {
-                (Some((name, group)), Some(service)) => self.service(name, group, service, kind),
+            [label, rest @ ..] => match (self.group(label), rest) {
+                (Some((name, _)), [NEAREST]) => self.nearest_address(name, kind),
+                (Some((_, group)), ["_tcp"]) if !group.services.is_empty() => Resolution::NoData,
+                (Some((name, group)), ["_tcp", service]) => match service.strip_prefix('_') {
+                    Some(service) => self.service(name, group, service, kind),
+                    None => Resolution::NoName,
+                },
                 _ => Resolution::NoName,
             },
-            _ => Resolution::NoName,
         }
     }
 
-    fn group(&self, label: &str, group: &GroupEntry, kind: Kind) -> Resolution {
+    fn group(&self, label: &str) -> Option<(&Name, &GroupEntry)> {
+        self.directory.groups.iter().find(|(name, _)| name.as_str() == label)
+    }
+
+    fn machines(&self, label: &str, group: &GroupEntry, kind: Kind) -> Resolution {
         match self.view {
             View::Host => self.forward(label, kind),
-            View::Guest(_) => {
-                let ready = self.ready(group).map(|entry| IpAddr::V4(entry.address));
-                of_kind(ready, kind)
-            }
+            View::Guest(..) => of_kind(self.ready(group).filter_map(|entry| self.address(entry)), kind),
         }
     }
 
@@ -235,15 +269,36 @@ impl Found<'_> {
             return Resolution::NoName;
         };
         match self.view {
-            _ if !self.is_ready(entry) => Resolution::NoData,
+            View::Host if !self.is_ready(entry) => Resolution::NoData,
             View::Host => self.forward(label, kind),
-            View::Guest(_) => of_kind([IpAddr::V4(entry.address)], kind),
+            // Ready or not: those of a quorum find each other before any of them is ready.
+            View::Guest(..) => of_kind(self.address(entry), kind),
+        }
+    }
+
+    fn nearest(&self, group: &Name) -> Option<&MachineName> {
+        self.zone.nearest.get(&(self.id, group.clone()))
+    }
+
+    fn nearest_address(&self, group: &Name, kind: Kind) -> Resolution {
+        let Some(machine) = self.nearest(group) else { return Resolution::NoData };
+        match self.view {
+            View::Host => self.forward(&machine.to_string(), kind),
+            View::Guest(..) => {
+                let entry = self.directory.find(machine);
+                of_kind(entry.and_then(|entry| self.address(entry)), kind)
+            }
         }
     }
 
     fn forward(&self, label: &str, kind: Kind) -> Resolution {
         let forward = self.zone.forwards.get(&(self.id, label.to_owned()));
         of_kind(forward.map(|forward| IpAddr::V4(forward.address)), kind)
+    }
+
+    /// Gives where guests find a machine: in the session's own network, whatever its share says.
+    fn address(&self, entry: &MachineEntry) -> Option<IpAddr> {
+        self.directory.subnet.contains(entry.address).then_some(IpAddr::V4(entry.address))
     }
 
     fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Resolution {
@@ -256,9 +311,9 @@ impl Found<'_> {
         let full = |label: &dyn std::fmt::Display| format!("{label}.{}.{}", self.label, self.zone.zone);
         let mut ready = self.ready(group).peekable();
         let targets: Vec<Target> = match self.view {
-            View::Guest(_) => {
+            View::Guest(..) => {
                 let target = |entry: &MachineEntry| Target { name: full(&entry.machine), port: *port };
-                ready.map(target).take(MAX_ADDRESSES).collect()
+                ready.map(target).take(MAX_RECORDS).collect()
             }
             View::Host if ready.peek().is_none() => Vec::new(),
             View::Host => {
@@ -281,11 +336,11 @@ impl Found<'_> {
 
 fn host_addresses(zone: &Zone, label: &str, kind: Kind) -> Resolution {
     // Of two hosts with one name the lower id keeps it; certificates make that rare.
-    match zone.hosts.values().find(|host| host.name.as_str() == label) {
-        Some(host) if host.same_computer => of_kind(host.addresses.iter().copied(), kind),
-        Some(host) => of_kind(zone.here.order(&host.addresses), kind),
-        None => Resolution::NoName,
-    }
+    let Some(host) = zone.hosts.values().find(|host| host.name.as_str() == label) else {
+        return Resolution::NoName;
+    };
+    let told: Vec<IpAddr> = host.addresses.iter().copied().filter(addresses::is_somewhere).collect();
+    of_kind(if host.same_computer { told } else { zone.here.order(&told) }, kind)
 }
 
 fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Resolution {
@@ -295,7 +350,7 @@ fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Resolutio
         Kind::Srv | Kind::Ptr | Kind::Other => false,
     };
     let mut found: Vec<IpAddr> = Vec::new();
-    for address in addresses.into_iter().filter(fits).take(MAX_ADDRESSES) {
+    for address in addresses.into_iter().filter(fits).take(MAX_RECORDS) {
         // One address is often there with several ports.
         if !found.contains(&address) {
             found.push(address);
@@ -303,33 +358,6 @@ fn of_kind(addresses: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Resolutio
     }
     let addresses = found;
     if addresses.is_empty() { Resolution::NoData } else { Resolution::Addresses(addresses) }
-}
-
-/// Answers for `d.c.b.a` of an IPv4 address of ours.
-fn pointer(zone: &Zone, view: View, reversed: &str, kind: Kind) -> Resolution {
-    let mut parts: Vec<&str> = reversed.split('.').collect();
-    parts.reverse();
-    let Ok(address) = parts.join(".").parse::<Ipv4Addr>() else { return Resolution::Refused };
-    let label = |id: SessionId| labels(&zone.sessions).into_iter().find(|(_, of)| *of == id);
-    let found = match view {
-        View::Host if !FORWARD_RANGE.contains(address) => return Resolution::Refused,
-        View::Host => {
-            let forward = zone.forwards.iter().find(|(_, forward)| forward.address == address);
-            forward.and_then(|((id, name), _)| Some(format!("{name}.{}", label(*id)?.0)))
-        }
-        View::Guest(own) => match zone.sessions.get(&own).filter(|session| !session.ended) {
-            Some(session) if session.directory.subnet.contains(address) => {
-                let entry = session.directory.machines().find(|entry| entry.address == address);
-                entry.map(|entry| format!("{}.{}", entry.machine, session.name))
-            }
-            _ => return Resolution::Refused,
-        },
-    };
-    match found {
-        Some(name) if kind == Kind::Ptr => Resolution::Name(format!("{name}.{}", zone.zone)),
-        Some(_) => Resolution::NoData,
-        None => Resolution::NoName,
-    }
 }
 
 #[cfg(test)]

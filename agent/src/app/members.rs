@@ -11,7 +11,11 @@ use proto::{
 };
 
 use super::{ApiResult, App};
-use crate::{doctor, host::internals, host::words::words, machine::Qemu};
+use crate::{
+    doctor,
+    host::{holder::holder, internals, words::words},
+    machine::Qemu,
+};
 
 /// How long a member that joins again is waited for; it is tried on afterwards.
 const MEET_WITHIN: Duration = Duration::from_secs(8);
@@ -61,12 +65,23 @@ impl App {
             let what = format!("this host runs no machines: {because}");
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
+        if let Some(what) = self.no_names() {
+            warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
+        }
         warnings.extend(health::single_issuer(hosts));
         if let Some(what) = self.clock_off() {
             warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });
         }
         warnings.extend(health::warnings(&self.picture(), hosts));
         warnings
+    }
+
+    /// Says who has the only port that names may be served on, if they are not.
+    fn no_names(&self) -> Option<String> {
+        let served = self.inner.served;
+        let port = served.dns_wanted.filter(|_| served.dns.is_none())?;
+        let by = holder(port).unwrap_or_else(|| "somebody".to_owned());
+        Some(format!("names are not served here: port {port} is taken by {by}"))
     }
 
     /// Says how far this host's clock is off, if it is.
@@ -200,6 +215,7 @@ impl App {
             qemu: qemu.usable().map(|facts| (facts.version.clone(), facts.accelerator, facts.no_kvm.clone())),
             no_qemu: if let Qemu::Unusable(because) = qemu { Some(because) } else { None },
             dns: self.inner.served.dns,
+            no_names: self.no_names(),
             serves: self.inner.mesh.relay().map(|offer| offer.url),
             relays: reach.relays,
             down: hosts

@@ -84,6 +84,8 @@ pub struct Parts {
 pub struct Served {
     /// The DNS server.
     pub dns: Option<SocketAddr>,
+    /// The one port that it may have, if only one.
+    pub dns_wanted: Option<u16>,
     /// The front door's port, on loopback.
     pub browser: Option<u16>,
     /// The SOCKS proxy.

@@ -1,7 +1,11 @@
-//! `agent dns`: asks this host's own name server, over UDP as any program would.
+//! `agent dns`: asks this host's own name server, over UDP as any program would; `setup` hooks it into the system.
+
+pub mod setup;
+mod status;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -31,6 +35,22 @@ pub enum Verb {
         #[arg(long = "type", value_enum, default_value = "address")]
         wanted: RecordKind,
     },
+    /// Have every program of this system find names of the mesh
+    ///
+    /// Tells the system's own resolver that this agent answers for the zone: systemd-resolved, dnsmasq (also
+    /// NetworkManager's), unbound, or macOS. All other names go where they went. `agent dns undo` removes what was written.
+    #[command(after_help = "Example:\n  sudo agent dns setup --dry-run\n  sudo agent dns setup")]
+    Setup(setup::Place),
+    /// Take back what `agent dns setup` wrote
+    #[command(after_help = "Example:\n  sudo agent dns undo")]
+    Undo(setup::Place),
+    /// See whether programs of this system find names of the mesh, tried as they would
+    #[command(after_help = "Example:\n  agent dns status")]
+    Status {
+        /// Take this directory for the root of the system
+        #[arg(long, hide = true, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
 }
 
 /// What is asked for.
@@ -53,7 +73,15 @@ struct Found {
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
-    let Verb::Query { name, wanted } = verb;
+    match verb {
+        Verb::Query { name, wanted } => query(cx, name, wanted).await,
+        Verb::Setup(place) => setup::setup(cx, place).await,
+        Verb::Undo(place) => setup::undo(cx, place).await,
+        Verb::Status { root } => status::status(cx, root).await,
+    }
+}
+
+async fn query(cx: &Cx, name: String, wanted: RecordKind) -> Done {
     let status: Status = cx.client.get("/v1/status").await?;
     let server: SocketAddr = status.dns.as_deref().and_then(|dns| dns.parse().ok()).ok_or_else(|| {
         Error::new(Kind::Unreachable, "this agent serves no names")

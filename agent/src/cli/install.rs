@@ -5,13 +5,20 @@ use std::path::{Path, PathBuf};
 use clap_complete::Shell;
 use proto::wire::api::{Error, Kind};
 
-use super::{Cx, Done, error::Exit, pages};
+use super::{
+    Cx, Done,
+    dns::setup as names,
+    error::Exit,
+    pages,
+    steps::{in_words, run, told},
+};
 use crate::install::{
     Scope,
     carry::{self, CarryError, Root},
     layout::Layout,
     look,
-    plan::{self, Computer, Pages, Plan},
+    names::{Hook, RECORD, undo},
+    plan::{self, Computer, Pages, Plan, Record},
 };
 
 /// Install this program as a service of this computer
@@ -27,6 +34,9 @@ pub struct Args {
     /// Make the content of a package below --root
     #[arg(long, hide = true, requires = "root")]
     package: bool,
+    /// Have every program of this system find names of the mesh as well: `agent dns setup`
+    #[arg(long, conflicts_with = "package")]
+    dns: bool,
 }
 
 /// Remove what `agent install` wrote; the mesh, images and disks stay
@@ -66,20 +76,27 @@ impl Place {
 }
 
 pub async fn install(cx: &Cx, args: Args) -> Done {
-    let Args { place, package } = args;
+    let Args { place, package, dns } = args;
     let root = Root(place.root.clone());
     let layout = if package { Layout::package() } else { place.layout()? };
     let seen = seen(cx, &layout, root.0.is_some()).await;
     if root.0.is_none() && layout.scope == Scope::System {
         unpackaged()?;
     }
+    // What cannot be done is told before anything is.
+    let hook = match dns {
+        true => Some(names::by_install(cx, &root, place.dry_run).await?),
+        false => None,
+    };
+    let seen = Computer { named: seen.named || dns, ..seen };
     let plan = if package {
         Plan { write: plan::files(&layout, &pages(), &seen), ..Plan::default() }
     } else {
         plan::install(&layout, &pages(), &seen)
     };
     if place.dry_run {
-        cx.ui.show(&plan, |plan, _| in_words(plan));
+        let whole = hook.iter().fold(plan, |plan, hook| plan.and(&hook.plan));
+        cx.ui.show(&whole, |plan, _| in_words(plan));
         return Ok(Exit::WELL);
     }
     let before = carry::record(&root, layout.record.as_deref());
@@ -92,7 +109,7 @@ pub async fn install(cx: &Cx, args: Args) -> Done {
         .map_err(|error| Error::new(Kind::Failed, "this program does not find itself").because(error))?;
     let mut record = carry::write(&plan, &root, (&program, layout.scope), (layout.record.as_deref(), before))
         .map_err(|error| not("installed", error))?;
-    let ran = run(cx, &root, &plan.run)?;
+    let ran = run(cx, &root, &plan.run).map_err(|error| not("finished", error))?;
     if ran.iter().any(|line| line.starts_with("loginctl enable-linger"))
         && let Some(at) = &layout.record
     {
@@ -100,7 +117,13 @@ pub async fn install(cx: &Cx, args: Args) -> Done {
         let kept = carry::keep(&root, at, &record);
         kept.map_err(|error| not("installed", CarryError::File(at.clone(), error)))?;
     }
-    told(cx, &plan, &format!("installed: {}", layout.program.display()))
+    let mut done = format!("installed: {}", layout.program.display());
+    let mut whole = plan;
+    if let Some(hook) = hook {
+        done = format!("{done}\n{}", names::hook_in(cx, &root, &hook)?);
+        whole = whole.and(&hook.plan);
+    }
+    told(cx, &whole, &done)
 }
 
 pub async fn uninstall(cx: &Cx, args: Remove) -> Done {
@@ -117,19 +140,43 @@ pub async fn uninstall(cx: &Cx, args: Remove) -> Done {
             .next("agent uninstall --prefix DIR    with the one that it was installed with"));
     };
     let seen = seen(cx, &layout, root.0.is_some()).await;
+    let hooked = hooked(cx, &root, layout.scope)?;
     let plan = plan::uninstall(&layout, &record, &seen);
+    let plan = hooked.iter().fold(plan, |plan, hooked| plan.and(&undo(hooked)));
     if place.dry_run {
         cx.ui.show(&plan, |plan, _| in_words(plan));
         return Ok(Exit::WELL);
     }
-    run(cx, &root, &plan.first)?;
+    run(cx, &root, &plan.first).map_err(|error| not("finished", error))?;
+    let mut record = record;
+    if let Some(hooked) = hooked {
+        names::take_back(cx, &root, &hooked)?;
+        // Both records are in one directory, which whoever was first has made.
+        record.made.extend(hooked.made);
+    }
     let removed =
         carry::remove(&root, layout.record.as_deref(), &record).map_err(|error| not("removed", error))?;
-    run(cx, &root, &plan.run)?;
+    run(cx, &root, &plan.run).map_err(|error| not("finished", error))?;
     for path in &removed.changed {
         cx.ui.say(&format!("{} was changed since and stays", path.display()));
     }
     told(cx, &plan, &format!("removed: {} files", removed.files))
+}
+
+/// Gives how names are hooked in that are taken back with the agent.
+fn hooked(cx: &Cx, root: &Root, scope: Scope) -> Result<Option<Record>, Error> {
+    let hooked = carry::record(root, Some(Path::new(RECORD)));
+    let own = |hook: &Hook| hook.data == cx.data.path();
+    match scope {
+        Scope::System => Ok(hooked),
+        // Afterwards the program would be gone that could do it.
+        Scope::User if hooked.and_then(|record| record.names).as_ref().is_some_and(own) => {
+            Err(Error::new(Kind::Refused, "programs of this system ask this agent for names")
+                .because("`agent dns setup` told the system's resolver so, and its settings are root's")
+                .next(format!("{}    then again", names::by_root(cx, "undo"))))
+        }
+        Scope::User => Ok(None),
+    }
 }
 
 async fn seen(cx: &Cx, layout: &Layout, elsewhere: bool) -> Computer {
@@ -154,26 +201,6 @@ fn pages() -> Pages {
     Pages { completions, manual: pages::manual() }
 }
 
-/// Runs commands and gives the lines of those that succeeded. Below another root none is run.
-fn run(cx: &Cx, root: &Root, commands: &[plan::Command]) -> Result<Vec<String>, Error> {
-    let mut ran = Vec::new();
-    for command in commands.iter().filter(|_| root.0.is_none()) {
-        match carry::run(command).map_err(|error| not("finished", error))? {
-            None => ran.push(command.line()),
-            Some(failed) => cx.ui.say(&failed),
-        }
-    }
-    Ok(ran)
-}
-
-fn told(cx: &Cx, plan: &Plan, done: &str) -> Done {
-    cx.ui.show(plan, |_, _| done.to_owned());
-    for line in &plan.say {
-        cx.ui.say(line);
-    }
-    Ok(Exit::WELL)
-}
-
 fn not(what: &str, error: CarryError) -> Error {
     let (kind, next) = match &error {
         CarryError::Foreign(_) => (
@@ -187,32 +214,4 @@ fn not(what: &str, error: CarryError) -> Error {
     };
     let because = crate::host::words::words(&error);
     Error::new(kind, format!("the agent is not {what}")).because(because).next(next)
-}
-
-/// Lays a plan out as what a person would do by hand. Long texts of ours that nobody edits are told by their size.
-fn in_words(plan: &Plan) -> String {
-    let mut lines = Vec::new();
-    let run = |command: &plan::Command| format!("run    {}", command.line());
-    lines.extend(plan.first.iter().map(run));
-    for file in &plan.write {
-        let head = format!("write  {} {:04o}", file.path.display(), file.mode);
-        match &file.text {
-            None => lines.push(format!("{head}  this program")),
-            Some(text) if is_page(&file.path) => lines.push(format!("{head}  {} bytes", text.len())),
-            Some(text) => {
-                lines.push(head);
-                lines.extend(text.lines().map(|line| format!("    {line}")));
-            }
-        }
-    }
-    lines.extend(plan.remove.iter().map(|path| format!("remove {}", path.display())));
-    lines.extend(plan.run.iter().map(run));
-    lines.extend(plan.say.iter().map(|line| format!("say    {line}")));
-    lines.join("\n")
-}
-
-fn is_page(path: &Path) -> bool {
-    ["man1", "completions", "site-functions", "vendor_completions.d", "vendor-completions"]
-        .iter()
-        .any(|dir| path.parent().is_some_and(|parent| parent.ends_with(dir)))
 }

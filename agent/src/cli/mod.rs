@@ -29,6 +29,7 @@ mod service;
 mod session;
 mod ssh;
 mod status;
+mod steps;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -111,7 +112,7 @@ enum Noun {
     /// Let other computers join
     #[command(subcommand)]
     Token(token::Verb),
-    /// Ask this host's name server
+    /// Ask this host's name server, and have the whole system ask it
     #[command(subcommand)]
     Dns(dns::Verb),
     /// See the settings of this host

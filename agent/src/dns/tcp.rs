@@ -4,6 +4,8 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use mesh::link::Carrier;
+use proto::names::View;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -11,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Resolve, answer_host};
+use super::{Resolve, respond};
 
 /// A client that says nothing, or takes no answer, is cut off; loopback needs no more.
 const IDLE: Duration = Duration::from_secs(2);
@@ -19,9 +21,8 @@ const IDLE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, most: usize, zone: String, resolve: Resolve) {
+pub async fn serve(listener: TcpListener, most: usize, resolve: Resolve) {
     let slots = Arc::new(Semaphore::new(most));
-    let zone: Arc<str> = zone.into();
     // The semaphore is never closed.
     while let Ok(slot) = slots.clone().acquire_owned().await {
         let stream = match listener.accept().await {
@@ -32,20 +33,21 @@ pub async fn serve(listener: TcpListener, most: usize, zone: String, resolve: Re
                 continue;
             }
         };
-        let (zone, resolve) = (zone.clone(), resolve.clone());
+        let resolve = resolve.clone();
         tokio::spawn(async move {
-            let ended = carry(stream, &zone, &resolve).await;
+            let ended = carry(stream, &resolve).await;
             tracing::trace!(?ended, "a DNS connection ended");
             drop(slot);
         });
     }
 }
 
-async fn carry(mut stream: TcpStream, zone: &str, resolve: &Resolve) -> io::Result<()> {
+async fn carry(mut stream: TcpStream, resolve: &Resolve) -> io::Result<()> {
     loop {
         let message = timeout(IDLE, read(&mut stream)).await??;
         // What is no question is answered by the end of the connection.
-        let Some(answer) = answer_host(&message, zone, resolve).await else { return Ok(()) };
+        let answer = respond(&message, View::Host, Carrier::Stream, resolve).await;
+        let Some(answer) = answer else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let bytes = [&length.to_be_bytes()[..], &answer].concat();
         timeout(IDLE, stream.write_all(&bytes)).await??;

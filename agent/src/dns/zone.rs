@@ -2,12 +2,12 @@
 //! forwards, whenever one of them changes, a few times a second at most. Before a host is told a forward
 //! address, its ports listen.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use mesh::Interfaces;
 use proto::{
-    id::{Name, SessionId},
-    names::{self, Forward, Kind, Resolution, View, Zone},
+    id::Name,
+    names::{self, Forward, Kind, View, Zone},
     picture::{Change, readiness, zone},
     session::Share,
 };
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::forward::{Forwards, Targets},
-    dns::Resolve,
+    dns::{Found, Resolve},
     picture::Pictures,
 };
 
@@ -108,29 +108,20 @@ impl Zones {
                 if view == View::Host && zones.listen_for(&zone, &name, kind).await {
                     zone = zones.now.borrow().clone();
                 }
-                names::answer(&zone, view, &name, kind)
+                let origin = names::origin(&zone, view, &name);
+                Found { resolution: names::answer(&zone, view, &name, kind), origin }
             })
         })
     }
 
     /// Makes the ports of a name listen before it is answered. Tells whether that changed the zone.
     async fn listen_for(&self, zone: &Zone, name: &str, kind: Kind) -> bool {
-        let owner = match kind {
-            Kind::A => name,
-            // `_SERVICE._tcp.` stands before the group's own name.
-            Kind::Srv => name.splitn(3, '.').nth(2).unwrap_or(name),
-            _ => return false,
-        };
-        let Resolution::Addresses(addresses) = names::answer(zone, View::Host, owner, Kind::A) else {
-            return false;
-        };
-        let of = |(_, forward): &(&(SessionId, String), &Forward)| {
-            addresses.contains(&IpAddr::V4(forward.address))
-        };
-        let Some(((session, label), told)) = zone.forwards.iter().find(of) else { return false };
-        let group = zone.sessions.get(session).and_then(|share| zone::group(share, label));
+        let Some((session, label)) = names::forward_for(zone, name, kind) else { return false };
+        let Some(told) = zone.forwards.get(&(session, label.clone())) else { return false };
+        let label = label.as_str();
+        let group = zone.sessions.get(&session).and_then(|share| zone::group(share, label));
         let ports = group.map(|group| group.services.values().copied()).into_iter().flatten();
-        match self.forwards.open(*session, label, ports).await {
+        match self.forwards.open(session, label, ports).await {
             // Almost always: the zone says already where each port listens.
             Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {
                 false

@@ -20,6 +20,8 @@ pub struct Inside {
     pub no_qemu: Option<String>,
     /// Where names are answered.
     pub dns: Option<SocketAddr>,
+    /// Who has the only port that they may be answered on.
+    pub no_names: Option<String>,
     /// The relay that this host serves.
     pub serves: Option<String>,
     /// The relays through which this host is reached.
@@ -72,6 +74,11 @@ fn mend(refused: &NoKvm) -> Option<String> {
 fn names(inside: &Inside) -> Check {
     match inside.dns {
         Some(address) => ok("names", format!("answered at {address}")),
+        None if let Some(taken) = &inside.no_names => {
+            let mend =
+                "end it, then start the agent anew    or set dns.port, then agent dns setup".to_owned();
+            check("names", CheckState::Missing, taken, Some(mend))
+        }
         None => {
             let mend = "agent run --set dns.port=auto".to_owned();
             check("names", CheckState::Missing, "the name server has no port", Some(mend))

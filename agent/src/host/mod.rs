@@ -5,6 +5,7 @@
 pub mod data;
 pub mod disk;
 pub mod durable;
+pub mod holder;
 pub mod internals;
 pub mod limits;
 pub mod log;

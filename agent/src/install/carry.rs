@@ -9,6 +9,8 @@ use std::{
     process::Stdio,
 };
 
+use serde::Serialize;
+
 use super::{
     Scope,
     plan::{self, Command, Plan, Record},
@@ -78,7 +80,7 @@ pub fn write(
         let path = path.to_owned();
         move |error| CarryError::File(path, error)
     };
-    let new = Record { scope, files: Vec::new(), made: Vec::new(), linger: false };
+    let new = Record { scope, files: Vec::new(), made: Vec::new(), linger: false, names: None };
     let mut record = before.unwrap_or(new);
     for file in &plan.write {
         let hash = hash(file, program).map_err(failed(&file.path))?;
@@ -166,23 +168,44 @@ pub struct Removed {
     pub changed: Vec<PathBuf>,
 }
 
+/// How a file is that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// As it was written.
+    Written,
+    /// Otherwise: somebody has changed it since.
+    Changed,
+    /// It is not there any more.
+    Gone,
+}
+
+/// Tells how a file of a record is now.
+pub fn standing(root: &Root, path: &Path, written: &str) -> io::Result<Standing> {
+    let found = File::open(root.at(path)).and_then(|file| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map(|hasher| hasher.finalize().to_hex().to_string())
+    });
+    match found {
+        Ok(found) if found == written => Ok(Standing::Written),
+        Ok(_) => Ok(Standing::Changed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Standing::Gone),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes what a record names and nothing else, and directories that were made for it once they are empty.
 pub fn remove(root: &Root, at: Option<&Path>, record: &Record) -> Result<Removed, CarryError> {
     let mut removed = Removed::default();
     for (path, written) in &record.files {
-        let place = root.at(path);
-        let found = File::open(&place).and_then(|file| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(file).map(|hasher| hasher.finalize().to_hex().to_string())
-        });
-        match found {
-            Ok(found) if found == *written => {
-                fs::remove_file(&place).map_err(|error| CarryError::File(path.clone(), error))?;
+        let failed = |error| CarryError::File(path.clone(), error);
+        match standing(root, path, written).map_err(failed)? {
+            Standing::Written => {
+                fs::remove_file(root.at(path)).map_err(failed)?;
                 removed.files += 1;
             }
-            Ok(_) => removed.changed.push(path.clone()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(CarryError::File(path.clone(), error)),
+            Standing::Changed => removed.changed.push(path.clone()),
+            Standing::Gone => {}
         }
     }
     if let Some(at) = at {

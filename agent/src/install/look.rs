@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     SERVICE, Scope,
+    carry::Root,
     layout::{BY_ROOT, PACKAGED},
+    names::look as names,
     plan::{Computer, GROUP, Linger},
 };
 use crate::host::{data::DataDir, users};
@@ -29,6 +31,7 @@ pub fn look(data: &DataDir, chosen: bool, runs: Option<i32>) -> Computer {
         chosen,
         member: data.identity().join("mesh").exists(),
         by_hand: runs.filter(|pid| unit_of(*pid).is_none()),
+        named: names::hooked(&Root(None), data.path()).is_some(),
         user,
     }
 }

@@ -1,10 +1,12 @@
 //! The agent as something that is installed: where its files go, the service that runs it, and how a newer program takes
 //! its place. `plan` and `unit` decide, `look` gathers what this computer is like, `carry` writes and removes, `swap`
-//! replaces the program under running machines. Nothing here touches a mesh.
+//! replaces the program under running machines. `names` has the system's resolver ask us for the zone. Nothing here touches a mesh.
 
 pub mod carry;
+mod hook;
 pub mod layout;
 pub mod look;
+pub mod names;
 pub mod plan;
 pub mod program;
 pub mod swap;

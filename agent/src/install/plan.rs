@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SERVICE, Scope,
+    hook::Hook,
     layout::{Firewalls, Layout},
     unit,
 };
@@ -52,6 +53,8 @@ pub struct Computer {
     pub member: bool,
     /// The process of an agent that somebody started by hand on it.
     pub by_hand: Option<i32>,
+    /// Whether the system's resolver is told of the mesh's names.
+    pub named: bool,
 }
 
 /// Whether services of a user outlive their logins.
@@ -114,6 +117,9 @@ pub struct Record {
     pub made: Vec<PathBuf>,
     /// Whether the user's services were made to outlive their logins.
     pub linger: bool,
+    /// What the system's resolver was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Hook>,
 }
 
 /// Pages of the command line: completions in the order of the layout, and manual pages by file name.
@@ -125,8 +131,21 @@ pub struct Pages {
     pub manual: Vec<(String, String)>,
 }
 
+impl Plan {
+    /// Does what another one does as well, after this.
+    pub fn and(mut self, other: &Plan) -> Plan {
+        self.first.extend_from_slice(&other.first);
+        self.write.extend_from_slice(&other.write);
+        self.remove.extend_from_slice(&other.remove);
+        self.run.extend_from_slice(&other.run);
+        self.say.extend_from_slice(&other.say);
+        self
+    }
+}
+
 impl Command {
-    fn new(words: &[&str]) -> Command {
+    /// Makes one whose failure ends the work.
+    pub(super) fn new(words: &[&str]) -> Command {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
         Command { words, variable: None, otherwise: None }
     }
@@ -230,6 +249,9 @@ fn then(scope: Scope, seen: &Computer) -> Vec<String> {
     }
     if scope == Scope::System {
         say.push(format!("who else may use it: sudo usermod -aG {GROUP} USER    and a new login"));
+        if !seen.named {
+            say.push("names in every program: sudo agent dns setup".to_owned());
+        }
     }
     say
 }

@@ -55,10 +55,11 @@ fn root_installs_a_service_of_the_computer_and_a_group_that_uses_it() {
         say next: sudo agent init --name NAME    or sudo agent join TOKEN
         say then: sudo systemctl start agent
         say who else may use it: sudo usermod -aG agent USER    and a new login
+        say names in every program: sudo agent dns setup
     "#]],
     );
     // A member's service starts at once, unless somebody's own agent is in its way.
-    let there = Computer { group: true, member: true, firewalls: [true, true], ..seen() };
+    let there = Computer { group: true, member: true, firewalls: [true, true], named: true, ..seen() };
     let plan = plan::install(&Layout::system(Path::new("/opt/agent")), &Pages::default(), &there);
     told(
         &plan,

@@ -27,8 +27,6 @@ pub struct Edges {
     pub me: HostId,
     /// The session network.
     pub net: Net,
-    /// The zone's name.
-    pub zone: String,
     /// Answers names.
     pub resolve: Resolve,
 }
@@ -49,7 +47,7 @@ impl Edges {
 /// a restarted shim have the same paths.
 pub fn attach(edges: &Edges, session: SessionId, spec: &MachineSpec, shim: &Shim) {
     let (network, dial) = (shim.clone(), shim.clone());
-    let (zone, resolve) = (edges.zone.clone(), edges.resolve.clone());
+    let (resolve, view) = (edges.resolve.clone(), View::Guest(session, spec.egress));
     let local = Local {
         network: Arc::new(move || {
             let shim = network.clone();
@@ -64,11 +62,9 @@ pub fn attach(edges: &Edges, session: SessionId, spec: &MachineSpec, shim: &Shim
                 }
             })
         }),
-        resolve: Arc::new(move |message: Bytes| {
-            let (zone, resolve) = (zone.clone(), resolve.clone());
-            Box::pin(async move {
-                dns::answer_guest(&message, View::Guest(session), &zone, &resolve).await.map(Bytes::from)
-            })
+        resolve: Arc::new(move |message: Bytes, carrier| {
+            let resolve = resolve.clone();
+            Box::pin(async move { dns::respond(&message, view, carrier, &resolve).await.map(Bytes::from) })
         }),
     };
     if !edges.net.attach(session, &spec.machine, spec.epoch, local) {

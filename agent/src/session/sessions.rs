@@ -88,7 +88,7 @@ impl Sessions {
         let asking = Asking::new(requests.clone());
         let (births, beginning) = birth::build();
 
-        let edges = Edges { me: ground.me(), net: net.clone(), zone: zone.clone(), resolve };
+        let edges = Edges { me: ground.me(), net: net.clone(), resolve };
         let means = Means { asking: asking.clone(), images, qemu, zone, store: store.clone() };
         let hosting = host::Parts { ground: ground.clone(), table: table.clone(), edges, means, run };
         let of = tasks.clone();

@@ -24,7 +24,7 @@ pub use dial::{DialError, WINDOW};
 pub use edge::Edge;
 pub use egress::{Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};
-pub use port::{PortCodec, PortMessage};
+pub use port::{BY_TCP, Carrier, PortCodec, PortMessage};
 pub use time::Ask;
 
 mod dhcp;

@@ -19,11 +19,30 @@ pub enum PortMessage {
     Packet(Bytes),
     /// A DNS question of the guest, or the answer to the one with that id.
     Dns {
-        /// Chosen by the shim.
+        /// Chosen by the shim: from [`BY_TCP`] on for a question by TCP.
         id: u64,
         /// The DNS message.
         message: Bytes,
     },
+}
+
+/// Ids of questions that the guest asked by TCP begin here.
+pub const BY_TCP: u64 = 1 << 63;
+
+/// How a question came, and the answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// In one datagram, with little room.
+    Datagram,
+    /// In a stream, where everything fits.
+    Stream,
+}
+
+impl Carrier {
+    /// Tells it of the question with this id.
+    pub fn of(id: u64) -> Carrier {
+        if id >= BY_TCP { Carrier::Stream } else { Carrier::Datagram }
+    }
 }
 
 /// The framing of [`PortMessage`].

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::{Local, Net, Resolve, counts::Count};
-use crate::link::{PortCodec, PortMessage};
+use crate::link::{Carrier, PortCodec, PortMessage};
 
 /// Messages that may wait for one guest: some 300 KiB, a router's worth of buffer.
 pub(super) const QUEUE: usize = 256;
@@ -85,7 +85,7 @@ async fn from_guest(
                 PortMessage::Packet(packet) => net.leaving(place, packet),
                 PortMessage::Dns { .. } if questions.len() >= QUESTIONS => net.count(Count::DnsRefused),
                 PortMessage::Dns { id, message } => {
-                    let answer = time::timeout(ANSWER_WITHIN, resolve(message));
+                    let answer = time::timeout(ANSWER_WITHIN, resolve(message, Carrier::of(id)));
                     questions.push(async move { (id, answer.await.ok().flatten()) });
                 }
             },

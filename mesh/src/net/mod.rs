@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     identity::host_of_endpoint,
-    link::{PortMessage, split::Tag},
+    link::{Carrier, PortMessage, split::Tag},
 };
 pub use counts::Counts;
 use counts::{Count, Counters};
@@ -56,8 +56,8 @@ pub use crate::transport::protocols::NET as ALPN;
 pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, io::Result<UnixStream>> + Send + Sync>;
 /// Opens a TCP connection to a port of the guest through its shim.
 pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, io::Result<UnixStream>> + Send + Sync>;
-/// Answers a DNS question of the guest, with at most 1252 bytes; `None` = no answer.
-pub type Resolve = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+/// Answers a DNS question of the guest that came by this carrier; `None` = no answer.
+pub type Resolve = Arc<dyn Fn(Bytes, Carrier) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 /// What a machine of this host brings to the session network.
 #[derive(Clone)]

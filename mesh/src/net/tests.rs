@@ -149,7 +149,7 @@ impl Shim {
             }
             .boxed()
         });
-        let resolve: Resolve = Arc::new(|question| {
+        let resolve: Resolve = Arc::new(|question, _| {
             async move { (question != "silence").then(|| Bytes::from([&b"re: "[..], &question].concat())) }
                 .boxed()
         });
@@ -260,7 +260,7 @@ async fn attaching_keeps_the_newest_incarnation() {
     let local = || Local {
         network: Arc::new(|| async { Err(io::ErrorKind::NotFound.into()) }.boxed()),
         dial: Arc::new(|_| async { Err(io::ErrorKind::NotFound.into()) }.boxed()),
-        resolve: Arc::new(|_| async { None }.boxed()),
+        resolve: Arc::new(|_, _| async { None }.boxed()),
     };
     assert!(!net.attach(SESSION, &name(1), Epoch(1), local()), "older");
     assert!(net.attach(SESSION, &name(1), Epoch(2), local()), "the same, again");

@@ -14,6 +14,7 @@ use proto::{
         reconcile::{Action, Settings},
     },
     time::Moment,
+    topology::Egress,
     wire::rpc::{Answer, Refusal, Request},
 };
 
@@ -342,9 +343,10 @@ impl World {
         let Some(host) = self.hosts.get(&id) else { return Ok(()) };
         let zone = host.zone();
         for share in host.disk.shares.values() {
-            for entry in share.directory.machines() {
-                let name = format!("{}.{}.{}", entry.machine, share.name, zone.zone);
-                let answer = names::answer(&zone, View::Guest(share.session), &name, Kind::A);
+            for (group, entry) in &share.directory.groups {
+                let name = format!("{group}.{}.{}", share.name, zone.zone);
+                let view = View::Guest(share.session, Egress::Internet);
+                let answer = names::answer(&zone, view, &name, Kind::A);
                 self.history.check_answer(&host.name, share.session, entry, &answer)?;
             }
         }

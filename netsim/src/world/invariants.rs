@@ -11,7 +11,7 @@ use proto::{
     level::{self, Level},
     limits::VOTER_SILENT_MS,
     names::Resolution,
-    session::{MachineEntry, MachineReport, Phase, Replace, State},
+    session::{GroupEntry, MachineEntry, MachineReport, Phase, Replace, State},
 };
 
 use super::{Key, World, host::Host};
@@ -213,21 +213,25 @@ impl History {
         }
     }
 
-    /// Checks one answer about a machine that `host` gave its guests.
+    /// Checks one answer about a group that `host` gave its guests.
     pub fn check_answer(
         &self,
         host: &Name,
         session: SessionId,
-        entry: &MachineEntry,
+        group: &GroupEntry,
         answer: &Resolution,
     ) -> Result<(), Violation> {
-        let told = self.ready.contains(&((session, entry.machine.clone()), entry.host, entry.epoch));
-        match answer {
-            Resolution::Addresses(list) if !told || *list != [std::net::IpAddr::V4(entry.address)] => {
-                let answer = format!("{list:?}");
-                Err(Violation::Hearsay(answer, entry.machine.clone(), host.to_string()))
+        let Resolution::Addresses(list) = answer else { return Ok(()) };
+        let told = |entry: &&MachineEntry| {
+            self.ready.contains(&((session, entry.machine.clone()), entry.host, entry.epoch))
+        };
+        let in_answer = |entry: &&MachineEntry| list.contains(&std::net::IpAddr::V4(entry.address));
+        let mut answered = group.machines.iter().filter(in_answer);
+        match answered.find(|entry| !told(entry)) {
+            Some(entry) => {
+                Err(Violation::Hearsay(format!("{list:?}"), entry.machine.clone(), host.to_string()))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 const HOSTS: &str = "attic 900 image\nnas 900 image";
-const GUEST: View = View::Guest(SESSION);
+const GUEST: View = View::Guest(SESSION, Egress::Internet);
 
 fn shop() -> State {
     up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)
@@ -31,6 +31,8 @@ fn zone(state: &State) -> Zone {
         let same_computer = name == "nas";
         (host_id(name), HostEntry { name: name.parse().unwrap(), addresses, same_computer })
     };
+    let sessions: BTreeMap<_, _> = [(SESSION, Arc::new(slice::share(state, host_id("nas"))))].into();
+    let nearest = |group: &str, machine: &str| ((SESSION, group.parse().unwrap()), machine.parse().unwrap());
     let forward = |label: &str, last: u8, port: u16| {
         let ports = [("http".parse().unwrap(), port)].into();
         ((SESSION, label.to_owned()), Forward { address: Ipv4Addr::new(127, 64, 0, last), ports })
@@ -38,7 +40,9 @@ fn zone(state: &State) -> Zone {
     Zone {
         zone: DEFAULT_ZONE.into(),
         hosts: [host("attic", "192.168.1.3"), host("nas", "192.168.1.2")].into(),
-        sessions: [(SESSION, Arc::new(slice::share(state, host_id("nas"))))].into(),
+        labels: labels(&sessions),
+        sessions,
+        nearest: [nearest("web", "web-1"), nearest("db", "db-1")].into(),
         ready: ["web-1", "web-2", "db-1"].map(|machine| ready(SESSION, machine)).into(),
         forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
         here: Here::default(),
@@ -155,15 +159,16 @@ fn hosts_get_forward_addresses_and_the_port_that_listens() {
 fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
     let mut zone = zone(&shop());
     zone.ready.clear();
+    zone.nearest.clear();
     let questions = "
         A web.shop.mesh.internal
+        A nearest.web.shop.mesh.internal
         A web-1.shop.mesh.internal
         A web-3.shop.mesh.internal
         A app.shop.mesh.internal
         A shop.mesh.internal
         A other.mesh.internal
         A mesh.internal
-        A host.mesh.internal
         A vps.host.mesh.internal
         SRV _http._tcp.web.shop.mesh.internal
         SRV _sql._tcp.web.shop.mesh.internal
@@ -178,13 +183,13 @@ fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
         questions,
         expect![[r#"
         A web.shop.mesh.internal: NoData
-        A web-1.shop.mesh.internal: NoData
+        A nearest.web.shop.mesh.internal: NoData
+        A web-1.shop.mesh.internal: 10.78.84.11
         A web-3.shop.mesh.internal: NoName
         A app.shop.mesh.internal: NoName
         A shop.mesh.internal: NoData
         A other.mesh.internal: NoName
         A mesh.internal: NoData
-        A host.mesh.internal: NoData
         A vps.host.mesh.internal: NoName
         SRV _http._tcp.web.shop.mesh.internal: NoData
         SRV _sql._tcp.web.shop.mesh.internal: NoName
@@ -209,16 +214,194 @@ fn what_is_declared_but_not_ready_is_no_data_and_the_rest_no_name() {
 #[test]
 fn only_what_is_ready_is_answered() {
     let mut one = zone(&shop());
-    one.ready.remove(&ready(SESSION, "web-1"));
+    one.ready = [ready(SESSION, "web-2")].into();
     check(
         &one,
         GUEST,
-        "A web.shop.mesh.internal\nA web-1.shop.mesh.internal",
+        "A web.shop.mesh.internal\nA web-1.shop.mesh.internal\nSRV _http._tcp.web.shop.mesh.internal",
         expect![[r#"
         A web.shop.mesh.internal: 10.78.84.12
-        A web-1.shop.mesh.internal: NoData
+        A web-1.shop.mesh.internal: 10.78.84.11
+        SRV _http._tcp.web.shop.mesh.internal: web-2.shop.mesh.internal:80
     "#]],
     );
+    check(
+        &one,
+        View::Host,
+        "A web-1.shop.mesh.internal\nA web-2.shop.mesh.internal",
+        expect![[r#"
+        A web-1.shop.mesh.internal: NoData
+        A web-2.shop.mesh.internal: NoData
+    "#]],
+    );
+}
+
+#[test]
+fn the_nearest_is_one_ready_machine_of_a_group() {
+    let questions = "
+        A nearest.web.shop.mesh.internal
+        A Nearest.DB.shop.mesh.internal.
+        A nearest.web-1.shop.mesh.internal
+        A nearest.no.shop.mesh.internal
+        A x.nearest.web.shop.mesh.internal
+        A nearest.shop.mesh.internal
+        A nearest.mesh.internal";
+    check(
+        &zone(&shop()),
+        GUEST,
+        questions,
+        expect![[r#"
+        A nearest.web.shop.mesh.internal: 10.78.84.11
+        A Nearest.DB.shop.mesh.internal.: 10.78.84.10
+        A nearest.web-1.shop.mesh.internal: NoName
+        A nearest.no.shop.mesh.internal: NoName
+        A x.nearest.web.shop.mesh.internal: NoName
+        A nearest.shop.mesh.internal: NoName
+        A nearest.mesh.internal: NoName
+    "#]],
+    );
+    check(
+        &zone(&shop()),
+        View::Host,
+        "A nearest.web.shop.mesh.internal",
+        expect![[r#"
+        A nearest.web.shop.mesh.internal: 127.64.0.3
+    "#]],
+    );
+}
+
+#[test]
+fn the_forward_that_an_answer_leads_to_is_the_one_that_must_listen() {
+    let zone = zone(&shop());
+    let of = |kind, name: &str| forward_for(&zone, name, kind).map(|(_, label)| label);
+    assert_eq!(of(Kind::A, "Web.shop.mesh.internal.").as_deref(), Some("web"));
+    assert_eq!(of(Kind::A, "web-1.shop.mesh.internal").as_deref(), Some("web-1"));
+    assert_eq!(of(Kind::A, "nearest.web.shop.mesh.internal").as_deref(), Some("web-1"));
+    assert_eq!(of(Kind::Srv, "_http._tcp.web.shop.mesh.internal").as_deref(), Some("web"));
+    for none in ["web.no.mesh.internal", "no.shop.mesh.internal", "nas.host.mesh.internal", "web.shop", ""] {
+        assert_eq!(of(Kind::A, none), None, "{none}");
+    }
+    assert_eq!(of(Kind::Aaaa, "web.shop.mesh.internal"), None);
+}
+
+#[test]
+fn guests_know_hosts_only_where_they_may_go_to_their_network() {
+    let questions = "
+        A attic.host.mesh.internal
+        A host.mesh.internal
+        A no.host.mesh.internal";
+    for closed in [Egress::None, Egress::Internet] {
+        check(
+            &zone(&shop()),
+            View::Guest(SESSION, closed),
+            questions,
+            expect![[r#"
+                A attic.host.mesh.internal: NoName
+                A host.mesh.internal: NoName
+                A no.host.mesh.internal: NoName
+            "#]],
+        );
+    }
+    check(
+        &zone(&shop()),
+        View::Guest(SESSION, Egress::Lan),
+        questions,
+        expect![[r#"
+            A attic.host.mesh.internal: 192.168.1.3
+            A host.mesh.internal: NoData
+            A no.host.mesh.internal: NoName
+        "#]],
+    );
+}
+
+#[test]
+fn no_name_leads_where_its_owner_cannot_be() {
+    let mut zone = zone(&shop());
+    let lies = ["127.0.0.1", "127.64.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.251", "255.255.255.255"];
+    let more = ["::1", "::", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "192.168.1.3", "fd00::7"];
+    for host in ["attic", "nas"] {
+        let entry = zone.hosts.get_mut(&host_id(host)).unwrap();
+        entry.addresses = lies.iter().chain(&more).map(|address| address.parse().unwrap()).collect();
+    }
+    let share = Arc::make_mut(zone.sessions.get_mut(&SESSION).unwrap());
+    let entries = share.directory.groups.values_mut().flat_map(|group| &mut group.machines);
+    let outside = entries.filter(|entry| entry.machine.to_string() == "web-1");
+    outside.for_each(|entry| entry.address = Ipv4Addr::new(192, 168, 1, 1));
+    let questions = "
+        A attic.host.mesh.internal
+        AAAA attic.host.mesh.internal
+        A nas.host.mesh.internal
+        A web.shop.mesh.internal
+        A web-1.shop.mesh.internal
+        A nearest.web.shop.mesh.internal";
+    check(
+        &zone,
+        View::Guest(SESSION, Egress::Lan),
+        questions,
+        expect![[r#"
+            A attic.host.mesh.internal: 192.168.1.3
+            AAAA attic.host.mesh.internal: fd00::7
+            A nas.host.mesh.internal: 192.168.1.3
+            A web.shop.mesh.internal: 10.78.84.12
+            A web-1.shop.mesh.internal: NoData
+            A nearest.web.shop.mesh.internal: NoData
+        "#]],
+    );
+}
+
+#[test]
+fn a_group_of_many_is_answered_whole() {
+    let many = up(created(), "web 30 64", "attic 9000 image");
+    let mut zone = zone(&many);
+    zone.ready = (1..=30).map(|i| ready(SESSION, &format!("web-{i}"))).collect();
+    let Resolution::Addresses(found) = answer(&zone, GUEST, "web.shop.mesh.internal", Kind::A) else {
+        panic!("no addresses");
+    };
+    assert_eq!(found.len(), 30);
+}
+
+#[test]
+fn a_name_above_one_that_exists_exists() {
+    let questions = "
+        A _tcp.web.shop.mesh.internal
+        A _tcp.db.shop.mesh.internal
+        PTR 64.127.in-addr.arpa
+        PTR 0.64.127.in-addr.arpa
+        PTR 1.64.127.in-addr.arpa
+        PTR 127.in-addr.arpa
+        PTR 01.0.64.127.in-addr.arpa
+        PTR x.1.0.64.127.in-addr.arpa
+        A 1.0.64.127.in-addr.arpa";
+    check(
+        &zone(&shop()),
+        View::Host,
+        questions,
+        expect![[r#"
+            A _tcp.web.shop.mesh.internal: NoData
+            A _tcp.db.shop.mesh.internal: NoName
+            PTR 64.127.in-addr.arpa: NoData
+            PTR 0.64.127.in-addr.arpa: NoData
+            PTR 1.64.127.in-addr.arpa: NoName
+            PTR 127.in-addr.arpa: Refused
+            PTR 01.0.64.127.in-addr.arpa: NoName
+            PTR x.1.0.64.127.in-addr.arpa: NoName
+            A 1.0.64.127.in-addr.arpa: NoData
+        "#]],
+    );
+}
+
+#[test]
+fn every_name_of_ours_is_in_one_zone() {
+    let zone = zone(&shop());
+    let of = |view, name: &str| origin(&zone, view, name).unwrap_or_else(|| "-".into());
+    assert_eq!(of(View::Host, "MESH.internal."), "mesh.internal");
+    assert_eq!(of(View::Host, "web.shop.Mesh.internal"), "mesh.internal");
+    assert_eq!(of(View::Host, "9.0.64.127.in-addr.arpa"), "64.127.in-addr.arpa");
+    assert_eq!(of(View::Host, "9.0.128.127.in-addr.arpa"), "-");
+    assert_eq!(of(View::Host, "9.84.78.10.in-addr.arpa"), "-");
+    assert_eq!(of(GUEST, "9.84.78.10.in-addr.arpa"), "84.78.10.in-addr.arpa");
+    assert_eq!(of(GUEST, "78.10.in-addr.arpa"), "-");
+    assert_eq!(of(GUEST, "example.com"), "-");
 }
 
 #[test]
@@ -227,6 +410,7 @@ fn of_two_sessions_with_one_name_the_older_keeps_it() {
     let young = SessionId([0xab; 16]);
     let share = Share { session: young, stamp: Timestamp(2), ..Share::clone(&zone.sessions[&SESSION]) };
     zone.sessions.insert(young, Arc::new(share));
+    zone.labels = labels(&zone.sessions);
     zone.forwards.insert(
         (young, "web".into()),
         Forward { address: Ipv4Addr::new(127, 64, 0, 9), ports: BTreeMap::new() },
@@ -248,7 +432,7 @@ fn of_two_sessions_with_one_name_the_older_keeps_it() {
     // A guest's search list holds its session's own name, so that must be its own session.
     let address = zone.sessions[&young].directory.groups.values().next().unwrap().machines[0].address;
     zone.ready.insert(ready(young, "db-1"));
-    let own = answer(&zone, View::Guest(young), "db.shop.mesh.internal", Kind::A);
+    let own = answer(&zone, View::Guest(young, Egress::Internet), "db.shop.mesh.internal", Kind::A);
     assert_eq!(own, Resolution::Addresses(vec![address.into()]));
     Arc::make_mut(zone.sessions.get_mut(&SESSION).unwrap()).ended = true;
     assert_eq!(labels(&zone.sessions), [("shop".to_owned(), young)].into());
@@ -261,9 +445,10 @@ fn other_sessions_do_not_exist_for_a_guest() {
     let share = Share::clone(&zone.sessions[&SESSION]);
     let share = Share { session: other, name: "blog".parse().unwrap(), ..share };
     zone.sessions.insert(other, Arc::new(share));
+    zone.labels = labels(&zone.sessions);
     check(
         &zone,
-        View::Guest(other),
+        View::Guest(other, Egress::Internet),
         "A web.shop.mesh.internal\nA web.blog.mesh.internal",
         expect![[r#"
         A web.shop.mesh.internal: NoName

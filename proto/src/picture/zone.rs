@@ -1,12 +1,16 @@
 //! What names are answered from: members, sessions and readiness out of the picture, with what this host alone
 //! knows of its networks and forwards. [`crate::names`] answers from it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{Picture, readiness};
 use crate::{
-    id::{HostId, Name},
-    names::{HostEntry, Zone},
+    id::{HostId, MachineName, Name, SessionId},
+    names::{self, HostEntry, Zone},
     session::{GroupEntry, Share},
 };
 
@@ -17,7 +21,22 @@ pub fn zone(picture: &Picture, own: Zone) -> Zone {
         readiness::ready(picture, share).into_iter().map(|machine| (share.session, machine))
     });
     let hosts = picture.members.keys().filter_map(|id| Some((*id, host(picture, *id, &own)?)));
-    Zone { hosts: hosts.collect(), ready: ready.collect(), sessions: (*picture.shares).clone(), ..own }
+    let (hosts, ready, nearest) = (hosts.collect(), ready.collect(), nearest(picture));
+    let sessions = (*picture.shares).clone();
+    Zone { hosts, ready, nearest, labels: names::labels(&sessions), sessions, ..own }
+}
+
+/// Of each group the machine that connections from here would go to first.
+fn nearest(picture: &Picture) -> BTreeMap<(SessionId, Name), MachineName> {
+    let of = |share: &Arc<Share>| {
+        let share = share.clone();
+        let groups: Vec<Name> = share.directory.groups.keys().cloned().collect();
+        groups.into_iter().filter_map(move |group| {
+            let machine = readiness::behind(picture, &share, group.as_str()).into_iter().next()?;
+            Some(((share.session, group), machine))
+        })
+    };
+    picture.shares.values().flat_map(of).collect()
 }
 
 fn host(picture: &Picture, id: HostId, own: &Zone) -> Option<HostEntry> {

@@ -74,6 +74,8 @@ fn a_package_in_debian_keeps_its_machine_through_restart_upgrade_and_reboot() {
     ready(host);
     assert_eq!(qemu(host), running, "a crash as well");
 
+    every_program_finds_names(host);
+
     let newer = package(host, "1.0.1");
     send(host, &newer, "newer.deb");
     inside(host, "sudo dpkg -i newer.deb && systemctl is-active agent");
@@ -87,9 +89,25 @@ fn a_package_in_debian_keeps_its_machine_through_restart_upgrade_and_reboot() {
         if now.code == 0 && now.stdout != boot { Ok(()) } else { Err(format!("{now:?}")) }
     });
     ready(host);
+    // Still hooked in after a boot, and taken back with the package.
+    inside(host, "getent ahostsv4 web.inner.mesh.internal | grep -q ^127");
     inside(host, "agent session down inner --yes && sudo dpkg -r agent");
+    inside(host, "! ls /etc/systemd/*/agent-mesh* && ! test -e /usr/local/lib/agent");
     inside(host, "! test -e /usr/bin/agent && sudo test -e /var/lib/agent/identity");
     host.agent(&["session", "down", "shop", "--yes"]).expect(0);
+}
+
+/// Hooks names into the system, asks as programs do, takes it back and does it again.
+fn every_program_finds_names(host: &Host) {
+    let asked = host.agent(&["machine", "ssh", "db-1", "--", "agent dns setup"]);
+    assert!(asked.code == 4 && asked.stderr.contains("sudo agent dns setup"), "{asked:?}");
+    inside(host, "! getent ahostsv4 web.inner.mesh.internal");
+    inside(host, "sudo agent dns setup && getent ahostsv4 web.inner.mesh.internal | grep -q ^127");
+    inside(host, "curl -sS --max-time 120 http://web.inner.mesh.internal:8080/ | grep -q web-1");
+    inside(host, "agent dns status --json | grep -q '\"found\":true'");
+    inside(host, "sudo agent dns undo && ! getent ahostsv4 web.inner.mesh.internal");
+    inside(host, "! ls /etc/systemd/*/agent-mesh* && ! test -e /usr/local/lib/agent");
+    inside(host, "sudo agent dns setup");
 }
 
 /// Makes a package of the agent under test.

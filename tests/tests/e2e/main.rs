@@ -22,6 +22,7 @@ mod join;
 mod kills;
 mod lab_session;
 mod leaks;
+mod names;
 mod older;
 mod one_host;
 mod partition;

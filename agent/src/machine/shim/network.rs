@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use mesh::link::{DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
+use mesh::link::{BY_TCP, DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},

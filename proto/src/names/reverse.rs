@@ -1,0 +1,100 @@
+//! Names of addresses (RFC 1035, 3.5): those of this host's forwards for hosts, those of its session for a guest.
+//! Pure: everything comes from the zone.
+//!
+//! Whoever believes that there is nothing wants the SOA of a zone that the name is in (RFC 2308). Reverse zones end at
+//! whole octets, so ours are the /16 of the forward range, and the /24 of a session's network.
+
+use std::net::Ipv4Addr;
+
+use super::{FORWARD_RANGE, Kind, Resolution, View, Zone, within};
+use crate::session::{Prefix, Share};
+
+/// The domain of names of IPv4 addresses.
+const DOMAIN: &str = "in-addr.arpa";
+
+/// Gives the name of the zone of ours that a name is in: the owner of its SOA. `None`: it is not ours.
+pub fn origin(zone: &Zone, view: View, name: &str) -> Option<String> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if name == zone.zone || within(zone, &name).is_some() {
+        return Some(zone.zone.clone());
+    }
+    let Address { octets, .. } = address(&name)?;
+    Some(spelled(octets.get(..cut(zone, view, &octets)?)?))
+}
+
+/// Answers for a name that is not in the mesh's own zone.
+pub(super) fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Resolution {
+    let Some(Address { octets, beyond }) = address(name) else { return Resolution::Refused };
+    let Some(cut) = cut(zone, view, &octets) else { return Resolution::Refused };
+    let found = match octets[..] {
+        _ if beyond => false,
+        [a, b, c, d] => match name_of(zone, view, Ipv4Addr::new(a, b, c, d)) {
+            Some(found) if kind == Kind::Ptr => return Resolution::Name(format!("{found}.{}", zone.zone)),
+            found => found.is_some(),
+        },
+        _ => octets.len() == cut || any_below(zone, view, &octets),
+    };
+    if found { Resolution::NoData } else { Resolution::NoName }
+}
+
+/// An address as such a name says it.
+struct Address {
+    /// Its octets, the first one first: up to four.
+    octets: Vec<u8>,
+    /// Whether something stands before them that no address has.
+    beyond: bool,
+}
+
+fn address(name: &str) -> Option<Address> {
+    let inner = name.strip_suffix(DOMAIN)?.strip_suffix('.')?;
+    // Spelled otherwise it is another name.
+    let octet = |label: &str| label.parse::<u8>().ok().filter(|octet| octet.to_string() == label);
+    let octets: Vec<u8> = inner.rsplit('.').map_while(octet).take(4).collect();
+    Some(Address { beyond: inner.split('.').count() > octets.len(), octets })
+}
+
+fn spelled(octets: &[u8]) -> String {
+    let labels: String = octets.iter().rev().map(|octet| format!("{octet}.")).collect();
+    format!("{labels}{DOMAIN}")
+}
+
+/// Gives how many octets the zone has that such a name is in, if it is in one of ours.
+fn cut(zone: &Zone, view: View, octets: &[u8]) -> Option<usize> {
+    let (cut, prefix) = match view {
+        View::Host => (2, FORWARD_RANGE),
+        View::Guest(..) => (3, guests(zone, view)?.directory.subnet),
+    };
+    let mut whole = [0; 4];
+    whole[..cut].copy_from_slice(octets.get(..cut)?);
+    prefix.contains(Ipv4Addr::from(whole)).then_some(cut)
+}
+
+/// Gives the session that a guest is of, as long as there is one.
+fn guests(zone: &Zone, view: View) -> Option<&Share> {
+    let View::Guest(own, _) = view else { return None };
+    zone.sessions.get(&own).map(AsRef::as_ref).filter(|session| !session.ended)
+}
+
+fn name_of(zone: &Zone, view: View, address: Ipv4Addr) -> Option<String> {
+    if view == View::Host {
+        let ((id, label), _) = zone.forwards.iter().find(|(_, forward)| forward.address == address)?;
+        let (session, _) = zone.labels.iter().find(|(_, of)| *of == id)?;
+        return Some(format!("{label}.{session}"));
+    }
+    let session = guests(zone, view)?;
+    let entry = session.directory.machines().find(|entry| entry.address == address)?;
+    Some(format!("{}.{}", entry.machine, session.name))
+}
+
+/// Tells whether an address that begins with these octets has a name.
+fn any_below(zone: &Zone, view: View, octets: &[u8]) -> bool {
+    let mut base = [0; 4];
+    base[..octets.len()].copy_from_slice(octets);
+    let below = Prefix { base: base.into(), len: 8 * octets.len() as u8 };
+    match view {
+        View::Host => zone.forwards.values().any(|forward| below.contains(forward.address)),
+        View::Guest(..) => {
+            guests(zone, view).is_some_and(|s| s.directory.machines().any(|e| below.contains(e.address)))
+        }
+    }
+}
