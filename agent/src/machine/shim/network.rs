@@ -39,8 +39,6 @@ const MAX_HAPPENINGS: usize = 512;
 const MAX_QUEUED: usize = 512;
 /// Questions by TCP that wait for the agent.
 const MAX_ASKED: usize = 64;
-/// Marks the numbers of those, beside the edge's own.
-const BY_TCP: u64 = 1 << 63;
 /// Callers whose connections hold a descriptor: those into the guest, twice as many whose connection is
 /// over and who have not read all of it yet. With everything else well below the usual 1,024.
 const MAX_CALLERS: usize = 384;
