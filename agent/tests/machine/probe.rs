@@ -33,7 +33,7 @@ const DARK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 66);
 /// What the host has besides its way out: a LAN, what clouds have at every machine, a public address, a
 /// loopback resolver, and what a VPN leads to, in a table of its own for a part of it.
 const SURROUNDINGS: &str = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true
-    ip link add lan type dummy; ip addr add 192.168.50.1/24 dev lan
+    ip link add lan type veth peer name far; ip addr add 192.168.50.1/24 dev lan; ip link set far up
     for own in 169.254.169.254 168.63.129.16 100.64.0.1 198.18.0.1 11.22.33.44; do
         ip addr add $own/32 dev lan; done
     ip addr add 198.51.100.1/24 dev lan; ip link set lan up

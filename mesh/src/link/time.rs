@@ -49,7 +49,7 @@ impl Ask {
 /// bits begin anew in 2036, and whoever reads them takes the era that is nearest to its own time (RFC 5905, 6).
 fn ntp(now: Timestamp) -> u64 {
     let (seconds, millis) = (now.0 / 1000, now.0 % 1000);
-    seconds.wrapping_add(ERA_0_S) << 32 | (millis << 32) / 1000
+    (seconds.wrapping_add(ERA_0_S) << 32) | ((millis << 32) / 1000)
 }
 
 /// Answers it with the time.

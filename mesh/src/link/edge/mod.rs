@@ -184,7 +184,8 @@ impl Edge {
         let to_us = destination == self.towards.from;
         packet.truncate(length); // Short frames are padded.
         let for_gateway = to_us || destination.is_broadcast();
-        if !from_guest && !(for_gateway && source.is_unspecified()) {
+        let may = from_guest || (for_gateway && source.is_unspecified());
+        if !may {
             self.drops.spoofed += 1;
             return;
         }
