@@ -348,7 +348,7 @@ impl Enemy {
     async fn frame(&mut self) -> Vec<u8> {
         loop {
             let frame = within(10, self.wire.next()).await.unwrap().unwrap();
-            if !tcp(&frame).is_some_and(|tcp| tcp.destination_port() == 7) {
+            if tcp(&frame).is_none_or(|tcp| tcp.destination_port() != 7) {
                 return frame.to_vec();
             }
         }
