@@ -17,6 +17,8 @@ use super::forward::{Dial, Forwards};
 use crate::{host::limits::Shares, picture::Pictures};
 
 pub const SESSION: SessionId = SessionId([7; 16]);
+/// Connections that [`forwards`] carry at once.
+pub const FORWARDED: usize = 8;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -77,6 +79,6 @@ where
         Box::pin(async move { Ok::<_, io::Error>(Box::new(near) as Box<dyn End>) })
     });
     let targets = Arc::new(move |_, _: &str| ready.iter().map(|name| name.parse().unwrap()).collect());
-    let shares = Shares { api: 1, names: 1, forwarded: 8, listening: 8, browsing: 8 };
+    let shares = Shares { api: 1, names: 1, forwarded: FORWARDED, listening: 8, browsing: 8, proxied: 8 };
     Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial, targets, shares)
 }

@@ -24,7 +24,7 @@ use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinHandle,
 };
 
@@ -301,15 +301,15 @@ impl Forwards {
         Some(here)
     }
 
+    /// Counts the connections into machines from this host, and the attempts.
+    #[cfg(test)]
+    pub fn connections(&self) -> usize {
+        lock(&self.inner.busy).values().sum()
+    }
+
     /// Connects to a port of a ready machine behind a label, for a connection that another listener of this host took.
     pub async fn connect(&self, session: SessionId, label: &str, port: u16) -> io::Result<Carried> {
         connect(&self.inner, session, label, port).await
-    }
-
-    /// Waits for a place among the connections that this host carries at once.
-    pub async fn place(&self) -> OwnedSemaphorePermit {
-        let place = self.inner.carried.clone().acquire_owned().await;
-        place.expect("the semaphore is never closed")
     }
 
     async fn listen(&self, session: SessionId, label: &str, address: Ipv4Addr, port: u16) -> io::Result<u16> {
@@ -483,7 +483,7 @@ mod tests {
         ready: &'static [&'static str],
     ) -> Forwards {
         let targets: Targets = Arc::new(move |_, _| ready.iter().map(|name| name.parse().unwrap()).collect());
-        let shares = Shares { api: 1, names: 1, forwarded: 2, listening: 8, browsing: 1 };
+        let shares = Shares { api: 1, names: 1, forwarded: 2, listening: 8, browsing: 1, proxied: 1 };
         Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial(away), targets, shares)
     }
 

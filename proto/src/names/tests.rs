@@ -551,10 +551,31 @@ fn what_a_browser_is_sent_to_leads_back_to_the_service() {
 }
 
 #[test]
-fn only_pages_of_the_same_session_are_friends() {
-    assert!(sites::is_friend("api.shop.localhost", "web.shop.localhost"));
-    assert!(sites::is_friend("localhost", "localhost"));
-    for stranger in ["evil.example", "web.blog.localhost", "localhost", "shop.localhost.evil.example", ""] {
-        assert!(!sites::is_friend(stranger, "web.shop.localhost"), "{stranger}");
+fn only_pages_of_the_same_session_that_came_through_this_door_are_friends() {
+    for (origin, to) in [
+        ("http://api.shop.localhost:7080", "web.shop.localhost"),
+        ("http://WEB.shop.localhost.:7080", "web.shop.localhost"),
+        ("http://localhost:7080", "localhost"),
+        ("http://127.0.0.1:7080", "localhost"),
+        ("http://[::1]:7080", "localhost"),
+    ] {
+        assert!(sites::is_friend(origin, 7080, to), "{origin}");
     }
+    assert!(sites::is_friend("http://web.shop.localhost", 80, "web.shop.localhost"));
+    for stranger in [
+        "https://evil.example",
+        "http://web.blog.localhost:7080",
+        "http://localhost:7080",
+        "http://shop.localhost.evil.example:7080",
+        "http://web.shop.localhost:3000",
+        "http://web.shop.localhost",
+        "http://web.shop.localhost:72616",
+        "https://web.shop.localhost:7080",
+        "web.shop.localhost:7080",
+        "null",
+        "",
+    ] {
+        assert!(!sites::is_friend(stranger, 7080, "web.shop.localhost"), "{stranger}");
+    }
+    assert!(!sites::is_friend("http://127.0.0.1:3000", 7080, "localhost"), "another program of this host");
 }
