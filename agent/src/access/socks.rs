@@ -1,6 +1,6 @@
 //! SOCKS5 on loopback (RFC 1928), for programs that can be told a proxy and speak other things than HTTP: it resolves
 //! our zone itself, so that nothing of this host's names has to be set up. It leads to declared services of ready
-//! machines and nowhere else: no way out to the internet.
+//! machines and to what other hosts publish, and nowhere else: no way out to the internet.
 //!
 //! Owns its listener. One connection of a client is one into the mesh.
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::forward::Forwards;
+use super::{forward::Forwards, places::Place};
 use crate::{host::listen, picture::Pictures};
 
 /// A client that does not say in this time where it wants to go is cut off.
@@ -100,12 +100,11 @@ impl Proxy {
             Ok(asked) => asked,
             Err(told) => return answer(&mut client, told).await,
         };
-        let place = find(&self.pictures.now(), &self.zone, &name, port);
-        let (session, label) = match place {
+        let place = match find(&self.pictures.now(), &self.zone, &name, port) {
             Ok(place) => place,
             Err(told) => return answer(&mut client, told).await,
         };
-        let carried = match self.forwards.connect(session, &label, port).await {
+        let mut carried = match self.forwards.connect(place, port).await {
             Ok(carried) => carried,
             Err(error) => {
                 let told = match error.kind() {
@@ -116,20 +115,19 @@ impl Proxy {
             }
         };
         answer(&mut client, Told::Done).await?;
-        let (mut stream, _counted) = carried.into_parts();
-        splice(&mut client, &mut stream, COPY_BYTES).await
+        splice(&mut client, &mut carried.stream, COPY_BYTES).await
     }
 }
 
-/// Finds the group or machine of a name, if the port is one of its services.
-fn find(
-    picture: &Picture,
-    zone: &str,
-    name: &str,
-    port: u16,
-) -> Result<(proto::id::SessionId, String), Told> {
+/// Finds the place of a name, if the port is one of its services.
+fn find(picture: &Picture, zone: &str, name: &str, port: u16) -> Result<Place, Told> {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let inner = name.strip_suffix(zone).and_then(|name| name.strip_suffix('.')).ok_or(Told::NotAllowed)?;
+    if inner.ends_with(".host") {
+        return proto::picture::zone::publisher(picture, inner, port)
+            .map(Place::Host)
+            .ok_or(Told::HostUnreachable);
+    }
     let (label, session) = inner.split_once('.').ok_or(Told::HostUnreachable)?;
     let id = names::labels(&picture.shares).get(session).copied().ok_or(Told::HostUnreachable)?;
     let group = picture.share(id).and_then(|share| proto::picture::zone::group(share, label));
@@ -137,7 +135,7 @@ fn find(
     if !group.services.values().any(|service| *service == port) {
         return Err(Told::NotAllowed);
     }
-    Ok((id, label.to_owned()))
+    Ok((id, label).into())
 }
 
 /// Reads what a client says first: its ways to identify itself, and where it wants to go.
@@ -267,7 +265,7 @@ mod tests {
             stream.write_all(&[VERSION]).await.unwrap();
             silent.push(stream);
         }
-        let here = forwards.open(fixture::SESSION, "web", [0x5ef7]).await.unwrap()[&0x5ef7];
+        let here = forwards.open((fixture::SESSION, "web"), [0x5ef7]).await.unwrap()[&0x5ef7];
         let mut heard = String::new();
         TcpStream::connect(here).await.unwrap().read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, format!("web-1:{}", 0x5ef7));

@@ -43,7 +43,10 @@ use self::{
     judge::Stranger,
     patience::{Arriving, Patient},
 };
-use super::forward::{Counted, Forwards};
+use super::{
+    balance::{Carried, Counted},
+    forward::Forwards,
+};
 use crate::{host::listen, picture::Pictures};
 
 /// A client whose head is not whole in this time, or that asks nothing further, is cut off: browsers open a connection
@@ -246,9 +249,9 @@ impl Client {
         let Site::Service { session, label, port } = &to else {
             return Err(Failure::Unreached(io::ErrorKind::NotConnected.into()));
         };
-        let carried =
-            self.front.forwards.connect(*session, label, *port).await.map_err(Failure::Unreached)?;
-        let (stream, counted) = carried.into_parts();
+        let place = (*session, label.as_str());
+        let carried = self.front.forwards.connect(place, *port).await.map_err(Failure::Unreached)?;
+        let Carried { stream, counted } = carried;
         let stream = TokioIo::new(Patient::new(stream));
         let (sender, connection) =
             hyper::client::conn::http1::handshake(stream).await.map_err(Failure::Broken)?;
