@@ -32,7 +32,12 @@ use crate::{
     dns,
     doctor::firewall,
     host::words::words,
-    host::{data::DataDir, disk, limits, log, notify, private, runtime, users},
+    host::{
+        data::DataDir,
+        disk,
+        limits::{self, Shares},
+        log, notify, private, runtime, users,
+    },
     install::{carry::Root, names::look as names},
     machine::Qemu,
 };
@@ -142,7 +147,7 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
     let wanted = config.dns.port.or(hooked);
     let bound = dns::bind(&data.path().join("dns.port"), wanted).await;
     let bound = bound.inspect_err(|error| tracing::error!(%error, "names are not served on this host")).ok();
-    let doors = doors(built, config, shares.browsing).await;
+    let doors = doors(built, config, data, shares).await;
     let dns = bound.as_ref().map(|bound| bound.address);
     let app: App = built.app(Served { dns, dns_wanted: wanted, ..doors });
     let group = config.api_group.as_deref().and_then(group);
@@ -161,29 +166,29 @@ async fn serve_people(built: &mut Built, config: &Config, data: &DataDir) -> Api
 }
 
 /// Opens the doors of this host's programs into the sessions. One that cannot be opened is told, and the rest works.
-async fn doors(built: &mut Built, config: &Config, browsing: usize) -> Served {
+async fn doors(built: &mut Built, config: &Config, data: &DataDir, shares: Shares) -> Served {
     let mut served = Served::default();
     if let Some(port) = config.net.browser {
-        match front::bind(port).await {
+        match front::bind(port, &data.path().join("browser.port")).await {
             Ok(bound) => {
                 served.browser = Some(bound.port);
                 let (forwards, pictures) = (built.forwards.clone(), built.pictures.clone());
                 let host = built.mesh.name().to_string();
                 let front = front::Front { forwards, pictures, host, port: bound.port };
-                built
-                    .tasks
-                    .spawn(core("front door", front::serve(bound, front, browsing, built.stop.clone())));
+                let serve = front::serve(bound, front, shares.browsing, built.stop.clone());
+                built.tasks.spawn(core("front door", serve));
             }
             Err(error) => tracing::error!(port, %error, "browsers find no front door on this host"),
         }
     }
     if let Some(port) = config.net.socks {
-        match socks::bind(port).await {
+        match socks::bind(port, &data.path().join("socks.port")).await {
             Ok(listener) => {
                 served.socks = listener.local_addr().ok();
                 let (forwards, pictures) = (built.forwards.clone(), built.pictures.clone());
                 let proxy = socks::Proxy { forwards, pictures, zone: config.dns.zone.clone() };
-                built.tasks.spawn(core("SOCKS", socks::serve(listener, proxy, built.stop.clone())));
+                let serve = socks::serve(listener, proxy, shares.proxied, built.stop.clone());
+                built.tasks.spawn(core("SOCKS", serve));
             }
             Err(error) => tracing::error!(port, %error, "there is no SOCKS proxy on this host"),
         }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use ask::ask;
 pub use respond::respond;
 
-use crate::host::durable;
+use crate::host::listen;
 
 /// What a question leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,42 +45,27 @@ pub struct Bound {
     pub address: SocketAddr,
 }
 
-/// What everybody's name server uses where nothing else is said, and how many after it are tried. Never 53 by itself:
-/// that is the system's own resolver's, or a Pi-hole's.
+/// What everybody's name server uses where nothing else is said. Never 53 by itself: that is the system's own
+/// resolver's, or a Pi-hole's.
 const USUAL: u16 = 7453;
-const FURTHER: u16 = 15;
 
-/// Binds the `wanted` port, else the port remembered in `kept`, else the usual one or the next free. UDP and TCP get
-/// the same port.
+/// Binds the `wanted` port and no other, or without one the usual port as [`listen::bind`] does. UDP and TCP get the
+/// same port.
 pub async fn bind(kept: &Path, wanted: Option<u16>) -> io::Result<Bound> {
-    let candidates = match wanted {
-        Some(port) => vec![port],
-        None => self::kept(kept).into_iter().chain(USUAL..=USUAL + FURTHER).chain([0; 8]).collect(),
-    };
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for port in candidates {
-        match bind_both(port).await {
-            Ok(bound) => {
-                let text = format!("{}\n", bound.address.port());
-                if let Err(error) = durable::write(kept, text.as_bytes()) {
-                    tracing::warn!(%error, "the DNS port is not remembered");
-                }
-                return Ok(bound);
-            }
-            Err(error) => last = error,
-        }
+    match wanted {
+        Some(port) => Ok(bind_both(port).await?.0),
+        None => listen::bind(USUAL, kept, bind_both).await,
     }
-    Err(last)
 }
 
 /// Gives the port that was remembered.
 pub fn kept(path: &Path) -> Option<u16> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    listen::kept(USUAL, path)
 }
 
 /// Finds the port that a server gets that has none yet: the usual one, or the next free.
 pub async fn free() -> io::Result<u16> {
-    for port in USUAL..=USUAL + FURTHER {
+    for port in listen::usual(USUAL) {
         if bind_both(port).await.is_ok() {
             return Ok(port);
         }
@@ -88,11 +73,11 @@ pub async fn free() -> io::Result<u16> {
     Err(io::ErrorKind::AddrInUse.into())
 }
 
-async fn bind_both(port: u16) -> io::Result<Bound> {
+async fn bind_both(port: u16) -> io::Result<(Bound, u16)> {
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let address = udp.local_addr()?;
     let tcp = TcpListener::bind(address).await?;
-    Ok(Bound { udp, tcp, address })
+    Ok((Bound { udp, tcp, address }, address.port()))
 }
 
 /// Serves until `stop`, over TCP no more than `most` connections at once.

@@ -41,6 +41,11 @@ impl Here {
         self.lans.iter().chain(&self.inner).any(|net| net.address == *address)
     }
 
+    /// Tells whether an address is another computer's in a network that this host is in, too.
+    pub fn shares(&self, address: &IpAddr) -> bool {
+        !self.has(address) && self.lans.iter().any(|net| net.holds(address))
+    }
+
     /// Orders what another computer tells of itself as it is good for the one who asks here: on a shared network
     /// first, then as told. An address that this host has itself leads nowhere but here and is left out; one in a
     /// network inside this computer leads to somebody else and comes last.

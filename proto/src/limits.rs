@@ -1,6 +1,8 @@
 //! Every bound of the system, each with its reason. A queue, retry, size or wait that is not here
 //! is local to one function and says its reason there.
 
+/// Services that one host publishes: their names fit its record, and each takes a port on every other host.
+pub const MAX_PUBLISHED: usize = 16;
 /// Sessions on one host: each has tasks, a directory, at most one Raft log and two gossip records.
 pub const MAX_SESSIONS: usize = 100;
 /// Machines in one session. A share with all of them must stay far below [`MAX_RPC_BYTES`].

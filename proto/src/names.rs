@@ -8,12 +8,14 @@
 //! MACHINE.SESSION          guests: the machine as soon as it has a place; hosts: its forward address if ready
 //! HOST.host                the host's own addresses, those that the asker reaches best first; only guests that
 //!                          may go to their host's network know hosts
+//! SERVICE.HOST.host        what a host publishes itself ([`published`])
 //! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
 //! *.in-addr.arpa           PTR of the addresses above
 //! ```
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused. A name above one that
 //! exists exists (RFC 8020). No answer leads out of the session's network, the forward range, and where hosts can be.
 
+pub mod published;
 mod reverse;
 pub mod sites;
 
@@ -61,6 +63,8 @@ pub struct Zone {
     pub nearest: BTreeMap<(SessionId, Name), MachineName>,
     /// This host's forward addresses, by session and label (`web` or `web-1`).
     pub forwards: BTreeMap<(SessionId, String), Forward>,
+    /// This host's forward addresses for what other hosts publish.
+    pub host_forwards: BTreeMap<HostId, Forward>,
     /// This host's own networks.
     pub here: Here,
 }
@@ -74,6 +78,10 @@ pub struct HostEntry {
     pub addresses: Vec<IpAddr>,
     /// Whether it lives on the asker's own computer: the asker itself, or an agent beside it.
     pub same_computer: bool,
+    /// Whether it and the asker are in one network, so that its own addresses lead to it.
+    pub near: bool,
+    /// What it publishes: ports on its loopback by name.
+    pub published: BTreeMap<Name, u16>,
 }
 
 /// Where this host listens for a group or a machine.
@@ -147,8 +155,10 @@ pub fn answer(zone: &Zone, view: View, name: &str, kind: Kind) -> Resolution {
         // A guest that may not go there is not told who is in the mesh.
         ["host", ..] if matches!(view, View::Guest(_, Egress::None | Egress::Internet)) => Resolution::NoName,
         ["host"] => Resolution::NoData,
-        ["host", host] => host_addresses(zone, host, kind),
-        ["host", ..] => Resolution::NoName,
+        ["host", host] => {
+            published::host(zone, view, host, kind).unwrap_or_else(|| host_addresses(zone, host, kind))
+        }
+        ["host", host, below @ ..] => published::service(zone, view, host, below, kind),
         [session, rest @ ..] => match find_session(zone, view, session) {
             Some(found) => found.answer(rest, kind),
             None => Resolution::NoName,
@@ -204,8 +214,18 @@ pub fn labels(sessions: &BTreeMap<SessionId, Arc<Share>>) -> BTreeMap<String, Se
 pub fn forward_address(host: HostId, session: SessionId, label: &str, i: u32) -> Ipv4Addr {
     let mut hasher = blake3::Hasher::new_derive_key("mesh forward address 1");
     hasher.update(&host.0).update(&session.0).update(&i.to_be_bytes()).update(label.as_bytes());
-    let hash = hasher.finalize();
-    let [a, b, c, ..] = hash.as_bytes();
+    in_forward_range(hasher.finalize().as_bytes())
+}
+
+/// Gives the candidate number `i` for the address of this host that leads to another one, as [`forward_address`] does.
+pub fn host_forward_address(me: HostId, host: HostId, i: u32) -> Ipv4Addr {
+    let mut hasher = blake3::Hasher::new_derive_key("mesh forward address of a host 1");
+    hasher.update(&me.0).update(&host.0).update(&i.to_be_bytes());
+    in_forward_range(hasher.finalize().as_bytes())
+}
+
+fn in_forward_range(hash: &[u8; 32]) -> Ipv4Addr {
+    let [a, b, c, ..] = hash;
     Ipv4Addr::new(127, 64 + (a & 0x3f), *b, 1 + c % 254)
 }
 

@@ -13,10 +13,15 @@ use proto::{
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
 
-use super::forward::{Dial, Forwards};
+use super::{
+    balance::{Dial, Ways},
+    forward::Forwards,
+};
 use crate::{host::limits::Shares, picture::Pictures};
 
 pub const SESSION: SessionId = SessionId([7; 16]);
+/// Connections that [`forwards`] carry at once.
+pub const FORWARDED: usize = 8;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -77,6 +82,10 @@ where
         Box::pin(async move { Ok::<_, io::Error>(Box::new(near) as Box<dyn End>) })
     });
     let targets = Arc::new(move |_, _: &str| ready.iter().map(|name| name.parse().unwrap()).collect());
-    let shares = Shares { api: 1, names: 1, forwarded: 8, listening: 8, browsing: 8 };
-    Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), dial, targets, shares)
+    let shares = Shares { api: 1, names: 1, forwarded: FORWARDED, listening: 8, browsing: 8, proxied: 8 };
+    let reach = Arc::new(|_, _| -> futures::future::BoxFuture<'static, io::Result<Box<dyn End>>> {
+        Box::pin(async { Err(io::ErrorKind::NotConnected.into()) })
+    });
+    let ways = Ways { dial, targets, reach };
+    Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), ways, shares)
 }

@@ -1,25 +1,24 @@
 //! SOCKS5 on loopback (RFC 1928), for programs that can be told a proxy and speak other things than HTTP: it resolves
 //! our zone itself, so that nothing of this host's names has to be set up. It leads to declared services of ready
-//! machines and nowhere else: no way out to the internet.
+//! machines and to what other hosts publish, and nowhere else: no way out to the internet.
 //!
 //! Owns its listener. One connection of a client is one into the mesh.
 
-use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{io, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use mesh::net::splice;
 use proto::{names, picture::Picture};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::forward::Forwards;
-use crate::picture::Pictures;
+use super::{forward::Forwards, places::Place};
+use crate::{host::listen, picture::Pictures};
 
-/// Ports tried after the wanted one.
-const FURTHER: u16 = 15;
 /// A client that does not say in this time where it wants to go is cut off.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// What one connection holds in each direction.
@@ -57,24 +56,23 @@ pub struct Proxy {
     pub zone: String,
 }
 
-/// Binds `port` on loopback, or the next free one.
-pub async fn bind(port: u16) -> io::Result<TcpListener> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for port in port..=port.saturating_add(FURTHER) {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+/// Binds loopback as [`listen::bind`] does.
+pub async fn bind(usual: u16, kept: &Path) -> io::Result<TcpListener> {
+    listen::bind(usual, kept, async |port| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    })
+    .await
 }
 
-/// Serves until `stop`; the next connection waits until there is a place among those that this host carries.
-pub async fn serve(listener: TcpListener, proxy: Proxy, stop: CancellationToken) {
-    let proxy = Arc::new(proxy);
+/// Serves until `stop`, `most` connections at once; the next one waits for its turn. They are places of their own: a
+/// client that says nothing takes none from forwards.
+pub async fn serve(listener: TcpListener, proxy: Proxy, most: usize, stop: CancellationToken) {
+    let (proxy, slots) = (Arc::new(proxy), Arc::new(Semaphore::new(most)));
     stop.run_until_cancelled(async {
-        loop {
-            let place = proxy.forwards.place().await;
+        // The semaphore is never closed.
+        while let Ok(slot) = slots.clone().acquire_owned().await {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -87,7 +85,7 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, stop: CancellationToken)
             tokio::spawn(async move {
                 let ended = proxy.carry(stream).await;
                 tracing::trace!(?ended, "a SOCKS connection ended");
-                drop(place);
+                drop(slot);
             });
         }
     })
@@ -102,12 +100,11 @@ impl Proxy {
             Ok(asked) => asked,
             Err(told) => return answer(&mut client, told).await,
         };
-        let place = find(&self.pictures.now(), &self.zone, &name, port);
-        let (session, label) = match place {
+        let place = match find(&self.pictures.now(), &self.zone, &name, port) {
             Ok(place) => place,
             Err(told) => return answer(&mut client, told).await,
         };
-        let carried = match self.forwards.connect(session, &label, port).await {
+        let mut carried = match self.forwards.connect(place, port).await {
             Ok(carried) => carried,
             Err(error) => {
                 let told = match error.kind() {
@@ -118,20 +115,19 @@ impl Proxy {
             }
         };
         answer(&mut client, Told::Done).await?;
-        let (mut stream, _counted) = carried.into_parts();
-        splice(&mut client, &mut stream, COPY_BYTES).await
+        splice(&mut client, &mut carried.stream, COPY_BYTES).await
     }
 }
 
-/// Finds the group or machine of a name, if the port is one of its services.
-fn find(
-    picture: &Picture,
-    zone: &str,
-    name: &str,
-    port: u16,
-) -> Result<(proto::id::SessionId, String), Told> {
+/// Finds the place of a name, if the port is one of its services.
+fn find(picture: &Picture, zone: &str, name: &str, port: u16) -> Result<Place, Told> {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let inner = name.strip_suffix(zone).and_then(|name| name.strip_suffix('.')).ok_or(Told::NotAllowed)?;
+    if inner.ends_with(".host") {
+        return proto::picture::zone::publisher(picture, inner, port)
+            .map(Place::Host)
+            .ok_or(Told::HostUnreachable);
+    }
     let (label, session) = inner.split_once('.').ok_or(Told::HostUnreachable)?;
     let id = names::labels(&picture.shares).get(session).copied().ok_or(Told::HostUnreachable)?;
     let group = picture.share(id).and_then(|share| proto::picture::zone::group(share, label));
@@ -139,7 +135,7 @@ fn find(
     if !group.services.values().any(|service| *service == port) {
         return Err(Told::NotAllowed);
     }
-    Ok((id, label.to_owned()))
+    Ok((id, label).into())
 }
 
 /// Reads what a client says first: its ways to identify itself, and where it wants to go.
@@ -197,13 +193,20 @@ mod tests {
         stream.write_all(format!("{machine}:{port}").as_bytes()).await.ok();
     }
 
+    const MOST: usize = 2;
+
     async fn proxy(dir: &tempfile::TempDir) -> std::net::SocketAddr {
+        proxy_and_forwards(dir).await.0
+    }
+
+    async fn proxy_and_forwards(dir: &tempfile::TempDir) -> (std::net::SocketAddr, Forwards) {
         let forwards = fixture::forwards(dir, &["web-1"], told_by);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let proxy = Proxy { forwards, pictures: fixture::pictures(), zone: "mesh.internal".into() };
-        tokio::spawn(serve(listener, proxy, CancellationToken::new()));
-        address
+        let pictures = fixture::pictures();
+        let proxy = Proxy { forwards: forwards.clone(), pictures, zone: "mesh.internal".into() };
+        tokio::spawn(serve(listener, proxy, MOST, CancellationToken::new()));
+        (address, forwards)
     }
 
     /// Asks for a name and a port; gives what was answered and what came afterwards.
@@ -250,5 +253,24 @@ mod tests {
         // A reset is no answer either.
         read.expect("an end in time").ok();
         assert!(heard.is_empty(), "{heard:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_say_nothing_take_no_place_of_forwards_and_give_theirs_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (address, forwards) = proxy_and_forwards(&dir).await;
+        let mut silent = Vec::new();
+        for _ in 0..fixture::FORWARDED + MOST {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(&[VERSION]).await.unwrap();
+            silent.push(stream);
+        }
+        let here = forwards.open((fixture::SESSION, "web"), [0x5ef7]).await.unwrap()[&0x5ef7];
+        let mut heard = String::new();
+        TcpStream::connect(here).await.unwrap().read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, format!("web-1:{}", 0x5ef7));
+        // Whoever waits behind them gets its turn.
+        let found = ask(address, CONNECT, "web.shop.mesh.internal", 80).await;
+        assert_eq!(found.0, Told::Done as u8);
     }
 }

@@ -61,9 +61,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/machine/ssh", get(|app: App_, of: OfMachine| answer(ssh_access(app, of))))
         .route("/v1/machine/dial", get(dial))
         .route("/v1/machine/console", get(console))
-        .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
-        .route("/v1/service/open", post(|app: App_, body: Body_<_>| finish(service_open(app, body))))
-        .route("/v1/service/close", post(|app: App_, body: Body_<_>| finish(service_close(app, body))))
+        .merge(services())
         .route("/v1/images", get(|State(app): App_| answer(async move { app.images().await })))
         .route("/v1/image/import", post(image_import))
         .route("/v1/image/pull", post(image_pull))
@@ -93,6 +91,23 @@ pub fn router(app: App) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_API_BYTES))
         .with_state(app)
+}
+
+fn services() -> Router<App> {
+    Router::new()
+        .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
+        .route("/v1/service/open", post(|app: App_, body: Body_<_>| finish(service_open(app, body))))
+        .route("/v1/service/close", post(|app: App_, body: Body_<_>| finish(service_close(app, body))))
+        .route(
+            "/v1/service/publish",
+            post(|State(app): App_, Body_(wanted)| finish(async move { app.service_publish(wanted).await })),
+        )
+        .route(
+            "/v1/service/unpublish",
+            post(|State(app): App_, Body_(wanted)| {
+                finish(async move { app.service_unpublish(wanted).await })
+            }),
+        )
 }
 
 type App_ = State<App>;

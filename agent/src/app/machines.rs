@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::{
     id::{MachineName, Name, SessionId},
     names::sites,
-    picture::{Change, Picture, rows, zone},
+    picture::{Change, Picture, readiness, rows, zone},
     session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
@@ -132,14 +132,15 @@ impl App {
         for share in shares.values() {
             self.listen_for(share).await;
         }
-        Ok(api::Services { services: shares.values().flat_map(|share| self.service_rows(share)).collect() })
+        let services = shares.values().flat_map(|share| self.service_rows(share)).collect();
+        Ok(api::Services { services, published: self.published_rows().await })
     }
 
     /// Listens for every service of a session: what is shown to a person as an address must answer.
     pub(super) async fn listen_for(&self, share: &Share) {
         for (group, entry) in &share.directory.groups {
             let ports = entry.services.values().copied();
-            if let Err(error) = self.inner.forwards.open(share.session, group.as_str(), ports).await {
+            if let Err(error) = self.inner.forwards.open((share.session, group.as_str()), ports).await {
                 tracing::warn!(%group, %error, "nothing listens here for its services");
             }
         }
@@ -154,8 +155,11 @@ impl App {
             Some(format!("http://{name}:{port}/"))
         };
         for (group, entry) in &share.directory.groups {
+            let behind = |is: fn(&Picture, SessionId, &MachineEntry) -> bool| {
+                entry.machines.iter().filter(|entry| is(&picture, share.session, entry)).count() as u64
+            };
             for (service, port) in &entry.services {
-                let here = self.inner.forwards.listening(share.session, group.as_str(), *port);
+                let here = self.inner.forwards.listening((share.session, group.as_str()), *port);
                 rows.push(api::ServiceRow {
                     name: service.to_string(),
                     group: group.to_string(),
@@ -165,6 +169,10 @@ impl App {
                     address_here: here.map(|here| here.ip().to_string()),
                     port_here: here.map(|here| here.port()),
                     url: url(group, service),
+                    machines: entry.machines.len() as u64,
+                    ready: behind(readiness::is_ready),
+                    draining: behind(readiness::drains),
+                    refused: self.inner.forwards.refused((share.session, group.as_str())),
                 });
             }
         }
@@ -179,7 +187,7 @@ impl App {
     ) -> ApiResult<api::ServiceOpened> {
         let what = format!("{}.{} was not opened", open.group, open.session);
         let (http, port) = self.service(session, &open, &what)?;
-        let opened = self.inner.forwards.hold(session, &open.group, port).await;
+        let opened = self.inner.forwards.hold((session, open.group.as_str()), port).await;
         let here = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
         let scheme = if http { "http" } else { "tcp" };
         let url = format!("{scheme}://{here}");
@@ -194,7 +202,7 @@ impl App {
     ) -> ApiResult<api::ServiceClosed> {
         let what = format!("{}.{} was not closed", close.group, close.session);
         let (_, port) = self.service(session, close, &what)?;
-        Ok(api::ServiceClosed { closed: self.inner.forwards.close(session, &close.group, port) })
+        Ok(api::ServiceClosed { closed: self.inner.forwards.close((session, close.group.as_str()), port) })
     }
 
     /// Finds a service: whether it speaks HTTP, and its port.

@@ -5,6 +5,7 @@
 //! - `members`: the mesh, its hosts and its tokens;
 //! - `sessions`: plan, up, down, status;
 //! - `machines`: machines and services from the inside;
+//! - `published`: what hosts publish themselves;
 //! - `images`: import, pull, list, remove;
 //! - `health`: what keeps this agent from doing its work.
 
@@ -12,6 +13,7 @@ mod health;
 mod images;
 mod machines;
 mod members;
+mod published;
 mod sessions;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
@@ -29,7 +31,11 @@ use proto::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    access::forward::Forwards, facts, host::data::DataDir, machine::Qemu, picture::Pictures,
+    access::{forward::Forwards, published::Publisher},
+    facts,
+    host::data::DataDir,
+    machine::Qemu,
+    picture::Pictures,
     session::ports::ForPeople,
 };
 
@@ -73,6 +79,8 @@ pub struct Parts {
     pub sessions: ForPeople,
     /// How this host's programs reach groups.
     pub forwards: Forwards,
+    /// What this host publishes.
+    pub publisher: Publisher,
     /// What this agent serves to programs of its host.
     pub served: Served,
     /// When the agent started.

@@ -2,7 +2,10 @@
 
 use proto::{
     id::{MachineName, Name},
-    wire::api::{Error, Kind, ServiceClosed, ServiceOpen, ServiceOpened, ServiceRow, Services},
+    wire::api::{
+        Error, Kind, PublishedRow, ServiceClosed, ServiceOpen, ServiceOpened, ServicePublish,
+        ServicePublished, ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
+    },
 };
 
 use super::{Cx, Done, error::Exit, ui::table};
@@ -34,13 +37,34 @@ pub enum Verb {
         #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
         service: String,
     },
+    /// Let every member reach a program of this host, by a name of its own
+    ///
+    /// The program listens on 127.0.0.1 alone; members reach it through the mesh, whatever router is
+    /// between, as NAME.HOST.host.mesh.internal. It stays published, also over restarts, until
+    /// `service unpublish`. On other hosts `service list` shows the port, where it is another one.
+    #[command(after_help = "Example:\n  agent service publish files --port 8080")]
+    Publish {
+        /// What it is called
+        name: Name,
+        /// The port on which it listens on this host
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+    },
+    /// Let nobody reach a program of this host any more
+    ///
+    /// Connections that are open go on.
+    #[command(after_help = "Example:\n  agent service unpublish files")]
+    Unpublish {
+        /// What it was called
+        name: Name,
+    },
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
         Verb::List => {
             let services: Services = cx.client.get("/v1/services").await?;
-            cx.ui.show(&services, |list, width| in_words(&list.services, width));
+            cx.ui.show(&services, |all, width| in_words(&all.services, &all.published, width));
         }
         Verb::Open { service } => {
             let opened: ServiceOpened = cx.client.post("/v1/service/open", &parse(&service)?).await?;
@@ -53,21 +77,53 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             }
             cx.ui.show(&closed, |_, _| String::new());
         }
+        Verb::Publish { name, port } => {
+            let wanted = ServicePublish { name, port };
+            let published: ServicePublished = cx.client.post("/v1/service/publish", &wanted).await?;
+            cx.ui.show(&published, |published, _| format!("{}:{}", published.fqdn, published.port));
+        }
+        Verb::Unpublish { name } => {
+            let wanted = ServiceUnpublish { name };
+            let done: ServiceUnpublished = cx.client.post("/v1/service/unpublish", &wanted).await?;
+            if !done.unpublished {
+                cx.ui.say("this host publishes nothing of that name");
+            }
+            cx.ui.show(&done, |_, _| String::new());
+        }
     }
     Ok(Exit::WELL)
 }
 
 /// Lays services out.
-pub fn in_words(services: &[ServiceRow], width: Option<u16>) -> String {
-    let row = |service: &ServiceRow| {
-        let here = service.address_here.as_ref().zip(service.port_here);
-        let here = here.map_or("on demand".to_owned(), |(address, port)| format!("{address}:{port}"));
-        vec![service.fqdn.clone(), service.name.clone(), service.port.to_string(), here]
+pub fn in_words(services: &[ServiceRow], published: &[PublishedRow], width: Option<u16>) -> String {
+    let listens = |address: &Option<String>, port: Option<u16>| {
+        let here = address.as_ref().zip(port);
+        here.map_or("on demand".to_owned(), |(address, port)| format!("{address}:{port}"))
     };
-    let listed = table(&["NAME", "SERVICE", "PORT", "HERE"], services.iter().map(row), width);
+    let row = |service: &ServiceRow| {
+        let here = listens(&service.address_here, service.port_here);
+        vec![service.fqdn.clone(), service.name.clone(), service.port.to_string(), here, behind(service)]
+    };
+    let publishes = |of: &PublishedRow| {
+        let here = listens(&of.address_here, of.port_here);
+        vec![of.fqdn.clone(), of.name.clone(), of.port.to_string(), here, format!("published by {}", of.host)]
+    };
+    let rows = services.iter().map(row).chain(published.iter().map(publishes));
+    let listed = table(&["NAME", "SERVICE", "PORT", "HERE", "MACHINES"], rows, width);
     // On lines of their own, so that a terminal makes links of them.
     let browse = services.iter().filter_map(|service| Some(format!("browse: {}", service.url.as_ref()?)));
     std::iter::once(listed).chain(browse).collect::<Vec<_>>().join("\n")
+}
+
+/// Tells what is behind a service.
+fn behind(service: &ServiceRow) -> String {
+    let mut told = format!("{} of {} ready", service.ready, service.machines);
+    for (count, what) in [(service.draining, "draining"), (service.refused, "connections refused")] {
+        if count > 0 {
+            told.push_str(&format!(", {count} {what}"));
+        }
+    }
+    told
 }
 
 /// Reads `GROUP.SESSION[/SERVICE]`, with the zone behind the session or without, or `SESSION/MACHINE`.

@@ -77,7 +77,7 @@ pub fn in_words(session: &SessionStatus, width: Option<u16>) -> String {
     let heading = spread(&parts.each_ref().map(String::as_str), "   ", width);
     let mut text = format!("{heading}\n\n{}", machines(&session.machines, false, width));
     if !session.services.is_empty() {
-        text.push_str(&format!("\n\n{}", service::in_words(&session.services, width)));
+        text.push_str(&format!("\n\n{}", service::in_words(&session.services, &[], width)));
     }
     if let Some(below) = status::below(&session.below) {
         let level = session.level;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::free_mib;
 use crate::{
+    access::published::Services,
     config::Config,
     host::words::words,
     host::{data::DataDir, disk},
@@ -54,6 +55,8 @@ pub struct Around {
     pub pictures: Pictures,
     /// What this host's machines take.
     pub shares: watch::Receiver<Arc<Shares>>,
+    /// What it publishes.
+    pub published: watch::Receiver<Services>,
     /// Where facts go.
     pub facts: broadcast::Sender<Fact>,
     /// Ends it.
@@ -89,6 +92,7 @@ pub async fn gather(
         issuer: false,
         tells_seen: true,
         level: LEVEL,
+        published: BTreeMap::new(),
     }
 }
 
@@ -115,13 +119,16 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
         }
     }
     let mut shares = around.shares.clone();
+    let mut published = around.published.clone();
     let mut trouble = None;
     loop {
         let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = picture::told::memory_used_mib(&shares.borrow_and_update().clone());
         trouble = watch_disk(&around, &data, trouble).await;
         let gathered = gather(&config, &data, accelerator, &used).await;
-        let record = HostRecord { trouble: trouble.as_ref().map(|trouble| trouble.what.clone()), ..gathered };
+        let trouble_told = trouble.as_ref().map(|trouble| trouble.what.clone());
+        let services = (**published.borrow_and_update()).clone();
+        let record = HostRecord { trouble: trouble_told, published: services, ..gathered };
         around.mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
         if !*offered.borrow() && told(&around, accelerator).await {
             offered.send_replace(true);
@@ -130,6 +137,7 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
         tokio::select! {
             () = stop.cancelled() => return,
             changed = shares.changed() => if changed.is_err() { return },
+            changed = published.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -19,7 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiResult, about, failed, follow};
 use crate::{
-    access::forward::{self, Forwards},
+    access::{
+        balance::{Dial, Reach, Ways},
+        forward::Forwards,
+        published::Publisher,
+    },
     app::{self, App, Served},
     dns::zone::{self, Zones},
     facts,
@@ -74,6 +78,8 @@ pub(crate) struct Built {
     pub pictures: Pictures,
     /// How this host's programs reach groups.
     pub forwards: Forwards,
+    /// What this host publishes.
+    pub publisher: Publisher,
     /// What names are answered from.
     pub zones: Zones,
     /// Where facts go.
@@ -114,6 +120,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     tasks.spawn(core("picture", run_picture));
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
     let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
+    let publisher = publisher(&data, &net);
     let (mine, end) = (facts.clone(), stop.clone());
     let ground = Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end };
     let sessions = sessions::Parts {
@@ -137,6 +144,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         sessions,
         pictures,
         forwards,
+        publisher,
         zones,
         facts,
         tasks,
@@ -154,9 +162,10 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
 
 /// Makes what names are answered from, and how programs of this host reach what they stand for.
 fn names(data: &DataDir, mesh: &Mesh, pictures: &Pictures, zone: &str) -> (Forwards, Zones) {
-    let (dial, targets) = (dialer(&mesh.net()), zone::targets(pictures));
+    let ways =
+        Ways { dial: dialer(&mesh.net()), targets: zone::targets(pictures), reach: reacher(&mesh.net()) };
     let kept = data.path().join("forward.json");
-    let forwards = Forwards::new(mesh.me(), kept, dial, targets, limits::shares());
+    let forwards = Forwards::new(mesh.me(), kept, ways, limits::shares());
     let zones = Zones::new(zone.to_owned(), pictures.clone(), mesh.interfaces(), forwards.clone());
     (forwards, zones)
 }
@@ -185,6 +194,7 @@ impl Built {
             qemu: self.qemu.clone(),
             sessions: self.sessions.for_people(),
             forwards: self.forwards.clone(),
+            publisher: self.publisher.clone(),
             served,
             started: Instant::now(),
         })
@@ -196,6 +206,7 @@ impl Built {
             mesh: self.mesh.clone(),
             pictures: self.pictures.clone(),
             shares: self.sessions.shares(),
+            published: self.publisher.watch(),
             facts: self.facts.clone(),
             stop: self.stop.clone(),
         }
@@ -326,12 +337,30 @@ async fn answer_raft(sessions: ForMembers, mut inbox: mpsc::Receiver<RaftInbound
 }
 
 /// Opens streams into machines for the forwards of this host.
-fn dialer(net: &mesh::net::Net) -> forward::Dial {
+fn dialer(net: &mesh::net::Net) -> Dial {
     let net = net.clone();
     Arc::new(move |session, machine, port| {
         let net = net.clone();
         Box::pin(async move {
             let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as Box<dyn mesh::net::End>)
+        })
+    })
+}
+
+/// Reads what this host publishes, and lets members reach it.
+fn publisher(data: &DataDir, net: &mesh::net::Net) -> Publisher {
+    let net = net.clone();
+    Publisher::new(data.path().join("published"), Box::new(move |ports| net.publish(ports)))
+}
+
+/// Opens streams to what other hosts publish.
+fn reacher(net: &mesh::net::Net) -> Reach {
+    let net = net.clone();
+    Arc::new(move |host, port| {
+        let net = net.clone();
+        Box::pin(async move {
+            let stream = net.dial_host(host, port).await.map_err(std::io::Error::other)?;
             Ok(Box::new(stream) as Box<dyn mesh::net::End>)
         })
     })

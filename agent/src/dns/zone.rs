@@ -2,7 +2,7 @@
 //! forwards, whenever one of them changes, a few times a second at most. Before a host is told a forward
 //! address, its ports listen.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh::Interfaces;
 use proto::{
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::forward::{Forwards, Targets},
+    access::{balance::Targets, forward::Forwards, places::Place},
     dns::{Found, Resolve},
     picture::Pictures,
 };
@@ -55,8 +55,11 @@ impl Zones {
             let zones = self.clone();
             // Gives new groups their addresses, and writes those down.
             let gathered = tokio::task::spawn_blocking(move || {
-                let known = zones.pictures.now().shares.clone();
-                zones.forwards.keep(|session| known.contains_key(&session));
+                let picture = zones.pictures.now();
+                zones.forwards.keep(|place| match place {
+                    Place::Label(session, _) => picture.shares.contains_key(session),
+                    Place::Host(host) => picture.members.contains_key(host),
+                });
                 zones.refresh();
             });
             if let Err(error) = gathered.await {
@@ -81,11 +84,22 @@ impl Zones {
         let mut own = Zone { zone: self.zone.clone(), here, ..Zone::default() };
         for share in picture.shares.values() {
             let labels = zone::forwarded(share);
-            self.forwards.assign(share.session, &labels);
+            let places = labels.iter().map(|label| (share.session, label.as_str()).into());
+            self.forwards.assign(&places.collect::<Vec<Place>>());
             for label in labels {
                 if let Some(forward) = forward(&self.forwards, share, &label) {
                     own.forwards.insert((share.session, label), forward);
                 }
+            }
+        }
+        let others = picture.members.keys().filter(|host| **host != picture.me);
+        for (host, record) in others.filter_map(|host| Some((*host, picture.host_record(*host)?))) {
+            let ports = record
+                .published()
+                .map(|(service, port)| (service.clone(), self.forwards.port_here(host, port)));
+            let ports: BTreeMap<Name, u16> = ports.collect();
+            if let Some(address) = (!ports.is_empty()).then(|| self.forwards.address(host)).flatten() {
+                own.host_forwards.insert(host, Forward { address, ports });
             }
         }
         let zone = Arc::new(zone::zone(&picture, own));
@@ -116,12 +130,8 @@ impl Zones {
 
     /// Makes the ports of a name listen before it is answered. Tells whether that changed the zone.
     async fn listen_for(&self, zone: &Zone, name: &str, kind: Kind) -> bool {
-        let Some((session, label)) = names::forward_for(zone, name, kind) else { return false };
-        let Some(told) = zone.forwards.get(&(session, label.clone())) else { return false };
-        let label = label.as_str();
-        let group = zone.sessions.get(&session).and_then(|share| zone::group(share, label));
-        let ports = group.map(|group| group.services.values().copied()).into_iter().flatten();
-        match self.forwards.open(session, label, ports).await {
+        let Some((place, ports, told)) = behind(zone, name, kind) else { return false };
+        match self.forwards.open(place.clone(), ports).await {
             // Almost always: the zone says already where each port listens.
             Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {
                 false
@@ -131,11 +141,24 @@ impl Zones {
                 true
             }
             Err(error) => {
-                tracing::warn!(label, %error, "no forward listens");
+                tracing::warn!(?place, %error, "no forward listens");
                 false
             }
         }
     }
+}
+
+/// Finds what the answer to a name leads to, the ports that are to listen there, and what is told of them.
+fn behind<'a>(zone: &'a Zone, name: &str, kind: Kind) -> Option<(Place, Vec<u16>, &'a Forward)> {
+    if let Some((session, label)) = names::forward_for(zone, name, kind) {
+        let group = zone.sessions.get(&session).and_then(|share| zone::group(share, &label));
+        let ports = group.map(|group| group.services.values().copied().collect()).unwrap_or_default();
+        let place = (session, label.as_str()).into();
+        return Some((place, ports, zone.forwards.get(&(session, label))?));
+    }
+    let host = names::published::forward_for(zone, name, kind)?;
+    let ports = zone.hosts.get(&host)?.published.values().copied().collect();
+    Some((Place::Host(host), ports, zone.host_forwards.get(&host)?))
 }
 
 /// Gives the function that finds the machines behind a forward: ready ones, nearest first.
@@ -148,8 +171,8 @@ pub fn targets(pictures: &Pictures) -> Targets {
 }
 
 fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
-    let address = forwards.address(share.session, label)?;
-    let port =
-        |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(share.session, label, *port));
+    let place = (share.session, label);
+    let address = forwards.address(place)?;
+    let port = |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(place, *port));
     Some(Forward { address, ports: zone::group(share, label)?.services.iter().map(port).collect() })
 }

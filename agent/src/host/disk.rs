@@ -24,7 +24,7 @@ use crate::host::{data::DataDir, durable, private, users};
 pub const LAYOUT: u32 = 4;
 /// What an agent writes in a data directory. Whatever else is there is none of our business: a disk of
 /// its own holds root's `lost+found`, others put snapshots there, and the settings are only read.
-const OURS: [&str; 13] = [
+const OURS: [&str; 16] = [
     "version",
     "lock",
     "api.sock",
@@ -36,7 +36,10 @@ const OURS: [&str; 13] = [
     "sessions",
     "run",
     "forward.json",
+    "published",
     "dns.port",
+    "browser.port",
+    "socks.port",
     "qemu.json",
 ];
 /// Entries of a data directory that are looked at for other owners.

@@ -25,6 +25,8 @@ pub struct Shares {
     pub listening: usize,
     /// Connections of browsers to the front door, of two descriptors each.
     pub browsing: usize,
+    /// Connections through SOCKS, of two descriptors each.
+    pub proxied: usize,
 }
 
 /// Raises the soft limit of descriptors to the hard one.
@@ -65,10 +67,11 @@ fn share_out(limit: u64) -> Shares {
     };
     Shares {
         api: part(8, 4, 512),
-        names: part(16, 2, 256),
+        names: part(32, 2, 256),
         forwarded: part(16, 2, 8192),
         listening: part(16, 2, 4096),
         browsing: part(32, 1, 1024),
+        proxied: part(64, 1, 1024),
     }
 }
 
@@ -79,11 +82,11 @@ mod tests {
     #[test]
     fn others_never_hold_half_of_all_descriptors() {
         for limit in [48_u64, 64, 256, 1024, 4096, 1 << 20] {
-            let Shares { api, names, forwarded, listening, browsing } = share_out(limit);
-            let all = api + names + 2 * (forwarded + listening + browsing);
+            let Shares { api, names, forwarded, listening, browsing, proxied } = share_out(limit);
+            let all = api + names + 2 * (forwarded + listening + browsing + proxied);
             assert!(all as u64 * 2 <= limit, "{limit}: {all}");
         }
-        let usual = Shares { api: 128, names: 64, forwarded: 64, listening: 64, browsing: 32 };
+        let usual = Shares { api: 128, names: 32, forwarded: 64, listening: 64, browsing: 32, proxied: 16 };
         assert_eq!(share_out(1024), usual);
     }
 }

@@ -138,6 +138,11 @@ impl Shim {
         wire::ask(&self.paths.control(), &Wish::Dial { port }, DIAL).await
     }
 
+    /// Asks how much the shim holds.
+    pub async fn counts(&self) -> io::Result<wire::Counts> {
+        wire::counts(&self.paths.control(), ANSWER).await
+    }
+
     /// Opens the serial console: what it printed, then both directions live.
     pub async fn console(&self) -> io::Result<UnixStream> {
         wire::ask(&self.paths.control(), &Wish::Console, ANSWER).await

@@ -27,6 +27,12 @@ use crate::{
 /// What a guest gets to shut down before QEMU is ended.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long connections into a machine that a person stops may go on: nobody is led there any more, and what is under
+/// way may end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks whether any is left.
+const DRAINED_AGAIN: Duration = Duration::from_millis(250);
+
 /// Between two questions to a shim whether it answers, and how many in a row may go unanswered.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 const SILENCES: u32 = 2;
@@ -196,6 +202,9 @@ async fn stop(work: &Work, because: &str) -> Result<Ended, String> {
     };
     match found {
         Ok(Some(shim)) => {
+            if work.order.share.machines.iter().any(|spec| spec.machine == *machine && !spec.run) {
+                drained(&shim).await;
+            }
             shim.stop(STOP_WITHIN).await.map_err(|error| format!("QEMU does not end: {error}"))?;
             let status = shim.status().borrow().clone();
             Ok(Outcome::Stopped(Some(told(&status))).into())
@@ -207,6 +216,17 @@ async fn stop(work: &Work, because: &str) -> Result<Ended, String> {
             ended.map(|()| Outcome::Stopped(None).into()).map_err(|error| words(&error))
         }
     }
+}
+
+/// Waits until no connection into the guest is left, or long enough.
+async fn drained(shim: &Shim) {
+    let empty = async {
+        while shim.counts().await.is_ok_and(|counts| counts.dials > 0) {
+            tokio::time::sleep(DRAINED_AGAIN).await;
+        }
+    };
+    // What is left then ends with the guest.
+    tokio::time::timeout(DRAIN_WITHIN, empty).await.ok();
 }
 
 async fn remove(work: &Work, epoch: Epoch) -> Result<Ended, String> {

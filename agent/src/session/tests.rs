@@ -66,6 +66,7 @@ fn about(name: &Name) -> HostRecord {
         issuer: false,
         tells_seen: true,
         level: proto::level::LEVEL,
+        published: BTreeMap::new(),
     }
 }
 

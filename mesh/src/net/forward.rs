@@ -9,7 +9,7 @@
 
 use std::{io, time::Duration};
 
-use iroh::endpoint::{RecvStream, SendStream, VarInt};
+use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use minicbor::{Decode, Encode};
 use proto::{
     id::{MachineName, SessionId},
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{Dial, Net, hosts::Unreachable, splice::splice};
+use super::{Dial, End, Net, hosts::Unreachable, published, splice::splice};
 use crate::identity::host_of_endpoint;
 
 /// A TCP connection into a guest.
@@ -131,53 +131,77 @@ pub(super) async fn dial(
         .await
         .map_err(|source| ForwardError::Unreachable { machine: machine.clone(), source })?;
     let header = Header { session, machine: machine.clone(), port };
+    match ask(&connection, &wire::encode(&header)).await {
+        Ok(stream) => Ok(Either::Right(stream)),
+        Err(error) => Err(match answer_of(&error) {
+            BROKEN => ForwardError::Broke { machine: machine.clone(), source: error },
+            answer => refusal(answer, machine, port),
+        }),
+    }
+}
+
+/// Opens a stream for what `header` asks for. The kind of an error is the other host's answer.
+pub(super) async fn ask(connection: &Connection, header: &[u8]) -> io::Result<Join<RecvStream, SendStream>> {
     let asked = time::timeout(ANSWER_WITHIN, async {
         let (mut send, mut recv) = connection.open_bi().await.map_err(io::Error::other)?;
-        let bytes = wire::encode(&header);
-        let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-        send.write_all(&[&length.to_be_bytes(), &bytes[..]].concat()).await?;
+        let length = u16::try_from(header.len()).map_err(io::Error::other)?;
+        send.write_all(&[&length.to_be_bytes(), header].concat()).await?;
         let answer = recv.read_u8().await?;
         Ok((answer, tokio::io::join(recv, send)))
     });
-    match asked.await {
-        Ok(Ok((CONNECTED, stream))) => Ok(Either::Right(stream)),
-        Ok(Ok((answer, _))) => Err(refusal(answer, machine, port)),
-        Ok(Err(source)) => Err(ForwardError::Broke { machine: machine.clone(), source }),
-        Err(_) => Err(refusal(TIMED_OUT, machine, port)),
+    match asked.await.unwrap_or_else(|_| timed_out())? {
+        (CONNECTED, stream) => Ok(stream),
+        (NOT_RUNNING, _) => Err(io::ErrorKind::NotFound.into()),
+        (REFUSED, _) => Err(io::ErrorKind::ConnectionRefused.into()),
+        (TIMED_OUT, _) => timed_out(),
+        _ => Err(io::Error::other("the other host could not connect")),
     }
 }
 
 /// Serves one stream that another host opened.
-pub(super) async fn serve(net: Net, mut send: SendStream, mut recv: RecvStream) {
-    let Ok(Some(header)) = time::timeout(HEADER_WITHIN, read_header(&mut recv)).await else {
+pub(super) async fn serve(net: Net, send: SendStream, mut recv: RecvStream) {
+    let Ok(Some(asked)) = time::timeout(HEADER_WITHIN, read_asked(&mut recv)).await else {
         return;
     };
-    let (answer, guest) = match local(&net, header.session, &header.machine) {
-        None => (NOT_RUNNING, None),
-        Some(dial) => {
-            let opened = time::timeout(DIAL_WITHIN, dial(header.port)).await;
-            match opened.unwrap_or_else(|_| timed_out()) {
-                Ok(guest) => (CONNECTED, Some(guest)),
-                Err(error) => (answer_of(&error), None),
-            }
+    match asked {
+        Asked::Machine(header) => {
+            let dial = local(&net, header.session, &header.machine);
+            let opened = async { dial.ok_or(io::ErrorKind::NotFound)?(header.port).await };
+            carry(opened, send, recv).await;
         }
-    };
+        Asked::Host(header) => carry(published::connect(&net, header.port), send, recv).await,
+    }
+}
+
+/// Answers how opening went, and joins what was opened with the stream.
+async fn carry<E: End>(open: impl Future<Output = io::Result<E>>, mut send: SendStream, recv: RecvStream) {
+    let opened = time::timeout(DIAL_WITHIN, open).await.unwrap_or_else(|_| timed_out());
+    let answer = opened.as_ref().map_or_else(answer_of, |_| CONNECTED);
     let said = send.write_all(&[answer]).await;
-    let (Ok(()), Some(mut guest)) = (said, guest) else { return };
+    let (Ok(()), Ok(mut opened)) = (said, opened) else { return };
     let mut stream = tokio::io::join(recv, send);
-    if splice(&mut guest, &mut stream, COPY_BYTES).await.is_err() {
+    if splice(&mut opened, &mut stream, COPY_BYTES).await.is_err() {
         let (mut recv, mut send) = stream.into_inner();
         // Either may be over already, which is what we want.
         let _ = (send.reset(BROKE), recv.stop(BROKE));
     }
 }
 
-pub(crate) async fn read_header(recv: &mut (impl AsyncRead + Unpin)) -> Option<Header> {
+/// What another host opens a stream for.
+pub(crate) enum Asked {
+    Machine(Header),
+    Host(published::Header),
+}
+
+pub(crate) async fn read_asked(recv: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
     let mut bytes = [0; MAX_HEADER_BYTES];
     let length = recv.read_u16().await.ok()?;
     let bytes = bytes.get_mut(..usize::from(length))?;
     recv.read_exact(bytes).await.ok()?;
-    wire::decode(bytes, MAX_HEADER_BYTES).ok()
+    match wire::decode(bytes, MAX_HEADER_BYTES) {
+        Ok(header) => Some(Asked::Machine(header)),
+        Err(_) => wire::decode(bytes, MAX_HEADER_BYTES).ok().map(Asked::Host),
+    }
 }
 
 fn local(net: &Net, session: SessionId, machine: &MachineName) -> Option<Dial> {

@@ -1,5 +1,5 @@
 //! The session network between hosts: ALPN `mesh/net/1`. Packets of guests travel as datagrams,
-//! TCP connections into guests as streams. Owns the attached machines, the routes and one link
+//! TCP connections into guests, and to what hosts publish, as streams. Owns the attached machines, the routes and one link
 //! per remote host; decides nothing about membership, which the endpoint's hook did before.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! epoch that the directory names. Queues are bounded and drop the newest, counted by reason.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt, io,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -19,14 +19,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use iroh::{
     Endpoint,
-    endpoint::Connection,
+    endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
 use proto::{
     id::{Epoch, HostId, MachineName, SessionId},
     session::Directory,
 };
-use tokio::{net::UnixStream, sync::mpsc};
+use tokio::{io::Join, net::UnixStream, sync::mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -37,6 +37,7 @@ pub use counts::Counts;
 use counts::{Count, Counters};
 pub use forward::{ForwardError, Stream};
 use hosts::Hosts;
+pub use published::PublishedError;
 use routes::{Lost, Next, Routes};
 pub use splice::{End, splice, splices};
 
@@ -44,6 +45,7 @@ mod counts;
 pub(crate) mod forward;
 mod hosts;
 mod local;
+mod published;
 mod routes;
 mod splice;
 #[cfg(test)]
@@ -84,6 +86,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Tables {
+    /// Ports of this host's loopback that members may reach.
+    published: BTreeSet<u16>,
     routes: HashMap<SessionId, Routes>,
     locals: HashMap<(SessionId, MachineName), Attached>,
 }
@@ -157,6 +161,20 @@ impl Net {
         port: u16,
     ) -> Result<Stream, ForwardError> {
         forward::dial(self, session, machine, port).await
+    }
+
+    /// Lets members reach these ports of this host's loopback from now on, and no others.
+    pub fn publish(&self, ports: BTreeSet<u16>) {
+        self.0.tables_mut().published = ports;
+    }
+
+    /// Opens a connection to a port that another host publishes.
+    pub async fn dial_host(
+        &self,
+        host: HostId,
+        port: u16,
+    ) -> Result<Join<RecvStream, SendStream>, PublishedError> {
+        published::dial(self, host, port).await
     }
 
     /// Tells what was carried and what was lost, since the start.

@@ -16,7 +16,7 @@ use iroh::{
 };
 use proto::session::{GroupEntry, Guard, MachineEntry, Prefix};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time,
 };
 use tokio_util::codec::Framed;
@@ -26,9 +26,11 @@ use crate::{link::PortCodec, tests::golden::bytes::Sample};
 
 const SESSION: SessionId = SessionId([9; 16]);
 
-/// What is said before a connection into a machine.
-pub(crate) fn header() -> Sample {
-    Sample::message("connect.one", Header { session: SESSION, machine: "web-1".parse().unwrap(), port: 80 })
+/// What is said before a connection into a machine, or to what a host publishes.
+pub(crate) fn headers() -> [Sample; 2] {
+    let machine = Header { session: SESSION, machine: "web-1".parse().unwrap(), port: 80 };
+    let host = published::Header { port: 8080 };
+    [Sample::message("connect.one", machine), Sample::message("connect-host.one", host)]
 }
 
 /// Bounds every wait of these tests.
@@ -284,7 +286,7 @@ async fn a_lost_port_is_opened_again_and_names_work_on_it() {
     net.shutdown();
 }
 
-async fn talk(stream: Stream) {
+async fn talk(stream: impl AsyncRead + AsyncWrite) {
     let (mut read, mut write) = tokio::io::split(stream);
     let said: Vec<u8> = (0..2_000_000u32).map(|at| at as u8).collect();
     let mut heard = Vec::new();
@@ -328,6 +330,28 @@ async fn what_cannot_be_dialed_says_why() {
     hosts[1].net.detach(SESSION, &name(2));
     assert_eq!(dial(1, 7).await, "web-1 is not running on its host");
     assert_eq!(dial(2, 7).await, "web-2 is not running on its host");
+    stop(hosts).await;
+}
+
+#[tokio::test]
+async fn what_a_host_publishes_is_reached_from_another_and_nothing_else_of_its_loopback() {
+    let (hosts, _shims) = pair().await;
+    let (asker, publisher) = (&hosts[0].net, &hosts[1]);
+    let program = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = program.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = program.accept().await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    let ask = || async { within("an answer", asker.dial_host(publisher.id, port)).await };
+    assert!(matches!(ask().await, Err(PublishedError::Unpublished(_))));
+    publisher.net.publish([port].into());
+    talk(ask().await.unwrap()).await;
+    serving.await.unwrap();
+    assert!(matches!(ask().await, Err(PublishedError::Refused(_))), "nobody listens any more");
+    publisher.net.publish(BTreeSet::new());
+    assert!(matches!(ask().await, Err(PublishedError::Unpublished(_))));
     stop(hosts).await;
 }
 

@@ -22,7 +22,7 @@ const FILES: Files = Files(concat!(env!("CARGO_MANIFEST_DIR"), "/src/golden.txt"
 fn samples() -> Vec<Sample> {
     let mut samples = quorum::tests::golden::samples();
     samples.extend(join::tests::samples(reach()));
-    samples.push(net::tests::header());
+    samples.extend(net::tests::headers());
     let known = Known { reach: reach(), proved: reach().addresses, level: Some(Level::from(2)) };
     samples.push(Sample::message("places.one", Places { known: [(HostId([1; 32]), known)].into() }));
     samples

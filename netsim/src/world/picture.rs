@@ -130,6 +130,7 @@ impl Host {
             issuer: false,
             tells_seen: true,
             level: self.level,
+            published: BTreeMap::new(),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{FORWARD_RANGE, Kind, Resolution, View, Zone, within};
+use super::{FORWARD_RANGE, Kind, Resolution, View, Zone, published, within};
 use crate::session::{Prefix, Share};
 
 /// The domain of names of IPv4 addresses.
@@ -77,7 +77,8 @@ fn guests(zone: &Zone, view: View) -> Option<&Share> {
 
 fn name_of(zone: &Zone, view: View, address: Ipv4Addr) -> Option<String> {
     if view == View::Host {
-        let ((id, label), _) = zone.forwards.iter().find(|(_, forward)| forward.address == address)?;
+        let of_session = zone.forwards.iter().find(|(_, forward)| forward.address == address);
+        let Some(((id, label), _)) = of_session else { return published::pointer(zone, address) };
         let (session, _) = zone.labels.iter().find(|(_, of)| *of == id)?;
         return Some(format!("{label}.{session}"));
     }
@@ -92,7 +93,10 @@ fn any_below(zone: &Zone, view: View, octets: &[u8]) -> bool {
     base[..octets.len()].copy_from_slice(octets);
     let below = Prefix { base: base.into(), len: 8 * octets.len() as u8 };
     match view {
-        View::Host => zone.forwards.values().any(|forward| below.contains(forward.address)),
+        View::Host => {
+            let mut forwards = zone.forwards.values().chain(zone.host_forwards.values());
+            forwards.any(|forward| below.contains(forward.address))
+        }
         View::Guest(..) => {
             guests(zone, view).is_some_and(|s| s.directory.machines().any(|e| below.contains(e.address)))
         }

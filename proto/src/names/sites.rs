@@ -20,6 +20,10 @@ use crate::{
 
 /// The domain that browsers resolve to loopback.
 pub const DOMAIN: &str = "localhost";
+/// Loopback as addresses: a browser that was given one of them is shown the index.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "[::1]"];
+/// The port of an address without one.
+const HTTP: u16 = 80;
 /// The service that a browser means where several speak HTTP.
 const USUAL: &str = "http";
 
@@ -132,13 +136,29 @@ pub fn name(
     Some(format!("{before}{group}.{label}.{DOMAIN}"))
 }
 
-/// Tells whether a page of the origin host `from` may ask the site `to`: it is the same session's. Everything else
-/// that a browser shows is a stranger to what runs in the mesh.
-pub fn is_friend(from: &str, to: &str) -> bool {
-    let of = |name: &str| {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
+/// Takes apart whom a request names (RFC 3986, section 3.2): the name in lower case, where loopback's own addresses
+/// are the index, and the port, which is 80 where none is written and `None` where it is no port.
+pub fn authority(text: &str) -> (String, Option<u16>) {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let (host, port) = match text.rsplit_once(':').filter(|(_, port)| is_port(port)) {
+        Some((host, "")) => (host, Some(HTTP)),
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (text, Some(HTTP)),
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    (if LOOPBACK.contains(&host.as_str()) { DOMAIN.to_owned() } else { host }, port)
+}
+
+/// Tells whether a page of `origin` (RFC 6454, section 6.2) may ask the site `to` of the front door on `port`: it came
+/// through that door itself, and is the same session's. Everything else that a browser shows is a stranger to what
+/// runs in the mesh, also what other programs of this host serve on loopback.
+pub fn is_friend(origin: &str, port: u16, to: &str) -> bool {
+    let Some(from) = origin.strip_prefix("http://") else { return false };
+    let (from, of_port) = authority(from);
+    let session = |name: &str| {
         let inner = name.strip_suffix(DOMAIN)?.strip_suffix('.')?.to_owned();
         Some(inner.rsplit('.').next()?.to_owned())
     };
-    from == to || of(from).is_some_and(|session| of(to).as_ref() == Some(&session))
+    of_port == Some(port)
+        && (from == to || session(&from).is_some_and(|of| session(to).as_ref() == Some(&of)))
 }

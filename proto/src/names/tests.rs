@@ -29,7 +29,8 @@ fn zone(state: &State) -> Zone {
     let host = |name: &str, address: &str| {
         let addresses = vec![address.parse().unwrap(), "fd00::7".parse().unwrap()];
         let same_computer = name == "nas";
-        (host_id(name), HostEntry { name: name.parse().unwrap(), addresses, same_computer })
+        let (name, id) = (name.parse().unwrap(), host_id(name));
+        (id, HostEntry { name, addresses, same_computer, near: same_computer, published: BTreeMap::new() })
     };
     let sessions: BTreeMap<_, _> = [(SESSION, Arc::new(slice::share(state, host_id("nas"))))].into();
     let nearest = |group: &str, machine: &str| ((SESSION, group.parse().unwrap()), machine.parse().unwrap());
@@ -45,8 +46,90 @@ fn zone(state: &State) -> Zone {
         nearest: [nearest("web", "web-1"), nearest("db", "db-1")].into(),
         ready: ["web-1", "web-2", "db-1"].map(|machine| ready(SESSION, machine)).into(),
         forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
+        host_forwards: BTreeMap::new(),
         here: Here::default(),
     }
+}
+
+/// The same, where `attic` and `nas` publish their files and the asker knows a way to those of `attic`.
+fn with_published() -> Zone {
+    let mut zone = zone(&shop());
+    for host in zone.hosts.values_mut() {
+        host.published.insert("files".parse().unwrap(), 445);
+    }
+    let ports = [("files".parse().unwrap(), 8445)].into();
+    zone.host_forwards =
+        [(host_id("attic"), Forward { address: Ipv4Addr::new(127, 64, 0, 9), ports })].into();
+    zone
+}
+
+#[test]
+fn what_a_host_publishes_is_reached_by_name_on_every_host() {
+    check(
+        &with_published(),
+        View::Host,
+        "A files.attic.host.mesh.internal
+         SRV _files._tcp.attic.host.mesh.internal
+         A files.nas.host.mesh.internal
+         SRV _files._tcp.nas.host.mesh.internal
+         AAAA files.attic.host.mesh.internal
+         A _tcp.attic.host.mesh.internal
+         A photos.attic.host.mesh.internal
+         SRV _photos._tcp.attic.host.mesh.internal
+         A files.vps.host.mesh.internal
+         A x.files.attic.host.mesh.internal
+         PTR 9.0.64.127.in-addr.arpa",
+        expect![[r#"
+            A files.attic.host.mesh.internal: 127.64.0.9
+            SRV _files._tcp.attic.host.mesh.internal: files.attic.host.mesh.internal:8445
+            A files.nas.host.mesh.internal: 127.0.0.1
+            SRV _files._tcp.nas.host.mesh.internal: files.nas.host.mesh.internal:445
+            AAAA files.attic.host.mesh.internal: NoData
+            A _tcp.attic.host.mesh.internal: NoData
+            A photos.attic.host.mesh.internal: NoName
+            SRV _photos._tcp.attic.host.mesh.internal: NoName
+            A files.vps.host.mesh.internal: NoName
+            A x.files.attic.host.mesh.internal: NoName
+            PTR 9.0.64.127.in-addr.arpa: attic.host.mesh.internal
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_program_is_told_of_a_host_listens_by_then() {
+    let leads = |name: &str, kind| published::forward_for(&with_published(), name, kind);
+    let attic = Some(host_id("attic"));
+    assert_eq!(leads("FILES.attic.host.mesh.internal.", Kind::A), attic);
+    assert_eq!(leads("_files._tcp.attic.host.mesh.internal", Kind::Srv), attic);
+    assert_eq!(leads("attic.host.mesh.internal", Kind::A), attic);
+    assert_eq!(leads("files.nas.host.mesh.internal", Kind::A), None, "this host's own");
+    assert_eq!(leads("web.shop.mesh.internal", Kind::A), None);
+}
+
+#[test]
+fn guests_are_led_to_nothing_that_a_host_publishes() {
+    check(
+        &with_published(),
+        View::Guest(SESSION, Egress::Lan),
+        "A files.attic.host.mesh.internal\nA files.nas.host.mesh.internal",
+        expect![[r#"
+            A files.attic.host.mesh.internal: NoData
+            A files.nas.host.mesh.internal: NoData
+        "#]],
+    );
+}
+
+#[test]
+fn a_host_elsewhere_is_answered_by_the_way_to_what_it_publishes() {
+    let attic = |zone: &Zone| ask(zone, View::Host, "A attic.host.mesh.internal");
+    let mut zone = with_published();
+    assert!(attic(&zone).contains("127.64.0.9"), "{}", attic(&zone));
+    // In one network its own address is the shortest way, and leads to all of it.
+    zone.hosts.get_mut(&host_id("attic")).unwrap().near = true;
+    assert!(attic(&zone).contains("192.168.1.3"), "{}", attic(&zone));
+    zone.hosts.get_mut(&host_id("attic")).unwrap().near = false;
+    zone.hosts.get_mut(&host_id("attic")).unwrap().published.clear();
+    assert!(attic(&zone).contains("192.168.1.3"), "{}", attic(&zone));
 }
 
 fn ask(zone: &Zone, view: View, questions: &str) -> String {
@@ -551,10 +634,31 @@ fn what_a_browser_is_sent_to_leads_back_to_the_service() {
 }
 
 #[test]
-fn only_pages_of_the_same_session_are_friends() {
-    assert!(sites::is_friend("api.shop.localhost", "web.shop.localhost"));
-    assert!(sites::is_friend("localhost", "localhost"));
-    for stranger in ["evil.example", "web.blog.localhost", "localhost", "shop.localhost.evil.example", ""] {
-        assert!(!sites::is_friend(stranger, "web.shop.localhost"), "{stranger}");
+fn only_pages_of_the_same_session_that_came_through_this_door_are_friends() {
+    for (origin, to) in [
+        ("http://api.shop.localhost:7080", "web.shop.localhost"),
+        ("http://WEB.shop.localhost.:7080", "web.shop.localhost"),
+        ("http://localhost:7080", "localhost"),
+        ("http://127.0.0.1:7080", "localhost"),
+        ("http://[::1]:7080", "localhost"),
+    ] {
+        assert!(sites::is_friend(origin, 7080, to), "{origin}");
     }
+    assert!(sites::is_friend("http://web.shop.localhost", 80, "web.shop.localhost"));
+    for stranger in [
+        "https://evil.example",
+        "http://web.blog.localhost:7080",
+        "http://localhost:7080",
+        "http://shop.localhost.evil.example:7080",
+        "http://web.shop.localhost:3000",
+        "http://web.shop.localhost",
+        "http://web.shop.localhost:72616",
+        "https://web.shop.localhost:7080",
+        "web.shop.localhost:7080",
+        "null",
+        "",
+    ] {
+        assert!(!sites::is_friend(stranger, 7080, "web.shop.localhost"), "{stranger}");
+    }
+    assert!(!sites::is_friend("http://127.0.0.1:3000", 7080, "localhost"), "another program of this host");
 }

@@ -81,6 +81,11 @@ fn member(line: &str, me: HostId) -> (HostId, Member, HostRecord) {
             ("issuer", _) => member.issuer = true,
             ("rtt", ms) => member.way.as_mut().unwrap().rtt_ms = ms.parse().unwrap(),
             ("relayed", _) => member.way.as_mut().unwrap().direct = false,
+            ("via", via) => member.way.as_mut().unwrap().via = via.into(),
+            ("at", address) => record.reach.addresses.push(address.parse().unwrap()),
+            ("publishes", port) => {
+                record.published.insert("files".parse().unwrap(), port.parse().unwrap());
+            }
             ("trouble", what) => record.trouble = Some(what.replace('_', " ")),
             ("disk", mib) => record.disk_mib = mib.parse().unwrap(),
             ("used", mib) => {
@@ -114,6 +119,7 @@ fn host_record(name: &str) -> HostRecord {
         issuer: false,
         tells_seen: true,
         level: LEVEL,
+        published: BTreeMap::new(),
     }
 }
 

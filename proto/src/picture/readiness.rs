@@ -49,14 +49,24 @@ pub fn ready(picture: &Picture, share: &Share) -> BTreeSet<MachineName> {
         .collect()
 }
 
-/// Tells whether a machine is ready.
+/// Tells whether a machine is ready. One that is to stop is not: nobody is led there any more, whatever its host has
+/// said of it last.
 pub fn is_ready(picture: &Picture, session: SessionId, entry: &MachineEntry) -> bool {
-    report(picture, session, entry).is_some_and(|report| report.phase == Phase::Ready)
+    entry.run && report(picture, session, entry).is_some_and(|report| report.phase == Phase::Ready)
+}
+
+/// Tells whether a machine is to stop and still runs: what is connected to it may end.
+pub fn drains(picture: &Picture, session: SessionId, entry: &MachineEntry) -> bool {
+    let runs = |phase| matches!(phase, Phase::Running | Phase::Booted | Phase::Ready | Phase::Paused);
+    !entry.run && report(picture, session, entry).is_some_and(|report| runs(report.phase))
 }
 
 /// Lists the ready machines behind a label, a group's or a machine's own: those of this host first, then the
 /// nearest.
 pub fn behind(picture: &Picture, share: &Share, label: &str) -> Vec<MachineName> {
+    if share.ended {
+        return Vec::new();
+    }
     let mut found: Vec<(bool, u64, &MachineName)> = Vec::new();
     for (group, entry) in &share.directory.groups {
         let named = |machine: &MachineName| group.as_str() == label || machine.to_string() == label;

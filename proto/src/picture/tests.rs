@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::{fixture::*, *};
 use crate::{
+    addresses::{Here, Net},
     names::{self, HostEntry, Kind, Resolution, View, Zone},
     session::{
         Command, State,
@@ -84,6 +85,34 @@ fn connections_go_to_ready_machines_here_then_to_the_nearest() {
 }
 
 #[test]
+fn a_machine_that_is_to_stop_gets_no_new_connections_and_drains() {
+    let state = shop();
+    let mut picture = seen(&state, &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@1 ready"));
+    let drains = |picture: &Picture| {
+        let share = &picture.shares[&SESSION];
+        let all = share.directory.machines().filter(|entry| readiness::drains(picture, SESSION, entry));
+        all.map(|entry| entry.machine.to_string()).collect::<Vec<_>>()
+    };
+    let behind = |picture: &Picture| {
+        let found = readiness::behind(picture, &picture.shares[&SESSION], "web");
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!((behind(&picture).len(), drains(&picture)), (2, Vec::new()));
+
+    // Its host has not said a word since, and nobody waits for one.
+    let mut share = (*picture.shares[&SESSION]).clone();
+    let web = share.directory.groups.get_mut(&"web".parse().unwrap()).unwrap();
+    web.machines.iter_mut().filter(|entry| entry.machine.to_string() == "web-1").for_each(|e| e.run = false);
+    picture.apply(Input::Shares(Arc::new([(SESSION, Arc::new(share.clone()))].into())));
+    assert_eq!((behind(&picture), drains(&picture)), (vec!["web-2".to_owned()], vec!["web-1".to_owned()]));
+    assert!(!readiness::ready(&picture, &share).contains(&"web-1".parse().unwrap()));
+
+    share.ended = true;
+    picture.apply(Input::Shares(Arc::new([(SESSION, Arc::new(share))].into())));
+    assert_eq!(behind(&picture), Vec::<String>::new(), "nor does any machine of a session that ends");
+}
+
+#[test]
 fn names_follow_the_picture() {
     let picture = seen(&shop(), &format!("{MEMBERS}\nnas: web-1@1 ready\nattic: web-2@0 ready"));
     let zone = zone::zone(&picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
@@ -98,6 +127,34 @@ fn names_follow_the_picture() {
     let here: Vec<String> =
         zone.hosts.iter().filter(|(_, host)| same(host)).map(|(id, _)| host_name(*id)).collect();
     assert_eq!(here, ["vps"]);
+}
+
+#[test]
+fn a_host_is_near_where_packets_to_it_stay_in_a_network_of_ones_own() {
+    let net = |address: &str| Net { address: address.parse().unwrap(), len: 24 };
+    let here = Here { lans: vec![net("192.168.1.5")], inner: Vec::new() };
+    let is_near = |attic: &str| {
+        let picture = seen(&shop(), &format!("attic at=192.168.1.2:7440 {attic}\nnas\nvps"));
+        let zone = zone::zone(&picture, Zone { here: here.clone(), ..Zone::default() });
+        zone.hosts[&host_id("attic")].near
+    };
+    assert!(is_near("via=192.168.1.2:7440"));
+    assert!(!is_near("via=203.0.113.250:7440"), "another home has the same network");
+    assert!(!is_near("via=https://relay.example/"));
+    assert!(is_near("down"), "nothing but its addresses is known");
+    assert!(is_near("via=192.168.1.5:7441"), "an agent on this computer");
+}
+
+#[test]
+fn the_zone_says_what_hosts_publish() {
+    let picture = seen(&shop(), "attic publishes=445\nnas\nvps");
+    let zone = zone::zone(&picture, Zone { zone: names::DEFAULT_ZONE.into(), ..Zone::default() });
+    assert_eq!(zone.hosts[&host_id("attic")].published, [("files".parse().unwrap(), 445)].into());
+    let publisher = |name: &str, port| zone::publisher(&picture, name, port);
+    assert_eq!(publisher("files.attic.host", 445), Some(host_id("attic")));
+    assert_eq!(publisher("files.attic.host", 446), None);
+    assert_eq!(publisher("photos.attic.host", 445), None);
+    assert_eq!(publisher("files.nas.host", 445), None);
 }
 
 #[test]

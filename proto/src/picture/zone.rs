@@ -10,7 +10,7 @@ use std::{
 use super::{Picture, readiness};
 use crate::{
     id::{HostId, MachineName, Name, SessionId},
-    names::{self, HostEntry, Zone},
+    names::{self, HostEntry, Zone, published::HOSTS},
     session::{GroupEntry, Share},
 };
 
@@ -41,12 +41,21 @@ fn nearest(picture: &Picture) -> BTreeMap<(SessionId, Name), MachineName> {
 
 fn host(picture: &Picture, id: HostId, own: &Zone) -> Option<HostEntry> {
     let member = picture.members.get(&id)?;
-    let told = picture.host_record(id).map(|record| &record.reach.addresses[..]).unwrap_or_default();
+    let record = picture.host_record(id);
+    let told = record.map(|record| &record.reach.addresses[..]).unwrap_or_default();
     let addresses: Vec<IpAddr> = told.iter().map(SocketAddr::ip).collect();
     // Packets to an agent on this computer go to an address of this computer.
-    let via = member.way.as_ref().and_then(|way| way.via.parse::<SocketAddr>().ok());
-    let same_computer = id == picture.me || via.is_some_and(|via| own.here.has(&via.ip()));
-    Some(HostEntry { name: member.name.clone(), addresses, same_computer })
+    let via = member.way.as_ref().map(|way| way.via.parse::<SocketAddr>().ok().map(|via| via.ip()));
+    let same_computer = id == picture.me || via.flatten().is_some_and(|via| own.here.has(&via));
+    // Where packets go says more than addresses do: many homes have the same ones.
+    let near = match via {
+        Some(via) => via.is_some_and(|via| own.here.shares(&via)),
+        None => addresses.iter().any(|address| own.here.shares(address)),
+    };
+    let near = same_computer || near;
+    let published = record.into_iter().flat_map(|record| record.published());
+    let published = published.map(|(name, port)| (name.clone(), port)).collect();
+    Some(HostEntry { name: member.name.clone(), addresses, same_computer, near, published })
 }
 
 /// Lists the labels of a session that have an address on this host: each group's own and those of its machines.
@@ -64,4 +73,12 @@ pub fn group<'a>(share: &'a Share, label: &str) -> Option<&'a GroupEntry> {
         name.as_str() == label || group.machines.iter().any(|entry| entry.machine.to_string() == label)
     };
     share.directory.groups.iter().find(named).map(|(_, group)| group)
+}
+
+/// Finds the host of `SERVICE.HOST.host`, without the zone behind it, if it publishes that on `port`.
+pub fn publisher(picture: &Picture, name: &str, port: u16) -> Option<HostId> {
+    let (service, host) = name.strip_suffix(HOSTS)?.strip_suffix('.')?.split_once('.')?;
+    let (id, _) = picture.members.iter().find(|(_, member)| member.name.as_str() == host)?;
+    let record = picture.host_record(*id)?;
+    record.published().any(|(name, of)| name.as_str() == service && of == port).then_some(*id)
 }

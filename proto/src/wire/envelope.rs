@@ -64,12 +64,16 @@ pub enum Kind {
     ShimAnswer = 26,
     /// What a shim holds.
     ShimCounts = 27,
+    /// What one host tells another before a connection to what that publishes.
+    ConnectHost = 28,
+    /// What a host publishes, as stored.
+    Published = 29,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 27] = [
+    const ALL: [Kind; 29] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -97,6 +101,8 @@ impl Kind {
         Kind::ShimWish,
         Kind::ShimAnswer,
         Kind::ShimCounts,
+        Kind::ConnectHost,
+        Kind::Published,
     ];
 }
 

@@ -8,8 +8,10 @@ use minicbor::{Decode, Encode};
 use crate::{
     id::{Digest, Generation, HostId, Name, SessionId},
     level::Level,
+    limits::MAX_PUBLISHED,
     session::{Accelerator, MachineReport, Prefix},
     time::Timestamp,
+    wire::{Kind, Message},
 };
 
 /// Where a record stands among the records of its host. The chitchat key is its text form, which is also
@@ -111,6 +113,30 @@ pub struct HostRecord {
     /// What its agent understands; absent = the first level.
     #[n(17)]
     pub level: Level,
+    /// Programs of its own that every member may reach: their ports on its loopback by name, [`MAX_PUBLISHED`] at
+    /// most. Absent = none.
+    #[cbor(n(18), with = "crate::wire::fields::usual", has_nil)]
+    pub published: BTreeMap<Name, u16>,
+}
+
+impl HostRecord {
+    /// Gives what it publishes, within the bound that everybody keeps.
+    pub fn published(&self) -> impl Iterator<Item = (&Name, u16)> {
+        self.published.iter().map(|(name, port)| (name, *port)).take(MAX_PUBLISHED)
+    }
+}
+
+/// What a host publishes, as it stores it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Published {
+    /// Ports on its loopback by name.
+    #[n(0)]
+    pub services: BTreeMap<Name, u16>,
+}
+
+impl Message for Published {
+    const KIND: Kind = Kind::Published;
 }
 
 /// How to reach a host, as gossip, tokens and the cache on disk tell it.

@@ -1,14 +1,13 @@
 //! Pure: what may come in at the front door. A browser shows pages of everybody, and each may make it ask a loopback
 //! port; so every request is judged by what a browser alone writes: the name it believes to speak to (`Host`), and
-//! the page that made it speak (`Origin`, Fetch Metadata: `Sec-Fetch-Site`, `Sec-Fetch-Mode`).
+//! the page that made it speak (`Origin`, Fetch Metadata: `Sec-Fetch-Site`, `-Mode`, `-Dest`).
 
-use axum::http::{HeaderMap, HeaderName, Uri, header};
+use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use proto::names::sites;
 
-/// Names that are loopback itself: the index.
-const LOOPBACK: [&str; 2] = ["127.0.0.1", "[::1]"];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Why a request is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +15,12 @@ pub enum Stranger {
     /// It names nobody: no browser does so.
     #[error("the request has no Host")]
     Nobody,
+    /// It names several, and who reads it next may believe another of them (RFC 9112, section 3.2).
+    #[error("the request has more than one Host")]
+    TwoNames,
+    /// It wants a tunnel, which the front door is not.
+    #[error("the front door makes no tunnels; SOCKS does")]
+    Tunnel,
     /// It believes to speak to somebody else: a name of the internet that was made to stand for loopback.
     #[error("{0:?} is no name of this front door; its names end in .localhost")]
     Misled(String),
@@ -24,36 +29,34 @@ pub enum Stranger {
     Foreign(String),
 }
 
-/// Gives the site that a request names, if it may come in.
-pub fn judge(uri: &Uri, headers: &HeaderMap) -> Result<String, Stranger> {
+/// Gives the site that a request to the front door on `port` names, if it may come in.
+pub fn judge(port: u16, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<String, Stranger> {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    if method == Method::CONNECT {
+        return Err(Stranger::Tunnel);
+    }
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(Stranger::TwoNames);
+    }
     let named = uri.authority().map(|authority| authority.as_str()).or_else(|| text(&header::HOST));
-    let named = host(named.ok_or(Stranger::Nobody)?);
-    let to = if LOOPBACK.contains(&named.as_str()) { sites::DOMAIN.to_owned() } else { named };
+    let (to, _) = sites::authority(named.ok_or(Stranger::Nobody)?);
     if to != sites::DOMAIN && !to.ends_with(&format!(".{}", sites::DOMAIN)) {
         return Err(Stranger::Misled(to));
     }
-    if headers.contains_key(header::ORIGIN) {
-        // "null" is a page that hides where it is from.
-        let origin = text(&header::ORIGIN).unwrap_or("null");
-        let from = origin.split_once("://").map_or(String::new(), |(_, authority)| host(authority));
-        return if sites::is_friend(&from, &to) { Ok(to) } else { Err(Stranger::Foreign(origin.to_owned())) };
+    // "null" is a page that hides where it is from.
+    let mut origins = headers.get_all(header::ORIGIN).iter().map(|origin| origin.to_str().unwrap_or("null"));
+    if let Some(stranger) = origins.find(|origin| !sites::is_friend(origin, port, &to)) {
+        return Err(Stranger::Foreign(stranger.to_owned()));
     }
-    // A link that somebody follows is no question of that page; an image or a script in it is one.
-    let asked_by_page = text(&FETCH_MODE).is_some_and(|mode| mode != "navigate");
-    if text(&FETCH_SITE) == Some("cross-site") && asked_by_page {
+    if headers.contains_key(header::ORIGIN) {
+        return Ok(to);
+    }
+    // A link that somebody follows is no question of that page; a picture, a script or a frame in it is one.
+    let followed = text(&FETCH_MODE) == Some("navigate") && text(&FETCH_DEST) == Some("document");
+    if text(&FETCH_SITE) == Some("cross-site") && !followed {
         return Err(Stranger::Foreign("another site".to_owned()));
     }
     Ok(to)
-}
-
-/// Takes the port and the final dot off a host.
-fn host(authority: &str) -> String {
-    let without = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    without.trim_end_matches('.').to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -66,7 +69,7 @@ mod tests {
         let line = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        judge(&Uri::from_static("/"), &lines.iter().map(line).collect())
+        judge(7080, &Method::GET, &Uri::from_static("/"), &lines.iter().map(line).collect())
     }
 
     #[test]
@@ -74,7 +77,11 @@ mod tests {
         let web = || Ok("web.shop.localhost".to_owned());
         assert_eq!(judged(&[("host", "web.shop.localhost:7080")]), web());
         assert_eq!(judged(&[("host", "WEB.shop.localhost.:7080")]), web());
-        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        let link = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
         assert_eq!(judged(&[&[("host", "web.shop.localhost:7080")], &link[..]].concat()), web());
         for index in ["localhost:7080", "127.0.0.1:7080", "[::1]:7080", "localhost"] {
             assert_eq!(judged(&[("host", index)]), Ok("localhost".to_owned()), "{index}");
@@ -82,24 +89,61 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_the_same_session_may_ask() {
-        for origin in ["http://web.shop.localhost:7080", "http://api.shop.localhost:7080"] {
-            let asked = judged(&[("host", "web.shop.localhost:7080"), ("origin", origin)]);
+    fn pages_that_came_through_this_door_may_ask_their_own_session() {
+        for (host, origin) in [
+            ("web.shop.localhost:7080", "http://web.shop.localhost:7080"),
+            ("web.shop.localhost:7080", "http://api.shop.localhost:7080"),
+            ("127.0.0.1:7080", "http://127.0.0.1:7080"),
+            ("localhost:7080", "http://localhost:7080"),
+        ] {
+            let asked = judged(&[("host", host), ("origin", origin)]);
             assert!(asked.is_ok(), "{origin}");
         }
     }
 
     #[test]
     fn pages_of_others_may_not_ask() {
-        for origin in
-            ["https://evil.example", "null", "http://web.blog.localhost:7080", "http://localhost:3000", ""]
-        {
+        for origin in [
+            "https://evil.example",
+            "null",
+            "http://web.blog.localhost:7080",
+            "http://localhost:3000",
+            "http://web.shop.localhost:3000",
+            "",
+        ] {
             let asked = judged(&[("host", "web.shop.localhost:7080"), ("origin", origin)]);
             assert!(matches!(asked, Err(Stranger::Foreign(_))), "{origin}: {asked:?}");
         }
-        let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
-        let asked = judged(&[&[("host", "web.shop.localhost:7080")], &image[..]].concat());
-        assert!(matches!(asked, Err(Stranger::Foreign(_))));
+        let friend = ("origin", "http://web.shop.localhost:7080");
+        let two = [("host", "web.shop.localhost:7080"), friend, ("origin", "https://evil.example")];
+        assert!(matches!(judged(&two), Err(Stranger::Foreign(_))));
+    }
+
+    #[test]
+    fn what_a_foreign_page_shows_inside_itself_does_not_come_in() {
+        for (mode, dest) in [
+            ("no-cors", "image"),
+            ("no-cors", "script"),
+            ("navigate", "iframe"),
+            ("navigate", "object"),
+            ("navigate", "embed"),
+        ] {
+            let fetch =
+                [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            let asked = judged(&[&[("host", "web.shop.localhost:7080")], &fetch[..]].concat());
+            assert!(matches!(asked, Err(Stranger::Foreign(_))), "{mode} {dest}");
+        }
+        let silent = [("host", "web.shop.localhost:7080"), ("sec-fetch-site", "cross-site")];
+        assert!(matches!(judged(&silent), Err(Stranger::Foreign(_))));
+    }
+
+    #[test]
+    fn two_names_and_tunnels_are_refused() {
+        let twice = [("host", "web.shop.localhost:7080"), ("host", "db.shop.localhost:7080")];
+        assert_eq!(judged(&twice), Err(Stranger::TwoNames));
+        let to = Uri::from_static("web.shop.localhost:7080");
+        let host = [(header::HOST, HeaderValue::from_static("web.shop.localhost:7080"))];
+        assert_eq!(judge(7080, &Method::CONNECT, &to, &host.into_iter().collect()), Err(Stranger::Tunnel));
     }
 
     #[test]

@@ -8,10 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::*;
 use crate::access::fixture;
 
+/// Connections of the front door at once.
+const MOST: usize = 8;
 const WITHIN: Duration = Duration::from_secs(20);
 
 struct Opened {
     port: u16,
+    forwards: Forwards,
     _dir: TempDir,
     stop: CancellationToken,
 }
@@ -30,7 +33,9 @@ async fn told(machine: String, port: u16, request: Asked) -> axum::response::Res
             value.unwrap_or("-").to_owned()
         };
         let (host, by, te) = (said("host"), said("x-forwarded-for"), said("te"));
-        format!("{machine}:{port} {} {} host={host} for={by} te={te}", request.method(), request.uri())
+        let (secret, other) = (said("x-secret"), said("x-other"));
+        let asked = format!("{} {}", request.method(), request.uri());
+        format!("{machine}:{port} {asked} host={host} for={by} te={te} secret={secret} other={other}")
     };
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     format!("{head} body={}\n", String::from_utf8_lossy(&body)).into_response()
@@ -62,11 +67,11 @@ async fn serve_web(machine: proto::id::MachineName, port: u16, stream: DuplexStr
 async fn opened(ready: &'static [&'static str]) -> Opened {
     let dir = tempfile::tempdir().unwrap();
     let forwards = fixture::forwards(&dir, ready, serve_web);
-    let bound = bind(free_port()).await.unwrap();
+    let bound = bind(free_port(), &dir.path().join("browser.port")).await.unwrap();
     let (port, stop) = (bound.port, CancellationToken::new());
-    let front = Front { forwards, pictures: fixture::pictures(), host: "nas".into(), port };
-    tokio::spawn(serve(bound, front, 8, stop.clone()));
-    Opened { port, _dir: dir, stop }
+    let front = Front { forwards: forwards.clone(), pictures: fixture::pictures(), host: "nas".into(), port };
+    tokio::spawn(serve(bound, front, MOST, stop.clone()));
+    Opened { port, forwards, _dir: dir, stop }
 }
 
 fn free_port() -> u16 {
@@ -103,7 +108,7 @@ async fn a_name_leads_to_a_ready_machine_and_says_how_the_request_came() {
     let answer = get(&opened, "web.shop.localhost", "TE: trailers\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let host = format!("host=web.shop.localhost:{}", opened.port);
-    assert!(answer.contains(&format!("web-2:80 GET /a?b=1 {host} for=127.0.0.1 te=- body=")), "{answer}");
+    assert!(answer.contains(&format!("web-2:80 GET /a?b=1 {host} for=127.0.0.1 te=- ")), "{answer}");
     let admin = get(&opened, "admin.web.shop.localhost", "").await;
     assert!(admin.contains("web-2:9000 GET"), "{admin}");
 }
@@ -172,9 +177,95 @@ async fn nothing_ready_and_unknown_names_are_told_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn a_taken_port_means_the_next_one() {
+async fn a_taken_port_means_another_one_that_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("browser.port");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let bound = bind(port).await.unwrap();
-    assert!(bound.port > port, "{}", bound.port);
+    let stands_in = bind(port, &kept).await.unwrap().port;
+    assert_ne!(stands_in, port);
+    drop(taken);
+    assert_eq!(bind(port, &kept).await.unwrap().port, stands_in, "a bookmark stays good");
+}
+
+/// Opens a WebSocket.
+async fn socket(opened: &Opened) -> TcpStream {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, opened.port)).await.unwrap();
+    let wish = "GET /socket HTTP/1.1\r\nHost: web.shop.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let answer = say(&mut stream, wish, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    stream
+}
+
+#[tokio::test]
+async fn sockets_have_a_place_and_a_count_until_they_end() {
+    let opened = opened(&["web-1", "web-2"]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..MOST {
+        sockets.push(socket(&opened).await);
+    }
+    assert_eq!(opened.forwards.connections(), MOST, "each is counted at its machine");
+    let mut next = TcpStream::connect((Ipv4Addr::LOCALHOST, opened.port)).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    next.write_all(request.as_bytes()).await.unwrap();
+    let mut byte = [0];
+    let early = tokio::time::timeout(Duration::from_millis(300), next.read(&mut byte)).await;
+    assert!(early.is_err(), "it waits for a place: {early:?}");
+    sockets.pop();
+    let answer = say(&mut next, "", "\u{0}").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(sockets);
+    until_so(|| opened.forwards.connections() == 0).await;
+}
+
+/// Waits until something is so.
+async fn until_so(is_so: impl Fn() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, so).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_is_no_plain_request_is_refused_and_its_connection_ends() {
+    let opened = opened(&["web-1"]).await;
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: web.shop.localhost\r\nHost: evil.example\r\n\r\n", "400"),
+        ("CONNECT web.shop.localhost:80 HTTP/1.1\r\nHost: web.shop.localhost:80\r\n\r\n", "405"),
+        ("POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n", "421"),
+        ("POST / HTTP/1.1\r\nHost: web.shop.localhost\r\nOrigin: null\r\nContent-Length: 9\r\n\r\n", "403"),
+    ] {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, opened.port)).await.unwrap();
+        let answer = say(&mut stream, request, "\u{0}").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_connection_goes_no_further() {
+    let opened = opened(&["web-1"]).await;
+    let more = "Connection: x-secret, Host\r\nX-Secret: 7\r\nX-Other: 8\r\n";
+    let answer = get(&opened, "web.shop.localhost", more).await;
+    let host = format!("host=web.shop.localhost:{}", opened.port);
+    assert!(answer.contains(&host) && answer.contains("secret=- other=8"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_neither_asks_nor_sends_what_was_promised_loses_the_place() {
+    let opened = opened(&["web-1"]).await;
+    for (said, told) in [
+        ("", ""),
+        ("GET / HTTP/1.1\r\nHost: web.sh", ""),
+        ("POST / HTTP/1.1\r\nHost: web.shop.localhost\r\nContent-Length: 9\r\n\r\nhell", "HTTP/1.1 408"),
+    ] {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, opened.port)).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with(told) && heard.is_empty() == told.is_empty(), "{said:?}: {heard}");
+    }
+    until_so(|| opened.forwards.connections() == 0).await;
 }

@@ -12,6 +12,10 @@ fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
         address_here: here.map(|_| "127.64.3.9".into()),
         port_here: here,
         url: here.map(|_| format!("http://{group}.shop.localhost:7080/")),
+        machines: 2,
+        ready: here.map_or(0, |_| 1),
+        draining: here.map_or(0, |_| 1),
+        refused: here.map_or(0, |_| 3),
     };
     SessionStatus {
         id: shop(),

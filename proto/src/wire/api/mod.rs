@@ -28,7 +28,10 @@ pub use self::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
     },
     progress::{Progress, Step},
-    service::{ServiceClosed, ServiceOpen, ServiceOpened, ServiceRow, Services},
+    service::{
+        PublishedRow, ServiceClosed, ServiceOpen, ServiceOpened, ServicePublish, ServicePublished,
+        ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
+    },
     session::{
         DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,
     },

@@ -25,6 +25,36 @@ pub struct ServiceRow {
     /// door is closed.
     #[serde(default)]
     pub url: Option<String>,
+    /// Machines of its group.
+    #[serde(default)]
+    pub machines: u64,
+    /// Those that connections are led to.
+    #[serde(default)]
+    pub ready: u64,
+    /// Those that are to stop and still run: they get no new connections, and what they have may end.
+    #[serde(default)]
+    pub draining: u64,
+    /// Connections from this host to the group that were refused since the agent began, because its machines had all
+    /// that they may have.
+    #[serde(default)]
+    pub refused: u64,
+}
+
+/// What a host publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRow {
+    /// Its name.
+    pub name: String,
+    /// The host that publishes it.
+    pub host: String,
+    /// Its port on that host's loopback.
+    pub port: u16,
+    /// Its name in the zone.
+    pub fqdn: String,
+    /// Where this host reaches it; `null` = nothing listens here now.
+    pub address_here: Option<String>,
+    /// The port that listens here.
+    pub port_here: Option<u16>,
 }
 
 /// `agent service list`.
@@ -32,6 +62,9 @@ pub struct ServiceRow {
 pub struct Services {
     /// All services of all sessions.
     pub services: Vec<ServiceRow>,
+    /// What hosts publish themselves.
+    #[serde(default)]
+    pub published: Vec<PublishedRow>,
 }
 
 /// What `service open` and `service close` ask for.
@@ -61,4 +94,36 @@ pub struct ServiceOpened {
 pub struct ServiceClosed {
     /// Whether anything listened, or was to.
     pub closed: bool,
+}
+
+/// What `service publish` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePublish {
+    /// The name.
+    pub name: Name,
+    /// The port on this host's loopback.
+    pub port: u16,
+}
+
+/// What `service publish` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePublished {
+    /// Its name in the zone.
+    pub fqdn: String,
+    /// The port on this host's loopback.
+    pub port: u16,
+}
+
+/// What `service unpublish` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceUnpublish {
+    /// The name.
+    pub name: Name,
+}
+
+/// What `service unpublish` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceUnpublished {
+    /// Whether it was published.
+    pub unpublished: bool,
 }

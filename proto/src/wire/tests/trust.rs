@@ -21,7 +21,7 @@ use crate::{
         WireError,
         codec::{Form, from_bytes, to_bytes},
         record::{
-            Body, HeadRecord, HostRecord, ImageRecord, Reach, RecordKey, RelayOffer, SeenRecord,
+            Body, HeadRecord, HostRecord, ImageRecord, Published, Reach, RecordKey, RelayOffer, SeenRecord,
             SessionRecord,
         },
     },
@@ -41,6 +41,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ),
         Sample::message("proof.one", proof()),
         Sample::message("statements.one", Statements { sealed: vec![sealed().encode()] }),
+        Sample::message("published.two", published()),
         Sample::bare("token-fields.whole", to_bytes(&token()), |bytes| {
             let token: Token = from_bytes(bytes, usize::MAX, Form::Canonical)?;
             Ok(to_bytes(&token))
@@ -210,7 +211,12 @@ fn about_host(accelerator: Option<Accelerator>) -> HostRecord {
         issuer: true,
         tells_seen: true,
         level: Level::from(2),
+        published: BTreeMap::new(),
     }
+}
+
+fn published() -> Published {
+    Published { services: [(name("files"), 8080), (name("photos"), 2342)].into() }
 }
 
 fn records() -> Vec<(&'static str, SignedRecord)> {
@@ -243,6 +249,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
     };
     let untold = SessionRecord { version: 300, machines: vec![report] };
     let about = |accelerator| Some(Body::Host(about_host(accelerator)));
+    let publishes = HostRecord { published: published().services, ..about_host(None) };
     let record = |key, body| SignedRecord {
         mesh: MESH,
         host: crate::id::HostId(SEED.public()),
@@ -255,6 +262,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("host-kvm", record(RecordKey::Host, about(Some(Accelerator::Kvm)))),
         ("host-tcg", record(RecordKey::Host, about(Some(Accelerator::Tcg)))),
         ("host-none", record(RecordKey::Host, about(None))),
+        ("host-publishes", record(RecordKey::Host, Some(Body::Host(publishes)))),
         ("image", record(RecordKey::Image(digest), Some(Body::Image(image)))),
         ("session", record(RecordKey::Session(SESSION), Some(Body::Session(session)))),
         ("session-more", record(RecordKey::More(SESSION, 1), Some(Body::Session(untold)))),

@@ -33,7 +33,7 @@ const OTHERS: &[(&str, &str, &str)] = &[
     ("serde_json", "agent/src/machine/qemu.rs", "what the local QEMU can do is a cache, made again"),
     (
         "serde_json",
-        "agent/src/access/forward.rs",
+        "agent/src/access/places.rs",
         "addresses are remembered, and given anew when they are lost",
     ),
     ("serde_json", "agent/src/install/carry.rs", "what was installed is written down for people too"),
