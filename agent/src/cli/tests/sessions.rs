@@ -54,9 +54,9 @@ fn a_session_shows_machines_and_services() {
         db-1     nas    ready    hold   1      10.64.7.11
         web-1    attic  waiting  hold   1      10.64.7.11  needs db
 
-        NAME                    SERVICE   PORT  HERE
-        db.shop.mesh.internal   postgres  5432  on demand
-        web.shop.mesh.internal  http      80    127.64.3.9:8080
+        NAME                    SERVICE   PORT  HERE             MACHINES
+        db.shop.mesh.internal   postgres  5432  on demand        0 of 2 ready
+        web.shop.mesh.internal  http      80    127.64.3.9:8080  1 of 2 ready, 1 draining, 3 connections refused
         browse: http://web.shop.localhost:7080/
 
         note: every machine behaves as `hold`: it waits for its host and is never started on another one"#]].assert_eq(&session::in_words(&status, None));
@@ -123,7 +123,11 @@ fn a_session_in_json() {
               "fqdn": "db.shop.mesh.internal",
               "address_here": null,
               "port_here": null,
-              "url": null
+              "url": null,
+              "machines": 2,
+              "ready": 0,
+              "draining": 0,
+              "refused": 0
             },
             {
               "name": "http",
@@ -133,7 +137,11 @@ fn a_session_in_json() {
               "fqdn": "web.shop.mesh.internal",
               "address_here": "127.64.3.9",
               "port_here": 8080,
-              "url": "http://web.shop.localhost:7080/"
+              "url": "http://web.shop.localhost:7080/",
+              "machines": 2,
+              "ready": 1,
+              "draining": 1,
+              "refused": 3
             }
           ],
           "level": 3,
