@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io::Cursor, net::IpAddr};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use hickory_proto::{op::Message, rr::Name};
 use mesh::link::{HostNet, allowed};
 use proto::{names::sites, session::Prefix, topology::Egress};
@@ -43,7 +43,7 @@ pub fn front(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    if let Ok(site) = judge::judge(&uri, &headers) {
+    if let Ok(site) = judge::judge(7080, &Method::GET, &uri, &headers) {
         let ours = site == sites::DOMAIN || site.ends_with(&format!(".{}", sites::DOMAIN));
         assert!(ours, "{site:?} came in");
         // Nothing runs, so it is the index or no site.
