@@ -1,7 +1,11 @@
 //! The doors of crate `fuzz` to what is nobody else's. What they are given is what strangers write; they panic
 //! where a promise is broken.
 
-use std::{collections::BTreeMap, io::Cursor, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    io::Cursor,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use hickory_proto::{op::Message, rr::Name};
@@ -21,7 +25,8 @@ pub fn names(bytes: &[u8]) {
     let mut zone = Name::from_ascii("mesh.internal").unwrap_or_default();
     zone.set_fqdn(true);
     let subnet = Prefix { base: [10, 64, 7, 0].into(), len: 24 };
-    names_judge::course(&message, &zone, subnet, may);
+    let subnet_v6 = Ipv6Addr::new(0xfd00, 0x6d65, 0x7368, 7, 0, 0, 0, 0);
+    names_judge::course(&message, &zone, (subnet, subnet_v6), may);
     names_judge::harmless(&mut message, may);
     for record in message.answers.iter().chain(&message.authorities).chain(&message.additionals) {
         assert!(record.data.ip_addr().is_none_or(may), "{record} leads where the guest may not go");

@@ -1,14 +1,22 @@
 //! Targets with one reader each.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use etherparse::PacketBuilder;
 use mesh::link::{Edge, EdgeConfig, Effect, Event, GATEWAY_MAC, HostNet, PortCodec, split};
-use proto::{session::Prefix, topology::Egress};
+use proto::{
+    session::{Prefix, overlay},
+    topology::Egress,
+};
 
 /// The MAC of the guest.
 pub const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+
+const SUBNET_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x6d65, 0x7368, 7, 0, 0, 0, 0);
 
 /// Makes the edge of a guest that may go to the internet.
 pub fn edge(now: Instant) -> Edge {
@@ -16,6 +24,7 @@ pub fn edge(now: Instant) -> Edge {
         guest_mac: GUEST,
         guest_address: [10, 64, 7, 2].into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
+        subnet_v6: SUBNET_V6,
         hostname: "web-1".into(),
         domain: "shop.mesh.internal".into(),
         search: vec!["shop.mesh.internal".into()],
@@ -47,6 +56,9 @@ pub fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub fn is_sound(effect: &Effect) -> bool {
     match effect {
         Effect::ToGuest(frame) => frame.len() <= 1280 + 14 && frame.get(6..12) == Some(&GATEWAY_MAC[..]),
+        Effect::Packet(packet) if packet.first().is_some_and(|first| first >> 4 == 6) => {
+            packet.get(8..24) == Some(&overlay::address_v6(SUBNET_V6, GUEST).octets()[..])
+        }
         Effect::Packet(packet) => packet.get(12..16) == Some(&[10, 64, 7, 2][..]),
         _ => true,
     }

@@ -179,6 +179,11 @@ impl Lab {
         self.plug(name, "up")
     }
 
+    /// Makes the link of a host or home carry IP packets of at most `bytes`. Longer ones vanish without a word.
+    pub fn narrow(&self, name: &str, bytes: u16) -> Result<(), LabError> {
+        self.plug(name, &format!("mtu {bytes}"))
+    }
+
     fn plug(&self, name: &str, state: &str) -> Result<(), LabError> {
         let unknown = || LabError::Unknown(name.into());
         let port = self.blueprint.ports.iter().find(|port| port.name == name).ok_or_else(unknown)?;

@@ -71,6 +71,8 @@ pub const MAX_API_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_FACTS: usize = 10_000;
 /// Bytes of a guest's packet: the MTU that the session network gives (DESIGN section 9).
 pub const GUEST_MTU: usize = 1280;
+/// Bytes of a DNS answer to a guest by datagram: its MTU without the headers of IPv6 and UDP, as resolvers agreed on.
+pub const GUEST_DNS_BYTES: usize = GUEST_MTU - 48;
 /// Bytes of console output that a shim keeps.
 pub const CONSOLE_BYTES: usize = 1024 * 1024;
 /// Hosts in one mesh that this version is built for; gossip digests grow with it.

@@ -10,7 +10,7 @@
 //!                          may go to their host's network know hosts
 //! SERVICE.HOST.host        what a host publishes itself ([`published`])
 //! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
-//! *.in-addr.arpa           PTR of the addresses above
+//! *.in-addr.arpa, *.ip6.arpa    PTR of the addresses above
 //! ```
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused. A name above one that
 //! exists exists (RFC 8020). No answer leads out of the session's network, the forward range, and where hosts can be.
@@ -29,7 +29,7 @@ use crate::{
     addresses::{self, Here},
     id::{HostId, MachineName, Name, SessionId},
     limits,
-    session::{Directory, GroupEntry, MachineEntry, Prefix, Share},
+    session::{Directory, GroupEntry, MachineEntry, Prefix, Share, overlay},
     topology::Egress,
 };
 
@@ -61,6 +61,8 @@ pub struct Zone {
     pub ready: BTreeSet<(SessionId, MachineName)>,
     /// Of each group with a ready machine the one that is nearest to this host.
     pub nearest: BTreeMap<(SessionId, Name), MachineName>,
+    /// Those whose guests have their IPv6 addresses: others would be tried in vain.
+    pub v6: BTreeSet<(SessionId, MachineName)>,
     /// This host's forward addresses, by session and label (`web` or `web-1`).
     pub forwards: BTreeMap<(SessionId, String), Forward>,
     /// This host's forward addresses for what other hosts publish.
@@ -279,7 +281,7 @@ impl Found<'_> {
     fn machines(&self, label: &str, group: &GroupEntry, kind: Kind) -> Resolution {
         match self.view {
             View::Host => self.forward(label, kind),
-            View::Guest(..) => of_kind(self.ready(group).filter_map(|entry| self.address(entry)), kind),
+            View::Guest(..) => of_kind(self.ready(group).flat_map(|entry| self.addresses(entry)), kind),
         }
     }
 
@@ -292,7 +294,7 @@ impl Found<'_> {
             View::Host if !self.is_ready(entry) => Resolution::NoData,
             View::Host => self.forward(label, kind),
             // Ready or not: those of a quorum find each other before any of them is ready.
-            View::Guest(..) => of_kind(self.address(entry), kind),
+            View::Guest(..) => of_kind(self.addresses(entry), kind),
         }
     }
 
@@ -306,7 +308,7 @@ impl Found<'_> {
             View::Host => self.forward(&machine.to_string(), kind),
             View::Guest(..) => {
                 let entry = self.directory.find(machine);
-                of_kind(entry.and_then(|entry| self.address(entry)), kind)
+                of_kind(entry.into_iter().flat_map(|entry| self.addresses(entry)), kind)
             }
         }
     }
@@ -314,11 +316,6 @@ impl Found<'_> {
     fn forward(&self, label: &str, kind: Kind) -> Resolution {
         let forward = self.zone.forwards.get(&(self.id, label.to_owned()));
         of_kind(forward.map(|forward| IpAddr::V4(forward.address)), kind)
-    }
-
-    /// Gives where guests find a machine: in the session's own network, whatever its share says.
-    fn address(&self, entry: &MachineEntry) -> Option<IpAddr> {
-        self.directory.subnet.contains(entry.address).then_some(IpAddr::V4(entry.address))
     }
 
     fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Resolution {
@@ -347,6 +344,14 @@ impl Found<'_> {
 
     fn ready<'b>(&'b self, group: &'b GroupEntry) -> impl Iterator<Item = &'b MachineEntry> {
         group.machines.iter().filter(|entry| self.is_ready(entry))
+    }
+
+    /// Gives where guests find a machine: in the session's own networks, whatever its share says.
+    fn addresses(&self, entry: &MachineEntry) -> impl Iterator<Item = IpAddr> + use<> {
+        let has_v6 = self.zone.v6.contains(&(self.id, entry.machine.clone()));
+        let v6 = has_v6.then(|| IpAddr::V6(overlay::machine_v6(self.id, &entry.machine)));
+        let v4 = self.directory.subnet.contains(entry.address).then_some(IpAddr::V4(entry.address));
+        v4.into_iter().chain(v6)
     }
 
     fn is_ready(&self, entry: &MachineEntry) -> bool {

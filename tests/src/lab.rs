@@ -210,6 +210,11 @@ impl Lab {
         self.network.mend(name).expect("a plug");
     }
 
+    /// Makes the link of a host or a home carry IP packets of at most `bytes`.
+    pub fn narrow(&self, name: &str, bytes: u16) {
+        self.network.narrow(name, bytes).expect("a plug");
+    }
+
     /// Watches from now on that no machine ever has two QEMUs in the whole lab.
     pub fn copies(&self) -> Copies {
         let dirs = self.hosts().map(|host| (host.name.clone(), host.data().to_string_lossy().into_owned()));

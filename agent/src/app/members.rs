@@ -201,9 +201,13 @@ impl App {
     /// Tells what the agent and the shims of this host hold.
     pub async fn internals(&self) -> ApiResult<api::Internals> {
         let held = internals::look(&self.inner.data.sessions(), &self.inner.run).await;
-        held.map_err(|error| {
+        let held = held.map_err(|error| {
             Error::new(Kind::Failed, "what this agent holds cannot be counted").because(error)
-        })
+        })?;
+        let (here, others) = self.inner.net.counts();
+        let all = std::iter::once((self.picture().me, here)).chain(others);
+        let hosts = all.map(|(host, counts)| internals::host_flows(self.name(host), counts)).collect();
+        Ok(api::Internals { hosts, ..held })
     }
 
     /// Tells what only the daemon can see: the proved accelerator, relays, bound ports.

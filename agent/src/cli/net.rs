@@ -1,17 +1,22 @@
 //! `agent net`: what goes over the network cards of this host's machines.
 
-use proto::wire::api::{Flows, Internals, MachineFlows, Sessions};
+use proto::wire::api::{Flows, HostFlows, Internals, Lost, MachineFlows, Packets, Sessions};
 
 use super::{Cx, Done, error::Exit, ui::table};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
-    /// Show what this host's machines have open to the internet, and what of theirs went nowhere
+    /// Show what this host's machines send and get, in their session and to the internet, and what went nowhere
+    ///
+    /// The first table is about the internet, the second about other machines of the session, the third about the
+    /// hosts that this one exchanges packets with. Machines count from their start, hosts from the agent's.
     ///
     /// DENIED are packets to where a machine may not go: its host, its host's network, private and
     /// special addresses. FULL are connections and datagrams beyond what one machine may have at once.
     /// OTHER are fragments and protocols that are not carried, and frames that are none. FORGED are
-    /// frames that claimed another's address.
+    /// frames that claimed another's address. REFUSED are packets of which a machine was told that they go nowhere;
+    /// IGNORED are those for everybody; MISROUTED came for an address that it does not have. IN TWO are packets that
+    /// a narrow path made two of.
     #[command(after_help = "Example:\n  agent net flows")]
     Flows,
 }
@@ -21,7 +26,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         Verb::Flows => {
             let held: Internals = cx.client.get("/v1/internals").await?;
             let known: Sessions = cx.client.get("/v1/sessions").await?;
-            cx.ui.show(&flows(held, &known), |flows, width| in_words(&flows.machines, width));
+            cx.ui.show(&flows(held, &known), in_words);
         }
     }
     Ok(Exit::WELL)
@@ -32,15 +37,21 @@ pub fn flows(held: Internals, known: &Sessions) -> Flows {
     let machines = held.shims.into_iter().map(|shim| {
         let named = known.sessions.iter().find(|session| session.id == shim.session);
         let session = named.map_or_else(|| shim.session.to_string(), |session| session.name.clone());
-        MachineFlows { machine: shim.machine, session, outside: shim.outside }
+        MachineFlows { machine: shim.machine, session, outside: shim.outside, inside: shim.inside }
     });
-    Flows { machines: machines.collect() }
+    Flows { machines: machines.collect(), hosts: held.hosts }
 }
 
 /// Lays them out.
-pub fn in_words(machines: &[MachineFlows], width: Option<u16>) -> String {
+pub fn in_words(flows: &Flows, width: Option<u16>) -> String {
+    let tables =
+        [outside(&flows.machines, width), inside(&flows.machines, width), hosts(&flows.hosts, width)];
+    tables.join("\n\n")
+}
+
+fn outside(machines: &[MachineFlows], width: Option<u16>) -> String {
     let row = |of: &MachineFlows| {
-        let mut cells = vec![format!("{}/{}", of.session, of.machine)];
+        let mut cells = vec![named(of)];
         let Some(outside) = of.outside else {
             cells.resize(8, "-".to_owned());
             return cells;
@@ -53,4 +64,54 @@ pub fn in_words(machines: &[MachineFlows], width: Option<u16>) -> String {
     };
     let head = ["MACHINE", "CONNECTIONS", "SOCKETS", "WAITING", "DENIED", "FULL", "OTHER", "FORGED"];
     table(&head, machines.iter().map(row), width)
+}
+
+fn inside(machines: &[MachineFlows], width: Option<u16>) -> String {
+    let row = |of: &MachineFlows| {
+        let mut cells = vec![named(of)];
+        let Some(inside) = of.inside else {
+            cells.resize(6, "-".to_owned());
+            return cells;
+        };
+        cells.extend([inside.sent, inside.received].map(packets));
+        cells.extend([inside.refused, inside.ignored, inside.misrouted].map(|count| count.to_string()));
+        cells
+    };
+    let head = ["MACHINE", "SENT", "RECEIVED", "REFUSED", "IGNORED", "MISROUTED"];
+    table(&head, machines.iter().map(row), width)
+}
+
+fn hosts(hosts: &[HostFlows], width: Option<u16>) -> String {
+    let row = |of: &HostFlows| {
+        let cells = [packets(of.sent), of.in_two.to_string(), packets(of.received), lost(of.lost)];
+        [of.host.clone()].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    table(&["HOST", "SENT", "IN TWO", "RECEIVED", "LOST"], hosts.iter().map(row), width)
+}
+
+fn named(of: &MachineFlows) -> String {
+    format!("{}/{}", of.session, of.machine)
+}
+
+fn packets(of: Packets) -> String {
+    match of.packets {
+        0 => "0".to_owned(),
+        packets => format!("{packets} ({} KiB)", of.bytes.div_ceil(1024)),
+    }
+}
+
+fn lost(of: Lost) -> String {
+    let all = [
+        (of.no_route, "without a way"),
+        (of.forged, "forged"),
+        (of.stale, "stale"),
+        (of.malformed, "malformed"),
+        (of.queue_full, "too many"),
+        (of.unreachable, "unreachable"),
+        (of.too_long, "too long"),
+        (of.dns_refused, "questions"),
+    ];
+    let said = all.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+    let said = said.collect::<Vec<_>>().join(", ");
+    if said.is_empty() { "0".to_owned() } else { said }
 }

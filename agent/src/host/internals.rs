@@ -4,7 +4,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use futures::{StreamExt, stream};
-use proto::wire::api::{Internals, Outside, ShimInternals};
+use proto::wire::api::{HostFlows, Inside, Internals, Lost, Outside, Packets, ShimInternals};
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::machine::{Paths, ShimStatus, record, wire};
@@ -28,6 +28,7 @@ pub async fn look(sessions: &Path, run: &Path) -> io::Result<Internals> {
         flows: mesh::net::splices(),
         anonymous_kib: anonymous_kib(pid),
         shims,
+        hosts: Vec::new(),
     })
 }
 
@@ -56,6 +57,7 @@ async fn shim(dir: &Path, run: &Path) -> Option<ShimInternals> {
         callers: counts.map(|counts| counts.callers),
         anonymous_kib: anonymous_kib(pid),
         outside: counts.map(outside),
+        inside: counts.map(inside),
     })
 }
 
@@ -69,6 +71,36 @@ fn outside(counts: wire::Counts) -> Outside {
         uncarried: counts.uncarried,
         spoofed: counts.spoofed,
         malformed: counts.malformed,
+    }
+}
+
+fn inside(counts: wire::Counts) -> Inside {
+    Inside {
+        sent: Packets { packets: counts.sent, bytes: counts.sent_bytes },
+        received: Packets { packets: counts.received, bytes: counts.received_bytes },
+        refused: counts.refused,
+        misrouted: counts.misrouted,
+        ignored: counts.ignored,
+    }
+}
+
+/// Puts what the session network did with one host, of this name, into a row.
+pub fn host_flows(host: String, counts: mesh::net::Counts) -> HostFlows {
+    HostFlows {
+        host,
+        sent: Packets { packets: counts.sent, bytes: counts.sent_bytes },
+        in_two: counts.sent_in_two,
+        received: Packets { packets: counts.delivered, bytes: counts.delivered_bytes },
+        lost: Lost {
+            no_route: counts.no_route,
+            forged: counts.forged,
+            stale: counts.stale,
+            malformed: counts.malformed,
+            queue_full: counts.queue_full,
+            unreachable: counts.unreachable,
+            too_long: counts.too_long,
+            dns_refused: counts.dns_refused,
+        },
     }
 }
 

@@ -453,6 +453,7 @@ mod tests {
             since: None,
             began: None,
             booted: false,
+            v6: false,
             setup: Setup::Pending,
             paused: None,
             ended: Some(ending),

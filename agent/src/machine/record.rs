@@ -141,6 +141,9 @@ pub struct ShimStatus {
     /// How QEMU ended; nothing follows.
     #[cbor(n(10), with = "proto::wire::fields::option", has_nil)]
     pub ended: Option<Ending>,
+    /// Whether the guest has its IPv6 address; absent = it was not seen to have it.
+    #[cbor(n(11), with = "proto::wire::fields::usual", has_nil)]
+    pub v6: bool,
 }
 
 /// Where the files and sockets of one machine are.

@@ -16,7 +16,7 @@
 use std::{io, path::Path, time::Duration};
 
 use minicbor::{Decode, Encode};
-use proto::wire::{Kind, Message, WireError, decode, encode};
+use proto::wire::{Kind, Message, WireError, decode, encode, fields::usual};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -102,6 +102,27 @@ pub struct Counts {
     /// Frames that are none.
     #[cbor(n(10), default)]
     pub malformed: u64,
+    /// Packets that the guest sent to other machines of its session.
+    #[cbor(n(11), with = "usual", has_nil)]
+    pub sent: u64,
+    /// Their bytes.
+    #[cbor(n(12), with = "usual", has_nil)]
+    pub sent_bytes: u64,
+    /// Packets that it got of them.
+    #[cbor(n(13), with = "usual", has_nil)]
+    pub received: u64,
+    /// Their bytes.
+    #[cbor(n(14), with = "usual", has_nil)]
+    pub received_bytes: u64,
+    /// Packets of which it was told that they went nowhere.
+    #[cbor(n(15), with = "usual", has_nil)]
+    pub refused: u64,
+    /// Packets from the agent that were not for it.
+    #[cbor(n(16), with = "usual", has_nil)]
+    pub misrouted: u64,
+    /// Frames for everybody, and of other protocols.
+    #[cbor(n(17), with = "usual", has_nil)]
+    pub ignored: u64,
 }
 
 impl Message for Counts {

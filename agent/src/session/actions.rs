@@ -266,6 +266,7 @@ pub fn told(status: &ShimStatus) -> Told {
         runs: status.since.is_some(),
         began: status.began.as_ref().and_then(|began| began.within(&boot)),
         booted: status.booted,
+        v6: status.v6,
         setup: status.setup.clone(),
         paused: status.paused.clone(),
         ended: ended.map(|end| Ending { asked: end.asked, clean: end.clean, because: end.reason.clone() }),

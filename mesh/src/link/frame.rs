@@ -64,13 +64,6 @@ pub(super) fn arp_reply(asked: &ArpEthIpv4Packet) -> Bytes {
     frame.into()
 }
 
-/// Wraps an IPv4 packet for the guest.
-pub(super) fn to_guest(mac: [u8; 6], packet: &[u8]) -> Bytes {
-    let mut frame = ethernet(mac, EtherType::IPV4, packet.len());
-    frame.extend_from_slice(packet);
-    frame.into()
-}
-
 /// Starts a frame from the gateway with room for `len` more bytes.
 pub(super) fn ethernet(to: [u8; 6], ether_type: EtherType, len: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(ETHERNET + len);

@@ -13,9 +13,10 @@
 //! - Every address of the session answers ARP with the gateway's MAC, so guests are routed, not
 //!   bridged; what does not belong to the session goes out by [`egress`], as far as it may, or is refused
 //!   with an ICMP error.
-//! - IPv6 is not carried.
+//! - IPv6 is the same: the guest makes itself the address that the plan expects, every other one of its session is at
+//!   the gateway, and nothing of it leaves the session.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bytes::{Bytes, BytesMut};
 use proto::{session::Prefix, time::Timestamp, topology::Egress as Mode};
@@ -32,6 +33,7 @@ mod dial;
 mod edge;
 mod egress;
 mod frame;
+mod ipv6;
 mod port;
 pub mod split;
 mod time;
@@ -45,13 +47,15 @@ pub struct EdgeConfig {
     pub guest_address: Ipv4Addr,
     /// The session's network; its first usable address is the gateway.
     pub subnet: Prefix,
+    /// The session's IPv6 network, a /64; the guest's address in it follows from its MAC.
+    pub subnet_v6: Ipv6Addr,
     /// The guest's host name: the machine's name.
     pub hostname: String,
     /// Its domain: `SESSION.mesh.internal`.
     pub domain: String,
     /// Domains in which short names are looked up, `domain` among them.
     pub search: Vec<String>,
-    /// The largest IPv4 packet: `limits::GUEST_MTU`.
+    /// The largest packet: `limits::GUEST_MTU`.
     pub mtu: u16,
     /// Random: initial sequence numbers and the first port of dials come from it.
     pub seed: u64,
@@ -66,9 +70,9 @@ pub struct EdgeConfig {
 pub enum Event {
     /// The guest sent an Ethernet frame (without QEMU's length).
     Frame(BytesMut),
-    /// The agent has an IPv4 packet for the guest.
+    /// The agent has a packet for the guest.
     Packet(Bytes),
-    /// The agent answers a question. Longer than `mtu - 28` bytes is dropped: truncate it before.
+    /// The agent answers a question. Longer than `limits::GUEST_DNS_BYTES` is dropped: truncate it before.
     DnsAnswer {
         /// From [`Effect::DnsQuery`].
         id: u64,
@@ -132,7 +136,7 @@ pub enum Event {
 pub enum Effect {
     /// Send this Ethernet frame to the guest (without QEMU's length).
     ToGuest(Bytes),
-    /// Give this IPv4 packet to the agent.
+    /// Give this packet to the agent.
     Packet(Bytes),
     /// Ask the agent this.
     DnsQuery {
@@ -188,6 +192,19 @@ pub enum Effect {
     },
 }
 
+/// What a guest sent to other machines of its session, and got of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Packets that were given to the agent.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets that were given to the guest.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+}
+
 /// Frames and packets that went nowhere, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
@@ -195,7 +212,7 @@ pub struct Drops {
     pub spoofed: u64,
     /// The bytes are no valid frame or packet.
     pub malformed: u64,
-    /// Not IPv4 or ARP, or for everybody: IPv6, VLANs, multicast.
+    /// Neither IP nor ARP, or for everybody: VLANs, multicast.
     pub ignored: u64,
     /// The guest was told so by ICMP: outside of the session, too long, no hop left.
     pub refused: u64,

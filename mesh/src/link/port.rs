@@ -3,7 +3,7 @@
 //! different versions: kinds that are not known are skipped.
 //!
 //! ```text
-//! length: u32 big-endian, of what follows | kind: u8 | 0: IPv4 packet
+//! length: u32 big-endian, of what follows | kind: u8 | 0: IP packet
 //!                                                    | 1: id: u64 big-endian, DNS message
 //! ```
 
@@ -15,7 +15,7 @@ use tokio_util::codec::{Decoder, Encoder};
 /// One message, in either direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortMessage {
-    /// An IPv4 packet from the guest, or for it.
+    /// An IP packet from the guest, or for it.
     Packet(Bytes),
     /// A DNS question of the guest, or the answer to the one with that id.
     Dns {
@@ -49,7 +49,7 @@ impl Carrier {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PortCodec;
 
-/// The largest IPv4 packet or DNS message, with kind and id.
+/// The largest IP packet or DNS message, with kind and id.
 const MAX_BYTES: usize = 65_535 + 9;
 const PACKET: u8 = 0;
 const DNS: u8 = 1;

@@ -2,7 +2,7 @@
 //! path's datagrams are too small for it now. Pure: packets in, datagrams out, and back.
 //!
 //! ```text
-//! kind: u8 | session: 16 bytes | epoch: u64 big-endian | 0 whole:  IPv4 packet
+//! kind: u8 | session: 16 bytes | epoch: u64 big-endian | 0 whole:  IP packet
 //!                                                      | 1 first:  id: u32 | first half
 //!                                                      | 2 second: id: u32 | second half
 //! ```

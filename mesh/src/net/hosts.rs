@@ -13,12 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use iroh::endpoint::{Connection, VarInt};
+use iroh::endpoint::{Connection, SendDatagramError, VarInt};
 use proto::{backoff::BackOff, id::HostId, time::Moment};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ALPN, Net, counts::Count, forward};
+use super::{
+    ALPN, Net,
+    counts::{Count, Counters, Counts},
+    forward,
+};
 use crate::{
     clock::Clock,
     identity::{endpoint_id, host_of_endpoint},
@@ -54,6 +58,7 @@ pub(super) struct Neighbour {
     /// Held while dialing.
     dialing: tokio::sync::Mutex<Attempts>,
     tasks: Mutex<JoinSet<()>>,
+    counters: Counters,
     pump: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -107,8 +112,9 @@ impl Attempts {
 impl Hosts {
     /// Sends a packet to a host, now or never.
     pub fn send(&self, net: &Net, host: HostId, tag: Tag, packet: Bytes) {
-        if self.link(net, host).queue.try_send((tag, packet)).is_err() {
-            net.count(Count::QueueFull);
+        let link = self.link(net, host);
+        if link.queue.try_send((tag, packet)).is_err() {
+            link.counters.add(Count::QueueFull);
         }
     }
 
@@ -123,6 +129,7 @@ impl Hosts {
                 open: Mutex::default(),
                 dialing: tokio::sync::Mutex::default(),
                 tasks: Mutex::default(),
+                counters: Counters::default(),
                 pump: Mutex::default(),
             });
             let task = tokio::spawn(pump(net.clone(), link.clone(), packets));
@@ -130,6 +137,14 @@ impl Hosts {
             link
         });
         link.clone()
+    }
+
+    /// Tells what was carried to and from each host, and what was lost.
+    pub fn counts(&self) -> Vec<(HostId, Counts)> {
+        let mut all: Vec<_> =
+            lock(&self.0).iter().map(|(host, link)| (*host, link.counters.counts())).collect();
+        all.sort_by_key(|(host, _)| *host);
+        all
     }
 
     /// Closes all connections and ends all tasks.
@@ -219,22 +234,22 @@ pub(super) async fn run(net: Net, host: HostId, connection: Connection, dialer: 
 /// Receives everything that comes over a connection, until it ends.
 async fn serve(net: Net, link: Arc<Neighbour>, connection: Connection) {
     tokio::select! {
-        () = datagrams(&net, link.host, &connection) => {}
+        () = datagrams(&net, &link, &connection) => {}
         () = streams(&net, &connection) => {}
     }
     link.remove(&connection);
     connection.close(DONE, b"bye");
 }
 
-async fn datagrams(net: &Net, host: HostId, connection: &Connection) {
+async fn datagrams(net: &Net, link: &Neighbour, connection: &Connection) {
     let mut joiner = Joiner::default();
     while let Ok(bytes) = connection.read_datagram().await {
         let Some(datagram) = split::read(bytes) else {
-            net.count(Count::Malformed);
+            link.counters.add(Count::Malformed);
             continue;
         };
         if let Some((tag, packet)) = joiner.join(datagram, Instant::now()) {
-            net.arriving(host, tag, packet);
+            link.counters.add(net.arriving(link.host, tag, packet));
         }
     }
 }
@@ -255,43 +270,45 @@ async fn pump(net: Net, link: Arc<Neighbour>, mut packets: mpsc::Receiver<(Tag, 
         match link.pick_or_dial(&net).await {
             Ok(open) => {
                 id = id.wrapping_add(1);
-                transmit(&net, &open, tag, &packet, id);
+                link.counters.add(transmit(&open, tag, &packet, id));
             }
             Err(error) => {
                 tracing::trace!(host = %link.host.short(), %error, "a packet is lost");
-                net.count(Count::Unreachable);
+                link.counters.add(Count::Unreachable);
             }
         }
     }
 }
 
-fn transmit(net: &Net, open: &Open, tag: Tag, packet: &Bytes, id: u32) {
+/// Sends a packet over a connection, and tells what became of it.
+fn transmit(open: &Open, tag: Tag, packet: &Bytes, id: u32) -> Count {
     let connection = &open.connection;
-    // The path decides how much a datagram holds, and paths change.
-    let Some(max) = connection.max_datagram_size() else {
-        return net.count(Count::Unreachable);
-    };
-    let space = connection.datagram_send_buffer_space();
-    // Two halves and their tags are shorter than twice the packet's limit.
-    let full = space < 2 * max || open.capacity.saturating_sub(space) > BUFFER;
-    if full {
-        return net.count(Count::QueueFull);
-    }
-    let (sent, what) = match split::split(tag, packet, id, max) {
-        Split::Whole(datagram) => (connection.send_datagram(datagram), Count::Sent),
-        Split::Halves(first, second) => {
-            let first = connection.send_datagram(first);
-            (first.and_then(|()| connection.send_datagram(second)), Count::SentInTwo)
+    // The path decides how much a datagram holds, and paths change, also between the question and the sending.
+    for _ in 0..2 {
+        let Some(max) = connection.max_datagram_size() else { return Count::Unreachable };
+        let space = connection.datagram_send_buffer_space();
+        // Two halves and their tags are shorter than twice the packet's limit.
+        if space < 2 * max || open.capacity.saturating_sub(space) > BUFFER {
+            return Count::QueueFull;
         }
-        Split::TooLong => return net.count(Count::TooLong),
-    };
-    match sent {
-        Ok(()) => net.count(what),
-        Err(error) => {
-            tracing::trace!(%error, "a packet is lost");
-            net.count(Count::Unreachable);
+        let (sent, what) = match split::split(tag, packet, id, max) {
+            Split::Whole(datagram) => (connection.send_datagram(datagram), Count::Sent(packet.len())),
+            Split::Halves(first, second) => {
+                let first = connection.send_datagram(first);
+                (first.and_then(|()| connection.send_datagram(second)), Count::SentInTwo(packet.len()))
+            }
+            Split::TooLong => return Count::TooLong,
+        };
+        match sent {
+            Ok(()) => return what,
+            Err(SendDatagramError::TooLarge) => {}
+            Err(error) => {
+                tracing::trace!(%error, "a packet is lost");
+                return Count::Unreachable;
+            }
         }
     }
+    Count::TooLong
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

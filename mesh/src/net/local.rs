@@ -83,7 +83,7 @@ async fn from_guest(
             // Cancel-safe: the stream keeps a message that is not complete yet.
             message = messages.next() => match message.ok_or(io::ErrorKind::UnexpectedEof)?? {
                 PortMessage::Packet(packet) => net.leaving(place, packet),
-                PortMessage::Dns { .. } if questions.len() >= QUESTIONS => net.count(Count::DnsRefused),
+                PortMessage::Dns { .. } if questions.len() >= QUESTIONS => net.0.here.add(Count::DnsRefused),
                 PortMessage::Dns { id, message } => {
                     let answer = time::timeout(ANSWER_WITHIN, resolve(message, Carrier::of(id)));
                     questions.push(async move { (id, answer.await.ok().flatten()) });
@@ -93,7 +93,7 @@ async fn from_guest(
             Some((id, answer)) = questions.next() => {
                 let sent = answer.map(|message| answers.try_send(PortMessage::Dns { id, message }));
                 if let Some(Err(_)) = sent {
-                    net.count(Count::QueueFull);
+                    net.0.here.add(Count::QueueFull);
                 }
             }
         }

@@ -81,7 +81,8 @@ struct Shared {
     endpoint: Option<Endpoint>,
     tables: RwLock<Tables>,
     hosts: Hosts,
-    counters: Counters,
+    /// What stays on this host, or never got further.
+    here: Counters,
 }
 
 #[derive(Default)]
@@ -111,14 +112,14 @@ impl Net {
             endpoint,
             tables: RwLock::default(),
             hosts: Hosts::default(),
-            counters: Counters::default(),
+            here: Counters::default(),
         }));
         (net.clone(), NetHandler(net))
     }
 
     /// Replaces the routes of a session.
     pub fn set_routes(&self, session: SessionId, directory: &Directory, me: HostId) {
-        let routes = Routes::new(directory, me);
+        let routes = Routes::new(session, directory, me);
         self.0.tables_mut().routes.insert(session, routes);
     }
 
@@ -177,9 +178,10 @@ impl Net {
         published::dial(self, host, port).await
     }
 
-    /// Tells what was carried and what was lost, since the start.
-    pub fn counts(&self) -> Counts {
-        self.0.counters.counts()
+    /// Tells what was carried and what was lost since the start: among the machines of this host, and with each other
+    /// host.
+    pub fn counts(&self) -> (Counts, Vec<(HostId, Counts)>) {
+        (self.0.here.counts(), self.0.hosts.counts())
     }
 
     /// Ends all tasks and connections. The handle goes on to exist, without machines.
@@ -192,43 +194,36 @@ impl Net {
     fn leaving(&self, place: &local::Place, packet: Bytes) {
         let tables = self.0.tables();
         let Some(routes) = tables.routes.get(&place.session) else {
-            return self.count(Count::NoRoute);
+            return self.0.here.add(Count::NoRoute);
         };
         match routes.leaving(&packet, &place.machine, place.epoch) {
-            Ok(Next::Here(machine)) => self.deliver(&tables, place.session, machine, packet),
+            Ok(Next::Here(machine)) => self.0.here.add(deliver(&tables, place.session, machine, packet)),
             Ok(Next::Host(host)) => {
                 drop(tables);
                 let tag = Tag { session: place.session, epoch: place.epoch };
                 self.0.hosts.send(self, host, tag, packet);
             }
-            Err(lost) => self.count(lost.into()),
+            Err(lost) => self.0.here.add(lost.into()),
         }
     }
 
-    /// Carries a packet that another host sent.
-    fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) {
+    /// Carries a packet that another host sent, and tells what became of it.
+    fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) -> Count {
         let tables = self.0.tables();
-        let Some(routes) = tables.routes.get(&tag.session) else {
-            return self.count(Count::NoRoute);
-        };
+        let Some(routes) = tables.routes.get(&tag.session) else { return Count::NoRoute };
         match routes.arriving(&packet, from, tag.epoch) {
-            Ok(machine) => self.deliver(&tables, tag.session, machine, packet),
-            Err(lost) => self.count(lost.into()),
+            Ok(machine) => deliver(&tables, tag.session, machine, packet),
+            Err(lost) => lost.into(),
         }
     }
+}
 
-    fn deliver(&self, tables: &Tables, session: SessionId, machine: &MachineName, packet: Bytes) {
-        let Some(attached) = tables.locals.get(&(session, machine.clone())) else {
-            return self.count(Count::NoRoute);
-        };
-        match attached.to_guest.try_send(PortMessage::Packet(packet)) {
-            Ok(()) => self.count(Count::Delivered),
-            Err(_) => self.count(Count::QueueFull),
-        }
-    }
-
-    fn count(&self, what: Count) {
-        self.0.counters.add(what);
+fn deliver(tables: &Tables, session: SessionId, machine: &MachineName, packet: Bytes) -> Count {
+    let Some(attached) = tables.locals.get(&(session, machine.clone())) else { return Count::NoRoute };
+    let bytes = packet.len();
+    match attached.to_guest.try_send(PortMessage::Packet(packet)) {
+        Ok(()) => Count::Delivered(bytes),
+        Err(_) => Count::QueueFull,
     }
 }
 

@@ -1,21 +1,21 @@
 //! Where a packet of one session goes, and whether it may come from where it came. Pure: cut from
 //! the session's directory, nothing is learned from traffic.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use proto::{
-    id::{Epoch, HostId, MachineName},
-    session::Directory,
+    id::{Epoch, HostId, MachineName, SessionId},
+    session::{Directory, overlay},
 };
 
 /// The routes of one session as one host sees them.
 #[derive(Debug)]
 pub(super) struct Routes {
     me: HostId,
-    by_address: HashMap<Ipv4Addr, Route>,
+    by_address: HashMap<IpAddr, Route>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Route {
     host: HostId,
     machine: MachineName,
@@ -34,7 +34,7 @@ pub(super) enum Next<'a> {
 /// Why a packet goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// It is no IPv4 packet.
+    /// It is no IP packet.
     Malformed,
     /// No machine of the session has its destination, or not on this host.
     NoRoute,
@@ -45,15 +45,15 @@ pub(super) enum Lost {
 }
 
 impl Routes {
-    pub fn new(directory: &Directory, me: HostId) -> Routes {
+    pub fn new(session: SessionId, directory: &Directory, me: HostId) -> Routes {
         let machines = directory.groups.values().flat_map(|group| &group.machines);
-        let by_address = machines
-            .map(|entry| {
-                let machine = entry.machine.clone();
-                (entry.address, Route { host: entry.host, machine, epoch: entry.epoch })
-            })
-            .collect();
-        Routes { me, by_address }
+        let by_address = machines.flat_map(|entry| {
+            let machine = entry.machine.clone();
+            let address_v6 = overlay::machine_v6(session, &machine);
+            let route = Route { host: entry.host, machine, epoch: entry.epoch };
+            [(entry.address.into(), route.clone()), (address_v6.into(), route)]
+        });
+        Routes { me, by_address: by_address.collect() }
     }
 
     /// Sends a packet on that a machine of this host, in its incarnation `epoch`, gave us.
@@ -100,9 +100,18 @@ impl Routes {
     }
 }
 
-fn ends(packet: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), Lost> {
-    let header = etherparse::Ipv4HeaderSlice::from_slice(packet).map_err(|_| Lost::Malformed)?;
-    Ok((header.source_addr(), header.destination_addr()))
+fn ends(packet: &[u8]) -> Result<(IpAddr, IpAddr), Lost> {
+    let ends = match packet.first().map(|first| first >> 4) {
+        Some(6) => {
+            let header = etherparse::Ipv6HeaderSlice::from_slice(packet).ok();
+            header.map(|header| (header.source_addr().into(), header.destination_addr().into()))
+        }
+        _ => {
+            let header = etherparse::Ipv4HeaderSlice::from_slice(packet).ok();
+            header.map(|header| (header.source_addr().into(), header.destination_addr().into()))
+        }
+    };
+    ends.ok_or(Lost::Malformed)
 }
 
 #[cfg(test)]

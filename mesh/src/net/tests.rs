@@ -41,10 +41,26 @@ async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
     done
 }
 
+/// Adds up what stayed on a host and what it has to do with all others.
+fn counted(net: &Net) -> Counts {
+    let (mut all, others) = net.counts();
+    for (_, one) in others {
+        all.sent += one.sent;
+        all.sent_in_two += one.sent_in_two;
+        all.delivered += one.delivered;
+        all.no_route += one.no_route;
+        all.forged += one.forged;
+        all.stale += one.stale;
+        all.queue_full += one.queue_full;
+        all.unreachable += one.unreachable;
+    }
+    all
+}
+
 /// Waits until the counts are as wanted, and tells what they were last if they never are.
 async fn eventually(net: &Net, what: &str, wanted: impl Fn(Counts) -> bool) {
     let wait = async {
-        while !wanted(net.counts()) {
+        while !wanted(counted(net)) {
             time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -62,9 +78,13 @@ struct Host {
 /// Starts one host; all hosts of a test find each other in `addresses`. Their paths stay as narrow
 /// as QUIC allows, so that a guest's largest packet never fits into one datagram.
 async fn host(seed: u8, addresses: &MemoryLookup) -> Host {
-    let narrow = QuicTransportConfig::builder().initial_mtu(1200).mtu_discovery_config(None).build();
+    let narrow = QuicTransportConfig::builder().initial_mtu(1200).mtu_discovery_config(None);
+    host_on(seed, addresses, narrow.build()).await
+}
+
+async fn host_on(seed: u8, addresses: &MemoryLookup, path: QuicTransportConfig) -> Host {
     let endpoint = Endpoint::builder(presets::Minimal)
-        .transport_config(narrow)
+        .transport_config(path)
         .secret_key(SecretKey::from_bytes(&[seed; 32]))
         .relay_mode(RelayMode::Disabled)
         .address_lookup(addresses.clone())
@@ -173,6 +193,10 @@ impl Shim {
 async fn pair() -> ([Host; 2], [Shim; 2]) {
     let addresses = MemoryLookup::new();
     let hosts = [host(1, &addresses).await, host(2, &addresses).await];
+    with_machines(hosts).await
+}
+
+async fn with_machines(hosts: [Host; 2]) -> ([Host; 2], [Shim; 2]) {
     let directory = directory(&[hosts[0].id, hosts[1].id]);
     for host in &hosts {
         host.net.set_routes(SESSION, &directory, host.id);
@@ -198,8 +222,46 @@ async fn packets_cross_hosts_also_when_they_are_longer_than_a_datagram() {
         two.send(back.clone()).await;
         assert_eq!(one.next().await, PortMessage::Packet(back));
     }
-    let counts = hosts[0].net.counts();
-    assert_eq!((counts.sent, counts.sent_in_two, counts.delivered), (2, 1, 3));
+    // Each host counts what went to the other one, and nothing of it as its own.
+    let whole = [0, 100, 1280 - 28].map(|length| length + 28).iter().sum::<u64>();
+    for (one, other) in [(0, 1), (1, 0)] {
+        let (here, others) = hosts[one].net.counts();
+        assert_eq!(here, Counts::default());
+        let with = Counts {
+            sent: 3,
+            sent_bytes: whole,
+            sent_in_two: 1,
+            delivered: 3,
+            delivered_bytes: whole,
+            ..Counts::default()
+        };
+        assert_eq!(others, [(hosts[other].id, with)]);
+    }
+    stop(hosts).await;
+}
+
+#[tokio::test]
+async fn packets_cross_a_path_while_it_grows_and_go_whole_in_the_end() {
+    let addresses = MemoryLookup::new();
+    // QUIC begins narrow, and looks for what the path really carries.
+    let grows = || QuicTransportConfig::builder().initial_mtu(1200).build();
+    let hosts = [host_on(1, &addresses, grows()).await, host_on(2, &addresses, grows()).await];
+    let (hosts, [mut one, mut two]) = with_machines(hosts).await;
+    let mut sent = 0;
+    let grown = async {
+        loop {
+            let there = packet(1, 2, &vec![sent as u8; 1280 - 28]);
+            one.send(there.clone()).await;
+            assert_eq!(two.next().await, PortMessage::Packet(there), "after {sent}");
+            sent += 1;
+            let (_, others) = hosts[0].net.counts();
+            // One beyond the halves went whole.
+            if others[0].1.sent > others[0].1.sent_in_two {
+                return;
+            }
+        }
+    };
+    within("a datagram that holds the largest packet", grown).await;
     stop(hosts).await;
 }
 
@@ -251,7 +313,7 @@ async fn a_host_speaks_only_for_its_own_machines() {
     eventually(&honest.net, "forged", |counts| counts.forged == 1).await;
     two.send(packet(1, 1, b"I am you")).await;
     eventually(&liar.net, "refused at home already", |counts| counts.forged == 1).await;
-    assert_eq!(honest.net.counts().delivered, 0);
+    assert_eq!(counted(&honest.net).delivered, 0);
     stop([honest, liar]).await;
 }
 
@@ -419,7 +481,7 @@ async fn a_guest_that_does_not_read_harms_only_itself() {
     let _deaf = Shim::attach(&net, 2, 2).await;
     let mut three = Shim::attach(&net, 3, 2).await;
     let sent = AtomicUsize::new(0);
-    while net.counts().queue_full == 0 {
+    while counted(&net).queue_full == 0 {
         one.send(packet(1, 2, &[0; 1200])).await;
         assert!(sent.fetch_add(1, Ordering::Relaxed) < 100_000, "queues are bounded");
     }

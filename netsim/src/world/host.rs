@@ -252,6 +252,7 @@ impl Process {
             runs: self.began.is_some(),
             began: self.began,
             booted: self.booted,
+            v6: self.booted,
             setup: Setup::Done,
             paused: None,
             ended: self.ended.clone(),

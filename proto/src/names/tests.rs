@@ -1,5 +1,7 @@
 //! Names as hosts and guests see them.
 
+use std::net::Ipv6Addr;
+
 use expect_test::{Expect, expect};
 
 use super::*;
@@ -45,6 +47,7 @@ fn zone(state: &State) -> Zone {
         sessions,
         nearest: [nearest("web", "web-1"), nearest("db", "db-1")].into(),
         ready: ["web-1", "web-2", "db-1"].map(|machine| ready(SESSION, machine)).into(),
+        v6: BTreeSet::new(),
         forwards: [forward("web", 1, 8080), forward("db", 2, 0), forward("web-1", 3, 8080)].into(),
         host_forwards: BTreeMap::new(),
         here: Here::default(),
@@ -178,6 +181,64 @@ fn guests_get_the_addresses_of_ready_machines() {
         A web-2.shop.mesh.internal: 10.78.84.12
         SRV _http._tcp.web.shop.mesh.internal: web-1.shop.mesh.internal:80 web-2.shop.mesh.internal:80
     "#]],
+    );
+}
+
+#[test]
+fn a_guest_with_ipv6_is_found_by_it_and_one_without_is_not() {
+    let mut zone = zone(&shop());
+    zone.v6 = ["web-2", "web-3"].map(|machine| ready(SESSION, machine)).into();
+    zone.ready.remove(&ready(SESSION, "db-1"));
+    zone.v6.insert(ready(SESSION, "db-1"));
+    let address = overlay::machine_v6(SESSION, &"web-2".parse().unwrap());
+    let reversed = |address: Ipv6Addr| {
+        let digits = format!("{:032x}", address.to_bits());
+        digits.chars().rev().map(|digit| format!("{digit}.")).collect::<String>() + "ip6.arpa"
+    };
+    let gateway = overlay::gateway_v6(overlay::subnet_v6(SESSION));
+    let questions = format!(
+        "AAAA web.shop.mesh.internal
+        A web.shop.mesh.internal
+        AAAA web-1.shop.mesh.internal
+        AAAA web-2.shop.mesh.internal
+        AAAA db.shop.mesh.internal
+        PTR {}
+        A {}
+        PTR {}
+        PTR {}
+        PTR 1.2.ip6.arpa
+        PTR é.ip6.arpa",
+        reversed(address),
+        reversed(address),
+        reversed(gateway),
+        reversed("2001:db8::1".parse().unwrap()),
+    );
+    check(
+        &zone,
+        GUEST,
+        &questions,
+        expect![[r#"
+            AAAA web.shop.mesh.internal: fd4d:faef:5724:ae90:5083:9eff:fe56:2970
+            A web.shop.mesh.internal: 10.78.84.11 10.78.84.12
+            AAAA web-1.shop.mesh.internal: NoData
+            AAAA web-2.shop.mesh.internal: fd4d:faef:5724:ae90:5083:9eff:fe56:2970
+            AAAA db.shop.mesh.internal: NoData
+            PTR 0.7.9.2.6.5.e.f.f.f.e.9.3.8.0.5.0.9.e.a.4.2.7.5.f.e.a.f.d.4.d.f.ip6.arpa: web-2.shop.mesh.internal
+            A 0.7.9.2.6.5.e.f.f.f.e.9.3.8.0.5.0.9.e.a.4.2.7.5.f.e.a.f.d.4.d.f.ip6.arpa: NoData
+            PTR 1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.e.a.4.2.7.5.f.e.a.f.d.4.d.f.ip6.arpa: NoName
+            PTR 1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa: Refused
+            PTR 1.2.ip6.arpa: Refused
+            PTR é.ip6.arpa: Refused
+        "#]],
+    );
+    check(
+        &zone,
+        View::Host,
+        &format!("AAAA web.shop.mesh.internal\nPTR {}", reversed(address)),
+        expect![[r#"
+            AAAA web.shop.mesh.internal: NoData
+            PTR 0.7.9.2.6.5.e.f.f.f.e.9.3.8.0.5.0.9.e.a.4.2.7.5.f.e.a.f.d.4.d.f.ip6.arpa: Refused
+        "#]],
     );
 }
 

@@ -16,14 +16,18 @@ use crate::{
 
 /// Fills a zone: its name, forwards and networks are the caller's, all else is the picture's.
 pub fn zone(picture: &Picture, own: Zone) -> Zone {
-    let shares = picture.shares.values();
-    let ready = shares.flat_map(|share| {
+    let shares = || picture.shares.values();
+    let ready = shares().flat_map(|share| {
         readiness::ready(picture, share).into_iter().map(|machine| (share.session, machine))
     });
     let hosts = picture.members.keys().filter_map(|id| Some((*id, host(picture, *id, &own)?)));
     let (hosts, ready, nearest) = (hosts.collect(), ready.collect(), nearest(picture));
-    let sessions = (*picture.shares).clone();
-    Zone { hosts, ready, nearest, labels: names::labels(&sessions), sessions, ..own }
+    let v6 = shares().flat_map(|share| {
+        let known = readiness::known(picture, share).into_iter().filter(|(_, report)| report.v6);
+        known.map(|(machine, _)| (share.session, machine))
+    });
+    let (v6, sessions) = (v6.collect(), (*picture.shares).clone());
+    Zone { hosts, ready, v6, nearest, labels: names::labels(&sessions), sessions, ..own }
 }
 
 /// Of each group the machine that connections from here would go to first.

@@ -890,11 +890,16 @@ pub struct MachineReport {
     /// The same as a value, unless only a later version knows it.
     #[cbor(n(4), with = "crate::wire::fields::reason", has_nil)]
     pub why: Option<Because>,
+    /// Whether the guest has its IPv6 address: only then do names answer with it. Absent = nobody saw it.
+    #[serde(default)]
+    #[cbor(n(5), with = "crate::wire::fields::usual", has_nil)]
+    pub v6: bool,
 }
 
 impl MachineReport {
     /// Says where a machine is in its life, and why.
     pub fn new(machine: MachineName, epoch: Epoch, (phase, why): (Phase, Option<Because>)) -> MachineReport {
-        MachineReport { machine, epoch, phase, reason: why.as_ref().map(Because::to_string), why }
+        let reason = why.as_ref().map(Because::to_string);
+        MachineReport { machine, epoch, phase, reason, why, v6: false }
     }
 }

@@ -1,7 +1,11 @@
 //! The session network's addresses: which /24 a session takes, which address and MAC a machine has.
 //! Derived from ids, so that two planners come to the same answer without asking anybody.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{
     id::{MachineName, SessionId},
@@ -68,6 +72,41 @@ pub fn mac(session: SessionId, machine: &MachineName) -> [u8; 6] {
     mac
 }
 
+/// Derives the session's IPv6 network, a /64: `fd` and 56 bits of the id's hash (RFC 4193). Two sessions never share
+/// one, and nothing of it has to be agreed upon.
+pub fn subnet_v6(session: SessionId) -> Ipv6Addr {
+    let mut hasher = blake3::Hasher::new_derive_key("mesh session subnet v6 1");
+    hasher.update(&session.0);
+    let hash = hasher.finalize();
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..8].copy_from_slice(&hash.as_bytes()[..7]);
+    Ipv6Addr::from(octets)
+}
+
+/// Gives the gateway of a session's IPv6 network.
+pub fn gateway_v6(subnet: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(subnet.to_bits() | 1)
+}
+
+/// Gives the IPv6 address of a machine: the one that a guest makes itself out of its card's MAC, a modified EUI-64
+/// (RFC 4291, appendix A). So the plan knows it, no guest has to be told, and it outlives epochs as the MAC does.
+pub fn address_v6(subnet: Ipv6Addr, mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from_bits(subnet.to_bits() | u128::from(interface))
+}
+
+/// Gives the IPv6 address of a machine that the plan gave its MAC.
+pub fn machine_v6(session: SessionId, machine: &MachineName) -> Ipv6Addr {
+    address_v6(subnet_v6(session), mac(session, machine))
+}
+
+/// Tells whether an address is of a session's IPv6 network.
+pub fn holds_v6(subnet: Ipv6Addr, address: Ipv6Addr) -> bool {
+    (subnet.to_bits() ^ address.to_bits()) >> 64 == 0
+}
+
 fn candidate(session: SessionId, range: &Prefix, i: u32, len: u8) -> Prefix {
     let mut hasher = blake3::Hasher::new_derive_key("mesh session subnet 1");
     hasher.update(&session.0).update(&i.to_be_bytes());
@@ -119,5 +158,30 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_ipv6_address_is_the_one_that_its_guest_makes_of_its_mac() {
+        let subnet: Ipv6Addr = "fd12:3456:789a:bcde::".parse().unwrap();
+        // RFC 4291, appendix A, with the locally administered MACs that machines have.
+        let address = address_v6(subnet, [0x52, 0x54, 0, 1, 2, 3]);
+        assert_eq!(address, "fd12:3456:789a:bcde:5054:ff:fe01:203".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(gateway_v6(subnet), "fd12:3456:789a:bcde::1".parse::<Ipv6Addr>().unwrap());
+        assert!(holds_v6(subnet, address) && !holds_v6(subnet, "fd12:3456:789a:bcdf::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_sessions_ipv6_network_is_its_own_and_stays() {
+        let (one, other) = (subnet_v6(SessionId([7; 16])), subnet_v6(SessionId([8; 16])));
+        assert_ne!(one, other);
+        assert_eq!(one.octets()[0], 0xfd, "RFC 4193");
+        assert_eq!(one.to_bits() as u64, 0, "a /64");
+        // Members of any version have to come to the same one.
+        assert_eq!(one.to_string(), "fd4d:faef:5724:ae90::");
     }
 }

@@ -104,6 +104,8 @@ pub enum ShimProcess {
         since: Moment,
         /// Whether the guest answers.
         booted: bool,
+        /// Whether it has its IPv6 address.
+        v6: bool,
         /// Whether what the topology asked for is done in it.
         setup: Setup,
         /// Services whose checks pass.

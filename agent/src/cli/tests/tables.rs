@@ -319,7 +319,7 @@ fn images_tokens_and_machines_in_json() {
 
 #[test]
 fn what_machines_have_open_is_a_table() {
-    let shim = |machine: &str, session, outside| ShimInternals {
+    let shim = |machine: &str, session, outside, inside| ShimInternals {
         machine: machine.into(),
         session,
         epoch: 1,
@@ -330,6 +330,7 @@ fn what_machines_have_open_is_a_table() {
         callers: None,
         anonymous_kib: None,
         outside,
+        inside,
     };
     let outside = Outside {
         connections: 3,
@@ -341,14 +342,41 @@ fn what_machines_have_open_is_a_table() {
         spoofed: 9,
         malformed: 1,
     };
-    let shims = vec![shim("web-1", shop(), Some(outside)), shim("db-1", SessionId([11; 16]), None)];
-    let held = Internals { pid: 1, descriptors: 9, tasks: 9, flows: 0, anonymous_kib: None, shims };
+    let inside = Inside {
+        sent: Packets { packets: 7, bytes: 9000 },
+        received: Packets { packets: 0, bytes: 0 },
+        refused: 2,
+        misrouted: 1,
+        ignored: 30,
+    };
+    let shims = vec![
+        shim("web-1", shop(), Some(outside), Some(inside)),
+        shim("db-1", SessionId([11; 16]), None, None),
+    ];
+    let host = |host: &str, lost| HostFlows {
+        host: host.into(),
+        sent: inside.sent,
+        in_two: 3,
+        received: Packets { packets: 12, bytes: 40 },
+        lost,
+    };
+    let lost = Lost { stale: 4, queue_full: 1, ..Lost::default() };
+    let hosts = vec![host("attic", Lost::default()), host("nas", lost)];
+    let held = Internals { pid: 1, descriptors: 9, tasks: 9, flows: 0, anonymous_kib: None, shims, hosts };
     let flows = net::flows(held, &Sessions { sessions: status().sessions });
     expect![[r#"
         MACHINE                                CONNECTIONS  SOCKETS  WAITING  DENIED  FULL  OTHER  FORGED
         shop/web-1                             3            2        5 KiB    7       0     2      9
-        0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b/db-1  -            -        -        -       -     -      -"#]]
-    .assert_eq(&net::in_words(&flows.machines, None));
+        0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b/db-1  -            -        -        -       -     -      -
+
+        MACHINE                                SENT       RECEIVED  REFUSED  IGNORED  MISROUTED
+        shop/web-1                             7 (9 KiB)  0         2        30       1
+        0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b/db-1  -          -         -        -        -
+
+        HOST   SENT       IN TWO  RECEIVED    LOST
+        attic  7 (9 KiB)  3       12 (1 KiB)  0
+        nas    7 (9 KiB)  3       12 (1 KiB)  4 stale, 1 too many"#]]
+    .assert_eq(&net::in_words(&flows, None));
 }
 
 #[test]

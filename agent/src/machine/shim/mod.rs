@@ -147,6 +147,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
         since: None,
         began: None,
         booted: false,
+        v6: false,
         setup: if known { Setup::Done } else { Setup::Pending },
         paused: None,
         ended: None,
@@ -300,9 +301,13 @@ async fn supervise(
                 continue;
             }
             Ok(()) = on.signs.changed() => {
-                let Signs { alive, booted } = *on.signs.borrow_and_update();
+                let Signs { alive, booted, v6 } = *on.signs.borrow_and_update();
                 on.doubts &= !alive;
-                desk.status.send_if_modified(|status| std::mem::replace(&mut status.booted, booted) != booted);
+                desk.status.send_if_modified(|status| {
+                    let before = (status.booted, status.v6);
+                    (status.booted, status.v6) = (booted, v6);
+                    before != (booted, v6)
+                });
                 continue;
             }
             Ok(()) = on.tells.changed() => {

@@ -13,6 +13,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use mesh::link::{BY_TCP, DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
+use proto::session::overlay;
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -52,6 +53,8 @@ pub struct Signs {
     pub alive: bool,
     /// It answers on its address.
     pub booted: bool,
+    /// It has its IPv6 address.
+    pub v6: bool,
 }
 
 /// Something that the edge or its wires must know.
@@ -112,6 +115,7 @@ impl Wires {
             guest_mac: launch.spec.mac,
             guest_address: launch.spec.address,
             subnet: launch.subnet,
+            subnet_v6: overlay::subnet_v6(launch.session),
             hostname: launch.spec.machine.to_string(),
             domain: launch.domain(),
             search: vec![launch.domain()],
@@ -130,7 +134,11 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
     tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
     let now = std::time::Instant::now();
     let descriptors = Descriptors::of_process();
-    let guest = Guest { zone: wires.zone, subnet: wires.config.subnet, egress: wires.config.egress };
+    let guest = Guest {
+        zone: wires.zone,
+        subnets: (wires.config.subnet, wires.config.subnet_v6),
+        egress: wires.config.egress,
+    };
     let names = Names::new(guest, happenings.sender.clone(), descriptors.clone());
     let told = Told { edge: 0, happen: happenings.sender.clone() };
     let mut hub = Hub {
@@ -227,7 +235,7 @@ impl Hub {
                 self.outside.begin_anew();
                 self.knock = Knock::Waiting;
                 self.heard = None;
-                self.sign(|signs| signs.booted = false);
+                self.sign(|signs| (signs.booted, signs.v6) = (false, false));
             }
             Happening::Agent(stream) => {
                 let (queue, queued) = mpsc::channel(MAX_QUEUED);
@@ -279,6 +287,7 @@ impl Hub {
 
     fn counts(&self) -> Counts {
         let (outside, losses, drops) = (self.edge.outside(), self.edge.losses(), self.edge.drops());
+        let carried = self.edge.carried();
         Counts {
             dials: self.edge.dials(),
             callers: MAX_CALLERS - self.places.available_permits(),
@@ -291,6 +300,13 @@ impl Hub {
             uncarried: losses.uncarried,
             spoofed: drops.spoofed,
             malformed: drops.malformed,
+            sent: carried.sent,
+            sent_bytes: carried.sent_bytes,
+            received: carried.received,
+            received_bytes: carried.received_bytes,
+            refused: drops.refused,
+            misrouted: drops.misrouted,
+            ignored: drops.ignored,
         }
     }
 
@@ -456,6 +472,9 @@ impl Hub {
     async fn look(&mut self, now: std::time::Instant) {
         if self.edge.heard() {
             self.heard.get_or_insert(now);
+        }
+        if self.edge.heard_v6() {
+            self.sign(|signs| signs.v6 = true);
         }
         match self.knock {
             Knock::Waiting if self.signs.borrow().alive => self.knock = Knock::Due(now),

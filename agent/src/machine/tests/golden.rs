@@ -29,6 +29,7 @@ fn samples() -> Vec<Sample> {
     let mut samples = vec![
         Sample::message("counts.one", Counts { dials: 1, callers: 2, tasks: 3, ..Counts::default() }),
         Sample::message("counts.outside", counts()),
+        Sample::message("counts.inside", carried()),
     ];
     samples.extend(launches().into_iter().map(|(name, launch)| Sample::message(name, launch)));
     samples.extend(statuses().into_iter().map(|(name, status)| Sample::message(name, status)));
@@ -60,7 +61,7 @@ fn launches() -> [(&'static str, Launch); 3] {
     [("launch.plain", sample()), ("launch.full", full), ("launch.other", other)]
 }
 
-fn statuses() -> [(&'static str, ShimStatus); 3] {
+fn statuses() -> [(&'static str, ShimStatus); 4] {
     let process = |pid| Process { pid, start: 70_000, boot: "b".into() };
     let ended =
         Ending { reason: "QEMU got signal 9".into(), clean: false, asked: true, accelerator_doubted: true };
@@ -76,6 +77,7 @@ fn statuses() -> [(&'static str, ShimStatus); 3] {
         setup: Setup::Pending,
         paused: None,
         ended: None,
+        v6: false,
     };
     let runs = ShimStatus {
         qemu: Some(process(5002)),
@@ -88,7 +90,8 @@ fn statuses() -> [(&'static str, ShimStatus); 3] {
     };
     let setup = Setup::Failed("setup command 2 ended with exit code 1".into());
     let over = ShimStatus { setup, ended: Some(ended), ..runs.clone() };
-    [("status.first", first), ("status.runs", runs), ("status.over", over)]
+    let v6 = ShimStatus { v6: true, ..runs.clone() };
+    [("status.first", first), ("status.runs", runs), ("status.over", over), ("status.v6", v6)]
 }
 
 fn wishes() -> [(&'static str, Wish); 7] {
@@ -156,5 +159,19 @@ fn counts() -> Counts {
         uncarried: 9,
         spoofed: 10,
         malformed: 11,
+        ..Counts::default()
+    }
+}
+
+fn carried() -> Counts {
+    Counts {
+        sent: 12,
+        sent_bytes: 1300,
+        received: 14,
+        received_bytes: 1500,
+        refused: 16,
+        misrouted: 17,
+        ignored: 18,
+        ..counts()
     }
 }

@@ -14,8 +14,11 @@ use etherparse::{
     icmpv4::{DestUnreachableHeader as Unreachable, TimeExceededCode},
 };
 
-use super::{Drops, EdgeConfig, Effect, Event, Held, Losses, dhcp, dial, egress, frame, time};
+use super::{
+    Carried, Drops, EdgeConfig, Effect, Event, Held, Losses, dhcp, dial, egress, frame, ipv6::Side, time,
+};
 
+mod ipv6;
 #[cfg(test)]
 mod tests;
 
@@ -23,18 +26,29 @@ mod tests;
 pub struct Edge {
     config: EdgeConfig,
     towards: frame::Towards,
+    side: Side,
     dials: dial::Dials,
     egress: egress::Egress,
     asked: BTreeMap<u64, Asked>,
     next_question: u64,
     heard: bool,
+    heard_v6: bool,
+    carried: Carried,
     drops: Drops,
 }
 
 /// A DNS question on its way: who gets the answer.
 struct Asked {
+    by: Wire,
     port: u16,
     at: Instant,
+}
+
+/// Which of the guest's two addresses asks.
+#[derive(Clone, Copy)]
+enum Wire {
+    V4,
+    V6,
 }
 
 /// Questions of one guest that may be open. A resolver has a handful; more is a flood.
@@ -42,6 +56,8 @@ const MAX_QUESTIONS: usize = 256;
 /// Resolvers repeat a question after 5 seconds; an older answer is of no use.
 const QUESTION_FOR: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
+/// What fits into one packet of the wire behind the longer of the two headers, and into no path's fragments.
+const DNS_BYTES: usize = proto::limits::GUEST_DNS_BYTES;
 /// The longest IPv4 header and what is quoted after it.
 const QUOTABLE: usize = 60 + QUOTED;
 /// What an ICMP error quotes of a packet: its header and the ports (RFC 792).
@@ -57,12 +73,15 @@ impl Edge {
         };
         Edge {
             towards,
+            side: Side::new(config.subnet_v6, config.guest_mac),
             egress: egress::Egress::new(&config, towards, now),
             dials: dial::Dials::new(&config, now),
             config,
             asked: BTreeMap::new(),
             next_question: 0,
             heard: false,
+            heard_v6: false,
+            carried: Carried::default(),
             drops: Drops::default(),
         }
     }
@@ -110,6 +129,11 @@ impl Edge {
         self.heard
     }
 
+    /// Says whether the guest has ever taken or used its IPv6 address.
+    pub fn heard_v6(&self) -> bool {
+        self.heard_v6
+    }
+
     /// Counts the dials that have not ended.
     pub fn dials(&self) -> usize {
         self.dials.count()
@@ -123,6 +147,11 @@ impl Edge {
     /// Tells what was not carried to the outside so far.
     pub fn losses(&self) -> Losses {
         self.egress.losses()
+    }
+
+    /// Tells what went to other machines of the session and came from them so far.
+    pub fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// Tells what went nowhere so far.
@@ -144,6 +173,10 @@ impl Edge {
             EtherType::IPV4 => {
                 frame.advance(frame::ETHERNET);
                 self.ipv4(frame, now, to);
+            }
+            EtherType::IPV6 => {
+                frame.advance(frame::ETHERNET);
+                self.ipv6(frame, now, to);
             }
             _ => self.drops.ignored += 1,
         }
@@ -218,8 +251,22 @@ impl Edge {
         } else if !frame::hop(&mut packet) {
             self.refuse(&packet, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit), to);
         } else {
-            to.push(Effect::Packet(packet.freeze()));
+            self.leave(packet, to);
         }
+    }
+
+    fn leave(&mut self, packet: BytesMut, to: &mut Vec<Effect>) {
+        self.carried.sent += 1;
+        self.carried.sent_bytes += packet.len() as u64;
+        to.push(Effect::Packet(packet.freeze()));
+    }
+
+    fn arrive(&mut self, ether_type: EtherType, packet: &[u8], to: &mut Vec<Effect>) {
+        self.carried.received += 1;
+        self.carried.received_bytes += packet.len() as u64;
+        let mut frame = frame::ethernet(self.config.guest_mac, ether_type, packet.len());
+        frame.extend_from_slice(packet);
+        to.push(Effect::ToGuest(frame.into()));
     }
 
     /// Takes a packet that is for the gateway, or for everybody (`addressed` = false).
@@ -261,7 +308,9 @@ impl Edge {
                 self.drops.malformed += u64::from(ask.is_none());
                 to.extend(ask.map(|ask| Effect::Time { ask }));
             }
-            (port, DNS_PORT) if addressed => self.dns_query(port, udp.payload(), now, to),
+            (port, DNS_PORT) if addressed => {
+                self.dns_query(Asked { by: Wire::V4, port, at: now }, udp.payload(), to);
+            }
             _ if addressed => {
                 self.refuse(packet, Icmpv4Type::DestinationUnreachable(Unreachable::Port), to);
             }
@@ -280,10 +329,10 @@ impl Edge {
         self.heard |= answer.leased;
     }
 
-    fn dns_query(&mut self, port: u16, message: &[u8], now: Instant, to: &mut Vec<Effect>) {
+    fn dns_query(&mut self, asked: Asked, message: &[u8], to: &mut Vec<Effect>) {
         // Ids grow with time, so the first entry is the oldest.
         while let Some(oldest) = self.asked.first_entry()
-            && now.saturating_duration_since(oldest.get().at) >= QUESTION_FOR
+            && asked.at.saturating_duration_since(oldest.get().at) >= QUESTION_FOR
         {
             oldest.remove();
         }
@@ -293,15 +342,16 @@ impl Edge {
         }
         let id = self.next_question;
         self.next_question += 1;
-        self.asked.insert(id, Asked { port, at: now });
+        self.asked.insert(id, asked);
         to.push(Effect::DnsQuery { id, message: Bytes::copy_from_slice(message) });
     }
 
     fn dns_answer(&mut self, id: u64, message: &[u8], to: &mut Vec<Effect>) {
-        let asked = self.asked.remove(&id);
-        let fits = message.len() + 28 <= usize::from(self.config.mtu);
-        let frame =
-            asked.filter(|_| fits).and_then(|asked| self.towards.udp((DNS_PORT, asked.port), message));
+        let fits = message.len() <= DNS_BYTES;
+        let frame = self.asked.remove(&id).filter(|_| fits).and_then(|Asked { by, port, .. }| match by {
+            Wire::V4 => self.towards.udp((DNS_PORT, port), message),
+            Wire::V6 => self.side.udp((DNS_PORT, port), message),
+        });
         match frame {
             Some(frame) => to.push(Effect::ToGuest(frame)),
             None => self.drops.dns += 1,
@@ -333,6 +383,9 @@ impl Edge {
 
     /// Takes a packet of another machine. The agent is trusted, but it is not asked to be perfect.
     fn packet(&mut self, packet: &[u8], to: &mut Vec<Effect>) {
+        if packet.first().is_some_and(|first| first >> 4 == 6) {
+            return self.packet_v6(packet, to);
+        }
         let Ok(header) = Ipv4HeaderSlice::from_slice(packet) else {
             self.drops.malformed += 1;
             return;
@@ -344,7 +397,7 @@ impl Edge {
         let whole = usize::from(header.total_len()) == packet.len();
         let fits = packet.len() <= usize::from(self.config.mtu);
         if header.destination_addr() == self.config.guest_address && from_machine && whole && fits {
-            to.push(Effect::ToGuest(frame::to_guest(self.config.guest_mac, packet)));
+            self.arrive(EtherType::IPV4, packet, to);
         } else {
             self.drops.misrouted += 1;
         }

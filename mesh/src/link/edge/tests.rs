@@ -24,6 +24,7 @@ fn edge() -> (Edge, Instant) {
         guest_mac: GUEST,
         guest_address: ME.into(),
         subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
+        subnet_v6: "fd00:6d65:7368:7::".parse().unwrap(),
         hostname: "web-1".into(),
         domain: "shop.mesh.internal".into(),
         search: vec!["shop.mesh.internal".into(), "mesh.internal".into()],

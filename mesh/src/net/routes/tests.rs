@@ -1,11 +1,15 @@
 //! Which packets may leave and arrive, by the directory alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use proto::session::{GroupEntry, Guard, MachineEntry, Prefix};
 
 use super::*;
 
+const SESSION: SessionId = SessionId([9; 16]);
 const HERE: HostId = HostId([1; 32]);
 const THERE: HostId = HostId([2; 32]);
 
@@ -28,7 +32,7 @@ fn routes() -> Routes {
     };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     let groups = BTreeMap::from([("web".parse().unwrap(), group)]);
-    Routes::new(&Directory { subnet, groups }, HERE)
+    Routes::new(SESSION, &Directory { subnet, groups }, HERE)
 }
 
 fn packet(from: u8, to: u8) -> Vec<u8> {
@@ -51,6 +55,37 @@ fn packets_leave_for_the_host_of_their_destination() {
     assert_eq!(leaving(4, 3, 2), Err(Lost::Forged));
     assert_eq!(leaving(2, 3, 1), Err(Lost::Stale));
     assert_eq!(routes.leaving(b"junk", &web_1, Epoch(2)), Err(Lost::Malformed));
+}
+
+fn packet_v6(from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    etherparse::PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+        .udp(1, 2)
+        .write_to_vec(&mut bytes, b"hi")
+        .unwrap();
+    bytes
+}
+
+#[test]
+fn a_machines_ipv6_address_leads_where_its_other_one_does() {
+    let (routes, web_1) = (routes(), "web-1".parse().unwrap());
+    let at = |name: &str| overlay::machine_v6(SESSION, &name.parse().unwrap());
+    let leaving = |from, to, epoch| routes.leaving(&packet_v6(from, to), &web_1, Epoch(epoch));
+    assert_eq!(leaving(at("web-1"), at("web-2"), 2), Ok(Next::Host(THERE)));
+    assert_eq!(leaving(at("web-1"), at("web-3"), 2), Ok(Next::Here(&"web-3".parse().unwrap())));
+    assert_eq!(leaving(at("web-3"), at("web-2"), 2), Err(Lost::Forged));
+    assert_eq!(leaving(at("web-1"), at("web-2"), 1), Err(Lost::Stale));
+    assert_eq!(leaving(at("web-1"), at("web-9"), 2), Err(Lost::NoRoute));
+    let elsewhere = overlay::machine_v6(SessionId([8; 16]), &"web-2".parse().unwrap());
+    assert_eq!(leaving(at("web-1"), elsewhere, 2), Err(Lost::NoRoute), "another session's");
+    let arriving = |from, to, host, epoch| routes.arriving(&packet_v6(from, to), host, Epoch(epoch)).cloned();
+    assert_eq!(arriving(at("web-2"), at("web-1"), THERE, 5), Ok(web_1.clone()));
+    assert_eq!(arriving(at("web-2"), at("web-1"), THERE, 4), Err(Lost::Stale));
+    assert_eq!(arriving(at("web-3"), at("web-1"), THERE, 5), Err(Lost::Forged));
+    assert_eq!(
+        routes.leaving(&packet_v6(at("web-1"), at("web-2"))[..39], &web_1, Epoch(2)),
+        Err(Lost::Malformed)
+    );
 }
 
 #[test]

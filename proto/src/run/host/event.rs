@@ -44,6 +44,8 @@ pub struct Told {
     pub began: Option<Moment>,
     /// Whether the guest has answered.
     pub booted: bool,
+    /// Whether it has its IPv6 address.
+    pub v6: bool,
     /// What became of its setup.
     pub setup: Setup,
     /// Why QEMU holds the guest, if it does.

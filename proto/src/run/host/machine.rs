@@ -202,6 +202,7 @@ impl Machine {
             Some(Living { told, heard }) if told.runs => ShimProcess::Running {
                 since: told.began.unwrap_or(*heard),
                 booted: told.booted,
+                v6: told.v6,
                 setup: told.setup.clone(),
                 ready: self.ready.clone(),
                 paused: told.paused.clone(),

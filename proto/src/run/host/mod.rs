@@ -370,7 +370,9 @@ impl Host {
             let seen = observed.machines.get(&spec.machine).unwrap_or(&unseen);
             let waits = order::waits_for(&share.directory, &spec.machine, |m| observed.ready.contains(m));
             let (phase, why) = reconcile::phase(spec, seen, &waits, now);
-            let report = MachineReport::new(spec.machine.clone(), spec.epoch, (phase, why));
+            let v6 = matches!(seen.shim, reconcile::ShimProcess::Running { v6: true, .. });
+            let new = MachineReport::new(spec.machine.clone(), spec.epoch, (phase, why));
+            let report = MachineReport { v6, ..new };
             wake = soonest(wake, reconcile::phase_due(spec, seen).filter(|due| now < *due));
             let machine = self.machines.entry(spec.machine.clone()).or_default();
             if machine.phase.replace(phase) != Some(phase) {

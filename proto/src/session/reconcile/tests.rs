@@ -60,7 +60,7 @@ fn launched(shim: ShimProcess) -> Seen {
 
 fn running(booted: bool, ready: &[&str]) -> ShimProcess {
     let ready = ready.iter().map(|name| name.parse().unwrap()).collect();
-    ShimProcess::Running { since: Moment(90_000), booted, setup: Setup::Done, ready, paused: None }
+    ShimProcess::Running { since: Moment(90_000), booted, v6: false, setup: Setup::Done, ready, paused: None }
 }
 
 fn ended(asked: bool, clean: bool) -> ShimProcess {
@@ -170,6 +170,7 @@ fn a_service_that_answers_before_the_setup_is_done_does_not_count() {
             launched(ShimProcess::Running {
                 since: Moment(90_000),
                 booted: true,
+                v6: false,
                 setup,
                 ready,
                 paused: None,
@@ -199,6 +200,7 @@ fn a_guest_that_stays_silent_is_told() {
         launched(ShimProcess::Running {
             since,
             booted: false,
+            v6: false,
             setup: Setup::Pending,
             ready: BTreeSet::new(),
             paused: None,
@@ -217,6 +219,7 @@ fn a_check_that_fails_after_the_grace_is_told() {
         launched(ShimProcess::Running {
             since,
             booted: true,
+            v6: false,
             setup: Setup::Done,
             ready: BTreeSet::new(),
             paused: None,
@@ -595,8 +598,14 @@ fn a_guest_that_is_held_is_paused_whatever_its_checks_said_before() {
     let paused = |run| {
         let ready = ["http".parse().unwrap()].into();
         let since = Moment(90_000);
-        let shim =
-            ShimProcess::Running { since, booted: true, setup: Setup::Done, ready, paused: because.clone() };
+        let shim = ShimProcess::Running {
+            since,
+            booted: true,
+            v6: false,
+            setup: Setup::Done,
+            ready,
+            paused: because.clone(),
+        };
         let state = command(shop(), Command::Wish { machine: machine("web-1"), run });
         act(&state, &[], launched(shim))
     };

@@ -51,6 +51,9 @@ pub struct Internals {
     pub anonymous_kib: Option<u64>,
     /// The shims that live on this host.
     pub shims: Vec<ShimInternals>,
+    /// What the session network carried between this host and others, this one itself first.
+    #[serde(default)]
+    pub hosts: Vec<HostFlows>,
 }
 
 /// What one shim holds.
@@ -77,6 +80,9 @@ pub struct ShimInternals {
     /// What its guest has to do with the world outside; `null` when it did not answer.
     #[serde(default)]
     pub outside: Option<Outside>,
+    /// What it has to do with other machines of its session; `null` when it did not answer.
+    #[serde(default)]
+    pub inside: Option<Inside>,
 }
 
 /// What one guest has to do with the world outside of its session, and what of its packets went nowhere.
@@ -100,11 +106,74 @@ pub struct Outside {
     pub malformed: u64,
 }
 
-/// The same for every machine of a host.
+/// Packets with their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// How many.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+/// What one guest has to do with other machines of its session, since its network came up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// What it sent to them.
+    pub sent: Packets,
+    /// What it got of them.
+    pub received: Packets,
+    /// Packets that went nowhere, and it was told so: too long, no hop left, no such place.
+    pub refused: u64,
+    /// Packets that came and were not for it.
+    pub misrouted: u64,
+    /// Frames for everybody, and of protocols that are not carried.
+    pub ignored: u64,
+}
+
+/// What the session network carried between this host and another one since the agent's start. Of this host itself:
+/// among its own machines, and what of theirs was lost before it was known where to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFlows {
+    /// The other host's name.
+    pub host: String,
+    /// What was sent to it.
+    pub sent: Packets,
+    /// How many of these packets went in two datagrams, because the path is narrow.
+    pub in_two: u64,
+    /// What came from it and was given to machines here.
+    pub received: Packets,
+    /// Packets that were lost, by reason.
+    pub lost: Lost,
+}
+
+/// Packets that the session network lost, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// No machine of the session has the address, or it does not run.
+    pub no_route: u64,
+    /// The source is not a machine of the host that sent it.
+    pub forged: u64,
+    /// The source is an older incarnation of a machine.
+    pub stale: u64,
+    /// No packet, or no datagram of ours.
+    pub malformed: u64,
+    /// More than a machine or a path took.
+    pub queue_full: u64,
+    /// The other host was not reachable.
+    pub unreachable: u64,
+    /// Longer than two datagrams of the path.
+    pub too_long: u64,
+    /// Questions for names beyond what one machine may have open.
+    pub dns_refused: u64,
+}
+
+/// The same for every machine of a host, and what went between it and others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flows {
     /// The machines that run here.
     pub machines: Vec<MachineFlows>,
+    /// The hosts that packets were exchanged with, this one itself first.
+    pub hosts: Vec<HostFlows>,
 }
 
 /// One machine of [`Flows`].
@@ -116,4 +185,6 @@ pub struct MachineFlows {
     pub session: String,
     /// What it has to do with the outside; `null` when its shim did not answer.
     pub outside: Option<Outside>,
+    /// What it has to do with other machines of its session; `null` when its shim did not answer.
+    pub inside: Option<Inside>,
 }

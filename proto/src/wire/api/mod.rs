@@ -18,7 +18,10 @@ mod status;
 mod token;
 
 pub use self::{
-    doctor::{Check, CheckState, Checks, Flows, Internals, MachineFlows, Outside, ShimInternals},
+    doctor::{
+        Check, CheckState, Checks, Flows, HostFlows, Inside, Internals, Lost, MachineFlows, Outside, Packets,
+        ShimInternals,
+    },
     error::{Error, ErrorBody, Kind},
     host::{HostRow, Hosts},
     image::{ImageImport, ImagePull, ImageRow, Images},

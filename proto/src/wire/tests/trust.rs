@@ -246,8 +246,11 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         phase: Phase::Failed,
         reason: None,
         why: Some(Because::Untold),
+        v6: false,
     };
+    let v6 = MachineReport { v6: true, ..report.clone() };
     let untold = SessionRecord { version: 300, machines: vec![report] };
+    let v6 = SessionRecord { version: 300, machines: vec![v6] };
     let about = |accelerator| Some(Body::Host(about_host(accelerator)));
     let publishes = HostRecord { published: published().services, ..about_host(None) };
     let record = |key, body| SignedRecord {
@@ -266,6 +269,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("image", record(RecordKey::Image(digest), Some(Body::Image(image)))),
         ("session", record(RecordKey::Session(SESSION), Some(Body::Session(session)))),
         ("session-more", record(RecordKey::More(SESSION, 1), Some(Body::Session(untold)))),
+        ("session-v6", record(RecordKey::Session(SESSION), Some(Body::Session(v6)))),
         ("head", record(RecordKey::Head(SESSION), Some(Body::Head(head)))),
         ("seen", record(RecordKey::Seen, Some(Body::Seen(seen)))),
         ("withdrawn", record(RecordKey::Head(SESSION), None)),

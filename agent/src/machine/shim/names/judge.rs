@@ -14,7 +14,7 @@ use hickory_proto::{
         },
     },
 };
-use proto::session::Prefix;
+use proto::session::{Prefix, overlay};
 
 /// Names that mean something in one home, in one company or nowhere, and never in public: RFC 6761, 6762,
 /// 7686, 8375, 9476, what ICANN reserved, and what homes and companies use all the same. `.example` is public.
@@ -65,16 +65,25 @@ pub enum Course {
     NoData,
 }
 
-/// Says who answers a question of a machine in `subnet`; `zone` is the mesh's own, `may` says which addresses
+/// Says who answers a question of a machine in `subnets`; `zone` is the mesh's own, `may` says which addresses
 /// the guest may go to.
-pub fn course(question: &Message, zone: &Name, subnet: Prefix, may: impl Fn(IpAddr) -> bool) -> Course {
+pub fn course(
+    question: &Message,
+    zone: &Name,
+    (v4, v6): (Prefix, Ipv6Addr),
+    may: impl Fn(IpAddr) -> bool,
+) -> Course {
     let [query] = &question.queries[..] else { return Course::Agent };
     let proper = question.metadata.message_type == MessageType::Query
         && question.metadata.op_code == OpCode::Query
         && query.query_class() == DNSClass::IN
         && !matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
     let name = query.name();
-    let ours = |address| matches!(address, Some(IpAddr::V4(v4)) if within(subnet, v4));
+    let ours = |address| match address {
+        Some(IpAddr::V4(address)) => within(v4, address),
+        Some(IpAddr::V6(address)) => overlay::holds_v6(v6, address),
+        None => false,
+    };
     // A name of one label is the search list's.
     if !proper || name.num_labels() < 2 || zone.zone_of(name) || ours(reversed(name)) {
         Course::Agent
@@ -213,7 +222,8 @@ mod tests {
         let mut message = Message::query();
         message.add_query(Query::query(name(text), kind));
         let subnet = Prefix { base: [10, 64, 7, 0].into(), len: 24 };
-        course(&message, &name("mesh.internal."), subnet, may)
+        let subnet_v6 = "fd00:6d65:7368:7::".parse().unwrap();
+        course(&message, &name("mesh.internal."), (subnet, subnet_v6), may)
     }
 
     #[test]
@@ -261,6 +271,9 @@ mod tests {
             ("8.8.8.8.in-addr.arpa.", Public),
             ("5.0-7.8.8.8.in-addr.arpa.", Public),
             ("1.1.1.1.1.7.4.0.6.0.6.2.ip6.arpa.", Public),
+            ("1.7.0.0.0.8.6.3.7.5.6.d.6.0.0.d.f.ip6.arpa.", Agent),
+            ("7.0.0.0.8.6.3.7.5.6.d.6.0.0.d.f.ip6.arpa.", Agent),
+            ("8.0.0.0.8.6.3.7.5.6.d.6.0.0.d.f.ip6.arpa.", NoName),
             ("8.e.f.ip6.arpa.", NoName),
             ("ip6.arpa.", NoName),
             ("x.y.arpa.", NoName),

@@ -4,7 +4,7 @@
 //! it may not go (DNS rebinding), and never tells of the host's home (split horizon).
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -41,7 +41,7 @@ const MAX_ASKED: usize = 256;
 /// How long a guest may keep a TCP connection for questions without asking, or without hearing.
 const QUIET: Duration = Duration::from_secs(30);
 /// What goes over the guest's wire in one datagram.
-const DATAGRAM_BYTES: usize = proto::limits::GUEST_MTU - 28;
+const DATAGRAM_BYTES: usize = proto::limits::GUEST_DNS_BYTES;
 /// A question by TCP: a name has 255 bytes at most.
 const QUESTION_BYTES: u16 = 1232;
 
@@ -49,7 +49,7 @@ const QUESTION_BYTES: u16 = 1232;
 #[derive(Clone)]
 pub struct Names {
     zone: Name,
-    subnet: Prefix,
+    subnets: (Prefix, Ipv6Addr),
     egress: Egress,
     happen: mpsc::Sender<Happening>,
     descriptors: Descriptors,
@@ -61,8 +61,8 @@ pub struct Names {
 pub struct Guest {
     /// The mesh's own zone.
     pub zone: String,
-    /// The session's network.
-    pub subnet: Prefix,
+    /// The session's networks; the IPv6 one is a /64.
+    pub subnets: (Prefix, Ipv6Addr),
     /// Where it may go.
     pub egress: Egress,
 }
@@ -88,8 +88,8 @@ impl Names {
         // A zone is checked where it is configured; the root would only be more than it.
         let mut zone = Name::from_ascii(&guest.zone).unwrap_or_default();
         zone.set_fqdn(true);
-        let Guest { subnet, egress, .. } = guest;
-        Names { zone, subnet, egress, happen, descriptors, asking, known: Arc::default() }
+        let Guest { subnets, egress, .. } = guest;
+        Names { zone, subnets, egress, happen, descriptors, asking, known: Arc::default() }
     }
 
     /// Takes in what the host's network looks like.
@@ -101,7 +101,7 @@ impl Names {
     pub fn foreign(&self, message: &[u8]) -> Option<Foreign> {
         let question = Message::from_vec(message).ok()?;
         let known = self.known();
-        let course = judge::course(&question, &self.zone, self.subnet, |to| self.may(&known, to));
+        let course = judge::course(&question, &self.zone, self.subnets, |to| self.may(&known, to));
         (course != Course::Agent).then_some(Foreign { question, course })
     }
 

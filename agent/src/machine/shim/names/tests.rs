@@ -18,7 +18,7 @@ fn question(name: &str, kind: RecordType) -> Message {
 fn names(egress: Egress) -> Names {
     let guest = Guest {
         zone: "mesh.internal".into(),
-        subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
+        subnets: (Prefix { base: [10, 64, 7, 0].into(), len: 24 }, "fd00:6d65:7368:7::".parse().unwrap()),
         egress,
     };
     let names = Names::new(guest, mpsc::channel(1).0, Descriptors::new(8));
@@ -47,7 +47,7 @@ async fn a_guest_that_may_go_nowhere_is_told_at_once_that_no_public_name_exists(
     asked.edns = Some(Edns::new());
     let answer = told(&names(Egress::None), &asked).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
-    assert_eq!(answer.edns.unwrap().max_payload(), 1252, "who asks with EDNS is answered with it");
+    assert_eq!(answer.edns.unwrap().max_payload(), 1232, "who asks with EDNS is answered with it");
 }
 
 #[tokio::test]

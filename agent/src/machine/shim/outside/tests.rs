@@ -17,7 +17,11 @@ fn outside(limit: usize) -> (Outside, Descriptors, mpsc::Receiver<Happening>) {
     let (happen, heard) = mpsc::channel(8);
     let descriptors = Descriptors::new(limit);
     let subnet = Prefix { base: [10, 64, 7, 0].into(), len: 24 };
-    let guest = Guest { zone: "mesh.internal".into(), subnet, egress: Egress::Internet };
+    let guest = Guest {
+        zone: "mesh.internal".into(),
+        subnets: (subnet, "fd00:6d65:7368:7::".parse().unwrap()),
+        egress: Egress::Internet,
+    };
     let names = Names::new(guest, happen.clone(), descriptors.clone());
     let outside = Outside::new(Told { edge: 7, happen }, names, GATEWAY, descriptors.clone());
     (outside, descriptors, heard)
