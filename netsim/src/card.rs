@@ -50,7 +50,7 @@ pub struct Guest {
     begun: Instant,
     interface: Interface,
     sockets: SocketSet<'static>,
-    wire: Wire,
+    wire: Card,
     next_port: u16,
 }
 
@@ -58,7 +58,7 @@ impl Guest {
     /// Connects nothing: `stream` is the wire to the backend.
     pub fn new(stream: UnixStream, place: Place) -> Result<Guest> {
         stream.set_nonblocking(true)?;
-        let mut wire = Wire {
+        let mut wire = Card {
             stream,
             place,
             gateway_mac: None,
@@ -203,7 +203,7 @@ impl Guest {
 }
 
 /// The wire to the backend, and the frames that are under way on it.
-struct Wire {
+struct Card {
     stream: UnixStream,
     place: Place,
     gateway_mac: Option<[u8; 6]>,
@@ -212,7 +212,7 @@ struct Wire {
     packets: VecDeque<Vec<u8>>,
 }
 
-impl Wire {
+impl Card {
     fn read(&mut self) -> Result<()> {
         let mut piece = [0; 64 * 1024];
         loop {
@@ -310,7 +310,7 @@ impl Wire {
     }
 }
 
-impl phy::Device for Wire {
+impl phy::Device for Card {
     type RxToken<'a> = Received;
     type TxToken<'a> = Sending<'a>;
 
@@ -342,7 +342,7 @@ impl phy::RxToken for Received {
     }
 }
 
-struct Sending<'a>(&'a mut Wire);
+struct Sending<'a>(&'a mut Card);
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {

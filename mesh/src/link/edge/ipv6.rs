@@ -9,7 +9,7 @@ use etherparse::{
     icmpv6::{DestUnreachableCode as Unreachable, TYPE_ECHO_REQUEST, TimeExceededCode},
 };
 
-use super::{Asked, DNS_PORT, Edge, Wire};
+use super::{Asked, DNS_PORT, Edge, Family};
 use crate::link::{
     Effect,
     ipv6::{self, Discovery, HEADER, ON_LINK},
@@ -128,7 +128,7 @@ impl Edge {
             }
             IpNumber::UDP if addressed => match UdpSlice::from_slice(body) {
                 Ok(udp) if udp.destination_port() == DNS_PORT => {
-                    let asked = Asked { by: Wire::V6, port: udp.source_port(), at: now };
+                    let asked = Asked { by: Family::V6, port: udp.source_port(), at: now };
                     self.dns_query(asked, udp.payload(), to);
                 }
                 Ok(_) => self.refuse_v6(packet, Icmpv6Type::DestinationUnreachable(Unreachable::Port), to),

@@ -39,14 +39,14 @@ pub struct Edge {
 
 /// A DNS question on its way: who gets the answer.
 struct Asked {
-    by: Wire,
+    by: Family,
     port: u16,
     at: Instant,
 }
 
 /// Which of the guest's two addresses asks.
 #[derive(Clone, Copy)]
-enum Wire {
+enum Family {
     V4,
     V6,
 }
@@ -309,7 +309,7 @@ impl Edge {
                 to.extend(ask.map(|ask| Effect::Time { ask }));
             }
             (port, DNS_PORT) if addressed => {
-                self.dns_query(Asked { by: Wire::V4, port, at: now }, udp.payload(), to);
+                self.dns_query(Asked { by: Family::V4, port, at: now }, udp.payload(), to);
             }
             _ if addressed => {
                 self.refuse(packet, Icmpv4Type::DestinationUnreachable(Unreachable::Port), to);
@@ -349,8 +349,8 @@ impl Edge {
     fn dns_answer(&mut self, id: u64, message: &[u8], to: &mut Vec<Effect>) {
         let fits = message.len() <= DNS_BYTES;
         let frame = self.asked.remove(&id).filter(|_| fits).and_then(|Asked { by, port, .. }| match by {
-            Wire::V4 => self.towards.udp((DNS_PORT, port), message),
-            Wire::V6 => self.side.udp((DNS_PORT, port), message),
+            Family::V4 => self.towards.udp((DNS_PORT, port), message),
+            Family::V6 => self.side.udp((DNS_PORT, port), message),
         });
         match frame {
             Some(frame) => to.push(Effect::ToGuest(frame)),
