@@ -35,11 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub use ending::words;
 
-use self::{
-    ending::EndSigns,
-    network::{Happening, Signs},
-    pause::Pause,
-};
+use self::{ending::EndSigns, happening::Happening, network::Signs, pause::Pause};
 use super::{
     argv::argv,
     console, guard, handle, launch,
@@ -53,6 +49,7 @@ use crate::host::limits;
 
 mod descriptors;
 mod ending;
+mod happening;
 mod hostnet;
 mod knock;
 pub(super) mod log;
@@ -158,7 +155,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
     let launch = Arc::new(intent.clone());
     let (stop, stops) = mpsc::channel(MAX_WISHES);
     let (watcher, watchers) = mpsc::channel(MAX_WISHES);
-    let (happen, happenings) = network::channel();
+    let (happen, happenings) = happening::channel();
     let (status, callers) = (watch::Sender::new(first), TaskTracker::new());
     let desk = serve::Desk { launch, status, stop, watcher, happen, callers };
     let server = tokio::spawn(serve::stand(listener, paths.control(), desk.clone()));
@@ -179,7 +176,7 @@ async fn run_machine(intent: &Launch, paths: &Paths) -> io::Result<()> {
 struct Waiting {
     stops: mpsc::Receiver<Duration>,
     watchers: mpsc::Receiver<UnixStream>,
-    happenings: network::Happenings,
+    happenings: happening::Happenings,
 }
 
 /// Runs QEMU from its beginning to its end.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mesh::link::{BY_TCP, DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
 use proto::session::overlay;
 use tokio::{
@@ -27,6 +27,7 @@ use super::{
         wire::{Counts, ShimAnswer, write},
     },
     descriptors::Descriptors,
+    happening::{Happening, Happenings},
     hostnet,
     knock::{KNOCK, KNOCK_PORT, Knock},
     names::{Guest, Names},
@@ -34,8 +35,6 @@ use super::{
     streams::{self, Line},
 };
 
-/// Happenings that wait for the edge. Senders wait when it is full, so a guest is slowed down.
-const MAX_HAPPENINGS: usize = 512;
 /// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
 const MAX_QUEUED: usize = 512;
 /// Questions by TCP that wait for the agent.
@@ -55,48 +54,6 @@ pub struct Signs {
     pub booted: bool,
     /// It has its IPv6 address.
     pub v6: bool,
-}
-
-/// Something that the edge or its wires must know.
-#[derive(Debug)]
-pub enum Happening {
-    /// A frame came from QEMU.
-    Frame(BytesMut),
-    /// The guest was reset: its network begins anew.
-    Reset,
-    /// An agent wants the packets.
-    Agent(UnixStream),
-    /// A message from the agent.
-    FromAgent(PortMessage),
-    /// Somebody wants a connection to a port.
-    Dial {
-        /// The port.
-        port: u16,
-        /// To be answered, then carried.
-        stream: UnixStream,
-    },
-    /// A dialled connection has something for the edge.
-    Dialled(Event),
-    /// A socket to the outside has something for the edge with that number.
-    Heard(u64, Heard),
-    /// A question of the guest for a public name was answered, for the edge with that number.
-    Named(u64, Event),
-    /// The guest asks something by TCP that only the agent knows.
-    Ask(Bytes, oneshot::Sender<Bytes>),
-    /// Somebody wants to know how much there is.
-    Count(oneshot::Sender<Counts>),
-}
-
-/// Makes the queue to [`carry`].
-pub fn channel() -> (mpsc::Sender<Happening>, Happenings) {
-    let (sender, receiver) = mpsc::channel(MAX_HAPPENINGS);
-    (sender.clone(), Happenings { sender, receiver })
-}
-
-/// Both ends of the queue: tasks that [`carry`] starts report through it.
-pub struct Happenings {
-    sender: mpsc::Sender<Happening>,
-    receiver: mpsc::Receiver<Happening>,
 }
 
 /// What [`carry`] connects.

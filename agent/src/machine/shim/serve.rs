@@ -22,7 +22,7 @@ use super::{
         record::{Launch, ShimStatus},
         wire::{ShimAnswer, Wish, is_unknown, read, write},
     },
-    network::Happening,
+    happening::Happening,
 };
 
 /// How long a caller may take to say what it wants.

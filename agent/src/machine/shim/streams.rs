@@ -20,7 +20,7 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use super::{super::hangup::hung_up, network::Happening};
+use super::{super::hangup::hung_up, happening::Happening};
 
 /// Between two attempts to reach QEMU's network card.
 const AGAIN: Duration = Duration::from_millis(200);

@@ -28,7 +28,7 @@ use self::{
     judge::Course,
     resolver::{ANSWER_WITHIN, Resolvers},
 };
-use super::{descriptors::Descriptors, network::Happening};
+use super::{descriptors::Descriptors, happening::Happening};
 
 mod cache;
 pub(crate) mod judge;

@@ -17,7 +17,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{descriptors::Descriptors, names::Names, network::Happening};
+use super::{descriptors::Descriptors, happening::Happening, names::Names};
 
 mod datagrams;
 mod stream;
