@@ -85,6 +85,9 @@ pub enum Violation {
     /// The world came to no rest after everything was healed.
     #[error("not settled {0} s after all was well again: {1}")]
     Unsettled(u64, String),
+    /// Somebody acts without end.
+    #[error("acts without end: {0} s after the beginning more than {1} things are under way")]
+    Restless(u64, usize),
 }
 
 /// What has happened so far.

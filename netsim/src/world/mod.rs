@@ -47,6 +47,8 @@ use quorum::Quorum;
 
 /// The first session of a world, and the only one of a story that is told in words.
 pub const SESSION: SessionId = SessionId([7; 16]);
+/// Events ahead, of which a world of some dozen machines has a few hundred.
+const MOST_AHEAD: usize = 20_000;
 
 /// What hosts take for wall time when a world begins, one after the other: right, in 1970, an hour behind, five
 /// years ahead.
@@ -222,6 +224,9 @@ impl World {
     pub fn step(&mut self) -> Result<bool, Violation> {
         let Some(((at, _), event)) = self.queue.pop_first() else { return Ok(false) };
         self.now = at;
+        if self.queue.len() > MOST_AHEAD {
+            return Err(Violation::Restless(at.0 / 1000, MOST_AHEAD));
+        }
         match event {
             Event::Tick(host, run) => self.tick(host, run)?,
             Event::Arrive(from, to, message) => {

@@ -46,7 +46,7 @@ fn every_rule_that_is_broken_on_purpose_is_noticed() {
         (Mutant::ForgetsWhatRuns, "at once"),
         (Mutant::NeverWakes, "not settled | not converged"),
         (Mutant::KeepsReadiness, "its services never answered"),
-        (Mutant::ActsWhileBusy, "at once"),
+        (Mutant::ActsWhileBusy, "at once | acts without end"),
         (Mutant::StartsUnasked, "never granted"),
         (Mutant::StartsOnOldDisks, "although its removal was written down"),
         (Mutant::LeadsOn, "is wrong about leading"),
