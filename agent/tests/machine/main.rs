@@ -838,8 +838,13 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
     .await;
     let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
     let counts = || machine::wire::counts(&control, Duration::from_secs(10));
-    let held = || async { (descriptors(&process), counts().await.unwrap()) };
-    let settles = |what: &'static str, goal: (usize, machine::wire::Counts)| async move {
+    // What was counted of packets grows by itself: a guest looks for routers and tells what it listens to.
+    let held = || async {
+        let machine::wire::Counts { dials, callers, tasks, connections, sockets, waiting, .. } =
+            counts().await.unwrap();
+        (descriptors(&process), [dials, callers, tasks, connections, sockets, waiting])
+    };
+    let settles = |what: &'static str, goal: (usize, [usize; 6])| async move {
         let mut seen = held().await;
         let start = Instant::now();
         while seen != goal {
@@ -854,7 +859,7 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let before = std::mem::replace(&mut quiet, held().await);
-            if before == quiet && (quiet.1.dials, quiet.1.callers) == (0, 0) {
+            if before == quiet && quiet.1[..2] == [0, 0] {
                 return;
             }
         }
@@ -863,7 +868,7 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
 
     let open = [shim.dial(ECHO).await.unwrap(), shim.dial(DEAF).await.unwrap()];
     let seen = held().await;
-    assert_eq!((seen.0, seen.1.dials, seen.1.callers), (quiet.0 + 2, 2, 2), "what is held is seen");
+    assert_eq!((seen.0, &seen.1[..2]), (quiet.0 + 2, &[2, 2][..]), "what is held is seen");
     drop(open);
     for _ in 0..20 {
         every_way_to_end(&shim).await;
