@@ -23,7 +23,7 @@ use super::guard;
 const TURNS: u32 = 1_000_000;
 /// The longest that hardware may take for them: 20 million turns a second. Emulation was seen to do 4 million, the slowest
 /// CPU with hardware virtualisation does five times what is asked for.
-const LONGEST: Duration = Duration::from_millis(50);
+pub const LONGEST: Duration = Duration::from_millis(50);
 /// How long QEMU may take for everything, its own start on a loaded host included.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// A loaded host may stall the child once; it does not do so three times in a row.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
-    accelerator::{Verdict, prove_kvm},
+    accelerator::{LONGEST, Verdict, prove_kvm},
     guard, process,
     qmp::{Qmp, QmpError},
 };
@@ -134,6 +134,9 @@ struct Cached {
     kernel: String,
     /// Size and change time of the program: a new package changes them.
     program: (PathBuf, u64, i64),
+    /// By which bound KVM was proved; older agents had others and did not say so.
+    #[serde(default)]
+    longest_ms: u64,
     facts: QemuFacts,
 }
 
@@ -149,9 +152,11 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
     let meta = fs::metadata(&program)?;
     let program_id = (program.clone(), meta.len(), std::os::unix::fs::MetadataExt::mtime(&meta));
+    let longest_ms = LONGEST.as_millis() as u64;
     // A cache that cannot be read is no cache.
     if let Some(cached) = fs::read(cache).ok().and_then(|text| serde_json::from_slice::<Cached>(&text).ok())
         && (&cached.boot, &cached.kernel, &cached.program) == (&boot, &kernel, &program_id)
+        && cached.longest_ms == longest_ms
         && cached.facts.disk_tool == disk_tool
         // An older agent kept the words of the refusal only.
         && cached.facts.refused.is_some() == cached.facts.no_kvm.is_some()
@@ -161,7 +166,7 @@ pub async fn probe(cache: &Path, agent: &Path) -> Result<QemuFacts, ProbeError> 
     let facts = tokio::time::timeout(WITHIN * 2, ask(agent, &program, &disk_tool)).await;
     let facts = facts
         .unwrap_or_else(|_| Err(ProbeError::Ask(program.clone(), QmpError::Late("what it can do".into()))))?;
-    let cached = Cached { boot, kernel, program: program_id, facts };
+    let cached = Cached { boot, kernel, program: program_id, longest_ms, facts };
     if let Err(error) = serde_json::to_vec_pretty(&cached)
         .map_err(io::Error::from)
         .and_then(|text| durable::write(cache, &text))

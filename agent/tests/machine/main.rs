@@ -639,8 +639,18 @@ async fn an_accelerator_that_opens_but_emulates_is_refused() {
         (Some(because), Accelerator::Tcg) => eprintln!("KVM is not used here: {because}"),
         other => panic!("{other:?}"),
     }
-    let again = machine::qemu::probe(&bench.dir.path().join("qemu.json"), AGENT.as_ref()).await.unwrap();
+    let cache = bench.dir.path().join("qemu.json");
+    let again = machine::qemu::probe(&cache, AGENT.as_ref()).await.unwrap();
     assert_eq!(&again, facts, "the answer is remembered");
+    let mut kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&cache).unwrap()).unwrap();
+    kept["facts"]["version"] = "0.0".into();
+    std::fs::write(&cache, kept.to_string()).unwrap();
+    let again = machine::qemu::probe(&cache, AGENT.as_ref()).await.unwrap();
+    assert_eq!(again.version, "0.0", "what is remembered counts");
+    kept.as_object_mut().unwrap().remove("longest_ms");
+    std::fs::write(&cache, kept.to_string()).unwrap();
+    let again = machine::qemu::probe(&cache, AGENT.as_ref()).await.unwrap();
+    assert_eq!(&again, facts, "what was proved by another bound is proved again");
     // Software that plays /dev/kvm has no hardware behind it: it must never be trusted.
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let hardware = cpu.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
