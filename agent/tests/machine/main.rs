@@ -650,7 +650,8 @@ async fn an_accelerator_that_opens_but_emulates_is_refused() {
     kept.as_object_mut().unwrap().remove("longest_ms");
     std::fs::write(&cache, kept.to_string()).unwrap();
     let again = machine::qemu::probe(&cache, AGENT.as_ref()).await.unwrap();
-    assert_eq!(&again, facts, "what was proved by another bound is proved again");
+    let proved = |facts: &machine::qemu::QemuFacts| (facts.version.clone(), facts.accelerator);
+    assert_eq!(proved(&again), proved(facts), "what was proved by another bound is proved again");
     // Software that plays /dev/kvm has no hardware behind it: it must never be trusted.
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let hardware = cpu.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
