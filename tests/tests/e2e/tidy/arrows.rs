@@ -16,7 +16,6 @@ const CIRCLES: &[(&str, &str, &str)] = &[
     ("mesh", "quorum/net", "a frame is answered by the ballot, which asks by frames"),
     ("images", "error", "an error names what failed, and what fails gives an error"),
     ("agent", "machine/launch", "a shim is begun by the daemon, and begins with what that wrote"),
-    ("agent", "machine/shim/network", "the network's streams are those of the guest's card"),
     ("agent", "cli/session", "`session up` is a verb of the noun, and shows its table"),
     ("netsim", "world/coordinator", "hosts and coordinators of the world ask each other"),
 ];
