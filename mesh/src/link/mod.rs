@@ -32,6 +32,8 @@ mod dhcp;
 mod dial;
 mod edge;
 mod egress;
+#[cfg(test)]
+mod fixture;
 mod frame;
 mod ipv6;
 mod port;

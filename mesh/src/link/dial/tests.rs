@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 
-use proto::{session::Prefix, topology::Egress as Mode};
 use smoltcp::{phy::Device, wire::IpAddress};
 
 use super::*;
-use crate::link::{Edge, Event, HostNet};
-
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const ME: [u8; 4] = [10, 64, 7, 2];
+use crate::link::{
+    Edge, Event,
+    fixture::{self, GUEST, ME},
+};
 
 /// An edge and a guest with one TCP port, on a wire without delay and a clock that is set by hand.
 struct Lab {
@@ -54,19 +53,6 @@ impl Device for Plug {
 
 impl Lab {
     fn new() -> Lab {
-        let config = EdgeConfig {
-            guest_mac: GUEST,
-            guest_address: ME.into(),
-            subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
-            subnet_v6: "fd00:6d65:7368:7::".parse().unwrap(),
-            hostname: "web-1".into(),
-            domain: "shop.mesh.internal".into(),
-            search: vec![],
-            mtu: 1280,
-            seed: 7,
-            egress: Mode::None,
-            host: Some(HostNet::default()),
-        };
         let mut wire = Plug::default();
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, SmolInstant::ZERO);
         interface
@@ -76,8 +62,7 @@ impl Lab {
         socket.listen(80).unwrap();
         let mut sockets = SocketSet::new(vec![]);
         let socket = sockets.add(socket);
-        let now = Instant::now();
-        let edge = Edge::new(config, now);
+        let (edge, now) = fixture::edge(fixture::config());
         Lab { edge, start: now, now, interface, sockets, socket, wire, seen: vec![], room: WINDOW }
     }
 

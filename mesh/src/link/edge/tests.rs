@@ -9,32 +9,18 @@ use dhcproto::{
 use etherparse::{ArpEthIpv4Packet, IcmpEchoHeader, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use proto::{session::Prefix, topology::Egress as Mode};
 
 use super::*;
-use crate::link::{GATEWAY_MAC, HostNet};
+use crate::link::{
+    GATEWAY_MAC,
+    fixture::{self, GUEST, ME},
+};
 
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const ME: [u8; 4] = [10, 64, 7, 2];
 const OTHER: [u8; 4] = [10, 64, 7, 3];
 const GATEWAY: [u8; 4] = [10, 64, 7, 1];
 
 fn edge() -> (Edge, Instant) {
-    let config = EdgeConfig {
-        guest_mac: GUEST,
-        guest_address: ME.into(),
-        subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
-        subnet_v6: "fd00:6d65:7368:7::".parse().unwrap(),
-        hostname: "web-1".into(),
-        domain: "shop.mesh.internal".into(),
-        search: vec!["shop.mesh.internal".into(), "mesh.internal".into()],
-        mtu: 1280,
-        seed: 7,
-        egress: Mode::None,
-        host: Some(HostNet::default()),
-    };
-    let now = Instant::now();
-    (Edge::new(config, now), now)
+    fixture::edge(fixture::config())
 }
 
 /// Tells frames, packets and drops as a person would.

@@ -4,7 +4,6 @@ use std::{collections::VecDeque, time::Duration};
 
 use etherparse::{IcmpEchoHeader, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use proto::session::Prefix;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
     phy::{self, Device, DeviceCapabilities, Medium},
@@ -14,10 +13,12 @@ use smoltcp::{
 };
 
 use super::*;
-use crate::link::{Edge, Event, frame};
+use crate::link::{
+    Edge, Event,
+    fixture::{self, GUEST, ME},
+    frame,
+};
 
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const ME: [u8; 4] = [10, 64, 7, 2];
 const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 
 fn edge(egress: Mode) -> (Edge, Instant) {
@@ -25,21 +26,7 @@ fn edge(egress: Mode) -> (Edge, Instant) {
 }
 
 fn edge_of(egress: Mode, host: Option<HostNet>) -> (Edge, Instant) {
-    let config = EdgeConfig {
-        guest_mac: GUEST,
-        guest_address: ME.into(),
-        subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
-        subnet_v6: "fd00:6d65:7368:7::".parse().unwrap(),
-        hostname: "web-1".into(),
-        domain: "shop.mesh.internal".into(),
-        search: vec![],
-        mtu: 1280,
-        seed: 7,
-        egress,
-        host,
-    };
-    let now = Instant::now();
-    (Edge::new(config, now), now)
+    fixture::edge(EdgeConfig { egress, host, ..fixture::config() })
 }
 
 fn packet(to: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {

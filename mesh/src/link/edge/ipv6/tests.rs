@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use etherparse::{EtherType, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use proto::{session::Prefix, topology::Egress as Mode};
 
 use super::*;
-use crate::link::{Drops, EdgeConfig, Event, GATEWAY_MAC, HostNet};
+use crate::link::{
+    Drops, Event, GATEWAY_MAC,
+    fixture::{self, GUEST},
+};
 use bytes::Bytes;
 
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const ME: &str = "fd00:6d65:7368:7:5054:ff:fe01:203";
 const OTHER: &str = "fd00:6d65:7368:7:5054:ff:fe09:909";
 const GATEWAY: &str = "fd00:6d65:7368:7::1";
@@ -19,21 +20,7 @@ const LOCAL: &str = "fe80::5054:ff:fe01:203";
 const ROUTERS: &str = "ff02::2";
 
 fn edge() -> (Edge, Instant) {
-    let config = EdgeConfig {
-        guest_mac: GUEST,
-        guest_address: [10, 64, 7, 2].into(),
-        subnet: Prefix { base: [10, 64, 7, 0].into(), len: 24 },
-        subnet_v6: "fd00:6d65:7368:7::".parse().unwrap(),
-        hostname: "web-1".into(),
-        domain: "shop.mesh.internal".into(),
-        search: vec![],
-        mtu: 1280,
-        seed: 7,
-        egress: Mode::None,
-        host: Some(HostNet::default()),
-    };
-    let now = Instant::now();
-    (Edge::new(config, now), now)
+    fixture::edge(fixture::config())
 }
 
 fn octets(address: &str) -> [u8; 16] {
