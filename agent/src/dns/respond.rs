@@ -23,7 +23,10 @@ use hickory_proto::{
     },
 };
 use mesh::link::Carrier;
-use proto::names::{self, Kind, Resolution, View};
+use proto::{
+    limits::GUEST_DNS_BYTES,
+    names::{self, Kind, Resolution, View},
+};
 
 use super::{Found, Resolve};
 
@@ -32,7 +35,7 @@ const HEAD_BYTES: usize = 12;
 /// What a client without EDNS takes in one datagram (RFC 1035), and nobody takes less.
 const PLAIN_BYTES: u16 = 512;
 /// What we send and take in one datagram at most: it crosses every path whole, also a guest's.
-const MAX_DATAGRAM_BYTES: u16 = 1232;
+const MAX_DATAGRAM_BYTES: u16 = GUEST_DNS_BYTES as u16;
 
 /// Answers a message. `None`: it is no question, and silence is the answer.
 pub async fn respond(message: &[u8], view: View, carrier: Carrier, resolve: &Resolve) -> Option<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! The computer this agent runs on, as the rest of the agent sees it: its data and runtime
 //! directories, its disk and its troubles, files that survive a crash, private directories, users and groups,
-//! descriptors, ports on loopback, the log, and what is held.
+//! descriptors, ports on loopback, its name servers, the log, and what is held.
 
 pub mod data;
 pub mod disk;
@@ -12,6 +12,7 @@ pub mod listen;
 pub mod log;
 pub mod notify;
 pub mod private;
+pub mod resolv;
 pub mod runtime;
 pub mod users;
 pub mod words;

@@ -20,6 +20,7 @@ use std::{
 
 pub use super::hook::{Hook, Resolver};
 use super::plan::{Command, File, Plan, Record};
+use crate::host::resolv::servers;
 
 /// Where is written what was hooked in, and by that what is removed one day.
 pub const RECORD: &str = "/usr/local/lib/agent/names.json";
@@ -118,7 +119,7 @@ pub fn resolver(seen: &Surroundings) -> Result<Resolver, Cannot> {
     if seen.macos {
         return Ok(Resolver::MacOs);
     }
-    let asked = servers(&seen.resolv_conf);
+    let asked: Vec<IpAddr> = servers(&seen.resolv_conf).collect();
     let stub = asked.iter().any(|server| RESOLVED_STUBS.contains(server));
     if let Some(resolved) = seen.resolved.filter(|_| stub || seen.nss_resolve) {
         let delegates = resolved.version.is_some_and(|version| version >= WITH_DELEGATES);
@@ -229,8 +230,8 @@ pub fn reload(resolver: Resolver) -> Vec<Command> {
 
 /// Says who does not see the zone although it is hooked in.
 pub fn blind(seen: &Surroundings) -> Vec<&'static str> {
-    let asked = servers(&seen.resolv_conf);
-    let beside = seen.resolved.is_some() && !asked.iter().any(|server| RESOLVED_STUBS.contains(server));
+    let stub = servers(&seen.resolv_conf).any(|server| RESOLVED_STUBS.contains(&server));
+    let beside = seen.resolved.is_some() && !stub;
     let mut blind = vec![
         "browsers that use DNS over HTTPS: http://GROUP.SESSION.localhost:7080/ works in all of them",
         "containers: they have a loopback of their own",
@@ -244,14 +245,4 @@ pub fn blind(seen: &Surroundings) -> Vec<&'static str> {
         blind.push("programs of Windows: this is a computer of its own inside it");
     }
     blind
-}
-
-/// Lists the servers of a resolv.conf.
-fn servers(resolv_conf: &str) -> Vec<IpAddr> {
-    let server = |line: &str| {
-        let mut words = line.split_whitespace();
-        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
-        address.split('%').next()?.parse().ok()
-    };
-    resolv_conf.lines().filter_map(server).collect()
 }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Command};
 
 use super::{Hook, RECORD, Resolved, Surroundings};
-use crate::install::carry::{self, Root};
+use crate::{
+    host::resolv::servers,
+    install::carry::{self, Root},
+};
 
 /// Gathers it.
 pub fn look(root: &Root) -> Surroundings {
@@ -24,7 +27,7 @@ pub fn look(root: &Root) -> Surroundings {
         resolved: exists("/run/systemd/resolve/io.systemd.Resolve").then(|| Resolved {
             version: root.0.is_none().then(version).flatten(),
             own_servers: own_servers(root),
-            learned_servers: !super::servers(&read("/run/systemd/resolve/resolv.conf")).is_empty(),
+            learned_servers: servers(&read("/run/systemd/resolve/resolv.conf")).next().is_some(),
         }),
         managed_dnsmasq: exists("/run/NetworkManager") && last(&managed, "dns") == Some("dnsmasq"),
         // Debian's service names the directory itself, elsewhere the settings do.

@@ -1,7 +1,7 @@
 //! The host's own resolvers, and one question to one of them.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -11,6 +11,8 @@ use tokio::{
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
+
+use crate::host::resolv::servers;
 
 /// Where hosts say whom they ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -43,14 +45,11 @@ impl Resolvers {
     }
 }
 
-/// Lists the name servers of a resolv.conf.
+/// Lists the name servers of a resolv.conf that can be asked: of one on a wire of its own nobody knows here which wire.
 fn listed(file: &str) -> Vec<SocketAddr> {
-    let server = |line: &str| {
-        let mut words = line.split_whitespace();
-        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
-        Some(SocketAddr::new(address.parse().ok()?, PORT))
-    };
-    file.lines().filter_map(server).take(MAX_RESOLVERS).collect()
+    let elsewhere = |server: &IpAddr| matches!(server, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let asked = servers(file).filter(|server| !elsewhere(server)).take(MAX_RESOLVERS);
+    asked.map(|server| SocketAddr::new(server, PORT)).collect()
 }
 
 /// Asks one after the other. One that is silent, confused or knows no answer is passed over. Holds one
@@ -165,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn a_resolv_conf_is_read_as_c_libraries_do() {
-        let file = "# nameserver 9.9.9.9\nsearch lan\nnameserver 192.168.1.1\nnameserver ::1 # us\n\
-                    nameserver nonsense\nnameserver 1.1.1.1\nnameserver 8.8.8.8\n";
+    fn the_first_three_that_can_be_asked_are() {
+        let file = "nameserver fe80::1%eth0\nnameserver 192.168.1.1\nnameserver ::1\n\
+                    nameserver 1.1.1.1\nnameserver 8.8.8.8\n";
         let read: Vec<String> = listed(file).iter().map(ToString::to_string).collect();
         assert_eq!(read, ["192.168.1.1:53", "[::1]:53", "1.1.1.1:53"]);
     }
