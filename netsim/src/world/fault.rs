@@ -436,8 +436,7 @@ fn topology(random: &mut Random) -> Intent {
             group.disk_mib = Some(100 * random.between(1, 4));
         }
         group.place.spread_host = random.chance(30);
-        // Drawn beside the others, so that the stories of known seeds stay theirs.
-        if random.clone().chance(30) {
+        if random.chance(30) {
             group.egress = Egress::Internet;
         }
         for (number, bytes) in FILES.iter().enumerate().filter(|_| random.chance(30)) {
