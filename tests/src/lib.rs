@@ -68,7 +68,16 @@ fn named(variable: &str, what: &str) -> PathBuf {
 /// Tells whether stories that need a lab can run here. Without root, namespaces or QEMU they are
 /// skipped with a line that says so, unless `REQUIRE_LAB=1`, which makes that a failure.
 pub fn lab_or_skip(story: &str) -> bool {
-    let missing = lab_missing();
+    there_or_skip(story, lab_missing())
+}
+
+/// Tells whether programs are there that a story compares with, as [`lab_or_skip`] does. Some of them bring servers that
+/// begin at once, so `make test` does not install them on anybody's computer.
+pub fn programs_or_skip(story: &str, programs: &[&str]) -> bool {
+    there_or_skip(story, not_installed(programs))
+}
+
+fn there_or_skip(story: &str, missing: Option<String>) -> bool {
     match missing {
         None => true,
         Some(missing) if env::var_os("REQUIRE_LAB").is_some_and(|value| value == "1") => {
@@ -88,11 +97,13 @@ fn lab_missing() -> Option<String> {
     if !PathBuf::from("/dev/net/tun").exists() {
         return Some("/dev/net/tun is missing".into());
     }
-    let on_path = |program: &str| {
-        env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-    };
-    ["ip", "nft"]
-        .into_iter()
-        .find(|program| !on_path(program))
-        .map(|program| format!("{program} is not installed"))
+    not_installed(&["ip", "nft"])
+}
+
+fn not_installed(programs: &[&str]) -> Option<String> {
+    // Servers are not always on the path.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = env::split_paths(&path).chain(["/usr/sbin".into()]).collect();
+    let there = |program: &str| dirs.iter().any(|dir| dir.join(program).is_file());
+    programs.iter().find(|program| !there(program)).map(|program| format!("{program} is not installed"))
 }

@@ -4,12 +4,11 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use tests::{Host, Place, eventually};
+use tests::{Host, Place, eventually, programs_or_skip};
 
 const TOPOLOGY: &str = r#"
 session = "shop"
@@ -110,13 +109,12 @@ fn by_socks(host: &Host, page: &str) {
 
 /// Chromium resolves the name by itself and shows the page.
 fn in_a_real_browser(host: &Host, url: &str) {
-    let Some(browser) = chromium() else {
-        eprintln!("SKIPPED the part with a real browser: there is no chromium; apt-get install chromium");
+    if !programs_or_skip("the part with a real browser", &["chromium"]) {
         return;
-    };
+    }
     let profile = host.scratch().join("profile");
     let args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--timeout=30000"];
-    let shown = Command::new(browser)
+    let shown = Command::new("chromium")
         .args(args)
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(url)
@@ -124,9 +122,4 @@ fn in_a_real_browser(host: &Host, url: &str) {
         .expect("chromium runs");
     let page = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.status.success() && page.contains("<html") && page.contains("web-"), "{shown:?}");
-}
-
-fn chromium() -> Option<PathBuf> {
-    let names = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-    names.map(Path::new).into_iter().find(|path| path.exists()).map(Path::to_owned)
 }

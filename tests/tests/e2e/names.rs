@@ -10,21 +10,13 @@ use std::{
     time::Duration,
 };
 
-use tests::{Answer, Host, Place, Solo, eventually, lab_or_skip, tiny_topology};
+use tests::{Answer, Host, Place, Solo, eventually, lab_or_skip, programs_or_skip, tiny_topology};
 
 const SOON: Duration = Duration::from_secs(30);
 const FQDN: &str = "web.shop.mesh.internal";
-
-fn has(program: &str) -> bool {
-    let dirs = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&dirs).chain([PathBuf::from("/usr/sbin")]).any(|dir| dir.join(program).is_file())
-}
-
-/// Says that a story needs a program that is not there.
-fn lacks(story: &str, programs: &[&str]) -> bool {
-    let lacking = programs.iter().find(|program| !has(program));
-    lacking.inspect(|program| eprintln!("SKIPPED {story}: {program} is not installed")).is_some()
-}
+/// Where the other resolvers answer: the host has a network of its own, so nobody else has these.
+const UNBOUND_PORT: &str = "5301";
+const DNSMASQ_PORT: &str = "5302";
 
 /// A process of another program, ended with the story.
 struct Other(Child);
@@ -86,7 +78,7 @@ const RESOLVED: [(&str, &str); 4] = [
 #[test]
 fn dig_and_forwarding_resolvers_find_what_is_there_and_what_is_not() {
     let story = "dig_and_forwarding_resolvers_find_what_is_there_and_what_is_not";
-    if lacks(story, &["dig", "unbound", "dnsmasq"]) || !lab_or_skip(story) {
+    if !programs_or_skip(story, &["dig", "unbound", "dnsmasq"]) || !lab_or_skip(story) {
         return;
     }
     let solo = Solo::started();
@@ -135,7 +127,7 @@ fn dig_and_forwarding_resolvers_find_what_is_there_and_what_is_not() {
 fn forwarded_by_unbound(host: &Host, address: &str) {
     let root = system(host, "unbound", &UNBOUND);
     host.agent(&["dns", "setup", "--root", root.to_str().expect("UTF-8")]).expect(0);
-    let (at, file) = (host_port(host).to_string(), root.join("etc/unbound/unbound.conf.d/agent-mesh.conf"));
+    let (at, file) = (UNBOUND_PORT, root.join("etc/unbound/unbound.conf.d/agent-mesh.conf"));
     let settings = host.scratch().join("unbound.conf");
     let own = format!(
         "server:\n port: {at}\n interface: 127.0.0.1\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
@@ -144,35 +136,24 @@ fn forwarded_by_unbound(host: &Host, address: &str) {
     );
     fs::write(&settings, own).expect("a file");
     let _unbound = Other::start(host, "/usr/sbin/unbound", &["-d", "-c", settings.to_str().expect("UTF-8")]);
-    finds(host, &at, address);
-    assert!(dig(host, &at, "no.shop.mesh.internal").contains("status: NXDOMAIN"));
-    assert!(dig(host, &at, "mesh.internal SOA").contains("mesh.internal. nobody.invalid."));
+    finds(host, at, address);
+    assert!(dig(host, at, "no.shop.mesh.internal").contains("status: NXDOMAIN"));
+    assert!(dig(host, at, "mesh.internal SOA").contains("mesh.internal. nobody.invalid."));
 }
 
 /// The same with dnsmasq.
 fn forwarded_by_dnsmasq(host: &Host, address: &str) {
     let root = system(host, "dnsmasq", &DNSMASQ);
     host.agent(&["dns", "setup", "--root", root.to_str().expect("UTF-8")]).expect(0);
-    let (at, file) = (host_port(host).to_string(), root.join("etc/dnsmasq.d/agent-mesh.conf"));
+    let (at, file) = (DNSMASQ_PORT, root.join("etc/dnsmasq.d/agent-mesh.conf"));
     let words = format!(
         "--keep-in-foreground --conf-file={} --no-resolv --no-hosts --port={at} --listen-address=127.0.0.1 \
          --bind-interfaces --pid-file= --user=root --stop-dns-rebind",
         file.display()
     );
     let _dnsmasq = Other::start(host, "/usr/sbin/dnsmasq", &words.split(' ').collect::<Vec<_>>());
-    finds(host, &at, address);
-    assert!(dig(host, &at, "no.shop.mesh.internal").contains("status: NXDOMAIN"));
-}
-
-/// Gives a port that nobody has where the host is.
-fn host_port(host: &Host) -> u16 {
-    let mut command = host.command(Path::new("python3"));
-    command.args([
-        "-c",
-        "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])",
-    ]);
-    let answer = Answer::of(command.output().expect("it starts")).expect(0);
-    answer.stdout.trim().parse().expect("a port")
+    finds(host, at, address);
+    assert!(dig(host, at, "no.shop.mesh.internal").contains("status: NXDOMAIN"));
 }
 
 #[track_caller]
