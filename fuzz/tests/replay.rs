@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use proto::random::Random;
+
 #[test]
 fn what_was_ever_found_breaks_nothing() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -26,16 +28,9 @@ fn what_was_ever_found_breaks_nothing() {
 
 #[test]
 fn nothing_and_noise_break_nothing() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise = |length: usize| -> Vec<u8> {
-        let next = || {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random as u8
-        };
-        std::iter::repeat_with(next).take(length).collect()
-    };
+    let mut random = Random::new(1);
+    let mut noise =
+        |length: usize| -> Vec<u8> { std::iter::repeat_with(|| random.draw() as u8).take(length).collect() };
     for (_, target) in fuzz::TARGETS {
         target(&[]);
         (0..300).for_each(|length| target(&noise(length)));
