@@ -22,7 +22,10 @@ use mesh::link::{GATEWAY_MAC, codec};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use super::*;
+use super::{
+    internet::{alone, internet},
+    *,
+};
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const ME: Ipv4Addr = Ipv4Addr::new(10, 64, 7, 2);
