@@ -18,6 +18,9 @@ use crate::{
 const HOSTS: &str = "attic 900 image\nnas 900 image";
 const GUEST: View = View::Guest(SESSION, Egress::Internet);
 
+mod browser;
+mod of_hosts;
+
 fn shop() -> State {
     up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)
 }
@@ -52,87 +55,6 @@ fn zone(state: &State) -> Zone {
         host_forwards: BTreeMap::new(),
         here: Here::default(),
     }
-}
-
-/// The same, where `attic` and `nas` publish their files and the asker knows a way to those of `attic`.
-fn with_published() -> Zone {
-    let mut zone = zone(&shop());
-    for host in zone.hosts.values_mut() {
-        host.published.insert("files".parse().unwrap(), 445);
-    }
-    let ports = [("files".parse().unwrap(), 8445)].into();
-    zone.host_forwards =
-        [(host_id("attic"), Forward { address: Ipv4Addr::new(127, 64, 0, 9), ports })].into();
-    zone
-}
-
-#[test]
-fn what_a_host_publishes_is_reached_by_name_on_every_host() {
-    check(
-        &with_published(),
-        View::Host,
-        "A files.attic.host.mesh.internal
-         SRV _files._tcp.attic.host.mesh.internal
-         A files.nas.host.mesh.internal
-         SRV _files._tcp.nas.host.mesh.internal
-         AAAA files.attic.host.mesh.internal
-         A _tcp.attic.host.mesh.internal
-         A photos.attic.host.mesh.internal
-         SRV _photos._tcp.attic.host.mesh.internal
-         A files.vps.host.mesh.internal
-         A x.files.attic.host.mesh.internal
-         PTR 9.0.64.127.in-addr.arpa",
-        expect![[r#"
-            A files.attic.host.mesh.internal: 127.64.0.9
-            SRV _files._tcp.attic.host.mesh.internal: files.attic.host.mesh.internal:8445
-            A files.nas.host.mesh.internal: 127.0.0.1
-            SRV _files._tcp.nas.host.mesh.internal: files.nas.host.mesh.internal:445
-            AAAA files.attic.host.mesh.internal: NoData
-            A _tcp.attic.host.mesh.internal: NoData
-            A photos.attic.host.mesh.internal: NoName
-            SRV _photos._tcp.attic.host.mesh.internal: NoName
-            A files.vps.host.mesh.internal: NoName
-            A x.files.attic.host.mesh.internal: NoName
-            PTR 9.0.64.127.in-addr.arpa: attic.host.mesh.internal
-        "#]],
-    );
-}
-
-#[test]
-fn what_a_program_is_told_of_a_host_listens_by_then() {
-    let leads = |name: &str, kind| published::forward_for(&with_published(), name, kind);
-    let attic = Some(host_id("attic"));
-    assert_eq!(leads("FILES.attic.host.mesh.internal.", Kind::A), attic);
-    assert_eq!(leads("_files._tcp.attic.host.mesh.internal", Kind::Srv), attic);
-    assert_eq!(leads("attic.host.mesh.internal", Kind::A), attic);
-    assert_eq!(leads("files.nas.host.mesh.internal", Kind::A), None, "this host's own");
-    assert_eq!(leads("web.shop.mesh.internal", Kind::A), None);
-}
-
-#[test]
-fn guests_are_led_to_nothing_that_a_host_publishes() {
-    check(
-        &with_published(),
-        View::Guest(SESSION, Egress::Lan),
-        "A files.attic.host.mesh.internal\nA files.nas.host.mesh.internal",
-        expect![[r#"
-            A files.attic.host.mesh.internal: NoData
-            A files.nas.host.mesh.internal: NoData
-        "#]],
-    );
-}
-
-#[test]
-fn a_host_elsewhere_is_answered_by_the_way_to_what_it_publishes() {
-    let attic = |zone: &Zone| ask(zone, View::Host, "A attic.host.mesh.internal");
-    let mut zone = with_published();
-    assert!(attic(&zone).contains("127.64.0.9"), "{}", attic(&zone));
-    // In one network its own address is the shortest way, and leads to all of it.
-    zone.hosts.get_mut(&host_id("attic")).unwrap().near = true;
-    assert!(attic(&zone).contains("192.168.1.3"), "{}", attic(&zone));
-    zone.hosts.get_mut(&host_id("attic")).unwrap().near = false;
-    zone.hosts.get_mut(&host_id("attic")).unwrap().published.clear();
-    assert!(attic(&zone).contains("192.168.1.3"), "{}", attic(&zone));
 }
 
 fn ask(zone: &Zone, view: View, questions: &str) -> String {
@@ -648,78 +570,4 @@ fn forward_addresses_are_loopback_and_differ() {
     assert_ne!(of("web", 0), of("web", 1));
     assert_ne!(of("web", 0), of("db", 0));
     assert_eq!(of("web", 3), of("web", 3));
-}
-
-#[test]
-fn a_browser_finds_services_by_name_and_is_told_why_not() {
-    use sites::site;
-
-    let state = up(
-        created(),
-        "web 2 256 service=http:80 service=admin:9000\ndb 1 256 service=sql:5432\nidle 1 256",
-        HOSTS,
-    );
-    let sessions = [(SESSION, Arc::new(slice::share(&state, host_id("nas"))))].into();
-    let asked = |name: &str| match site(&sessions, name) {
-        Ok(sites::Site::Index) => "index".to_owned(),
-        Ok(sites::Site::Service { label, port, .. }) => format!("{label} {port}"),
-        Err(none) => none.to_string(),
-    };
-    assert_eq!(asked("localhost"), "index");
-    assert_eq!(asked("web.shop.localhost"), "web 80");
-    assert_eq!(asked("WEB.Shop.localhost."), "web 80");
-    assert_eq!(asked("web-2.shop.localhost"), "web-2 80");
-    assert_eq!(asked("admin.web.shop.localhost"), "web 9000");
-    assert_eq!(asked("db.shop.localhost"), "db 5432");
-    assert_eq!(asked("idle.shop.localhost"), "idle in shop has no service \"http\"; it has: ");
-    assert_eq!(asked("x.web.shop.localhost"), "web in shop has no service \"x\"; it has: admin, http");
-    assert_eq!(asked("no.shop.localhost"), "shop has no group or machine \"no\"");
-    assert_eq!(asked("web.no.localhost"), "there is no session \"no\"");
-    assert_eq!(asked("shop.localhost"), "\"shop.localhost\" is not GROUP.SESSION.localhost");
-    assert_eq!(asked("a.b.web.shop.localhost"), "\"a.b.web.shop.localhost\" is not GROUP.SESSION.localhost");
-    for foreign in ["evil.example", "localhost.evil.example", "weblocalhost", "127.0.0.1", ""] {
-        assert!(matches!(site(&sessions, foreign), Err(sites::NoSite::Foreign(_))), "{foreign}");
-    }
-}
-
-#[test]
-fn what_a_browser_is_sent_to_leads_back_to_the_service() {
-    let state =
-        up(created(), "web 2 256 service=http:80 service=admin:9000\ndb 1 256 service=sql:5432", HOSTS);
-    let sessions = [(SESSION, Arc::new(slice::share(&state, host_id("nas"))))].into();
-    let name = |group: &str, service: &str| {
-        sites::name(&sessions, SESSION, &group.parse().unwrap(), &service.parse().unwrap())
-    };
-    assert_eq!(name("web", "http").as_deref(), Some("web.shop.localhost"));
-    assert_eq!(name("db", "sql"), None, "a database is no page");
-}
-
-#[test]
-fn only_pages_of_the_same_session_that_came_through_this_door_are_friends() {
-    for (origin, to) in [
-        ("http://api.shop.localhost:7080", "web.shop.localhost"),
-        ("http://WEB.shop.localhost.:7080", "web.shop.localhost"),
-        ("http://localhost:7080", "localhost"),
-        ("http://127.0.0.1:7080", "localhost"),
-        ("http://[::1]:7080", "localhost"),
-    ] {
-        assert!(sites::is_friend(origin, 7080, to), "{origin}");
-    }
-    assert!(sites::is_friend("http://web.shop.localhost", 80, "web.shop.localhost"));
-    for stranger in [
-        "https://evil.example",
-        "http://web.blog.localhost:7080",
-        "http://localhost:7080",
-        "http://shop.localhost.evil.example:7080",
-        "http://web.shop.localhost:3000",
-        "http://web.shop.localhost",
-        "http://web.shop.localhost:72616",
-        "https://web.shop.localhost:7080",
-        "web.shop.localhost:7080",
-        "null",
-        "",
-    ] {
-        assert!(!sites::is_friend(stranger, 7080, "web.shop.localhost"), "{stranger}");
-    }
-    assert!(!sites::is_friend("http://127.0.0.1:3000", 7080, "localhost"), "another program of this host");
 }
