@@ -155,13 +155,11 @@ async fn finds(server: SocketAddr, name: &str) -> Option<bool> {
             _ => None,
         }));
     }
-    let first = *ours.first()?;
+    if ours.is_empty() {
+        return None;
+    }
     let found = tokio::time::timeout(FOUND_WITHIN, tokio::net::lookup_host((name, 0))).await;
-    let found: Vec<IpAddr> = match found {
-        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    };
-    Some(found.contains(&first) || found.iter().any(|address| ours.contains(address)))
+    Some(found.is_ok_and(|found| found.is_ok_and(|mut found| found.any(|to| ours.contains(&to.ip())))))
 }
 
 fn in_words(shown: &Shown) -> String {
