@@ -15,6 +15,7 @@ use futures::FutureExt;
 use mesh::Ports;
 use proto::{
     facts::Fact,
+    run::host::Owner,
     wire::api::{self, Error, Kind},
 };
 use rustix::fs::Mode;
@@ -111,7 +112,8 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let mesh = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let run_dir = data.run().map_err(|error| failed(&error))?;
     let (socket, zone) = (data.socket(), config.dns.zone.clone());
-    let parts = Parts { data: data.clone(), mesh, zone, run: run_dir.clone(), qemu, offered, stop };
+    let (data_dir, run, owner) = (data.clone(), run_dir.clone(), Owner { lan: config.policy.lan });
+    let parts = Parts { data: data_dir, mesh, zone, run, owner, qemu, offered, stop };
     keep_runtime(&run_dir, &data);
     let mut built = build::build(parts).await?;
     serve_people(&mut built, &config, &data).await?;

@@ -38,7 +38,11 @@ pub fn edge(now: Instant) -> Edge {
 
 /// What the guest must not reach besides what nobody does.
 pub fn host() -> HostNet {
-    HostNet { own: vec![([203, 0, 113, 9].into(), 32)], nearer: vec![([9, 9, 0, 0].into(), 16)] }
+    HostNet {
+        own: vec![([203, 0, 113, 9].into(), 32)],
+        nearer: vec![([9, 9, 0, 0].into(), 16)],
+        ..HostNet::default()
+    }
 }
 
 /// Cuts bytes into pieces: a length (two bytes, big-endian) before each, the last as long as it is.

@@ -9,6 +9,7 @@
 //! | 1 | messages whose fields have numbers; who tells no level is of this one |
 //! | 2 | levels: the entry that raises a session's |
 //! | 3 | a topology whose machines reach the internet |
+//! | 4 | a topology whose machines reach their hosts' networks: older hosts ask no owner |
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(3);
+pub const LEVEL: Level = Level(4);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub enum Feature {
     Raise,
     /// Machines that reach more than their session: older voters would keep a state without it.
     Egress,
+    /// Machines that reach their hosts' own networks: older hosts would let them, whatever their owner says.
+    Lan,
 }
 
 impl Feature {
@@ -38,6 +41,7 @@ impl Feature {
         match self {
             Feature::Raise => Level(2),
             Feature::Egress => Level(3),
+            Feature::Lan => Level(4),
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Policy {
     pub memory_mib: Option<u64>,
     /// Disk for machines in MiB; `None` = found out.
     pub disk_mib: Option<u64>,
+    /// Whether machines may go into this host's own network.
+    pub lan: bool,
 }
 
 /// Relaying.
@@ -100,6 +102,7 @@ impl Reader<'_> {
             cpus: self.read("policy.cpus", "\"all\" or a number from 1", word("all", parse_count)).flatten(),
             memory_mib: self.read("policy.memory", SIZE, word("auto", parse_mib)).flatten(),
             disk_mib: self.read("policy.disk", SIZE, word("auto", parse_mib)).flatten(),
+            lan: self.read("policy.lan", "true or false", parse_bool).unwrap_or(false),
         };
         let relay = Relay {
             serve: self

@@ -26,7 +26,7 @@ fn check(layers: &Layers, expect: Expect) {
 #[test]
 fn the_defaults_are_a_valid_configuration() {
     let (config, _) = load(&Layers::default()).unwrap();
-    let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None };
+    let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None, lan: false };
     let dns = Dns { port: None, zone: "mesh.internal".into() };
     let relay = Relay { serve: None };
     let (api_group, tags) = (Some("agent".to_owned()), BTreeMap::new());
@@ -48,6 +48,7 @@ fn the_later_layer_wins_and_says_so() {
             policy.cpus = 4 (--set)
             policy.memory = 4GiB (config.toml:4)
             policy.disk = auto (default)
+            policy.lan = false (default)
             relay.serve = off (config.toml:6)
             listen.port = 7440 (default)
             dns.port = 5353 (--set)

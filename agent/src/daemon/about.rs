@@ -93,6 +93,7 @@ pub async fn gather(
         tells_seen: true,
         level: LEVEL,
         published: BTreeMap::new(),
+        lan: policy.lan,
     }
 }
 

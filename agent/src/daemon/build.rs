@@ -10,7 +10,7 @@ use std::{
 
 use images::Images;
 use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound};
-use proto::{facts::Fact, wire::api::Error};
+use proto::{facts::Fact, run::host::Owner, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -60,6 +60,8 @@ pub(crate) struct Parts {
     pub zone: String,
     /// Where sockets go.
     pub run: PathBuf,
+    /// What this host's owner allows machines.
+    pub owner: Owner,
     /// The local QEMU.
     pub qemu: watch::Receiver<Qemu>,
     /// Whether gossip knows by now what this host offers.
@@ -100,7 +102,7 @@ pub(crate) struct Built {
 
 /// Puts the subsystems together and starts their tasks.
 pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
-    let Parts { data, mesh, zone, run, qemu, offered, stop } = parts;
+    let Parts { data, mesh, zone, run, owner, qemu, offered, stop } = parts;
     let identity = mesh::identity::load(data.path()).map_err(|error| failed(&error))?;
     let (facts, heard) = broadcast::channel(FACTS);
     let images = Images::open(&data.path().join("images"), facts.clone()).await;
@@ -122,9 +124,8 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
     let publisher = publisher(&data, &net);
     let (mine, end) = (facts.clone(), stop.clone());
-    let ground = Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end };
     let sessions = sessions::Parts {
-        ground,
+        ground: Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end },
         images: images.clone(),
         net: net.clone(),
         qemu: qemu.clone(),
@@ -133,6 +134,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         run: run.clone(),
         zone: zone.clone(),
         resolve: zones.resolve(),
+        owner,
     };
     let sessions = open(sessions, &pictures).await?;
     tasks.spawn(core("requests", answer_requests(sessions.for_members(), inbox, stop.clone())));

@@ -50,6 +50,8 @@ pub struct Parts {
     pub means: Means,
     /// Where sockets go.
     pub run: PathBuf,
+    /// What this host's owner allows.
+    pub owner: rules::Owner,
 }
 
 /// A shim that is listened to, with the tasks that do so.
@@ -90,13 +92,13 @@ struct Shell {
 
 /// Runs until the session is buried or the daemon ends; machines run on in the second case.
 pub async fn run(parts: Parts, session: SessionId) {
-    let files = machine::Host::new(parts.run.clone());
+    let (files, owner) = (machine::Host::new(parts.run.clone()), parts.owner);
     let (news, heard) = mpsc::channel(NEWS);
     let mut this = Shell {
         parts,
         session,
         files,
-        rules: rules::Host::new(Rules::default()),
+        rules: rules::Host::new(Rules::default(), owner),
         held: BTreeMap::new(),
         shown: Shown::default(),
         lost: BTreeSet::new(),

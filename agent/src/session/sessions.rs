@@ -11,6 +11,7 @@ use proto::{
     picture::Shares,
     run::{
         Rules,
+        host::Owner,
         knowledge::{Kept, Knowledge},
     },
     session::Share,
@@ -55,6 +56,8 @@ pub struct Parts {
     pub zone: String,
     /// Answers names.
     pub resolve: Resolve,
+    /// What this host's owner allows machines.
+    pub owner: Owner,
 }
 
 /// Handle to everything that this host keeps of sessions.
@@ -73,7 +76,7 @@ impl Sessions {
     /// Reads what is on disk and starts a task for every session. Shares that cannot be read are
     /// left where they are and told.
     pub async fn open(parts: Parts) -> io::Result<Sessions> {
-        let Parts { ground, images, net, qemu, offered, store, run, zone, resolve } = parts;
+        let Parts { ground, images, net, qemu, offered, store, run, zone, resolve, owner } = parts;
         let (knowledge, shares) = read(&ground, &store)?;
         let tasks = Tasks::new(ground.stop.clone());
         let (known, knower) = known::build(ground.me());
@@ -90,7 +93,7 @@ impl Sessions {
 
         let edges = Edges { me: ground.me(), net: net.clone(), resolve };
         let means = Means { asking: asking.clone(), images, qemu, zone, store: store.clone() };
-        let hosting = host::Parts { ground: ground.clone(), table: table.clone(), edges, means, run };
+        let hosting = host::Parts { ground: ground.clone(), table: table.clone(), edges, means, run, owner };
         let of = tasks.clone();
         let start = move |session: SessionId| {
             let hosting = hosting.clone();

@@ -9,6 +9,7 @@ use std::{
 use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
+    run::host::Owner,
     session::{Command, Directory, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
@@ -67,6 +68,7 @@ fn about(name: &Name) -> HostRecord {
         tells_seen: true,
         level: proto::level::LEVEL,
         published: BTreeMap::new(),
+        lan: false,
     }
 }
 
@@ -95,6 +97,7 @@ impl Host {
             mesh: Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) },
             zone: "mesh.internal".to_owned(),
             run: dir.path().join("run"),
+            owner: Owner::default(),
             qemu: watch::channel(crate::machine::Qemu::default()).1,
             offered: watch::channel(true).1,
             stop: CancellationToken::new(),

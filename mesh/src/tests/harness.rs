@@ -62,6 +62,7 @@ fn about(name: &Name) -> HostRecord {
         tells_seen: true,
         level: proto::level::LEVEL,
         published: BTreeMap::new(),
+        lan: false,
     }
 }
 

@@ -144,7 +144,7 @@ impl World {
         let lies = launched.map(|((_, name), settings)| (name.clone(), rules::Lies::Launched(*settings)));
         let (lies, images) = (lies.collect(), host.images());
         let Some(agent) = &mut host.agent else { return };
-        agent.machines.insert(session, rules::Host::new(rules));
+        agent.machines.insert(session, rules::Host::new(rules, rules::Owner::default()));
         agent.ready.insert(session, BTreeSet::new());
         agent.changes.insert(Change::Session(session));
         self.happen(id, session, rules::Event::Images(images));

@@ -131,6 +131,7 @@ impl Host {
             tells_seen: true,
             level: self.level,
             published: BTreeMap::new(),
+            lan: false,
         }
     }
 

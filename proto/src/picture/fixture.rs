@@ -120,6 +120,7 @@ fn host_record(name: &str) -> HostRecord {
         tells_seen: true,
         level: LEVEL,
         published: BTreeMap::new(),
+        lan: false,
     }
 }
 

@@ -30,6 +30,7 @@ pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
             prefixes: record.prefixes.clone(),
             rtt_ms: member.rtt_ms().map(|rtt| rtt.round() as u32),
             level: member.level.unwrap_or_default(),
+            lan: record.lan,
         };
         hosts.insert(*id, facts);
     }

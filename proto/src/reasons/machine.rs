@@ -181,6 +181,9 @@ pub enum Because {
     /// There is a reason that found no room in what its host tells gossip.
     #[n(24)]
     Untold,
+    /// Its host's owner lets no machine into the host's network, as this one is to go (`egress = "lan"`).
+    #[n(25)]
+    LanForbidden,
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -227,6 +230,10 @@ impl fmt::Display for Because {
             }
             Because::ContentLacks { seen } => write!(f, "its files cannot be fetched: {seen}"),
             Because::Fetching { percent } => write!(f, "{percent} % of the image is here"),
+            Because::LanForbidden => f.write_str(
+                "its host's owner lets no machine into the host's network; policy.lan = true in the host's \
+                 config.toml allows it, egress = \"internet\" does without",
+            ),
             Because::Untold => f.write_str("its host says why: gossip had no room for it"),
             Because::Unreported => f.write_str("its host has not reported yet"),
             Because::HostAway { host } => {

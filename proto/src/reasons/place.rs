@@ -180,6 +180,9 @@ pub enum Unchosen {
         #[n(1)]
         wanted: Level,
     },
+    /// Its owner lets no machine into its own network, as this one is to go (`egress = "lan"`).
+    #[n(21)]
+    LanForbidden,
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -198,6 +201,7 @@ impl fmt::Display for Unchosen {
             Unchosen::OlderVersion { has, wanted } => {
                 write!(f, "runs an older version (level {has}, the session is of level {wanted})")
             }
+            Unchosen::LanForbidden => f.write_str("its owner lets no machine into its network (policy.lan)"),
             Unchosen::OwnerForbids => f.write_str("its owner lets it run no machines"),
             Unchosen::NoQemu { package } => write!(f, "no QEMU (apt-get install {package})"),
             Unchosen::OtherCpu { has, wanted } => write!(f, "its CPU is {has}, the image is for {wanted}"),

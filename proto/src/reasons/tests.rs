@@ -59,6 +59,7 @@ pub(crate) fn unchosen() -> Vec<Unchosen> {
         Unchosen::LaterByName { best: best() },
         Unchosen::OlderVersion { has: Level::FIRST, wanted: Level::from(2) },
         Unchosen::Other,
+        Unchosen::LanForbidden,
     ]
 }
 
@@ -177,6 +178,7 @@ pub(crate) fn because() -> Vec<Because> {
         Because::HostAway { host: "nas".into() },
         Because::ContentLacks { seen: "no answer".into() },
         Because::Untold,
+        Because::LanForbidden,
         Because::Other,
     ]
 }

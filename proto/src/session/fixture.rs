@@ -23,7 +23,7 @@ pub fn host_name(id: HostId) -> String {
     id.0.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect()
 }
 
-/// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [image] [cpus=N]
+/// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [lan] [image] [cpus=N]
 /// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [level=N] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
 /// exists.
 pub fn inventory(text: &str) -> Inventory {
@@ -51,6 +51,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
         prefixes: vec![],
         rtt_ms: None,
         level: LEVEL,
+        lan: false,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -58,6 +59,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
             ("tcg", _) => facts.accelerator = Some(Accelerator::Tcg),
             ("no-qemu", _) => facts.accelerator = None,
             ("no-machines", _) => facts.runs_machines = false,
+            ("lan", _) => facts.lan = true,
             ("image", _) => facts.images = [Digest([1; 32])].into(),
             ("cpus", n) => facts.cpus = n.parse().unwrap(),
             ("used", n) => facts.memory_used_mib = n.parse().unwrap(),
@@ -81,7 +83,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
 
 /// Reads groups, one a line: `NAME COUNT MEMORY [cpus=N] [image=NAME] [disk=MIB] [needs=A,B] [spread]
 /// [hosts=A,B] [near=A] [apart=A] [tag:KEY=VALUE] [setup=TEXT] [failover] [never] [service=NAME:PORT]
-/// [checked=NAME:PORT] [internet]`.
+/// [checked=NAME:PORT] [internet] [lan]`.
 pub fn intent(text: &str) -> Intent {
     let groups = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(group).collect();
     Intent {
@@ -127,6 +129,7 @@ fn group(line: &str) -> (Name, Group) {
             "apart" => group.place.apart = names(),
             "setup" => group.setup.push(value.into()),
             "internet" => group.egress = Egress::Internet,
+            "lan" => group.egress = Egress::Lan,
             "failover" => group.failover = Failover::Restart,
             "never" => group.restart = Restart::Never,
             "on-failure" => group.restart = Restart::OnFailure,

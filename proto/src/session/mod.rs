@@ -128,6 +128,10 @@ pub struct HostFacts {
     #[serde(default)]
     #[n(14)]
     pub level: Level,
+    /// Whether its owner lets machines into its own network.
+    #[serde(default)]
+    #[cbor(n(15), with = "crate::wire::fields::usual", has_nil)]
+    pub lan: bool,
 }
 
 /// An IPv4 prefix.

@@ -217,6 +217,9 @@ impl<'a> Planner<'a> {
             let (host, machine) = named();
             return Some(Hindrance::WrongHost { host, machine, unchosen: Box::new(unchosen) });
         }
+        if let Some(unchosen) = schedule::forbidden(group, host) {
+            return Some(Hindrance::CannotRun { host: host.name.to_string(), unchosen: Box::new(unchosen) });
+        }
         if let Some(small) = small_disk(group, image) {
             return Some(small);
         }
@@ -376,18 +379,22 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Says why machines do not reach the internet although the topology lets them.
+    /// Says why machines do not reach what the topology lets them.
     fn note_older(&mut self) {
-        let since = Feature::Egress.since();
-        let older = self.inventory.hosts.values().filter(|host| host.level < since);
+        let (feature, what) = match self.level.allows(Feature::Egress) {
+            false => (Feature::Egress, "the internet"),
+            true => (Feature::Lan, "their hosts' networks"),
+        };
+        let older = self.inventory.hosts.values().filter(|host| host.level < feature.since());
         let older = spelling::list(older.map(|host| host.name.as_str()));
         self.proposal.notes.push(if older.is_empty() {
-            "its machines do not reach the internet yet: its hosts were upgraded a moment ago; \
-             run this again in a few seconds"
-                .to_owned()
+            format!(
+                "its machines do not reach {what} yet: its hosts were upgraded a moment ago; \
+                 run this again in a few seconds"
+            )
         } else {
             format!(
-                "its machines do not reach the internet: an older version runs on {older}; \
+                "its machines do not reach {what}: an older version runs on {older}; \
                  run this again when all are upgraded"
             )
         });

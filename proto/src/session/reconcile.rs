@@ -55,6 +55,8 @@ pub struct Seen {
     pub granted: Option<Epoch>,
     /// The action that failed last, until one succeeds.
     pub failed: Option<Failed>,
+    /// Whether it is to go where this host's owner lets no machine: it neither runs nor starts.
+    pub forbidden: bool,
 }
 
 /// How much of an image is here.
@@ -322,6 +324,9 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
     if !spec.run {
         return Some("stopped".into());
     }
+    if seen.forbidden {
+        return Some("the owner of this host lets no machine into the host's network".into());
+    }
     let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     changed.then(|| "its settings changed".into())
 }
@@ -336,7 +341,7 @@ fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>)
     if let Some(fetch) = fetch(seen) {
         return fetch;
     }
-    if !waits.is_empty() {
+    if seen.forbidden || !waits.is_empty() {
         return Action::Wait { until: None };
     }
     Action::Launch { epoch: spec.epoch, after }
@@ -347,7 +352,7 @@ fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> Action {
     if let Some(fetch) = fetch(seen) {
         return fetch;
     }
-    if !waits.is_empty() {
+    if seen.forbidden || !waits.is_empty() {
         return Action::Wait { until: None };
     }
     if seen.granted == Some(spec.epoch) {

@@ -9,7 +9,7 @@ use crate::{
     limits::DISK_OVERCOMMIT,
     reasons::{Chosen, Unchosen},
     session::{Accelerator, HostFacts, ImageFacts, Inventory},
-    topology::Group,
+    topology::{Egress, Group},
 };
 
 /// What is asked for: one machine of a group, with its image.
@@ -81,6 +81,9 @@ pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Opt
     if !host.runs_machines {
         return Some(Unchosen::OwnerForbids);
     }
+    if let Some(forbidden) = forbidden(spec, host) {
+        return Some(forbidden);
+    }
     if host.accelerator.is_none() {
         return Some(Unchosen::NoQemu { package: qemu_package(&host.arch).to_owned() });
     }
@@ -117,6 +120,11 @@ pub fn unwished(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
             None => Some(Unchosen::NoTag { key, wanted }),
         }
     })
+}
+
+/// Says which way out of its session a host's owner forbids a machine.
+pub fn forbidden(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
+    (spec.egress == Egress::Lan && !host.lan).then_some(Unchosen::LanForbidden)
 }
 
 /// Says that a host's agent does not understand the session.

@@ -156,7 +156,7 @@ pub enum Egress {
     /// To public addresses; to nothing of its host's own network.
     #[n(1)]
     Internet,
-    /// To the networks that its host is in as well, where the host allows it; never to the host itself.
+    /// To the private networks on its host's wire as well, where the host's owner allows it; never to the host itself.
     #[n(2)]
     Lan,
 }

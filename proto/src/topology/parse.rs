@@ -149,13 +149,7 @@ fn line_ends(commands: Vec<String>) -> Vec<String> {
 }
 
 fn egress(value: &Value, report: &mut Report) -> Option<Egress> {
-    let words = [("internet", Egress::Internet), ("none", Egress::None), ("lan", Egress::Lan)];
-    let egress = value.choice(&words, report)?;
-    if egress == Egress::Lan {
-        let hint = "write egress = \"internet\": no host lets guests into its own network in this version";
-        report.add(Some(&value.at), format!("{} = \"lan\" is not supported yet", value.path), hint);
-    }
-    Some(egress)
+    value.choice(&[("internet", Egress::Internet), ("none", Egress::None), ("lan", Egress::Lan)], report)
 }
 
 fn image(value: &Value, report: &mut Report) -> Option<ImageRef> {

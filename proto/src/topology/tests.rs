@@ -155,7 +155,6 @@ fn what_comes_later_is_refused_by_name_and_never_ignored() {
         r#"session = "s"
 [machines.a]
 image = { x86_64 = "tiny" }
-egress = "lan"
 volumes.data = { size = "1GiB", mount = "/data" }
 user_data = "x"
 gpu = true
@@ -168,19 +167,17 @@ image = "./disk.qcow2"
         expect![[r#"
             3: machines.a.image per architecture is not supported yet
                name one image; hosts of other architectures are not chosen
-            4: machines.a.egress = "lan" is not supported yet
-               write egress = "internet": no host lets guests into its own network in this version
-            5: machines.a.volumes is not supported yet
+            4: machines.a.volumes is not supported yet
                disks are lost with their machine in this version
-            6: machines.a.user_data is not supported yet
+            5: machines.a.user_data is not supported yet
                use setup, files and env
-            7: machines.a.gpu is not supported: devices are not passed through
+            6: machines.a.gpu is not supported: devices are not passed through
                remove it
-            8: machines.a.services.http.publish is not supported yet
+            7: machines.a.services.http.publish is not supported yet
                hosts reach it by its name; see `agent service open`
-            10: machines.b.image: an URL is not supported yet
+            9: machines.b.image: an URL is not supported yet
                fetch it first: agent image pull URL --sha256 HEX --name NAME, then image = "NAME"
-            12: machines.c.image: a path is not supported yet
+            11: machines.c.image: a path is not supported yet
                import it first: agent image import PATH --name NAME, then image = "NAME"
         "#]],
     );

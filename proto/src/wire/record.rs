@@ -117,6 +117,9 @@ pub struct HostRecord {
     /// most. Absent = none.
     #[cbor(n(18), with = "crate::wire::fields::usual", has_nil)]
     pub published: BTreeMap<Name, u16>,
+    /// Whether its owner lets machines into its own network. Absent = no.
+    #[cbor(n(19), with = "crate::wire::fields::usual", has_nil)]
+    pub lan: bool,
 }
 
 impl HostRecord {

@@ -16,6 +16,8 @@ use std::{
 
 use tests::{Host, Place, eventually, lab_or_skip};
 
+mod lan;
+
 const NETWORK: &str = "host site\nhome attic nat=cone\nhost nas in attic\nhost printer in attic";
 const TOPOLOGY: &str = r#"
 session = "way"
@@ -227,7 +229,8 @@ impl Watch {
 
 /// Answers every path with itself, `/slow` slowly; `sent` counts bytes of slow pages.
 fn serve_pages(lab: &netsim::Lab, host: &str, sent: Arc<AtomicUsize>) {
-    let listener = lab.inside(host, || TcpListener::bind("0.0.0.0:80")).expect("a host").expect("port 80");
+    let at = lab.address(host).expect("a host");
+    let listener = lab.inside(host, move || TcpListener::bind((at, 80))).expect("a host").expect("port 80");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };

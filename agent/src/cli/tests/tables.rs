@@ -141,7 +141,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 3,
+          "level": 4,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));

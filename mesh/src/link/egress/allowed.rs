@@ -12,6 +12,9 @@ pub struct HostNet {
     pub own: Vec<(IpAddr, u8)>,
     /// Where it knows a nearer way than its default one: its wires, and what a VPN or a second router leads to.
     pub nearer: Vec<(IpAddr, u8)>,
+    /// Of these, the wire that leads to its default router: its LAN. Guests with [`Egress::Lan`] reach what is private
+    /// there.
+    pub lan: Vec<(IpAddr, u8)>,
 }
 
 /// Ranges that lead to this host, to its wire or to nobody, whatever a topology says.
@@ -35,40 +38,55 @@ const PRIVATE_V4: [(Ipv4Addr, u8); 3] = [
     (Ipv4Addr::new(172, 16, 0, 0), 12),
     (Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
-/// Global unicast; of it those parts that carry an IPv4 address are left out.
-const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-const NEVER_V6: [(Ipv6Addr, u8); 2] =
-    [(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32), (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16)];
+const PRIVATE_V6: [(Ipv6Addr, u8); 1] = [(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)];
+/// What there is beside private networks: global unicast.
+const GLOBAL_V6: [(Ipv6Addr, u8); 1] = [(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)];
+/// Parts of both that lead to nobody or carry an IPv4 address (RFC 6890), and the metadata of clouds.
+const NEVER_V6: [(Ipv6Addr, u8); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
+];
 
 /// Says whether a guest with this egress may exchange packets with `address`. Of a host whose network is not
 /// known nobody can say what is not part of it, so nothing is reached.
 pub fn allowed(egress: Egress, host: Option<&HostNet>, address: IpAddr) -> bool {
     let Some(host) = host else { return false };
     let address = address.to_canonical();
-    let never = match address {
-        IpAddr::V4(v4) => within(&NEVER_V4, v4),
-        IpAddr::V6(v6) => !within(&[GLOBAL_V6], v6) || within(&NEVER_V6, v6),
+    let (never, private) = match address {
+        IpAddr::V4(v4) => (within(&NEVER_V4, v4), within(&PRIVATE_V4, v4)),
+        IpAddr::V6(v6) => {
+            let private = within(&PRIVATE_V6, v6);
+            (within(&NEVER_V6, v6) || !(private || within(&GLOBAL_V6, v6)), private)
+        }
     };
-    if never || any_within(&host.own, address) {
+    if never || longest(&host.own, address).is_some() {
         return false;
     }
     match egress {
         Egress::None => false,
-        Egress::Internet => {
-            let private = matches!(address, IpAddr::V4(v4) if within(&PRIVATE_V4, v4));
-            !private && !any_within(&host.nearer, address)
-        }
-        // The network's own broadcast is for everybody, not for one.
-        Egress::Lan => !host.nearer.iter().any(|&prefix| broadcast(prefix) == Some(address)),
+        Egress::Lan if private => on_lan(host, address),
+        Egress::Internet | Egress::Lan => !private && longest(&host.nearer, address).is_none(),
     }
 }
 
-fn any_within(prefixes: &[(IpAddr, u8)], address: IpAddr) -> bool {
-    prefixes.iter().any(|&(base, len)| match (base.to_canonical(), address) {
+/// Says whether the host's LAN is where an address is: what a VPN or a second router leads to goes before it. The
+/// network's own broadcast is for everybody, not for one.
+fn on_lan(host: &HostNet, address: IpAddr) -> bool {
+    let lan = longest(&host.lan, address);
+    let broadcast = host.lan.iter().any(|&prefix| broadcast(prefix) == Some(address));
+    lan.is_some() && lan >= longest(&host.nearer, address) && !broadcast
+}
+
+/// Gives the length of the longest of these prefixes that an address is in.
+fn longest(prefixes: &[(IpAddr, u8)], address: IpAddr) -> Option<u8> {
+    let holds = |&&(base, len): &&(IpAddr, u8)| match (base.to_canonical(), address) {
         (IpAddr::V4(base), IpAddr::V4(v4)) => within(&[(base, len)], v4),
         (IpAddr::V6(base), IpAddr::V6(v6)) => within(&[(base, len)], v6),
         _ => false,
-    })
+    };
+    prefixes.iter().filter(holds).map(|&(_, len)| len).max()
 }
 
 /// An address as a number, to be compared by prefix.
@@ -112,8 +130,19 @@ mod tests {
     fn host() -> HostNet {
         let prefix = |(address, len): &(&str, u8)| (address.parse().unwrap(), *len);
         let own = [("203.0.113.9", 32), ("192.168.1.5", 32), ("198.51.100.64", 28), ("2001:db8:2::5", 128)];
-        let nearer = [("192.168.1.5", 24), ("203.0.113.9", 28), ("9.9.0.0", 16), ("2001:db8:1::5", 64)];
-        HostNet { own: own.iter().map(prefix).collect(), nearer: nearer.iter().map(prefix).collect() }
+        let nearer = [
+            ("192.168.1.5", 24),
+            ("192.168.1.192", 26),
+            ("203.0.113.9", 28),
+            ("9.9.0.0", 16),
+            ("10.8.0.0", 24),
+            ("fd00:1::", 64),
+            ("fd00:2::", 64),
+            ("2001:db8:1::5", 64),
+        ];
+        let lan = [("192.168.1.0", 24), ("203.0.113.0", 28), ("fd00:1::", 64), ("2001:db8:1::", 64)];
+        let [own, nearer, lan] = [&own[..], &nearer, &lan].map(|all| all.iter().map(prefix).collect());
+        HostNet { own, nearer, lan }
     }
 
     fn check(egress: Egress, cases: &[(&str, bool)]) {
@@ -190,19 +219,39 @@ mod tests {
             Egress::Lan,
             &[
                 ("1.1.1.1", true),
+                ("2606:4700::1111", true),
                 ("192.168.1.1", true),
-                ("192.168.2.1", true),
-                ("10.0.0.1", true),
+                ("::ffff:192.168.1.1", true),
+                ("fd00:1::7", true),
+                // The host itself.
                 ("192.168.1.5", false),
-                ("192.168.1.255", false),
                 ("203.0.113.9", false),
                 ("198.51.100.70", false),
-                ("9.9.1.1", true),
                 ("127.0.0.1", false),
+                // What is private and not on its wire, or that another way leads to.
+                ("192.168.1.200", false),
+                ("192.168.2.1", false),
+                ("10.8.0.1", false),
+                ("10.0.0.1", false),
+                ("10.64.3.2", false),
+                ("fd00:2::7", false),
+                ("fd12::1", false),
+                // Whoever is beside it in public is no part of a private network.
+                ("203.0.113.1", false),
+                ("2001:db8:1::77", false),
+                ("9.9.1.1", false),
+                // And everything that is never reached.
+                ("192.168.1.255", false),
+                ("0.0.0.0", false),
+                ("100.64.0.1", false),
                 ("168.63.129.16", false),
                 ("169.254.169.254", false),
-                ("100.64.0.1", false),
+                ("224.0.0.251", false),
                 ("fd00:ec2::254", false),
+                ("64:ff9b::c0a8:101", false),
+                ("2002:c0a8:101::1", false),
+                ("fe80::1", false),
+                ("ff02::fb", false),
             ],
         );
     }
@@ -223,7 +272,7 @@ mod tests {
     fn any_prefix_length_is_taken() {
         let nine: IpAddr = Ipv4Addr::new(9, 9, 9, 9).into();
         for len in 0..=u8::MAX {
-            let host = HostNet { own: vec![], nearer: vec![(nine, len)] };
+            let host = HostNet { nearer: vec![(nine, len)], ..HostNet::default() };
             assert!(!allowed(Egress::Internet, Some(&host), nine));
         }
     }

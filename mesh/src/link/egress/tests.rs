@@ -22,7 +22,7 @@ use crate::link::{
 const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 
 fn edge(egress: Mode) -> (Edge, Instant) {
-    edge_of(egress, Some(HostNet { own: vec![([198, 51, 100, 9].into(), 32)], nearer: vec![] }))
+    edge_of(egress, Some(HostNet { own: vec![([198, 51, 100, 9].into(), 32)], ..HostNet::default() }))
 }
 
 fn edge_of(egress: Mode, host: Option<HostNet>) -> (Edge, Instant) {
@@ -129,7 +129,7 @@ fn what_is_longer_than_the_guests_wire_is_told_so_and_kept_nowhere() {
 fn an_address_that_the_host_gets_later_is_denied_from_then_on() {
     let (mut edge, now) = edge(Mode::Internet);
     assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
-    let host = HostNet { own: vec![], nearer: vec![(SITE.into(), 24)] };
+    let host = HostNet { nearer: vec![(SITE.into(), 24)], ..HostNet::default() };
     assert_eq!(edge.on(Event::Heard(Heard::Host(host)), now), []);
     assert_eq!(all(edge.on(syn(4001, SITE), now)), ["DestinationUnreachable(FilterProhibited)"]);
 }
@@ -140,7 +140,7 @@ fn nothing_leaves_while_the_hosts_network_is_not_known() {
     let prohibited = ["DestinationUnreachable(FilterProhibited)"];
     assert_eq!(all(edge.on(syn(4000, SITE), now)), prohibited);
     assert_eq!(all(edge.on(udp(4000, SITE, b"?"), now)), prohibited);
-    let host = HostNet { own: vec![], nearer: vec![] };
+    let host = HostNet::default();
     assert_eq!(edge.on(Event::Heard(Heard::Host(host)), now), []);
     assert_eq!(edge.on(syn(4000, SITE), now).len(), 1);
 }

@@ -181,8 +181,8 @@ impl Machine {
         self.failed = Some(Failed { at: now, times, because });
     }
 
-    /// Gives what `reconcile` is to know of it.
-    pub fn seen(&self, image: Image) -> Seen {
+    /// Gives what `reconcile` is to know of it; `forbidden`: it is to go where this host's owner lets none.
+    pub fn seen(&self, image: Image, forbidden: bool) -> Seen {
         Seen {
             busy: self.busy.is_some(),
             image,
@@ -191,6 +191,7 @@ impl Machine {
             ends: self.ends,
             granted: self.granted,
             failed: self.failed.clone(),
+            forbidden,
         }
     }
 

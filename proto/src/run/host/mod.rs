@@ -33,12 +33,21 @@ use crate::{
         reconcile::{self, Action, Image, Observed, Seen, Settings},
     },
     time::Moment,
+    topology::Egress,
 };
+
+/// What this host's owner allows of what machines may be asked for. What says nothing allows nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Whether they may go into the host's own network (`policy.lan`).
+    pub lan: bool,
+}
 
 /// One host's part in one session.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     rules: Rules,
+    owner: Owner,
     share: Option<Arc<Share>>,
     /// Machines of the session that are ready, whoever has them.
     ready: BTreeSet<MachineName>,
@@ -67,8 +76,8 @@ pub struct Host {
 
 impl Host {
     /// Begins with nothing known.
-    pub fn new(rules: Rules) -> Host {
-        Host { rules, ..Host::default() }
+    pub fn new(rules: Rules, owner: Owner) -> Host {
+        Host { rules, owner, ..Host::default() }
     }
 
     /// Takes note of what happened, and says what is to be done.
@@ -317,12 +326,17 @@ impl Host {
         let mut machines = BTreeMap::new();
         for spec in &share.machines {
             let machine = self.machines.get(&spec.machine).unwrap_or(&nothing);
-            machines.insert(spec.machine.clone(), machine.seen(self.image(spec)));
+            machines.insert(spec.machine.clone(), machine.seen(self.image(spec), self.forbids(spec)));
         }
         for (name, machine) in &self.machines {
-            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent));
+            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent, false));
         }
         Observed { machines, ready: self.ready.clone() }
+    }
+
+    /// Tells whether a machine is to go where this host's owner lets none.
+    fn forbids(&self, spec: &MachineSpec) -> bool {
+        spec.egress == Egress::Lan && !self.owner.lan
     }
 
     /// Tells how much of a machine's image is here.

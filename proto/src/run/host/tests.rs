@@ -67,7 +67,7 @@ impl Story {
     fn begun(state: &State, disk: &[(&str, Lies)]) -> Story {
         let (orders, did, reports) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut story = Story {
-            host: Host::new(Rules::default()),
+            host: Host::new(Rules::default(), Owner::default()),
             now: Moment(1_000_000),
             wake: None,
             reports,
@@ -315,7 +315,7 @@ fn an_image_is_fetched_once_for_all_that_want_it() {
     let state = up(created(), "web 3 64", HOSTS);
     let mut story = Story::looked(&state, &[]);
     story.orders.clear();
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(Rules::default(), Owner::default());
     let mut did = host.on(Event::Share(share(&state), BTreeSet::new()), Moment(1));
     did.extend(host.on(Event::Begun(BTreeMap::new()), Moment(1)));
     for order in orders(&did) {
@@ -477,7 +477,7 @@ proptest! {
         events in proptest::collection::vec((events(), 0..90_000u64), 0..80),
         last in prop_oneof![Just(Event::Buried), Just(Event::Ending)],
     ) {
-        let mut host = Host::new(Rules::default());
+        let mut host = Host::new(Rules::default(), Owner::default());
         let (mut now, mut busy) = (Moment(50), BTreeMap::<MachineName, u64>::new());
         let mut begun = false;
         for (event, later) in events.into_iter().chain([(last, 1)]) {
@@ -511,4 +511,33 @@ fn a_session_of_no_machines_is_forgotten_as_soon_as_it_is_buried() {
     assert_eq!(story.host.share.as_ref().map(|share| share.session), Some(SessionId([7; 16])));
     story.on(Event::Buried);
     assert!(story.is_over());
+}
+
+#[test]
+fn a_machine_goes_into_the_hosts_network_only_where_its_owner_allows_it() {
+    let session = command(created(), Command::Raise { level: crate::level::LEVEL });
+    let state = up(session, "web 1 256 lan\ndb 1 256 internet", "nas 9000 image lan");
+    let asks = |owner: Owner| -> Vec<String> {
+        let mut host = Host::new(Rules::default(), owner);
+        let now = Moment(1_000_000);
+        let mut orders = Vec::new();
+        host.on(Event::Images([Digest([1; 32])].into()), now);
+        let mut effects = host.on(Event::Share(share(&state), BTreeSet::new()), now);
+        effects.extend(host.on(Event::Begun(BTreeMap::new()), now));
+        while let Some(effect) = effects.pop() {
+            let Effect::Order(Order { machine, number, action, .. }) = effect else { continue };
+            match action {
+                Action::Find { .. } => {
+                    let outcome = Outcome::Gone(None);
+                    effects
+                        .extend(host.on(Event::Done { machine, number, lies: Lies::Nothing, outcome }, now));
+                }
+                action => orders.push(format!("{machine} {action:?}")),
+            }
+        }
+        orders.sort();
+        orders
+    };
+    assert_eq!(asks(Owner { lan: true }), ["db-1 Ask(Epoch(1))", "web-1 Ask(Epoch(1))"]);
+    assert_eq!(asks(Owner::default()), ["db-1 Ask(Epoch(1))"]);
 }

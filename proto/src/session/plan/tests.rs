@@ -329,6 +329,52 @@ fn below_its_level_machines_reach_nothing_outside_and_it_is_told_why() {
 }
 
 #[test]
+fn only_where_its_owner_allows_it_a_machine_is_let_into_its_hosts_network() {
+    check(
+        &command(created(), Command::Raise { level: LEVEL }),
+        "nas 9000 image\nattic 4000 lan",
+        "web 1 256 lan",
+        expect![[r#"
+            create web-1 on attic: the only host that fits
+              web-1 not on nas: its owner lets no machine into its network (policy.lan)
+            fetch 67108864 bytes to attic
+            plan web-1 attic epoch 1 hold
+        "#]],
+    );
+    let session = command(created(), Command::Raise { level: LEVEL });
+    let state = started(up(session, "web 1 256", "nas 9000 image"));
+    for forbids in ["nas 9000 image\nattic 4000 lan", "nas 9000 down"] {
+        check(
+            &state,
+            forbids,
+            "web 1 256 lan",
+            expect![[r#"
+                obstacle web-1: nas: its owner lets no machine into its network (policy.lan)
+            "#]],
+        );
+    }
+    check(
+        &state,
+        "nas 9000 image lan",
+        "web 1 256 lan",
+        expect![[r#"
+            change web-1 on nas: in place: egress none -> lan; it restarts
+            plan web-1 nas epoch 1 hold
+        "#]],
+    );
+}
+
+#[test]
+fn where_owners_are_not_asked_machines_do_not_reach_hosts_networks_and_it_is_told_why() {
+    let mixed = "nas 9000 image lan\nattic 9000 level=3";
+    let begun = first(mixed, "web 1 256 lan");
+    assert_eq!(begun.plan.map(|plan| plan.level), Some(3.into()));
+    let note = "its machines do not reach their hosts' networks: an older version runs on attic; \
+                run this again when all are upgraded";
+    assert_eq!(begun.notes, [note]);
+}
+
+#[test]
 fn a_started_disk_is_lost_only_when_somebody_says_so() {
     let state = started(up(created(), "web 2 256 disk=900\ndb 1 256", "nas 9000 image"));
     let smaller = "web 2 256 disk=500 setup=true\ndb 1 256 setup=true";

@@ -130,6 +130,28 @@ fn the_word_for_another_incarnation_does_not_count() {
 }
 
 #[test]
+fn a_machine_that_is_to_go_where_the_owner_lets_none_neither_starts_nor_runs() {
+    let forbidden = |seen: Seen| Seen { forbidden: true, ..seen };
+    let told = "its host's owner lets no machine into the host's network; policy.lan = true in the host's \
+                config.toml allows it, egress = \"internet\" does without";
+    let waits = format!("Wait {{ until: None }}\nWaiting {told}");
+    let fell = ShimProcess::Ended { at: Moment(0), asked: false, clean: false, because: "it fell".into() };
+    let granted = Seen { granted: Some(Epoch(1)), ..here() };
+    for seen in [here(), granted, launched(ShimProcess::None), launched(ended(true, true))] {
+        assert_eq!(act(&shop(), &["db-1"], forbidden(seen)), waits);
+    }
+    let runs = act(&shop(), &["db-1"], forbidden(launched(running(true, &["http"]))));
+    let stop = "Stop { because: \"the owner of this host lets no machine into the host's network\" }";
+    assert_eq!(runs, format!("{stop}\nRunning {told}"));
+    assert!(act(&shop(), &["db-1"], forbidden(launched(fell))).contains("Wait { until: None }"));
+    let stopped = command(shop(), Command::Wish { machine: machine("web-1"), run: false });
+    assert!(
+        !act(&stopped, &[], forbidden(launched(ended(true, true)))).contains(told),
+        "nobody wants it to run"
+    );
+}
+
+#[test]
 fn running_booted_and_ready_are_three_facts() {
     check(
         &[],

@@ -212,6 +212,7 @@ fn about_host(accelerator: Option<Accelerator>) -> HostRecord {
         tells_seen: true,
         level: Level::from(2),
         published: BTreeMap::new(),
+        lan: false,
     }
 }
 
@@ -253,6 +254,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
     let v6 = SessionRecord { version: 300, machines: vec![v6] };
     let about = |accelerator| Some(Body::Host(about_host(accelerator)));
     let publishes = HostRecord { published: published().services, ..about_host(None) };
+    let lets = HostRecord { lan: true, ..about_host(None) };
     let record = |key, body| SignedRecord {
         mesh: MESH,
         host: crate::id::HostId(SEED.public()),
@@ -266,6 +268,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("host-tcg", record(RecordKey::Host, about(Some(Accelerator::Tcg)))),
         ("host-none", record(RecordKey::Host, about(None))),
         ("host-publishes", record(RecordKey::Host, Some(Body::Host(publishes)))),
+        ("host-lan", record(RecordKey::Host, Some(Body::Host(lets)))),
         ("image", record(RecordKey::Image(digest), Some(Body::Image(image)))),
         ("session", record(RecordKey::Session(SESSION), Some(Body::Session(session)))),
         ("session-more", record(RecordKey::More(SESSION, 1), Some(Body::Session(untold)))),

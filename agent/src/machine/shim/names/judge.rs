@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn may(address: IpAddr) -> bool {
-        let host = HostNet { own: vec![("203.0.113.9".parse().unwrap(), 32)], nearer: vec![] };
+        let host = HostNet { own: vec![("203.0.113.9".parse().unwrap(), 32)], ..HostNet::default() };
         allowed(Egress::Internet, Some(&host), address)
     }
 

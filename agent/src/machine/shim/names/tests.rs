@@ -76,7 +76,7 @@ async fn what_is_remembered_is_judged_by_what_the_host_is_now() {
     let heard = told(&names, &asked).await;
     assert_eq!((heard.answers.len(), heard.queries), (1, asked.queries.clone()));
     let nearer = vec![("203.0.113.0".parse().unwrap(), 24)];
-    names.learn(&HostNet { own: vec![], nearer });
+    names.learn(&HostNet { nearer, ..HostNet::default() });
     assert_eq!(told(&names, &asked).await.answers.len(), 0);
 }
 
