@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -92,7 +92,7 @@ impl Scene {
                 }
             }
             _ => {
-                let from = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, number as u8), 53);
+                let from = SocketAddr::from((Ipv4Addr::new(203, 0, 113, number as u8), 53));
                 Heard::Datagram { id: pick(&self.sockets).unwrap_or(number), from, bytes }
             }
         };
@@ -124,9 +124,9 @@ impl Scene {
     }
 
     fn note(&mut self, effect: Effect) {
-        let may = |to: SocketAddrV4| {
-            let dns = *to.ip() == Ipv4Addr::new(10, 64, 7, 1) && to.port() == 53;
-            dns || allowed(Egress::Internet, Some(&host()), (*to.ip()).into())
+        let may = |to: SocketAddr| {
+            let dns = to.ip() == Ipv4Addr::new(10, 64, 7, 1) && to.port() == 53;
+            dns || allowed(Egress::Internet, Some(&host()), to.ip())
         };
         match effect {
             Effect::Upstream(Upstream::Connect { id, to, room }) => {

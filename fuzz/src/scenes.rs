@@ -41,6 +41,7 @@ pub fn host() -> HostNet {
     HostNet {
         own: vec![([203, 0, 113, 9].into(), 32)],
         nearer: vec![([9, 9, 0, 0].into(), 16)],
+        v6: true,
         ..HostNet::default()
     }
 }

@@ -415,6 +415,9 @@ impl phy::TxToken for Transmit<'_> {
         let mut bytes = frame::ethernet(self.1, EtherType::IPV4, len);
         bytes.resize(frame::ETHERNET + len, 0);
         let result = fill(&mut bytes[frame::ETHERNET..]);
+        if bytes.get(frame::ETHERNET).is_some_and(|first| first >> 4 == 6) {
+            bytes[frame::ETHERNET - 2..frame::ETHERNET].copy_from_slice(&EtherType::IPV6.0.to_be_bytes());
+        }
         self.0.push(bytes.into());
         result
     }

@@ -25,6 +25,8 @@ const NEVER_ROUTED: u8 = 255;
 /// Any path carries this (RFC 8200), so an error quotes no more of a packet than fits into it.
 const ERROR_BYTES: usize = 1280;
 const FOR_EVER: u32 = u32::MAX;
+/// How long a guest takes the gateway for its way out after each word of it: the longest there is (RFC 4861, 6.2.1).
+pub(super) const ROUTER_FOR_S: u16 = 9000;
 
 /// The gateway's two ends of one wire.
 #[derive(Clone, Copy, Debug)]
@@ -60,9 +62,9 @@ impl Side {
     }
 
     /// Tells the guest all that it needs (RFC 4861, 4.2): the prefix, the wire's MTU, the name server. For ever, because
-    /// none of it changes while the card exists; so nothing has to be said again by itself. No way leads out by IPv6:
-    /// with a lifetime of 0 the gateway is nobody's default router, and guests do not try in vain.
-    pub fn advertisement(&self, mtu: u16) -> Option<Bytes> {
+    /// none of it changes while the card exists. A gateway that does not lead out has a lifetime of 0: it is nobody's
+    /// default router, and guests do not try in vain. Of one that does the lifetime has an end, so it is said again.
+    pub fn advertisement(&self, mtu: u16, leads_out: bool) -> Option<Bytes> {
         let mut body = Vec::with_capacity(80);
         body.extend([0; 8]); // Times of reachability: the guest's own.
         body.extend([1, 1]);
@@ -76,7 +78,8 @@ impl Side {
         body.extend(FOR_EVER.to_be_bytes());
         body.extend(self.gateway.octets());
         let builder = self.ip(ON_LINK, ALL_NODES, NEVER_ROUTED);
-        finish(builder.icmpv6_raw(icmpv6::TYPE_ROUTER_ADVERTISEMENT, 0, [TTL, 0, 0, 0]), &body)
+        let [high, low] = if leads_out { ROUTER_FOR_S } else { 0 }.to_be_bytes();
+        finish(builder.icmpv6_raw(icmpv6::TYPE_ROUTER_ADVERTISEMENT, 0, [TTL, 0, high, low]), &body)
     }
 
     /// Answers the guest that looks for a neighbour: every address of the session is at the gateway, but the guest's own.

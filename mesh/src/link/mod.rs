@@ -13,8 +13,8 @@
 //! - Every address of the session answers ARP with the gateway's MAC, so guests are routed, not
 //!   bridged; what does not belong to the session goes out by [`egress`], as far as it may, or is refused
 //!   with an ICMP error.
-//! - IPv6 is the same: the guest makes itself the address that the plan expects, every other one of its session is at
-//!   the gateway, and nothing of it leaves the session.
+//! - IPv6 is the same: the guest makes itself the address that the plan expects, and every other one of its session is
+//!   at the gateway.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,7 @@ use proto::{session::Prefix, time::Timestamp, topology::Egress as Mode};
 
 pub use dial::{DialError, WINDOW};
 pub use edge::Edge;
-pub use egress::{Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
+pub use egress::{Family, Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};
 pub use port::{BY_TCP, Carrier, PortCodec, PortMessage};
 pub use time::Ask;

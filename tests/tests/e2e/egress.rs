@@ -17,6 +17,7 @@ use std::{
 use tests::{Host, Place, eventually, lab_or_skip};
 
 mod lan;
+mod v6;
 
 const NETWORK: &str = "host site\nhome attic nat=cone\nhost nas in attic\nhost printer in attic";
 const TOPOLOGY: &str = r#"
@@ -47,9 +48,10 @@ fn a_guest_behind_a_router_reaches_the_internet_and_nothing_on_this_side_of_it()
     let lab = netsim::Lab::up(NETWORK).expect("a lab");
     let [site, nas, printer] = ["site", "nas", "printer"].map(|name| lab.address(name).expect("a host"));
     let sent = Arc::new(AtomicUsize::new(0));
-    serve_pages(&lab, "site", sent.clone());
-    let public = serve_names(&lab, "site", BTreeMap::from([("site", site)]));
-    let asked = serve_names(&lab, "printer", BTreeMap::from([("site", site), ("evil", printer)]));
+    serve_pages(&lab, "site", site.into(), sent.clone());
+    let public = serve_names(&lab, "site", site.into(), BTreeMap::from([("site", site)]));
+    let asked =
+        serve_names(&lab, "printer", printer.into(), BTreeMap::from([("site", site), ("evil", printer)]));
     let watch = Watch::begin(&lab, nas, printer);
 
     let place = Place::Namespace(lab.namespace("nas").expect("a host of the lab"));
@@ -177,6 +179,16 @@ fn a_download_outlives_its_agent(host: &mut Host, site: Ipv4Addr, resolver: Ipv4
     assert!(begun.elapsed() >= SLOW_PIECE * SLOW_PIECES as u32 / 2, "it was slow");
 }
 
+/// Lets programs of a host send pings.
+fn allow_pings(lab: &netsim::Lab, host: &str) {
+    in_shell(lab, host, "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range");
+}
+
+fn in_shell(lab: &netsim::Lab, host: &str, line: &str) {
+    let mut sh = lab.command(host, "sh").expect("a host");
+    assert!(sh.args(["-ec", line]).status().expect("sh").success(), "{line}");
+}
+
 /// What guests must not reach, each with somebody who would notice.
 struct Watch {
     listeners: Vec<(&'static str, TcpListener, SocketAddr)>,
@@ -228,8 +240,7 @@ impl Watch {
 }
 
 /// Answers every path with itself, `/slow` slowly; `sent` counts bytes of slow pages.
-fn serve_pages(lab: &netsim::Lab, host: &str, sent: Arc<AtomicUsize>) {
-    let at = lab.address(host).expect("a host");
+fn serve_pages(lab: &netsim::Lab, host: &str, at: IpAddr, sent: Arc<AtomicUsize>) {
     let listener = lab.inside(host, move || TcpListener::bind((at, 80))).expect("a host").expect("port 80");
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -278,8 +289,8 @@ impl Asked {
 }
 
 /// Answers for `NAME.example`; `big.example` has a hundred addresses, and what is not known does not exist.
-fn serve_names(lab: &netsim::Lab, host: &str, known: BTreeMap<&'static str, Ipv4Addr>) -> Asked {
-    let sockets = lab.inside(host, || (UdpSocket::bind("0.0.0.0:53"), TcpListener::bind("0.0.0.0:53")));
+fn serve_names(lab: &netsim::Lab, host: &str, at: IpAddr, known: BTreeMap<&'static str, Ipv4Addr>) -> Asked {
+    let sockets = lab.inside(host, move || (UdpSocket::bind((at, 53)), TcpListener::bind((at, 53))));
     let (udp, tcp) = sockets.expect("a host");
     let (udp, tcp) = (udp.expect("port 53"), tcp.expect("port 53"));
     let asked = Asked::default();

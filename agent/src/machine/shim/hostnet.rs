@@ -26,6 +26,7 @@ const MOST_BYTES: u64 = 4 << 20;
 /// Prefixes that are looked through for every connection.
 const MOST_PREFIXES: usize = 4096;
 
+const LOOPBACK: &str = "lo";
 /// What interfaces say of themselves that have neighbours: Ethernet, and wireless as if it were.
 const ETHERNET: &str = "1";
 
@@ -54,6 +55,7 @@ pub fn read() -> io::Result<HostNet> {
     let mut ways = ways_of_v4(&routes_v4)?;
     ways.extend(ways_v6);
     let lan = lan(&ways, has_neighbours);
+    let v6 = leads_out_by_v6(&ways, &own);
     for prefixes in [&mut own, &mut nearer] {
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -62,7 +64,11 @@ pub fn read() -> io::Result<HostNet> {
         }
     }
     // Without a loopback address it is not what it should be.
-    if own.is_empty() { Err(confused("this host has no address")) } else { Ok(HostNet { own, nearer, lan }) }
+    if own.is_empty() {
+        Err(confused("this host has no address"))
+    } else {
+        Ok(HostNet { own, nearer, lan, v6 })
+    }
 }
 
 fn text(path: &str) -> io::Result<String> {
@@ -86,6 +92,17 @@ fn lan(ways: &[Way], has_neighbours: impl Fn(&str) -> bool) -> Prefixes {
     };
     let on_wire = ways.iter().filter(|way| !way.by_router && leads_out(way.interface));
     on_wire.map(|way| way.prefix).collect()
+}
+
+/// Says whether the internet is reached by IPv6: by an address of it, and a way that is none of the loopback's, where
+/// what goes nowhere is kept.
+fn leads_out_by_v6(ways: &[Way], own: &[(IpAddr, u8)]) -> bool {
+    let global = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.segments()[0] >> 13 == 1);
+    let out = |way: &Way| {
+        let (base, length) = way.prefix;
+        length <= DEFAULT_V6 && (length == 0 && base.is_ipv6() || global(&base)) && way.interface != LOOPBACK
+    };
+    own.iter().any(|(address, _)| global(address)) && ways.iter().any(out)
 }
 
 fn confused(what: &str) -> io::Error {
@@ -245,6 +262,29 @@ Local:
         ways.extend(ways_of_v6(&text_v6).unwrap());
         let found = lan(&ways, |interface| interface != "tun0");
         assert_eq!(shown(&found), ["192.168.1.0/24", "fd00:1::/64"]);
+    }
+
+    #[test]
+    fn the_internet_is_reached_by_ipv6_with_an_address_of_it_and_a_way() {
+        let none = "00000000000000000000000000000000";
+        let route = |base: &str, length: &str, interface: &str| {
+            format!(
+                "{base} {length} {none} 00 fe800000000000000000000000000001 00000400 1 0 00000003 {interface}\n"
+            )
+        };
+        let unicast = "20000000000000000000000000000000";
+        let own = |address: &str| vec![(address.parse().unwrap(), 128)];
+        let (global, local) = (own("2001:db8::5"), own("fd00::5"));
+        for (routes, own, reached) in [
+            (route(none, "00", "eth0"), &global, true),
+            (route(unicast, "03", "wg0"), &global, true),
+            (route(none, "00", "eth0"), &local, false),
+            (route(none, "00", "lo"), &global, false),
+            (route("20010db8000000000000000000000000", "40", "eth0"), &global, false),
+            (String::new(), &global, false),
+        ] {
+            assert_eq!(leads_out_by_v6(&ways_of_v6(&routes).unwrap(), own), reached, "{routes}");
+        }
     }
 
     #[test]

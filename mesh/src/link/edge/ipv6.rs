@@ -1,13 +1,17 @@
 //! Pure: what becomes of every IPv6 packet of one guest, and of those for it, in the order of the IPv4 ones: whose it
 //! is, then whether it is whole, then where it may go.
 
-use std::{net::Ipv6Addr, time::Instant};
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use etherparse::{
     EtherType, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6HeaderSlice, UdpSlice,
     icmpv6::{DestUnreachableCode as Unreachable, TYPE_ECHO_REQUEST, TimeExceededCode},
 };
+use proto::topology::Egress;
 
 use super::{Asked, DNS_PORT, Edge, Family};
 use crate::link::{
@@ -15,6 +19,8 @@ use crate::link::{
     ipv6::{self, Discovery, HEADER, ON_LINK},
 };
 
+/// How often the gateway says that it leads out: a guest may miss two of three.
+const ADVERTISE_AGAIN: Duration = Duration::from_secs(ipv6::ROUTER_FOR_S as u64 / 3);
 /// Types below this are errors, of which no error is told (RFC 4443, 2.4).
 const FIRST_NO_ERROR: u8 = 128;
 
@@ -45,7 +51,7 @@ impl Edge {
             && let Ok(icmp) = Icmpv6Slice::from_slice(&packet[HEADER..])
             && Discovery::is_of(&icmp)
         {
-            return self.discovery(Discovery::of(&packet, &icmp), source, to);
+            return self.discovery(Discovery::of(&packet, &icmp), source, now, to);
         }
         let mtu = self.config.mtu;
         if packet.len() > usize::from(mtu) {
@@ -61,17 +67,15 @@ impl Edge {
         {
             self.for_gateway_v6(&packet, (source, destination), now, to);
         } else if own {
-            self.forward_v6(packet, destination, to);
+            self.forward_v6(packet, destination, now, to);
         } else {
             self.drops.spoofed += 1;
         }
     }
 
-    fn discovery(&mut self, said: Option<Discovery>, source: Ipv6Addr, to: &mut Vec<Effect>) {
+    fn discovery(&mut self, said: Option<Discovery>, source: Ipv6Addr, now: Instant, to: &mut Vec<Effect>) {
         match said {
-            Some(Discovery::Routers) => {
-                to.extend(self.side.advertisement(self.config.mtu).map(Effect::ToGuest));
-            }
+            Some(Discovery::Routers) => self.advertise(now, to),
             Some(Discovery::Neighbour { target, probe }) => {
                 // Nobody objects to the guest's own address, so it has it from now on.
                 self.heard_v6 |= target == self.side.guest;
@@ -85,13 +89,32 @@ impl Edge {
         }
     }
 
-    /// Lets a packet of the guest go to another machine of the session, or says why not.
-    fn forward_v6(&mut self, mut packet: BytesMut, destination: Ipv6Addr, to: &mut Vec<Effect>) {
+    fn advertise(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        let leads_out = self.config.egress != Egress::None;
+        self.advertise = leads_out.then(|| now + ADVERTISE_AGAIN);
+        to.extend(self.side.advertisement(self.config.mtu, leads_out).map(Effect::ToGuest));
+    }
+
+    /// Says again, before the guest forgets it, that the gateway leads out.
+    pub(super) fn advertise_again(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        if self.advertise.is_some_and(|due| due <= now) {
+            self.advertise(now, to);
+        }
+    }
+
+    /// Lets a packet of the guest go to another machine of the session or out of it, or says why not.
+    fn forward_v6(
+        &mut self,
+        mut packet: BytesMut,
+        destination: Ipv6Addr,
+        now: Instant,
+        to: &mut Vec<Effect>,
+    ) {
         if destination.is_unicast_link_local() || destination.is_unspecified() {
             // Nobody else is on this wire.
             self.drops.ignored += 1;
         } else if !self.side.holds(destination) {
-            self.refuse_v6(&packet, Icmpv6Type::DestinationUnreachable(Unreachable::NoRoute), to);
+            self.go_out(packet, now, to);
         } else if destination == self.side.guest {
             self.drops.misrouted += 1;
         } else if !ipv6::hop(&mut packet) {
@@ -143,7 +166,7 @@ impl Edge {
     }
 
     /// Tells the guest that its packet went nowhere, unless the packet is itself such news (RFC 4443, 2.4).
-    fn refuse_v6(&mut self, packet: &[u8], why: Icmpv6Type, to: &mut Vec<Effect>) {
+    pub(super) fn refuse_v6(&mut self, packet: &[u8], why: Icmpv6Type, to: &mut Vec<Effect>) {
         self.drops.refused += 1;
         let is_error = packet.get(6) == Some(&IpNumber::IPV6_ICMP.0)
             && packet.get(HEADER).is_none_or(|kind| *kind < FIRST_NO_ERROR);

@@ -15,7 +15,8 @@ use etherparse::{
 };
 
 use super::{
-    Carried, Drops, EdgeConfig, Effect, Event, Held, Losses, dhcp, dial, egress, frame, ipv6::Side, time,
+    Carried, Drops, EdgeConfig, Effect, Event, Family, Held, Losses, dhcp, dial, egress, frame, ipv6::Side,
+    time,
 };
 
 mod ipv6;
@@ -33,6 +34,8 @@ pub struct Edge {
     next_question: u64,
     heard: bool,
     heard_v6: bool,
+    /// When the gateway says again that it leads out by IPv6.
+    advertise: Option<Instant>,
     carried: Carried,
     drops: Drops,
 }
@@ -44,13 +47,6 @@ struct Asked {
     at: Instant,
 }
 
-/// Which of the guest's two addresses asks.
-#[derive(Clone, Copy)]
-enum Family {
-    V4,
-    V6,
-}
-
 /// Questions of one guest that may be open. A resolver has a handful; more is a flood.
 const MAX_QUESTIONS: usize = 256;
 /// Resolvers repeat a question after 5 seconds; an older answer is of no use.
@@ -58,8 +54,6 @@ const QUESTION_FOR: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
 /// What fits into one packet of the wire behind the longer of the two headers, and into no path's fragments.
 const DNS_BYTES: usize = proto::limits::GUEST_DNS_BYTES;
-/// The longest IPv4 header and what is quoted after it.
-const QUOTABLE: usize = 60 + QUOTED;
 /// What an ICMP error quotes of a packet: its header and the ports (RFC 792).
 const QUOTED: usize = 8;
 
@@ -74,13 +68,14 @@ impl Edge {
         Edge {
             towards,
             side: Side::new(config.subnet_v6, config.guest_mac),
-            egress: egress::Egress::new(&config, towards, now),
+            egress: egress::Egress::new(&config, now),
             dials: dial::Dials::new(&config, now),
             config,
             asked: BTreeMap::new(),
             next_question: 0,
             heard: false,
             heard_v6: false,
+            advertise: None,
             carried: Carried::default(),
             drops: Drops::default(),
         }
@@ -105,12 +100,13 @@ impl Edge {
             Event::Time { ask, now } => to.extend(time::answer(self.towards, ask, now).map(Effect::ToGuest)),
             Event::Heard(heard) => {
                 if let Some((packet, why)) = self.egress.heard(heard, now, to) {
-                    self.refuse(&packet, why, to);
+                    self.tell_refused(&packet, why, to);
                 }
             }
             Event::Tick => {
                 self.dials.poll(now, to);
                 self.egress.tick(now, to);
+                self.advertise_again(now, to);
             }
         }
         if self.heard && !heard {
@@ -121,7 +117,7 @@ impl Edge {
 
     /// Tells when [`Event::Tick`] is due; to be asked again after every event.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        [self.dials.deadline(now), self.egress.deadline()].into_iter().flatten().min()
+        [self.dials.deadline(now), self.egress.deadline(), self.advertise].into_iter().flatten().min()
     }
 
     /// Says whether the guest has ever taken or used its address: its network is up.
@@ -242,16 +238,27 @@ impl Edge {
         if destination.is_multicast() || frame::subnet_broadcast(self.config.subnet, destination) {
             self.drops.ignored += 1;
         } else if !frame::usable(self.config.subnet, destination) {
-            let quoted = BytesMut::from(&packet[..packet.len().min(QUOTABLE)]);
-            if let egress::Taken::Refused(why) = self.egress.packet(packet, now, to) {
-                self.refuse(&quoted, why, to);
-            }
+            self.go_out(packet, now, to);
         } else if destination == self.config.guest_address {
             self.drops.misrouted += 1;
         } else if !frame::hop(&mut packet) {
             self.refuse(&packet, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit), to);
         } else {
             self.leave(packet, to);
+        }
+    }
+
+    /// Lets a packet of the guest leave its session, as far as it may.
+    fn go_out(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
+        if let egress::Taken::Refused(packet, why) = self.egress.packet(packet, now, to) {
+            self.tell_refused(&packet, why, to);
+        }
+    }
+
+    fn tell_refused(&mut self, packet: &[u8], why: egress::Refused, to: &mut Vec<Effect>) {
+        match packet.first() {
+            Some(first) if first >> 4 == 6 => self.refuse_v6(packet, why.v6(), to),
+            _ => self.refuse(packet, why.v4(), to),
         }
     }
 

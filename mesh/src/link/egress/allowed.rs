@@ -15,6 +15,8 @@ pub struct HostNet {
     /// Of these, the wire that leads to its default router: its LAN. Guests with [`Egress::Lan`] reach what is private
     /// there.
     pub lan: Vec<(IpAddr, u8)>,
+    /// Whether it has an IPv6 address of the internet and a way there.
+    pub v6: bool,
 }
 
 /// Ranges that lead to this host, to its wire or to nobody, whatever a topology says.
@@ -43,17 +45,36 @@ const PRIVATE_V6: [(Ipv6Addr, u8); 1] = [(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0
 const GLOBAL_V6: [(Ipv6Addr, u8); 1] = [(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)];
 /// Parts of both that lead to nobody or carry an IPv4 address (RFC 6890), and the metadata of clouds.
 const NEVER_V6: [(Ipv6Addr, u8); 4] = [
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
+    // Teredo, benchmarks, names of hosts that are no addresses, and what else protocols were given.
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
     (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
 ];
+
+/// Translators to IPv4 (RFC 6052): whoever sends there reaches the address in the last 32 bits.
+const NAT64: [(Ipv6Addr, u8); 1] = [(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96)];
+
+/// Says whether the host has a way to an address that a guest may reach, as far as it knows.
+pub(super) fn has_way(host: Option<&HostNet>, address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => within(&PRIVATE_V6, v6) || host.is_some_and(|host| host.v6),
+    }
+}
 
 /// Says whether a guest with this egress may exchange packets with `address`. Of a host whose network is not
 /// known nobody can say what is not part of it, so nothing is reached.
 pub fn allowed(egress: Egress, host: Option<&HostNet>, address: IpAddr) -> bool {
     let Some(host) = host else { return false };
     let address = address.to_canonical();
+    if let IpAddr::V6(v6) = address
+        && within(&NAT64, v6)
+    {
+        // A translator that serves what is private is none that everybody uses.
+        let public = if egress == Egress::Lan { Egress::Internet } else { egress };
+        return allowed(public, Some(host), Ipv4Addr::from_bits(v6.to_bits() as u32).into());
+    }
     let (never, private) = match address {
         IpAddr::V4(v4) => (within(&NEVER_V4, v4), within(&PRIVATE_V4, v4)),
         IpAddr::V6(v6) => {
@@ -142,7 +163,7 @@ mod tests {
         ];
         let lan = [("192.168.1.0", 24), ("203.0.113.0", 28), ("fd00:1::", 64), ("2001:db8:1::", 64)];
         let [own, nearer, lan] = [&own[..], &nearer, &lan].map(|all| all.iter().map(prefix).collect());
-        HostNet { own, nearer, lan }
+        HostNet { own, nearer, lan, v6: true }
     }
 
     fn check(egress: Egress, cases: &[(&str, bool)]) {
@@ -192,6 +213,15 @@ mod tests {
                 ("239.255.255.250", false),
                 ("240.0.0.1", false),
                 ("255.255.255.255", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_same_holds_for_ipv6_and_for_addresses_that_wrap_others() {
+        check(
+            Egress::Internet,
+            &[
                 ("2606:4700::1111", true),
                 ("2001:db8:1::77", false),
                 ("2001:db8:2::5", false),
@@ -202,8 +232,18 @@ mod tests {
                 ("::ffff:192.168.1.1", false),
                 ("::ffff:1.1.1.1", true),
                 ("::127.0.0.1", false),
+                ("64:ff9b::101:101", true),
                 ("64:ff9b::7f00:1", false),
+                ("64:ff9b::c0a8:101", false),
+                ("64:ff9b::cb00:7109", false),
+                ("64:ff9b:1::101:101", false),
                 ("2001:0:1::1", false),
+                ("2001:2::1", false),
+                ("2001:10::1", false),
+                ("2001:200::1", true),
+                ("100::1", false),
+                ("5f00::1", false),
+                ("fec0::1", false),
                 ("2002:7f00:1::1", false),
                 ("fe80::1", false),
                 ("fd00:ec2::254", false),

@@ -4,14 +4,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use etherparse::{IcmpEchoHeader, Icmpv4Slice, Icmpv4Type};
 
-use super::{Effect, Towards, Upstream};
+use super::{EdgeConfig, Effect, Upstream, guest::Guest};
 
 /// Sockets of one guest at once.
 const MAX_SOCKETS: usize = 512;
@@ -23,19 +22,35 @@ const UDP_FOR: Duration = Duration::from_secs(300);
 /// Nobody waits longer for a ping.
 const ECHO_FOR: Duration = Duration::from_secs(30);
 
+/// Which of the two protocols: a guest has an address of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Tells which one an address is of.
+    pub fn of(address: IpAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// UDP from this port of the guest.
-    Udp(u16),
+    Udp(Family, u16),
     /// Echo requests with this identifier.
-    Echo(u16),
+    Echo(Family, u16),
 }
 
 /// All sockets for datagrams of one guest.
 pub(super) struct Datagrams {
-    towards: Towards,
-    /// The longest payload that the guest's wire takes.
+    guest: Guest,
+    /// The longest packet that the guest's wire takes.
     longest: usize,
     ids: BTreeMap<Kind, u64>,
     sockets: BTreeMap<u64, Socket>,
@@ -43,7 +58,7 @@ pub(super) struct Datagrams {
     due: BTreeSet<(Instant, u64)>,
     next: u64,
     /// The sockets and addresses in the order in which they were sent to.
-    order: BTreeMap<u64, (u64, Ipv4Addr)>,
+    order: BTreeMap<u64, (u64, IpAddr)>,
     sends: u64,
 }
 
@@ -51,23 +66,34 @@ struct Socket {
     kind: Kind,
     used: Instant,
     /// When each address was sent to, and the number of that in the order.
-    partners: BTreeMap<Ipv4Addr, (Instant, u64)>,
+    partners: BTreeMap<IpAddr, (Instant, u64)>,
 }
 
 impl Kind {
     fn lasts(self) -> Duration {
         match self {
-            Kind::Udp(_) => UDP_FOR,
-            Kind::Echo(_) => ECHO_FOR,
+            Kind::Udp(..) => UDP_FOR,
+            Kind::Echo(..) => ECHO_FOR,
+        }
+    }
+
+    /// Gives the bytes before a payload of the guest's wire.
+    fn headers(self) -> usize {
+        match self {
+            Kind::Udp(Family::V4, _) => 28,
+            Kind::Udp(Family::V6, _) => 48,
+            // Of a ping the message is the payload.
+            Kind::Echo(Family::V4, _) => 20,
+            Kind::Echo(Family::V6, _) => 40,
         }
     }
 }
 
 impl Datagrams {
-    pub fn new(mtu: u16, towards: Towards) -> Datagrams {
+    pub fn new(config: &EdgeConfig) -> Datagrams {
         Datagrams {
-            towards,
-            longest: usize::from(mtu).saturating_sub(28),
+            guest: Guest::new(config),
+            longest: config.mtu.into(),
             ids: BTreeMap::new(),
             sockets: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -81,7 +107,7 @@ impl Datagrams {
     pub fn send(
         &mut self,
         kind: Kind,
-        to: SocketAddrV4,
+        to: SocketAddr,
         bytes: &[u8],
         now: Instant,
         effects: &mut Vec<Effect>,
@@ -99,14 +125,14 @@ impl Datagrams {
                 id
             }
         };
-        self.sent(id, *to.ip(), now);
+        self.sent(id, to.ip(), now);
         let bytes = Bytes::copy_from_slice(bytes);
         effects.push(Effect::Upstream(Upstream::Datagram { id, to, bytes }));
         true
     }
 
     /// Takes down whom a socket sends to.
-    fn sent(&mut self, id: u64, to: Ipv4Addr, now: Instant) {
+    fn sent(&mut self, id: u64, to: IpAddr, now: Instant) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         socket.used = now;
         if let Some((_, before)) = socket.partners.insert(to, (now, self.sends)) {
@@ -127,28 +153,19 @@ impl Datagrams {
     pub fn deliver(
         &self,
         id: u64,
-        (from, bytes): (SocketAddrV4, &[u8]),
+        (from, bytes): (SocketAddr, &[u8]),
         now: Instant,
         to: &mut Vec<Effect>,
     ) -> bool {
         let Some(socket) = self.sockets.get(&id) else { return false };
         let awaited = |&(sent, _): &(Instant, u64)| now < sent + socket.kind.lasts();
-        if !socket.partners.get(from.ip()).is_some_and(awaited) {
+        if !socket.partners.get(&from.ip()).is_some_and(awaited) {
             return false;
         }
-        let towards = Towards { from: *from.ip(), ..self.towards };
         let frame = match socket.kind {
-            _ if bytes.len() > self.longest => None,
-            Kind::Udp(port) => towards.udp((from.port(), port), bytes),
-            Kind::Echo(ident) => match Icmpv4Slice::from_slice(bytes) {
-                Ok(icmp) => match icmp.icmp_type() {
-                    Icmpv4Type::EchoReply(header) => {
-                        towards.echo_reply(IcmpEchoHeader { id: ident, ..header }, icmp.payload())
-                    }
-                    _ => None,
-                },
-                Err(_) => None,
-            },
+            kind if kind.headers() + bytes.len() > self.longest => None,
+            Kind::Udp(_, port) => self.guest.udp(from, port, bytes),
+            Kind::Echo(_, id) => self.guest.echo_reply(from.ip(), id, bytes),
         };
         let told = frame.is_some();
         to.extend(frame.map(Effect::ToGuest));

@@ -11,23 +11,28 @@
 //! - Nothing wakes for an idle connection; a table has a bound, and what is beyond it is dropped and counted.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
 use etherparse::{
-    Icmpv4Slice, Icmpv4Type, IpNumber, Ipv4Slice, UdpSlice, icmpv4::DestUnreachableHeader as Unreachable,
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4Slice, Ipv6HeaderSlice, UdpSlice, icmpv4,
+    icmpv6,
 };
 use proto::topology::Egress as Mode;
 
 pub use allowed::{HostNet, allowed};
-pub use datagrams::Kind;
+pub use datagrams::{Family, Kind};
 
-use super::{EdgeConfig, Effect, frame::Towards};
+use super::{
+    EdgeConfig, Effect,
+    ipv6::{HEADER as HEADER_V6, Side},
+};
 
 mod allowed;
 mod datagrams;
+mod guest;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -51,7 +56,7 @@ pub enum Upstream {
         /// New.
         id: u64,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
         /// Bytes that may be read from it; [`Upstream::Room`] adds to them.
         room: usize,
     },
@@ -93,7 +98,7 @@ pub enum Upstream {
         /// The socket.
         id: u64,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
         /// The payload.
         bytes: Bytes,
     },
@@ -148,7 +153,7 @@ pub enum Heard {
         /// The socket.
         id: u64,
         /// From whom.
-        from: SocketAddrV4,
+        from: SocketAddr,
         /// The payload.
         bytes: Bytes,
     },
@@ -188,7 +193,77 @@ pub(super) enum Taken {
     /// It is on its way, or dropped and counted.
     Yes,
     /// The guest is to be told this about it.
-    Refused(Icmpv4Type),
+    Refused(BytesMut, Refused),
+}
+
+/// Why a packet goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The guest may not go there.
+    Prohibited,
+    /// The host itself has no way there.
+    NoWay,
+    /// Nobody answered.
+    NoHost,
+    /// It is of a protocol that is not carried.
+    Protocol,
+}
+
+impl Refused {
+    /// Says it to IPv4 (RFC 792, RFC 1812).
+    pub fn v4(self) -> Icmpv4Type {
+        use icmpv4::DestUnreachableHeader as Unreachable;
+        Icmpv4Type::DestinationUnreachable(match self {
+            Refused::Prohibited => Unreachable::FilterProhibited,
+            Refused::NoWay => Unreachable::Network,
+            Refused::NoHost => Unreachable::Host,
+            Refused::Protocol => Unreachable::Protocol,
+        })
+    }
+
+    /// Says it to IPv6 (RFC 4443, 3.1 and 3.4).
+    pub fn v6(self) -> Icmpv6Type {
+        use icmpv6::{DestUnreachableCode as Unreachable, ParameterProblemCode, ParameterProblemHeader};
+        Icmpv6Type::DestinationUnreachable(match self {
+            Refused::Prohibited => Unreachable::Prohibited,
+            Refused::NoWay => Unreachable::NoRoute,
+            Refused::NoHost => Unreachable::Address,
+            Refused::Protocol => {
+                let code = ParameterProblemCode::UnrecognizedNextHeader;
+                // The byte of the header that names it.
+                return Icmpv6Type::ParameterProblem(ParameterProblemHeader { code, pointer: 6 });
+            }
+        })
+    }
+}
+
+/// What matters of a valid packet on its way out.
+struct Head {
+    to: IpAddr,
+    protocol: IpNumber,
+    fragmented: bool,
+    /// Where its payload begins.
+    payload: usize,
+}
+
+impl Head {
+    fn of(packet: &[u8]) -> Option<Head> {
+        if packet.first()? >> 4 == 6 {
+            let header = Ipv6HeaderSlice::from_slice(packet).ok()?;
+            let protocol = header.next_header();
+            let fragmented = protocol == IpNumber::IPV6_FRAGMENTATION_HEADER;
+            let to = IpAddr::V6(header.destination_addr());
+            return Some(Head { to, protocol, fragmented, payload: HEADER_V6 });
+        }
+        let parsed = Ipv4Slice::from_slice(packet).ok()?;
+        let payload = parsed.payload();
+        Some(Head {
+            to: IpAddr::V4(parsed.header().destination_addr()),
+            protocol: payload.ip_number,
+            fragmented: payload.fragmented,
+            payload: packet.len() - payload.payload.len(),
+        })
+    }
 }
 
 /// See the head of this file.
@@ -201,48 +276,48 @@ pub(super) struct Egress {
 }
 
 impl Egress {
-    pub fn new(config: &EdgeConfig, towards: Towards, now: Instant) -> Egress {
+    pub fn new(config: &EdgeConfig, now: Instant) -> Egress {
         Egress {
             mode: config.egress,
             host: config.host.clone(),
-            streams: streams::Streams::new(config, towards, now),
-            datagrams: datagrams::Datagrams::new(config.mtu, towards),
+            streams: streams::Streams::new(config, now),
+            datagrams: datagrams::Datagrams::new(config),
             losses: Losses::default(),
         }
     }
 
-    fn may_reach(&self, address: Ipv4Addr) -> bool {
-        allowed(self.mode, self.host.as_ref(), IpAddr::V4(address))
+    /// An IPv4 address in IPv6's clothes is none of a packet (RFC 6890): sockets would take off the clothes.
+    fn may_reach(&self, address: IpAddr) -> bool {
+        address.to_canonical() == address && allowed(self.mode, self.host.as_ref(), address)
     }
 
-    /// Takes a valid IPv4 packet of the guest that leaves its session.
+    /// Takes a valid packet of the guest that leaves its session.
     pub fn packet(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> Taken {
-        let Ok(parsed) = Ipv4Slice::from_slice(&packet) else {
+        let Some(head) = Head::of(&packet) else {
             self.losses.uncarried += 1;
             return Taken::Yes;
         };
-        let destination = parsed.header().destination_addr();
-        if !self.may_reach(destination) {
+        if !self.may_reach(head.to) {
             self.losses.denied += 1;
-            let prohibited = Unreachable::FilterProhibited;
-            return Taken::Refused(Icmpv4Type::DestinationUnreachable(prohibited));
+            return Taken::Refused(packet, Refused::Prohibited);
         }
-        let payload = parsed.payload();
-        if payload.fragmented {
-            self.losses.uncarried += 1;
-            return Taken::Yes;
+        if !allowed::has_way(self.host.as_ref(), head.to) {
+            return Taken::Refused(packet, Refused::NoWay);
         }
-        let carried = match payload.ip_number {
+        let payload = &packet[head.payload..];
+        let carried = match head.protocol {
+            _ if head.fragmented => None,
             IpNumber::TCP => {
                 let carried = self.streams.receive(packet, now, to);
                 self.losses.full += u64::from(!carried);
                 return Taken::Yes;
             }
-            IpNumber::UDP => self.udp(payload.payload, destination, now, to),
-            IpNumber::ICMP => self.echo(payload.payload, destination, now, to),
+            IpNumber::UDP => self.udp(payload, head.to, now, to),
+            IpNumber::ICMP if head.to.is_ipv4() => self.echo(payload, head.to, now, to),
+            IpNumber::IPV6_ICMP if head.to.is_ipv6() => self.echo(payload, head.to, now, to),
             _ => {
                 self.losses.uncarried += 1;
-                return Taken::Refused(Icmpv4Type::DestinationUnreachable(Unreachable::Protocol));
+                return Taken::Refused(packet, Refused::Protocol);
             }
         };
         if carried.is_none() {
@@ -257,34 +332,37 @@ impl Egress {
         self.losses.full += u64::from(!carried);
     }
 
-    fn udp(&mut self, udp: &[u8], to: Ipv4Addr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
+    fn udp(&mut self, udp: &[u8], to: IpAddr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
         let udp = UdpSlice::from_slice(udp).ok()?;
-        let target = SocketAddrV4::new(to, udp.destination_port());
+        let target = SocketAddr::new(to, udp.destination_port());
         if target.port() == 0 || udp.source_port() == 0 {
             return None;
         }
-        let kind = Kind::Udp(udp.source_port());
+        let kind = Kind::Udp(Family::of(to), udp.source_port());
         let sent = self.datagrams.send(kind, target, udp.payload(), now, effects);
         self.losses.full += u64::from(!sent);
         Some(())
     }
 
-    fn echo(&mut self, icmp: &[u8], to: Ipv4Addr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
-        let parsed = Icmpv4Slice::from_slice(icmp).ok()?;
-        let Icmpv4Type::EchoRequest(header) = parsed.icmp_type() else { return None };
-        let target = SocketAddrV4::new(to, 0);
-        let sent = self.datagrams.send(Kind::Echo(header.id), target, icmp, now, effects);
+    fn echo(&mut self, icmp: &[u8], to: IpAddr, now: Instant, effects: &mut Vec<Effect>) -> Option<()> {
+        let header = match to {
+            IpAddr::V4(_) => match Icmpv4Slice::from_slice(icmp).ok()?.icmp_type() {
+                Icmpv4Type::EchoRequest(header) => header,
+                _ => return None,
+            },
+            IpAddr::V6(_) => match Icmpv6Slice::from_slice(icmp).ok()?.icmp_type() {
+                Icmpv6Type::EchoRequest(header) => header,
+                _ => return None,
+            },
+        };
+        let (kind, target) = (Kind::Echo(Family::of(to), header.id), SocketAddr::new(to, 0));
+        let sent = self.datagrams.send(kind, target, icmp, now, effects);
         self.losses.full += u64::from(!sent);
         Some(())
     }
 
     /// Takes what the sockets tell. Returns a packet of the guest and what it is to be told about it.
-    pub fn heard(
-        &mut self,
-        heard: Heard,
-        now: Instant,
-        to: &mut Vec<Effect>,
-    ) -> Option<(BytesMut, Icmpv4Type)> {
+    pub fn heard(&mut self, heard: Heard, now: Instant, to: &mut Vec<Effect>) -> Option<(BytesMut, Refused)> {
         match heard {
             Heard::Host(host) => self.host = Some(host),
             Heard::Failed { id, because } => {
@@ -292,7 +370,7 @@ impl Egress {
                 return self.streams.failed(id, because, now, to);
             }
             Heard::Datagram { id, from, bytes } => {
-                if !self.may_reach(*from.ip()) || !self.datagrams.deliver(id, (from, &bytes), now, to) {
+                if !self.may_reach(from.ip()) || !self.datagrams.deliver(id, (from, &bytes), now, to) {
                     self.losses.uncarried += 1;
                 }
             }

@@ -4,12 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddrV4,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use etherparse::{Icmpv4Type, PacketBuilder, TcpSlice, icmpv4::DestUnreachableHeader as Unreachable};
+use etherparse::TcpSlice;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
     socket::tcp::{self, State},
@@ -17,8 +17,11 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr},
 };
 
-use super::{EdgeConfig, Effect, Towards, Unconnected, Upstream};
-use crate::link::{dial::Device, frame};
+use super::{
+    EdgeConfig, Effect, Head, Refused, Unconnected, Upstream,
+    guest::{Guest, Reset},
+};
+use crate::link::dial::Device;
 
 /// Connections of one guest at once, those that are being made included.
 const MAX_FLOWS: usize = 4096;
@@ -52,12 +55,12 @@ const fn costs() -> usize {
 }
 
 /// One connection as the guest names it: its port and the other end.
-type Key = (u16, SocketAddrV4);
+type Key = (u16, SocketAddr);
 
 /// All connections of one guest to the outside.
 pub(super) struct Streams {
     start: Instant,
-    towards: Towards,
+    guest: Guest,
     seed: u64,
     wire: Device,
     ids: BTreeMap<Key, u64>,
@@ -99,10 +102,10 @@ struct Flow {
 }
 
 impl Streams {
-    pub fn new(config: &EdgeConfig, towards: Towards, now: Instant) -> Streams {
+    pub fn new(config: &EdgeConfig, now: Instant) -> Streams {
         Streams {
             start: now,
-            towards,
+            guest: Guest::new(config),
             seed: config.seed,
             wire: Device::new(config.guest_mac, config.mtu),
             ids: BTreeMap::new(),
@@ -172,16 +175,20 @@ impl Streams {
         let (_, remote) = asked.key;
         interface.update_ip_addrs(|addresses| {
             // The list is new and holds at least one.
-            let _ = addresses.push(IpCidr::new((*remote.ip()).into(), 32));
+            let whole = if remote.is_ipv4() { 32 } else { 128 };
+            let _ = addresses.push(IpCidr::new(remote.ip().into(), whole));
         });
         // A full table is no concern of a new interface.
-        let _ = interface.routes_mut().add_default_ipv4_route(*remote.ip());
+        let _ = match remote.ip() {
+            IpAddr::V4(ip) => interface.routes_mut().add_default_ipv4_route(ip),
+            IpAddr::V6(ip) => interface.routes_mut().add_default_ipv6_route(ip),
+        };
         let (down, up) = asked.buffers;
         let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
         let mut socket = tcp::Socket::new(buffer(up), buffer(down));
         socket.set_nagle_enabled(false);
         // A port of 0 cannot be listened on, and never came this far: `Segment::of` refuses it.
-        let _ = socket.listen((*remote.ip(), remote.port()));
+        let _ = socket.listen((remote.ip(), remote.port()));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let socket = sockets.add(socket);
         let flow = Flow {
@@ -213,7 +220,7 @@ impl Streams {
         because: Unconnected,
         now: Instant,
         to: &mut Vec<Effect>,
-    ) -> Option<(BytesMut, Icmpv4Type)> {
+    ) -> Option<(BytesMut, Refused)> {
         let asked = self.asked.remove(&id)?;
         self.ids.remove(&asked.key);
         match because {
@@ -223,9 +230,7 @@ impl Streams {
                 }
                 None
             }
-            Unconnected::Unreachable => {
-                Some((asked.syn, Icmpv4Type::DestinationUnreachable(Unreachable::Host)))
-            }
+            Unconnected::Unreachable => Some((asked.syn, Refused::NoHost)),
             // Its SYN is said again, and finds the room of the one that has waited longest.
             Unconnected::Busy => {
                 self.give_up_longest(now, to);
@@ -345,18 +350,7 @@ impl Streams {
 
     /// Answers in the name of the outside.
     fn answer(&self, (port, remote): Key, reset: Reset, to: &mut Vec<Effect>) {
-        let builder = PacketBuilder::ethernet2(frame::GATEWAY_MAC, self.towards.mac)
-            .ipv4(remote.ip().octets(), self.towards.to.octets(), frame::TTL)
-            .tcp(remote.port(), port, reset.sequence, 0)
-            .rst();
-        let builder = match reset.acknowledges {
-            Some(number) => builder.ack(number),
-            None => builder,
-        };
-        let mut bytes = Vec::with_capacity(builder.size(0));
-        if builder.write(&mut bytes, &[]).is_ok() {
-            to.push(Effect::ToGuest(bytes.into()));
-        }
+        to.extend(self.guest.reset(remote, port, reset).map(Effect::ToGuest));
     }
 
     fn smol(&self, now: Instant) -> SmolInstant {
@@ -428,18 +422,12 @@ struct Segment {
     payload: usize,
 }
 
-/// A reset, as RFC 9293 (3.10.7.1) numbers it.
-struct Reset {
-    sequence: u32,
-    acknowledges: Option<u32>,
-}
-
 impl Segment {
-    /// Reads a valid IPv4 packet without fragments; `None` when what it carries is no TCP.
+    /// Reads a valid packet without fragments; `None` when what it carries is no TCP.
     fn of(packet: &[u8]) -> Option<(Key, Segment)> {
-        let ip = etherparse::Ipv4Slice::from_slice(packet).ok()?;
-        let tcp = TcpSlice::from_slice(ip.payload().payload).ok()?;
-        let remote = SocketAddrV4::new(ip.header().destination_addr(), tcp.destination_port());
+        let head = Head::of(packet)?;
+        let tcp = TcpSlice::from_slice(packet.get(head.payload..)?).ok()?;
+        let remote = SocketAddr::new(head.to, tcp.destination_port());
         if remote.port() == 0 || tcp.source_port() == 0 {
             return None;
         }

@@ -1,6 +1,6 @@
 //! Guests on their way out, as the sockets see it, and what they are told of it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
 use etherparse::{IcmpEchoHeader, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -18,6 +18,8 @@ use crate::link::{
     fixture::{self, GUEST, ME},
     frame,
 };
+
+mod ipv6;
 
 const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 
@@ -59,6 +61,7 @@ fn told(effect: &Effect) -> String {
         ),
         TransportSlice::Udp(udp) => format!("udp {} > {}", udp.source_port(), udp.destination_port()),
         TransportSlice::Icmpv4(icmp) => format!("{:?}", icmp.icmp_type()),
+        TransportSlice::Icmpv6(icmp) => format!("{:?}", icmp.icmp_type()),
         other => format!("{other:?}"),
     }
 }
@@ -76,7 +79,7 @@ fn a_syn_is_answered_only_when_the_outside_has_answered() {
     let (mut edge, now) = edge(Mode::Internet);
     let asked = edge.on(syn(4000, SITE), now);
     let [Effect::Upstream(Upstream::Connect { id, to, .. })] = asked[..] else { panic!("{asked:?}") };
-    assert_eq!(to, SocketAddrV4::new(SITE, 80));
+    assert_eq!(to, SocketAddr::from((SITE, 80)));
     assert_eq!(edge.on(syn(4000, SITE), now), [], "said again it changes nothing");
     let stands = all(edge.on(Event::Heard(Heard::Connected { id }), now));
     assert_eq!(stands, ["tcp syn true ack true rst false number 1001"]);
@@ -148,7 +151,7 @@ fn nothing_leaves_while_the_hosts_network_is_not_known() {
 const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 81);
 
 fn heard(id: u64, from: Ipv4Addr, bytes: &'static [u8]) -> Event {
-    let from = SocketAddrV4::new(from, 53);
+    let from = SocketAddr::from((from, 53));
     Event::Heard(Heard::Datagram { id, from, bytes: Bytes::from_static(bytes) })
 }
 
@@ -156,7 +159,10 @@ fn heard(id: u64, from: Ipv4Addr, bytes: &'static [u8]) -> Event {
 fn a_port_has_one_socket_whoever_it_talks_to_until_it_is_quiet() {
     let (mut edge, now) = edge(Mode::Internet);
     let first = edge.on(udp(4000, SITE, b"one"), now);
-    assert!(matches!(first[0], Effect::Upstream(Upstream::Open { id: 0, kind: Kind::Udp(4000) })));
+    assert!(matches!(
+        first[0],
+        Effect::Upstream(Upstream::Open { id: 0, kind: Kind::Udp(Family::V4, 4000) })
+    ));
     let second = edge.on(udp(4000, OTHER, b"two"), now + Duration::from_secs(200));
     assert_eq!(second.len(), 1, "no second socket: {second:?}");
     assert_eq!(all(edge.on(heard(0, OTHER, b"hello"), now)), ["udp 53 > 4000"]);
@@ -595,7 +601,7 @@ proptest! {
                 4 => Heard::Sent { id, bytes: bytes.len() },
                 5 => Heard::End { id },
                 6 => Heard::Gone { id },
-                _ => Heard::Datagram { id, from: SocketAddrV4::new(SITE, 80), bytes },
+                _ => Heard::Datagram { id, from: SocketAddr::from((SITE, 80)), bytes },
             };
             let _effects = edge.on(Event::Heard(event), now);
             let _effects = edge.on(Event::Tick, now);

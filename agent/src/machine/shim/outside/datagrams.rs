@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use bytes::Bytes;
-use mesh::link::{Heard, Kind};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
+use mesh::link::{Family, Heard, Kind};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 use tokio::{net::UdpSocket, sync::mpsc};
 
 use super::{Told, Waiting};
@@ -19,10 +19,7 @@ const KERNEL_BYTES: usize = 64 * 1024;
 
 /// Carries datagrams until nobody wants them any more. It is an error when the socket breaks or cannot be had.
 pub async fn carry(id: u64, kind: Kind, told: &Told, mut queued: mpsc::Receiver<Waiting>) -> io::Result<()> {
-    let socket = match kind {
-        Kind::Udp(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?,
-        Kind::Echo(_) => ping_socket()?,
-    };
+    let socket = open(kind)?;
     // Where it may not be set, it is as the system has it.
     sockopt::set_socket_recv_buffer_size(&socket, KERNEL_BYTES).ok();
     loop {
@@ -45,17 +42,30 @@ pub async fn carry(id: u64, kind: Kind, told: &Told, mut queued: mpsc::Receiver<
     }
 }
 
-fn received(socket: &UdpSocket) -> Option<(SocketAddrV4, Bytes)> {
+fn received(socket: &UdpSocket) -> Option<(SocketAddr, Bytes)> {
     let mut buffer = [0; DATAGRAM_BYTES];
-    match socket.try_recv_from(&mut buffer) {
-        Ok((count, SocketAddr::V4(from))) => Some((from, Bytes::copy_from_slice(&buffer[..count]))),
-        _ => None,
-    }
+    let (count, from) = socket.try_recv_from(&mut buffer).ok()?;
+    Some((from, Bytes::copy_from_slice(&buffer[..count])))
 }
 
-/// Opens a socket for echo requests, where the host allows this group to (`ping_group_range`).
-fn ping_socket() -> io::Result<UdpSocket> {
+/// Opens a socket of one protocol alone; for echo requests where the host allows this group to (`ping_group_range`).
+fn open(kind: Kind) -> io::Result<UdpSocket> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, Some(ipproto::ICMP))?;
+    let socket = |family, protocol: Option<Protocol>| socket_with(family, SocketType::DGRAM, flags, protocol);
+    let socket = match kind {
+        Kind::Udp(Family::V4, _) => socket(AddressFamily::INET, None)?,
+        Kind::Echo(Family::V4, _) => socket(AddressFamily::INET, Some(ipproto::ICMP))?,
+        Kind::Udp(Family::V6, _) => socket(AddressFamily::INET6, None)?,
+        Kind::Echo(Family::V6, _) => socket(AddressFamily::INET6, Some(ipproto::ICMPV6))?,
+    };
+    match kind {
+        Kind::Udp(Family::V4, _) => bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?,
+        Kind::Udp(Family::V6, _) => {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+            bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))?;
+        }
+        // The kernel gives it a number when it first sends.
+        Kind::Echo(..) => {}
+    }
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
 }

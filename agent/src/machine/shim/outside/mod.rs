@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -75,7 +75,7 @@ struct Stream {
 }
 
 /// A datagram that waits to be sent, with its place.
-type Waiting = (SocketAddrV4, Bytes, OwnedSemaphorePermit);
+type Waiting = (SocketAddr, Bytes, OwnedSemaphorePermit);
 
 struct Socket {
     output: mpsc::Sender<Waiting>,
@@ -177,8 +177,8 @@ impl Outside {
         tokio::spawn(async move { told.tell(no).await.ok() });
     }
 
-    fn connect(&mut self, id: u64, to: SocketAddrV4, room: usize) {
-        let names = (*to.ip() == self.gateway).then(|| self.names.clone());
+    fn connect(&mut self, id: u64, to: SocketAddr, room: usize) {
+        let names = (to.ip() == self.gateway).then(|| self.names.clone());
         // Of a service of the gateway both ends are here.
         let Some(held) = self.descriptors.stream(if names.is_some() { 2 } else { 1 }) else {
             return self.refuse(Heard::Failed { id, because: Unconnected::Busy });

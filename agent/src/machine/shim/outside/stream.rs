@@ -1,6 +1,6 @@
 //! One stream to the outside: the task that connects it, carries both directions and ends it.
 
-use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use mesh::link::{Heard, Unconnected};
@@ -50,7 +50,7 @@ type Queued = mpsc::UnboundedReceiver<Option<Bytes>>;
 
 impl Line {
     /// Connects, and carries what is connected.
-    pub async fn connect(self, to: SocketAddrV4, room: usize, queued: Queued) -> Result<(), Over> {
+    pub async fn connect(self, to: SocketAddr, room: usize, queued: Queued) -> Result<(), Over> {
         // Dropped half-way only while it connects: there is nothing to reset yet.
         match self.over.run_until_cancelled(connected(to, room)).await {
             Some(Ok(stream)) => self.carry(stream, queued).await,
@@ -202,15 +202,16 @@ impl Source {
     }
 }
 
-async fn connected(to: SocketAddrV4, room: usize) -> Result<TcpStream, Unconnected> {
-    let socket = TcpSocket::new_v4().map_err(|error| unconnected(&error))?;
+async fn connected(to: SocketAddr, room: usize) -> Result<TcpStream, Unconnected> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(|error| unconnected(&error))?;
     if room <= NARROW {
         // Where it may not be set, it is as the system has it.
         let bytes = u32::try_from(room).unwrap_or(u32::MAX);
         socket.set_recv_buffer_size(bytes).ok();
         socket.set_send_buffer_size(bytes).ok();
     }
-    let stream = match timeout(CONNECT_WITHIN, socket.connect(to.into())).await {
+    let stream = match timeout(CONNECT_WITHIN, socket.connect(to)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(unconnected(&error)),
         Err(_) => return Err(Unconnected::Unreachable),

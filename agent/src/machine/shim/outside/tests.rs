@@ -1,7 +1,6 @@
 //! Sockets that are given up, counted and come back.
 
-use std::net::SocketAddr;
-
+use mesh::link::Family;
 use proto::{session::Prefix, topology::Egress};
 use tokio::{
     io::AsyncReadExt,
@@ -50,13 +49,13 @@ async fn a_guest_never_takes_the_descriptors_that_others_need_to_speak_to_its_sh
     // One for a stream, and one for a socket in two.
     let (mut outside, descriptors, mut heard) = outside(8);
     let one = descriptors.stream(1).unwrap();
-    let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     // Both ends of a question to the gateway are ours.
-    outside.on(Upstream::Connect { id: 2, to: SocketAddrV4::new(GATEWAY, 53), room: 1024 });
+    outside.on(Upstream::Connect { id: 2, to: SocketAddr::from((GATEWAY, 53)), room: 1024 });
     let answer = told(&mut heard).await;
     assert!(matches!(answer, Heard::Failed { id: 2, because: Unconnected::Busy }), "{answer:?}");
-    outside.on(Upstream::Open { id: 3, kind: Kind::Udp(4001) });
-    outside.on(Upstream::Open { id: 4, kind: Kind::Udp(4002) });
+    outside.on(Upstream::Open { id: 3, kind: Kind::Udp(Family::V4, 4001) });
+    outside.on(Upstream::Open { id: 4, kind: Kind::Udp(Family::V4, 4002) });
     let answer = told(&mut heard).await;
     assert!(matches!(answer, Heard::Shut { id: 4 }), "{answer:?}");
     assert_eq!(descriptors.refused(), 1);
@@ -73,7 +72,7 @@ async fn a_guest_never_takes_the_descriptors_that_others_need_to_speak_to_its_sh
 #[tokio::test]
 async fn a_question_to_the_gateway_holds_both_its_ends() {
     let (mut outside, descriptors, mut heard) = outside(8);
-    outside.on(Upstream::Connect { id: 1, to: SocketAddrV4::new(GATEWAY, 53), room: 1024 });
+    outside.on(Upstream::Connect { id: 1, to: SocketAddr::from((GATEWAY, 53)), room: 1024 });
     assert!(matches!(told(&mut heard).await, Heard::Connected { id: 1 }));
     assert!(descriptors.stream(1).is_none());
     outside.on(Upstream::Close { id: 1, clean: false });
@@ -84,7 +83,7 @@ async fn a_question_to_the_gateway_holds_both_its_ends() {
 async fn ended_and_unread() -> (Outside, Descriptors, TcpStream, usize) {
     let (mut outside, descriptors, mut heard) = outside(4);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let Ok(SocketAddr::V4(to)) = listener.local_addr() else { panic!("no address") };
+    let to = listener.local_addr().unwrap();
     outside.on(Upstream::Connect { id: 1, to, room: 64 * 1024 });
     assert!(matches!(told(&mut heard).await, Heard::Connected { id: 1 }));
     let (mut far, _) = listener.accept().await.unwrap();
