@@ -1,8 +1,9 @@
-//! Finds what a person means by the name of a session or machine. Pure: a list and a text in, one
+//! Finds what a person means by the name of a session, machine or service. Pure: a list and a text in, one
 //! id or a refusal that names the candidates out.
 
 use proto::{
-    id::{MachineName, SessionId},
+    id::{MachineName, Name, SessionId},
+    names::published::HOSTS,
     wire::api::{Error, Kind, MachineRow, SessionRow},
 };
 
@@ -39,6 +40,58 @@ pub fn find_session<'a>(sessions: &'a [SessionRow], text: &str) -> Result<&'a Se
 pub fn without_zone<'a>(text: &'a str, zone: &str) -> &'a str {
     let text = text.strip_suffix('.').unwrap_or(text);
     text.strip_suffix(zone).and_then(|text| text.strip_suffix('.')).unwrap_or(text)
+}
+
+/// How a service is spelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spelled {
+    /// One of a group or machine; without a name the only one.
+    OfLabel { session: String, label: String, service: Option<Name> },
+    /// One that a host publishes.
+    OfHost { host: String, service: Name },
+}
+
+/// Reads `GROUP.SESSION`, `SERVICE.GROUP.SESSION` or `SERVICE.HOST.host`, with the zone behind it or without;
+/// `GROUP.SESSION/SERVICE`; `SESSION/MACHINE` and `SESSION/MACHINE/SERVICE`. A machine stands where a group does.
+pub fn spelled(text: &str, zone: &str) -> Result<Spelled, Error> {
+    let wrong = |because: &str| {
+        Error::new(Kind::Usage, format!("{text:?} names no service"))
+            .because(because)
+            .next("write GROUP.SESSION, SERVICE.GROUP.SESSION or SERVICE.HOST.host: agent service list")
+    };
+    let name = |label: &str| label.parse::<Name>().map_err(|error| wrong(&error.to_string()));
+    let of_label = |session: &str, label: &str, service: Option<&str>| {
+        if label.parse::<MachineName>().is_err() {
+            name(label)?;
+        }
+        let service = service.map(name).transpose()?;
+        Ok(Spelled::OfLabel { session: session.to_owned(), label: label.to_owned(), service })
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    let (place, service) = match parts[..] {
+        [place] => (place, None),
+        [session, label] if !session.contains('.') => return of_label(session, label, None),
+        [session, label, service] if !session.contains('.') => {
+            return of_label(session, label, Some(service));
+        }
+        [place, service] => (place, Some(service)),
+        _ => return Err(wrong("it has too many parts")),
+    };
+    let labels: Vec<&str> = without_zone(place, zone).split('.').collect();
+    match (&labels[..], service) {
+        (labels, _) if labels.contains(&"") => Err(wrong("a part of it is empty")),
+        ([service, host, HOSTS], None) => {
+            Ok(Spelled::OfHost { host: (*host).to_owned(), service: name(service)? })
+        }
+        ([host, HOSTS], Some(service)) => {
+            Ok(Spelled::OfHost { host: (*host).to_owned(), service: name(service)? })
+        }
+        ([_, HOSTS], None) => Err(wrong("it is a host, which may publish several")),
+        ([label, session], service) => of_label(session, label, service),
+        ([service, label, session], None) => of_label(session, label, Some(service)),
+        ([_], _) => Err(wrong("it has no dot")),
+        _ => Err(wrong("it has too many parts")),
+    }
 }
 
 /// Finds a machine by `MACHINE`, `SESSION/MACHINE`, `ID/MACHINE` or `MACHINE.SESSION`. A group's name stands for its

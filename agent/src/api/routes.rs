@@ -27,10 +27,10 @@ use tokio::{io::AsyncWriteExt, net::UnixStream, sync::mpsc};
 use super::{
     RAW,
     held::{Held, Lasting, Place},
-    resolve::{self, find_machine, find_session},
+    resolve::{self, Spelled, find_machine, find_session},
 };
 use crate::{
-    app::{App, Pipe, Telling},
+    app::{App, Pipe, Telling, services::Service},
     facts::Log,
 };
 
@@ -96,6 +96,8 @@ pub fn router(app: App) -> Router {
 fn services() -> Router<App> {
     Router::new()
         .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
+        .route("/v1/service/found", get(|app: App_, of: OfService| answer(service_found(app, of))))
+        .route("/v1/service/connect", get(service_connect))
         .route("/v1/service/open", post(|app: App_, body: Body_<_>| finish(service_open(app, body))))
         .route("/v1/service/close", post(|app: App_, body: Body_<_>| finish(service_close(app, body))))
         .route(
@@ -114,6 +116,7 @@ type App_ = State<App>;
 type OfSession = Query<BySession>;
 type OfId = Query<BySessionId>;
 type OfMachine = Query<ByMachine>;
+type OfService = Query<api::ServiceNamed>;
 
 #[derive(Deserialize)]
 struct BySession {
@@ -240,25 +243,47 @@ async fn ssh_access(State(app): App_, Query(of): OfMachine) -> Result<api::SshAc
     app.ssh_access(session, machine).await
 }
 
+async fn service(app: &App, text: &str) -> Result<Service, Error> {
+    match resolve::spelled(text, app.zone())? {
+        Spelled::OfHost { host, service } => app.service_of_host(&host, &service),
+        Spelled::OfLabel { session, label, service } => {
+            let list = app.sessions().await?;
+            app.service_of(find_session(&list.sessions, &session)?.id, &label, service.as_ref())
+        }
+    }
+}
+
 async fn service_open(
     State(app): App_,
-    Body_(open): Body_<api::ServiceOpen>,
+    Body_(named): Body_<api::ServiceNamed>,
 ) -> Result<api::ServiceOpened, Error> {
-    let session = session_of(&app, &open).await?;
-    app.service_open(session, open).await
+    app.service_open(service(&app, &named.service).await?).await
 }
 
 async fn service_close(
     State(app): App_,
-    Body_(close): Body_<api::ServiceOpen>,
+    Body_(named): Body_<api::ServiceNamed>,
 ) -> Result<api::ServiceClosed, Error> {
-    let session = session_of(&app, &close).await?;
-    app.service_close(session, &close)
+    Ok(app.service_close(service(&app, &named.service).await?))
 }
 
-async fn session_of(app: &App, wanted: &api::ServiceOpen) -> Result<SessionId, Error> {
-    let list = app.sessions().await?;
-    Ok(find_session(&list.sessions, resolve::without_zone(&wanted.session, app.zone()))?.id)
+async fn service_found(State(app): App_, Query(of): OfService) -> Result<api::ServiceFound, Error> {
+    Ok(app.service_found(service(&app, &of.service).await?))
+}
+
+/// Joins a connection with one to a service; its machine counts it as long as it lasts.
+async fn service_connect(
+    State(app): App_,
+    lasting: Extension<Lasting>,
+    Query(of): OfService,
+    request: Request,
+) -> Response {
+    let pipe = async {
+        let place = lasting.take()?;
+        let (stream, counted) = app.service_connect(service(&app, &of.service).await?).await?;
+        Ok((stream, (place, counted)))
+    };
+    upgrade(pipe.await, request)
 }
 
 async fn dial(
@@ -289,9 +314,9 @@ async fn console(
     upgrade(pipe.await, request)
 }
 
-/// Answers 101 and joins the connection with the pipe, byte for byte.
-pub fn upgrade(pipe: Result<(Pipe, Place), Error>, mut request: Request) -> Response {
-    let (mut pipe, place) = match pipe {
+/// Answers 101 and joins the connection with the pipe, byte for byte. What is held is let go with it.
+pub fn upgrade<H: Send + 'static>(pipe: Result<(Pipe, H), Error>, mut request: Request) -> Response {
+    let (mut pipe, held) = match pipe {
         Ok(pipe) => pipe,
         Err(error) => return refusal(error),
     };
@@ -311,7 +336,7 @@ pub fn upgrade(pipe: Result<(Pipe, Place), Error>, mut request: Request) -> Resp
             Err(error) => return tracing::debug!(%error, "a client went before its connection was raw"),
         };
         tracing::debug!(?ended, "a raw connection ended");
-        drop(place);
+        drop(held);
     });
     let head = [(header::UPGRADE, RAW), (header::CONNECTION, "upgrade")];
     (StatusCode::SWITCHING_PROTOCOLS, head).into_response()

@@ -4,10 +4,10 @@ use expect_test::{Expect, expect};
 use proto::{
     id::SessionId,
     session::{Guard, Phase},
-    wire::api::{Error, MachineRow, SessionRow, SessionState},
+    wire::api::{Error, Kind, MachineRow, SessionRow, SessionState},
 };
 
-use super::resolve::{find_machine, find_session};
+use super::resolve::{Spelled, find_machine, find_session, spelled};
 
 fn machine(session: &str, id: u8, name: &str) -> MachineRow {
     let name: proto::id::MachineName = name.parse().unwrap();
@@ -103,4 +103,45 @@ fn a_session_is_found_by_name_or_id() {
         Ambiguous: 2 sessions are called "twin" | their ids are 0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c and 0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d | use the id in place of the name
         NotFound: there is no session "blog" | this host knows shop, twin, twin | agent session list"#]].assert_eq(&["shop", "0d0d", "0d0", "twin", "blog"].map(find).join("\n"));
     expect![[r#"NotFound: there is no session "shop" | this host knows no session | agent session up topology.toml"#]].assert_eq(&said(find_session(&[], "shop").unwrap_err()));
+}
+
+#[test]
+fn a_service_is_spelled_as_lists_print_it_and_as_machines_are() {
+    let read = |text: &str| match spelled(text, "mesh.internal") {
+        Ok(Spelled::OfLabel { session, label, service }) => {
+            format!("{} of {label} in {session}", service.map_or("-".into(), |name| name.to_string()))
+        }
+        Ok(Spelled::OfHost { host, service }) => format!("{service} on {host}"),
+        Err(error) => {
+            assert_eq!(error.kind, Kind::Usage, "{text}");
+            error.because.unwrap()
+        }
+    };
+    for (text, wanted) in [
+        ("web.shop", "- of web in shop"),
+        ("web.shop.mesh.internal", "- of web in shop"),
+        ("web.shop.mesh.internal.", "- of web in shop"),
+        ("web-1.shop", "- of web-1 in shop"),
+        ("web.0a0a0a0a", "- of web in 0a0a0a0a"),
+        ("shop/web-1", "- of web-1 in shop"),
+        ("http.web.shop", "http of web in shop"),
+        ("http.web.shop.mesh.internal", "http of web in shop"),
+        ("web.shop/http", "http of web in shop"),
+        ("web.shop.mesh.internal/http", "http of web in shop"),
+        ("shop/web-1/http", "http of web-1 in shop"),
+        ("files.nas.host", "files on nas"),
+        ("files.nas.host.mesh.internal", "files on nas"),
+        ("nas.host/files", "files on nas"),
+        ("nas.host", "it is a host, which may publish several"),
+        ("web", "it has no dot"),
+        ("web.", "it has no dot"),
+        (".shop", "a part of it is empty"),
+        ("web.shop/", "\"\" is no name: a letter a-z, then letters, digits and '-', 31 characters at most"),
+        ("a.b.c.d", "it has too many parts"),
+        ("http.web.shop/http", "it has too many parts"),
+        ("a/b/c/d", "it has too many parts"),
+    ] {
+        assert_eq!(read(text), wanted, "{text}");
+    }
+    assert!(spelled("Web.shop", "mesh.internal").is_err());
 }

@@ -1,11 +1,10 @@
-//! Machines and services as people use them: lists, wishes, ssh, consoles, forwards.
+//! Machines as people use them: lists, wishes, ssh, consoles.
 
 use std::time::Duration;
 
 use proto::{
     id::{MachineName, Name, SessionId},
-    names::sites,
-    picture::{Change, Picture, readiness, rows, zone},
+    picture::{Change, Picture, rows},
     session::{MachineEntry, Phase, Share, slice},
     wire::{
         api::{self, Error, Kind},
@@ -124,107 +123,5 @@ impl App {
                 .next("agent machine list")
         })?;
         Ok(Box::new(console))
-    }
-
-    /// Tells every service of every session.
-    pub async fn services(&self) -> ApiResult<api::Services> {
-        let shares = self.picture().shares.clone();
-        for share in shares.values() {
-            self.listen_for(share).await;
-        }
-        let services = shares.values().flat_map(|share| self.service_rows(share)).collect();
-        Ok(api::Services { services, published: self.published_rows().await })
-    }
-
-    /// Listens for every service of a session: what is shown to a person as an address must answer.
-    pub(super) async fn listen_for(&self, share: &Share) {
-        for (group, entry) in &share.directory.groups {
-            let ports = entry.services.values().copied();
-            if let Err(error) = self.inner.forwards.open((share.session, group.as_str()), ports).await {
-                tracing::warn!(%group, %error, "nothing listens here for its services");
-            }
-        }
-    }
-
-    pub(super) fn service_rows(&self, share: &Share) -> Vec<api::ServiceRow> {
-        let mut rows = Vec::new();
-        let picture = self.picture();
-        let url = |group: &Name, service: &Name| {
-            let port = self.inner.served.browser?;
-            let name = sites::name(&picture.shares, share.session, group, service)?;
-            Some(format!("http://{name}:{port}/"))
-        };
-        for (group, entry) in &share.directory.groups {
-            let behind = |is: fn(&Picture, SessionId, &MachineEntry) -> bool| {
-                entry.machines.iter().filter(|entry| is(&picture, share.session, entry)).count() as u64
-            };
-            for (service, port) in &entry.services {
-                let here = self.inner.forwards.listening((share.session, group.as_str()), *port);
-                rows.push(api::ServiceRow {
-                    name: service.to_string(),
-                    group: group.to_string(),
-                    session: share.name.to_string(),
-                    port: *port,
-                    fqdn: format!("{group}.{}.{}", share.name, self.inner.zone),
-                    address_here: here.map(|here| here.ip().to_string()),
-                    port_here: here.map(|here| here.port()),
-                    url: url(group, service),
-                    machines: entry.machines.len() as u64,
-                    ready: behind(readiness::is_ready),
-                    draining: behind(readiness::drains),
-                    refused: self.inner.forwards.refused((share.session, group.as_str())),
-                });
-            }
-        }
-        rows
-    }
-
-    /// Listens for a service on this host from now on, until it is closed.
-    pub async fn service_open(
-        &self,
-        session: SessionId,
-        open: api::ServiceOpen,
-    ) -> ApiResult<api::ServiceOpened> {
-        let what = format!("{}.{} was not opened", open.group, open.session);
-        let (http, port) = self.service(session, &open, &what)?;
-        let opened = self.inner.forwards.hold((session, open.group.as_str()), port).await;
-        let here = opened.map_err(|error| Error::new(Kind::Failed, what).because(error))?;
-        let scheme = if http { "http" } else { "tcp" };
-        let url = format!("{scheme}://{here}");
-        Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
-    }
-
-    /// Listens for a service on this host no longer.
-    pub fn service_close(
-        &self,
-        session: SessionId,
-        close: &api::ServiceOpen,
-    ) -> ApiResult<api::ServiceClosed> {
-        let what = format!("{}.{} was not closed", close.group, close.session);
-        let (_, port) = self.service(session, close, &what)?;
-        Ok(api::ServiceClosed { closed: self.inner.forwards.close((session, close.group.as_str()), port) })
-    }
-
-    /// Finds a service: whether it speaks HTTP, and its port.
-    fn service(&self, session: SessionId, wanted: &api::ServiceOpen, what: &str) -> ApiResult<(bool, u16)> {
-        let missing = |text: String| Error::new(Kind::NotFound, text).next("agent service list");
-        let share = self
-            .picture()
-            .share(session)
-            .cloned()
-            .ok_or_else(|| missing(format!("there is no session {}", wanted.session)))?;
-        let group = zone::group(&share, &wanted.group);
-        let group = group
-            .ok_or_else(|| missing(format!("{} has no group or machine {}", share.name, wanted.group)))?;
-        let names: Vec<&str> = group.services.keys().map(Name::as_str).collect();
-        let found = match &wanted.service {
-            Some(service) => group.services.get_key_value(service),
-            None if group.services.len() == 1 => group.services.first_key_value(),
-            None => None,
-        };
-        let (service, port) = found.ok_or_else(|| {
-            missing(what.to_owned()).because(format!("its services are: {}", names.join(", ")))
-        })?;
-        Ok((group.http.contains(service), *port))
     }
 }

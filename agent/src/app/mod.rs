@@ -4,7 +4,8 @@
 //!
 //! - `members`: the mesh, its hosts and its tokens;
 //! - `sessions`: plan, up, down, status;
-//! - `machines`: machines and services from the inside;
+//! - `machines`: machines from the inside;
+//! - `services`: what they serve, as this host reaches it;
 //! - `published`: what hosts publish themselves;
 //! - `images`: import, pull, list, remove;
 //! - `health`: what keeps this agent from doing its work.
@@ -14,6 +15,7 @@ mod images;
 mod machines;
 mod members;
 mod published;
+pub mod services;
 mod sessions;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};

@@ -142,7 +142,7 @@ impl App {
         }
     }
 
-    fn share(&self, session: SessionId) -> ApiResult<Arc<Share>> {
+    pub(super) fn share(&self, session: SessionId) -> ApiResult<Arc<Share>> {
         self.picture().share(session).cloned().ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no session {session}")).next("agent session list")
         })

@@ -10,10 +10,13 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header, upgrade::Upgraded,
+};
 use hyper_util::rt::TokioIo;
 use proto::wire::api::{Error, ErrorBody, Kind};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
 
 use super::reach;
 use crate::api::{RAW, connect};
@@ -32,7 +35,7 @@ pub struct Client {
 }
 
 /// A raw connection through the daemon.
-pub type Raw = TokioIo<hyper::upgrade::Upgraded>;
+pub type Raw = TokioIo<Upgraded>;
 
 impl Client {
     /// Names the daemon that listens at `socket`. Nothing is connected yet.
@@ -74,12 +77,22 @@ impl Client {
 
     /// Asks for a raw connection.
     pub async fn raw(&self, path: &str) -> Result<Raw, Error> {
+        Ok(TokioIo::new(self.upgraded(path).await?))
+    }
+
+    /// Asks for a raw connection, and gives it as a socket with what was already said on it.
+    pub async fn socket(&self, path: &str) -> Result<(UnixStream, Bytes), Error> {
+        let parts = self.upgraded(path).await?.downcast::<TokioIo<UnixStream>>();
+        let parts = parts.map_err(|_| broken(&"a raw connection is no socket"))?;
+        Ok((parts.io.into_inner(), parts.read_buf))
+    }
+
+    async fn upgraded(&self, path: &str) -> Result<Upgraded, Error> {
         let response = self.send(Method::GET, path, Bytes::new(), Some(RAW)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refusal(response).await);
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| broken(&error))?;
-        Ok(TokioIo::new(upgraded))
+        hyper::upgrade::on(response).await.map_err(|error| broken(&error))
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Error> {

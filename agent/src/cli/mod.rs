@@ -11,6 +11,7 @@ mod down;
 mod error;
 mod events;
 mod file;
+mod forward;
 mod host;
 mod image;
 mod init;

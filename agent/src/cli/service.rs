@@ -1,14 +1,14 @@
 //! `agent service`: where this host reaches what machines serve.
 
 use proto::{
-    id::{MachineName, Name},
+    id::Name,
     wire::api::{
-        Error, Kind, PublishedRow, ServiceClosed, ServiceOpen, ServiceOpened, ServicePublish,
-        ServicePublished, ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
+        PublishedRow, ServiceClosed, ServiceNamed, ServiceOpened, ServicePublish, ServicePublished,
+        ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
     },
 };
 
-use super::{Cx, Done, error::Exit, ui::table};
+use super::{Cx, Done, error::Exit, forward, ui::table};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
@@ -21,22 +21,22 @@ pub enum Verb {
     /// use; this makes one listen until it is closed, also over restarts, for programs that cannot use
     /// this host's name server.
     #[command(
-        after_help = "Example:\n  curl $(agent service open web.shop)\n  agent service open db.shop/postgres --json"
+        after_help = "Example:\n  curl $(agent service open web.shop)\n  agent service open postgres.db.shop --json"
     )]
     Open {
-        /// GROUP.SESSION or MACHINE.SESSION, and the service if there are several
-        #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
+        /// GROUP.SESSION, or SERVICE.GROUP.SESSION if there are several; a machine may stand for its group;
+        /// SERVICE.HOST.host of what a host publishes
         service: String,
     },
     /// Listen for a service on this host no longer
     ///
     /// Connections that are open go on. The next query for its name opens it again, for a day.
-    #[command(after_help = "Example:\n  agent service close db.shop/postgres")]
+    #[command(after_help = "Example:\n  agent service close postgres.db.shop")]
     Close {
-        /// As `service open` took it
-        #[arg(value_name = "GROUP.SESSION[/SERVICE]")]
+        /// As `service open` takes it
         service: String,
     },
+    Forward(forward::Args),
     /// Let every member reach a program of this host, by a name of its own
     ///
     /// The program listens on 127.0.0.1 alone; members reach it through the mesh, whatever router is
@@ -67,16 +67,18 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             cx.ui.show(&services, |all, width| in_words(&all.services, &all.published, width));
         }
         Verb::Open { service } => {
-            let opened: ServiceOpened = cx.client.post("/v1/service/open", &parse(&service)?).await?;
+            let opened: ServiceOpened = cx.client.post("/v1/service/open", &ServiceNamed { service }).await?;
             cx.ui.show(&opened, |opened, _| opened.url.clone());
         }
         Verb::Close { service } => {
-            let closed: ServiceClosed = cx.client.post("/v1/service/close", &parse(&service)?).await?;
+            let closed: ServiceClosed =
+                cx.client.post("/v1/service/close", &ServiceNamed { service }).await?;
             if !closed.closed {
                 cx.ui.say("nothing listened for it on this host");
             }
             cx.ui.show(&closed, |_, _| String::new());
         }
+        Verb::Forward(args) => return forward::run(cx, args).await,
         Verb::Publish { name, port } => {
             let wanted = ServicePublish { name, port };
             let published: ServicePublished = cx.client.post("/v1/service/publish", &wanted).await?;
@@ -124,33 +126,4 @@ fn behind(service: &ServiceRow) -> String {
         }
     }
     told
-}
-
-/// Reads `GROUP.SESSION[/SERVICE]`, with the zone behind the session or without, or `SESSION/MACHINE`.
-pub(super) fn parse(text: &str) -> Result<ServiceOpen, Error> {
-    let wrong = |because: String| {
-        Error::new(Kind::Usage, format!("{text:?} names no service"))
-            .because(because)
-            .next("agent service open web.shop/http")
-    };
-    let name = |label: &str| label.parse::<Name>().map_err(|error| wrong(error.to_string()));
-    let machine = |label: &str| label.parse::<MachineName>().map_err(|error| wrong(error.to_string()));
-    let (place, service) = match text.split_once('/') {
-        Some((session, label)) if !session.contains('.') && !session.is_empty() => {
-            let group = machine(label)?.to_string();
-            return Ok(ServiceOpen { group, session: session.to_owned(), service: None });
-        }
-        Some((place, service)) => (place, Some(name(service)?)),
-        None => (text, None),
-    };
-    let (label, session) =
-        place.split_once('.').ok_or_else(|| wrong("it has no dot: write GROUP.SESSION".to_owned()))?;
-    if session.is_empty() {
-        return Err(wrong("the session is missing".to_owned()));
-    }
-    let group = match label.parse::<MachineName>() {
-        Ok(machine) => machine.to_string(),
-        Err(_) => name(label)?.to_string(),
-    };
-    Ok(ServiceOpen { group, session: session.to_owned(), service })
 }

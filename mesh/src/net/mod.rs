@@ -19,14 +19,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use iroh::{
     Endpoint,
-    endpoint::{Connection, RecvStream, SendStream},
+    endpoint::Connection,
     protocol::{AcceptError, ProtocolHandler},
 };
 use proto::{
     id::{Epoch, HostId, MachineName, SessionId},
     session::Directory,
 };
-use tokio::{io::Join, net::UnixStream, sync::mpsc};
+use tokio::{net::UnixStream, sync::mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -169,12 +169,8 @@ impl Net {
         self.0.tables_mut().published = ports;
     }
 
-    /// Opens a connection to a port that another host publishes.
-    pub async fn dial_host(
-        &self,
-        host: HostId,
-        port: u16,
-    ) -> Result<Join<RecvStream, SendStream>, PublishedError> {
+    /// Opens a connection to a port that a host publishes.
+    pub async fn dial_host(&self, host: HostId, port: u16) -> Result<published::Stream, PublishedError> {
         published::dial(self, host, port).await
     }
 

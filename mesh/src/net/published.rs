@@ -20,8 +20,13 @@ use proto::{
     wire::{self, Kind, Message},
 };
 use tokio::{io::Join, net::TcpStream};
+use tokio_util::either::Either;
 
 use super::{Net, forward, hosts::Unreachable};
+use crate::identity::host_of_endpoint;
+
+/// A connection to what a host publishes.
+pub type Stream = Either<TcpStream, Join<RecvStream, SendStream>>;
 
 /// Why there is no connection to what a host publishes.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +59,21 @@ impl Message for Header {
     const KIND: Kind = Kind::ConnectHost;
 }
 
-/// Opens a connection to a port that a host publishes.
-pub(super) async fn dial(
-    net: &Net,
-    host: HostId,
-    port: u16,
-) -> Result<Join<RecvStream, SendStream>, PublishedError> {
+/// Opens a connection to a port that a host publishes, this one among them.
+pub(super) async fn dial(net: &Net, host: HostId, port: u16) -> Result<Stream, PublishedError> {
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => PublishedError::Unpublished(port),
+        io::ErrorKind::ConnectionRefused => PublishedError::Refused(port),
+        io::ErrorKind::TimedOut => PublishedError::TimedOut(port),
+        _ => PublishedError::Broke(error),
+    };
+    let me = net.0.endpoint.as_ref().map(|endpoint| host_of_endpoint(&endpoint.id()));
+    if me == Some(host) {
+        return connect(net, port).await.map(Either::Left).map_err(refused);
+    }
     let link = net.0.hosts.link(net, host);
     let connection = link.connection(net).await.map_err(PublishedError::Unreachable)?;
-    match forward::ask(&connection, &wire::encode(&Header { port })).await {
-        Ok(stream) => Ok(stream),
-        Err(error) => Err(match error.kind() {
-            io::ErrorKind::NotFound => PublishedError::Unpublished(port),
-            io::ErrorKind::ConnectionRefused => PublishedError::Refused(port),
-            io::ErrorKind::TimedOut => PublishedError::TimedOut(port),
-            _ => PublishedError::Broke(error),
-        }),
-    }
+    forward::ask(&connection, &wire::encode(&Header { port })).await.map(Either::Right).map_err(refused)
 }
 
 /// Connects to a port of this host's loopback, if this host publishes it.

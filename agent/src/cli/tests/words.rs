@@ -50,6 +50,7 @@ fn the_contract_s_lines_are_understood() {
         "host list",
         "service list",
         "service open web.shop/http --json",
+        "service forward 8080:http.web.shop --json",
         "image import /x/tiny.raw --name tiny --replace",
         "image list",
         "image remove tiny",
@@ -193,23 +194,6 @@ fn values_are_read_and_written() {
     assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "212 MiB", "5.0 TiB"]);
     assert_eq!(image::name_of("https://x.org/a/Tiny-1.qcow2?x=1"), Some("tiny-1".into()));
     assert_eq!(image::name_of("https://x.org"), None);
-}
-
-#[test]
-fn services_are_named_by_group_session_and_service() {
-    let open = service::parse("web.shop/http").unwrap();
-    assert_eq!(
-        (open.group.as_str(), open.session.as_str(), open.service),
-        ("web", "shop", Some("http".parse().unwrap()))
-    );
-    assert_eq!(service::parse("web.shop").unwrap().service, None);
-    let printed = service::parse("web-1.shop.mesh.internal/http").unwrap();
-    assert_eq!((printed.group.as_str(), printed.session.as_str()), ("web-1", "shop.mesh.internal"));
-    let machine = service::parse("shop/web-1").unwrap();
-    assert_eq!((machine.group.as_str(), machine.session.as_str()), ("web-1", "shop"));
-    for wrong in ["web", "web.", ".shop", "Web.shop", "web.shop/"] {
-        assert_eq!(service::parse(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
-    }
 }
 
 #[test]

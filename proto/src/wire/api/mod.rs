@@ -32,8 +32,8 @@ pub use self::{
     },
     progress::{Progress, Step},
     service::{
-        PublishedRow, ServiceClosed, ServiceOpen, ServiceOpened, ServicePublish, ServicePublished,
-        ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
+        PublishedRow, ServiceClosed, ServiceForwarded, ServiceFound, ServiceNamed, ServiceOpened,
+        ServicePublish, ServicePublished, ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
     },
     session::{
         DownProgress, Fetching, Remaining, SessionRow, SessionState, SessionStatus, Sessions, UpProgress,

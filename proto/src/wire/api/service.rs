@@ -69,13 +69,35 @@ pub struct Services {
 
 /// What `service open` and `service close` ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceOpen {
-    /// The group, or one machine of it.
-    pub group: String,
-    /// The session, by name, with the zone behind it or without, or by id.
-    pub session: String,
-    /// The service; `None` = the group's only one.
-    pub service: Option<Name>,
+pub struct ServiceNamed {
+    /// `GROUP.SESSION` or `MACHINE.SESSION` where there is one service, else `SERVICE.GROUP.SESSION`;
+    /// `SERVICE.HOST.host` of what a host publishes; or as other verbs and lists write it: `GROUP.SESSION/SERVICE`,
+    /// `SESSION/MACHINE`, the zone behind it. The session by name or id.
+    pub service: String,
+}
+
+/// A service that somebody named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceFound {
+    /// Its whole name, without the zone.
+    pub name: String,
+    /// Its port in the machines, or on the loopback of the host that publishes it.
+    pub port: u16,
+    /// Whether it is known to speak HTTP.
+    pub http: bool,
+}
+
+/// `agent service forward`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceForwarded {
+    /// `http://..` for services that are checked over HTTP, `tcp://..` for others.
+    pub url: String,
+    /// The address that listens.
+    pub address: String,
+    /// The port that listens.
+    pub port: u16,
+    /// The service's whole name, without the zone.
+    pub service: String,
 }
 
 /// What `service open` did.
