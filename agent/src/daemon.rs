@@ -125,6 +125,8 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     tokio::task::spawn_blocking(move || firewall::warn(&kept, usual));
     // Nobody listening is no error.
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
+    let lan = built.lan.clone().run(built.mesh.name(), config.policy.publish, built.stop.clone());
+    built.tasks.spawn(core("services in the LAN", lan));
     let found = about::Found { qemu: found, offered: offer };
     built.tasks.spawn(core("host record", about::keep(built.around(), config, data, found)));
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));

@@ -151,6 +151,26 @@ pub enum Fact {
         /// Why the last that was asked did not give it.
         because: String,
     },
+    /// This host listens for a service in its own network.
+    LanPublished {
+        /// The session.
+        session: Name,
+        /// `SERVICE.GROUP`.
+        service: String,
+        /// Where it listens.
+        addresses: Vec<String>,
+    },
+    /// This host was asked to listen for a service in its own network, and does not.
+    LanRefused {
+        /// The session.
+        session: Name,
+        /// `SERVICE.GROUP`.
+        service: String,
+        /// The port that was asked for.
+        port: u16,
+        /// Why.
+        because: String,
+    },
     /// A session has ended and nothing of it is left here.
     SessionGone {
         /// The session.
@@ -210,6 +230,14 @@ pub enum Fact {
     },
 }
 
+fn after(because: &Option<String>) -> String {
+    because.iter().map(|because| format!(": {because}")).collect()
+}
+
+fn list(words: &[impl ToString]) -> String {
+    words.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Fact {
     /// Writes one line for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,18 +272,20 @@ impl fmt::Display for Fact {
             Fact::CoordinatorChanged { session, coordinator } => {
                 write!(f, "{session}: coordinated by {coordinator}")
             }
-            Fact::VotersChanged { session, voters } => {
-                let names: Vec<&str> = voters.iter().map(Name::as_str).collect();
-                write!(f, "{session}: voters are {}", names.join(", "))
-            }
+            Fact::VotersChanged { session, voters } => write!(f, "{session}: voters are {}", list(voters)),
             Fact::LogReplaced { session, because } => {
                 write!(f, "{session}: its log on this host was replaced: {because}")
             }
             Fact::ContentLacks { session, because } => write!(f, "{session}: {because}; it is tried again"),
+            Fact::LanPublished { session, service, addresses } => {
+                write!(f, "{session}: {service} is published at {}", list(addresses))
+            }
+            Fact::LanRefused { session, service, port, because } => {
+                write!(f, "{session}: {service} is not published on port {port}: {because}")
+            }
             Fact::SessionGone { session } => write!(f, "{session}: gone from this host"),
             Fact::MachinePhase { session, machine, phase, because, .. } => {
-                write!(f, "{session}/{machine}: {}", format!("{phase:?}").to_lowercase())?;
-                because.iter().try_for_each(|because| write!(f, ": {because}"))
+                write!(f, "{session}/{machine}: {}{}", format!("{phase:?}").to_lowercase(), after(because))
             }
             Fact::MachineAdopted { session, machine } => {
                 write!(f, "{session}/{machine}: found running, adopted")

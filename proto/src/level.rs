@@ -10,6 +10,7 @@
 //! | 2 | levels: the entry that raises a session's |
 //! | 3 | a topology whose machines reach the internet |
 //! | 4 | a topology whose machines reach their hosts' networks: older hosts ask no owner |
+//! | 5 | a topology whose services hosts publish in their networks |
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(4);
+pub const LEVEL: Level = Level(5);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub enum Feature {
     Egress,
     /// Machines that reach their hosts' own networks: older hosts would let them, whatever their owner says.
     Lan,
+    /// Services that hosts publish in their own networks: older voters would keep a state without it.
+    Publish,
 }
 
 impl Feature {
@@ -42,6 +45,7 @@ impl Feature {
             Feature::Raise => Level(2),
             Feature::Egress => Level(3),
             Feature::Lan => Level(4),
+            Feature::Publish => Level(5),
         }
     }
 }

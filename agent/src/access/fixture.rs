@@ -43,6 +43,7 @@ pub fn pictures() -> Pictures {
         http: http.iter().map(|service| name(service)).collect(),
         needs: Default::default(),
         machines: machines.iter().map(|machine| entry(machine)).collect(),
+        publish: BTreeMap::new(),
     };
     let groups = BTreeMap::from([
         (name("web"), group(&[("http", 80), ("admin", 9000)], &["http", "admin"], &["web-1", "web-2"])),

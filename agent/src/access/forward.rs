@@ -18,23 +18,22 @@ use mesh::net::splice;
 use proto::id::HostId;
 use rustix::net::sockopt;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     balance::{Balance, Carried, Ways},
     places::{Place, Places, lock},
 };
-use crate::host::limits::Shares;
+use crate::host::{limits::Shares, listen};
 
 /// A forward that nobody asked for or used in this time gives its ports back.
 const IDLE: Duration = Duration::from_secs(24 * 3600);
 /// Connections through one place's port at once: a browser opens six; those beyond wait in the kernel.
 const MAX_CONNECTIONS: usize = 512;
-/// Those that may wait there. Of a burst beyond it the kernel forgets some, whose clients wait for nothing.
-const BACKLOG: u32 = 1024;
 /// What one connection holds in each direction.
 const COPY_BYTES: usize = 32 * 1024;
 /// A client that has closed its socket may look like one that listens on; its kernel knows, and is asked
@@ -57,6 +56,8 @@ struct Inner {
     /// needs descriptors too.
     most: usize,
     carried: Arc<Semaphore>,
+    /// Those of them that others in this host's own network may have, whoever they are.
+    strangers: Arc<Semaphore>,
 }
 
 struct Open {
@@ -78,8 +79,9 @@ impl Forwards {
         let Shares { listening: most, forwarded, .. } = shares;
         let (open, opening) = (Mutex::default(), tokio::sync::Mutex::default());
         let carried = Arc::new(Semaphore::new(forwarded));
+        let strangers = Arc::new(Semaphore::new(forwarded.div_ceil(2)));
         let (places, balance) = (Places::read(me, path), Balance::new(ways));
-        Forwards { inner: Arc::new(Inner { places, balance, open, opening, most, carried }) }
+        Forwards { inner: Arc::new(Inner { places, balance, open, opening, most, carried, strangers }) }
     }
 
     /// Gives the address of a place, assigning one at the first call.
@@ -200,6 +202,13 @@ impl Forwards {
         self.inner.balance.connect(&place.into(), port).await
     }
 
+    /// Leads strangers' connections to a port of a place, until the handle is dropped; those that stand go on.
+    pub fn lead(&self, listener: TcpListener, place: Place, port: u16) -> AbortOnDropHandle<()> {
+        let (used, slots) = (Arc::new(Mutex::new(Instant::now())), self.inner.strangers.clone());
+        let listening = Listening { place, port, used, slots };
+        AbortOnDropHandle::new(tokio::spawn(serve(self.inner.clone(), listener, listening)))
+    }
+
     async fn listen(&self, place: &Place, address: Ipv4Addr, port: u16) -> io::Result<u16> {
         let listening: usize = lock(&self.inner.open).values().map(|open| open.listeners.len()).sum();
         if listening >= self.inner.most {
@@ -214,7 +223,8 @@ impl Forwards {
             used: Arc::new(Mutex::new(Instant::now())),
             listeners: BTreeMap::new(),
         });
-        let listening = Listening { place: place.clone(), port, used: entry.used.clone() };
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let listening = Listening { place: place.clone(), port, used: entry.used.clone(), slots };
         let serve = serve(self.inner.clone(), listener, listening);
         entry.listeners.insert(port, (here, tokio::spawn(serve)));
         drop(open);
@@ -230,19 +240,12 @@ impl Forwards {
         let stand_in = (port < 1024).then_some(8000 + port);
         let remembered = self.port_here(place.clone(), port);
         for candidate in [Some(port), Some(remembered), stand_in].into_iter().flatten() {
-            if let Ok(listener) = listener(SocketAddrV4::new(address, candidate)) {
+            if let Ok(listener) = listen::tcp(SocketAddrV4::new(address, candidate).into()) {
                 return Ok(listener);
             }
         }
-        listener(SocketAddrV4::new(address, 0))
+        listen::tcp(SocketAddrV4::new(address, 0).into())
     }
-}
-
-fn listener(here: SocketAddrV4) -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(here.into())?;
-    socket.listen(BACKLOG)
 }
 
 /// What a listener is for.
@@ -250,13 +253,14 @@ struct Listening {
     place: Place,
     port: u16,
     used: Arc<Mutex<Instant>>,
+    /// Connections through it at once.
+    slots: Arc<Semaphore>,
 }
 
 /// Accepts until aborted. Each connection goes to the first ready machine that takes it. One that
 /// came waits for its turn: a port that nobody uses must hold nothing that others could use.
 async fn serve(inner: Arc<Inner>, listener: TcpListener, listening: Listening) {
-    let Listening { place, port, used } = listening;
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let Listening { place, port, used, slots } = listening;
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,

@@ -1,11 +1,12 @@
 //! How programs of this host reach machines and what other hosts publish, without root: forward addresses, the front
-//! door for browsers, and SOCKS; and what this host publishes.
+//! door for browsers, and SOCKS; and what this host publishes: programs of its own to members, and services to its LAN.
 
 pub mod balance;
 #[cfg(test)]
 mod fixture;
 pub mod forward;
 pub mod front;
+pub mod lan;
 pub mod places;
 pub mod published;
 pub mod socks;

@@ -33,7 +33,7 @@ use proto::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    access::{forward::Forwards, published::Publisher},
+    access::{forward::Forwards, lan::Doors, published::Publisher},
     facts,
     host::data::DataDir,
     machine::Qemu,
@@ -83,6 +83,8 @@ pub struct Parts {
     pub forwards: Forwards,
     /// What this host publishes.
     pub publisher: Publisher,
+    /// What it publishes in its own network.
+    pub lan: watch::Receiver<Arc<Doors>>,
     /// What this agent serves to programs of its host.
     pub served: Served,
     /// When the agent started.

@@ -1,8 +1,9 @@
 //! Services as people use them: lists, ports that listen on this host, and single connections.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use proto::{
+    addresses::is_public,
     id::{Name, SessionId},
     names::{published::HOSTS, sites},
     picture::{Picture, readiness, zone},
@@ -78,10 +79,40 @@ impl App {
                     ready: behind(readiness::is_ready),
                     draining: behind(readiness::drains),
                     refused: self.inner.forwards.refused((share.session, group.as_str())),
+                    lan: self.lan_rows(&picture, share, group, service),
                 });
             }
         }
         rows
+    }
+
+    /// Tells which hosts are asked to publish a service in their own networks, and what is known here of it.
+    fn lan_rows(&self, picture: &Picture, share: &Share, group: &Name, service: &Name) -> Vec<api::LanRow> {
+        let Some(entry) = share.directory.groups.get(group) else { return Vec::new() };
+        let Some(publish) = entry.publish.get(service) else { return Vec::new() };
+        let scheme = if entry.http.contains(service) { "http" } else { "tcp" };
+        let row = |name: &Name| {
+            let (address, because) = match picture.members.iter().find(|(_, member)| member.name == *name) {
+                None => (None, Some("no member has this name".to_owned())),
+                Some((id, _)) if *id == picture.me => {
+                    let doors = self.inner.lan.borrow().clone();
+                    let door = doors.get(&(share.session, group.clone(), service.clone()));
+                    let door = door.cloned().unwrap_or_default();
+                    (door.addresses.first().map(SocketAddr::ip), door.because)
+                }
+                Some((_, member)) if !member.is_up() => (None, Some("it is away".to_owned())),
+                Some((id, _)) => match picture.host_record(*id) {
+                    Some(record) if record.publishes => {
+                        let told = record.reach.addresses.iter().map(SocketAddr::ip);
+                        (told.into_iter().find(|address| !is_public(address)), None)
+                    }
+                    _ => (None, Some("its owner does not let it".to_owned())),
+                },
+            };
+            let url = address.map(|address| format!("{scheme}://{}", SocketAddr::new(address, publish.lan)));
+            api::LanRow { host: name.to_string(), port: publish.lan, url, because }
+        };
+        publish.on.iter().map(row).collect()
     }
 
     /// Listens for a service on this host from now on, until it is closed.

@@ -13,19 +13,20 @@ use mesh::net::splice;
 use proto::wire::api::{Error, Kind, ServiceForwarded, ServiceFound};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::TcpStream,
     sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep},
 };
 
 use super::{Cx, Done, client::Client, error::Exit, ui};
-use crate::{cli::client::quoted, host::holder::holder};
+use crate::{
+    cli::client::quoted,
+    host::{holder::holder, listen},
+};
 
 /// Connections at once; those beyond wait in the kernel. Other commands need places at the agent as well.
 const MOST: usize = 64;
-/// Those that may wait there.
-const BACKLOG: u32 = 1024;
 /// How long a connection waits for an agent that is not there: one that begins again is faster.
 const AGENT_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks for it, and after a connection could not be taken.
@@ -77,7 +78,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let Forward { local, service } = args.forward;
     let path = |verb: &str| format!("/v1/service/{verb}?service={}", quoted(&service));
     let found: ServiceFound = cx.client.get(&path("found")).await?;
-    let listener = listen(local).map_err(|error| not_listening(local, &service, &error))?;
+    let listener = listen::tcp(local).map_err(|error| not_listening(local, &service, &error))?;
     let here = listener.local_addr().map_err(|error| not_listening(local, &service, &error))?;
     let scheme = if found.http { "http" } else { "tcp" };
     let shown = ServiceForwarded {
@@ -175,14 +176,6 @@ impl Carry {
     }
 }
 
-fn listen(local: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A connection of a moment ago does not hold the port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(local)?;
-    socket.listen(BACKLOG)
-}
-
 fn not_listening(local: SocketAddr, service: &str, error: &io::Error) -> Error {
     let port = local.port();
     let told = Error::new(Kind::Failed, format!("port {port} of {} is not listened on", local.ip()));
@@ -227,7 +220,7 @@ mod tests {
         let local = taken.local_addr().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _inside = runtime.enter();
-        let error = not_listening(local, "web.shop", &listen(local).unwrap_err());
+        let error = not_listening(local, "web.shop", &listen::tcp(local).unwrap_err());
         assert!(error.because.unwrap().ends_with(&format!("(process {}) has it", std::process::id())));
         assert_eq!(error.next.unwrap(), "choose another port: agent service forward 0:web.shop");
         let denied = io::ErrorKind::PermissionDenied.into();
@@ -235,7 +228,7 @@ mod tests {
         assert_eq!(error.because.unwrap(), "ports below 1024 are the system's");
         assert_eq!(error.next.unwrap(), "agent service forward 8080:web.shop");
         let elsewhere = "192.0.2.1:8080".parse().unwrap();
-        let error = not_listening(elsewhere, "web.shop", &listen(elsewhere).unwrap_err());
+        let error = not_listening(elsewhere, "web.shop", &listen::tcp(elsewhere).unwrap_err());
         assert_eq!(error.because.unwrap(), "this computer has no such address");
     }
 }

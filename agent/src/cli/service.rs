@@ -3,7 +3,7 @@
 use proto::{
     id::Name,
     wire::api::{
-        PublishedRow, ServiceClosed, ServiceNamed, ServiceOpened, ServicePublish, ServicePublished,
+        LanRow, PublishedRow, ServiceClosed, ServiceNamed, ServiceOpened, ServicePublish, ServicePublished,
         ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
     },
 };
@@ -114,7 +114,21 @@ pub fn in_words(services: &[ServiceRow], published: &[PublishedRow], width: Opti
     let listed = table(&["NAME", "SERVICE", "PORT", "HERE", "MACHINES"], rows, width);
     // On lines of their own, so that a terminal makes links of them.
     let browse = services.iter().filter_map(|service| Some(format!("browse: {}", service.url.as_ref()?)));
-    std::iter::once(listed).chain(browse).collect::<Vec<_>>().join("\n")
+    let lan = services.iter().flat_map(|service| service.lan.iter().map(move |row| on_lan(service, row)));
+    std::iter::once(listed).chain(browse).chain(lan).collect::<Vec<_>>().join("\n")
+}
+
+/// Tells where a service is published in the network of a host, or why it is not.
+fn on_lan(service: &ServiceRow, row: &LanRow) -> String {
+    let told = |what: &Option<String>, before: &str| {
+        what.iter().map(|it| format!("{before}{it}")).collect::<String>()
+    };
+    let (url, because) = (told(&row.url, ", "), told(&row.because, ": "));
+    let not = if row.url.is_none() && row.because.is_some() { "not " } else { "" };
+    format!(
+        "LAN: {}.{}.{} is {not}published at {}:{}{url}{because}",
+        service.name, service.group, service.session, row.host, row.port
+    )
 }
 
 /// Tells what is behind a service.

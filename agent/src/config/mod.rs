@@ -36,6 +36,8 @@ pub struct Config {
 pub struct Policy {
     /// Whether machines may run here.
     pub machines: bool,
+    /// Whether services of machines may be published in this host's own network.
+    pub publish: bool,
     /// CPUs for machines; `None` = all.
     pub cpus: Option<u32>,
     /// Memory for machines in MiB; `None` = found out.
@@ -99,6 +101,7 @@ impl Reader<'_> {
     fn config(&mut self) -> Config {
         let policy = Policy {
             machines: self.read("policy.machines", "true or false", parse_bool).unwrap_or(true),
+            publish: self.read("policy.publish", "true or false", parse_bool).unwrap_or(false),
             cpus: self.read("policy.cpus", "\"all\" or a number from 1", word("all", parse_count)).flatten(),
             memory_mib: self.read("policy.memory", SIZE, word("auto", parse_mib)).flatten(),
             disk_mib: self.read("policy.disk", SIZE, word("auto", parse_mib)).flatten(),

@@ -26,7 +26,8 @@ fn check(layers: &Layers, expect: Expect) {
 #[test]
 fn the_defaults_are_a_valid_configuration() {
     let (config, _) = load(&Layers::default()).unwrap();
-    let policy = Policy { machines: true, cpus: None, memory_mib: None, disk_mib: None, lan: false };
+    let policy =
+        Policy { machines: true, publish: false, cpus: None, memory_mib: None, disk_mib: None, lan: false };
     let dns = Dns { port: None, zone: "mesh.internal".into() };
     let relay = Relay { serve: None };
     let (api_group, tags) = (Some("agent".to_owned()), BTreeMap::new());
@@ -45,6 +46,7 @@ fn the_later_layer_wins_and_says_so() {
         expect![[r#"
             steady = auto (default)
             policy.machines = true (default)
+            policy.publish = false (default)
             policy.cpus = 4 (--set)
             policy.memory = 4GiB (config.toml:4)
             policy.disk = auto (default)

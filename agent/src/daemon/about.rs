@@ -94,6 +94,7 @@ pub async fn gather(
         level: LEVEL,
         published: BTreeMap::new(),
         lan: policy.lan,
+        publishes: policy.publish,
     }
 }
 

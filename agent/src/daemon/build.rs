@@ -22,6 +22,7 @@ use crate::{
     access::{
         balance::{Dial, Reach, Ways},
         forward::Forwards,
+        lan::Lan,
         published::Publisher,
     },
     app::{self, App, Served},
@@ -82,6 +83,8 @@ pub(crate) struct Built {
     pub forwards: Forwards,
     /// What this host publishes.
     pub publisher: Publisher,
+    /// What it publishes in its own network.
+    pub lan: Lan,
     /// What names are answered from.
     pub zones: Zones,
     /// Where facts go.
@@ -107,8 +110,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let (facts, heard) = broadcast::channel(FACTS);
     let images = Images::open(&data.path().join("images"), facts.clone()).await;
     let images = images.map_err(|error| failed(&error))?;
-    let (requests, inbox) = mpsc::channel(INBOX);
-    let (raft, raft_inbox) = mpsc::channel(INBOX);
+    let ((requests, inbox), (raft, raft_inbox)) = (mpsc::channel(INBOX), mpsc::channel(INBOX));
     let extra = vec![(images::ALPN.to_vec(), Box::new(images.protocol()) as _)];
     let handlers = Handlers { extra, requests, raft };
     let (mesh, running) =
@@ -122,7 +124,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     tasks.spawn(core("picture", run_picture));
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
     let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
-    let publisher = publisher(&data, &net);
+    let (publisher, lan) = (publisher(&data, &net), lan(&mesh, &pictures, &forwards, &facts));
     let (mine, end) = (facts.clone(), stop.clone());
     let sessions = sessions::Parts {
         ground: Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end },
@@ -147,6 +149,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         pictures,
         forwards,
         publisher,
+        lan,
         zones,
         facts,
         tasks,
@@ -197,6 +200,7 @@ impl Built {
             sessions: self.sessions.for_people(),
             forwards: self.forwards.clone(),
             publisher: self.publisher.clone(),
+            lan: self.lan.doors.subscribe(),
             served,
             started: Instant::now(),
         })
@@ -354,6 +358,12 @@ fn dialer(net: &mesh::net::Net) -> Dial {
 fn publisher(data: &DataDir, net: &mesh::net::Net) -> Publisher {
     let net = net.clone();
     Publisher::new(data.path().join("published"), Box::new(move |ports| net.publish(ports)))
+}
+
+/// Makes what this host publishes in its own network.
+fn lan(mesh: &Mesh, pictures: &Pictures, forwards: &Forwards, facts: &broadcast::Sender<Fact>) -> Lan {
+    let (pictures, forwards, facts) = (pictures.clone(), forwards.clone(), facts.clone());
+    Lan { pictures, interfaces: mesh.interfaces(), forwards, facts, doors: watch::Sender::default() }
 }
 
 /// Opens streams to what other hosts publish.

@@ -3,10 +3,14 @@
 //!
 //! Owns the files that remember it. What listens there is the caller's.
 
-use std::{io, path::Path};
+use std::{io, net::SocketAddr, path::Path};
+
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::durable;
 
+/// Connections that may wait to be taken. Of a burst beyond it the kernel forgets some, whose clients wait for nothing.
+const BACKLOG: u32 = 1024;
 /// Ports tried after the usual one, where other agents of this computer or other programs have it.
 const FURTHER: u16 = 15;
 /// Ports of the system's choice that are tried then: of two sockets with one number the second may be taken.
@@ -37,6 +41,14 @@ where
         }
     }
     Err(last)
+}
+
+/// Listens at one address; connections of a moment ago do not hold its port.
+pub fn tcp(here: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if here.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(here)?;
+    socket.listen(BACKLOG)
 }
 
 /// Gives the usual port and those that are tried after it.

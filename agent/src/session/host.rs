@@ -272,7 +272,7 @@ impl Shell {
         tasks.push(tokio::spawn(follow).abort_handle());
         let listen = actions::listen(shim.clone(), machine.clone(), self.news.clone());
         tasks.push(tokio::spawn(listen).abort_handle());
-        for (service, proto::topology::Service { port, ready }) in shim.launch().spec.services.clone() {
+        for (service, proto::topology::Service { port, ready, .. }) in shim.launch().spec.services.clone() {
             let Some(ready) = ready else { continue };
             let whose = (shim.clone(), machine.clone());
             let check = actions::check(whose, (service, port, ready), self.news.clone());

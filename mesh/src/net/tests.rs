@@ -121,6 +121,7 @@ fn directory(hosts: &[HostId]) -> Directory {
         http: BTreeSet::new(),
         needs: BTreeSet::new(),
         machines: machines.collect(),
+        publish: BTreeMap::new(),
     };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     Directory { subnet, groups: BTreeMap::from([("web".parse().unwrap(), group)]) }

@@ -63,6 +63,7 @@ fn about(name: &Name) -> HostRecord {
         level: proto::level::LEVEL,
         published: BTreeMap::new(),
         lan: false,
+        publishes: false,
     }
 }
 

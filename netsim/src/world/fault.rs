@@ -461,7 +461,7 @@ fn topology(random: &mut Random) -> Intent {
 /// Makes a group of machines with one checked service; `needs` is a list with commas.
 pub fn group(count: u32, memory_mib: u64, needs: &str) -> Group {
     let ready = Ready { probe: Probe::Tcp, interval_ms: 2000, grace_ms: 60_000 };
-    let service = Service { port: 80, ready: Some(ready) };
+    let service = Service { ready: Some(ready), ..Service::at(80) };
     let needs: BTreeSet<Name> = needs.split(',').filter_map(|name| name.parse().ok()).collect();
     Group {
         image: ImageRef::Named("tiny".into()),

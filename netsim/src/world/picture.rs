@@ -132,6 +132,7 @@ impl Host {
             level: self.level,
             published: BTreeMap::new(),
             lan: false,
+            publishes: false,
         }
     }
 

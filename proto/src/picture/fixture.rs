@@ -121,6 +121,7 @@ fn host_record(name: &str) -> HostRecord {
         level: LEVEL,
         published: BTreeMap::new(),
         lan: false,
+        publishes: false,
     }
 }
 

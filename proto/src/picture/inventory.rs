@@ -31,6 +31,7 @@ pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
             rtt_ms: member.rtt_ms().map(|rtt| rtt.round() as u32),
             level: member.level.unwrap_or_default(),
             lan: record.lan,
+            publishes: record.publishes,
         };
         hosts.insert(*id, facts);
     }

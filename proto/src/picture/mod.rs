@@ -6,6 +6,7 @@
 //! - `zone`: what names are answered from; `labels` of sessions are in `crate::names`;
 //! - `images`: which image a name means, who holds it; `inventory`: what the planner is given;
 //! - `heads`: who speaks for a session, and which shares are older than that;
+//! - `lan`: what a host is asked to publish in its own network;
 //! - `rows`: sessions, machines and hosts as people see them; `health`: what is wrong elsewhere;
 //! - `told`: what a host tells gossip of its sessions; `acks`: what hosts say that they have seen; `level`: what the members understand.
 //!
@@ -16,6 +17,7 @@ pub mod heads;
 pub mod health;
 pub mod images;
 pub mod inventory;
+pub mod lan;
 pub mod level;
 pub mod readiness;
 pub mod rows;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     level::LEVEL,
-    topology::{Egress, Group, Place, Probe, Ready, Service, Topology},
+    topology::{Egress, Group, Place, Probe, Publish, Ready, Service, Topology},
 };
 
 /// The session of all data tests.
@@ -52,6 +52,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
         rtt_ms: None,
         level: LEVEL,
         lan: false,
+        publishes: false,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -60,6 +61,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
             ("no-qemu", _) => facts.accelerator = None,
             ("no-machines", _) => facts.runs_machines = false,
             ("lan", _) => facts.lan = true,
+            ("publishes", _) => facts.publishes = true,
             ("image", _) => facts.images = [Digest([1; 32])].into(),
             ("cpus", n) => facts.cpus = n.parse().unwrap(),
             ("used", n) => facts.memory_used_mib = n.parse().unwrap(),
@@ -137,7 +139,12 @@ fn group(line: &str) -> (Name, Group) {
                 let (name, port) = value.split_once(':').unwrap();
                 let check = Ready { probe: Probe::Tcp, interval_ms: 2000, grace_ms: 60_000 };
                 let ready = (key == "checked").then_some(check);
-                group.services.insert(name.parse().unwrap(), Service { port: port.parse().unwrap(), ready });
+                let at = Service::at(port.parse().unwrap());
+                group.services.insert(name.parse().unwrap(), Service { ready, ..at });
+            }
+            "publish" => {
+                let publish = Publish { lan: 8080, on: names() };
+                group.services.values_mut().for_each(|service| service.publish = Some(publish.clone()));
             }
             tag => {
                 let key = tag.strip_prefix("tag:").unwrap_or_else(|| panic!("unknown word {word}"));

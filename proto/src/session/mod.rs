@@ -40,7 +40,7 @@ use crate::{
     level::{self, Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Restart, Service},
+    topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Publish, Restart, Service},
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -132,6 +132,10 @@ pub struct HostFacts {
     #[serde(default)]
     #[cbor(n(15), with = "crate::wire::fields::usual", has_nil)]
     pub lan: bool,
+    /// Whether its owner lets it listen for services in its own network.
+    #[serde(default)]
+    #[cbor(n(16), with = "crate::wire::fields::usual", has_nil)]
+    pub publishes: bool,
 }
 
 /// An IPv4 prefix.
@@ -717,6 +721,10 @@ pub struct GroupEntry {
     /// The machines, sorted by number.
     #[n(3)]
     pub machines: Vec<MachineEntry>,
+    /// Services that hosts publish in their own networks, and where.
+    #[serde(default)]
+    #[cbor(n(4), with = "crate::wire::fields::usual", has_nil)]
+    pub publish: BTreeMap<Name, Publish>,
 }
 
 /// One machine in a directory.

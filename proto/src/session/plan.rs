@@ -3,11 +3,13 @@
 //! A machine that exists keeps its host as long as it stays in the topology: every incarnation is
 //! guarded by `hold`, nothing is ever started on another host. Nothing here commits: that is `state`.
 
-use std::{borrow::Cow, collections::BTreeSet, net::Ipv4Addr};
+mod notes;
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
-    id::{HostId, MachineName, Name, SessionId},
-    level::{Feature, Level},
+    id::{HostId, MachineName, SessionId},
+    level::Level,
     limits::{MAX_REASONS, MIN_REASONS_EACH},
     reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
@@ -16,7 +18,7 @@ use crate::{
         disk::{self, Fate, Stake},
         overlay,
         schedule::{self, Given, Wanted},
-        understood::understood,
+        understood::{beyond, understood},
     },
     spelling,
     topology::{Failover, Group, ImageRef, Intent},
@@ -33,7 +35,7 @@ pub fn propose(
 ) -> Proposal {
     let old = state.and_then(|state| state.plan.as_ref());
     let level = state.map_or_else(|| inventory.level(), |state| state.level);
-    let wanted = understood(intent, level);
+    let (lacking, wanted) = (beyond(intent, level), understood(intent, level));
     let intent = &*wanted;
     let groups = &intent.topology.groups;
     let machines: Vec<MachineName> = intent.topology.machines().collect();
@@ -69,9 +71,8 @@ pub fn propose(
     new.into_iter().for_each(|machine| planner.create(machine));
     planner.removals();
     planner.note_strangers();
-    if let Cow::Owned(_) = wanted {
-        planner.note_older();
-    }
+    planner.proposal.notes.extend(notes::published(intent, inventory));
+    planner.proposal.notes.extend(notes::older(&lacking, inventory));
     planner.finish()
 }
 
@@ -360,13 +361,7 @@ impl<'a> Planner<'a> {
 
     /// Tells hosts that `place` names and nobody is, each with what may have been meant.
     fn strangers(&self, spec: &Group) -> Vec<Stranger> {
-        let names = || self.inventory.hosts.values().map(|host| host.name.as_str());
-        let unknown = spec.place.hosts.iter().filter(|name| !names().any(|known| known == name.as_str()));
-        let stranger = |name: &Name| {
-            let nearest = spelling::nearest(name.as_str(), names()).map(str::to_owned);
-            Stranger { name: name.clone(), nearest, known: spelling::list(names()) }
-        };
-        unknown.map(stranger).collect()
+        spec.place.hosts.iter().filter_map(|name| notes::stranger(name, self.inventory)).collect()
     }
 
     /// Notes names of `place` that nobody has, also where another host was found.
@@ -377,27 +372,6 @@ impl<'a> Planner<'a> {
                 strangers.map(|told| format!("machines.{name}.place.hosts: {told}")).collect();
             self.proposal.notes.extend(notes);
         }
-    }
-
-    /// Says why machines do not reach what the topology lets them.
-    fn note_older(&mut self) {
-        let (feature, what) = match self.level.allows(Feature::Egress) {
-            false => (Feature::Egress, "the internet"),
-            true => (Feature::Lan, "their hosts' networks"),
-        };
-        let older = self.inventory.hosts.values().filter(|host| host.level < feature.since());
-        let older = spelling::list(older.map(|host| host.name.as_str()));
-        self.proposal.notes.push(if older.is_empty() {
-            format!(
-                "its machines do not reach {what} yet: its hosts were upgraded a moment ago; \
-                 run this again in a few seconds"
-            )
-        } else {
-            format!(
-                "its machines do not reach {what}: an older version runs on {older}; \
-                 run this again when all are upgraded"
-            )
-        });
     }
 
     fn image(&self, reference: &ImageRef) -> Result<ImageFacts, Hindrance> {

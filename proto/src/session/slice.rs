@@ -78,11 +78,16 @@ fn directory(state: &State) -> Directory {
             service.ready.as_ref().is_some_and(|ready| matches!(ready.probe, Probe::Http(_)))
         };
         let http = group.services.iter().filter(|(_, service)| speaks_http(service));
+        let publish = group
+            .services
+            .iter()
+            .filter_map(|(name, service)| Some((name.clone(), service.publish.clone()?)));
         let entry = GroupEntry {
             services,
             http: http.map(|(name, _)| name.clone()).collect(),
             needs: group.needs.clone(),
             machines: machines.map(machine).collect(),
+            publish: publish.collect(),
         };
         (name.clone(), entry)
     };
@@ -111,7 +116,7 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         guard: placement.guard,
         restart: group.restart,
         failover: group.failover,
-        services: group.services.clone(),
+        services: services(group),
         setup: group.setup.clone(),
         files: files(intent, group),
         env: group.env.clone(),
@@ -120,6 +125,13 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
         host_key_seed: host_key_seed(&state.ssh_seed, &placement.machine),
         egress: group.egress,
     })
+}
+
+/// Leaves out where services are published: that is told to all hosts, and no reason to start a machine again.
+fn services(group: &Group) -> BTreeMap<Name, Service> {
+    let service =
+        |(name, service): (&Name, &Service)| (name.clone(), Service { publish: None, ..service.clone() });
+    group.services.iter().map(service).collect()
 }
 
 fn files(intent: &Intent, group: &Group) -> Vec<MachineFile> {

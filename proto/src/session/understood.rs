@@ -5,42 +5,46 @@ use std::borrow::Cow;
 
 use crate::{
     level::{Feature, Level},
-    topology::{Egress, Intent},
+    topology::{self, Egress, Group, Intent},
 };
 
 /// Names what needs the highest level of its readers.
 pub fn feature(intent: &Intent) -> Option<Feature> {
-    let groups = intent.topology.groups.values();
-    groups.filter_map(|group| of(group.egress)).max_by_key(|feature| feature.since())
+    beyond(intent, Level::FIRST).into_iter().max_by_key(|feature| feature.since())
 }
 
-/// Leaves out what is not understood at this level. What is left is safe: machines that reach less.
+/// Lists what is not understood at this level.
+pub fn beyond(intent: &Intent, level: Level) -> Vec<Feature> {
+    let groups = &intent.topology.groups;
+    let outside = groups.values().any(|group| group.egress != Egress::None).then_some(Feature::Egress);
+    let lan = groups.values().any(|group| group.egress == Egress::Lan).then_some(Feature::Lan);
+    let published = topology::published(groups).next().map(|_| Feature::Publish);
+    let all = [outside, lan, published].into_iter().flatten();
+    all.filter(|feature| !level.allows(*feature)).collect()
+}
+
+/// Leaves out what is not understood at this level. What is left is safe: machines that reach less, and that less
+/// reaches.
 pub fn understood(intent: &Intent, level: Level) -> Cow<'_, Intent> {
-    match feature(intent) {
-        Some(feature) if !level.allows(feature) => {
-            let mut less = intent.clone();
-            for group in less.topology.groups.values_mut() {
-                group.egress = at_most(group.egress, level);
-            }
-            Cow::Owned(less)
-        }
-        _ => Cow::Borrowed(intent),
+    let beyond = beyond(intent, level);
+    if beyond.is_empty() {
+        return Cow::Borrowed(intent);
     }
+    let mut less = intent.clone();
+    for group in less.topology.groups.values_mut() {
+        beyond.iter().for_each(|feature| without(group, *feature));
+    }
+    Cow::Owned(less)
 }
 
-/// Names what readers of a machine's way out have to understand.
-fn of(egress: Egress) -> Option<Feature> {
-    match egress {
-        Egress::None => None,
-        Egress::Internet => Some(Feature::Egress),
-        Egress::Lan => Some(Feature::Lan),
+fn without(group: &mut Group, feature: Feature) {
+    match feature {
+        Feature::Egress => group.egress = Egress::None,
+        Feature::Lan if group.egress == Egress::Lan => group.egress = Egress::Internet,
+        Feature::Publish => group.services.values_mut().for_each(|service| service.publish = None),
+        // Nothing of it is in a topology, or in this one.
+        Feature::Lan | Feature::Raise => {}
     }
-}
-
-fn at_most(egress: Egress, level: Level) -> Egress {
-    let less =
-        [egress, Egress::Internet].into_iter().find(|way| of(*way).is_none_or(|way| level.allows(way)));
-    less.unwrap_or(Egress::None)
 }
 
 #[cfg(test)]
@@ -48,13 +52,19 @@ mod tests {
     use super::*;
     use crate::{level::LEVEL, session::fixture};
 
+    fn before(feature: Feature) -> Level {
+        Level::from(u32::from(feature.since()) - 1)
+    }
+
     #[test]
     fn below_its_level_a_topology_asks_for_nothing_that_readers_would_skip() {
-        let wanted = fixture::intent("web 1 256 internet\ndb 1 256");
-        let before = Level::from(u32::from(Feature::Egress.since()) - 1);
-        let less = understood(&wanted, before);
-        assert_eq!(*less, fixture::intent("web 1 256\ndb 1 256"));
-        assert_eq!((feature(&wanted), feature(&less)), (Some(Feature::Egress), None));
+        let wanted = fixture::intent("web 1 256 internet service=http:80 publish=nas\ndb 1 256");
+        let none = understood(&wanted, before(Feature::Egress));
+        assert_eq!(*none, fixture::intent("web 1 256 service=http:80\ndb 1 256"));
+        let less = understood(&wanted, before(Feature::Publish));
+        assert_eq!(*less, fixture::intent("web 1 256 internet service=http:80\ndb 1 256"));
+        let features = [&wanted, &less, &none].map(feature);
+        assert_eq!(features, [Some(Feature::Publish), Some(Feature::Egress), None]);
         assert_eq!(*understood(&wanted, LEVEL), wanted);
     }
 

@@ -33,6 +33,7 @@ pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mu
             }
         }
     }
+    published(groups, places, report);
     if let Some(cycle) = cycle(groups) {
         let names: Vec<&str> = cycle.iter().map(Name::as_str).collect();
         let what = format!("the groups need each other in a circle: {}", names.join(" -> "));
@@ -49,6 +50,21 @@ fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
                 spec.port
             );
             report.add(places.get(name), what, "give each service its own port");
+        }
+    }
+}
+
+/// Reports ports of hosts that several services would take.
+fn published(groups: &BTreeMap<Name, Group>, places: &Places, report: &mut Report) {
+    let mut seen = BTreeMap::new();
+    for (group, service, publish) in super::published(groups) {
+        for host in &publish.on {
+            let Some((other, of)) = seen.insert((publish.lan, host), (service, group)) else { continue };
+            let what = format!(
+                "{other}.{of} and {service}.{group} are both published on port {} of {host}",
+                publish.lan
+            );
+            report.add(places.get(group), what, "give each its own port");
         }
     }
 }

@@ -57,6 +57,14 @@ impl Topology {
     }
 }
 
+/// Lists the services that hosts publish: group, service, and where.
+pub fn published(groups: &BTreeMap<Name, Group>) -> impl Iterator<Item = (&Name, &Name, &Publish)> {
+    groups.iter().flat_map(|(name, group)| {
+        let services = group.services.iter();
+        services.filter_map(move |(service, spec)| Some((name, service, spec.publish.as_ref()?)))
+    })
+}
+
 fn machines(groups: &BTreeMap<Name, Group>) -> u64 {
     groups.values().map(|group| u64::from(group.count)).sum()
 }
@@ -234,6 +242,28 @@ pub struct Service {
     /// How readiness is found out; `None` = ready when the machine has booted and its setup is done.
     #[cbor(n(1), with = "crate::wire::fields::option", has_nil)]
     pub ready: Option<Ready>,
+    /// Where it is reached from the networks of hosts; absent = nowhere.
+    #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
+    pub publish: Option<Publish>,
+}
+
+impl Service {
+    /// A port that nobody checks, for this mesh alone.
+    pub fn at(port: u16) -> Service {
+        Service { port, ready: None, publish: None }
+    }
+}
+
+/// Hosts that listen for a service on their addresses in their own network, if their owners allow it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Publish {
+    /// The port there.
+    #[n(0)]
+    pub lan: u16,
+    /// The hosts by name, at least one.
+    #[n(1)]
+    pub on: BTreeSet<Name>,
 }
 
 /// A readiness check of a service.

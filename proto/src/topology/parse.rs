@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, ops::Range};
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, Egress, Failover, FileSpec, Group, ImageRef, Place, Probe, Ready, Restart, Service, Topology,
-    check,
+    Diagnostic, Egress, Failover, FileSpec, Group, ImageRef, Place, Probe, Publish, Ready, Restart, Service,
+    Topology, check,
     read::{Table, Value},
     report::Report,
     rules,
@@ -302,18 +302,30 @@ fn services(value: &Value, report: &mut Report) -> Option<BTreeMap<Name, Service
             }
         };
         let Some(mut table) = value.table(report) else { continue };
-        table.not_yet(&[("publish", "hosts reach it by its name; see `agent service open`")]);
         let port = table.take("port").and_then(|v| v.number(rules::PORT, report));
         let ready = table.take("ready").and_then(|v| ready(&v, report));
+        let publish = table.take("publish").and_then(|v| publish(&v, report));
         table.finish(report);
         match port.and_then(|port| u16::try_from(port).ok()) {
             Some(port) => {
-                services.insert(name, Service { port, ready });
+                services.insert(name, Service { port, ready, publish });
             }
             None => report.add(Some(&value.at), format!("{} has no port", value.path), "write port = NUMBER"),
         }
     }
     Some(services)
+}
+
+fn publish(value: &Value, report: &mut Report) -> Option<Publish> {
+    let (before, mut table) = (report.found.len(), value.table(report)?);
+    let lan = table.take("lan").and_then(|v| v.number(rules::PORT, report));
+    let on = table.take("on").and_then(|v| names(&v, report)).unwrap_or_default();
+    table.finish(report);
+    // A mistake in either is told already.
+    if (lan.is_none() || on.is_empty()) && report.found.len() == before {
+        report.add(Some(&value.at), format!("{} does not say where", value.path), rules::WHERE);
+    }
+    Some(Publish { lan: u16::try_from(lan?).ok()?, on: on.into_iter().collect() })
 }
 
 fn ready(value: &Value, report: &mut Report) -> Option<Ready> {

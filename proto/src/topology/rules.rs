@@ -21,6 +21,8 @@ pub(super) const MODE: RangeInclusive<u64> = 0..=0o7777;
 /// Milliseconds between two readiness checks, and those of grace: a check more often would be a load, and
 /// what is silent for longer is not starting.
 pub(super) const MILLIS: RangeInclusive<u64> = 100..=3_600_000;
+/// How to say where a service is published.
+pub(super) const WHERE: &str = "write { lan = PORT, on = [\"HOST\"] }";
 /// Labels that names of ours use themselves.
 const RESERVED: [&str; 7] = ["host", "nearest", "rr", "svc", "mesh", "www", "localhost"];
 
@@ -238,6 +240,12 @@ fn file(shown: &str, path: &str, spec: &FileSpec, report: &mut Report) {
 
 fn answers(shown: &str, service: &Service, report: &mut Report) {
     within(&format!("{shown}.port"), service.port.into(), PORT, report);
+    if let Some(publish) = &service.publish {
+        within(&format!("{shown}.publish.lan"), publish.lan.into(), PORT, report);
+        if publish.on.is_empty() {
+            report.add(None, format!("{shown}.publish does not say where"), WHERE);
+        }
+    }
     let Some(ready) = &service.ready else { return };
     within(&format!("{shown}.ready.interval"), ready.interval_ms, MILLIS, report);
     within(&format!("{shown}.ready.grace"), ready.grace_ms, MILLIS, report);

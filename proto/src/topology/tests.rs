@@ -158,7 +158,7 @@ image = { x86_64 = "tiny" }
 volumes.data = { size = "1GiB", mount = "/data" }
 user_data = "x"
 gpu = true
-services.http = { port = 80, publish = { lan = 8080 } }
+
 [machines.b]
 image = "https://example.org/disk.qcow2"
 [machines.c]
@@ -173,8 +173,6 @@ image = "./disk.qcow2"
                use setup, files and env
             6: machines.a.gpu is not supported: devices are not passed through
                remove it
-            7: machines.a.services.http.publish is not supported yet
-               hosts reach it by its name; see `agent service open`
             9: machines.b.image: an URL is not supported yet
                fetch it first: agent image pull URL --sha256 HEX --name NAME, then image = "NAME"
             11: machines.c.image: a path is not supported yet
@@ -398,4 +396,46 @@ proptest::proptest! {
         let (topology, found) = parse(&lines.join("\n"));
         assert_eq!(topology.is_some(), found.is_empty());
     }
+}
+
+#[test]
+fn a_service_says_which_hosts_publish_it_and_where() {
+    let text = r#"session = "s"
+[machines.web]
+image = "tiny"
+services.http = { port = 80, publish = { lan = 8080, on = ["nas", "attic"] } }
+services.admin = { port = 81, publish = { lan = 8080, on = ["den"] } }
+"#;
+    let (topology, flaws) = parse(text);
+    assert_eq!(flaws, []);
+    let told: Vec<String> = super::published(&topology.unwrap().groups)
+        .map(|(group, service, publish)| {
+            let on: Vec<&str> = publish.on.iter().map(crate::id::Name::as_str).collect();
+            format!("{service}.{group} {} {}", publish.lan, on.join(","))
+        })
+        .collect();
+    assert_eq!(told, ["admin.web 8080 den", "http.web 8080 attic,nas"]);
+    check(
+        r#"session = "s"
+[machines.a]
+image = "tiny"
+services.one = { port = 80, publish = { lan = 8080, on = ["nas"] } }
+services.two = { port = 81, publish = { lan = 8080, on = ["den", "nas"] } }
+services.three = { port = 82, publish = { on = ["nas"] } }
+services.four = { port = 83, publish = { lan = 0, on = [] } }
+services.five = { port = 84, publish = { lan = 9000, on = ["N A S"], wan = true } }
+"#,
+        expect![[r#"
+            2: one.a and two.a are both published on port 8080 of nas
+               give each its own port
+            6: machines.a.services.three.publish does not say where
+               write { lan = PORT, on = ["HOST"] }
+            7: machines.a.services.four.publish.lan = 0 is out of range
+               write a number from 1 to 65535
+            8: machines.a.services.five.publish.on: "N A S" is no name: a letter a-z, then letters, digits and '-', 31 characters at most
+               choose another name
+            8: unknown key machines.a.services.five.publish.wan
+               did you mean lan?
+        "#]],
+    );
 }

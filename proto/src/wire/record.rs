@@ -120,6 +120,9 @@ pub struct HostRecord {
     /// Whether its owner lets machines into its own network. Absent = no.
     #[cbor(n(19), with = "crate::wire::fields::usual", has_nil)]
     pub lan: bool,
+    /// Whether its owner lets it listen for services in its own network; absent = no.
+    #[cbor(n(20), with = "crate::wire::fields::usual", has_nil)]
+    pub publishes: bool,
 }
 
 impl HostRecord {

@@ -24,6 +24,7 @@ mod install;
 mod join;
 mod kills;
 mod lab_session;
+mod lan;
 mod leaks;
 mod names;
 mod older;

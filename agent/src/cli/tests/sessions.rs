@@ -2,6 +2,19 @@
 
 use super::*;
 
+fn lan() -> [LanRow; 2] {
+    let row = |host: &str, url: Option<&str>, because: Option<&str>| LanRow {
+        host: host.into(),
+        port: 8080,
+        url: url.map(str::to_owned),
+        because: because.map(str::to_owned),
+    };
+    [
+        row("nas", Some("http://192.168.1.2:8080"), None),
+        row("attic", None, Some("nginx (process 12) has port 8080")),
+    ]
+}
+
 fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
     let service = |group: &str, name: &str, port, here: Option<u16>| ServiceRow {
         name: name.into(),
@@ -16,6 +29,7 @@ fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
         ready: here.map_or(0, |_| 1),
         draining: here.map_or(0, |_| 1),
         refused: here.map_or(0, |_| 3),
+        lan: here.map(|_| lan()).into_iter().flatten().collect(),
     };
     SessionStatus {
         id: shop(),
@@ -58,6 +72,8 @@ fn a_session_shows_machines_and_services() {
         db.shop.mesh.internal   postgres  5432  on demand        0 of 2 ready
         web.shop.mesh.internal  http      80    127.64.3.9:8080  1 of 2 ready, 1 draining, 3 connections refused
         browse: http://web.shop.localhost:7080/
+        LAN: http.web.shop is published at nas:8080, http://192.168.1.2:8080
+        LAN: http.web.shop is not published at attic:8080: nginx (process 12) has port 8080
 
         note: every machine behaves as `hold`: it waits for its host and is never started on another one"#]].assert_eq(&session::in_words(&status, None));
 }
@@ -127,7 +143,8 @@ fn a_session_in_json() {
               "machines": 2,
               "ready": 0,
               "draining": 0,
-              "refused": 0
+              "refused": 0,
+              "lan": []
             },
             {
               "name": "http",
@@ -141,10 +158,24 @@ fn a_session_in_json() {
               "machines": 2,
               "ready": 1,
               "draining": 1,
-              "refused": 3
+              "refused": 3,
+              "lan": [
+                {
+                  "host": "nas",
+                  "port": 8080,
+                  "url": "http://192.168.1.2:8080",
+                  "because": null
+                },
+                {
+                  "host": "attic",
+                  "port": 8080,
+                  "url": null,
+                  "because": "nginx (process 12) has port 8080"
+                }
+              ]
             }
           ],
-          "level": 4,
+          "level": 5,
           "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));

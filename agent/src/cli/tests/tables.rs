@@ -141,7 +141,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 4,
+          "level": 5,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));

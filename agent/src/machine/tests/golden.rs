@@ -40,7 +40,7 @@ fn samples() -> Vec<Sample> {
 
 fn launches() -> [(&'static str, Launch); 3] {
     let ready = |probe| Some(Ready { probe, interval_ms: 2000, grace_ms: 60_000 });
-    let service = |name: &str, port, ready| (name.parse().unwrap(), Service { port, ready });
+    let service = |name: &str, port, ready| (name.parse().unwrap(), Service { ready, ..Service::at(port) });
     let mut full = sample();
     full.qemu.accelerator = Accelerator::Kvm;
     full.qemu.refused = Some("there is no /dev/kvm".into());

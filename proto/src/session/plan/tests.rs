@@ -298,6 +298,24 @@ fn where_a_machine_may_go_changes_in_place() {
 }
 
 #[test]
+fn what_hosts_publish_is_told_before_and_so_is_what_they_will_not() {
+    let web = "web 1 256 service=http:80 publish=nas,attic,nsa";
+    let notes = first("nas 9000 image publishes\nattic 9000", web).notes;
+    assert_eq!(
+        notes,
+        [
+            "http.web is not published by attic: its owner does not let it (policy.publish = true in its config.toml)",
+            "http.web is published in the network of nas, on port 8080",
+            "http.web: publish.on: nsa: no member has this name (did you mean nas? hosts: attic, nas)",
+        ]
+    );
+    let older = first("nas 9000 image publishes level=4", web);
+    let note = "its services are published in no network: an older version runs on nas; run this again when all are \
+                upgraded";
+    assert_eq!(older.notes, [note]);
+}
+
+#[test]
 fn below_its_level_machines_reach_nothing_outside_and_it_is_told_why() {
     check(
         &created(),

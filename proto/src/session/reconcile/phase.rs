@@ -111,7 +111,7 @@ fn booted_guest(
         Setup::Failed(seen) => return (Phase::Failed, Some(Because::SetupFailed { seen: seen.clone() })),
         Setup::Done => {}
     }
-    let Some((name, Service { port, ready: check })) = missing(spec, ready) else {
+    let Some((name, Service { port, ready: check, .. })) = missing(spec, ready) else {
         return (Phase::Ready, None);
     };
     let grace_ms = check.as_ref().map_or(0, |check| check.grace_ms);

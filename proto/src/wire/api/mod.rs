@@ -32,7 +32,7 @@ pub use self::{
     },
     progress::{Progress, Step},
     service::{
-        PublishedRow, ServiceClosed, ServiceForwarded, ServiceFound, ServiceNamed, ServiceOpened,
+        LanRow, PublishedRow, ServiceClosed, ServiceForwarded, ServiceFound, ServiceNamed, ServiceOpened,
         ServicePublish, ServicePublished, ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
     },
     session::{

@@ -38,6 +38,22 @@ pub struct ServiceRow {
     /// that they may have.
     #[serde(default)]
     pub refused: u64,
+    /// The hosts that are asked to publish it in their own networks.
+    #[serde(default)]
+    pub lan: Vec<LanRow>,
+}
+
+/// A host that is asked to publish a service in its own network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LanRow {
+    /// The host's name.
+    pub host: String,
+    /// The port on its addresses there.
+    pub port: u16,
+    /// Where others in that network find it; `null` = it does not listen, as far as is known here.
+    pub url: Option<String>,
+    /// Why it does not listen.
+    pub because: Option<String>,
 }
 
 /// What a host publishes.

@@ -14,8 +14,8 @@ use crate::{
     },
     time::Timestamp,
     topology::{
-        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Ready, Restart,
-        Service, Topology,
+        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Publish, Ready,
+        Restart, Service, Topology,
     },
     wire::codec::{Form, from_bytes, to_bytes},
 };
@@ -27,6 +27,7 @@ pub(super) fn samples() -> Vec<Sample> {
     vec![
         Sample::message("share.whole", share()),
         Sample::message("share.egress", share_with_egress()),
+        Sample::message("share.publish", share_with_publish()),
         Sample::message("voices.two", Voices { hosts }),
         Sample::message("voices.none", Voices::default()),
         made(),
@@ -46,6 +47,7 @@ fn commands() -> impl Iterator<Item = Sample> {
         ),
         ("apply", Command::Apply { intent: intent(), plan: plan(), replace: replace() }),
         ("apply-egress", Command::Apply { intent: intent_with_egress(), plan: plan(), replace: replace() }),
+        ("apply-publish", Command::Apply { intent: intent_with_publish(), plan: plan(), replace: replace() }),
         ("grant", Command::Grant { machine: machine(), host, epoch }),
         ("wish", Command::Wish { machine: machine(), run: true }),
         ("dropped", Command::Dropped { machine: machine(), host, epoch }),
@@ -103,9 +105,9 @@ fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn services() -> BTreeMap<Name, Service> {
     let ready = |probe| Some(Ready { probe, interval_ms: 2000, grace_ms: 60_000 });
     [
-        (name("http"), Service { port: 80, ready: ready(Probe::Http("/health".into())) }),
-        (name("tcp"), Service { port: 8080, ready: ready(Probe::Tcp) }),
-        (name("plain"), Service { port: 9000, ready: None }),
+        (name("http"), Service { ready: ready(Probe::Http("/health".into())), ..Service::at(80) }),
+        (name("tcp"), Service { ready: ready(Probe::Tcp), ..Service::at(8080) }),
+        (name("plain"), Service::at(9000)),
     ]
     .into()
 }
@@ -241,6 +243,7 @@ pub(super) fn share() -> Share {
         http: [name("http")].into(),
         needs: [name("db")].into(),
         machines: vec![entry(1, Guard::Hold, Some("debian")), entry(2, Guard::Lease, None)],
+        publish: BTreeMap::new(),
     };
     Share {
         session: SESSION,
@@ -272,6 +275,24 @@ pub(super) fn share_with_egress() -> Share {
 }
 
 /// Each group may go somewhere else.
+fn publish() -> Publish {
+    Publish { lan: 8080, on: [name("attic"), name("nas")].into() }
+}
+
+fn share_with_publish() -> Share {
+    let mut share = share();
+    share.directory.groups.values_mut().for_each(|group| group.publish = [(name("http"), publish())].into());
+    share
+}
+
+fn intent_with_publish() -> Intent {
+    let mut intent = intent();
+    for group in intent.topology.groups.values_mut() {
+        group.services.values_mut().for_each(|service| service.publish = Some(publish()));
+    }
+    intent
+}
+
 pub(super) fn intent_with_egress() -> Intent {
     let mut intent = intent();
     let all = [Egress::Internet, Egress::Lan, Egress::None];

@@ -213,6 +213,7 @@ fn about_host(accelerator: Option<Accelerator>) -> HostRecord {
         level: Level::from(2),
         published: BTreeMap::new(),
         lan: false,
+        publishes: false,
     }
 }
 
@@ -255,6 +256,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
     let about = |accelerator| Some(Body::Host(about_host(accelerator)));
     let publishes = HostRecord { published: published().services, ..about_host(None) };
     let lets = HostRecord { lan: true, ..about_host(None) };
+    let listens = HostRecord { publishes: true, ..about_host(None) };
     let record = |key, body| SignedRecord {
         mesh: MESH,
         host: crate::id::HostId(SEED.public()),
@@ -269,6 +271,7 @@ fn records() -> Vec<(&'static str, SignedRecord)> {
         ("host-none", record(RecordKey::Host, about(None))),
         ("host-publishes", record(RecordKey::Host, Some(Body::Host(publishes)))),
         ("host-lan", record(RecordKey::Host, Some(Body::Host(lets)))),
+        ("host-listens", record(RecordKey::Host, Some(Body::Host(listens)))),
         ("image", record(RecordKey::Image(digest), Some(Body::Image(image)))),
         ("session", record(RecordKey::Session(SESSION), Some(Body::Session(session)))),
         ("session-more", record(RecordKey::More(SESSION, 1), Some(Body::Session(untold)))),
