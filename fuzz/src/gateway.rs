@@ -62,7 +62,7 @@ impl Scene {
         let dial = pick(&self.dials).unwrap_or(number);
         let count = rest.len();
         let heard = match kind % 20 {
-            0..=4 => return Some(Event::Frame(self.frame(rest))),
+            0..=4 => return Some(Event::Frames(vec![self.frame(rest)])),
             5 => return Some(Event::Packet(bytes)),
             6 => return Some(Event::DnsAnswer { id: number, message: bytes }),
             7 => {

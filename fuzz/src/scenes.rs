@@ -80,7 +80,7 @@ pub fn frames(bytes: &[u8]) {
         {
             source.copy_from_slice(&GUEST);
         }
-        assert!(edge.on(Event::Frame(frame), now).iter().all(is_sound));
+        assert!(edge.on(Event::Frames(vec![frame]), now).iter().all(is_sound));
     }
 }
 
@@ -91,7 +91,7 @@ pub fn dhcp(bytes: &[u8]) {
     let mut frame = Vec::new();
     let packet = PacketBuilder::ethernet2(GUEST, [0xff; 6]).ipv4([0; 4], [0xff; 4], 64).udp(68, 67);
     if packet.write(&mut frame, bytes).is_ok() {
-        assert!(edge.on(Event::Frame(BytesMut::from(&frame[..])), now).iter().all(is_sound));
+        assert!(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now).iter().all(is_sound));
     }
 }
 

@@ -3,13 +3,15 @@
 //! - `script`: stories in plain words, played in a world, with golden transcripts;
 //! - `world`: many hosts of pure rules on a virtual clock, from a seed, with invariants;
 //! - `lab` and `rules`: a text about hosts, homes and NATs, and the commands that build it from network
-//!   namespaces; [`Lab`] carries them out, `tap` is a wire with delay, loss and rate.
+//!   namespaces; [`Lab`] carries them out, `tap` is a wire with delay, loss and rate;
+//! - `card`: a guest without a computer, for measuring what stands behind a network card.
 //!
 //! ```no_run
 //! let lab = netsim::Lab::up("host vps\nhome attic nat=symmetric delay=10ms\nhost nas in attic").unwrap();
 //! let agent = lab.command("nas", "agent").unwrap().arg("run").spawn().unwrap();
 //! ```
 
+pub mod card;
 pub mod control;
 pub mod lab;
 mod netns;

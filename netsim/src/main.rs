@@ -2,16 +2,25 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
-use netsim::{Lab, control};
+use netsim::{
+    Lab,
+    card::{self, Guest},
+    control,
+};
 
 #[derive(Parser)]
 #[command(about = "Labs of network namespaces: homes behind NATs, links with delay, loss and rate", version)]
@@ -52,6 +61,23 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Be a guest behind a network card's socket, as QEMU's `-netdev stream` is: does the orders on its input
+    ///
+    /// The first order says who it is: `is MAC ADDRESS GATEWAY`. Then `get ADDRESS:PORT BYTES` and `put ADDRESS:PORT
+    /// BYTES` print MB/s, `hold ADDRESS:PORT COUNT` prints how many connections stand, `refused ADDRESS:PORT` prints
+    /// after how many milliseconds.
+    Card {
+        /// The backend's socket
+        socket: PathBuf,
+        /// Wait there for the backend, as QEMU does for our shim
+        #[arg(long)]
+        listen: bool,
+    },
+    /// Serve bytes to `netsim card` until killed
+    Source {
+        /// The port
+        port: u16,
+    },
     /// Own a lab until killed: what `up` starts
     #[command(hide = true)]
     Hold {
@@ -70,6 +96,8 @@ fn main() -> ExitCode {
         Verb::Exec { lab, host, command } => exec(lab.as_deref(), &host, &command),
         Verb::Run { file, command } => run(&file, &command),
         Verb::Hold { file } => hold(&file),
+        Verb::Card { socket, listen } => card(&socket, listen),
+        Verb::Source { port } => source(port),
     };
     done.unwrap_or_else(|error| {
         eprintln!("netsim: {error:#}");
@@ -116,6 +144,58 @@ fn hold(file: &Path) -> Result<ExitCode> {
     loop {
         thread::park();
     }
+}
+
+fn card(path: &Path, listen: bool) -> Result<ExitCode> {
+    let stream = if listen {
+        UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?.accept()?.0
+    } else {
+        UnixStream::connect(path).with_context(|| format!("cannot connect to {}", path.display()))?
+    };
+    let (orders, ordered) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = std::io::stdin().lines().map_while(Result::ok);
+        for line in lines {
+            if orders.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let who = ordered.recv().context("no order came")?;
+    let mut guest = Guest::new(stream, place(&who)?)?;
+    loop {
+        match ordered.try_recv() {
+            Ok(order) => println!("{}", obey(&mut guest, &order)?),
+            Err(mpsc::TryRecvError::Empty) => guest.idle(Duration::from_millis(50))?,
+            Err(mpsc::TryRecvError::Disconnected) => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn place(order: &str) -> Result<card::Place> {
+    let words: Vec<&str> = order.split_whitespace().collect();
+    let ["is", mac, address, gateway] = words[..] else { bail!("{order:?} does not say who this is") };
+    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    let mac = bytes.try_into().map_err(|_| anyhow!("{mac} is no hardware address"))?;
+    Ok(card::Place { mac, address: address.parse()?, gateway: gateway.parse()? })
+}
+
+fn obey(guest: &mut Guest, order: &str) -> Result<String> {
+    let words: Vec<&str> = order.split_whitespace().collect();
+    Ok(match words[..] {
+        ["get", from, bytes] => format!("{:.1}", guest.get(from.parse()?, bytes.parse()?)? / 1e6),
+        ["put", to, bytes] => format!("{:.1}", guest.put(to.parse()?, bytes.parse()?)? / 1e6),
+        ["serve", port] => guest.serve(port.parse()?).map(|()| port.to_owned())?,
+        ["hold", to, count] => guest.hold(to.parse()?, count.parse()?)?.to_string(),
+        ["refused", to] => format!("{:.1}", guest.refused(to.parse()?)?.as_secs_f64() * 1e3),
+        _ => bail!("{order:?} is no order"),
+    })
+}
+
+fn source(port: u16) -> Result<ExitCode> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot listen")?;
+    card::source(&listener)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn down(lab: Option<&str>) -> Result<ExitCode> {

@@ -6,7 +6,7 @@
 //! hands (`DialRoom`), and only then may as many follow; each direction starts with [`WINDOW`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -152,10 +152,16 @@ impl Dials {
         self.poll(now, effects);
     }
 
-    /// Takes an IPv4 packet of the guest to the gateway.
-    pub fn receive(&mut self, packet: BytesMut, now: Instant, effects: &mut Vec<Effect>) {
-        self.wire.incoming = Some(packet);
-        self.poll(now, effects);
+    /// Takes an IPv4 packet of the guest to the gateway; [`Dials::settle`] follows.
+    pub fn receive(&mut self, packet: BytesMut) {
+        self.wire.incoming.push_back(packet);
+    }
+
+    /// Lets the connections take the packets that were received, all at once: they answer with one acknowledgment each.
+    pub fn settle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if !self.wire.incoming.is_empty() {
+            self.poll(now, effects);
+        }
     }
 
     /// Sends bytes into a connection. More than the room that was given resets it.
@@ -363,12 +369,12 @@ impl Flow {
     }
 }
 
-/// smoltcp's device: one packet in at a time, frames for the guest out.
+/// smoltcp's device: packets of the guest in, frames for it out.
 pub(super) struct Device {
     mac: [u8; 6],
     mtu: usize,
-    /// The packet that is taken next.
-    pub incoming: Option<BytesMut>,
+    /// The packets that are taken next.
+    pub incoming: VecDeque<BytesMut>,
     /// Frames for the guest.
     pub outgoing: Vec<Bytes>,
 }
@@ -376,7 +382,7 @@ pub(super) struct Device {
 impl Device {
     /// Makes the wire to a guest.
     pub fn new(mac: [u8; 6], mtu: u16) -> Device {
-        Device { mac, mtu: mtu.into(), incoming: None, outgoing: Vec::new() }
+        Device { mac, mtu: mtu.into(), incoming: VecDeque::new(), outgoing: Vec::new() }
     }
 }
 
@@ -388,7 +394,7 @@ impl phy::Device for Device {
     type TxToken<'a> = Transmit<'a>;
 
     fn receive(&mut self, _: SmolInstant) -> Option<(Receive, Transmit<'_>)> {
-        let packet = self.incoming.take()?;
+        let packet = self.incoming.pop_front()?;
         Some((Receive(packet), Transmit(&mut self.outgoing, self.mac)))
     }
 

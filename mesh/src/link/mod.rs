@@ -3,7 +3,7 @@
 //! Pure: frames, packets and bytes in, effects out; `now` is handed in, no socket is owned.
 //!
 //! ```text
-//!            Frame ->            +------+  -> Packet, DnsQuery        (to the agent)
+//!            Frames ->           +------+  -> Packet, DnsQuery        (to the agent)
 //!   guest                        | Edge |  <- Packet, DnsAnswer
 //!            <- ToGuest          +------+  <- Dial, DialData, ..  -> Dialed, DialData, ..
 //! ```
@@ -70,8 +70,8 @@ pub struct EdgeConfig {
 /// What happens to an edge.
 #[derive(Debug)]
 pub enum Event {
-    /// The guest sent an Ethernet frame (without QEMU's length).
-    Frame(BytesMut),
+    /// The guest sent these Ethernet frames (without QEMU's length). Those that come together are answered together.
+    Frames(Vec<BytesMut>),
     /// The agent has a packet for the guest.
     Packet(Bytes),
     /// The agent answers a question. Longer than `limits::GUEST_DNS_BYTES` is dropped: truncate it before.

@@ -206,7 +206,7 @@ pub(crate) async fn read_asked(recv: &mut (impl AsyncRead + Unpin)) -> Option<As
 
 fn local(net: &Net, session: SessionId, machine: &MachineName) -> Option<Dial> {
     let tables = net.0.tables();
-    let attached = tables.locals.get(&(session, machine.clone()))?;
+    let attached = tables.locals.get(&session)?.get(machine)?;
     // An incarnation that has a successor, here or elsewhere, is not connected to any more.
     let current = tables.routes.get(&session)?.is_current(machine, attached.epoch);
     current.then(|| attached.dial.clone())

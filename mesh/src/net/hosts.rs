@@ -31,6 +31,8 @@ use crate::{
 
 /// Packets to one host that may wait for its connection: one window of a guest's TCP.
 const QUEUE: usize = 256;
+/// Packets that are given to a connection in one go.
+const BATCH: usize = 64;
 /// Bytes that may wait inside a connection for the path to take them. More would only be delay:
 /// 200 ms on 10 Mbit/s, where iroh's own limit is 1 MiB.
 const BUFFER: usize = 256 * 1024;
@@ -266,49 +268,78 @@ async fn streams(net: &Net, connection: &Connection) {
 /// Carries the packets for one host to its connection.
 async fn pump(net: Net, link: Arc<Neighbour>, mut packets: mpsc::Receiver<(Tag, Bytes)>) {
     let mut id = 0u32;
-    while let Some((tag, packet)) = packets.recv().await {
+    let mut batch = Vec::with_capacity(BATCH);
+    // The sender is in the link, which we hold, so the queue never ends.
+    while packets.recv_many(&mut batch, BATCH).await > 0 {
         match link.pick_or_dial(&net).await {
             Ok(open) => {
-                id = id.wrapping_add(1);
-                link.counters.add(transmit(&open, tag, &packet, id));
+                let mut way = Way::new(&open);
+                for (tag, packet) in batch.drain(..) {
+                    id = id.wrapping_add(1);
+                    link.counters.add(way.transmit(tag, &packet, id));
+                }
             }
             Err(error) => {
-                tracing::trace!(host = %link.host.short(), %error, "a packet is lost");
-                link.counters.add(Count::Unreachable);
+                tracing::trace!(host = %link.host.short(), %error, "packets are lost");
+                batch.drain(..).for_each(|_| link.counters.add(Count::Unreachable));
             }
         }
     }
 }
 
-/// Sends a packet over a connection, and tells what became of it.
-fn transmit(open: &Open, tag: Tag, packet: &Bytes, id: u32) -> Count {
-    let connection = &open.connection;
-    // The path decides how much a datagram holds, and paths change, also between the question and the sending.
-    for _ in 0..2 {
-        let Some(max) = connection.max_datagram_size() else { return Count::Unreachable };
-        let space = connection.datagram_send_buffer_space();
-        // Two halves and their tags are shorter than twice the packet's limit.
-        if space < 2 * max || open.capacity.saturating_sub(space) > BUFFER {
-            return Count::QueueFull;
-        }
-        let (sent, what) = match split::split(tag, packet, id, max) {
-            Split::Whole(datagram) => (connection.send_datagram(datagram), Count::Sent(packet.len())),
-            Split::Halves(first, second) => {
-                let first = connection.send_datagram(first);
-                (first.and_then(|()| connection.send_datagram(second)), Count::SentInTwo(packet.len()))
-            }
-            Split::TooLong => return Count::TooLong,
-        };
-        match sent {
-            Ok(()) => return what,
-            Err(SendDatagramError::TooLarge) => {}
-            Err(error) => {
-                tracing::trace!(%error, "a packet is lost");
-                return Count::Unreachable;
-            }
-        }
+/// What a connection takes at the moment. Asking it costs a lock that its own task wants, so it is asked once for many packets.
+struct Way<'a> {
+    open: &'a Open,
+    /// Bytes of a datagram; none while the other side takes no datagrams.
+    max: Option<usize>,
+    /// Bytes of the buffer that are free at least.
+    space: usize,
+}
+
+impl Way<'_> {
+    fn new(open: &Open) -> Way<'_> {
+        let connection = &open.connection;
+        Way { open, max: connection.max_datagram_size(), space: connection.datagram_send_buffer_space() }
     }
-    Count::TooLong
+
+    fn is_full(&self, max: usize) -> bool {
+        // Two halves and their tags are shorter than twice the packet's limit.
+        self.space < 2 * max || self.open.capacity.saturating_sub(self.space) > BUFFER
+    }
+
+    /// Sends a packet, and tells what became of it.
+    fn transmit(&mut self, tag: Tag, packet: &Bytes, id: u32) -> Count {
+        let connection = &self.open.connection;
+        // The path decides how much a datagram holds, and paths change, also between the question and the sending.
+        for _ in 0..2 {
+            let Some(max) = self.max else { return Count::Unreachable };
+            if self.is_full(max) {
+                self.space = connection.datagram_send_buffer_space();
+                if self.is_full(max) {
+                    return Count::QueueFull;
+                }
+            }
+            let (sent, what) = match split::split(tag, packet, id, max) {
+                Split::Whole(datagram) => (connection.send_datagram(datagram), Count::Sent(packet.len())),
+                Split::Halves(first, second) => {
+                    let first = connection.send_datagram(first);
+                    (first.and_then(|()| connection.send_datagram(second)), Count::SentInTwo(packet.len()))
+                }
+                Split::TooLong => return Count::TooLong,
+            };
+            // What the connection keeps beside the bytes is not worth a question.
+            self.space = self.space.saturating_sub(packet.len());
+            match sent {
+                Ok(()) => return what,
+                Err(SendDatagramError::TooLarge) => *self = Way::new(self.open),
+                Err(error) => {
+                    tracing::trace!(%error, "a packet is lost");
+                    return Count::Unreachable;
+                }
+            }
+        }
+        Count::TooLong
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -22,6 +22,8 @@ use crate::link::{Carrier, PortCodec, PortMessage};
 pub(super) const QUEUE: usize = 256;
 /// Messages that are written with one system call when there are that many.
 const BATCH: usize = 64;
+/// Bytes of one read or write of a port: system calls cost more than what they carry.
+const WIRE_BYTES: usize = 64 * 1024;
 /// DNS questions of one guest that are answered at once.
 const QUESTIONS: usize = 64;
 /// A resolver has long asked again after this.
@@ -76,7 +78,7 @@ async fn from_guest(
     answers: &mpsc::Sender<PortMessage>,
     read: OwnedReadHalf,
 ) -> io::Result<Infallible> {
-    let mut messages = FramedRead::new(read, PortCodec);
+    let mut messages = FramedRead::with_capacity(read, PortCodec, WIRE_BYTES);
     let mut questions = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -102,6 +104,7 @@ async fn from_guest(
 
 async fn to_guest(queue: &mut mpsc::Receiver<PortMessage>, write: OwnedWriteHalf) -> io::Result<Infallible> {
     let mut port = FramedWrite::new(write, PortCodec);
+    port.set_backpressure_boundary(WIRE_BYTES);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         // The sender is in our caller's hands, so the queue never ends.

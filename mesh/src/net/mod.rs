@@ -90,7 +90,8 @@ struct Tables {
     /// Ports of this host's loopback that members may reach.
     published: BTreeSet<u16>,
     routes: HashMap<SessionId, Routes>,
-    locals: HashMap<(SessionId, MachineName), Attached>,
+    /// Machines of this host. Looked up for each packet, so the key is not a pair, which would have to be made.
+    locals: HashMap<SessionId, HashMap<MachineName, Attached>>,
 }
 
 struct Attached {
@@ -127,15 +128,15 @@ impl Net {
     pub fn forget(&self, session: SessionId) {
         let mut tables = self.0.tables_mut();
         tables.routes.remove(&session);
-        tables.locals.retain(|(of, _), _| *of != session);
+        tables.locals.remove(&session);
     }
 
     /// Connects a machine of this host. Attaching the same incarnation again does nothing, a newer
     /// one takes the place of an older one, an older one is refused with `false`.
     pub fn attach(&self, session: SessionId, machine: &MachineName, epoch: Epoch, local: Local) -> bool {
-        let key = (session, machine.clone());
         let mut tables = self.0.tables_mut();
-        if let Some(attached) = tables.locals.get(&key)
+        let locals = tables.locals.entry(session).or_default();
+        if let Some(attached) = locals.get(machine)
             && attached.epoch >= epoch
         {
             return attached.epoch == epoch;
@@ -145,13 +146,20 @@ impl Net {
         let place = local::Place { session, machine: machine.clone(), epoch };
         let answers = to_guest.clone();
         let task = tokio::spawn(local::run(self.clone(), place, local, answers, queue));
-        tables.locals.insert(key, Attached { epoch, to_guest, dial, _task: AbortOnDropHandle::new(task) });
+        let task = AbortOnDropHandle::new(task);
+        locals.insert(machine.clone(), Attached { epoch, to_guest, dial, _task: task });
         true
     }
 
     /// Disconnects a machine of this host.
     pub fn detach(&self, session: SessionId, machine: &MachineName) {
-        self.0.tables_mut().locals.remove(&(session, machine.clone()));
+        let mut tables = self.0.tables_mut();
+        if let Some(locals) = tables.locals.get_mut(&session) {
+            locals.remove(machine);
+            if locals.is_empty() {
+                tables.locals.remove(&session);
+            }
+        }
     }
 
     /// Opens a TCP connection to a port of a machine, wherever it runs.
@@ -215,7 +223,8 @@ impl Net {
 }
 
 fn deliver(tables: &Tables, session: SessionId, machine: &MachineName, packet: Bytes) -> Count {
-    let Some(attached) = tables.locals.get(&(session, machine.clone())) else { return Count::NoRoute };
+    let attached = tables.locals.get(&session).and_then(|locals| locals.get(machine));
+    let Some(attached) = attached else { return Count::NoRoute };
     let bytes = packet.len();
     match attached.to_guest.try_send(PortMessage::Packet(packet)) {
         Ok(()) => Count::Delivered(bytes),

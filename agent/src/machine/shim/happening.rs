@@ -1,6 +1,6 @@
 //! What one machine's network hears of, in one queue: whoever knows something new puts it there.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mesh::link::{Event, Heard, PortMessage};
 use tokio::{
     net::UnixStream,
@@ -15,8 +15,6 @@ const MAX_HAPPENINGS: usize = 512;
 /// Something that the edge or its wires must know.
 #[derive(Debug)]
 pub enum Happening {
-    /// A frame came from QEMU.
-    Frame(BytesMut),
     /// The guest was reset: its network begins anew.
     Reset,
     /// An agent wants the packets.

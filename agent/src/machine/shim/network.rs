@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mesh::link::{BY_TCP, DialError, Edge, EdgeConfig, Effect, Event, Heard, PortMessage, WINDOW, gateway};
 use proto::session::overlay;
 use tokio::{
@@ -37,6 +37,8 @@ use super::{
 
 /// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
 const MAX_QUEUED: usize = 512;
+/// Batches of the guest's frames that wait for the edge; the guest waits for more room.
+const MAX_BATCHES: usize = 4;
 /// Questions by TCP that wait for the agent.
 const MAX_ASKED: usize = 64;
 /// Callers whose connections hold a descriptor: those into the guest, twice as many whose connection is
@@ -88,7 +90,8 @@ impl Wires {
 /// Carries the network for as long as the shim lives.
 pub async fn carry(wires: Wires, mut happenings: Happenings) {
     let (to_nic, frames) = mpsc::channel(MAX_QUEUED);
-    tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, happenings.sender.clone()));
+    let (from_nic, mut from_guest) = mpsc::channel(MAX_BATCHES);
+    tokio::spawn(streams::carry_nic(wires.nic, wires.path, frames, from_nic));
     let now = std::time::Instant::now();
     let descriptors = Descriptors::of_process();
     let guest = Guest {
@@ -124,6 +127,8 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
             sleep_until(due.map_or_else(|| Instant::now() + Duration::from_secs(3600), Instant::from_std));
         // Receiving and sleeping are cancel-safe.
         tokio::select! {
+            // The task that has the other end reconnects for ever.
+            Some(frames) = from_guest.recv() => hub.frames(frames).await,
             happening = happenings.receiver.recv() => {
                 // The hub holds a sender, so the queue never closes.
                 let Some(happening) = happening else { return };
@@ -177,15 +182,17 @@ struct Hub {
 }
 
 impl Hub {
+    /// Takes what the guest sent.
+    async fn frames(&mut self, frames: Vec<BytesMut>) {
+        self.sign(|signs| signs.alive = true);
+        if self.outside.stale(std::time::Instant::now()) {
+            self.look_around().await;
+        }
+        self.event(Event::Frames(frames)).await;
+    }
+
     async fn on(&mut self, happening: Happening) {
         match happening {
-            Happening::Frame(frame) => {
-                self.sign(|signs| signs.alive = true);
-                if self.outside.stale(std::time::Instant::now()) {
-                    self.look_around().await;
-                }
-                self.event(Event::Frame(frame)).await;
-            }
             Happening::Reset => {
                 self.edge = Edge::new(self.config.clone(), std::time::Instant::now());
                 self.dials.clear();

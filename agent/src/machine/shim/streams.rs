@@ -3,9 +3,9 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use mesh::link::{Event, PortCodec, PortMessage, codec};
+use mesh::link::{Event, PortCodec, PortMessage, WINDOW, codec};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -24,6 +24,10 @@ use super::{super::hangup::hung_up, happening::Happening};
 
 /// Between two attempts to reach QEMU's network card.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Bytes of one read from a wire, or of one write: system calls cost more than what they carry.
+const WIRE_BYTES: usize = 64 * 1024;
+/// Frames that are handed on together.
+const BATCH: usize = 64;
 /// Bytes of one read from a dialled connection.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -32,24 +36,27 @@ pub async fn carry_nic(
     mut nic: UnixStream,
     path: PathBuf,
     mut frames: mpsc::Receiver<Bytes>,
-    happen: mpsc::Sender<Happening>,
+    from_guest: mpsc::Sender<Vec<BytesMut>>,
 ) {
     loop {
         let (read, write) = nic.into_split();
-        let mut incoming = FramedRead::new(read, codec());
+        let mut incoming = FramedRead::with_capacity(read, codec(), WIRE_BYTES).ready_chunks(BATCH);
         let mut outgoing = FramedWrite::new(write, codec());
         // Both may be dropped half-way: the wire is broken then, and a frame with it.
         tokio::select! {
             () = write_queued(&mut outgoing, &mut frames) => {}
             () = async {
-                while let Some(Ok(frame)) = incoming.next().await {
-                    if happen.send(Happening::Frame(frame)).await.is_err() {
+                while let Some(batch) = incoming.next().await {
+                    let count = batch.len();
+                    let batch: Vec<BytesMut> = batch.into_iter().map_while(Result::ok).collect();
+                    let broken = batch.len() < count;
+                    if from_guest.send(batch).await.is_err() || broken {
                         return;
                     }
                 }
             } => {}
         }
-        if frames.is_closed() || happen.is_closed() {
+        if frames.is_closed() || from_guest.is_closed() {
             return;
         }
         nic = loop {
@@ -66,6 +73,7 @@ async fn write_queued<T, C>(wire: &mut FramedWrite<OwnedWriteHalf, C>, queue: &m
 where
     C: Encoder<T, Error = io::Error>,
 {
+    wire.set_backpressure_boundary(WIRE_BYTES);
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
         while let Some(item) = next {
@@ -91,7 +99,7 @@ pub async fn hear_agent(
     happen: mpsc::Sender<Happening>,
     writing: tokio::task::JoinHandle<()>,
 ) {
-    let mut messages = FramedRead::new(read, PortCodec);
+    let mut messages = FramedRead::with_capacity(read, PortCodec, WIRE_BYTES);
     while let Some(Ok(message)) = messages.next().await {
         // An agent that was replaced is no longer listened to.
         if writing.is_finished() || happen.send(Happening::FromAgent(message)).await.is_err() {
@@ -147,12 +155,14 @@ pub async fn read_dial(line: Line, read: OwnedReadHalf) {
 async fn hear_caller(line: &Line, mut read: OwnedReadHalf) -> Result<(), Over> {
     let (id, room) = (line.id, &line.room);
     let mut piece = vec![0; PIECE_BYTES];
+    // With less room the guest still has most of a window to take: a few large reads are cheaper than many small ones.
+    const ENOUGH: usize = WINDOW / 4;
     let mut left = false;
     loop {
         let permit = tokio::select! {
             // Waiting for room and for a hang-up can begin again; that it is told twice does no harm.
             biased;
-            permit = room.acquire() => permit,
+            permit = room.acquire_many(ENOUGH as u32) => permit,
             told = line.left(&read), if !left => {
                 left = true;
                 told?;
@@ -160,13 +170,13 @@ async fn hear_caller(line: &Line, mut read: OwnedReadHalf) -> Result<(), Over> {
             }
         };
         let Ok(permit) = permit else { return Ok(()) };
-        let most = (1 + room.available_permits()).min(PIECE_BYTES);
+        let most = (ENOUGH + room.available_permits()).min(PIECE_BYTES);
         match read.read(&mut piece[..most]).await {
             Ok(0) => break,
             Ok(count) => {
+                drop(permit);
                 // Only this task takes permits, so those that were counted are there.
-                permit.forget();
-                room.forget_permits(count - 1);
+                room.forget_permits(count);
                 line.tell(Event::DialData { id, bytes: Bytes::copy_from_slice(&piece[..count]) }).await?;
             }
             Err(_) => return line.tell(Event::DialReset { id }).await,

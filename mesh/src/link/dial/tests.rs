@@ -80,12 +80,14 @@ impl Lab {
             if self.wire.outgoing.is_empty() && self.wire.incoming.is_empty() {
                 return;
             }
-            for packet in std::mem::take(&mut self.wire.outgoing) {
+            let packets = std::mem::take(&mut self.wire.outgoing).into_iter();
+            let frames = packets.map(|packet| {
                 let mut frame = BytesMut::from(&packet[..]);
                 frame[6..12].copy_from_slice(&GUEST);
-                let effects = self.edge.on(Event::Frame(frame), self.now);
-                self.take(effects);
-            }
+                frame
+            });
+            let effects = self.edge.on(Event::Frames(frames.collect()), self.now);
+            self.take(effects);
         }
         panic!("the two never stop talking");
     }
@@ -211,7 +213,7 @@ fn a_guest_that_comes_up_during_a_dial_is_reached_within_a_moment() {
             .arp(asks.to_arp_packet())
             .write_to_vec(&mut announcement)
             .unwrap();
-        lab.on(Event::Frame(BytesMut::from(&announcement[..])));
+        lab.on(Event::Frames(vec![BytesMut::from(&announcement[..])]));
         assert_eq!(lab.seen(), [Effect::Dialed { id: 5 }], "after {silent_ms} ms of silence");
         lab.on(data("hello"));
         assert_eq!(lab.guest().recv_queue(), 5);
@@ -452,7 +454,7 @@ proptest::proptest! {
                 .tcp_header(header)
                 .write_to_vec(&mut frame, &bytes)
                 .unwrap();
-            drop(lab.edge.on(Event::Frame(BytesMut::from(&frame[..])), lab.now));
+            drop(lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now));
             lab.now += Duration::from_millis(300);
             drop(lab.edge.on(Event::Tick, lab.now));
         }

@@ -88,7 +88,13 @@ impl Edge {
         let to = &mut effects;
         let heard = self.heard;
         match event {
-            Event::Frame(frame) => self.frame(frame, now, to),
+            Event::Frames(frames) => {
+                for frame in frames {
+                    self.frame(frame, now, to);
+                }
+                self.dials.settle(now, to);
+                self.egress.settle(now, to);
+            }
             Event::Packet(packet) => self.packet(&packet, to),
             Event::DnsAnswer { id, message } => self.dns_answer(id, &message, to),
             Event::Dial { id, port } => self.dials.dial(id, port, now, to),
@@ -294,7 +300,7 @@ impl Edge {
             IpNumber::TCP if addressed && dns_by_tcp(payload.payload) => {
                 self.egress.ask_gateway(packet, now, to)
             }
-            IpNumber::TCP if addressed => self.dials.receive(packet, now, to),
+            IpNumber::TCP if addressed => self.dials.receive(packet),
             _ if addressed => {
                 let why = Unreachable::Protocol;
                 self.refuse(&packet, Icmpv4Type::DestinationUnreachable(why), to);

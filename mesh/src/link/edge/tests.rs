@@ -78,7 +78,7 @@ fn check(frames: &[Vec<u8>], expect: Expect) {
     let (mut edge, now) = edge();
     let mut effects = Vec::new();
     for frame in frames {
-        effects.extend(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        effects.extend(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
     expect.assert_eq(&tell(&effects, edge.drops()));
 }
@@ -204,7 +204,7 @@ fn the_gateway_answers_pings() {
         .unwrap();
     let reply = Icmpv4Type::EchoReply(IcmpEchoHeader { id: 3, seq: 4 });
     let (mut edge, now) = edge();
-    let effects = edge.on(Event::Frame(BytesMut::from(&ping[..])), now);
+    let effects = edge.on(Event::Frames(vec![BytesMut::from(&ping[..])]), now);
     let told = tell(&effects, edge.drops());
     assert!(told.contains(&format!("{reply:?} + 7 bytes")), "{told}");
     assert!(edge.heard());
@@ -216,7 +216,7 @@ fn dns_questions_come_back_to_the_port_that_asked() {
     let mut effects = Vec::new();
     for (port, question) in [(4001, b"one"), (4002, b"two")] {
         let frame = udp(ME, GATEWAY, (port, 53), 64, question);
-        effects.extend(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        effects.extend(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
     for (id, message) in [(1, "answer two"), (0, "answer one"), (1, "again"), (9, "never asked")] {
         effects.extend(edge.on(Event::DnsAnswer { id, message: message.into() }, now));
@@ -236,10 +236,10 @@ fn unanswered_questions_are_forgotten_and_bounded() {
     let (mut edge, now) = edge();
     let question = udp(ME, GATEWAY, (4001, 53), 64, b"?");
     for _ in 0..MAX_QUESTIONS + 3 {
-        drop(edge.on(Event::Frame(BytesMut::from(&question[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&question[..])]), now));
     }
     assert_eq!((edge.asked.len(), edge.drops().dns), (MAX_QUESTIONS, 3));
-    drop(edge.on(Event::Frame(BytesMut::from(&question[..])), now + QUESTION_FOR));
+    drop(edge.on(Event::Frames(vec![BytesMut::from(&question[..])]), now + QUESTION_FOR));
     assert_eq!(edge.asked.len(), 1);
 }
 
@@ -276,7 +276,7 @@ fn dhcp(kind: MessageType, ciaddr: [u8; 4], options: Vec<DhcpOption>) -> String 
     let bytes = question.to_vec().unwrap();
     let frame = udp(ciaddr, if ciaddr == ME { GATEWAY } else { [255; 4] }, (68, 67), 64, &bytes);
     let (mut edge, now) = edge();
-    let effects = edge.on(Event::Frame(BytesMut::from(&frame[..])), now);
+    let effects = edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now);
     let Some(Effect::ToGuest(reply)) = effects.first() else {
         return format!("nothing {:?}\n", edge.drops());
     };
@@ -343,7 +343,7 @@ fn a_granted_lease_means_that_the_network_is_up() {
         question.opts_mut().insert(DhcpOption::MessageType(kind));
         question.opts_mut().insert(DhcpOption::RequestedIpAddress(ME.into()));
         let frame = udp([0; 4], [255; 4], (68, 67), 64, &question.to_vec().unwrap());
-        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
         assert_eq!(edge.heard(), up);
     }
 }
@@ -374,9 +374,9 @@ proptest! {
         }
         drop(edge.on(Event::Dial { id: 1, port: 22 }, now));
         drop(edge.on(Event::Packet(Bytes::copy_from_slice(&body)), now));
-        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
         frame.truncate(frame.len() - cut.min(frame.len()));
-        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
 
     #[test]
@@ -390,7 +390,7 @@ proptest! {
         for hlen in [6, 16, 255] {
             message[2] = hlen;
             let frame = udp([0; 4], [255; 4], (68, 67), 64, &message);
-            drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+            drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
         }
     }
 }

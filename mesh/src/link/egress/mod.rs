@@ -291,7 +291,7 @@ impl Egress {
         address.to_canonical() == address && allowed(self.mode, self.host.as_ref(), address)
     }
 
-    /// Takes a valid packet of the guest that leaves its session.
+    /// Takes a valid packet of the guest that leaves its session; [`Egress::settle`] follows.
     pub fn packet(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> Taken {
         let Some(head) = Head::of(&packet) else {
             self.losses.uncarried += 1;
@@ -324,6 +324,11 @@ impl Egress {
             self.losses.uncarried += 1;
         }
         Taken::Yes
+    }
+
+    /// Lets connections answer the packets that they were given.
+    pub fn settle(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        self.streams.settle(now, to);
     }
 
     /// Takes a TCP packet of the guest to a service of the gateway, which is a stream like others.

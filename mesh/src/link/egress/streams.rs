@@ -71,6 +71,8 @@ pub(super) struct Streams {
     timers: BTreeSet<(Instant, u64)>,
     sweep: Option<Instant>,
     next: u64,
+    /// Whose packets the wire holds.
+    given: Option<u64>,
 }
 
 /// A connection whose SYN is held until the outside has answered.
@@ -115,17 +117,23 @@ impl Streams {
             timers: BTreeSet::new(),
             sweep: None,
             next: 0,
+            given: None,
         }
     }
 
-    /// Takes a packet of the guest. Returns false when the guest has too many connections, or asks for so many
-    /// at once that another of them is given up.
+    /// Takes a packet of the guest; [`Streams::settle`] follows. Returns false when the guest has too many connections,
+    /// or asks for so many at once that another of them is given up.
     pub fn receive(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> bool {
         let Some((key, segment)) = Segment::of(&packet) else { return true };
-        if let Some(&id) = self.ids.get(&key) {
+        let known = self.ids.get(&key).copied();
+        if self.given != known {
+            self.settle(now, to);
+        }
+        if let Some(id) = known {
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.used = now;
-                self.poll(id, Some(packet), now, to);
+                self.wire.incoming.push_back(packet);
+                self.given = Some(id);
             }
             // A SYN that is said again while it is held changes nothing.
             return true;
@@ -150,6 +158,13 @@ impl Streams {
         room
     }
 
+    /// Lets a connection take the packets that were received for it, all at once: it answers them with one acknowledgment.
+    pub fn settle(&mut self, now: Instant, to: &mut Vec<Effect>) {
+        if let Some(id) = self.given.take() {
+            self.poll(id, now, to);
+        }
+    }
+
     /// Gives up the connection that has waited longest to be made: what answers at all does so before many
     /// others are asked for.
     fn give_up_longest(&mut self, now: Instant, to: &mut Vec<Effect>) {
@@ -161,7 +176,7 @@ impl Streams {
             to.push(Effect::Upstream(Upstream::Close { id, clean: false }));
         } else if let Some(flow) = self.flows.get_mut(&id) {
             flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-            self.poll(id, None, now, to);
+            self.poll(id, now, to);
         }
     }
 
@@ -210,7 +225,8 @@ impl Streams {
         self.flows.insert(id, flow);
         self.half_open.insert(id);
         self.sweep.get_or_insert(now + SWEEP);
-        self.poll(id, Some(asked.syn), now, to);
+        self.wire.incoming.push_back(asked.syn);
+        self.poll(id, now, to);
     }
 
     /// Lets the guest know that there is no connection. Returns its packet with what to say about it.
@@ -248,14 +264,14 @@ impl Streams {
             Ok(taken) if taken == bytes.len() => flow.queued += taken,
             _ => socket.abort(),
         }
-        self.poll(id, None, now, to);
+        self.poll(id, now, to);
     }
 
     /// Lets as many more bytes of the guest come.
     pub fn sent(&mut self, id: u64, bytes: usize, now: Instant, to: &mut Vec<Effect>) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.credit = flow.credit.saturating_add(bytes).min(flow.most);
-        self.poll(id, None, now, to);
+        self.poll(id, now, to);
     }
 
     /// Ends the direction towards the guest, after what was sent before.
@@ -267,7 +283,7 @@ impl Streams {
         if flow.guest_ended {
             socket.set_timeout(Some(ENDING));
         }
-        self.poll(id, None, now, to);
+        self.poll(id, now, to);
     }
 
     /// Resets the guest's connection, because the outside one broke.
@@ -275,7 +291,7 @@ impl Streams {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.gone = true;
         flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-        self.poll(id, None, now, to);
+        self.poll(id, now, to);
     }
 
     /// Does what is due.
@@ -286,7 +302,7 @@ impl Streams {
             self.timers.pop_first();
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.timer = None;
-                self.poll(id, None, now, to);
+                self.poll(id, now, to);
             }
         }
         if self.sweep.is_some_and(|at| at <= now) {
@@ -295,7 +311,7 @@ impl Streams {
             for id in ids {
                 if let Some(flow) = self.flows.get_mut(&id) {
                     flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-                    self.poll(id, None, now, to);
+                    self.poll(id, now, to);
                 }
             }
             self.sweep = (!self.flows.is_empty()).then(|| now + SWEEP);
@@ -316,11 +332,10 @@ impl Streams {
         self.flows.values().map(|flow| flow.queued + (flow.most - flow.credit)).sum()
     }
 
-    /// Lets one connection take a packet, send what is due and report what changed.
-    fn poll(&mut self, id: u64, packet: Option<BytesMut>, now: Instant, to: &mut Vec<Effect>) {
+    /// Lets one connection take what the wire holds for it, send what is due and report what changed.
+    fn poll(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
         let at = self.smol(now);
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        self.wire.incoming = packet;
         flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
         let credit = flow.credit;
         let lives = flow.observe(id, now, to);
@@ -329,7 +344,7 @@ impl Streams {
             flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
         }
         to.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
-        self.wire.incoming = None;
+        self.wire.incoming.clear();
         if let Some(timer) = flow.timer.take() {
             self.timers.remove(&(timer, id));
         }

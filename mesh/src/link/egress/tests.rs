@@ -38,13 +38,13 @@ fn packet(to: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> 
 fn syn(port: u16, to: Ipv4Addr) -> Event {
     let mut bytes = Vec::new();
     packet(to).tcp(port, 80, 1000, 64_000).syn().write(&mut bytes, &[]).unwrap();
-    Event::Frame(BytesMut::from(&bytes[..]))
+    Event::Frames(vec![BytesMut::from(&bytes[..])])
 }
 
 fn udp(port: u16, to: Ipv4Addr, payload: &[u8]) -> Event {
     let mut bytes = Vec::new();
     packet(to).udp(port, 5000).write(&mut bytes, payload).unwrap();
-    Event::Frame(BytesMut::from(&bytes[..]))
+    Event::Frames(vec![BytesMut::from(&bytes[..])])
 }
 
 /// Tells an effect in a few words.
@@ -206,7 +206,7 @@ fn a_ping_comes_back_under_the_guests_own_number() {
     let (mut edge, now) = edge(Mode::Internet);
     let mut bytes = Vec::new();
     packet(SITE).icmpv4_echo_request(77, 3).write(&mut bytes, b"payload").unwrap();
-    let sent = edge.on(Event::Frame(BytesMut::from(&bytes[..])), now);
+    let sent = edge.on(Event::Frames(vec![BytesMut::from(&bytes[..])]), now);
     let [_, Effect::Upstream(Upstream::Datagram { id, to, bytes })] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((to.port(), bytes[0]), (0, 8));
     let header = IcmpEchoHeader { id: 9, seq: 3 };
@@ -280,20 +280,50 @@ fn a_host_without_descriptors_gives_up_what_answers_nobody() {
     assert_eq!(edge.on(syn(3, SITE), now).len(), 1, "said again it is asked anew");
 }
 
+/// Opens the connection with this id from a port of the guest; gives what its segments acknowledge.
+fn stand(edge: &mut Edge, (id, port): (u64, u16), now: Instant) -> u32 {
+    let _asked = edge.on(syn(port, SITE), now);
+    let stands = edge.on(Event::Heard(Heard::Connected { id }), now);
+    let Effect::ToGuest(frame) = &stands[0] else { panic!("{stands:?}") };
+    let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("no TCP") };
+    let next = tcp.sequence_number().wrapping_add(1);
+    assert_eq!(edge.on(Event::Frames(vec![segment(port, 1001, next, &[])]), now), []);
+    next
+}
+
+fn segment(port: u16, sequence: u32, acknowledges: u32, payload: &[u8]) -> BytesMut {
+    let mut bytes = Vec::new();
+    packet(SITE).tcp(port, 80, sequence, 64_000).ack(acknowledges).write(&mut bytes, payload).unwrap();
+    BytesMut::from(&bytes[..])
+}
+
+#[test]
+fn what_comes_together_goes_on_together_each_on_its_own_connection() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let (one, two) = (stand(&mut edge, (0, 4001), now), stand(&mut edge, (1, 4002), now));
+    let frames = vec![
+        segment(4001, 1001, one, b"a"),
+        segment(4001, 1002, one, b"b"),
+        segment(4002, 1001, two, b"c"),
+        segment(4001, 1003, one, b"d"),
+    ];
+    let effects = edge.on(Event::Frames(frames), now);
+    let sent: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Upstream(Upstream::Send { id, bytes }) => Some((*id, &bytes[..])),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent, [(0, &b"ab"[..]), (1, b"c"), (0, b"d")]);
+}
+
 #[test]
 fn two_thousand_idle_connections_wake_nobody() {
     let (mut edge, mut now) = edge(Mode::Internet);
     for port in 1..=2000u16 {
-        let id = u64::from(port) - 1;
-        let _asked = edge.on(syn(port, SITE), now);
-        let stands = edge.on(Event::Heard(Heard::Connected { id }), now);
-        let Effect::ToGuest(frame) = &stands[0] else { panic!("{stands:?}") };
-        let parsed = SlicedPacket::from_ethernet(frame).unwrap();
-        let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("no TCP") };
-        let mut ack = Vec::new();
-        let next = tcp.sequence_number().wrapping_add(1);
-        packet(SITE).tcp(port, 80, 1001, 64_000).ack(next).write(&mut ack, &[]).unwrap();
-        assert_eq!(edge.on(Event::Frame(BytesMut::from(&ack[..])), now), []);
+        stand(&mut edge, (u64::from(port) - 1, port), now);
     }
     assert_eq!(open(&edge), (2000, 0));
     let begin = now;
@@ -309,7 +339,7 @@ fn two_thousand_idle_connections_wake_nobody() {
         let step = packet(SITE).tcp(9999, 80, 5, 1);
         let step = if flags == "ack" { step.ack(3) } else { step.rst() };
         step.write(&mut bytes, &[]).unwrap();
-        Event::Frame(BytesMut::from(&bytes[..]))
+        Event::Frames(vec![BytesMut::from(&bytes[..])])
     };
     assert_eq!(all(edge.on(segment("ack"), now)), ["tcp syn false ack false rst true number 0"]);
     assert_eq!(edge.on(segment("rst"), now), [], "a reset is never answered");
@@ -416,14 +446,16 @@ impl Lab {
             if self.wire.outgoing.is_empty() && self.wire.incoming.is_empty() {
                 return;
             }
-            for packet in std::mem::take(&mut self.wire.outgoing) {
+            let packets = std::mem::take(&mut self.wire.outgoing).into_iter();
+            let frames = packets.map(|packet| {
                 let mut frame = BytesMut::from(&GUEST[..]);
                 frame.extend_from_slice(&GUEST);
                 frame.extend_from_slice(&[8, 0]);
                 frame.extend_from_slice(&packet);
-                let effects = self.edge.on(Event::Frame(frame), self.now);
-                self.take(effects);
-            }
+                frame
+            });
+            let effects = self.edge.on(Event::Frames(frames.collect()), self.now);
+            self.take(effects);
         }
         panic!("the two never stop talking");
     }
@@ -561,7 +593,7 @@ fn the_gateway_tells_the_time() {
     question[40..].copy_from_slice(&7u64.to_be_bytes());
     let mut bytes = Vec::new();
     packet([10, 64, 7, 1].into()).udp(4000, 123).write(&mut bytes, &question).unwrap();
-    let asked = edge.on(Event::Frame(BytesMut::from(&bytes[..])), now);
+    let asked = edge.on(Event::Frames(vec![BytesMut::from(&bytes[..])]), now);
     let [Effect::Time { ask }] = asked[..] else { panic!("{asked:?}") };
     // 2026-11-27T04:00:00.500Z.
     let at = proto::time::Timestamp(1_795_752_000_500);
@@ -591,7 +623,7 @@ proptest! {
             frame.extend_from_slice(&[8, 0]);
             frame.extend_from_slice(&ip.to_bytes());
             frame.extend_from_slice(&payload);
-            let _effects = edge.on(Event::Frame(frame), now);
+            let _effects = edge.on(Event::Frames(vec![frame]), now);
             let Some((kind, id)) = heard.next() else { continue };
             let bytes = Bytes::from(payload);
             let event = match kind {

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use mesh::link::{Heard, Unconnected};
 use rustix::net::sockopt;
 use tokio::{
@@ -24,7 +24,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// then is a window of bytes that nobody reads.
 const LAST_BYTES: Duration = Duration::from_secs(180);
 /// Bytes of one read.
-const PIECE_BYTES: usize = 16 * 1024;
+const PIECE_BYTES: usize = 128 * 1024;
 /// A stream with so much room or less is one of many: the kernel keeps no more for it either.
 const NARROW: usize = 64 * 1024;
 
@@ -129,16 +129,19 @@ impl Line {
 
     async fn hear(&self, source: &Source) -> Result<(), Broken> {
         let id = self.id;
+        // With less room the guest still has most of a buffer to take: a few large reads are cheaper than many small ones.
+        let enough = (self.room.available_permits() / 2).max(1);
+        let mut buffer = BytesMut::new();
         loop {
-            let permit = self.room.acquire().await.map_err(|_| Broken::Network)?;
-            let most = 1 + self.room.available_permits();
-            let bytes = source.read(most).await.map_err(|_| Broken::Stream)?;
+            let permit = self.room.acquire_many(enough as u32).await.map_err(|_| Broken::Network)?;
+            let most = enough + self.room.available_permits();
+            let bytes = source.read(&mut buffer, most).await.map_err(|_| Broken::Stream)?;
             if bytes.is_empty() {
                 break;
             }
+            drop(permit);
             // Only this task takes permits, so those that were counted are there.
-            permit.forget();
-            self.room.forget_permits(bytes.len() - 1);
+            self.room.forget_permits(bytes.len());
             self.tell(Heard::Data { id, bytes }).await?;
         }
         self.tell(Heard::End { id }).await
@@ -178,26 +181,25 @@ impl Source {
         }
     }
 
-    fn try_read(&self, to: &mut [u8]) -> io::Result<usize> {
+    fn try_read(&self, to: &mut impl BufMut) -> io::Result<usize> {
         match self {
-            Source::Tcp(tcp) => tcp.try_read(to),
-            Source::Unix(unix) => unix.try_read(to),
+            Source::Tcp(tcp) => tcp.try_read_buf(to),
+            Source::Unix(unix) => unix.try_read_buf(to),
         }
     }
 
-    /// Reads what is there; needs no memory while it waits.
-    async fn read(&self, most: usize) -> io::Result<Bytes> {
+    /// Reads what is there. The memory is used again while there is more to come, and given back to wait.
+    async fn read(&self, buffer: &mut BytesMut, most: usize) -> io::Result<Bytes> {
+        let most = most.min(PIECE_BYTES);
         loop {
-            self.readable().await?;
-            let mut piece = BytesMut::zeroed(most.min(PIECE_BYTES));
-            match self.try_read(&mut piece) {
-                Ok(count) => {
-                    piece.truncate(count);
-                    return Ok(piece.freeze());
-                }
+            buffer.reserve(most);
+            match self.try_read(&mut buffer.limit(most)) {
+                Ok(_) => return Ok(buffer.split().freeze()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            *buffer = BytesMut::new();
+            self.readable().await?;
         }
     }
 }

@@ -99,7 +99,7 @@ fn check(frames: &[Vec<u8>], expect: Expect) {
     let (mut edge, now) = edge();
     let mut effects = Vec::new();
     for frame in frames {
-        effects.extend(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        effects.extend(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
     expect.assert_eq(&tell(&effects, edge.drops()));
 }
@@ -139,7 +139,7 @@ fn a_guest_may_have_its_own_address_and_is_refused_another_one() {
     let (mut probing, now) = edge();
     assert!(!probing.heard_v6());
     let own = solicit("::", ME);
-    assert_eq!(probing.on(Event::Frame(BytesMut::from(&own[..])), now), []);
+    assert_eq!(probing.on(Event::Frames(vec![BytesMut::from(&own[..])]), now), []);
     assert!(probing.heard_v6(), "nobody objects, so it has it");
     check(
         &[solicit("::", OTHER), solicit("::", "fe80::1"), solicit("::", LOCAL)],
@@ -212,7 +212,7 @@ fn the_largest_packet_of_the_wire_passes_and_one_byte_more_does_not() {
     let (mut edge, now) = edge();
     for (length, passes) in [(1280 - 48, true), (1280 - 47, false)] {
         let frame = udp(ME, OTHER, (5, 6), 64, &vec![0; length]);
-        let effects = edge.on(Event::Frame(BytesMut::from(&frame[..])), now);
+        let effects = edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now);
         assert_eq!(matches!(effects[..], [Effect::Packet(_)]), passes, "{length}");
     }
 }
@@ -272,7 +272,7 @@ fn the_gateway_answers_pings_at_both_its_addresses() {
 fn names_are_answered_to_the_address_that_asked() {
     let (mut edge, now) = edge();
     let question = udp(ME, GATEWAY, (4001, 53), 64, b"one");
-    let mut effects = edge.on(Event::Frame(BytesMut::from(&question[..])), now);
+    let mut effects = edge.on(Event::Frames(vec![BytesMut::from(&question[..])]), now);
     effects.extend(edge.on(Event::DnsAnswer { id: 0, message: "answer".into() }, now));
     expect![[r#"
         DnsQuery { id: 0, message: b"one" }
@@ -331,8 +331,8 @@ proptest! {
         let head = [&GATEWAY_MAC[..], &GUEST, &EtherType::IPV6.0.to_be_bytes()].concat();
         let mut frame = [head, packet.clone()].concat();
         drop(edge.on(Event::Packet(packet.into()), now));
-        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
         frame.truncate(frame.len() - cut.min(frame.len()));
-        drop(edge.on(Event::Frame(BytesMut::from(&frame[..])), now));
+        drop(edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
 }

@@ -23,7 +23,7 @@ fn packet_v6(to: &str) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
 }
 
 fn event(bytes: &[u8]) -> Event {
-    Event::Frame(BytesMut::from(bytes))
+    Event::Frames(vec![BytesMut::from(bytes)])
 }
 
 fn syn_v6(port: u16, to: &str) -> Event {
@@ -145,9 +145,9 @@ fn what_is_denied_is_told_whatever_it_is_dressed_as() {
 fn fragments_and_other_protocols_are_not_carried() {
     let (mut edge, now) = edge_v6(Mode::Internet, true);
     let with = |next: u8| {
-        let Event::Frame(mut frame) = udp_v6(4000, SITE_V6, &[0; 16]) else { panic!("no frame") };
-        frame[20] = next;
-        Event::Frame(frame)
+        let Event::Frames(mut frames) = udp_v6(4000, SITE_V6, &[0; 16]) else { panic!("no frame") };
+        frames[0][20] = next;
+        Event::Frames(frames)
     };
     assert_eq!(edge.on(with(44), now), [], "a fragment");
     let told = all(edge.on(with(132), now));
