@@ -651,13 +651,12 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
     })
     .await;
     let control = machine::Paths::new(&bench.machine(), &bench.host.run).control();
-    let counts = || machine::wire::counts(&control, Duration::from_secs(10));
     // What was counted of packets grows by itself: a guest looks for routers and tells what it listens to.
     let held = || async {
         // Before the question, because the connection that asks is held for a moment, too.
         let held = descriptors(&process);
         let machine::wire::Counts { dials, callers, tasks, connections, sockets, waiting, .. } =
-            counts().await.unwrap();
+            machine::wire::counts(&control, Duration::from_secs(10)).await.unwrap();
         (held, [dials, callers, tasks, connections, sockets, waiting])
     };
     let settles = |what: &'static str, goal: (usize, [usize; 6])| async move {
@@ -681,19 +680,9 @@ async fn a_shim_keeps_nothing_of_connections_that_have_ended() {
         }
     })
     .await;
-
     let open = [shim.dial(ECHO).await.unwrap(), shim.dial(DEAF).await.unwrap()];
-    // That it is seen may take a moment: the shim opens a file now and then, to see what the host's network is.
-    within(30, async {
-        loop {
-            let seen = held().await;
-            if (seen.0, &seen.1[..2]) == (quiet.0 + 2, &[2, 2][..]) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    let seen = held().await;
+    assert_eq!((seen.0, &seen.1[..2]), (quiet.0 + 2, &[2, 2][..]), "what is held is seen");
     drop(open);
     for _ in 0..20 {
         every_way_to_end(&shim).await;
