@@ -125,11 +125,11 @@ impl Streams {
     /// or asks for so many at once that another of them is given up.
     pub fn receive(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> bool {
         let Some((key, segment)) = Segment::of(&packet) else { return true };
-        let known = self.ids.get(&key).copied();
-        if self.given != known {
+        // The packets before it may have ended the connection of these ports, for another one to begin.
+        if segment.opens() || self.given != self.ids.get(&key).copied() {
             self.settle(now, to);
         }
-        if let Some(id) = known {
+        if let Some(&id) = self.ids.get(&key) {
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.used = now;
                 self.wire.incoming.push_back(packet);
@@ -158,7 +158,8 @@ impl Streams {
         room
     }
 
-    /// Lets a connection take the packets that were received for it, all at once: it answers them with one acknowledgment.
+    /// Lets a connection take the packets that were received for it, all at once: it answers them with one
+    /// acknowledgment.
     pub fn settle(&mut self, now: Instant, to: &mut Vec<Effect>) {
         if let Some(id) = self.given.take() {
             self.poll(id, now, to);

@@ -320,6 +320,22 @@ fn what_comes_together_goes_on_together_each_on_its_own_connection() {
 }
 
 #[test]
+fn a_connection_of_the_same_port_begins_together_with_the_end_of_the_last_one() {
+    let (mut edge, now) = edge(Mode::Internet);
+    let _next = stand(&mut edge, (0, 4001), now);
+    let mut reset = Vec::new();
+    packet(SITE).tcp(4001, 80, 1001, 0).rst().write(&mut reset, &[]).unwrap();
+    let Event::Frames(mut frames) = syn(4001, SITE) else { panic!("no frames") };
+    frames.insert(0, BytesMut::from(&reset[..]));
+    let effects = edge.on(Event::Frames(frames), now);
+    let [Effect::Upstream(Upstream::Close { id: 0, .. }), Effect::Upstream(Upstream::Connect { id: 1, .. })] =
+        effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+}
+
+#[test]
 fn two_thousand_idle_connections_wake_nobody() {
     let (mut edge, mut now) = edge(Mode::Internet);
     for port in 1..=2000u16 {
