@@ -92,12 +92,12 @@ pub fn allowed(egress: Egress, host: Option<&HostNet>, address: IpAddr) -> bool 
     }
 }
 
-/// Says whether the host's LAN is where an address is: what a VPN or a second router leads to goes before it. The
-/// network's own broadcast is for everybody, not for one.
+/// Says whether the host's LAN is where an address is: what a VPN or a second router leads to goes before it. An address
+/// that is not one neighbour's is none: the host itself may answer it.
 fn on_lan(host: &HostNet, address: IpAddr) -> bool {
     let lan = longest(&host.lan, address);
-    let broadcast = host.lan.iter().any(|&prefix| broadcast(prefix) == Some(address));
-    lan.is_some() && lan >= longest(&host.nearer, address) && !broadcast
+    let shared = host.lan.iter().any(|&prefix| shared(prefix) == Some(address));
+    lan.is_some() && lan >= longest(&host.nearer, address) && !shared
 }
 
 /// Gives the length of the longest of these prefixes that an address is in.
@@ -135,10 +135,16 @@ fn within<A: Bits>(prefixes: &[(A, u8)], address: A) -> bool {
     })
 }
 
-fn broadcast((base, len): (IpAddr, u8)) -> Option<IpAddr> {
+/// Gives the address of a network that is nobody's own: IPv4's broadcast, IPv6's anycast of its routers, of which the host
+/// may be one (RFC 4291, 2.6.1).
+fn shared((base, len): (IpAddr, u8)) -> Option<IpAddr> {
     match base {
         IpAddr::V4(base) if len < 31 => {
             Some(Ipv4Addr::from_bits(base.to_bits() | u32::MAX >> u32::from(len)).into())
+        }
+        IpAddr::V6(base) if len < 127 => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+            Some(Ipv6Addr::from_bits(base.to_bits() & mask).into())
         }
         _ => None,
     }
@@ -263,6 +269,7 @@ mod tests {
                 ("192.168.1.1", true),
                 ("::ffff:192.168.1.1", true),
                 ("fd00:1::7", true),
+                ("fd00:1::", false),
                 // The host itself.
                 ("192.168.1.5", false),
                 ("203.0.113.9", false),
