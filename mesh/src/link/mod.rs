@@ -25,7 +25,7 @@ pub use dial::{DialError, WINDOW};
 pub use edge::Edge;
 pub use egress::{Family, Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};
-pub use port::{BY_TCP, Carrier, PortCodec, PortMessage};
+pub use port::{BY_TCP, Carrier, PortCodec, PortMessage, WIRE_BYTES};
 pub use time::Ask;
 
 mod dhcp;

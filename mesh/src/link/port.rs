@@ -26,6 +26,8 @@ pub enum PortMessage {
     },
 }
 
+/// Bytes of one read or write of a port, or of QEMU's wire: system calls cost more than what they carry.
+pub const WIRE_BYTES: usize = 64 * 1024;
 /// Ids of questions that the guest asked by TCP begin here.
 pub const BY_TCP: u64 = 1 << 63;
 

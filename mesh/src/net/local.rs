@@ -16,14 +16,12 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::{Local, Net, Resolve, counts::Count};
-use crate::link::{Carrier, PortCodec, PortMessage};
+use crate::link::{Carrier, PortCodec, PortMessage, WIRE_BYTES};
 
 /// Messages that may wait for one guest: some 300 KiB, a router's worth of buffer.
 pub(super) const QUEUE: usize = 256;
 /// Messages that are written with one system call when there are that many.
 const BATCH: usize = 64;
-/// Bytes of one read or write of a port: system calls cost more than what they carry.
-const WIRE_BYTES: usize = 64 * 1024;
 /// DNS questions of one guest that are answered at once.
 const QUESTIONS: usize = 64;
 /// A resolver has long asked again after this.

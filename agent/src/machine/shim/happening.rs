@@ -1,4 +1,4 @@
-//! What one machine's network hears of, in one queue: whoever knows something new puts it there.
+//! What one machine's network hears of but the guest's frames, in one queue: whoever knows something new puts it there.
 
 use bytes::Bytes;
 use mesh::link::{Event, Heard, PortMessage};

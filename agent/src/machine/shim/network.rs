@@ -1,7 +1,7 @@
 //! The wires of one machine's network card: QEMU's socket, the agent's packet port and dialled
 //! connections meet at one `mesh::link::Edge`, which decides everything. One task owns the edge and never
-//! waits for anybody: a queue that is full loses frames, as a wire does. Streams never lose bytes: their
-//! edge gives no more than their window.
+//! waits for anybody: a queue towards QEMU or the agent that is full loses frames, as a wire does, and a guest that sends
+//! more than the edge takes waits. Streams never lose bytes: their edge gives no more than their window.
 
 use std::{
     collections::{BTreeMap, VecDeque},

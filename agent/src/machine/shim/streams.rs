@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use mesh::link::{Event, PortCodec, PortMessage, WINDOW, codec};
+use mesh::link::{Event, PortCodec, PortMessage, WINDOW, WIRE_BYTES, codec};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -24,8 +24,6 @@ use super::{super::hangup::hung_up, happening::Happening};
 
 /// Between two attempts to reach QEMU's network card.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Bytes of one read from a wire, or of one write: system calls cost more than what they carry.
-const WIRE_BYTES: usize = 64 * 1024;
 /// Frames that are handed on together.
 const BATCH: usize = 64;
 /// Bytes of one read from a dialled connection.

@@ -297,9 +297,7 @@ impl Edge {
         match payload.ip_number {
             IpNumber::UDP => self.udp(&packet, payload.payload, addressed, now, to),
             IpNumber::ICMP if addressed => self.icmp(payload.payload, to),
-            IpNumber::TCP if addressed && dns_by_tcp(payload.payload) => {
-                self.egress.ask_gateway(packet, now, to)
-            }
+            IpNumber::TCP if addressed && dns_by_tcp(payload.payload) => self.egress.stream(packet, now, to),
             IpNumber::TCP if addressed => self.dials.receive(packet),
             _ if addressed => {
                 let why = Unreachable::Protocol;

@@ -308,8 +308,7 @@ impl Egress {
         let carried = match head.protocol {
             _ if head.fragmented => None,
             IpNumber::TCP => {
-                let carried = self.streams.receive(packet, now, to);
-                self.losses.full += u64::from(!carried);
+                self.stream(packet, now, to);
                 return Taken::Yes;
             }
             IpNumber::UDP => self.udp(payload, head.to, now, to),
@@ -331,8 +330,8 @@ impl Egress {
         self.streams.settle(now, to);
     }
 
-    /// Takes a TCP packet of the guest to a service of the gateway, which is a stream like others.
-    pub fn ask_gateway(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
+    /// Takes a TCP packet of the guest, also one to a service of the gateway; [`Egress::settle`] follows.
+    pub fn stream(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) {
         let carried = self.streams.receive(packet, now, to);
         self.losses.full += u64::from(!carried);
     }
