@@ -23,7 +23,7 @@ pub fn host_name(id: HostId) -> String {
     id.0.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect()
 }
 
-/// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [lan] [image] [cpus=N]
+/// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [lan] [publishes] [image] [cpus=N]
 /// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [level=N] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
 /// exists.
 pub fn inventory(text: &str) -> Inventory {
@@ -85,7 +85,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
 
 /// Reads groups, one a line: `NAME COUNT MEMORY [cpus=N] [image=NAME] [disk=MIB] [needs=A,B] [spread]
 /// [hosts=A,B] [near=A] [apart=A] [tag:KEY=VALUE] [setup=TEXT] [failover] [never] [service=NAME:PORT]
-/// [checked=NAME:PORT] [internet] [lan]`.
+/// [checked=NAME:PORT] [internet] [lan] [publish=A,B]`; the last says it of the services before it, at port 8080.
 pub fn intent(text: &str) -> Intent {
     let groups = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(group).collect();
     Intent {

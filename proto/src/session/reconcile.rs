@@ -338,10 +338,13 @@ fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>)
     if seen.launched.is_none() {
         return first_start(spec, seen, waits);
     }
+    if seen.forbidden {
+        return Action::Wait { until: None };
+    }
     if let Some(fetch) = fetch(seen) {
         return fetch;
     }
-    if seen.forbidden || !waits.is_empty() {
+    if !waits.is_empty() {
         return Action::Wait { until: None };
     }
     Action::Launch { epoch: spec.epoch, after }
@@ -349,10 +352,13 @@ fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>)
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.
 fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> Action {
+    if seen.forbidden {
+        return Action::Wait { until: None };
+    }
     if let Some(fetch) = fetch(seen) {
         return fetch;
     }
-    if seen.forbidden || !waits.is_empty() {
+    if !waits.is_empty() {
         return Action::Wait { until: None };
     }
     if seen.granted == Some(spec.epoch) {

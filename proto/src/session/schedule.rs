@@ -9,7 +9,7 @@ use crate::{
     limits::DISK_OVERCOMMIT,
     reasons::{Chosen, Unchosen},
     session::{Accelerator, HostFacts, ImageFacts, Inventory},
-    topology::{Egress, Group},
+    topology::Group,
 };
 
 /// What is asked for: one machine of a group, with its image.
@@ -124,7 +124,7 @@ pub fn unwished(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
 
 /// Says which way out of its session a host's owner forbids a machine.
 pub fn forbidden(spec: &Group, host: &HostFacts) -> Option<Unchosen> {
-    (spec.egress == Egress::Lan && !host.lan).then_some(Unchosen::LanForbidden)
+    spec.egress.is_forbidden(host.lan).then_some(Unchosen::LanForbidden)
 }
 
 /// Says that a host's agent does not understand the session.

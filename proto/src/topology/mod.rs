@@ -170,6 +170,11 @@ pub enum Egress {
 }
 
 impl Egress {
+    /// Says whether it needs what a host's owner, who lets machines into the host's network or not, does not allow.
+    pub fn is_forbidden(self, lan: bool) -> bool {
+        self == Egress::Lan && !lan
+    }
+
     /// Writes it as topologies do.
     pub fn word(self) -> &'static str {
         match self {

@@ -33,7 +33,6 @@ use crate::{
         reconcile::{self, Action, Image, Observed, Seen, Settings},
     },
     time::Moment,
-    topology::Egress,
 };
 
 /// What this host's owner allows of what machines may be asked for. What says nothing allows nothing.
@@ -336,7 +335,7 @@ impl Host {
 
     /// Tells whether a machine is to go where this host's owner lets none.
     fn forbids(&self, spec: &MachineSpec) -> bool {
-        spec.egress == Egress::Lan && !self.owner.lan
+        spec.egress.is_forbidden(self.owner.lan)
     }
 
     /// Tells how much of a machine's image is here.

@@ -25,18 +25,20 @@ pub(super) fn published(intent: &Intent, inventory: &Inventory) -> Vec<String> {
     for (group, service, publish) in topology::published(&intent.topology.groups) {
         for name in &publish.on {
             let host = inventory.hosts.values().find(|host| host.name == *name);
-            notes.push(match (stranger(name, inventory), host) {
-                (Some(stranger), _) => format!("{service}.{group}: publish.on: {stranger}"),
-                (None, Some(host)) if !host.publishes => format!(
+            notes.extend(match host {
+                None => stranger(name, inventory)
+                    .map(|stranger| format!("{service}.{group}: publish.on: {stranger}")),
+                Some(host) if host.level < Feature::Publish.since() => {
+                    Some(format!("{service}.{group} is not published by {name}: an older version runs there"))
+                }
+                Some(host) if !host.publishes => Some(format!(
                     "{service}.{group} is not published by {name}: its owner does not let it \
                      (policy.publish = true in its config.toml)"
-                ),
-                (None, _) => {
-                    format!(
-                        "{service}.{group} is published in the network of {name}, on port {}",
-                        publish.lan
-                    )
-                }
+                )),
+                Some(_) => Some(format!(
+                    "{service}.{group} is published in the network of {name}, on port {}",
+                    publish.lan
+                )),
             });
         }
     }

@@ -137,7 +137,8 @@ fn a_machine_that_is_to_go_where_the_owner_lets_none_neither_starts_nor_runs() {
     let waits = format!("Wait {{ until: None }}\nWaiting {told}");
     let fell = ShimProcess::Ended { at: Moment(0), asked: false, clean: false, because: "it fell".into() };
     let granted = Seen { granted: Some(Epoch(1)), ..here() };
-    for seen in [here(), granted, launched(ShimProcess::None), launched(ended(true, true))] {
+    let (absent, moved) = (Seen::default(), Seen { image: Image::Absent, ..launched(ShimProcess::None) });
+    for seen in [absent, here(), granted, moved, launched(ShimProcess::None), launched(ended(true, true))] {
         assert_eq!(act(&shop(), &["db-1"], forbidden(seen)), waits);
     }
     let runs = act(&shop(), &["db-1"], forbidden(launched(running(true, &["http"]))));
