@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -23,6 +23,8 @@ use smoltcp::{
 /// Bytes under way in each direction of the one busy connection. Less than what any backend queues, because this stack does
 /// not slow down when packets are lost, as a real guest's does.
 const WINDOW: usize = 192 * 1024;
+/// Connections that a guest serves at once: one that has just ended listens again a moment later.
+const SERVED: usize = 4;
 /// Bytes of a connection that is only held.
 const LITTLE: usize = 512;
 /// An IP packet, as guests of ours have it; the other backends are asked with the same.
@@ -53,10 +55,10 @@ pub struct Guest {
     sockets: SocketSet<'static>,
     wire: Card,
     next_port: u16,
-    served: Option<Served>,
+    served: Vec<Served>,
 }
 
-/// The one connection at a time that a guest serves, as [`source`] does.
+/// One of the connections that a guest serves at a time, as [`source`] does.
 struct Served {
     port: u16,
     handle: SocketHandle,
@@ -85,7 +87,7 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(place.gateway).context("a route")?;
         let (begun, sockets) = (Instant::now(), SocketSet::new(Vec::new()));
         let mut guest =
-            Guest { place, begun, interface, sockets, wire, next_port: PORTS.start, served: None };
+            Guest { place, begun, interface, sockets, wire, next_port: PORTS.start, served: Vec::new() };
         guest.find_gateway()?;
         Ok(guest)
     }
@@ -132,13 +134,15 @@ impl Guest {
         Ok(took)
     }
 
-    /// Serves other guests on this port from now on, one connection after the other, as [`source`] does.
+    /// Serves other guests on this port from now on, a few connections at once, as [`source`] does.
     pub fn serve(&mut self, port: u16) -> Result<()> {
         let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.listen(port).map_err(|error| anyhow::anyhow!("port {port} cannot be served: {error}"))?;
-        let handle = self.sockets.add(socket);
-        self.served = Some(Served { port, handle, order: [0; 9], heard: 0, left: 0 });
+        for _ in 0..SERVED {
+            let mut socket = tcp::Socket::new(buffer(), buffer());
+            socket.listen(port).map_err(|error| anyhow!("port {port} cannot be served: {error}"))?;
+            let handle = self.sockets.add(socket);
+            self.served.push(Served { port, handle, order: [0; 9], heard: 0, left: 0 });
+        }
         Ok(())
     }
 
@@ -216,9 +220,11 @@ impl Guest {
         self.wire.read()?;
         let now = SmolInstant::from_micros(self.begun.elapsed().as_micros() as i64);
         self.interface.poll(now, &mut self.wire, &mut self.sockets);
-        if let Some(served) = &mut self.served
-            && served.go_on(self.sockets.get_mut(served.handle))
-        {
+        let mut done = false;
+        for served in &mut self.served {
+            done |= served.go_on(self.sockets.get_mut(served.handle));
+        }
+        if done {
             self.interface.poll(now, &mut self.wire, &mut self.sockets);
         }
         self.wire.write()?;
@@ -459,4 +465,36 @@ fn serve(mut stream: std::net::TcpStream) -> io::Result<()> {
     }
     // Until its guest ends it.
     stream.read(&mut piece).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 3 << 20;
+
+    fn place(last: u8, gateway: u8) -> Place {
+        let address = |last| Ipv4Addr::new(10, 64, 7, last);
+        Place { mac: [0x52, 0x54, 0, 0, 0, last], address: address(last), gateway: address(gateway) }
+    }
+
+    #[test]
+    fn two_guests_on_one_wire_move_bytes_both_ways_and_refuse_what_nobody_serves() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let serving = std::thread::spawn(move || {
+            let mut guest = Guest::new(other, place(3, 2)).unwrap();
+            guest.serve(9000).unwrap();
+            // Until the other one has gone.
+            while guest.idle(Duration::from_millis(50)).is_ok() {}
+        });
+        let mut guest = Guest::new(one, place(2, 3)).unwrap();
+        let served = SocketAddrV4::new(place(3, 2).address, 9000);
+        assert!(guest.get(served, SIZE).unwrap() > 0.0);
+        assert!(guest.put(served, SIZE).unwrap() > 0.0);
+        assert_eq!(guest.hold(served, 1).unwrap(), 1);
+        let nobody = SocketAddrV4::new(*served.ip(), 9001);
+        assert!(guest.refused(nobody).unwrap() < PATIENCE);
+        drop(guest);
+        serving.join().unwrap();
+    }
 }
