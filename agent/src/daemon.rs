@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::build::{Built, Parts, core};
 use crate::{
-    access::{forward::Forwards, front, socks},
+    access::{forward::Forwards, front, interface, socks},
     app::{App, Served},
     config::Config,
     dns,
@@ -127,8 +127,11 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
     let lan = built.lan.clone().run(built.mesh.name(), config.policy.publish, built.stop.clone());
     built.tasks.spawn(core("services in the LAN", lan));
-    let found = about::Found { qemu: found, offered: offer };
+    let (found, host_interface) = (about::Found { qemu: found, offered: offer }, config.net.host_interface);
     built.tasks.spawn(core("host record", about::keep(built.around(), config, data, found)));
+    if host_interface {
+        join_networks(&mut built);
+    }
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));
 
     let early = built.ended().await;
@@ -141,6 +144,17 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     // Unless machines run on, nothing of this host stays outside its data directory.
     runtime::leave(&run_dir);
     early.map_or(Ok(()), Err)
+}
+
+/// Puts this host itself on the networks of its sessions.
+fn join_networks(built: &mut Built) {
+    let parts = interface::Parts {
+        me: built.mesh.me(),
+        net: built.mesh.net(),
+        pictures: built.pictures.clone(),
+        shown: built.interface.clone(),
+    };
+    built.tasks.spawn(core("host interface", interface::run(parts, built.stop.clone())));
 }
 
 /// Serves names and the local API.

@@ -33,6 +33,7 @@ impl App {
             state: row.state,
             path: row.path.clone(),
         };
+        let interface = self.inner.interface.borrow().name.clone();
         Ok(api::Status {
             mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
             host: api::ThisHost {
@@ -46,6 +47,7 @@ impl App {
             dns: self.inner.served.dns.map(|address| address.to_string()),
             browser: self.inner.served.browser.map(|port| format!("http://{}:{port}/", sites::DOMAIN)),
             socks: self.inner.served.socks.map(|address| address.to_string()),
+            interface,
             members: hosts.iter().map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
@@ -68,6 +70,8 @@ impl App {
         if let Some(what) = self.no_names() {
             warnings.push(api::Warning { what, next: Some("agent doctor".to_owned()) });
         }
+        let notes = self.inner.interface.borrow().notes.clone().into_iter();
+        warnings.extend(notes.map(|(what, next)| api::Warning { what, next }));
         warnings.extend(health::single_issuer(hosts));
         if let Some(what) = self.clock_off() {
             warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });

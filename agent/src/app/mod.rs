@@ -33,7 +33,7 @@ use proto::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    access::{forward::Forwards, lan::Doors, published::Publisher},
+    access::{forward::Forwards, interface::Shown, lan::Doors, published::Publisher},
     facts,
     host::data::DataDir,
     machine::Qemu,
@@ -87,6 +87,8 @@ pub struct Parts {
     pub lan: watch::Receiver<Arc<Doors>>,
     /// What this agent serves to programs of its host.
     pub served: Served,
+    /// This host's own place on session networks.
+    pub interface: watch::Receiver<Shown>,
     /// When the agent started.
     pub started: Instant,
 }

@@ -32,15 +32,17 @@ pub fn in_words(status: &Status, width: Option<u16>) -> String {
         format!("accelerator {}", or_dash(host.accelerator.map(|found| word(&found)))),
         format!("up {}", span(host.up_s)),
     ];
-    let served = [
+    let mut served = vec![
         format!("dns   {}", or_dash(status.dns.as_ref())),
         format!("relay {}", or_dash(host.relay.as_ref())),
         format!("browser {}", or_dash(status.browser.as_ref())),
         format!("socks {}", or_dash(status.socks.as_ref())),
     ];
+    served.extend(status.interface.as_ref().map(|name| format!("interface {name}")));
+    let served: Vec<&str> = served.iter().map(String::as_str).collect();
     let mut parts = vec![
         spread(&heading.each_ref().map(String::as_str), "   ", width),
-        spread(&served.each_ref().map(String::as_str), "   ", width),
+        spread(&served, "   ", width),
         String::new(),
         table(&["MEMBER", "STATE", "PATH", "RTT"], status.members.iter().map(member), width),
     ];

@@ -62,6 +62,8 @@ pub struct Net {
     pub browser: Option<u16>,
     /// First port to try for the SOCKS proxy; `None` = there is none.
     pub socks: Option<u16>,
+    /// Whether this host itself is on the networks of its sessions.
+    pub host_interface: bool,
 }
 
 /// Names.
@@ -121,6 +123,7 @@ impl Reader<'_> {
         let net = Net {
             browser: self.read("net.browser", port, word("off", parse_port)).flatten(),
             socks: self.read("net.socks", port, word("off", parse_port)).flatten(),
+            host_interface: self.read("net.host_interface", "true or false", parse_bool).unwrap_or(false),
         };
         Config {
             policy,

@@ -31,7 +31,7 @@ fn the_defaults_are_a_valid_configuration() {
     let dns = Dns { port: None, zone: "mesh.internal".into() };
     let relay = Relay { serve: None };
     let (api_group, tags) = (Some("agent".to_owned()), BTreeMap::new());
-    let net = Net { browser: Some(7080), socks: Some(7081) };
+    let net = Net { browser: Some(7080), socks: Some(7081), host_interface: false };
     assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, net, api_group, steady: None, tags });
 }
 
@@ -57,6 +57,7 @@ fn the_later_layer_wins_and_says_so() {
             dns.zone = mesh.internal (default)
             net.browser = 7080 (default)
             net.socks = 7081 (default)
+            net.host_interface = false (default)
             api.group = agent (default)
             tags.room = cellar (environment AGENT_TAGS)
             tags.floor = 2 (environment AGENT_TAGS)

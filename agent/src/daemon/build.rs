@@ -22,6 +22,7 @@ use crate::{
     access::{
         balance::{Dial, Reach, Ways},
         forward::Forwards,
+        interface,
         lan::Lan,
         published::Publisher,
     },
@@ -89,6 +90,8 @@ pub(crate) struct Built {
     pub zones: Zones,
     /// Where facts go.
     pub facts: broadcast::Sender<Fact>,
+    /// What this host's own interface leads to.
+    pub interface: watch::Sender<interface::Shown>,
     /// Parts without which the agent is half an agent.
     pub tasks: JoinSet<&'static str>,
     /// Ends every task; machines run on.
@@ -116,8 +119,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let (mesh, running) =
         mesh::build(mesh, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
-    let recorder = Recording::begin(recorder, heard);
-    let (net, running) = (mesh.net(), tokio::spawn(running));
+    let (recorder, net, running) = (Recording::begin(recorder, heard), mesh.net(), tokio::spawn(running));
 
     let mut tasks = JoinSet::new();
     let (pictures, own, run_picture) = picture::build(&mesh, images.watch(), stop.clone());
@@ -152,6 +154,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         lan,
         zones,
         facts,
+        interface: watch::Sender::default(),
         tasks,
         stop,
         data,
@@ -202,6 +205,7 @@ impl Built {
             publisher: self.publisher.clone(),
             lan: self.lan.doors.subscribe(),
             served,
+            interface: self.interface.subscribe(),
             started: Instant::now(),
         })
     }

@@ -12,7 +12,8 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt, io,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
@@ -30,17 +31,20 @@ use tokio::{net::UnixStream, sync::mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    clock::Clock,
     identity::host_of_endpoint,
     link::{Carrier, PortMessage, split::Tag},
 };
+use answers::Answers;
 pub use counts::Counts;
 use counts::{Count, Counters};
 pub use forward::{ForwardError, Stream};
 use hosts::Hosts;
 pub use published::PublishedError;
-use routes::{Lost, Next, Routes};
+use routes::{Known, Lost, Next, Routes};
 pub use splice::{End, splice, splices};
 
+mod answers;
 mod counts;
 pub(crate) mod forward;
 mod hosts;
@@ -92,7 +96,21 @@ struct Tables {
     routes: HashMap<SessionId, Routes>,
     /// Machines of this host. Looked up for each packet, so the key is not a pair, which would have to be made.
     locals: HashMap<SessionId, HashMap<MachineName, Attached>>,
+    /// Hosts that sent packets of their own, [`MAX_KNOWN`] at most.
+    known: Known,
+    interface: Option<Interface>,
 }
+
+/// This host's own place on the networks of these sessions.
+struct Interface {
+    sessions: BTreeSet<SessionId>,
+    to_host: mpsc::Sender<Bytes>,
+    /// What machines may say to this host.
+    answers: Mutex<Answers>,
+}
+
+/// Addresses of hosts that answers go to: some for each host of the largest mesh.
+const MAX_KNOWN: usize = 4096;
 
 struct Attached {
     epoch: Epoch,
@@ -172,6 +190,50 @@ impl Net {
         forward::dial(self, session, machine, port).await
     }
 
+    /// Puts this host itself on networks of sessions: what answers it goes to `to_host`.
+    pub fn open_interface(&self, to_host: mpsc::Sender<Bytes>) {
+        let (sessions, answers) = (BTreeSet::new(), Mutex::default());
+        self.0.tables_mut().interface = Some(Interface { sessions, to_host, answers });
+    }
+
+    /// Says on which sessions' networks this host is.
+    pub fn set_interface(&self, sessions: BTreeSet<SessionId>) {
+        if let Some(interface) = &mut self.0.tables_mut().interface {
+            interface.sessions = sessions;
+        }
+    }
+
+    /// Takes this host off all of them.
+    pub fn close_interface(&self) {
+        self.0.tables_mut().interface = None;
+    }
+
+    /// Carries a packet that this host itself sent, to the one of its sessions that has the destination.
+    pub fn from_this_host(&self, packet: Bytes) {
+        let tables = self.0.tables();
+        let destination = routes::destination(&packet);
+        let mut sessions = tables.interface.iter().flat_map(|interface| &interface.sessions);
+        let found = sessions.find_map(|session| {
+            let routes = tables.routes.get(session)?;
+            destination.is_some_and(|address| routes.holds(address)).then_some((*session, routes))
+        });
+        let Some((session, routes)) = found else { return self.0.here.add(Count::NoRoute) };
+        let next = routes.own_leaving(&packet);
+        if let (Ok(_), Some(interface)) = (&next, &tables.interface) {
+            interface.answers().sent(&packet, Clock.moment());
+        }
+        match next {
+            Ok(Next::Here(machine)) => self.0.here.add(deliver(&tables, session, machine, packet)),
+            Ok(Next::Host(host)) => {
+                drop(tables);
+                // A host has no incarnations.
+                self.0.hosts.send(self, host, Tag { session, epoch: Epoch::default() }, packet);
+            }
+            Ok(Next::Me) => self.0.here.add(Count::NoRoute),
+            Err(lost) => self.0.here.add(lost.into()),
+        }
+    }
+
     /// Lets members reach these ports of this host's loopback from now on, and no others.
     pub fn publish(&self, ports: BTreeSet<u16>) {
         self.0.tables_mut().published = ports;
@@ -200,25 +262,67 @@ impl Net {
         let Some(routes) = tables.routes.get(&place.session) else {
             return self.0.here.add(Count::NoRoute);
         };
-        match routes.leaving(&packet, &place.machine, place.epoch) {
+        match routes.leaving(&packet, (&place.machine, place.epoch), &tables.known) {
             Ok(Next::Here(machine)) => self.0.here.add(deliver(&tables, place.session, machine, packet)),
             Ok(Next::Host(host)) => {
                 drop(tables);
                 let tag = Tag { session: place.session, epoch: place.epoch };
                 self.0.hosts.send(self, host, tag, packet);
             }
+            Ok(Next::Me) => self.0.here.add(hand_over(&tables, place.session, packet)),
             Err(lost) => self.0.here.add(lost.into()),
         }
     }
 
     /// Carries a packet that another host sent, and tells what became of it.
     fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) -> Count {
-        let tables = self.0.tables();
-        let Some(routes) = tables.routes.get(&tag.session) else { return Count::NoRoute };
-        match routes.arriving(&packet, from, tag.epoch) {
-            Ok(machine) => deliver(&tables, tag.session, machine, packet),
-            Err(lost) => lost.into(),
+        let (count, new) = self.0.tables().arriving(from, tag, packet);
+        if let Some(address) = new {
+            let known = &mut self.0.tables_mut().known;
+            if known.len() < MAX_KNOWN || known.contains_key(&address) {
+                known.insert(address, from);
+            }
         }
+        count
+    }
+}
+
+impl Tables {
+    /// Takes what another host sent. Gives the address of its own that it sent from, when that is news: its id proves
+    /// it, so what answers there goes to it.
+    fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) -> (Count, Option<IpAddr>) {
+        let Some(routes) = self.routes.get(&tag.session) else { return (Count::NoRoute, None) };
+        match routes.arriving(&packet, from, tag.epoch) {
+            Ok(Next::Here(machine)) => {
+                let own = routes.own_address(&packet, from);
+                let new = own.filter(|address| self.known.get(address) != Some(&from));
+                (deliver(self, tag.session, machine, packet), new)
+            }
+            Ok(Next::Me) => (hand_over(self, tag.session, packet), None),
+            Ok(Next::Host(_)) => (Count::NoRoute, None),
+            Err(lost) => (lost.into(), None),
+        }
+    }
+}
+
+impl Interface {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives this host a packet for itself.
+fn hand_over(tables: &Tables, session: SessionId, packet: Bytes) -> Count {
+    let interface = tables.interface.as_ref().filter(|interface| interface.sessions.contains(&session));
+    let Some(interface) = interface else { return Count::NoRoute };
+    // No machine reaches its host's programs.
+    if !interface.answers().is_answer(&packet, Clock.moment()) {
+        return Count::NoRoute;
+    }
+    let bytes = packet.len();
+    match interface.to_host.try_send(packet) {
+        Ok(()) => Count::Delivered(bytes),
+        Err(_) => Count::QueueFull,
     }
 }
 

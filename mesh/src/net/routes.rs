@@ -11,6 +11,7 @@ use proto::{
 /// The routes of one session as one host sees them.
 #[derive(Debug)]
 pub(super) struct Routes {
+    session: SessionId,
     me: HostId,
     by_address: HashMap<IpAddr, Route>,
 }
@@ -29,7 +30,12 @@ pub(super) enum Next<'a> {
     Here(&'a MachineName),
     /// To another host.
     Host(HostId),
+    /// To this host itself.
+    Me,
 }
+
+/// Hosts that have sent packets of their own, by the address that they sent from.
+pub(super) type Known = HashMap<IpAddr, HostId>;
 
 /// Why a packet goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +59,45 @@ impl Routes {
             let route = Route { host: entry.host, machine, epoch: entry.epoch };
             [(entry.address.into(), route.clone()), (address_v6.into(), route)]
         });
-        Routes { me, by_address: by_address.collect() }
+        Routes { session, me, by_address: by_address.collect() }
+    }
+
+    /// Says whether a machine of the session has an address.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
+    /// Says whether an address is a host's own on this network.
+    fn is_of(&self, host: HostId, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => overlay::is_host_v4(v4) && v4 == overlay::host_v4(host),
+            IpAddr::V6(v6) => v6 == overlay::host_v6(self.session, host),
+        }
+    }
+
+    /// Sends a packet on that this host itself put on the network: under its own address alone.
+    pub fn own_leaving(&self, packet: &[u8]) -> Result<Next<'_>, Lost> {
+        let (source, destination) = ends(packet)?;
+        if !self.is_of(self.me, source) {
+            return Err(Lost::Forged);
+        }
+        let route = self.by_address.get(&destination).ok_or(Lost::NoRoute)?;
+        Ok(if route.host == self.me { Next::Here(&route.machine) } else { Next::Host(route.host) })
+    }
+
+    /// Tells from which address of its own a host sent a packet, if it did.
+    pub fn own_address(&self, packet: &[u8], from: HostId) -> Option<IpAddr> {
+        let (source, _) = ends(packet).ok()?;
+        (!self.holds(source) && self.is_of(from, source)).then_some(source)
     }
 
     /// Sends a packet on that a machine of this host, in its incarnation `epoch`, gave us.
-    pub fn leaving(&self, packet: &[u8], from: &MachineName, epoch: Epoch) -> Result<Next<'_>, Lost> {
+    pub fn leaving(
+        &self,
+        packet: &[u8],
+        (from, epoch): (&MachineName, Epoch),
+        known: &Known,
+    ) -> Result<Next<'_>, Lost> {
         let (source, destination) = ends(packet)?;
         let source = self.by_address.get(&source).ok_or(Lost::Forged)?;
         if source.machine != *from {
@@ -67,22 +107,30 @@ impl Routes {
         if source.host != self.me || epoch < source.epoch {
             return Err(Lost::Stale);
         }
-        let route = self.by_address.get(&destination).ok_or(Lost::NoRoute)?;
-        Ok(if route.host == self.me { Next::Here(&route.machine) } else { Next::Host(route.host) })
+        match self.by_address.get(&destination) {
+            Some(route) if route.host == self.me => Ok(Next::Here(&route.machine)),
+            Some(route) => Ok(Next::Host(route.host)),
+            None if self.is_of(self.me, destination) => Ok(Next::Me),
+            None => known.get(&destination).map(|host| Next::Host(*host)).ok_or(Lost::NoRoute),
+        }
     }
 
-    /// Accepts a packet that another host sent for one of this host's machines.
-    pub fn arriving(&self, packet: &[u8], from: HostId, epoch: Epoch) -> Result<&MachineName, Lost> {
+    /// Accepts a packet that another host sent: of one of its machines or its own, for one of this host's machines,
+    /// or of one of its machines for this host itself.
+    pub fn arriving(&self, packet: &[u8], from: HostId, epoch: Epoch) -> Result<Next<'_>, Lost> {
         let (source, destination) = ends(packet)?;
-        let source = self.by_address.get(&source).ok_or(Lost::Forged)?;
-        if source.host != from {
-            return Err(Lost::Forged);
+        let of_machine = match self.by_address.get(&source) {
+            Some(route) if route.host != from => return Err(Lost::Forged),
+            Some(route) if epoch < route.epoch => return Err(Lost::Stale),
+            Some(_) => true,
+            None if self.is_of(from, source) => false,
+            None => return Err(Lost::Forged),
+        };
+        match self.by_address.get(&destination) {
+            Some(route) if route.host == self.me => Ok(Next::Here(&route.machine)),
+            None if of_machine && self.is_of(self.me, destination) => Ok(Next::Me),
+            _ => Err(Lost::NoRoute),
         }
-        if epoch < source.epoch {
-            return Err(Lost::Stale);
-        }
-        let route = self.by_address.get(&destination).filter(|route| route.host == self.me);
-        route.map(|route| &route.machine).ok_or(Lost::NoRoute)
     }
 
     /// Tells which host runs a machine.
@@ -98,6 +146,11 @@ impl Routes {
     fn route(&self, machine: &MachineName) -> Option<&Route> {
         self.by_address.values().find(|route| route.machine == *machine)
     }
+}
+
+/// Reads where a packet goes; `None` when it is none of IP.
+pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    ends(packet).ok().map(|(_, destination)| destination)
 }
 
 fn ends(packet: &[u8]) -> Result<(IpAddr, IpAddr), Lost> {

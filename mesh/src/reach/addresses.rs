@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use proto::{
     addresses::{Here, Net, is_public, pick},
     reachability::ways::MAX_ADDRESSES,
-    session::Prefix,
+    session::{Prefix, overlay},
 };
 
 /// What an interface leads to.
@@ -55,6 +55,9 @@ enum Tier {
 impl Interfaces {
     /// Sorts them.
     pub(crate) fn new(mut all: Vec<Interface>) -> Interfaces {
+        // One that leads to sessions alone is no way to this host.
+        let ours = |net: &Net| matches!(net.address, IpAddr::V4(v4) if overlay::is_host_v4(v4));
+        all.retain(|interface| !interface.nets.iter().any(ours));
         all.sort_by_key(|interface| {
             (interface.default.is_none(), interface.kind, interface.default, interface.name.clone())
         });

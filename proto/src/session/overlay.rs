@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    id::{MachineName, SessionId},
+    id::{HostId, MachineName, SessionId},
     session::Prefix,
 };
 
@@ -20,6 +20,9 @@ pub(super) const RANGES: [Prefix; 4] = [
     Prefix { base: Ipv4Addr::new(192, 168, 0, 0), len: 16 },
     Prefix { base: Ipv4Addr::new(100, 64, 0, 0), len: 10 },
 ];
+/// Where hosts are on every session's network by IPv4: what RFC 2544 set aside for benchmarks, which no home and no
+/// session has.
+const HOSTS: Prefix = Prefix { base: Ipv4Addr::new(198, 18, 0, 0), len: 15 };
 /// First address byte given to machines; those below are kept for the gateway and services of ours.
 const FIRST_MACHINE: u8 = 10;
 /// The most machines for which a /24 is taken: it holds 245, and a session may grow.
@@ -100,6 +103,31 @@ pub fn address_v6(subnet: Ipv6Addr, mac: [u8; 6]) -> Ipv6Addr {
 /// Gives the IPv6 address of a machine that the plan gave its MAC.
 pub fn machine_v6(session: SessionId, machine: &MachineName) -> Ipv6Addr {
     address_v6(subnet_v6(session), mac(session, machine))
+}
+
+/// Gives a host's IPv4 address on every session's network, which its own programs send from. Drawn from its id: nobody
+/// hands addresses out, and of 100 hosts two have the same one in 4 meshes of 100; that pair is to speak IPv6.
+pub fn host_v4(host: HostId) -> Ipv4Addr {
+    let [a, b, c, ..] = host_hash("mesh host address v4 1", host, &[]);
+    Ipv4Addr::from(u32::from(HOSTS.base) | u32::from_be_bytes([0, a & 1, b, 1 + c % 254]))
+}
+
+/// Tells whether an IPv4 address may be a host's.
+pub fn is_host_v4(address: Ipv4Addr) -> bool {
+    HOSTS.contains(address)
+}
+
+/// Gives a host's address on a session's IPv6 network: none that a card's MAC makes.
+pub fn host_v6(session: SessionId, host: HostId) -> Ipv6Addr {
+    let mut interface = host_hash("mesh host address v6 1", host, &session.0);
+    interface[3] = 0;
+    Ipv6Addr::from_bits(subnet_v6(session).to_bits() | u128::from(u64::from_be_bytes(interface)))
+}
+
+fn host_hash(context: &'static str, host: HostId, more: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.update(&host.0).update(more).finalize().as_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Tells whether an address is of a session's IPv6 network.
@@ -183,5 +211,21 @@ mod tests {
         assert_eq!(one.to_bits() as u64, 0, "a /64");
         // Members of any version have to come to the same one.
         assert_eq!(one.to_string(), "fd4d:faef:5724:ae90::");
+    }
+
+    #[test]
+    fn a_host_has_an_address_of_its_own_that_no_machine_can_have() {
+        let session = SessionId([7; 16]);
+        for byte in 0..=u8::MAX {
+            let host = HostId([byte; 32]);
+            let (v4, v6) = (host_v4(host), host_v6(session, host));
+            assert!(is_host_v4(v4) && ![0, 255].contains(&v4.octets()[3]), "{v4}");
+            assert!(!RANGES.iter().any(|range| range.contains(v4)), "{v4}");
+            assert!(holds_v6(subnet_v6(session), v6) && v6.octets()[11] != 0xff, "{v6}: no EUI-64");
+            assert_eq!((host_v4(host), host_v6(session, host)), (v4, v6));
+            assert_ne!(v6, host_v6(session, HostId([byte.wrapping_add(1); 32])));
+        }
+        assert_eq!(host_v4(HostId([1; 32])).to_string(), "198.18.28.123");
+        assert_eq!(host_v6(session, HostId([1; 32])).to_string(), "fd4d:faef:5724:ae90:15ba:2d00:e170:2fea");
     }
 }

@@ -21,6 +21,7 @@ mod forward;
 mod guests;
 mod hard_times;
 mod install;
+mod interface;
 mod join;
 mod kills;
 mod lab_session;

@@ -19,6 +19,7 @@ fn status() -> Status {
         dns: Some("127.0.0.1:5300".into()),
         browser: Some("http://localhost:7080/".into()),
         socks: None,
+        interface: None,
         members: vec![
             member(2, "nas", MemberState::Up, path(PathKind::Me, None, None)),
             member(3, "attic", MemberState::Up, path(PathKind::Relayed, Some(48.25), Some("vps"))),
@@ -96,6 +97,7 @@ fn the_status_in_json() {
           "dns": "127.0.0.1:5300",
           "browser": "http://localhost:7080/",
           "socks": null,
+          "interface": null,
           "members": [
             {
               "id": "0202020202020202020202020202020202020202020202020202020202020202",

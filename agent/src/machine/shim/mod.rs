@@ -50,7 +50,6 @@ use crate::host::limits;
 mod descriptors;
 mod ending;
 mod happening;
-mod hostnet;
 mod knock;
 pub(super) mod log;
 pub(crate) mod names;

@@ -28,12 +28,12 @@ use super::{
     },
     descriptors::Descriptors,
     happening::{Happening, Happenings},
-    hostnet,
     knock::{KNOCK, KNOCK_PORT, Knock},
     names::{Guest, Names},
     outside::{Outside, Told},
     streams::{self, Line},
 };
+use crate::host::network;
 
 /// Frames that wait for QEMU, packets that wait for the agent: a few milliseconds of a busy wire.
 const MAX_QUEUED: usize = 512;
@@ -233,7 +233,7 @@ impl Hub {
 
     /// Looks what the host's network is. Where that cannot be seen, it is what it was when it last could be.
     async fn look_around(&mut self) {
-        match hostnet::read() {
+        match network::read() {
             Ok(host) => {
                 self.blind = false;
                 self.names.learn(&host);

@@ -13,6 +13,7 @@ use etherparse::{
     Ipv4HeaderSlice, Ipv4Slice, UdpSlice,
     icmpv4::{DestUnreachableHeader as Unreachable, TimeExceededCode},
 };
+use proto::session::overlay;
 
 use super::{
     Carried, Drops, EdgeConfig, Effect, Event, Family, Held, Losses, dhcp, dial, egress, frame, ipv6::Side,
@@ -243,7 +244,7 @@ impl Edge {
     fn forward(&mut self, mut packet: BytesMut, destination: Ipv4Addr, now: Instant, to: &mut Vec<Effect>) {
         if destination.is_multicast() || frame::subnet_broadcast(self.config.subnet, destination) {
             self.drops.ignored += 1;
-        } else if !frame::usable(self.config.subnet, destination) {
+        } else if !frame::usable(self.config.subnet, destination) && !overlay::is_host_v4(destination) {
             self.go_out(packet, now, to);
         } else if destination == self.config.guest_address {
             self.drops.misrouted += 1;
@@ -404,7 +405,8 @@ impl Edge {
         let source = header.source_addr();
         let from_machine = frame::usable(self.config.subnet, source)
             && source != self.towards.from
-            && source != self.config.guest_address;
+            && source != self.config.guest_address
+            || overlay::is_host_v4(source);
         let whole = usize::from(header.total_len()) == packet.len();
         let fits = packet.len() <= usize::from(self.config.mtu);
         if header.destination_addr() == self.config.guest_address && from_machine && whole && fits {

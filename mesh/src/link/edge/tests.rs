@@ -394,3 +394,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_host_on_the_network_is_spoken_with_like_a_machine() {
+    let (mut edge, now) = fixture::edge(fixture::config());
+    let host = proto::session::overlay::host_v4(proto::id::HostId([3; 32]));
+    let packet = |from: [u8; 4], to: [u8; 4]| {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv4(from, to, 64).udp(1, 2).write_to_vec(&mut bytes, b"hi").unwrap();
+        bytes
+    };
+    let came = edge.on(Event::Packet(packet(host.octets(), ME).into()), now);
+    assert!(matches!(came[..], [Effect::ToGuest(_)]), "{came:?}");
+    let mut frame = BytesMut::from(&frame::ethernet(frame::GATEWAY_MAC, EtherType::IPV4, 0)[..]);
+    frame[6..12].copy_from_slice(&GUEST);
+    frame.extend_from_slice(&packet(ME, host.octets()));
+    let went = edge.on(Event::Frames(vec![frame]), now);
+    assert!(matches!(went[..], [Effect::Packet(_)]), "its session's affair, whatever its egress: {went:?}");
+    let elsewhere = edge.on(Event::Packet(packet([192, 168, 1, 1], ME).into()), now);
+    assert_eq!((elsewhere, edge.drops().misrouted), (vec![], 1));
+}

@@ -25,6 +25,9 @@ pub struct Status {
     /// Where this agent's SOCKS5 proxy listens, `IP:PORT`; `null` = it does not.
     #[serde(default)]
     pub socks: Option<String>,
+    /// The interface by which this host itself is on the networks of its sessions; `null` = it is not.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Everyone in the mesh, this host first.
     pub members: Vec<Member>,
     /// Sessions this host knows.

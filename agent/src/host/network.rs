@@ -1,4 +1,4 @@
-//! What the host's own network looks like to a guest that must not reach it, as the kernel tells it: its
+//! What this host's own network looks like, as the kernel tells it, for guests that must not reach it: its
 //! addresses, every prefix of every routing table but the default ones, and which of them are its LAN: those on the
 //! wire that leads to its default router. The reading is here, the parsing is pure.
 
