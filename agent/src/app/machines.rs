@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mesh::net::ForwardError;
 use proto::{
     id::{MachineName, Name, SessionId},
     picture::{Change, Picture, rows},
@@ -11,12 +12,16 @@ use proto::{
         rpc::{Answer, Request},
     },
 };
+use tokio::time::{Instant, sleep};
 
 use super::{ApiResult, App, Pipe, refused, sessions::unexpected};
 use crate::{machine::openssh, session::nic};
 
 /// How long `machine stop` waits for the host to say that it stops: a share there, a record back.
 const WISH_SHOWN: Duration = Duration::from_secs(3);
+/// A machine answers on the network before its programs listen: until when a port that refuses is tried again.
+const LISTENS_WITHIN: Duration = Duration::from_secs(5);
+const DIAL_AGAIN: Duration = Duration::from_millis(200);
 
 impl App {
     /// Tells every machine of every session.
@@ -101,10 +106,16 @@ impl App {
         })
     }
 
-    /// Connects to a TCP port of a machine, wherever it runs.
+    /// Connects to a TCP port of a machine, wherever it runs. One that refuses has until [`LISTENS_WITHIN`].
     pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
-        let dialled = self.inner.net.dial(session, &machine, port).await;
+        let listens = Instant::now() + LISTENS_WITHIN;
+        let dialled = loop {
+            match self.inner.net.dial(session, &machine, port).await {
+                Err(ForwardError::Refused { .. }) if Instant::now() < listens => sleep(DIAL_AGAIN).await,
+                dialled => break dialled,
+            }
+        };
         let stream = dialled.map_err(|error| {
             Error::new(Kind::Failed, format!("{}/{machine} was not reached on port {port}", share.name))
                 .because(format!("on {}: {error}", self.name(entry.host)))

@@ -10,11 +10,9 @@ image = "tiny"
 memory = "128MiB"
 
 [machines.far]
-services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "60s" } } }
 
 [machines.near]
 egress = "lan"
-services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "60s" } } }
 "#;
 const FORBIDDEN: &str = "its owner lets no machine into its network (policy.lan)";
 

@@ -10,7 +10,6 @@ session = "six"
 [machines.out]
 image = "tiny"
 memory = "128MiB"
-services = { ssh = { port = 22, ready = { tcp = true, interval = "1s", grace = "60s" } } }
 "#;
 const SITE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x80);
 /// The router of the host's network, which is `SITE` as well.
