@@ -11,6 +11,7 @@
 //! | 3 | a topology whose machines reach the internet |
 //! | 4 | a topology whose machines reach their hosts' networks: older hosts ask no owner |
 //! | 5 | a topology whose services hosts publish in their networks |
+//! | 6 | a topology with services that are reached by UDP |
 
 use std::fmt;
 
@@ -18,7 +19,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(5);
+pub const LEVEL: Level = Level(6);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub enum Feature {
     Lan,
     /// Services that hosts publish in their own networks: older voters would keep a state without it.
     Publish,
+    /// Services that are reached by UDP: older voters would take them for others.
+    Udp,
 }
 
 impl Feature {
@@ -46,6 +49,7 @@ impl Feature {
             Feature::Egress => Level(3),
             Feature::Lan => Level(4),
             Feature::Publish => Level(5),
+            Feature::Udp => Level(6),
         }
     }
 }

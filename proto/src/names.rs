@@ -9,7 +9,7 @@
 //! HOST.host                the host's own addresses, those that the asker reaches best first; only guests that
 //!                          may go to their host's network know hosts
 //! SERVICE.HOST.host        what a host publishes itself ([`published`])
-//! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens
+//! _SERVICE._tcp.GROUP.SESSION   SRV: ready machines; on hosts the port that really listens; _udp of UDP services
 //! *.in-addr.arpa, *.ip6.arpa    PTR of the addresses above
 //! ```
 //! Declared but nothing ready = no data; undeclared = no such name; outside the zone = refused. A name above one that
@@ -30,7 +30,7 @@ use crate::{
     id::{HostId, MachineName, Name, SessionId},
     limits,
     session::{Directory, GroupEntry, MachineEntry, Prefix, Share, overlay},
-    topology::Egress,
+    topology::{Egress, Protocol},
 };
 
 pub use reverse::origin;
@@ -180,7 +180,7 @@ pub fn forward_for(zone: &Zone, name: &str, kind: Kind) -> Option<(SessionId, St
             let found = find_session(zone, View::Host, session)?;
             (session, found.nearest(found.group(group)?.0)?.to_string())
         }
-        ([session, group, "_tcp", _], Kind::Srv) => (session, (*group).to_owned()),
+        ([session, group, "_tcp" | "_udp", _], Kind::Srv) => (session, (*group).to_owned()),
         _ => return None,
     };
     let key = (find_session(zone, View::Host, session)?.id, label);
@@ -231,6 +231,15 @@ fn in_forward_range(hash: &[u8; 32]) -> Ipv4Addr {
     Ipv4Addr::new(127, 64 + (a & 0x3f), *b, 1 + c % 254)
 }
 
+/// Reads the label that says what services below it speak (RFC 2782).
+fn spoken(label: &str) -> Option<Protocol> {
+    match label {
+        "_tcp" => Some(Protocol::Tcp),
+        "_udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
 /// A session as one asker sees it.
 struct Found<'a> {
     zone: &'a Zone,
@@ -264,11 +273,16 @@ impl Found<'_> {
             },
             [label, rest @ ..] => match (self.group(label), rest) {
                 (Some((name, _)), [NEAREST]) => self.nearest_address(name, kind),
-                (Some((_, group)), ["_tcp"]) if !group.services.is_empty() => Resolution::NoData,
-                (Some((name, group)), ["_tcp", service]) => match service.strip_prefix('_') {
-                    Some(service) => self.service(name, group, service, kind),
-                    None => Resolution::NoName,
-                },
+                (Some((_, group)), [label]) if spoken(label).is_some() => {
+                    let has = group.ports().any(|(_, port)| Some(port.protocol) == spoken(label));
+                    if has { Resolution::NoData } else { Resolution::NoName }
+                }
+                (Some((name, group)), [label, service]) => {
+                    match spoken(label).zip(service.strip_prefix('_')) {
+                        Some((protocol, service)) => self.service((name, group), (service, protocol), kind),
+                        None => Resolution::NoName,
+                    }
+                }
                 _ => Resolution::NoName,
             },
         }
@@ -318,8 +332,14 @@ impl Found<'_> {
         of_kind(forward.map(|forward| IpAddr::V4(forward.address)), kind)
     }
 
-    fn service(&self, name: &Name, group: &GroupEntry, service: &str, kind: Kind) -> Resolution {
-        let Some((service, port)) = group.services.iter().find(|(name, _)| name.as_str() == service) else {
+    fn service(
+        &self,
+        (name, group): (&Name, &GroupEntry),
+        (service, protocol): (&str, Protocol),
+        kind: Kind,
+    ) -> Resolution {
+        let mut ports = group.ports().filter(|(_, port)| port.protocol == protocol);
+        let Some((service, port)) = ports.find(|(name, _)| name.as_str() == service) else {
             return Resolution::NoName;
         };
         if kind != Kind::Srv {
@@ -329,7 +349,7 @@ impl Found<'_> {
         let mut ready = self.ready(group).peekable();
         let targets: Vec<Target> = match self.view {
             View::Guest(..) => {
-                let target = |entry: &MachineEntry| Target { name: full(&entry.machine), port: *port };
+                let target = |entry: &MachineEntry| Target { name: full(&entry.machine), port: port.number };
                 ready.map(target).take(MAX_RECORDS).collect()
             }
             View::Host if ready.peek().is_none() => Vec::new(),

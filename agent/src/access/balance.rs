@@ -13,7 +13,10 @@ use std::{
 
 use futures::future::BoxFuture;
 use mesh::net::End;
-use proto::id::{HostId, MachineName, SessionId};
+use proto::{
+    id::{HostId, MachineName, SessionId},
+    topology::{Port, Protocol},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -27,9 +30,9 @@ pub const MOST_EACH: usize = 96;
 /// How long a connection waits for its turn. Whoever is asked something waits about as long for an answer.
 const TURN: Duration = Duration::from_secs(60);
 
-/// Opens a stream to a port of a machine, wherever it runs.
+/// Opens a stream to a port of a machine, wherever it runs: of bytes, or of datagrams.
 pub type Dial =
-    Arc<dyn Fn(SessionId, MachineName, u16) -> BoxFuture<'static, io::Result<Box<dyn End>>> + Send + Sync>;
+    Arc<dyn Fn(SessionId, MachineName, Port) -> BoxFuture<'static, io::Result<Box<dyn End>>> + Send + Sync>;
 
 /// Gives the ready machines behind a label, nearest first.
 pub type Targets = Arc<dyn Fn(SessionId, &str) -> Vec<MachineName> + Send + Sync>;
@@ -51,7 +54,7 @@ pub struct Ways {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Behind {
     /// In a machine.
-    Machine(SessionId, MachineName),
+    Machine(SessionId, MachineName, Protocol),
     /// In a program of a host.
     Host(HostId),
 }
@@ -107,7 +110,7 @@ impl Balance {
     }
 
     /// Connects to what stands behind an address.
-    pub async fn connect(&self, place: &Place, port: u16) -> io::Result<Carried> {
+    pub async fn connect(&self, place: &Place, port: Port) -> io::Result<Carried> {
         match place {
             Place::Label(session, label) => {
                 let connected = self.to_a_machine(*session, label, port).await;
@@ -118,9 +121,10 @@ impl Balance {
                 }
                 connected
             }
+            Place::Host(_) if port.protocol == Protocol::Udp => Err(io::ErrorKind::Unsupported.into()),
             Place::Host(host) => {
                 let counted = self.count(Behind::Host(*host));
-                let stream = (self.ways.reach)(*host, port).await?;
+                let stream = (self.ways.reach)(*host, port.number).await?;
                 Ok(Carried { stream, counted })
             }
         }
@@ -137,20 +141,24 @@ impl Balance {
         lock(&self.gates).values().map(|gate| gate.count).sum()
     }
 
-    async fn to_a_machine(&self, session: SessionId, label: &str, port: u16) -> io::Result<Carried> {
+    async fn to_a_machine(&self, session: SessionId, label: &str, port: Port) -> io::Result<Carried> {
         let behind = (self.ways.targets)(session, label).into_iter();
-        let behind = behind.map(|machine| Behind::Machine(session, machine));
+        let behind = behind.map(|machine| Behind::Machine(session, machine, port.protocol));
         let mut last = io::Error::new(io::ErrorKind::NotConnected, "no machine behind it is ready");
         for behind in self.in_order(behind.collect()) {
-            let Behind::Machine(_, machine) = &behind else { continue };
+            let Behind::Machine(_, machine, _) = &behind else { continue };
             let machine = machine.clone();
             // Counted from the attempt on: of many that come at once, each sees those before it.
             let mut counted = self.count(behind);
-            let Some(place) = self.turn(&counted.behind).await else {
-                let full = format!("{machine} has {MOST_EACH} connections from here, and none of them ended");
-                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, full));
-            };
-            counted.place = Some(place);
+            // Flows of datagrams take no place: those that are silent are many, and give way to others.
+            if port.protocol == Protocol::Tcp {
+                let Some(place) = self.turn(&counted.behind).await else {
+                    let full =
+                        format!("{machine} has {MOST_EACH} connections from here, and none of them ended");
+                    return Err(io::Error::new(io::ErrorKind::QuotaExceeded, full));
+                };
+                counted.place = Some(place);
+            }
             match (self.ways.dial)(session, machine, port).await {
                 Ok(stream) => return Ok(Carried { stream, counted }),
                 Err(error) => last = error,

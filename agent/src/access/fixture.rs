@@ -44,6 +44,7 @@ pub fn pictures() -> Pictures {
         needs: Default::default(),
         machines: machines.iter().map(|machine| entry(machine)).collect(),
         publish: BTreeMap::new(),
+        udp: std::collections::BTreeSet::new(),
     };
     let groups = BTreeMap::from([
         (name("web"), group(&[("http", 80), ("admin", 9000)], &["http", "admin"], &["web-1", "web-2"])),
@@ -79,7 +80,7 @@ where
 {
     let dial: Dial = Arc::new(move |_, machine, port| {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(serve(machine, port, far));
+        tokio::spawn(serve(machine, port.number, far));
         Box::pin(async move { Ok::<_, io::Error>(Box::new(near) as Box<dyn End>) })
     });
     let targets = Arc::new(move |_, _: &str| ready.iter().map(|name| name.parse().unwrap()).collect());

@@ -3,26 +3,35 @@
 //! excludes 0.0.0.0 listeners of the user's own programs. What a name's query opened ends after an idle day, because a
 //! proxy resolves a name once; what somebody opened by hand stays until it is closed, also over restarts.
 //!
+//! TCP is carried by connection, UDP by flow (`datagrams`).
+//!
 //! Owns the listeners. Decides nothing about names, nor where a connection goes.
+
+mod datagrams;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use mesh::net::splice;
-use proto::id::HostId;
+use proto::{
+    id::HostId,
+    topology::{Port, Protocol},
+};
 use rustix::net::sockopt;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
     task::JoinHandle,
 };
 use tokio_util::task::AbortOnDropHandle;
+
+use datagrams::Flows;
 
 use super::{
     balance::{Balance, Carried, Ways},
@@ -58,11 +67,12 @@ struct Inner {
     carried: Arc<Semaphore>,
     /// Those of them that others in this host's own network may have, whoever they are.
     strangers: Arc<Semaphore>,
+    flows: Flows,
 }
 
 struct Open {
     used: Arc<Mutex<Instant>>,
-    listeners: BTreeMap<u16, (u16, JoinHandle<()>)>,
+    listeners: BTreeMap<Port, (u16, JoinHandle<()>)>,
 }
 
 impl Drop for Open {
@@ -80,8 +90,10 @@ impl Forwards {
         let (open, opening) = (Mutex::default(), tokio::sync::Mutex::default());
         let carried = Arc::new(Semaphore::new(forwarded));
         let strangers = Arc::new(Semaphore::new(forwarded.div_ceil(2)));
+        let flows = Flows::default();
         let (places, balance) = (Places::read(me, path), Balance::new(ways));
-        Forwards { inner: Arc::new(Inner { places, balance, open, opening, most, carried, strangers }) }
+        let inner = Inner { places, balance, open, opening, most, carried, strangers, flows };
+        Forwards { inner: Arc::new(inner) }
     }
 
     /// Gives the address of a place, assigning one at the first call.
@@ -102,8 +114,8 @@ impl Forwards {
     pub async fn open(
         &self,
         place: impl Into<Place>,
-        ports: impl IntoIterator<Item = u16>,
-    ) -> io::Result<BTreeMap<u16, SocketAddrV4>> {
+        ports: impl IntoIterator<Item = impl Into<Port>>,
+    ) -> io::Result<BTreeMap<Port, SocketAddrV4>> {
         let place = place.into();
         let address = self.address(place.clone()).ok_or_else(|| {
             io::Error::new(io::ErrorKind::AddrNotAvailable, "no free forward address in 127.64.0.0/10")
@@ -111,6 +123,7 @@ impl Forwards {
         let mut found = BTreeMap::new();
         let _one = self.inner.opening.lock().await;
         for port in ports {
+            let port = port.into();
             let here = match self.asked(&place, port) {
                 Some(here) => here,
                 None => SocketAddrV4::new(address, self.listen(&place, address, port).await?),
@@ -121,16 +134,16 @@ impl Forwards {
     }
 
     /// Makes a port of a place listen until [`Forwards::close`], also after a restart.
-    pub async fn hold(&self, place: impl Into<Place>, port: u16) -> io::Result<SocketAddrV4> {
-        let place = place.into();
+    pub async fn hold(&self, place: impl Into<Place>, port: impl Into<Port>) -> io::Result<SocketAddrV4> {
+        let (place, port) = (place.into(), port.into());
         let open = self.open(place.clone(), [port]).await?;
         self.inner.places.hold(&place, port);
         open.get(&port).copied().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// Ends the listening on a port; connections that it took go on. Tells whether there was any.
-    pub fn close(&self, place: impl Into<Place>, port: u16) -> bool {
-        let place = place.into();
+    pub fn close(&self, place: impl Into<Place>, port: impl Into<Port>) -> bool {
+        let (place, port) = (place.into(), port.into());
         let held = self.inner.places.release(&place, port);
         let mut open = lock(&self.inner.open);
         let ended = open.get_mut(&place).and_then(|open| open.listeners.remove(&port));
@@ -150,12 +163,12 @@ impl Forwards {
     }
 
     /// Gives the port that stands in for `port` on this host, listening or remembered.
-    pub fn port_here(&self, place: impl Into<Place>, port: u16) -> u16 {
-        let place = place.into();
+    pub fn port_here(&self, place: impl Into<Place>, port: impl Into<Port>) -> u16 {
+        let (place, port) = (place.into(), port.into());
         if let Some(here) = lock(&self.inner.open).get(&place).and_then(|open| open.listeners.get(&port)) {
             return here.0;
         }
-        self.inner.places.stand_in(&place, port).unwrap_or(port)
+        self.inner.places.stand_in(&place, port).unwrap_or(port.number)
     }
 
     /// Forgets all other places: closes their listeners and gives their addresses back.
@@ -170,15 +183,15 @@ impl Forwards {
     }
 
     /// Gives where a port of a place listens on this host now, if it does.
-    pub fn listening(&self, place: impl Into<Place>, port: u16) -> Option<SocketAddrV4> {
-        let place = place.into();
+    pub fn listening(&self, place: impl Into<Place>, port: impl Into<Port>) -> Option<SocketAddrV4> {
+        let (place, port) = (place.into(), port.into());
         let address = self.inner.places.address(&place)?;
         let open = lock(&self.inner.open);
         open.get(&place)?.listeners.get(&port).map(|(here, _)| SocketAddrV4::new(address, *here))
     }
 
     /// Like [`Forwards::listening`], and counts as use.
-    fn asked(&self, place: &Place, port: u16) -> Option<SocketAddrV4> {
+    fn asked(&self, place: &Place, port: Port) -> Option<SocketAddrV4> {
         let here = self.listening(place.clone(), port)?;
         if let Some(open) = lock(&self.inner.open).get(place) {
             *lock(&open.used) = Instant::now();
@@ -198,37 +211,46 @@ impl Forwards {
     }
 
     /// Connects to a port of a place, for a connection that another listener of this host took.
-    pub async fn connect(&self, place: impl Into<Place>, port: u16) -> io::Result<Carried> {
-        self.inner.balance.connect(&place.into(), port).await
+    pub async fn connect(&self, place: impl Into<Place>, port: impl Into<Port>) -> io::Result<Carried> {
+        self.inner.balance.connect(&place.into(), port.into()).await
     }
 
     /// Leads strangers' connections to a port of a place, until the handle is dropped; those that stand go on.
     pub fn lead(&self, listener: TcpListener, place: Place, port: u16) -> AbortOnDropHandle<()> {
         let (used, slots) = (Arc::new(Mutex::new(Instant::now())), self.inner.strangers.clone());
-        let listening = Listening { place, port, used, slots };
-        AbortOnDropHandle::new(tokio::spawn(serve(self.inner.clone(), listener, listening)))
+        let listening = Listening { place, port: port.into(), used };
+        AbortOnDropHandle::new(tokio::spawn(serve(self.inner.clone(), listener, listening, slots)))
     }
 
-    async fn listen(&self, place: &Place, address: Ipv4Addr, port: u16) -> io::Result<u16> {
+    async fn listen(&self, place: &Place, address: Ipv4Addr, port: Port) -> io::Result<u16> {
         let listening: usize = lock(&self.inner.open).values().map(|open| open.listeners.len()).sum();
         if listening >= self.inner.most {
             let because =
                 format!("{listening} ports of services listen already, all that `ulimit -n` allows");
             return Err(io::Error::other(because));
         }
-        let listener = self.bind(place, address, port)?;
-        let here = listener.local_addr()?.port();
+        let bound = match port.protocol {
+            Protocol::Tcp => Bound::Tcp(self.bind(place, address, port, listen::tcp)?),
+            Protocol::Udp => Bound::Udp(self.bind(place, address, port, listen::udp)?),
+        };
+        let here = bound.local_addr()?.port();
         let mut open = lock(&self.inner.open);
         let entry = open.entry(place.clone()).or_insert_with(|| Open {
             used: Arc::new(Mutex::new(Instant::now())),
             listeners: BTreeMap::new(),
         });
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let listening = Listening { place: place.clone(), port, used: entry.used.clone(), slots };
-        let serve = serve(self.inner.clone(), listener, listening);
-        entry.listeners.insert(port, (here, tokio::spawn(serve)));
+        let listening = Listening { place: place.clone(), port, used: entry.used.clone() };
+        let inner = self.inner.clone();
+        let task = match bound {
+            Bound::Tcp(listener) => {
+                let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+                tokio::spawn(serve(inner, listener, listening, slots))
+            }
+            Bound::Udp(socket) => tokio::spawn(datagrams::serve(inner, socket, listening)),
+        };
+        entry.listeners.insert(port, (here, task));
         drop(open);
-        if here != port {
+        if here != port.number {
             self.inner.places.stands_in(place, port, here);
         }
         Ok(here)
@@ -236,31 +258,50 @@ impl Forwards {
 
     /// Binds the port itself, else the remembered stand-in, else 8000 + port for privileged ones,
     /// else any free port.
-    fn bind(&self, place: &Place, address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
-        let stand_in = (port < 1024).then_some(8000 + port);
+    fn bind<T>(
+        &self,
+        place: &Place,
+        address: Ipv4Addr,
+        port: Port,
+        listen: impl Fn(SocketAddr) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let stand_in = (port.number < 1024).then_some(8000 + port.number);
         let remembered = self.port_here(place.clone(), port);
-        for candidate in [Some(port), Some(remembered), stand_in].into_iter().flatten() {
-            if let Ok(listener) = listen::tcp(SocketAddrV4::new(address, candidate).into()) {
-                return Ok(listener);
+        for candidate in [Some(port.number), Some(remembered), stand_in].into_iter().flatten() {
+            if let Ok(bound) = listen(SocketAddrV4::new(address, candidate).into()) {
+                return Ok(bound);
             }
         }
-        listen::tcp(SocketAddrV4::new(address, 0).into())
+        listen(SocketAddrV4::new(address, 0).into())
+    }
+}
+
+/// What listens at a port.
+enum Bound {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Bound {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Bound::Tcp(listener) => listener.local_addr(),
+            Bound::Udp(socket) => socket.local_addr(),
+        }
     }
 }
 
 /// What a listener is for.
 struct Listening {
     place: Place,
-    port: u16,
+    port: Port,
     used: Arc<Mutex<Instant>>,
-    /// Connections through it at once.
-    slots: Arc<Semaphore>,
 }
 
-/// Accepts until aborted. Each connection goes to the first ready machine that takes it. One that
-/// came waits for its turn: a port that nobody uses must hold nothing that others could use.
-async fn serve(inner: Arc<Inner>, listener: TcpListener, listening: Listening) {
-    let Listening { place, port, used, slots } = listening;
+/// Accepts until aborted, as many at once as there are `slots`. Each connection goes to the first ready machine that
+/// takes it. One that came waits for its turn: a port that nobody uses must hold nothing that others could use.
+async fn serve(inner: Arc<Inner>, listener: TcpListener, listening: Listening, slots: Arc<Semaphore>) {
+    let Listening { place, port, used } = listening;
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
@@ -294,15 +335,15 @@ fn keep_alive(client: &TcpStream) -> io::Result<()> {
 }
 
 /// Carries one connection. When nobody takes it, the client sees a reset, as if refused.
-async fn carry(inner: &Arc<Inner>, mut client: TcpStream, place: &Place, port: u16) {
+async fn carry(inner: &Arc<Inner>, mut client: TcpStream, place: &Place, port: Port) {
     let lost = match inner.balance.connect(place, port).await {
         Ok(mut carried) => {
             let done = splice(&mut client, &mut carried.stream, COPY_BYTES).await;
-            tracing::trace!(behind = ?carried.counted.behind, port, ?done, "forward ended");
+            tracing::trace!(behind = ?carried.counted.behind, ?port, ?done, "forward ended");
             done.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
         }
         Err(error) => {
-            tracing::debug!(?place, port, %error, "a connection was taken by nobody");
+            tracing::debug!(?place, ?port, %error, "a connection was taken by nobody");
             true
         }
     };

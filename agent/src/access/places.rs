@@ -14,6 +14,7 @@ use std::{
 use proto::{
     id::{HostId, SessionId},
     names,
+    topology::{Port, Protocol},
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,32 @@ struct KeptPlace {
     /// Ports that listen until somebody closes them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     held: BTreeSet<u16>,
+    /// The same of UDP.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    udp_ports: BTreeMap<u16, u16>,
+    /// The same of UDP.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    udp_held: BTreeSet<u16>,
+}
+
+impl KeptPlace {
+    fn new(address: Ipv4Addr) -> KeptPlace {
+        let (ports, held) = Default::default();
+        KeptPlace { address, ports, held, udp_ports: BTreeMap::new(), udp_held: BTreeSet::new() }
+    }
+
+    fn of(&mut self, protocol: Protocol) -> (&mut BTreeMap<u16, u16>, &mut BTreeSet<u16>) {
+        match protocol {
+            Protocol::Tcp => (&mut self.ports, &mut self.held),
+            Protocol::Udp => (&mut self.udp_ports, &mut self.udp_held),
+        }
+    }
+
+    fn held(&self) -> BTreeSet<Port> {
+        let port = |protocol| move |number: &u16| Port { number: *number, protocol };
+        let udp = self.udp_held.iter().map(port(Protocol::Udp));
+        self.held.iter().map(port(Protocol::Tcp)).chain(udp).collect()
+    }
 }
 
 impl Kept {
@@ -127,7 +154,7 @@ impl Places {
                 .find(|candidate| !taken.contains(candidate) && bindable(*candidate));
             let Some(address) = address else { continue };
             taken.insert(address);
-            kept.insert(place, KeptPlace { address, ports: BTreeMap::new(), held: BTreeSet::new() });
+            kept.insert(place, KeptPlace::new(address));
         }
         self.save(&kept);
     }
@@ -140,30 +167,30 @@ impl Places {
     }
 
     /// Gives the port that stood in for `port` last.
-    pub fn stand_in(&self, place: &Place, port: u16) -> Option<u16> {
-        lock(&self.kept).get(place)?.ports.get(&port).copied()
+    pub fn stand_in(&self, place: &Place, port: Port) -> Option<u16> {
+        lock(&self.kept).get_mut(place)?.of(port.protocol).0.get(&port.number).copied()
     }
 
     /// Remembers which port stands in for `port`.
-    pub fn stands_in(&self, place: &Place, port: u16, here: u16) {
-        self.change(place, |kept| kept.ports.insert(port, here) != Some(here));
+    pub fn stands_in(&self, place: &Place, port: Port, here: u16) {
+        self.change(place, |kept| kept.of(port.protocol).0.insert(port.number, here) != Some(here));
     }
 
     /// Remembers that a port is to listen until it is closed.
-    pub fn hold(&self, place: &Place, port: u16) {
-        self.change(place, |kept| kept.held.insert(port));
+    pub fn hold(&self, place: &Place, port: Port) {
+        self.change(place, |kept| kept.of(port.protocol).1.insert(port.number));
     }
 
     /// Forgets that. Tells whether it was so.
-    pub fn release(&self, place: &Place, port: u16) -> bool {
-        self.change(place, |kept| kept.held.remove(&port))
+    pub fn release(&self, place: &Place, port: Port) -> bool {
+        self.change(place, |kept| kept.of(port.protocol).1.remove(&port.number))
     }
 
     /// Lists what is to listen until it is closed.
-    pub fn held(&self) -> Vec<(Place, BTreeSet<u16>)> {
+    pub fn held(&self) -> Vec<(Place, BTreeSet<Port>)> {
         let kept = lock(&self.kept);
-        let held = kept.all().filter(|(_, kept)| !kept.held.is_empty());
-        held.map(|(place, kept)| (place, kept.held.clone())).collect()
+        let held = kept.all().map(|(place, kept)| (place, kept.held()));
+        held.filter(|(_, held)| !held.is_empty()).collect()
     }
 
     /// Forgets all other places: their addresses are free again.

@@ -132,7 +132,7 @@ fn find(picture: &Picture, zone: &str, name: &str, port: u16) -> Result<Place, T
     let id = names::labels(&picture.shares).get(session).copied().ok_or(Told::HostUnreachable)?;
     let group = picture.share(id).and_then(|share| proto::picture::zone::group(share, label));
     let group = group.ok_or(Told::HostUnreachable)?;
-    if !group.services.values().any(|service| *service == port) {
+    if !group.ports().any(|(_, of)| of == port.into()) {
         return Err(Told::NotAllowed);
     }
     Ok((id, label).into())
@@ -265,7 +265,7 @@ mod tests {
             stream.write_all(&[VERSION]).await.unwrap();
             silent.push(stream);
         }
-        let here = forwards.open((fixture::SESSION, "web"), [0x5ef7]).await.unwrap()[&0x5ef7];
+        let here = forwards.open((fixture::SESSION, "web"), [0x5ef7_u16]).await.unwrap()[&0x5ef7_u16.into()];
         let mut heard = String::new();
         TcpStream::connect(here).await.unwrap().read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, format!("web-1:{}", 0x5ef7));

@@ -268,7 +268,7 @@ async fn service_close(
 }
 
 async fn service_found(State(app): App_, Query(of): OfService) -> Result<api::ServiceFound, Error> {
-    Ok(app.service_found(service(&app, &of.service).await?))
+    app.service_found(service(&app, &of.service).await?)
 }
 
 /// Joins a connection with one to a service; its machine counts it as long as it lasts.

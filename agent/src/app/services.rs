@@ -9,6 +9,7 @@ use proto::{
     picture::{Picture, readiness, zone},
     session::{MachineEntry, Share},
     spelling,
+    topology::{Port, Protocol},
     wire::api::{self, Error, Kind},
 };
 
@@ -24,7 +25,7 @@ pub struct Service {
     /// What stands for it on this host.
     place: Place,
     /// Its port in the machines, or on the loopback of the host that publishes it.
-    port: u16,
+    port: Port,
     /// Whether it is known to speak HTTP.
     http: bool,
     /// Its name, without the zone.
@@ -45,7 +46,7 @@ impl App {
     /// Listens for every service of a session: what is shown to a person as an address must answer.
     pub(super) async fn listen_for(&self, share: &Share) {
         for (group, entry) in &share.directory.groups {
-            let ports = entry.services.values().copied();
+            let ports: Vec<Port> = entry.ports().map(|(_, port)| port).collect();
             if let Err(error) = self.inner.forwards.open((share.session, group.as_str()), ports).await {
                 tracing::warn!(%group, %error, "nothing listens here for its services");
             }
@@ -64,13 +65,14 @@ impl App {
             let behind = |is: fn(&Picture, SessionId, &MachineEntry) -> bool| {
                 entry.machines.iter().filter(|entry| is(&picture, share.session, entry)).count() as u64
             };
-            for (service, port) in &entry.services {
-                let here = self.inner.forwards.listening((share.session, group.as_str()), *port);
+            for (service, port) in entry.ports() {
+                let here = self.inner.forwards.listening((share.session, group.as_str()), port);
                 rows.push(api::ServiceRow {
                     name: service.to_string(),
                     group: group.to_string(),
                     session: share.name.to_string(),
-                    port: *port,
+                    port: port.number,
+                    protocol: port.protocol,
                     fqdn: format!("{group}.{}.{}", share.name, self.inner.zone),
                     address_here: here.map(|here| here.ip().to_string()),
                     port_here: here.map(|here| here.port()),
@@ -121,7 +123,11 @@ impl App {
         let here = opened.map_err(|error| {
             Error::new(Kind::Failed, format!("{} was not opened", service.name)).because(error)
         })?;
-        let scheme = if service.http { "http" } else { "tcp" };
+        let scheme = match service.port.protocol {
+            Protocol::Udp => "udp",
+            Protocol::Tcp if service.http => "http",
+            Protocol::Tcp => "tcp",
+        };
         let url = format!("{scheme}://{here}");
         Ok(api::ServiceOpened { url, address: here.ip().to_string(), port: here.port() })
     }
@@ -131,13 +137,15 @@ impl App {
         api::ServiceClosed { closed: self.inner.forwards.close(service.place, service.port) }
     }
 
-    /// Tells what is known of a service.
-    pub fn service_found(&self, service: Service) -> api::ServiceFound {
-        api::ServiceFound { name: service.name, port: service.port, http: service.http }
+    /// Tells what is known of a service that takes connections.
+    pub fn service_found(&self, service: Service) -> ApiResult<api::ServiceFound> {
+        let service = by_tcp(service)?;
+        Ok(api::ServiceFound { name: service.name, port: service.port.number, http: service.http })
     }
 
     /// Connects to a service, as its address on this host does, with what counts the connection as long as it is held.
     pub async fn service_connect(&self, service: Service) -> ApiResult<(Pipe, impl Send + 'static)> {
+        let service = by_tcp(service)?;
         let connected = self.inner.forwards.connect(service.place, service.port).await;
         let Carried { stream, counted } = connected.map_err(|error| {
             Error::new(Kind::Failed, format!("{} was not reached", service.name))
@@ -155,11 +163,9 @@ impl App {
             let labels = zone::forwarded(&share);
             missing(&name, spelling::suggestion(label, "there are", labels.iter().map(String::as_str)))
         })?;
-        let named = match service {
-            Some(service) => group.services.get_key_value(service),
-            None if group.services.len() == 1 => group.services.first_key_value(),
-            None => None,
-        };
+        let only = group.services.first_key_value().filter(|_| group.services.len() == 1);
+        let wanted = service.or(only.map(|(name, _)| name));
+        let named = group.ports().find(|(name, _)| Some(*name) == wanted);
         let (service, port) = named.ok_or_else(|| {
             let has = || group.services.keys().map(Name::as_str);
             match service {
@@ -177,7 +183,7 @@ impl App {
         })?;
         Ok(Service {
             place: (session, label).into(),
-            port: *port,
+            port,
             http: group.http.contains(service),
             name: format!("{service}.{name}"),
         })
@@ -200,7 +206,17 @@ impl App {
             let has = spelling::suggestion(service.as_str(), "it publishes", known);
             missing(&name, has.or(Some(format!("{host} publishes nothing"))))
         })?;
-        Ok(Service { place: Place::Host(*id), port, http: false, name })
+        Ok(Service { place: Place::Host(*id), port: port.into(), http: false, name })
+    }
+}
+
+/// Refuses a service that takes no connections.
+fn by_tcp(service: Service) -> ApiResult<Service> {
+    match service.port.protocol {
+        Protocol::Tcp => Ok(service),
+        Protocol::Udp => Err(Error::new(Kind::Refused, format!("{} takes no connections", service.name))
+            .because("it is reached by UDP, at its own address on this host")
+            .next(format!("agent service open {}", service.name))),
     }
 }
 

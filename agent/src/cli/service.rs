@@ -2,6 +2,7 @@
 
 use proto::{
     id::Name,
+    topology::Protocol,
     wire::api::{
         LanRow, PublishedRow, ServiceClosed, ServiceNamed, ServiceOpened, ServicePublish, ServicePublished,
         ServiceRow, ServiceUnpublish, ServiceUnpublished, Services,
@@ -104,7 +105,11 @@ pub fn in_words(services: &[ServiceRow], published: &[PublishedRow], width: Opti
     };
     let row = |service: &ServiceRow| {
         let here = listens(&service.address_here, service.port_here);
-        vec![service.fqdn.clone(), service.name.clone(), service.port.to_string(), here, behind(service)]
+        let port = match service.protocol {
+            Protocol::Tcp => service.port.to_string(),
+            Protocol::Udp => format!("{}/udp", service.port),
+        };
+        vec![service.fqdn.clone(), service.name.clone(), port, here, behind(service)]
     };
     let publishes = |of: &PublishedRow| {
         let here = listens(&of.address_here, of.port_here);

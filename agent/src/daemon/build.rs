@@ -10,7 +10,7 @@ use std::{
 
 use images::Images;
 use mesh::{Handlers, Incoming, Mesh, MeshError, RaftInbound};
-use proto::{facts::Fact, run::host::Owner, wire::api::Error};
+use proto::{facts::Fact, run::host::Owner, topology::Protocol, wire::api::Error};
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -352,8 +352,15 @@ fn dialer(net: &mesh::net::Net) -> Dial {
     Arc::new(move |session, machine, port| {
         let net = net.clone();
         Box::pin(async move {
-            let stream = net.dial(session, &machine, port).await.map_err(std::io::Error::other)?;
-            Ok(Box::new(stream) as Box<dyn mesh::net::End>)
+            let number = port.number;
+            let stream = match port.protocol {
+                Protocol::Udp => net.dial_datagrams(session, &machine, number).await,
+                Protocol::Tcp => {
+                    let dialled = net.dial(session, &machine, number).await;
+                    dialled.map(|stream| Box::new(stream) as Box<dyn mesh::net::End>)
+                }
+            };
+            stream.map_err(std::io::Error::other)
         })
     })
 }

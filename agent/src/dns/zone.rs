@@ -10,6 +10,7 @@ use proto::{
     names::{self, Forward, Kind, View, Zone},
     picture::{Change, readiness, zone},
     session::Share,
+    topology::Port,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -149,15 +150,15 @@ impl Zones {
 }
 
 /// Finds what the answer to a name leads to, the ports that are to listen there, and what is told of them.
-fn behind<'a>(zone: &'a Zone, name: &str, kind: Kind) -> Option<(Place, Vec<u16>, &'a Forward)> {
+fn behind<'a>(zone: &'a Zone, name: &str, kind: Kind) -> Option<(Place, Vec<Port>, &'a Forward)> {
     if let Some((session, label)) = names::forward_for(zone, name, kind) {
         let group = zone.sessions.get(&session).and_then(|share| zone::group(share, &label));
-        let ports = group.map(|group| group.services.values().copied().collect()).unwrap_or_default();
+        let ports = group.map(|group| group.ports().map(|(_, port)| port).collect()).unwrap_or_default();
         let place = (session, label.as_str()).into();
         return Some((place, ports, zone.forwards.get(&(session, label))?));
     }
     let host = names::published::forward_for(zone, name, kind)?;
-    let ports = zone.hosts.get(&host)?.published.values().copied().collect();
+    let ports = zone.hosts.get(&host)?.published.values().map(|port| (*port).into()).collect();
     Some((Place::Host(host), ports, zone.host_forwards.get(&host)?))
 }
 
@@ -173,6 +174,6 @@ pub fn targets(pictures: &Pictures) -> Targets {
 fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
     let place = (share.session, label);
     let address = forwards.address(place)?;
-    let port = |(service, port): (&Name, &u16)| (service.clone(), forwards.port_here(place, *port));
-    Some(Forward { address, ports: zone::group(share, label)?.services.iter().map(port).collect() })
+    let port = |(service, port): (&Name, Port)| (service.clone(), forwards.port_here(place, port));
+    Some(Forward { address, ports: zone::group(share, label)?.ports().map(port).collect() })
 }

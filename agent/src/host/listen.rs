@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr, path::Path};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use super::durable;
 
@@ -49,6 +49,13 @@ pub fn tcp(here: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(here)?;
     socket.listen(BACKLOG)
+}
+
+/// Takes datagrams at one address.
+pub fn udp(here: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(here)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
 }
 
 /// Gives the usual port and those that are tried after it.

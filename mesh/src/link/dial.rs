@@ -41,8 +41,8 @@ const SILENT_FOR: SmolDuration = SmolDuration::from_secs(180);
 /// as long again whenever more of it arrives. Kernels wait a minute (`tcp_fin_timeout`), with less memory
 /// at stake.
 const LINGER: Duration = Duration::from_secs(10);
-/// The dynamic ports of RFC 6335.
-const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// The dynamic ports of RFC 6335, from which connections into the guest come, and datagrams.
+pub const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 /// Why a dial did not become a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

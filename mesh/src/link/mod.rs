@@ -21,7 +21,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use bytes::{Bytes, BytesMut};
 use proto::{session::Prefix, time::Timestamp, topology::Egress as Mode};
 
-pub use dial::{DialError, WINDOW};
+pub use dial::{DialError, PORTS, WINDOW};
 pub use edge::Edge;
 pub use egress::{Family, Heard, Held, HostNet, Kind, Losses, Unconnected, Upstream, allowed};
 pub use frame::{GATEWAY_MAC, codec, gateway};

@@ -1,5 +1,5 @@
-//! TCP connections into machines: through the shim's dialer on this host, or over a stream of
-//! `mesh/net/1` to the host that runs the machine.
+//! TCP connections into machines, and flows of datagrams (`datagrams`): through the shim's dialer on this host, or over a
+//! stream of `mesh/net/1` to the host that runs the machine.
 //!
 //! ```text
 //! length: u16 | Header  ->
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{Dial, End, Net, hosts::Unreachable, published, splice::splice};
+use super::{Dial, End, Net, datagrams, hosts::Unreachable, published, splice::splice};
 use crate::identity::host_of_endpoint;
 
 /// A TCP connection into a guest.
@@ -86,6 +86,15 @@ impl Message for Header {
     const KIND: Kind = Kind::Connect;
 }
 
+/// The same of a UDP port. Of a kind of its own: who does not know it must not take the port for one of TCP.
+#[derive(Debug, PartialEq, Encode, Decode)]
+#[cbor(transparent)]
+pub(crate) struct FlowHeader(#[n(0)] pub(super) Header);
+
+impl Message for FlowHeader {
+    const KIND: Kind = Kind::ConnectDatagrams;
+}
+
 /// Bytes of a header: several times what it needs today.
 const MAX_HEADER_BYTES: usize = 1024;
 
@@ -119,8 +128,34 @@ pub(super) async fn dial(
             answer => refusal(answer, machine, port),
         });
     }
+    let header = Header { session, machine: machine.clone(), port };
+    Ok(Either::Right(elsewhere(net, &header, &wire::encode(&header)).await?))
+}
+
+/// Opens a flow of datagrams to a port of a machine.
+pub(super) async fn dial_datagrams(
+    net: &Net,
+    session: SessionId,
+    machine: &MachineName,
+    port: u16,
+) -> Result<Box<dyn End>, ForwardError> {
+    if local(net, session, machine).is_some() {
+        let opened = datagrams::open(net, session, machine, port);
+        let broke = |source| ForwardError::Broke { machine: machine.clone(), source };
+        return Ok(Box::new(opened.map_err(broke)?));
+    }
+    let header = FlowHeader(Header { session, machine: machine.clone(), port });
+    Ok(Box::new(elsewhere(net, &header.0, &wire::encode(&header)).await?))
+}
+
+/// Opens a stream to a machine of another host, which is told where to in these bytes.
+async fn elsewhere(
+    net: &Net,
+    Header { session, machine, port }: &Header,
+    bytes: &[u8],
+) -> Result<Join<RecvStream, SendStream>, ForwardError> {
     let me = net.0.endpoint.as_ref().map(|endpoint| host_of_endpoint(&endpoint.id()));
-    let host = net.0.tables().routes.get(&session).and_then(|routes| routes.host_of(machine));
+    let host = net.0.tables().routes.get(session).and_then(|routes| routes.host_of(machine));
     let host = host.ok_or_else(|| ForwardError::Unknown(machine.clone()))?;
     if me == Some(host) {
         return Err(ForwardError::NotRunning(machine.clone()));
@@ -130,14 +165,10 @@ pub(super) async fn dial(
         .connection(net)
         .await
         .map_err(|source| ForwardError::Unreachable { machine: machine.clone(), source })?;
-    let header = Header { session, machine: machine.clone(), port };
-    match ask(&connection, &wire::encode(&header)).await {
-        Ok(stream) => Ok(Either::Right(stream)),
-        Err(error) => Err(match answer_of(&error) {
-            BROKEN => ForwardError::Broke { machine: machine.clone(), source: error },
-            answer => refusal(answer, machine, port),
-        }),
-    }
+    ask(&connection, bytes).await.map_err(|error| match answer_of(&error) {
+        BROKEN => ForwardError::Broke { machine: machine.clone(), source: error },
+        answer => refusal(answer, machine, *port),
+    })
 }
 
 /// Opens a stream for what `header` asks for. The kind of an error is the other host's answer.
@@ -169,6 +200,10 @@ pub(super) async fn serve(net: Net, send: SendStream, mut recv: RecvStream) {
             let opened = async { dial.ok_or(io::ErrorKind::NotFound)?(header.port).await };
             carry(opened, send, recv).await;
         }
+        Asked::Flow(FlowHeader(header)) => {
+            let opened = async { datagrams::open(&net, header.session, &header.machine, header.port) };
+            carry(opened, send, recv).await;
+        }
         Asked::Host(header) => carry(published::connect(&net, header.port), send, recv).await,
     }
 }
@@ -190,6 +225,7 @@ async fn carry<E: End>(open: impl Future<Output = io::Result<E>>, mut send: Send
 /// What another host opens a stream for.
 pub(crate) enum Asked {
     Machine(Header),
+    Flow(FlowHeader),
     Host(published::Header),
 }
 
@@ -198,10 +234,10 @@ pub(crate) async fn read_asked(recv: &mut (impl AsyncRead + Unpin)) -> Option<As
     let length = recv.read_u16().await.ok()?;
     let bytes = bytes.get_mut(..usize::from(length))?;
     recv.read_exact(bytes).await.ok()?;
-    match wire::decode(bytes, MAX_HEADER_BYTES) {
-        Ok(header) => Some(Asked::Machine(header)),
-        Err(_) => wire::decode(bytes, MAX_HEADER_BYTES).ok().map(Asked::Host),
-    }
+    let machine = || wire::decode(bytes, MAX_HEADER_BYTES).ok().map(Asked::Machine);
+    let flow = || wire::decode(bytes, MAX_HEADER_BYTES).ok().map(Asked::Flow);
+    let host = || wire::decode(bytes, MAX_HEADER_BYTES).ok().map(Asked::Host);
+    machine().or_else(flow).or_else(host)
 }
 
 fn local(net: &Net, session: SessionId, machine: &MachineName) -> Option<Dial> {

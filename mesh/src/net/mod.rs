@@ -1,6 +1,6 @@
-//! The session network between hosts: ALPN `mesh/net/1`. Packets of guests travel as datagrams,
-//! TCP connections into guests, and to what hosts publish, as streams. Owns the attached machines, the routes and one link
-//! per remote host; decides nothing about membership, which the endpoint's hook did before.
+//! The session network between hosts: ALPN `mesh/net/1`. Packets of guests travel as datagrams; TCP connections into
+//! guests, flows of their UDP services, and connections to what hosts publish, as streams. Owns the attached machines,
+//! the routes and one link per remote host; decides nothing about membership, which the endpoint's hook did before.
 //!
 //! ```text
 //! shim -- port -> local -> routes -> hosts -- datagrams -> hosts -> routes -> local -- port -> shim
@@ -38,18 +38,23 @@ use crate::{
 use answers::Answers;
 pub use counts::Counts;
 use counts::{Count, Counters};
+use datagrams::Flows;
+pub use datagrams::{DATAGRAM_BYTES, datagrams};
 pub use forward::{ForwardError, Stream};
 use hosts::Hosts;
 pub use published::PublishedError;
+pub use recent::Recent;
 use routes::{Known, Lost, Next, Routes};
 pub use splice::{End, splice, splices};
 
 mod answers;
 mod counts;
+mod datagrams;
 pub(crate) mod forward;
 mod hosts;
 mod local;
 mod published;
+mod recent;
 mod routes;
 mod splice;
 #[cfg(test)]
@@ -116,6 +121,7 @@ struct Attached {
     epoch: Epoch,
     to_guest: mpsc::Sender<PortMessage>,
     dial: Dial,
+    flows: Flows,
     /// Ends with the entry.
     _task: AbortOnDropHandle<()>,
 }
@@ -164,8 +170,8 @@ impl Net {
         let place = local::Place { session, machine: machine.clone(), epoch };
         let answers = to_guest.clone();
         let task = tokio::spawn(local::run(self.clone(), place, local, answers, queue));
-        let task = AbortOnDropHandle::new(task);
-        locals.insert(machine.clone(), Attached { epoch, to_guest, dial, _task: task });
+        let (flows, task) = (Flows::default(), AbortOnDropHandle::new(task));
+        locals.insert(machine.clone(), Attached { epoch, to_guest, dial, flows, _task: task });
         true
     }
 
@@ -188,6 +194,17 @@ impl Net {
         port: u16,
     ) -> Result<Stream, ForwardError> {
         forward::dial(self, session, machine, port).await
+    }
+
+    /// Opens a flow of datagrams to a UDP port of a machine, wherever it runs. [`datagrams`] says how they follow each
+    /// other on the stream.
+    pub async fn dial_datagrams(
+        &self,
+        session: SessionId,
+        machine: &MachineName,
+        port: u16,
+    ) -> Result<Box<dyn End>, ForwardError> {
+        forward::dial_datagrams(self, session, machine, port).await
     }
 
     /// Puts this host itself on networks of sessions: what answers it goes to `to_host`.
@@ -229,7 +246,7 @@ impl Net {
                 // A host has no incarnations.
                 self.0.hosts.send(self, host, Tag { session, epoch: Epoch::default() }, packet);
             }
-            Ok(Next::Me) => self.0.here.add(Count::NoRoute),
+            Ok(Next::Me | Next::Gateway) => self.0.here.add(Count::NoRoute),
             Err(lost) => self.0.here.add(lost.into()),
         }
     }
@@ -270,6 +287,11 @@ impl Net {
                 self.0.hosts.send(self, host, tag, packet);
             }
             Ok(Next::Me) => self.0.here.add(hand_over(&tables, place.session, packet)),
+            Ok(Next::Gateway) => {
+                let attached = tables.attached(place.session, &place.machine);
+                let lost = attached.map_or(Some(Count::NoRoute), |attached| attached.flows.heard(&packet));
+                lost.into_iter().for_each(|lost| self.0.here.add(lost));
+            }
             Err(lost) => self.0.here.add(lost.into()),
         }
     }
@@ -288,6 +310,10 @@ impl Net {
 }
 
 impl Tables {
+    fn attached(&self, session: SessionId, machine: &MachineName) -> Option<&Attached> {
+        self.locals.get(&session)?.get(machine)
+    }
+
     /// Takes what another host sent. Gives the address of its own that it sent from, when that is news: its id proves
     /// it, so what answers there goes to it.
     fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) -> (Count, Option<IpAddr>) {
@@ -299,7 +325,7 @@ impl Tables {
                 (deliver(self, tag.session, machine, packet), new)
             }
             Ok(Next::Me) => (hand_over(self, tag.session, packet), None),
-            Ok(Next::Host(_)) => (Count::NoRoute, None),
+            Ok(Next::Host(_) | Next::Gateway) => (Count::NoRoute, None),
             Err(lost) => (lost.into(), None),
         }
     }
@@ -327,8 +353,7 @@ fn hand_over(tables: &Tables, session: SessionId, packet: Bytes) -> Count {
 }
 
 fn deliver(tables: &Tables, session: SessionId, machine: &MachineName, packet: Bytes) -> Count {
-    let attached = tables.locals.get(&session).and_then(|locals| locals.get(machine));
-    let Some(attached) = attached else { return Count::NoRoute };
+    let Some(attached) = tables.attached(session, machine) else { return Count::NoRoute };
     let bytes = packet.len();
     match attached.to_guest.try_send(PortMessage::Packet(packet)) {
         Ok(()) => Count::Delivered(bytes),

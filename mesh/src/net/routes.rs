@@ -1,18 +1,24 @@
 //! Where a packet of one session goes, and whether it may come from where it came. Pure: cut from
 //! the session's directory, nothing is learned from traffic.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proto::{
     id::{Epoch, HostId, MachineName, SessionId},
     session::{Directory, overlay},
 };
 
+use crate::link;
+
 /// The routes of one session as one host sees them.
 #[derive(Debug)]
 pub(super) struct Routes {
     session: SessionId,
     me: HostId,
+    gateway: Ipv4Addr,
     by_address: HashMap<IpAddr, Route>,
 }
 
@@ -32,6 +38,8 @@ pub(super) enum Next<'a> {
     Host(HostId),
     /// To this host itself.
     Me,
+    /// To the machine's own gateway: an answer to this host.
+    Gateway,
 }
 
 /// Hosts that have sent packets of their own, by the address that they sent from.
@@ -59,7 +67,7 @@ impl Routes {
             let route = Route { host: entry.host, machine, epoch: entry.epoch };
             [(entry.address.into(), route.clone()), (address_v6.into(), route)]
         });
-        Routes { session, me, by_address: by_address.collect() }
+        Routes { session, me, gateway: link::gateway(directory.subnet), by_address: by_address.collect() }
     }
 
     /// Says whether a machine of the session has an address.
@@ -110,6 +118,7 @@ impl Routes {
         match self.by_address.get(&destination) {
             Some(route) if route.host == self.me => Ok(Next::Here(&route.machine)),
             Some(route) => Ok(Next::Host(route.host)),
+            None if destination == self.gateway => Ok(Next::Gateway),
             None if self.is_of(self.me, destination) => Ok(Next::Me),
             None => known.get(&destination).map(|host| Next::Host(*host)).ok_or(Lost::NoRoute),
         }
@@ -131,6 +140,15 @@ impl Routes {
             None if of_machine && self.is_of(self.me, destination) => Ok(Next::Me),
             _ => Err(Lost::NoRoute),
         }
+    }
+
+    /// Gives the addresses at the two ends of a machine's wire: of its gateway, and its own.
+    pub fn wire_of(&self, machine: &MachineName) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        let own = self.by_address.iter().find_map(|(address, route)| match address {
+            IpAddr::V4(address) if route.machine == *machine => Some(*address),
+            _ => None,
+        });
+        Some((self.gateway, own?))
     }
 
     /// Tells which host runs a machine.

@@ -21,16 +21,25 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::{forward::Header, *};
+use super::{
+    forward::{FlowHeader, Header},
+    *,
+};
 use crate::{link::PortCodec, tests::golden::bytes::Sample};
+
+mod udp;
 
 const SESSION: SessionId = SessionId([9; 16]);
 
 /// What is said before a connection into a machine, or to what a host publishes.
-pub(crate) fn headers() -> [Sample; 2] {
-    let machine = Header { session: SESSION, machine: "web-1".parse().unwrap(), port: 80 };
+pub(crate) fn headers() -> [Sample; 3] {
+    let machine = || Header { session: SESSION, machine: "web-1".parse().unwrap(), port: 80 };
     let host = published::Header { port: 8080 };
-    [Sample::message("connect.one", machine), Sample::message("connect-host.one", host)]
+    [
+        Sample::message("connect.one", machine()),
+        Sample::message("connect-datagrams.one", FlowHeader(machine())),
+        Sample::message("connect-host.one", host),
+    ]
 }
 
 /// Bounds every wait of these tests.
@@ -122,6 +131,7 @@ fn directory(hosts: &[HostId]) -> Directory {
         needs: BTreeSet::new(),
         machines: machines.collect(),
         publish: BTreeMap::new(),
+        udp: BTreeSet::new(),
     };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     Directory { subnet, groups: BTreeMap::from([("web".parse().unwrap(), group)]) }

@@ -16,6 +16,7 @@ use crate::{
     id::{Name, SessionId},
     picture::zone,
     session::{GroupEntry, Share},
+    topology::Protocol,
 };
 
 /// The domain that browsers resolve to loopback.
@@ -95,17 +96,13 @@ pub fn site(sessions: &BTreeMap<SessionId, Arc<Share>>, name: &str) -> Result<Si
     let share = share.ok_or_else(|| NoSite::Session(session.to_owned()))?;
     let group = zone::group(share, label)
         .ok_or_else(|| NoSite::Label { session: session.to_owned(), label: label.to_owned() })?;
-    let port = match service {
-        None => usual(group).and_then(|service| group.services.get(service)),
-        Some(service) => {
-            group.services.iter().find(|(name, _)| name.as_str() == service).map(|(_, port)| port)
-        }
-    };
-    let port = port.copied().ok_or_else(|| NoSite::Service {
+    let wanted = service.or(usual(group).map(Name::as_str));
+    let port = wanted.and_then(|service| group.port(service)).filter(|port| port.protocol == Protocol::Tcp);
+    let port = port.map(|port| port.number).ok_or_else(|| NoSite::Service {
         session: session.to_owned(),
         label: label.to_owned(),
         wanted: service.unwrap_or(USUAL).to_owned(),
-        has: group.services.keys().map(Name::to_string).collect(),
+        has: by_tcp(group).map(Name::to_string).collect(),
     })?;
     Ok(Site::Service { session: share.session, label: label.to_owned(), port })
 }
@@ -113,8 +110,12 @@ pub fn site(sessions: &BTreeMap<SessionId, Arc<Share>>, name: &str) -> Result<Si
 /// Gives the service that a browser means by a group's own name: `http`, else the only one that is checked over
 /// HTTP, else the only one.
 fn usual(group: &GroupEntry) -> Option<&Name> {
-    let http = group.services.keys().find(|name| name.as_str() == USUAL);
-    http.or_else(|| only(group.http.iter())).or_else(|| only(group.services.keys()))
+    let http = by_tcp(group).find(|name| name.as_str() == USUAL);
+    http.or_else(|| only(group.http.iter())).or_else(|| only(by_tcp(group)))
+}
+
+fn by_tcp(group: &GroupEntry) -> impl Iterator<Item = &Name> {
+    group.services.keys().filter(|name| !group.udp.contains(*name))
 }
 
 fn only<'a>(mut names: impl Iterator<Item = &'a Name>) -> Option<&'a Name> {
@@ -130,7 +131,7 @@ pub fn name(
     service: &Name,
 ) -> Option<String> {
     let entry = sessions.get(&session)?.directory.groups.get(group)?;
-    let speaks = entry.http.contains(service) || service.as_str() == USUAL;
+    let speaks = entry.http.contains(service) || service.as_str() == USUAL && !entry.udp.contains(service);
     let label = labels(sessions).into_iter().find(|(_, id)| *id == session && speaks)?.0;
     let before = if usual(entry) == Some(service) { String::new() } else { format!("{service}.") };
     Some(format!("{before}{group}.{label}.{DOMAIN}"))

@@ -20,6 +20,7 @@ const GUEST: View = View::Guest(SESSION, Egress::Internet);
 
 mod browser;
 mod of_hosts;
+mod udp;
 
 fn shop() -> State {
     up(created(), "web 2 256 service=http:80\ndb 1 256", HOSTS)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     level::LEVEL,
-    topology::{Egress, Group, Place, Probe, Publish, Ready, Service, Topology},
+    topology::{Egress, Group, Place, Probe, Protocol, Publish, Ready, Service, Topology},
 };
 
 /// The session of all data tests.
@@ -135,12 +135,13 @@ fn group(line: &str) -> (Name, Group) {
             "failover" => group.failover = Failover::Restart,
             "never" => group.restart = Restart::Never,
             "on-failure" => group.restart = Restart::OnFailure,
-            "service" | "checked" => {
+            "service" | "checked" | "udp" => {
                 let (name, port) = value.split_once(':').unwrap();
+                let protocol = if key == "udp" { Protocol::Udp } else { Protocol::Tcp };
                 let check = Ready { probe: Probe::Tcp, interval_ms: 2000, grace_ms: 60_000 };
                 let ready = (key == "checked").then_some(check);
                 let at = Service::at(port.parse().unwrap());
-                group.services.insert(name.parse().unwrap(), Service { ready, ..at });
+                group.services.insert(name.parse().unwrap(), Service { ready, protocol, ..at });
             }
             "publish" => {
                 let publish = Publish { lan: 8080, on: names() };

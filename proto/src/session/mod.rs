@@ -40,7 +40,9 @@ use crate::{
     level::{self, Feature, Level},
     reasons::{Because, Cause, Coded, Hindrance, Unchosen},
     time::Timestamp,
-    topology::{Content, Contents, Egress, Failover, ImageRef, Intent, Publish, Restart, Service},
+    topology::{
+        Content, Contents, Egress, Failover, ImageRef, Intent, Port, Protocol, Publish, Restart, Service,
+    },
     wire::{Kind, Message},
 };
 pub use disk::{Made, Replace};
@@ -725,6 +727,25 @@ pub struct GroupEntry {
     #[serde(default)]
     #[cbor(n(4), with = "crate::wire::fields::usual", has_nil)]
     pub publish: BTreeMap<Name, Publish>,
+    /// Services that are reached by UDP; all others are by TCP.
+    #[serde(default)]
+    #[cbor(n(5), with = "crate::wire::fields::usual", has_nil)]
+    pub udp: BTreeSet<Name>,
+}
+
+impl GroupEntry {
+    /// Gives the port of a service of this name.
+    pub fn port(&self, service: &str) -> Option<Port> {
+        self.ports().find(|(name, _)| name.as_str() == service).map(|(_, port)| port)
+    }
+
+    /// Lists the services with their ports.
+    pub fn ports(&self) -> impl Iterator<Item = (&Name, Port)> {
+        self.services.iter().map(|(name, number)| {
+            let protocol = if self.udp.contains(name) { Protocol::Udp } else { Protocol::Tcp };
+            (name, Port { number: *number, protocol })
+        })
+    }
 }
 
 /// One machine in a directory.

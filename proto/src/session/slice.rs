@@ -10,7 +10,7 @@ use crate::{
     session::{
         Directory, Drop, GroupEntry, MachineEntry, MachineFile, MachineSpec, Placement, Prefix, Share, State,
     },
-    topology::{Content, Group, Intent, Probe, Service},
+    topology::{Content, Group, Intent, Probe, Protocol, Service},
 };
 
 /// Gives what `host` must make true and must know.
@@ -78,6 +78,7 @@ fn directory(state: &State) -> Directory {
             service.ready.as_ref().is_some_and(|ready| matches!(ready.probe, Probe::Http(_)))
         };
         let http = group.services.iter().filter(|(_, service)| speaks_http(service));
+        let udp = group.services.iter().filter(|(_, service)| service.protocol == Protocol::Udp);
         let publish = group
             .services
             .iter()
@@ -88,6 +89,7 @@ fn directory(state: &State) -> Directory {
             needs: group.needs.clone(),
             machines: machines.map(machine).collect(),
             publish: publish.collect(),
+            udp: udp.map(|(name, _)| name.clone()).collect(),
         };
         (name.clone(), entry)
     };

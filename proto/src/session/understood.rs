@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::{
     level::{Feature, Level},
-    topology::{self, Egress, Group, Intent},
+    topology::{self, Egress, Group, Intent, Protocol},
 };
 
 /// Names what needs the highest level of its readers.
@@ -19,7 +19,9 @@ pub fn beyond(intent: &Intent, level: Level) -> Vec<Feature> {
     let outside = groups.values().any(|group| group.egress != Egress::None).then_some(Feature::Egress);
     let lan = groups.values().any(|group| group.egress == Egress::Lan).then_some(Feature::Lan);
     let published = topology::published(groups).next().map(|_| Feature::Publish);
-    let all = [outside, lan, published].into_iter().flatten();
+    let mut services = groups.values().flat_map(|group| group.services.values());
+    let udp = services.any(|service| service.protocol == Protocol::Udp).then_some(Feature::Udp);
+    let all = [outside, lan, published, udp].into_iter().flatten();
     all.filter(|feature| !level.allows(*feature)).collect()
 }
 
@@ -42,6 +44,7 @@ fn without(group: &mut Group, feature: Feature) {
         Feature::Egress => group.egress = Egress::None,
         Feature::Lan if group.egress == Egress::Lan => group.egress = Egress::Internet,
         Feature::Publish => group.services.values_mut().for_each(|service| service.publish = None),
+        Feature::Udp => group.services.retain(|_, service| service.protocol != Protocol::Udp),
         // Nothing of it is in a topology, or in this one.
         Feature::Lan | Feature::Raise => {}
     }
@@ -76,6 +79,14 @@ mod tests {
         assert_eq!((feature(&wanted), feature(&less)), (Some(Feature::Lan), Some(Feature::Egress)));
         assert_eq!(*understood(&wanted, Level::FIRST), fixture::intent("web 1 256\ndb 1 256\nout 1 256"));
         assert_eq!(*understood(&wanted, Feature::Lan.since()), wanted);
+    }
+
+    #[test]
+    fn below_its_level_a_service_of_datagrams_does_not_exist() {
+        let wanted = fixture::intent("web 1 256 service=http:80 udp=dns:53");
+        let less = understood(&wanted, before(Feature::Udp));
+        assert_eq!(*less, fixture::intent("web 1 256 service=http:80"));
+        assert_eq!([&wanted, &less].map(feature), [Some(Feature::Udp), None]);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn check(groups: &BTreeMap<Name, Group>, places: &Places, report: &mu
 fn ports(name: &Name, group: &Group, places: &Places, report: &mut Report) {
     let mut seen = BTreeMap::new();
     for (service, spec) in &group.services {
-        if let Some(other) = seen.insert(spec.port, service) {
+        if let Some(other) = seen.insert((spec.protocol, spec.port), service) {
             let what = format!(
                 "machines.{name}: the services {other} and {service} have the same port {}",
                 spec.port

@@ -241,7 +241,7 @@ pub struct FileSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
 pub struct Service {
-    /// TCP port in the machine.
+    /// Port in the machine.
     #[n(0)]
     pub port: u16,
     /// How readiness is found out; `None` = ready when the machine has booted and its setup is done.
@@ -250,12 +250,48 @@ pub struct Service {
     /// Where it is reached from the networks of hosts; absent = nowhere.
     #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
     pub publish: Option<Publish>,
+    /// What is spoken at the port.
+    #[serde(default)]
+    #[cbor(n(3), with = "crate::wire::fields::usual", has_nil)]
+    pub protocol: Protocol,
 }
 
 impl Service {
-    /// A port that nobody checks, for this mesh alone.
+    /// A TCP port that nobody checks, for this mesh alone.
     pub fn at(port: u16) -> Service {
-        Service { port, ready: None, publish: None }
+        Service { port, ready: None, publish: None, protocol: Protocol::Tcp }
+    }
+}
+
+/// What is spoken at a service's port. What says nothing of it is from a version that knew TCP alone.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum Protocol {
+    /// Connections.
+    #[default]
+    #[n(0)]
+    Tcp,
+    /// Datagrams.
+    #[n(1)]
+    Udp,
+}
+
+/// A port and what is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    /// Whether it takes connections or datagrams.
+    pub protocol: Protocol,
+}
+
+impl From<u16> for Port {
+    /// Gives the TCP port of a number.
+    fn from(number: u16) -> Port {
+        Port { number, protocol: Protocol::Tcp }
     }
 }
 

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, ops::Range};
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, Egress, Failover, FileSpec, Group, ImageRef, Place, Probe, Publish, Ready, Restart, Service,
-    Topology, check,
+    Diagnostic, Egress, Failover, FileSpec, Group, ImageRef, Place, Probe, Protocol, Publish, Ready, Restart,
+    Service, Topology, check,
     read::{Table, Value},
     report::Report,
     rules,
@@ -305,10 +305,14 @@ fn services(value: &Value, report: &mut Report) -> Option<BTreeMap<Name, Service
         let port = table.take("port").and_then(|v| v.number(rules::PORT, report));
         let ready = table.take("ready").and_then(|v| ready(&v, report));
         let publish = table.take("publish").and_then(|v| publish(&v, report));
+        let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+        let protocol = table.take("protocol").and_then(|v| v.choice(&protocols, report)).unwrap_or_default();
         table.finish(report);
         match port.and_then(|port| u16::try_from(port).ok()) {
             Some(port) => {
-                services.insert(name, Service { port, ready, publish });
+                let service = Service { port, ready, publish, protocol };
+                holds(rules::by_udp(&value.path, &service), &value, report);
+                services.insert(name, service);
             }
             None => report.add(Some(&value.at), format!("{} has no port", value.path), "write port = NUMBER"),
         }

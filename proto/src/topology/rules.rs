@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use super::{FileSpec, Group, ImageRef, Intent, Probe, Service, Topology, report::Report};
+use super::{FileSpec, Group, ImageRef, Intent, Probe, Protocol, Service, Topology, report::Report};
 use crate::{id::Name, limits};
 
 /// Virtual CPUs of a machine: what QEMU's common machine types take.
@@ -14,7 +14,7 @@ pub(super) const MEMORY_MIB: RangeInclusive<u64> = limits::MIN_MEMORY_MIB..=u64:
 pub(super) const DISK_MIB: RangeInclusive<u64> = 1..=limits::MAX_DISK_MIB;
 /// Machines of a group.
 pub(super) const COUNT: RangeInclusive<u64> = 1..=limits::MAX_COUNT as u64;
-/// A TCP port.
+/// A TCP or UDP port.
 pub(super) const PORT: RangeInclusive<u64> = 1..=65_535;
 /// Permission bits of a file.
 pub(super) const MODE: RangeInclusive<u64> = 0..=0o7777;
@@ -59,6 +59,21 @@ pub(super) fn image_name(path: &str, text: &str) -> Result<(), Flaw> {
             "write a name such as tiny or debian:12, as `agent image list` shows it",
         )),
     }
+}
+
+/// Tells whether a service that is reached by UDP asks for nothing that only TCP has here.
+pub(super) fn by_udp(shown: &str, service: &Service) -> Result<(), Flaw> {
+    if service.protocol == Protocol::Tcp {
+        return Ok(());
+    }
+    if service.ready.is_some() {
+        let hint = "remove ready: the machine is ready once it has booted and its other services answer";
+        return Err((format!("{shown}.ready: a UDP service cannot be checked"), hint));
+    }
+    if service.publish.is_some() {
+        return Err((format!("{shown}.publish of a UDP service is not supported yet"), "remove it"));
+    }
+    Ok(())
 }
 
 /// Tells whether a file can be written there in a machine; `shown` is how messages call it.
@@ -240,6 +255,7 @@ fn file(shown: &str, path: &str, spec: &FileSpec, report: &mut Report) {
 
 fn answers(shown: &str, service: &Service, report: &mut Report) {
     within(&format!("{shown}.port"), service.port.into(), PORT, report);
+    flaw(by_udp(shown, service), report);
     if let Some(publish) = &service.publish {
         within(&format!("{shown}.publish.lan"), publish.lan.into(), PORT, report);
         if publish.on.is_empty() {

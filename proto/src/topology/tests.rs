@@ -439,3 +439,41 @@ services.five = { port = 84, publish = { lan = 9000, on = ["N A S"], wan = true 
         "#]],
     );
 }
+
+#[test]
+fn a_service_of_datagrams_shares_a_port_with_one_of_connections_and_is_not_checked() {
+    let (topology, flaws) = parse(
+        r#"session = "s"
+[machines.dns]
+image = "tiny"
+services.tcp = { port = 53, ready = { tcp = true } }
+services.udp = { port = 53, protocol = "udp" }
+"#,
+    );
+    assert_eq!(flaws, []);
+    let topology = topology.unwrap();
+    let services = &topology.groups.values().next().unwrap().services;
+    let told: Vec<crate::topology::Protocol> = services.values().map(|service| service.protocol).collect();
+    assert_eq!(told, [crate::topology::Protocol::Tcp, crate::topology::Protocol::Udp]);
+    check(
+        r#"session = "s"
+[machines.dns]
+image = "tiny"
+services.one = { port = 53, protocol = "udp" }
+services.two = { port = 53, protocol = "udp" }
+services.three = { port = 54, protocol = "sctp" }
+services.four = { port = 55, protocol = "udp", ready = { tcp = true } }
+services.five = { port = 56, protocol = "udp", publish = { lan = 53, on = ["nas"] } }
+"#,
+        expect![[r#"
+            2: machines.dns: the services one and two have the same port 53
+               give each service its own port
+            6: machines.dns.services.three.protocol = "sctp" is not known
+               write "tcp" or "udp"
+            7: machines.dns.services.four.ready: a UDP service cannot be checked
+               remove ready: the machine is ready once it has booted and its other services answer
+            8: machines.dns.services.five.publish of a UDP service is not supported yet
+               remove it
+        "#]],
+    );
+}

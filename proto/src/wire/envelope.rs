@@ -68,12 +68,14 @@ pub enum Kind {
     ConnectHost = 28,
     /// What a host publishes, as stored.
     Published = 29,
+    /// What one host tells another before a flow of datagrams into a machine.
+    ConnectDatagrams = 30,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 29] = [
+    const ALL: [Kind; 30] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -103,6 +105,7 @@ impl Kind {
         Kind::ShimCounts,
         Kind::ConnectHost,
         Kind::Published,
+        Kind::ConnectDatagrams,
     ];
 }
 

@@ -38,4 +38,5 @@ mod setup;
 mod soak;
 mod stdout;
 mod tidy;
+mod udp;
 mod unseen;

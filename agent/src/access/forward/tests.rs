@@ -64,15 +64,15 @@ async fn a_connection_goes_to_the_first_machine_that_takes_it() {
     let dir = tempfile::tempdir().unwrap();
     let (session, label) = (SessionId([5; 16]), "web");
     let forwards = forwards(&dir, &["web-1"], &["web-1", "web-2"]);
-    let found = forwards.open((session, label), [0x5eed]).await.unwrap();
-    assert_eq!(ask(found[&0x5eed]).await, "web-2");
+    let found = forwards.open((session, label), [0x5eed_u16]).await.unwrap();
+    assert_eq!(ask(found[&Port::from(0x5eed)]).await, "web-2");
 }
 
 #[tokio::test]
 async fn ports_that_nobody_uses_take_nothing_from_those_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let forwards = forwards(&dir, &[], &["web-1"]);
-    let ports = [0x5ef1, 0x5ef2, 0x5ef3, 0x5ef4, 0x5ef5];
+    let ports = [0x5ef1_u16, 0x5ef2, 0x5ef3, 0x5ef4, 0x5ef5];
     let found = forwards.open((SessionId([10; 16]), "web"), ports).await.unwrap();
     for _ in 0..2 {
         for here in found.values() {
@@ -87,8 +87,8 @@ async fn without_a_ready_machine_the_connection_is_reset() {
     let dir = tempfile::tempdir().unwrap();
     let (session, label) = (SessionId([6; 16]), "web");
     let forwards = forwards(&dir, &[], &[]);
-    let found = forwards.open((session, label), [0x5eee]).await.unwrap();
-    assert_eq!(ask(found[&0x5eee]).await, "");
+    let found = forwards.open((session, label), [0x5eee_u16]).await.unwrap();
+    assert_eq!(ask(found[&Port::from(0x5eee)]).await, "");
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_taken_port_gets_a_stand_in_that_is_remembered() {
     let address = one.address((session, label)).unwrap();
     let taken = std::net::TcpListener::bind((address, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let here = one.open((session, label), [port]).await.unwrap()[&port];
+    let here = one.open((session, label), [port]).await.unwrap()[&Port::from(port)];
     assert_ne!(here.port(), port);
     drop(one);
     drop(taken);
@@ -115,10 +115,10 @@ async fn asked_for_twice_at_once_it_is_one_listener() {
     let forwards = forwards(&dir, &[], &["web-1"]);
     let asking = (0..20).map(|_| {
         let forwards = forwards.clone();
-        tokio::spawn(async move { forwards.open((session, "web"), [0x5ef0]).await.unwrap() })
+        tokio::spawn(async move { forwards.open((session, "web"), [0x5ef0_u16]).await.unwrap() })
     });
     for found in futures::future::join_all(asking).await {
-        assert_eq!(found.unwrap()[&0x5ef0].port(), 0x5ef0);
+        assert_eq!(found.unwrap()[&Port::from(0x5ef0)].port(), 0x5ef0);
     }
 }
 
@@ -127,17 +127,17 @@ async fn idle_forwards_give_their_ports_back() {
     let dir = tempfile::tempdir().unwrap();
     let (session, label) = (SessionId([8; 16]), "web");
     let forwards = forwards(&dir, &[], &["web-1"]);
-    let found = forwards.open((session, label), [0x5eef]).await.unwrap();
+    let found = forwards.open((session, label), [0x5eef_u16]).await.unwrap();
     forwards.sweep(Instant::now());
-    assert_eq!(ask(found[&0x5eef]).await, "web-1");
+    assert_eq!(ask(found[&Port::from(0x5eef)]).await, "web-1");
     forwards.sweep(Instant::now() + 2 * IDLE);
-    assert!(forwards.listening((session, label), 0x5eef).is_none());
+    assert!(forwards.listening((session, label), 0x5eef_u16).is_none());
 }
 
 #[tokio::test]
 async fn what_was_opened_by_hand_stays_over_restarts_until_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
-    let (session, label, port) = (SessionId([12; 16]), "web", 0x5eff);
+    let (session, label, port) = (SessionId([12; 16]), "web", 0x5eff_u16);
     let first = forwards(&dir, &[], &["web-1"]);
     let here = first.hold((session, label), port).await.unwrap();
     first.open_held().await;
@@ -166,8 +166,8 @@ async fn what_another_host_publishes_has_an_address_of_its_own_that_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (nas, attic) = (HostId([7; 32]), HostId([8; 32]));
     let first = forwards(&dir, &[], &["web-1"]);
-    let found = first.open(nas, [0x5f00]).await.unwrap();
-    assert_eq!(ask(found[&0x5f00]).await, format!("{nas}:{}", 0x5f00));
+    let found = first.open(nas, [0x5f00_u16]).await.unwrap();
+    assert_eq!(ask(found[&Port::from(0x5f00)]).await, format!("{nas}:{}", 0x5f00));
     let (to_nas, to_attic) = (first.address(nas), first.address(attic));
     let to_web = first.address((SessionId([13; 16]), "web"));
     assert_eq!(BTreeSet::from([to_nas, to_attic, to_web]).len(), 3);
@@ -206,7 +206,7 @@ async fn a_thousand_connections_at_once_wait_for_their_turn_and_all_are_served()
     let ways = Ways { dial: counting(&now, &most), targets, reach: reach() };
     let shares = Shares { api: 1, names: 1, forwarded: 1000, listening: 8, browsing: 1, proxied: 1 };
     let forwards = Forwards::new(HostId([1; 32]), dir.path().join("forward.json"), ways, shares);
-    let here = forwards.open((SessionId([14; 16]), "web"), [0x5f01]).await.unwrap()[&0x5f01];
+    let here = forwards.open((SessionId([14; 16]), "web"), [0x5f01_u16]).await.unwrap()[&Port::from(0x5f01)];
     let asked = futures::future::join_all((0..1000).map(|_| tokio::spawn(ask(here))));
     let answers = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("all of them in time");
     let served = answers.into_iter().filter(|answer| answer.as_ref().unwrap() == "served").count();
@@ -222,14 +222,14 @@ async fn a_turn_that_does_not_come_is_refused_and_counted() {
     let place = (SessionId([15; 16]), "web");
     let mut taken = Vec::new();
     for _ in 0..MOST_EACH {
-        taken.push(forwards.connect(place, 80).await.unwrap());
+        taken.push(forwards.connect(place, 80_u16).await.unwrap());
     }
-    let Err(refused) = forwards.connect(place, 80).await else { panic!("one too many") };
+    let Err(refused) = forwards.connect(place, 80_u16).await else { panic!("one too many") };
     assert!(refused.to_string().starts_with("web-1 has 96 connections from here"), "{refused}");
     assert_eq!(forwards.refused(place), 1);
     let waits = tokio::spawn({
         let forwards = forwards.clone();
-        async move { forwards.connect(place, 80).await.is_ok() }
+        async move { forwards.connect(place, 80_u16).await.is_ok() }
     });
     tokio::task::yield_now().await;
     taken.pop();

@@ -21,6 +21,7 @@ fn session_status(machines: Vec<MachineRow>) -> SessionStatus {
         group: group.into(),
         session: "shop".into(),
         port,
+        protocol: proto::topology::Protocol::Tcp,
         fqdn: format!("{group}.shop.mesh.internal"),
         address_here: here.map(|_| "127.64.3.9".into()),
         port_here: here,
@@ -136,6 +137,7 @@ fn a_session_in_json() {
               "group": "db",
               "session": "shop",
               "port": 5432,
+              "protocol": "tcp",
               "fqdn": "db.shop.mesh.internal",
               "address_here": null,
               "port_here": null,
@@ -151,6 +153,7 @@ fn a_session_in_json() {
               "group": "web",
               "session": "shop",
               "port": 80,
+              "protocol": "tcp",
               "fqdn": "web.shop.mesh.internal",
               "address_here": "127.64.3.9",
               "port_here": 8080,
@@ -175,7 +178,7 @@ fn a_session_in_json() {
               ]
             }
           ],
-          "level": 5,
+          "level": 6,
           "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));

@@ -143,7 +143,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 5,
+          "level": 6,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));

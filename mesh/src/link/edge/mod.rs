@@ -323,6 +323,10 @@ impl Edge {
             (port, DNS_PORT) if addressed => {
                 self.dns_query(Asked { by: Family::V4, port, at: now }, udp.payload(), to);
             }
+            // The agent speaks to the guest's services from these.
+            (_, port) if addressed && dial::PORTS.contains(&port) => {
+                to.push(Effect::Packet(Bytes::copy_from_slice(packet)));
+            }
             _ if addressed => {
                 self.refuse(packet, Icmpv4Type::DestinationUnreachable(Unreachable::Port), to);
             }
@@ -393,7 +397,8 @@ impl Edge {
         }
     }
 
-    /// Takes a packet of another machine. The agent is trusted, but it is not asked to be perfect.
+    /// Takes a packet of another machine, or a datagram of the gateway. The agent is trusted, but it is not asked to be
+    /// perfect.
     fn packet(&mut self, packet: &[u8], to: &mut Vec<Effect>) {
         if packet.first().is_some_and(|first| first >> 4 == 6) {
             return self.packet_v6(packet, to);
@@ -404,7 +409,7 @@ impl Edge {
         };
         let source = header.source_addr();
         let from_machine = frame::usable(self.config.subnet, source)
-            && source != self.towards.from
+            && (source != self.towards.from || is_dynamic_datagram(packet))
             && source != self.config.guest_address
             || overlay::is_host_v4(source);
         let whole = usize::from(header.total_len()) == packet.len();
@@ -415,6 +420,15 @@ impl Edge {
             self.drops.misrouted += 1;
         }
     }
+}
+
+/// Says whether a packet is a whole UDP datagram from a dynamic port.
+fn is_dynamic_datagram(packet: &[u8]) -> bool {
+    let parsed = Ipv4Slice::from_slice(packet).ok();
+    let payload = parsed.as_ref().map(|parsed| parsed.payload());
+    let payload = payload.filter(|payload| !payload.fragmented && payload.ip_number == IpNumber::UDP);
+    let udp = payload.and_then(|payload| UdpSlice::from_slice(payload.payload).ok());
+    udp.is_some_and(|udp| dial::PORTS.contains(&udp.source_port()))
 }
 
 /// Says whether a TCP segment to the gateway is for its name server. Dials come from dynamic ports.

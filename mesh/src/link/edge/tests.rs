@@ -414,3 +414,36 @@ fn a_host_on_the_network_is_spoken_with_like_a_machine() {
     let elsewhere = edge.on(Event::Packet(packet([192, 168, 1, 1], ME).into()), now);
     assert_eq!((elsewhere, edge.drops().misrouted), (vec![], 1));
 }
+
+#[test]
+fn datagrams_of_the_gateway_pass_both_ways_on_its_dynamic_ports_alone() {
+    let udp = |from: [u8; 4], to: [u8; 4], ports: (u16, u16)| {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(from, to, 64).udp(ports.0, ports.1).write_to_vec(&mut packet, b"x").unwrap();
+        packet
+    };
+    let (mut edge, now) = edge();
+    let mut went = |ports, to_guest: bool| {
+        let effects = match to_guest {
+            true => edge.on(Event::Packet(udp(GATEWAY, ME, ports).into()), now),
+            false => {
+                let mut frame = Vec::new();
+                let builder = PacketBuilder::ethernet2(GUEST, GATEWAY_MAC).ipv4(ME, GATEWAY, 64);
+                builder.udp(ports.0, ports.1).write_to_vec(&mut frame, b"x").unwrap();
+                edge.on(Event::Frames(vec![frame[..].into()]), now)
+            }
+        };
+        let passed = effects.iter().any(|effect| match effect {
+            Effect::ToGuest(frame) => SlicedPacket::from_ethernet(frame).is_ok_and(
+                |it| matches!(it.transport, Some(TransportSlice::Udp(udp)) if udp.payload() == b"x"),
+            ),
+            Effect::Packet(packet) => **packet == udp(ME, GATEWAY, ports),
+            _ => false,
+        });
+        (passed, edge.drops().misrouted, edge.drops().refused)
+    };
+    assert_eq!(went((49_152, 53), true), (true, 0, 0));
+    assert_eq!(went((53, 68), true), (false, 1, 0), "it is no name server's answer");
+    assert_eq!(went((53, 65_535), false), (true, 1, 0));
+    assert_eq!(went((53, 8080), false), (false, 1, 1));
+}

@@ -30,6 +30,7 @@ fn routes() -> Routes {
         needs: BTreeSet::new(),
         machines: vec![entry(1, HERE, 2), entry(2, THERE, 5), entry(3, HERE, 1)],
         publish: BTreeMap::new(),
+        udp: BTreeSet::new(),
     };
     let subnet = Prefix { base: Ipv4Addr::new(10, 64, 7, 0), len: 24 };
     let groups = BTreeMap::from([("web".parse().unwrap(), group)]);

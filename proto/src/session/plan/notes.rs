@@ -54,6 +54,7 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             Feature::Lan if beyond.contains(&Feature::Egress) => return None,
             Feature::Lan => "its machines do not reach their hosts' networks",
             Feature::Publish => "its services are published in no network",
+            Feature::Udp => "its UDP services do not exist",
             // No topology has it.
             Feature::Raise => return None,
         };

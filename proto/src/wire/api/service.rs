@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Name;
+use crate::{id::Name, topology::Protocol};
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct ServiceRow {
     pub session: String,
     /// Its port in the machines.
     pub port: u16,
+    /// What is spoken there.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// The group's name in the zone.
     pub fqdn: String,
     /// Where this host reaches it; `null` = nothing listens here now.

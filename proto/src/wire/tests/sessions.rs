@@ -14,8 +14,8 @@ use crate::{
     },
     time::Timestamp,
     topology::{
-        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Publish, Ready,
-        Restart, Service, Topology,
+        Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Place, Probe, Protocol,
+        Publish, Ready, Restart, Service, Topology,
     },
     wire::codec::{Form, from_bytes, to_bytes},
 };
@@ -28,6 +28,7 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::message("share.whole", share()),
         Sample::message("share.egress", share_with_egress()),
         Sample::message("share.publish", share_with_publish()),
+        Sample::message("share.udp", share_with_udp()),
         Sample::message("voices.two", Voices { hosts }),
         Sample::message("voices.none", Voices::default()),
         made(),
@@ -47,6 +48,7 @@ fn commands() -> impl Iterator<Item = Sample> {
         ),
         ("apply", Command::Apply { intent: intent(), plan: plan(), replace: replace() }),
         ("apply-egress", Command::Apply { intent: intent_with_egress(), plan: plan(), replace: replace() }),
+        ("apply-udp", Command::Apply { intent: intent_with_udp(), plan: plan(), replace: replace() }),
         ("apply-publish", Command::Apply { intent: intent_with_publish(), plan: plan(), replace: replace() }),
         ("grant", Command::Grant { machine: machine(), host, epoch }),
         ("wish", Command::Wish { machine: machine(), run: true }),
@@ -244,6 +246,7 @@ pub(super) fn share() -> Share {
         needs: [name("db")].into(),
         machines: vec![entry(1, Guard::Hold, Some("debian")), entry(2, Guard::Lease, None)],
         publish: BTreeMap::new(),
+        udp: BTreeSet::new(),
     };
     Share {
         session: SESSION,
@@ -283,6 +286,25 @@ fn share_with_publish() -> Share {
     let mut share = share();
     share.directory.groups.values_mut().for_each(|group| group.publish = [(name("http"), publish())].into());
     share
+}
+
+fn share_with_udp() -> Share {
+    let mut share = share();
+    share.directory.groups.values_mut().for_each(|group| group.udp = [name("http")].into());
+    for spec in &mut share.machines {
+        spec.services = [(name("dns"), dns())].into();
+    }
+    share
+}
+
+fn dns() -> Service {
+    Service { protocol: Protocol::Udp, ..Service::at(53) }
+}
+
+fn intent_with_udp() -> Intent {
+    let mut intent = intent();
+    intent.topology.groups.values_mut().for_each(|group| group.services = [(name("dns"), dns())].into());
+    intent
 }
 
 fn intent_with_publish() -> Intent {
