@@ -20,11 +20,15 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr},
 };
 
+use source::{PAGE, Requests};
+
+pub mod source;
+
 /// Bytes under way in each direction of the one busy connection. Less than what any backend queues, because this stack does
 /// not slow down when packets are lost, as a real guest's does.
 const WINDOW: usize = 192 * 1024;
-/// Connections that a guest serves at once: one that has just ended listens again a moment later.
-const SERVED: usize = 4;
+/// Connections that a guest serves at once, unless told: one that has just ended listens again a moment later.
+pub const SERVED: usize = 4;
 /// Bytes of a connection that is only held.
 const LITTLE: usize = 512;
 /// An IP packet, as guests of ours have it; the other backends are asked with the same.
@@ -58,13 +62,14 @@ pub struct Guest {
     served: Vec<Served>,
 }
 
-/// One of the connections that a guest serves at a time, as [`source`] does.
+/// One of the connections that a guest serves at a time, as [`source::run`] does.
 struct Served {
     port: u16,
     handle: SocketHandle,
     order: [u8; 9],
     heard: usize,
     left: u64,
+    requests: Requests,
 }
 
 impl Guest {
@@ -92,12 +97,12 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Reads so many bytes from a [`source`]; gives bytes a second.
+    /// Reads so many bytes from a [`source::run`]; gives bytes a second.
     pub fn get(&mut self, from: SocketAddrV4, bytes: u64) -> Result<f64> {
         self.move_bytes(from, b'g', bytes)
     }
 
-    /// Brings so many bytes to a [`source`]; gives bytes a second.
+    /// Brings so many bytes to a [`source::run`]; gives bytes a second.
     pub fn put(&mut self, to: SocketAddrV4, bytes: u64) -> Result<f64> {
         self.move_bytes(to, b'p', bytes)
     }
@@ -134,14 +139,15 @@ impl Guest {
         Ok(took)
     }
 
-    /// Serves other guests on this port from now on, a few connections at once, as [`source`] does.
-    pub fn serve(&mut self, port: u16) -> Result<()> {
+    /// Serves others on this port from now on, so many connections at once, as [`source::run`] does.
+    pub fn serve(&mut self, port: u16, at_once: usize) -> Result<()> {
         let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
-        for _ in 0..SERVED {
+        for _ in 0..at_once {
             let mut socket = tcp::Socket::new(buffer(), buffer());
             socket.listen(port).map_err(|error| anyhow!("port {port} cannot be served: {error}"))?;
             let handle = self.sockets.add(socket);
-            self.served.push(Served { port, handle, order: [0; 9], heard: 0, left: 0 });
+            let requests = Requests::default();
+            self.served.push(Served { port, handle, order: [0; 9], heard: 0, left: 0, requests });
         }
         Ok(())
     }
@@ -244,16 +250,26 @@ impl Served {
             socket.abort();
             // The port was listened on before.
             let _ = socket.listen(self.port);
-            (self.heard, self.left) = (0, 0);
+            (self.heard, self.left, self.requests) = (0, 0, Requests::default());
             return true;
         }
         while self.heard < self.order.len() && socket.can_recv() {
             self.heard += socket.recv_slice(&mut self.order[self.heard..]).unwrap_or(0);
-            if let [_, count @ ..] = self.order
-                && self.heard == self.order.len()
-            {
+            done = true;
+            if self.heard < self.order.len() {
+                continue;
+            }
+            if self.order.starts_with(b"GET ") {
+                self.requests.ended(&self.order);
+            } else {
+                let [_, count @ ..] = self.order;
                 self.left = u64::from_be_bytes(count);
             }
+        }
+        while self.order.starts_with(b"GET ") && socket.can_recv() {
+            let ended = socket.recv(|bytes| (bytes.len(), self.requests.ended(bytes))).unwrap_or(0);
+            // Whoever asks has read the answer before: there is room.
+            let _ = (0..ended).try_for_each(|_| socket.send_slice(PAGE).map(drop));
             done = true;
         }
         let zeros = [0; 16 * 1024];
@@ -429,44 +445,6 @@ impl phy::TxToken for Sending<'_> {
     }
 }
 
-/// Serves [`Guest`]s until killed: of a connection that orders `g` it gets so many bytes, one that orders `p` brings
-/// them and gets one byte as a receipt; any other is kept until its guest ends it.
-pub fn source(listener: &std::net::TcpListener) -> Result<()> {
-    for stream in listener.incoming() {
-        let stream = stream?;
-        let serve = || serve(stream).ok();
-        // Thousands may be held at once.
-        std::thread::Builder::new().stack_size(128 * 1024).spawn(serve)?;
-    }
-    Ok(())
-}
-
-fn serve(mut stream: std::net::TcpStream) -> io::Result<()> {
-    let mut order = [0; 9];
-    stream.read_exact(&mut order)?;
-    let [what, count @ ..] = order;
-    let mut left = u64::from_be_bytes(count);
-    let mut piece = vec![0; 64 * 1024];
-    while left > 0 {
-        let most = left.min(piece.len() as u64) as usize;
-        left -= match what {
-            b'g' => {
-                stream.write_all(&piece[..most])?;
-                most as u64
-            }
-            _ => match stream.read(&mut piece[..most])? {
-                0 => return Ok(()),
-                count => count as u64,
-            },
-        };
-    }
-    if what == b'p' {
-        stream.write_all(b"!")?;
-    }
-    // Until its guest ends it.
-    stream.read(&mut piece).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,7 +461,7 @@ mod tests {
         let (one, other) = UnixStream::pair().unwrap();
         let serving = std::thread::spawn(move || {
             let mut guest = Guest::new(other, place(3, 2)).unwrap();
-            guest.serve(9000).unwrap();
+            guest.serve(9000, SERVED).unwrap();
             // Until the other one has gone.
             while guest.idle(Duration::from_millis(50)).is_ok() {}
         });

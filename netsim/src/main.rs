@@ -65,7 +65,7 @@ enum Verb {
     ///
     /// The first order says who it is: `is MAC ADDRESS GATEWAY`. Then `get ADDRESS:PORT BYTES` and `put ADDRESS:PORT
     /// BYTES` print MB/s, `hold ADDRESS:PORT COUNT` prints how many connections stand, `refused ADDRESS:PORT` prints
-    /// after how many milliseconds.
+    /// after how many milliseconds. `serve PORT [COUNT]` serves others as `source` does, so many at once.
     Card {
         /// The backend's socket
         socket: PathBuf,
@@ -73,7 +73,7 @@ enum Verb {
         #[arg(long)]
         listen: bool,
     },
-    /// Serve bytes to `netsim card` until killed
+    /// Serve bytes to `netsim card`, and a page to whoever asks by HTTP, until killed
     Source {
         /// The port
         port: u16,
@@ -185,7 +185,8 @@ fn obey(guest: &mut Guest, order: &str) -> Result<String> {
     Ok(match words[..] {
         ["get", from, bytes] => format!("{:.1}", guest.get(from.parse()?, bytes.parse()?)? / 1e6),
         ["put", to, bytes] => format!("{:.1}", guest.put(to.parse()?, bytes.parse()?)? / 1e6),
-        ["serve", port] => guest.serve(port.parse()?).map(|()| port.to_owned())?,
+        ["serve", port] => guest.serve(port.parse()?, card::SERVED).map(|()| port.to_owned())?,
+        ["serve", port, at_once] => guest.serve(port.parse()?, at_once.parse()?).map(|()| port.to_owned())?,
         ["hold", to, count] => guest.hold(to.parse()?, count.parse()?)?.to_string(),
         ["refused", to] => format!("{:.1}", guest.refused(to.parse()?)?.as_secs_f64() * 1e3),
         _ => bail!("{order:?} is no order"),
@@ -194,7 +195,7 @@ fn obey(guest: &mut Guest, order: &str) -> Result<String> {
 
 fn source(port: u16) -> Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot listen")?;
-    card::source(&listener)?;
+    card::source::run(&listener)?;
     Ok(ExitCode::SUCCESS)
 }
 
