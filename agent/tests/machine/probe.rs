@@ -33,6 +33,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 64, 7, 1);
 const SITE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 /// Routed to the internet, where it is nobody's and nobody says so.
 const DARK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 66);
+/// An address as hosts have them on session networks, which this host has for something else.
+const MEMBER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// What the host has besides its way out: a LAN, what clouds have at every machine, a public address, a
 /// loopback resolver, and what a VPN leads to, in a table of its own for a part of it.
 const SURROUNDINGS: &str = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true
@@ -44,7 +46,7 @@ const SURROUNDINGS: &str = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true
     echo nameserver 127.0.0.1 > \"$0/resolv.conf\"; mount --bind \"$0/resolv.conf\" /etc/resolv.conf";
 /// Everything that leads to the host, to what is near to it, or to another session.
 const FORBIDDEN: &str = "127.0.0.1 127.0.0.53 127.64.3.2 0.0.0.0 192.0.2.1 192.0.2.2 192.168.50.1 192.168.50.7 \
-    192.168.1.1 10.64.8.2 10.0.0.1 172.17.0.1 169.254.169.254 169.254.1.1 168.63.129.16 100.64.0.1 198.18.0.1 \
+    192.168.1.1 10.64.8.2 10.0.0.1 172.17.0.1 169.254.169.254 169.254.1.1 168.63.129.16 100.64.0.1 \
     11.22.33.44 198.51.100.1 198.51.100.9 9.9.9.9 11.0.5.5 224.0.0.251 240.0.0.1";
 /// Ports of this host on which somebody would notice: ssh, names, web, the front door, the agent's own.
 const PORTS: [u16; 6] = [22, 53, 80, 7080, 7440, 7453];
@@ -173,10 +175,16 @@ async fn others_addresses(enemy: &mut Enemy) {
     let counts = enemy.counts().await;
     assert_eq!(counts.spoofed, before.spoofed + spoofed);
     assert_eq!(enemy.pending().await, 0, "none of them was answered");
-    // What is its own goes to its neighbour, and is the first that does.
-    enemy.udp(neighbour, (5, 6), b"its own").await;
-    let Some(Ok(PortMessage::Packet(passed))) = within(10, port.next()).await else { panic!("no packet") };
-    assert_eq!((&passed[12..16], &passed[28..]), (&ME.octets()[..], &b"its own"[..]));
+    // What is its own goes to its neighbour, and is the first that does. What it says to a member of the mesh is the
+    // session network's affair as well, even where this host itself has that address.
+    for to in [neighbour, MEMBER] {
+        enemy.udp(to, (5, 6), b"its own").await;
+        let Some(Ok(PortMessage::Packet(passed))) = within(10, port.next()).await else {
+            panic!("no packet")
+        };
+        let ends = [ME.octets(), to.octets()].concat();
+        assert_eq!((&passed[12..20], &passed[28..]), (&ends[..], &b"its own"[..]));
+    }
 }
 
 /// Sends what is no frame, or half of one, or more than one.
