@@ -60,6 +60,31 @@ async fn a_question_that_waits_holds_no_other_up() {
 }
 
 #[tokio::test]
+async fn questions_that_came_together_are_answered_together_each_to_who_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = bind(&dir.path().join("port"), Some(0)).await.unwrap();
+    let (address, stop) = (bound.address, CancellationToken::new());
+    let clients =
+        [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+    let mut asked = [Vec::new(), Vec::new()];
+    // They wait in the socket, more than are answered at once, with what is no question among them.
+    for number in 0..100 {
+        let question = query("web.shop.mesh.internal.");
+        clients[number % 2].send_to(&question.to_vec().unwrap(), address).await.unwrap();
+        clients[number % 2].send_to(b"no question", address).await.unwrap();
+        asked[number % 2].push(question.metadata.id);
+    }
+    let server = tokio::spawn(serve(bound, resolve(Arc::default()), 2, stop.clone()));
+    for (client, asked) in clients.iter().zip(asked) {
+        for id in asked {
+            assert_eq!(received(client).await.metadata.id, id);
+        }
+    }
+    stop.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn over_tcp_idle_clients_make_room_and_many_questions_share_a_connection() {
     let dir = tempfile::tempdir().unwrap();
     let bound = bind(&dir.path().join("port"), Some(0)).await.unwrap();
