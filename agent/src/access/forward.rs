@@ -141,7 +141,7 @@ impl Forwards {
         open.get(&port).copied().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Ends the listening on a port; connections that it took go on. Tells whether there was any.
+    /// Ends the listening on a port, and its flows; connections that it took go on. Tells whether there was any.
     pub fn close(&self, place: impl Into<Place>, port: impl Into<Port>) -> bool {
         let (place, port) = (place.into(), port.into());
         let held = self.inner.places.release(&place, port);

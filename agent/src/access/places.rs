@@ -60,18 +60,18 @@ struct KeptPlace {
     /// Ports that listen until somebody closes them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     held: BTreeSet<u16>,
-    /// The same of UDP.
+    /// What stands in for ports of UDP.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     udp_ports: BTreeMap<u16, u16>,
-    /// The same of UDP.
+    /// Ports of UDP that listen until somebody closes them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     udp_held: BTreeSet<u16>,
 }
 
 impl KeptPlace {
     fn new(address: Ipv4Addr) -> KeptPlace {
-        let (ports, held) = Default::default();
-        KeptPlace { address, ports, held, udp_ports: BTreeMap::new(), udp_held: BTreeSet::new() }
+        let (ports, udp_ports) = (BTreeMap::new(), BTreeMap::new());
+        KeptPlace { address, ports, held: BTreeSet::new(), udp_ports, udp_held: BTreeSet::new() }
     }
 
     fn of(&mut self, protocol: Protocol) -> (&mut BTreeMap<u16, u16>, &mut BTreeSet<u16>) {

@@ -22,7 +22,7 @@ const BUFFER_BYTES: usize = 65_535;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// An answer and who asked.
-type Reply = (Vec<u8>, SocketAddr);
+type Addressed = (Vec<u8>, SocketAddr);
 
 /// Serves until it is dropped.
 pub async fn serve(socket: UdpSocket, resolve: Resolve) {
@@ -57,7 +57,7 @@ fn answer(
     socket: &Arc<UdpSocket>,
     resolve: &Resolve,
     waiting: &Arc<Semaphore>,
-) -> Option<Reply> {
+) -> Option<Addressed> {
     let (message, resolve) = (message.to_vec(), resolve.clone());
     let mut answering =
         Box::pin(async move { respond(&message, View::Host, Carrier::Datagram, &resolve).await });
@@ -76,7 +76,7 @@ fn answer(
 }
 
 /// Sends all of them, or tells which were not sent.
-async fn send(socket: &UdpSocket, mut answers: &[Reply]) {
+async fn send(socket: &UdpSocket, mut answers: &[Addressed]) {
     while !answers.is_empty() {
         let sent = socket.async_io(Interest::WRITABLE, || Ok(send_some(socket, answers)?)).await;
         if let Err(error) = &sent {
@@ -88,7 +88,7 @@ async fn send(socket: &UdpSocket, mut answers: &[Reply]) {
 }
 
 /// Sends as many as the system takes at once, from the first one on.
-fn send_some(socket: &UdpSocket, answers: &[Reply]) -> rustix::io::Result<usize> {
+fn send_some(socket: &UdpSocket, answers: &[Addressed]) -> rustix::io::Result<usize> {
     let addresses: Vec<SocketAddrAny> = answers.iter().map(|(_, from)| from.as_any()).collect();
     let bytes: Vec<[IoSlice; 1]> = answers.iter().map(|(answer, _)| [IoSlice::new(answer)]).collect();
     let mut controls: Vec<_> = answers.iter().map(|_| SendAncillaryBuffer::default()).collect();

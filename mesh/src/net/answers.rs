@@ -1,19 +1,18 @@
 //! What machines may say to this host itself: answers, and nothing else. A host on a session's network reaches machines;
 //! no machine reaches its programs. Pure: packets and moments in, a verdict out.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
     Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4Slice, Ipv6HeaderSlice, TcpSlice,
 };
 use proto::time::Moment;
 
+use super::recent::Recent;
+
 /// RFC 4787 recommends five minutes for UDP; other protocols have no end of their own either.
 const FOR_MS: u64 = 300_000;
-/// Who may answer at once. One more takes the place of the one that was sent to longest ago.
+/// Who may answer at once.
 const MOST: usize = 4096;
 const HEADER_V6: usize = 40;
 
@@ -23,7 +22,7 @@ type Key = (SocketAddr, u8, u16);
 /// Whom this host has sent to lately.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    sent: BTreeMap<Key, Moment>,
+    sent: Recent<Key, Moment, MOST>,
 }
 
 /// What matters of a packet.
@@ -40,11 +39,6 @@ impl Answers {
         let Some(seen) = Parsed::of(packet).filter(|seen| seen.protocol != IpNumber::TCP) else { return };
         let (here, there) = seen.ports();
         self.sent.insert((SocketAddr::new(seen.destination, there), seen.protocol.0, here), now);
-        if self.sent.len() > MOST
-            && let Some(oldest) = self.sent.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
-        {
-            self.sent.remove(&oldest);
-        }
     }
 
     /// Says whether a packet of a machine is an answer. By TCP that is whatever does not begin a connection: a program

@@ -47,7 +47,7 @@ pub(super) struct Flows(Arc<Mutex<Table>>);
 struct Table {
     next: u16,
     /// By the port at the gateway.
-    open: Recent<u16, Hearer>,
+    open: Recent<u16, Hearer, FLOWS>,
 }
 
 /// Who hears the answers from a port of the machine.
@@ -76,7 +76,7 @@ struct Course {
 
 impl Default for Flows {
     fn default() -> Flows {
-        Flows(Arc::new(Mutex::new(Table { next: *PORTS.start(), open: Recent::new(FLOWS) })))
+        Flows(Arc::new(Mutex::new(Table { next: *PORTS.start(), open: Recent::default() })))
     }
 }
 

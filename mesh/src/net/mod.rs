@@ -101,7 +101,7 @@ struct Tables {
     routes: HashMap<SessionId, Routes>,
     /// Machines of this host. Looked up for each packet, so the key is not a pair, which would have to be made.
     locals: HashMap<SessionId, HashMap<MachineName, Attached>>,
-    /// Hosts that sent packets of their own, [`MAX_KNOWN`] at most.
+    /// Where answers to hosts go.
     known: Known,
     interface: Option<Interface>,
 }
@@ -113,9 +113,6 @@ struct Interface {
     /// What machines may say to this host.
     answers: Mutex<Answers>,
 }
-
-/// Addresses of hosts that answers go to: some for each host of the largest mesh.
-const MAX_KNOWN: usize = 4096;
 
 struct Attached {
     epoch: Epoch,
@@ -300,10 +297,7 @@ impl Net {
     fn arriving(&self, from: HostId, tag: Tag, packet: Bytes) -> Count {
         let (count, new) = self.0.tables().arriving(from, tag, packet);
         if let Some(address) = new {
-            let known = &mut self.0.tables_mut().known;
-            if known.len() < MAX_KNOWN || known.contains_key(&address) {
-                known.insert(address, from);
-            }
+            self.0.tables_mut().known.insert(address, from);
         }
         count
     }

@@ -2,21 +2,21 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-/// What was used most recently.
+/// What was used most recently, `MOST` entries at most.
 #[derive(Debug)]
-pub struct Recent<K, V> {
-    most: usize,
+pub struct Recent<K, V, const MOST: usize> {
     uses: u64,
     /// Each with the number of its last use.
     entries: HashMap<K, (u64, V)>,
 }
 
-impl<K: Copy + Eq + Hash, V> Recent<K, V> {
-    /// An empty table that holds so many, at least one.
-    pub fn new(most: usize) -> Recent<K, V> {
-        Recent { most, uses: 0, entries: HashMap::new() }
+impl<K, V, const MOST: usize> Default for Recent<K, V, MOST> {
+    fn default() -> Self {
+        Recent { uses: 0, entries: HashMap::new() }
     }
+}
 
+impl<K: Copy + Eq + Hash, V, const MOST: usize> Recent<K, V, MOST> {
     /// Gives an entry. That is no use of it.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|(_, value)| value)
@@ -32,7 +32,7 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
 
     /// Takes an entry in, in place of one of the same key, or else, without room, of the one that was used longest ago.
     pub fn insert(&mut self, key: K, value: V) {
-        if !self.entries.contains_key(&key) && self.entries.len() >= self.most {
+        if !self.entries.contains_key(&key) && self.entries.len() >= MOST {
             let longest_ago = self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
             longest_ago.and_then(|key| self.entries.remove(&key));
         }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn one_more_takes_the_place_of_the_one_that_was_used_longest_ago() {
-        let mut recent = Recent::new(3);
+        let mut recent = Recent::<_, _, 3>::default();
         for key in 0..3 {
             recent.insert(key, key * 10);
         }

@@ -11,6 +11,7 @@ use proto::{
     session::{Directory, overlay},
 };
 
+use super::recent::Recent;
 use crate::link;
 
 /// The routes of one session as one host sees them.
@@ -42,8 +43,10 @@ pub(super) enum Next<'a> {
     Gateway,
 }
 
-/// Hosts that have sent packets of their own, by the address that they sent from.
-pub(super) type Known = HashMap<IpAddr, HostId>;
+/// Hosts that have sent packets of their own lately, by the address that they sent from.
+pub(super) type Known = Recent<IpAddr, HostId, MAX_KNOWN>;
+/// Some for each host of the largest mesh.
+const MAX_KNOWN: usize = 4096;
 
 /// Why a packet goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

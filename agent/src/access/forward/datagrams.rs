@@ -38,7 +38,8 @@ const QUEUE: usize = 32;
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// The flows through all ports of this host.
-pub(super) struct Flows(Mutex<Recent<Ends, Flow>>);
+#[derive(Default)]
+pub(super) struct Flows(Mutex<Recent<Ends, Flow, FLOWS>>);
 
 /// The port of a forward address, and who speaks to it.
 type Ends = (SocketAddr, SocketAddr);
@@ -47,12 +48,6 @@ struct Flow {
     said: mpsc::Sender<Bytes>,
     /// Ends with the entry.
     _task: AbortOnDropHandle<()>,
-}
-
-impl Default for Flows {
-    fn default() -> Flows {
-        Flows(Mutex::new(Recent::new(FLOWS)))
-    }
 }
 
 impl Flows {

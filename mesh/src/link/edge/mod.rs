@@ -408,13 +408,13 @@ impl Edge {
             return;
         };
         let source = header.source_addr();
-        let from_machine = frame::usable(self.config.subnet, source)
+        let of_the_network = frame::usable(self.config.subnet, source)
             && (source != self.towards.from || is_dynamic_datagram(packet))
             && source != self.config.guest_address
             || overlay::is_host_v4(source);
         let whole = usize::from(header.total_len()) == packet.len();
         let fits = packet.len() <= usize::from(self.config.mtu);
-        if header.destination_addr() == self.config.guest_address && from_machine && whole && fits {
+        if header.destination_addr() == self.config.guest_address && of_the_network && whole && fits {
             self.arrive(EtherType::IPV4, packet, to);
         } else {
             self.drops.misrouted += 1;

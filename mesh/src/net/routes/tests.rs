@@ -49,14 +49,15 @@ fn packet(from: u8, to: u8) -> Vec<u8> {
 #[test]
 fn packets_leave_for_the_host_of_their_destination() {
     let (routes, web_1) = (routes(), "web-1".parse().unwrap());
-    let leaving = |from, to, epoch| routes.leaving(&packet(from, to), (&web_1, Epoch(epoch)), &Known::new());
+    let leaving =
+        |from, to, epoch| routes.leaving(&packet(from, to), (&web_1, Epoch(epoch)), &Known::default());
     assert_eq!(leaving(2, 3, 2), Ok(Next::Host(THERE)));
     assert_eq!(leaving(2, 4, 2), Ok(Next::Here(&"web-3".parse().unwrap())));
     assert_eq!(leaving(2, 4, 3), Ok(Next::Here(&"web-3".parse().unwrap())), "newer than we know");
     assert_eq!(leaving(2, 9, 2), Err(Lost::NoRoute));
     assert_eq!(leaving(4, 3, 2), Err(Lost::Forged));
     assert_eq!(leaving(2, 3, 1), Err(Lost::Stale));
-    assert_eq!(routes.leaving(b"junk", (&web_1, Epoch(2)), &Known::new()), Err(Lost::Malformed));
+    assert_eq!(routes.leaving(b"junk", (&web_1, Epoch(2)), &Known::default()), Err(Lost::Malformed));
 }
 
 fn packet_v6(from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
@@ -73,7 +74,7 @@ fn a_machines_ipv6_address_leads_where_its_other_one_does() {
     let (routes, web_1) = (routes(), "web-1".parse().unwrap());
     let at = |name: &str| overlay::machine_v6(SESSION, &name.parse().unwrap());
     let leaving =
-        |from, to, epoch| routes.leaving(&packet_v6(from, to), (&web_1, Epoch(epoch)), &Known::new());
+        |from, to, epoch| routes.leaving(&packet_v6(from, to), (&web_1, Epoch(epoch)), &Known::default());
     assert_eq!(leaving(at("web-1"), at("web-2"), 2), Ok(Next::Host(THERE)));
     assert_eq!(leaving(at("web-1"), at("web-3"), 2), Ok(Next::Here(&"web-3".parse().unwrap())));
     assert_eq!(leaving(at("web-3"), at("web-2"), 2), Err(Lost::Forged));
@@ -86,7 +87,7 @@ fn a_machines_ipv6_address_leads_where_its_other_one_does() {
     assert_eq!(arriving(at("web-2"), at("web-1"), THERE, 4), Err(Lost::Stale));
     assert_eq!(arriving(at("web-3"), at("web-1"), THERE, 5), Err(Lost::Forged));
     assert_eq!(
-        routes.leaving(&packet_v6(at("web-1"), at("web-2"))[..39], (&web_1, Epoch(2)), &Known::new()),
+        routes.leaving(&packet_v6(at("web-1"), at("web-2"))[..39], (&web_1, Epoch(2)), &Known::default()),
         Err(Lost::Malformed)
     );
 }
@@ -95,7 +96,7 @@ fn a_machines_ipv6_address_leads_where_its_other_one_does() {
 fn an_incarnation_that_moved_away_is_not_heard_here() {
     let routes = routes();
     let web_2 = "web-2".parse().unwrap();
-    assert_eq!(routes.leaving(&packet(3, 2), (&web_2, Epoch(4)), &Known::new()), Err(Lost::Stale));
+    assert_eq!(routes.leaving(&packet(3, 2), (&web_2, Epoch(4)), &Known::default()), Err(Lost::Stale));
 }
 
 #[test]
@@ -183,11 +184,12 @@ fn machines_answer_hosts() {
     let (routes, web_1) = (routes(), "web-1".parse().unwrap());
     let third = HostId([3; 32]);
     for (_, answer) in ends_of(2, HERE) {
-        assert_eq!(routes.leaving(&answer, (&web_1, Epoch(2)), &Known::new()), Ok(Next::Me));
+        assert_eq!(routes.leaving(&answer, (&web_1, Epoch(2)), &Known::default()), Ok(Next::Me));
     }
     for (asks, answer) in ends_of(2, third) {
-        assert_eq!(routes.leaving(&answer, (&web_1, Epoch(2)), &Known::new()), Err(Lost::NoRoute));
-        let known = Known::from([(routes.own_address(&asks, third).unwrap(), third)]);
+        assert_eq!(routes.leaving(&answer, (&web_1, Epoch(2)), &Known::default()), Err(Lost::NoRoute));
+        let mut known = Known::default();
+        known.insert(routes.own_address(&asks, third).unwrap(), third);
         assert_eq!(routes.leaving(&answer, (&web_1, Epoch(2)), &known), Ok(Next::Host(third)));
     }
     for (_, answer) in ends_of(3, HERE) {
