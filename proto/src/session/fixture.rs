@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     level::LEVEL,
-    topology::{Egress, Group, Place, Probe, Protocol, Publish, Ready, Service, Topology},
+    topology::{
+        Egress, Failover, Group, ImageRef, Place, Probe, Protocol, Publish, Ready, Restart, Service, Topology,
+    },
 };
 
 /// The session of all data tests.
