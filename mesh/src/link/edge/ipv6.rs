@@ -21,6 +21,10 @@ use crate::link::{
 
 /// How often the gateway says that it leads out: a guest may miss two of three.
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(ipv6::ROUTER_FOR_S as u64 / 3);
+/// A guest asks whether somebody has its address, and takes it when it heard nothing for a second (RFC 4862, 5.4: one
+/// probe, the default RetransTimer of RFC 4861). Until then it drops what is sent there. As long again for a guest that
+/// is slow; one that probes more often says so each time.
+const UNOPPOSED_AFTER: Duration = Duration::from_secs(2);
 /// Types below this are errors, of which no error is told (RFC 4443, 2.4).
 const FIRST_NO_ERROR: u8 = 128;
 
@@ -46,7 +50,9 @@ impl Edge {
             self.drops.spoofed += 1;
             return;
         }
-        self.heard_v6 |= own;
+        if own {
+            self.note_v6();
+        }
         if next == IpNumber::IPV6_ICMP
             && let Ok(icmp) = Icmpv6Slice::from_slice(&packet[HEADER..])
             && Discovery::is_of(&icmp)
@@ -77,8 +83,9 @@ impl Edge {
         match said {
             Some(Discovery::Routers) => self.advertise(now, to),
             Some(Discovery::Neighbour { target, probe }) => {
-                // Nobody objects to the guest's own address, so it has it from now on.
-                self.heard_v6 |= target == self.side.guest;
+                if probe && target == self.side.guest && !self.heard_v6 {
+                    self.unopposed = Some(now + UNOPPOSED_AFTER);
+                }
                 to.extend(self.side.neighbour(target, probe, source).map(Effect::ToGuest));
             }
             Some(Discovery::Told { target }) => {
@@ -100,6 +107,18 @@ impl Edge {
         if self.advertise.is_some_and(|due| due <= now) {
             self.advertise(now, to);
         }
+    }
+
+    /// Notes that the guest has the address that it asked for: nobody objects.
+    pub(super) fn take_unopposed(&mut self, now: Instant) {
+        if self.unopposed.is_some_and(|due| due <= now) {
+            self.note_v6();
+        }
+    }
+
+    fn note_v6(&mut self) {
+        self.heard_v6 = true;
+        self.unopposed = None;
     }
 
     /// Lets a packet of the guest go to another machine of the session or out of it, or says why not.

@@ -35,6 +35,8 @@ pub struct Edge {
     next_question: u64,
     heard: bool,
     heard_v6: bool,
+    /// When the guest has the IPv6 address that it asked for, because nobody objected.
+    unopposed: Option<Instant>,
     /// When the gateway says again that it leads out by IPv6.
     advertise: Option<Instant>,
     carried: Carried,
@@ -76,6 +78,7 @@ impl Edge {
             next_question: 0,
             heard: false,
             heard_v6: false,
+            unopposed: None,
             advertise: None,
             carried: Carried::default(),
             drops: Drops::default(),
@@ -114,6 +117,7 @@ impl Edge {
                 self.dials.poll(now, to);
                 self.egress.tick(now, to);
                 self.advertise_again(now, to);
+                self.take_unopposed(now);
             }
         }
         if self.heard && !heard {
@@ -124,7 +128,8 @@ impl Edge {
 
     /// Tells when [`Event::Tick`] is due; to be asked again after every event.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        [self.dials.deadline(now), self.egress.deadline(), self.advertise].into_iter().flatten().min()
+        let dues = [self.dials.deadline(now), self.egress.deadline(), self.advertise, self.unopposed];
+        dues.into_iter().flatten().min()
     }
 
     /// Says whether the guest has ever taken or used its address: its network is up.
