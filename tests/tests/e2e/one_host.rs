@@ -6,6 +6,9 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 use serde_json::Value;
 use tests::{Answer, BOOT, Host, Place, eventually, http_get};
 
+/// Anonymous memory of a shim whose machine is ready: there are as many shims on a host as machines.
+const SHIM_KIB: u64 = 5 * 1024;
+
 /// Copies the example to the host, so that the story can edit it.
 fn shop(host: &Host) -> String {
     let example =
@@ -97,6 +100,7 @@ fn a_shop_runs_on_one_host_is_used_and_leaves_nothing() {
     let up = host.agent(&["session", "up", &file]).expect(0);
     each_change_of_state_was_a_line(&up);
     the_session_is_told_in_full(&host);
+    a_shim_takes_little_memory_of_its_own(&host);
     a_page_is_made_by_one_guest_with_data_of_another(&host);
     commands_run_in_machines_and_their_exit_codes_come_back(&host);
     the_console_shows_what_was_said_and_takes_keys(&host);
@@ -142,6 +146,15 @@ fn the_session_is_told_in_full(host: &Host) {
     let row = &list(&sessions, "sessions")[0];
     has(row, "id name state ready machines coordinator");
     assert_eq!((&row["ready"], &row["machines"]), (&3.into(), &3.into()));
+}
+
+fn a_shim_takes_little_memory_of_its_own(host: &Host) {
+    let held = host.held().expect("what the agent holds");
+    assert_eq!(held.shims.len(), 3);
+    for shim in held.shims {
+        let kib = shim.anonymous_kib.expect("its memory");
+        assert!(kib <= SHIM_KIB, "the shim of {} has {kib} KiB of its own", shim.machine);
+    }
 }
 
 fn a_page_is_made_by_one_guest_with_data_of_another(host: &Host) {
