@@ -1,8 +1,10 @@
 //! Speaks DNS for `proto::names`: an authoritative server on loopback for this host's programs, and
 //! the answers that guests get through their gateway. Decides nothing about names: `respond` writes for both
-//! what `zone` finds, `udp` and `tcp` carry it.
+//! what `zone` finds, `answers` remembers what was written, `udp` and `tcp` carry it.
 
+mod answers;
 mod ask;
+mod memory;
 mod respond;
 mod tcp;
 mod udp;
@@ -20,8 +22,8 @@ use proto::names::{Kind, Resolution, View};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
+pub use answers::Answers;
 pub use ask::ask;
-pub use respond::respond;
 
 use crate::host::listen;
 
@@ -32,10 +34,18 @@ pub struct Found {
     pub resolution: Resolution,
     /// The zone that the name is in; `None` = none of ours.
     pub origin: Option<String>,
+    /// Whether whoever asks the same in the same edition finds the same, and nothing is to be done for it again.
+    pub lasting: bool,
 }
 
-/// Answers a question: full name, kind, who asks. May open a forward before it answers.
-pub type Resolve = Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Found> + Send + Sync>;
+/// Answers questions.
+#[derive(Clone)]
+pub struct Resolve {
+    /// Answers one: who asks, full name, kind. May open a forward before it answers.
+    pub find: Arc<dyn Fn(View, String, Kind) -> BoxFuture<'static, Found> + Send + Sync>,
+    /// Gives the number of the edition that questions are answered from now. It only grows.
+    pub edition: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
 
 /// A bound server that does not serve yet.
 pub struct Bound {
@@ -82,8 +92,9 @@ async fn bind_both(port: u16) -> io::Result<(Bound, u16)> {
 
 /// Serves until `stop`, over TCP no more than `most` connections at once.
 pub async fn serve(bound: Bound, resolve: Resolve, most: usize, stop: CancellationToken) {
+    let answers = Arc::new(Answers::new(View::Host, resolve));
     let both =
-        futures::future::join(udp::serve(bound.udp, resolve.clone()), tcp::serve(bound.tcp, most, resolve));
+        futures::future::join(udp::serve(bound.udp, answers.clone()), tcp::serve(bound.tcp, most, answers));
     stop.run_until_cancelled(both).await;
 }
 

@@ -14,7 +14,10 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -59,6 +62,8 @@ struct Inner {
     places: Places,
     balance: Balance,
     open: Mutex<BTreeMap<Place, Open>>,
+    /// See [`Forwards::edition`].
+    edition: AtomicU64,
     /// One caller at a time opens: a second would find the port taken, by us.
     opening: tokio::sync::Mutex<()>,
     /// Ports that may listen at once, and connections through all of them: the rest of this process
@@ -92,7 +97,8 @@ impl Forwards {
         let strangers = Arc::new(Semaphore::new(forwarded.div_ceil(2)));
         let flows = Flows::default();
         let (places, balance) = (Places::read(me, path), Balance::new(ways));
-        let inner = Inner { places, balance, open, opening, most, carried, strangers, flows };
+        let edition = AtomicU64::default();
+        let inner = Inner { places, balance, open, edition, opening, most, carried, strangers, flows };
         Forwards { inner: Arc::new(inner) }
     }
 
@@ -149,6 +155,7 @@ impl Forwards {
         let ended = open.get_mut(&place).and_then(|open| open.listeners.remove(&port));
         if let Some((_, task)) = &ended {
             task.abort();
+            self.inner.edition.fetch_add(1, Ordering::Release);
         }
         held || ended.is_some()
     }
@@ -173,13 +180,28 @@ impl Forwards {
 
     /// Forgets all other places: closes their listeners and gives their addresses back.
     pub fn keep(&self, exists: impl Fn(&Place) -> bool) {
-        lock(&self.inner.open).retain(|place, _| exists(place));
+        let mut open = lock(&self.inner.open);
+        let before = open.len();
+        open.retain(|place, _| exists(place));
+        if open.len() < before {
+            self.inner.edition.fetch_add(1, Ordering::Release);
+        }
+        drop(open);
         self.inner.places.keep(exists);
     }
 
     /// Closes what was idle for too long. Called now and then by the daemon.
     pub fn sweep(&self, now: Instant) {
-        lock(&self.inner.open).retain(|_, open| now.saturating_duration_since(*lock(&open.used)) < IDLE);
+        let mut open = lock(&self.inner.open);
+        open.retain(|_, open| now.saturating_duration_since(*lock(&open.used)) < IDLE);
+        self.inner.edition.fetch_add(1, Ordering::Release);
+    }
+
+    /// Gives a number that grows with whatever ends that a port listens, and with each sweep. While it is the same, what
+    /// [`Forwards::open`] made listen listens; whoever takes that as an answer and asks no more asks again after each
+    /// sweep, so that it counts as use.
+    pub fn edition(&self) -> u64 {
+        self.inner.edition.load(Ordering::Acquire)
     }
 
     /// Gives where a port of a place listens on this host now, if it does.

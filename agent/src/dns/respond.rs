@@ -37,11 +37,18 @@ const PLAIN_BYTES: u16 = 512;
 /// What we send and take in one datagram at most: it crosses every path whole, also a guest's.
 const MAX_DATAGRAM_BYTES: u16 = GUEST_DNS_BYTES as u16;
 
+/// An answer as it is sent.
+pub struct Written {
+    pub bytes: Vec<u8>,
+    /// As in [`Found`]. What costs little anew, and so may be asked in any number of ways, is not worth its place.
+    pub lasting: bool,
+}
+
 /// Answers a message. `None`: it is no question, and silence is the answer.
-pub async fn respond(message: &[u8], view: View, carrier: Carrier, resolve: &Resolve) -> Option<Vec<u8>> {
+pub async fn respond(message: &[u8], view: View, carrier: Carrier, resolve: &Resolve) -> Option<Written> {
     let request = match read(message) {
         Read::Question(request) => request,
-        Read::Wrong(response) => return response.to_vec().ok(),
+        Read::Wrong(response) => return Some(Written { bytes: response.to_vec().ok()?, lasting: false }),
         Read::Silence => return None,
     };
     let [query] = &request.queries[..] else { return None };
@@ -50,15 +57,18 @@ pub async fn respond(message: &[u8], view: View, carrier: Carrier, resolve: &Res
     response.metadata.checking_disabled = request.metadata.checking_disabled;
     response.edns = request.edns.as_ref().map(ours);
     response.queries = request.queries.clone();
-    match refused(&request, query) {
-        Some(code) => response.metadata.response_code = code,
+    let lasting = match refused(&request, query) {
+        Some(code) => {
+            response.metadata.response_code = code;
+            false
+        }
         None => fill(&mut response, query, view, resolve).await,
-    }
+    };
     let most = match carrier {
         Carrier::Datagram => request.max_payload().clamp(PLAIN_BYTES, MAX_DATAGRAM_BYTES),
         Carrier::Stream => u16::MAX,
     };
-    fit(response, usize::from(most))
+    Some(Written { bytes: fit(response, usize::from(most))?, lasting })
 }
 
 enum Read {
@@ -111,7 +121,8 @@ fn ours(theirs: &Edns) -> Edns {
     edns
 }
 
-async fn fill(response: &mut Message, query: &Query, view: View, resolve: &Resolve) {
+/// Answers a question, and tells whether the answer is lasting.
+async fn fill(response: &mut Message, query: &Query, view: View, resolve: &Resolve) -> bool {
     let kind = match query.query_type() {
         RecordType::A => Kind::A,
         RecordType::AAAA => Kind::Aaaa,
@@ -120,10 +131,10 @@ async fn fill(response: &mut Message, query: &Query, view: View, resolve: &Resol
         _ => Kind::Other,
     };
     let name = spelled(query.name());
-    let Found { resolution, origin } = resolve(view, name.clone(), kind).await;
+    let Found { resolution, origin, lasting } = (resolve.find)(view, name.clone(), kind).await;
     let Some(origin) = origin else {
         response.metadata.response_code = ResponseCode::Refused;
-        return;
+        return lasting;
     };
     response.metadata.authoritative = true;
     let is_top = name == origin;
@@ -153,6 +164,7 @@ async fn fill(response: &mut Message, query: &Query, view: View, resolve: &Resol
         let top = full(&origin).zip(soa(&origin));
         response.authorities.extend(top.map(|(name, data)| Record::from_rdata(name, names::TTL_S, data)));
     }
+    lasting
 }
 
 /// Writes a name as ours are written; a label that no name of ours can have becomes one.

@@ -5,7 +5,6 @@
 use std::{io, sync::Arc, time::Duration};
 
 use mesh::link::Carrier;
-use proto::names::View;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -13,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Resolve, respond};
+use super::Answers;
 
 /// A client that says nothing, or takes no answer, is cut off; loopback needs no more.
 const IDLE: Duration = Duration::from_secs(2);
@@ -21,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, most: usize, resolve: Resolve) {
+pub async fn serve(listener: TcpListener, most: usize, answers: Arc<Answers>) {
     let slots = Arc::new(Semaphore::new(most));
     // The semaphore is never closed.
     while let Ok(slot) = slots.clone().acquire_owned().await {
@@ -33,20 +32,20 @@ pub async fn serve(listener: TcpListener, most: usize, resolve: Resolve) {
                 continue;
             }
         };
-        let resolve = resolve.clone();
+        let answers = answers.clone();
         tokio::spawn(async move {
-            let ended = carry(stream, &resolve).await;
+            let ended = carry(stream, &answers).await;
             tracing::trace!(?ended, "a DNS connection ended");
             drop(slot);
         });
     }
 }
 
-async fn carry(mut stream: TcpStream, resolve: &Resolve) -> io::Result<()> {
+async fn carry(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
     loop {
         let message = timeout(IDLE, read(&mut stream)).await??;
         // What is no question is answered by the end of the connection.
-        let answer = respond(&message, View::Host, Carrier::Stream, resolve).await;
+        let answer = answers.answer(&message, Carrier::Stream).await;
         let Some(answer) = answer else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let bytes = [&length.to_be_bytes()[..], &answer].concat();

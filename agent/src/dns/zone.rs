@@ -2,7 +2,14 @@
 //! forwards, whenever one of them changes, a few times a second at most. Before a host is told a forward
 //! address, its ports listen.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use mesh::Interfaces;
 use proto::{
@@ -34,6 +41,8 @@ pub struct Zones {
     interfaces: watch::Receiver<Arc<Interfaces>>,
     forwards: Forwards,
     now: watch::Sender<Arc<Zone>>,
+    /// How often it became another one.
+    changes: Arc<AtomicU64>,
 }
 
 impl Zones {
@@ -44,7 +53,8 @@ impl Zones {
         interfaces: watch::Receiver<Arc<Interfaces>>,
         forwards: Forwards,
     ) -> Zones {
-        let zones = Zones { zone, pictures, interfaces, forwards, now: watch::Sender::default() };
+        let (now, changes) = (watch::Sender::default(), Arc::default());
+        let zones = Zones { zone, pictures, interfaces, forwards, now, changes };
         zones.refresh();
         zones
     }
@@ -106,47 +116,76 @@ impl Zones {
         let zone = Arc::new(zone::zone(&picture, own));
         self.now.send_if_modified(|now| {
             let changed = *now != zone;
-            *now = zone;
+            if changed {
+                *now = zone;
+                // Before anybody can see it.
+                self.changes.fetch_add(1, Ordering::Release);
+            }
             changed
         });
     }
 
-    /// Gives the function that answers questions.
+    /// Gives what answers questions.
     pub fn resolve(&self) -> Resolve {
-        let zones = self.clone();
-        Arc::new(move |view, name, kind| {
-            let zones = zones.clone();
-            Box::pin(async move {
-                // One zone for both steps: what becomes ready between them is not answered yet, because
-                // nothing listens for it yet.
-                let mut zone = zones.now.borrow().clone();
-                if view == View::Host && zones.listen_for(&zone, &name, kind).await {
-                    zone = zones.now.borrow().clone();
-                }
-                let origin = names::origin(&zone, view, &name);
-                Found { resolution: names::answer(&zone, view, &name, kind), origin }
-            })
-        })
+        let (zones, editions) = (Arc::new(self.clone()), self.clone());
+        Resolve {
+            find: Arc::new(move |view, name, kind| {
+                let zones = zones.clone();
+                Box::pin(async move { zones.find(view, &name, kind).await })
+            }),
+            edition: Arc::new(move || editions.edition()),
+        }
     }
 
-    /// Makes the ports of a name listen before it is answered. Tells whether that changed the zone.
-    async fn listen_for(&self, zone: &Zone, name: &str, kind: Kind) -> bool {
-        let Some((place, ports, told)) = behind(zone, name, kind) else { return false };
+    /// Each of the two only grows, so the sum is the same only as long as both are.
+    fn edition(&self) -> u64 {
+        self.changes.load(Ordering::Acquire).wrapping_add(self.forwards.edition())
+    }
+
+    async fn find(&self, view: View, name: &str, kind: Kind) -> Found {
+        // One zone for both steps: what becomes ready between them is not answered yet, because
+        // nothing listens for it yet.
+        let mut zone = self.now.borrow().clone();
+        let listens = match view {
+            View::Host => self.listen_for(&zone, name, kind).await,
+            View::Guest(..) => Listens::AsTold,
+        };
+        if listens == Listens::Elsewhere {
+            zone = self.now.borrow().clone();
+        }
+        let origin = names::origin(&zone, view, name);
+        let resolution = names::answer(&zone, view, name, kind);
+        Found { resolution, origin, lasting: listens == Listens::AsTold }
+    }
+
+    /// Makes the ports of a name listen before it is answered.
+    async fn listen_for(&self, zone: &Zone, name: &str, kind: Kind) -> Listens {
+        let Some((place, ports, told)) = behind(zone, name, kind) else { return Listens::AsTold };
         match self.forwards.open(place.clone(), ports).await {
-            // Almost always: the zone says already where each port listens.
             Ok(open) if open.values().all(|here| told.ports.values().any(|port| *port == here.port())) => {
-                false
+                Listens::AsTold
             }
             Ok(_) => {
                 self.refresh();
-                true
+                Listens::Elsewhere
             }
             Err(error) => {
                 tracing::warn!(?place, %error, "no forward listens");
-                false
+                Listens::Not
             }
         }
     }
+}
+
+/// How the ports behind a name listen.
+#[derive(PartialEq)]
+enum Listens {
+    /// Almost always: where the zone says already.
+    AsTold,
+    /// Where the zone says since.
+    Elsewhere,
+    /// Not all of them do.
+    Not,
 }
 
 /// Finds what the answer to a name leads to, the ports that are to listen there, and what is told of them.

@@ -12,7 +12,7 @@ use proto::{
 };
 
 use crate::{
-    dns::{self, Resolve},
+    dns::{Answers, Resolve},
     machine::Shim,
 };
 
@@ -47,7 +47,7 @@ impl Edges {
 /// a restarted shim have the same paths.
 pub fn attach(edges: &Edges, session: SessionId, spec: &MachineSpec, shim: &Shim) {
     let (network, dial) = (shim.clone(), shim.clone());
-    let (resolve, view) = (edges.resolve.clone(), View::Guest(session, spec.egress));
+    let answers = Arc::new(Answers::new(View::Guest(session, spec.egress), edges.resolve.clone()));
     let local = Local {
         network: Arc::new(move || {
             let shim = network.clone();
@@ -63,8 +63,8 @@ pub fn attach(edges: &Edges, session: SessionId, spec: &MachineSpec, shim: &Shim
             })
         }),
         resolve: Arc::new(move |message: Bytes, carrier| {
-            let resolve = resolve.clone();
-            Box::pin(async move { dns::respond(&message, view, carrier, &resolve).await.map(Bytes::from) })
+            let answers = answers.clone();
+            Box::pin(async move { answers.answer(&message, carrier).await.map(Bytes::from) })
         }),
     };
     if !edges.net.attach(session, &spec.machine, spec.epoch, local) {
