@@ -122,7 +122,7 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
     };
     loop {
         let now = std::time::Instant::now();
-        let due = [hub.edge.deadline(now), hub.knock.due()].into_iter().flatten().min();
+        let due = [hub.edge.deadline(), hub.knock.due()].into_iter().flatten().min();
         let wait =
             sleep_until(due.map_or_else(|| Instant::now() + Duration::from_secs(3600), Instant::from_std));
         // Receiving and sleeping are cancel-safe.

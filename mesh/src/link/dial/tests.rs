@@ -107,7 +107,7 @@ impl Lab {
 
     /// Lets time pass to the edge's and the guest's next deadline.
     fn wait(&mut self) {
-        let edge = self.edge.deadline(self.now).unwrap_or(self.now + Duration::from_millis(50));
+        let edge = self.edge.deadline().unwrap_or(self.now + Duration::from_millis(50));
         self.now = edge.max(self.now + Duration::from_millis(1)).min(self.now + Duration::from_millis(50));
         self.on(Event::Tick);
     }
@@ -153,7 +153,7 @@ fn bytes_go_both_ways_and_both_ends_close() {
     lab.guest().close();
     lab.on(Event::Tick);
     assert_eq!(lab.seen(), [Effect::DialEnd { id: 5 }, Effect::DialGone { id: 5, clean: true }]);
-    assert_eq!(lab.edge.deadline(lab.now), None, "nothing is left to do");
+    assert_eq!(lab.edge.deadline(), None, "nothing is left to do");
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_silent_guest_is_asked_again_and_again_but_rarer() {
     lab.on(Event::Dial { id: 5, port: 80 });
     let mut at = Vec::new();
     while lab.seen.is_empty() {
-        let before = lab.edge.deadline(lab.now).unwrap();
+        let before = lab.edge.deadline().unwrap();
         lab.wait();
         if lab.now >= before {
             at.push((lab.now - lab.start).as_millis());
@@ -405,7 +405,7 @@ fn every_dial_ends_with_exactly_one_word_whoever_ended_it() {
         let seen = lab.seen();
         assert_eq!(seen.iter().filter(|effect| last(effect)).count(), 1, "{way}: {seen:?}");
         assert!(seen.last().is_some_and(last), "{way}: nothing names it afterwards: {seen:?}");
-        assert_eq!((lab.edge.dials(), lab.edge.deadline(lab.now)), (0, None), "{way}");
+        assert_eq!((lab.edge.dials(), lab.edge.deadline()), (0, None), "{way}");
         lab.on(data("to nobody"));
         assert_eq!(lab.seen(), [], "{way}: its id is free");
     }

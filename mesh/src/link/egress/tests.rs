@@ -170,7 +170,7 @@ fn a_port_has_one_socket_whoever_it_talks_to_until_it_is_quiet() {
     assert_eq!(edge.on(Event::Tick, now + Duration::from_secs(301)), [], "it has sent meanwhile");
     let shut = edge.on(Event::Tick, now + Duration::from_secs(501));
     assert_eq!(shut, [Effect::Upstream(Upstream::Shut { id: 0 })]);
-    assert_eq!(edge.deadline(now), None);
+    assert_eq!(edge.deadline(), None);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn two_thousand_idle_connections_wake_nobody() {
     let begin = now;
     let mut wakes = 0;
     while now - begin < Duration::from_secs(3600) {
-        now = edge.deadline(now).unwrap().max(now);
+        now = edge.deadline().unwrap().max(now);
         assert_eq!(edge.on(Event::Tick, now), []);
         wakes += 1;
     }
@@ -488,7 +488,7 @@ impl Lab {
     }
 
     fn wait(&mut self) {
-        let edge = self.edge.deadline(self.now).unwrap_or(self.now + Duration::from_millis(50));
+        let edge = self.edge.deadline().unwrap_or(self.now + Duration::from_millis(50));
         self.now = edge.max(self.now + Duration::from_millis(1)).min(self.now + Duration::from_millis(50));
         self.on(Event::Tick);
     }
