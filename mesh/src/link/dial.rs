@@ -238,6 +238,12 @@ impl Dials {
         self.flows.len()
     }
 
+    /// Tells how often a connection was looked at.
+    #[cfg(test)]
+    pub fn looks(&self) -> usize {
+        self.looks
+    }
+
     /// Tells when [`Dials::tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.first()

@@ -2,12 +2,20 @@
 
 use std::collections::VecDeque;
 
-use smoltcp::{phy::Device, wire::IpAddress};
+use bytes::Bytes;
+use smoltcp::{
+    iface::{Config, Interface, SocketHandle, SocketSet},
+    phy::{Device, DeviceCapabilities, Medium},
+    socket::tcp,
+    time::Instant as SmolInstant,
+    wire::{HardwareAddress, IpAddress, IpCidr},
+};
 
 use super::*;
 use crate::link::{
     Edge, Event,
     fixture::{self, GUEST, ME},
+    tcp::{Receive, Transmit},
 };
 
 /// An edge and a guest with one TCP port, on a wire without delay and a clock that is set by hand.
@@ -427,6 +435,93 @@ fn those_who_left_make_place_for_those_who_come() {
     assert_eq!(lab.seen(), [Effect::DialGone { id: 3, clean: false }]);
     lab.on(Event::Dial { id: 1002, port: 80 });
     assert_eq!(lab.seen(), [Effect::DialFailed { id: 1002, because: DialError::Unavailable }]);
+}
+
+#[test]
+fn what_a_packet_costs_does_not_depend_on_those_who_are_idle() {
+    let mut costs = Vec::new();
+    for idle in [0, MAX_DIALS as u64 - 1] {
+        let mut lab = Lab::connected();
+        lab.wire.unplugged = true;
+        for id in 0..idle {
+            lab.on(Event::Dial { id: 100 + id, port: 81 });
+        }
+        lab.wire.unplugged = false;
+        let before = lab.edge.looks();
+        lab.on(data("a question"));
+        lab.guest().recv_slice(&mut [0; 10]).unwrap();
+        lab.guest().send_slice(b"an answer").unwrap();
+        lab.on(Event::DialRoom { id: 5, bytes: 0 });
+        assert_eq!(lab.bytes(), b"an answer");
+        costs.push(lab.edge.looks() - before);
+    }
+    assert_eq!(costs[0], costs[1]);
+    assert!(costs[0] <= 5, "{costs:?}");
+}
+
+#[test]
+fn what_comes_together_is_answered_together() {
+    let mut lab = Lab::connected();
+    let before = lab.edge.looks();
+    let room = Event::DialRoom { id: 5, bytes: 10 };
+    let effects = lab.edge.all([data("one, "), room, data("two"), Event::DialEnd { id: 5 }], lab.now);
+    let [Effect::ToGuest(_)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(lab.edge.looks() - before, 1);
+    lab.take(effects);
+    lab.on(Event::Tick);
+    let mut heard = [0; 16];
+    let length = lab.guest().recv_slice(&mut heard).unwrap();
+    assert_eq!((&heard[..length], lab.guest().may_recv()), (&b"one, two"[..], false));
+    // Nothing that comes with an end names the connection after it.
+    let reset = [data("three"), Event::DialReset { id: 5 }, data("four"), Event::DialRoom { id: 5, bytes: 1 }];
+    let effects = lab.edge.all(reset, lab.now);
+    let named = effects.iter().filter(|effect| !matches!(effect, Effect::ToGuest(_)));
+    assert_eq!(named.collect::<Vec<_>>(), [&Effect::DialGone { id: 5, clean: false }]);
+}
+
+#[test]
+fn a_packet_of_no_connection_is_answered_by_a_reset() {
+    let mut lab = Lab::connected();
+    let (ours, end) = (*PORTS.start() + 7, *PORTS.end());
+    for (port, flags_rst) in [(end, false), (end, true), (ours, false)] {
+        let mut header = etherparse::TcpHeader::new(if port == ours { 81 } else { 80 }, port, 1, 1000);
+        (header.ack, header.acknowledgment_number, header.rst) = (true, 77, flags_rst);
+        let mut frame = Vec::new();
+        let packet = etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
+        packet.tcp_header(header).write_to_vec(&mut frame, b"").unwrap();
+        let effects = lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now);
+        let resets = effects.iter().filter(|effect| {
+            let Effect::ToGuest(frame) = effect else { return false };
+            let parsed = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+            matches!(parsed.transport, Some(etherparse::TransportSlice::Tcp(tcp)) if tcp.rst())
+        });
+        assert_eq!((resets.count(), effects.len()), if flags_rst { (0, 0) } else { (1, 1) }, "{port}");
+    }
+    lab.on(data("hello"));
+    assert_eq!(lab.guest().recv_queue(), 5, "the connection knows nothing of it");
+}
+
+#[test]
+fn one_that_the_guest_answers_with_an_attempt_of_its_own_is_not_asked_for_without_end() {
+    let mut lab = Lab::new();
+    lab.wire.unplugged = true;
+    lab.on(Event::Dial { id: 5, port: 80 });
+    let mut header = etherparse::TcpHeader::new(80, *PORTS.start() + 7, 1, 1000);
+    header.syn = true;
+    let mut frame = Vec::new();
+    let packet = etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
+    packet.tcp_header(header).write_to_vec(&mut frame, b"").unwrap();
+    let effects = lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now);
+    lab.take(effects);
+    let mut ticks = 0;
+    while lab.seen.is_empty() {
+        let due = lab.edge.deadline().unwrap();
+        lab.now = due.max(lab.now);
+        lab.on(Event::Tick);
+        ticks += 1;
+        assert!(ticks < 100, "it is woken for nothing");
+    }
+    assert_eq!(lab.seen(), [Effect::DialFailed { id: 5, because: DialError::TimedOut }]);
 }
 
 proptest::proptest! {

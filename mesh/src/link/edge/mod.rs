@@ -129,7 +129,7 @@ impl Edge {
         }
     }
 
-    /// Tells when [`Event::Tick`] is due; to be asked again after every event.
+    /// Tells when [`Event::Tick`] is due; to be asked again after everything that happens.
     pub fn deadline(&self) -> Option<Instant> {
         [self.dials.deadline(), self.egress.deadline(), self.advertise].into_iter().flatten().min()
     }
@@ -147,6 +147,12 @@ impl Edge {
     /// Counts the dials that have not ended.
     pub fn dials(&self) -> usize {
         self.dials.count()
+    }
+
+    /// Tells how often a connection into the guest was looked at.
+    #[cfg(test)]
+    pub fn looks(&self) -> usize {
+        self.dials.looks()
     }
 
     /// Counts what the guest has open to the outside.
