@@ -37,7 +37,13 @@ pub(super) struct Tcp {
 
 impl Tcp {
     /// Makes an end at `own`, with so many bytes under way to the guest and from it, that does nothing yet.
-    pub fn new(own: IpAddr, seed: u64, (down, up): (usize, usize), at: SmolInstant, wire: &mut Device) -> Tcp {
+    pub fn new(
+        own: IpAddr,
+        seed: u64,
+        (down, up): (usize, usize),
+        at: SmolInstant,
+        wire: &mut Device,
+    ) -> Tcp {
         let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
         let mut socket = tcp::Socket::new(buffer(up), buffer(down));
         socket.set_nagle_enabled(false);

@@ -473,7 +473,8 @@ fn what_comes_together_is_answered_together() {
     let length = lab.guest().recv_slice(&mut heard).unwrap();
     assert_eq!((&heard[..length], lab.guest().may_recv()), (&b"one, two"[..], false));
     // Nothing that comes with an end names the connection after it.
-    let reset = [data("three"), Event::DialReset { id: 5 }, data("four"), Event::DialRoom { id: 5, bytes: 1 }];
+    let reset =
+        [data("three"), Event::DialReset { id: 5 }, data("four"), Event::DialRoom { id: 5, bytes: 1 }];
     let effects = lab.edge.all(reset, lab.now);
     let named = effects.iter().filter(|effect| !matches!(effect, Effect::ToGuest(_)));
     assert_eq!(named.collect::<Vec<_>>(), [&Effect::DialGone { id: 5, clean: false }]);
@@ -487,7 +488,8 @@ fn a_packet_of_no_connection_is_answered_by_a_reset() {
         let mut header = etherparse::TcpHeader::new(if port == ours { 81 } else { 80 }, port, 1, 1000);
         (header.ack, header.acknowledgment_number, header.rst) = (true, 77, flags_rst);
         let mut frame = Vec::new();
-        let packet = etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
+        let packet =
+            etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
         packet.tcp_header(header).write_to_vec(&mut frame, b"").unwrap();
         let effects = lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now);
         let resets = effects.iter().filter(|effect| {

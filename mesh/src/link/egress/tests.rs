@@ -89,10 +89,14 @@ fn a_syn_is_answered_only_when_the_outside_has_answered() {
 fn packets_of_connections_that_come_together_are_kept_apart() {
     let (mut edge, now) = edge(Mode::Internet);
     let ask = |edge: &mut Edge, port| {
-        let [Effect::Upstream(Upstream::Connect { id, .. })] = edge.on(syn(port, SITE), now)[..] else { panic!() };
+        let [Effect::Upstream(Upstream::Connect { id, .. })] = edge.on(syn(port, SITE), now)[..] else {
+            panic!()
+        };
         let effects = edge.on(Event::Heard(Heard::Connected { id }), now);
         let [Effect::ToGuest(frame)] = &effects[..] else { panic!("{effects:?}") };
-        let Some(TransportSlice::Tcp(tcp)) = SlicedPacket::from_ethernet(frame).unwrap().transport else { panic!() };
+        let Some(TransportSlice::Tcp(tcp)) = SlicedPacket::from_ethernet(frame).unwrap().transport else {
+            panic!()
+        };
         let mut said = Vec::new();
         let next = tcp.sequence_number().wrapping_add(1);
         packet(SITE).tcp(port, 80, 1001, 64_000).ack(next).write(&mut said, &port.to_be_bytes()).unwrap();
