@@ -221,3 +221,56 @@ async fn tell_caller(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_told_by_the_quarter_of_a_window_and_what_is_untold_holds_nobody_up() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let (_unheard, write) = near.into_split();
+        let (happen, mut happened) = mpsc::channel(64);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let line = Line {
+            id: 5,
+            room: Arc::new(Semaphore::new(0)),
+            over: CancellationToken::new(),
+            left: CancellationToken::new(),
+            happen,
+            _place: Arc::new(place),
+        };
+        let (output, outputs) = mpsc::unbounded_channel();
+        let task = tokio::spawn(write_dial(line, write, outputs));
+        // As an edge does: never more than the window beyond what it was told has left.
+        let (mut credit, mut sent, mut told) = (WINDOW, 0, Vec::new());
+        let all = 3 * WINDOW + 5;
+        let read = tokio::spawn(async move {
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            got.len()
+        });
+        while sent < all {
+            let piece = credit.min(all - sent).min(1000);
+            if piece > 0 {
+                output.send(Some(vec![7; piece].into())).unwrap();
+                (credit, sent) = (credit - piece, sent + piece);
+                continue;
+            }
+            let next = tokio::time::timeout(Duration::from_secs(30), happened.recv()).await;
+            let Some(Happening::Dialled(Event::DialRoom { id: 5, bytes })) = next.unwrap() else { panic!() };
+            told.push(bytes);
+            credit += bytes;
+            assert!(credit <= WINDOW);
+        }
+        drop(output);
+        task.await.unwrap();
+        assert_eq!(read.await.unwrap(), all, "what waited was written before the end");
+        while let Some(Happening::Dialled(Event::DialRoom { bytes, .. })) = happened.recv().await {
+            told.push(bytes);
+        }
+        assert!(told.iter().all(|bytes| *bytes >= WORTH_TELLING), "{told:?}");
+        let told: usize = told.iter().sum();
+        assert!(told <= all && all - told < WORTH_TELLING, "{told} of {all}");
+    }
+}
