@@ -37,6 +37,8 @@ const MTU: usize = 1280;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes that wait for the backend before nothing more is sent.
 const MAX_OUTPUT: usize = 256 * 1024;
+/// What those who order bytes get, a piece at a time.
+static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 /// The dynamic ports of RFC 6335.
 const PORTS: std::ops::Range<u16> = 49_152..65_535;
 
@@ -272,12 +274,11 @@ impl Served {
             let _ = (0..ended).try_for_each(|_| socket.send_slice(PAGE).map(drop));
             done = true;
         }
-        let zeros = [0; 16 * 1024];
         while self.left > 0 {
             let moved = match self.order[0] {
                 b'g' if socket.can_send() => {
-                    let most = self.left.min(zeros.len() as u64) as usize;
-                    socket.send_slice(&zeros[..most]).unwrap_or(0)
+                    let most = self.left.min(ZEROS.len() as u64) as usize;
+                    socket.send_slice(&ZEROS[..most]).unwrap_or(0)
                 }
                 b'p' if socket.can_recv() => socket.recv(|bytes| (bytes.len(), bytes.len())).unwrap_or(0),
                 _ => break,

@@ -11,17 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use etherparse::EtherType;
-use smoltcp::{
-    iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{self, DeviceCapabilities, Medium},
-    socket::tcp::{self, State},
-    time::{Duration as SmolDuration, Instant as SmolInstant},
-    wire::{HardwareAddress, IpCidr},
-};
+use bytes::BytesMut;
+use smoltcp::{socket::tcp::State, time::Duration as SmolDuration};
 
-use super::{EdgeConfig, Effect, frame};
+use super::{
+    EdgeConfig, Effect, frame,
+    tcp::{Device, Nobody, Tcp, Timers, seed, smol},
+};
 
 /// Bytes that may be under way in each direction of one connection. Fills a wire with 2 ms of
 /// round trip (a guest under TCG) at 60 MB/s, far more than such a guest can do.
@@ -63,57 +59,65 @@ pub(super) struct Dials {
     start: Instant,
     gateway: Ipv4Addr,
     guest: Ipv4Addr,
-    interface: Interface,
-    sockets: SocketSet<'static>,
+    seed: u64,
     wire: Device,
+    /// Who answers what belongs to no connection.
+    nobody: Nobody,
     flows: BTreeMap<u64, Flow>,
+    /// Which of them a packet is for, by our port.
+    ports: BTreeMap<u16, u64>,
+    /// Those that something happened to: each is looked at once when all that came together was taken.
+    touched: Vec<u64>,
+    timers: Timers,
     next_port: u16,
+    /// How often a connection was looked at.
+    #[cfg(test)]
+    looks: usize,
 }
 
 struct Flow {
-    socket: SocketHandle,
+    tcp: Tcp,
     port: u16,
     target: u16,
     since: Instant,
     /// When the attempt is made again, and how long it is waited for then.
     repeat: (Instant, Duration),
     open: bool,
-    /// Bytes that the caller can still take.
-    credit: usize,
-    /// Bytes of the caller that the guest has not acknowledged yet.
-    queued: usize,
     guest_ended: bool,
     we_ended: bool,
     /// When the caller was found to have gone entirely, or something of its arrived since, and what was
     /// queued then.
     left: Option<(Instant, usize)>,
+    /// Packets that it has not taken yet.
+    incoming: VecDeque<BytesMut>,
+    touched: bool,
+    timer: Option<Instant>,
 }
 
 impl Dials {
     pub fn new(config: &EdgeConfig, now: Instant) -> Dials {
         let mut wire = Device::new(config.guest_mac, config.mtu);
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
-        let mut interface = Interface::new(settings, &mut wire, SmolInstant::ZERO);
         let gateway = frame::gateway(config.subnet);
-        interface.update_ip_addrs(|addresses| {
-            // The list is new and holds at least one.
-            let _ = addresses.push(IpCidr::new(gateway.into(), config.subnet.len.min(32)));
-        });
         let ports = u64::from(PORTS.end() - PORTS.start()) + 1;
         Dials {
             start: now,
             gateway,
             guest: config.guest_address,
-            interface,
-            sockets: SocketSet::new(Vec::new()),
+            seed: config.seed,
+            nobody: Nobody::new(gateway.into(), &mut wire),
             wire,
             flows: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            touched: Vec::new(),
+            timers: Timers::default(),
             next_port: PORTS.start() + (config.seed % ports) as u16,
+            #[cfg(test)]
+            looks: 0,
         }
     }
 
-    /// Starts a connection; its outcome is an effect of this or a later call.
+    /// Starts a connection; its outcome is an effect of this or a later call. [`Dials::settle`] follows, as after all
+    /// that happens to connections.
     pub fn dial(&mut self, id: u64, port: u16, now: Instant, effects: &mut Vec<Effect>) {
         let unavailable = Effect::DialFailed { id, because: DialError::Unavailable };
         if self.flows.len() >= MAX_DIALS {
@@ -122,78 +126,90 @@ impl Dials {
         if self.flows.len() >= MAX_DIALS || self.flows.contains_key(&id) {
             return effects.push(unavailable);
         }
-        let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_nagle_enabled(false);
-        let local = (self.gateway, self.free_port());
-        if socket.connect(self.interface.context(), (self.guest, port), local).is_err() {
+        let (at, own) = (smol(self.start, now), self.gateway.into());
+        let mut tcp = Tcp::new(own, seed(self.seed, id), (WINDOW, WINDOW), at, &mut self.wire);
+        let local = self.free_port();
+        if !tcp.connect((self.guest.into(), port), (own, local)) {
             return effects.push(unavailable);
         }
         let flow = Flow {
-            socket: self.sockets.add(socket),
-            port: local.1,
+            tcp,
+            port: local,
             target: port,
             since: now,
             repeat: (now + REPEAT, REPEAT * 2),
             open: false,
-            credit: WINDOW,
-            queued: 0,
             guest_ended: false,
             we_ended: false,
             left: None,
+            incoming: VecDeque::new(),
+            touched: false,
+            timer: None,
         };
         self.flows.insert(id, flow);
-        self.poll(now, effects);
+        self.ports.insert(local, id);
+        self.touch(id);
     }
 
     /// Tries all that is unanswered again, because the guest's network has just come up.
-    pub fn wake(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.flows.values_mut().for_each(|flow| flow.repeat = (now, REPEAT));
-        self.poll(now, effects);
+    pub fn wake(&mut self, now: Instant) {
+        for (&id, flow) in self.flows.iter_mut().filter(|(_, flow)| !flow.open) {
+            flow.repeat = (now, REPEAT);
+            flow.touch(id, &mut self.touched);
+        }
     }
 
-    /// Takes an IPv4 packet of the guest to the gateway; [`Dials::settle`] follows.
+    /// Takes a valid IPv4 packet of the guest to the gateway, without fragments.
     pub fn receive(&mut self, packet: BytesMut) {
-        self.wire.incoming.push_back(packet);
+        let id = destination(&packet).and_then(|port| self.ports.get(&port));
+        match id.and_then(|id| Some((*id, self.flows.get_mut(id)?))) {
+            Some((id, flow)) => {
+                flow.incoming.push_back(packet);
+                flow.touch(id, &mut self.touched);
+            }
+            None => self.wire.incoming.push_back(packet),
+        }
     }
 
-    /// Lets the connections take the packets that were received, all at once: they answer with one acknowledgment each.
+    /// Lets the connections do what follows from all that happened to them since the last time: packets that came
+    /// together are answered by one acknowledgment.
     pub fn settle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if !self.wire.incoming.is_empty() {
-            self.poll(now, effects);
+            self.nobody.poll(smol(self.start, now), &mut self.wire);
+            effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
         }
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.drain(..).for_each(|id| self.look(id, now, effects));
+        // Its memory is used again.
+        self.touched = touched;
     }
 
     /// Sends bytes into a connection. More than the room that was given resets it.
-    pub fn send(&mut self, id: u64, bytes: &[u8], now: Instant, effects: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        let socket = self.sockets.get_mut::<tcp::Socket>(flow.socket);
-        match socket.send_slice(bytes) {
-            Ok(taken) if taken == bytes.len() => flow.queued += taken,
-            _ => socket.abort(),
+    pub fn send(&mut self, id: u64, bytes: &[u8]) {
+        if let Some(flow) = self.touch(id) {
+            flow.tcp.send(bytes);
         }
-        self.poll(now, effects);
     }
 
     /// Lets as many more bytes come.
-    pub fn room(&mut self, id: u64, bytes: usize, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.credit = flow.credit.saturating_add(bytes).min(WINDOW);
-        self.poll(now, effects);
+    pub fn room(&mut self, id: u64, bytes: usize) {
+        if let Some(flow) = self.touch(id) {
+            flow.tcp.room(bytes);
+        }
     }
 
     /// Ends the direction towards the guest, after what was sent before.
-    pub fn end(&mut self, id: u64, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.we_ended = true;
-        self.sockets.get_mut::<tcp::Socket>(flow.socket).close();
-        self.poll(now, effects);
+    pub fn end(&mut self, id: u64) {
+        if let Some(flow) = self.touch(id) {
+            flow.we_ended = true;
+            flow.tcp.socket().close();
+        }
     }
 
     /// Notes that nobody is left to hear the guest on this connection. It ends soon, whatever the guest does.
     pub fn left(&mut self, id: u64, now: Instant) {
-        if let Some(flow) = self.flows.get_mut(&id) {
-            flow.left.get_or_insert((now, flow.queued));
+        if let Some(flow) = self.touch(id) {
+            flow.left.get_or_insert((now, flow.tcp.queued()));
         }
     }
 
@@ -207,10 +223,13 @@ impl Dials {
 
     /// Tears a connection or an attempt down. That it is gone is the last that names it.
     pub fn reset(&mut self, id: u64, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.remove(&id) else { return };
-        self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-        self.poll(now, effects);
-        self.sockets.remove(flow.socket);
+        let Some(mut flow) = self.forget(id) else { return };
+        flow.tcp.socket().abort();
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
+        self.wire.incoming.clear();
+        flow.tcp.poll(smol(self.start, now), &mut self.wire);
+        effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         effects.push(Effect::DialGone { id, clean: false });
     }
 
@@ -219,80 +238,88 @@ impl Dials {
         self.flows.len()
     }
 
-    /// Tells when [`Dials::poll`] is due.
-    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        if self.flows.is_empty() {
-            return None;
-        }
-        let delay = self.interface.poll_delay(self.smol(now), &self.sockets);
-        let delay = delay.map(|delay| now + Duration::from_micros(delay.total_micros()));
-        let unanswered = self.flows.values().filter(|flow| !flow.open);
-        let repeat = unanswered.map(|flow| flow.repeat.0.min(flow.since + CONNECT_WITHIN)).min();
-        let left = self.flows.values().filter_map(|flow| flow.left).min().map(|(left, _)| left + LINGER);
-        [delay, repeat, left].into_iter().flatten().min()
+    /// Tells how often a connection was looked at.
+    #[cfg(test)]
+    pub fn looks(&self) -> usize {
+        self.looks
     }
 
-    /// Lets time pass, sends what is due, and reports what changed.
-    pub fn poll(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let at = self.smol(now);
-        self.repeat(now);
-        self.give_up_left(now);
-        self.interface.poll(at, &mut self.wire, &mut self.sockets);
-        let mut gone = Vec::new();
-        let mut read = false;
-        for (&id, flow) in &mut self.flows {
-            let socket = self.sockets.get_mut::<tcp::Socket>(flow.socket);
-            let before = flow.credit;
-            if !flow.observe(id, socket, now, effects) {
-                gone.push((id, flow.socket));
-            }
-            read |= before != flow.credit;
+    /// Tells when [`Dials::tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.first()
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Instant) {
+        for id in self.timers.due(now) {
+            self.touch(id);
         }
-        for (id, socket) in gone {
-            self.flows.remove(&id);
-            self.sockets.remove(socket);
+    }
+
+    fn touch(&mut self, id: u64) -> Option<&mut Flow> {
+        let flow = self.flows.get_mut(&id)?;
+        flow.touch(id, &mut self.touched);
+        Some(flow)
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Flow> {
+        let mut flow = self.flows.remove(&id)?;
+        self.ports.remove(&flow.port);
+        self.timers.set(id, &mut flow.timer, None);
+        Some(flow)
+    }
+
+    /// Lets a connection take what came for it and send what is due, and reports what changed.
+    fn look(&mut self, id: u64, now: Instant, effects: &mut Vec<Effect>) {
+        self.repeat(id, now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        #[cfg(test)]
+        {
+            self.looks += 1;
         }
-        if read {
+        flow.touched = false;
+        flow.give_up_left(now);
+        let at = smol(self.start, now);
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
+        flow.tcp.poll(at, &mut self.wire);
+        // Empty now, and its memory is used again.
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
+        let credit = flow.tcp.credit();
+        let lives = flow.observe(id, now, effects);
+        if lives && flow.tcp.credit() != credit {
             // What was read opens the window that the guest may be waiting for.
-            self.interface.poll(at, &mut self.wire, &mut self.sockets);
+            flow.tcp.poll(at, &mut self.wire);
         }
         effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
-    }
-
-    /// Aborts what nobody waits for and the guest does not end.
-    fn give_up_left(&mut self, now: Instant) {
-        for flow in self.flows.values_mut() {
-            let Some((left, queued)) = flow.left else { continue };
-            if now.saturating_duration_since(left) < LINGER {
-                continue;
-            }
-            if flow.queued < queued {
-                // A slow guest still takes what was said.
-                flow.left = Some((now, flow.queued));
-            } else {
-                self.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-            }
+        if !lives {
+            self.forget(id);
+            return;
         }
+        let unanswered = (!flow.open).then(|| flow.since + CONNECT_WITHIN);
+        // One that the guest has half answered is not repeated.
+        let again = (!flow.open && flow.repeat.0 > now).then_some(flow.repeat.0);
+        let left = flow.left.map(|(left, _)| left + LINGER);
+        let due = [flow.tcp.due(at, now), unanswered, again, left].into_iter().flatten().min();
+        self.timers.set(id, &mut flow.timer, due);
     }
 
-    /// Makes unanswered attempts anew. The port is a new one too: the guest may have heard the old
+    /// Makes an unanswered attempt anew when it is time. The port is a new one too: the guest may have heard the old
     /// attempt, and a second SYN of other numbers on the same port would confuse it.
-    fn repeat(&mut self, now: Instant) {
-        let due = |flow: &Flow| !flow.open && flow.repeat.0 <= now;
-        let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| due(flow)).map(|(&id, _)| id).collect();
-        for id in ids {
-            let local = (self.gateway, self.free_port());
-            let Some(flow) = self.flows.get_mut(&id) else { continue };
-            let socket = self.sockets.get_mut::<tcp::Socket>(flow.socket);
-            if socket.state() != State::SynSent {
-                continue;
-            }
-            flow.port = local.1;
-            flow.repeat = (now + flow.repeat.1, flow.repeat.1 * 2);
-            socket.abort();
-            // The same addresses were accepted before; if not, the closed socket is reported.
-            let _ = socket.connect(self.interface.context(), (self.guest, flow.target), local);
+    fn repeat(&mut self, id: u64, now: Instant) {
+        let due = |flow: &&mut Flow| !flow.open && flow.repeat.0 <= now;
+        let Some(flow) = self.flows.get_mut(&id).filter(due) else { return };
+        if flow.tcp.socket().state() != State::SynSent {
+            return;
         }
+        let port = self.free_port();
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.ports.remove(&flow.port);
+        self.ports.insert(port, id);
+        flow.port = port;
+        flow.repeat = (now + flow.repeat.1, flow.repeat.1 * 2);
+        flow.tcp.socket().abort();
+        // The same addresses were accepted before; if not, the closed socket is reported.
+        let _ = flow.tcp.connect((self.guest.into(), flow.target), (self.gateway.into(), port));
     }
 
     fn free_port(&mut self) -> u16 {
@@ -300,21 +327,37 @@ impl Dials {
         loop {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(*PORTS.start());
-            if self.flows.values().all(|flow| flow.port != port) {
+            if !self.ports.contains_key(&port) {
                 return port;
             }
         }
     }
-
-    fn smol(&self, now: Instant) -> SmolInstant {
-        let micros = now.saturating_duration_since(self.start).as_micros();
-        SmolInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-    }
 }
 
 impl Flow {
+    fn touch(&mut self, id: u64, touched: &mut Vec<u64>) {
+        if !std::mem::replace(&mut self.touched, true) {
+            touched.push(id);
+        }
+    }
+
+    /// Aborts what nobody waits for and the guest does not end.
+    fn give_up_left(&mut self, now: Instant) {
+        let Some((left, queued)) = self.left else { return };
+        if now.saturating_duration_since(left) < LINGER {
+            return;
+        }
+        if self.tcp.queued() < queued {
+            // A slow guest still takes what was said.
+            self.left = Some((now, self.tcp.queued()));
+        } else {
+            self.tcp.socket().abort();
+        }
+    }
+
     /// Reports what a connection did since it was last looked at. Returns false when it is over.
-    fn observe(&mut self, id: u64, socket: &mut tcp::Socket, now: Instant, to: &mut Vec<Effect>) -> bool {
+    fn observe(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) -> bool {
+        let socket = self.tcp.socket();
         let state = socket.state();
         if !self.open {
             let late = now.saturating_duration_since(self.since) >= CONNECT_WITHIN;
@@ -336,97 +379,31 @@ impl Flow {
                 }
             }
         }
-        self.read(id, socket, to);
-        let freed = self.queued.saturating_sub(socket.send_queue());
-        if freed > 0 && state != State::Closed {
-            self.queued -= freed;
+        while let Some(bytes) = self.tcp.heard() {
+            to.push(Effect::DialData { id, bytes });
+        }
+        let freed = self.tcp.freed();
+        if freed > 0 {
             to.push(Effect::DialRoom { id, bytes: freed });
         }
-        let fin = matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if fin && !self.guest_ended && !socket.can_recv() {
+        if !self.guest_ended && self.tcp.guest_ended() {
             self.guest_ended = true;
             to.push(Effect::DialEnd { id });
         }
-        let unread = socket.can_recv() && self.left.is_none();
+        let unread = self.tcp.socket().can_recv() && self.left.is_none();
         let over = matches!(state, State::Closed | State::TimeWait) && !unread;
         if over {
             to.push(Effect::DialGone { id, clean: self.guest_ended && self.we_ended });
         }
         !over
     }
-
-    fn read(&mut self, id: u64, socket: &mut tcp::Socket, to: &mut Vec<Effect>) {
-        while self.credit > 0 && socket.can_recv() {
-            let credit = self.credit;
-            let taken = socket.recv(|bytes| {
-                let part = &bytes[..bytes.len().min(credit)];
-                (part.len(), Bytes::copy_from_slice(part))
-            });
-            let Ok(bytes) = taken else { return };
-            self.credit -= bytes.len();
-            to.push(Effect::DialData { id, bytes });
-        }
-    }
 }
 
-/// smoltcp's device: packets of the guest in, frames for it out.
-pub(super) struct Device {
-    mac: [u8; 6],
-    mtu: usize,
-    /// The packets that are taken next.
-    pub incoming: VecDeque<BytesMut>,
-    /// Frames for the guest.
-    pub outgoing: Vec<Bytes>,
-}
-
-impl Device {
-    /// Makes the wire to a guest.
-    pub fn new(mac: [u8; 6], mtu: u16) -> Device {
-        Device { mac, mtu: mtu.into(), incoming: VecDeque::new(), outgoing: Vec::new() }
-    }
-}
-
-pub(super) struct Receive(BytesMut);
-pub(super) struct Transmit<'a>(&'a mut Vec<Bytes>, [u8; 6]);
-
-impl phy::Device for Device {
-    type RxToken<'a> = Receive;
-    type TxToken<'a> = Transmit<'a>;
-
-    fn receive(&mut self, _: SmolInstant) -> Option<(Receive, Transmit<'_>)> {
-        let packet = self.incoming.pop_front()?;
-        Some((Receive(packet), Transmit(&mut self.outgoing, self.mac)))
-    }
-
-    fn transmit(&mut self, _: SmolInstant) -> Option<Transmit<'_>> {
-        Some(Transmit(&mut self.outgoing, self.mac))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        capabilities
-    }
-}
-
-impl phy::RxToken for Receive {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
-        take(&self.0)
-    }
-}
-
-impl phy::TxToken for Transmit<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        let mut bytes = frame::ethernet(self.1, EtherType::IPV4, len);
-        bytes.resize(frame::ETHERNET + len, 0);
-        let result = fill(&mut bytes[frame::ETHERNET..]);
-        if bytes.get(frame::ETHERNET).is_some_and(|first| first >> 4 == 6) {
-            bytes[frame::ETHERNET - 2..frame::ETHERNET].copy_from_slice(&EtherType::IPV6.0.to_be_bytes());
-        }
-        self.0.push(bytes.into());
-        result
-    }
+/// Reads which port a valid IPv4 packet is for.
+fn destination(packet: &[u8]) -> Option<u16> {
+    let segment = usize::from(packet.first()? & 0x0f) * 4;
+    let port = packet.get(segment + 2..segment + 4)?;
+    Some(u16::from_be_bytes([port[0], port[1]]))
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod frame;
 mod ipv6;
 mod port;
 pub mod split;
+mod tcp;
 mod time;
 
 /// What the plan knows of one machine's network.

@@ -17,6 +17,7 @@ mod draining;
 mod egress;
 mod endings;
 mod enter;
+mod falls;
 mod forward;
 mod guests;
 mod hard_times;

@@ -4,9 +4,10 @@
 //! more than the edge takes waits. Streams never lose bytes: their edge gives no more than their window.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     io::{self, Write},
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use proto::session::overlay;
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -39,6 +40,10 @@ use crate::host::network;
 const MAX_QUEUED: usize = 512;
 /// Batches of the guest's frames that wait for the edge; the guest waits for more room.
 const MAX_BATCHES: usize = 4;
+/// Happenings that the edge hears of together.
+const MAX_TOGETHER: usize = 256;
+/// With nothing due the edge is asked again after this.
+const RARELY: Duration = Duration::from_secs(3600);
 /// Questions by TCP that wait for the agent.
 const MAX_ASKED: usize = 64;
 /// Callers whose connections hold a descriptor: those into the guest, twice as many whose connection is
@@ -109,6 +114,7 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
         asked: BTreeMap::new(),
         next_asked: BY_TCP,
         edge: Edge::new(wires.config.clone(), now),
+        events: Vec::new(),
         config: wires.config,
         to_nic,
         agent: None,
@@ -120,23 +126,38 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
         signs: wires.signs,
         happen: happenings.sender,
     };
+    let mut happened = Vec::with_capacity(MAX_TOGETHER);
+    let mut alarm = pin!(sleep(RARELY));
     loop {
-        let now = std::time::Instant::now();
-        let due = [hub.edge.deadline(now), hub.knock.due()].into_iter().flatten().min();
-        let wait =
-            sleep_until(due.map_or_else(|| Instant::now() + Duration::from_secs(3600), Instant::from_std));
+        let due = [hub.edge.deadline(), hub.knock.due()].into_iter().flatten().min();
+        let due = due.map_or_else(|| Instant::now() + RARELY, Instant::from_std);
+        // One that rings too early costs less than setting it anew for every packet.
+        if due < alarm.deadline() || alarm.is_elapsed() {
+            alarm.as_mut().reset(due);
+        }
         // Receiving and sleeping are cancel-safe.
         tokio::select! {
             // The task that has the other end reconnects for ever.
-            Some(frames) = from_guest.recv() => hub.frames(frames).await,
-            happening = happenings.receiver.recv() => {
-                // The hub holds a sender, so the queue never closes.
-                let Some(happening) = happening else { return };
-                hub.on(happening).await;
-            }
-            () = wait => hub.event(Event::Tick).await,
+            Some(frames) = from_guest.recv() => hub.frames(frames),
+            // The hub holds a sender, so the queue never closes.
+            _ = happenings.receiver.recv_many(&mut happened, MAX_TOGETHER) => {}
+            () = &mut alarm => hub.events.push(Event::Tick),
         }
-        hub.look(std::time::Instant::now()).await;
+        // What has come by now is answered together.
+        while let Ok(frames) = from_guest.try_recv() {
+            hub.frames(frames);
+        }
+        while happened.len() < MAX_TOGETHER
+            && let Ok(happening) = happenings.receiver.try_recv()
+        {
+            happened.push(happening);
+        }
+        for happening in happened.drain(..) {
+            hub.on(happening).await;
+        }
+        hub.settle().await;
+        hub.look(std::time::Instant::now());
+        hub.settle().await;
     }
 }
 
@@ -161,6 +182,8 @@ struct Open {
 struct Hub {
     config: EdgeConfig,
     edge: Edge,
+    /// What the edge has not heard of yet, in order.
+    events: Vec<Event>,
     outside: Outside,
     names: Names,
     descriptors: Descriptors,
@@ -183,18 +206,19 @@ struct Hub {
 
 impl Hub {
     /// Takes what the guest sent.
-    async fn frames(&mut self, frames: Vec<BytesMut>) {
+    fn frames(&mut self, frames: Vec<BytesMut>) {
         self.sign(|signs| signs.alive = true);
         if self.outside.stale(std::time::Instant::now()) {
-            self.look_around().await;
+            self.look_around();
         }
-        self.event(Event::Frames(frames)).await;
+        self.events.push(Event::Frames(frames));
     }
 
     async fn on(&mut self, happening: Happening) {
         match happening {
             Happening::Reset => {
                 self.edge = Edge::new(self.config.clone(), std::time::Instant::now());
+                self.events.clear();
                 self.dials.clear();
                 self.outside.begin_anew();
                 self.knock = Knock::Waiting;
@@ -208,37 +232,40 @@ impl Hub {
                 let writing = tokio::spawn(streams::write_agent(write, queued));
                 tokio::spawn(streams::hear_agent(read, self.happen.clone(), writing));
             }
-            Happening::FromAgent(PortMessage::Packet(packet)) => self.event(Event::Packet(packet)).await,
+            Happening::FromAgent(PortMessage::Packet(packet)) => self.events.push(Event::Packet(packet)),
             Happening::FromAgent(PortMessage::Dns { id, message }) if id >= BY_TCP => {
                 // Who asked may be gone.
                 self.asked.remove(&id).map(|asker| asker.send(message));
             }
             Happening::FromAgent(PortMessage::Dns { id, message }) => {
-                self.event(Event::DnsAnswer { id, message }).await;
+                self.events.push(Event::DnsAnswer { id, message });
             }
             Happening::Dial { port, stream } => self.asked(port, stream).await,
-            Happening::Dialled(event) => self.event(event).await,
+            Happening::Dialled(event) => self.events.push(event),
             Happening::Heard(edge, heard) if edge == self.outside.edge() => {
                 self.outside.forget(&heard);
-                self.event(Event::Heard(heard)).await;
+                self.events.push(Event::Heard(heard));
             }
-            Happening::Named(edge, event) if edge == self.outside.edge() => self.event(event).await,
+            Happening::Named(edge, event) if edge == self.outside.edge() => self.events.push(event),
             // From before the guest was reset.
             Happening::Heard(..) | Happening::Named(..) => {}
             Happening::Ask(message, asker) => self.ask(message, asker),
-            // Who asked may be gone.
-            Happening::Count(asker) => drop(asker.send(self.counts())),
+            Happening::Count(asker) => {
+                self.settle().await;
+                // Who asked may be gone.
+                asker.send(self.counts()).ok();
+            }
         }
     }
 
     /// Looks what the host's network is. Where that cannot be seen, it is what it was when it last could be.
-    async fn look_around(&mut self) {
+    fn look_around(&mut self) {
         match network::read() {
             Ok(host) => {
                 self.blind = false;
                 self.names.learn(&host);
                 self.config.host = Some(host.clone());
-                self.event(Event::Heard(Heard::Host(host))).await;
+                self.events.push(Event::Heard(Heard::Host(host)));
             }
             Err(error) if !self.blind => {
                 self.blind = true;
@@ -279,11 +306,13 @@ impl Hub {
         self.next_dial
     }
 
-    async fn event(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            for effect in self.edge.on(event, std::time::Instant::now()) {
-                events.extend(self.perform(effect).await);
+    /// Tells the edge what has happened, and carries out what it wants.
+    async fn settle(&mut self) {
+        while !self.events.is_empty() {
+            let events = std::mem::take(&mut self.events);
+            for effect in self.edge.all(events, std::time::Instant::now()) {
+                let event = self.perform(effect).await;
+                self.events.extend(event);
             }
         }
     }
@@ -321,7 +350,7 @@ impl Hub {
         };
         let id = self.new_dial();
         self.dials.insert(id, Dial::Asked(stream, place));
-        self.event(Event::Dial { id, port }).await;
+        self.events.push(Event::Dial { id, port });
     }
 
     /// Has a question answered by whom it is for.
@@ -433,7 +462,7 @@ impl Hub {
     }
 
     /// Knocks when it is time.
-    async fn look(&mut self, now: std::time::Instant) {
+    fn look(&mut self, now: std::time::Instant) {
         if self.edge.heard() {
             self.heard.get_or_insert(now);
         }
@@ -445,11 +474,11 @@ impl Hub {
             Knock::Due(at) if at <= now => {
                 let id = self.new_dial();
                 self.knock = Knock::Open { id, until: now + KNOCK };
-                self.event(Event::Dial { id, port: KNOCK_PORT }).await;
+                self.events.push(Event::Dial { id, port: KNOCK_PORT });
             }
             Knock::Open { id, until } if until <= now => {
                 self.knock = Knock::Due(now);
-                self.event(Event::DialReset { id }).await;
+                self.events.push(Event::DialReset { id });
                 if self.heard.is_some_and(|heard| now - heard >= FIREWALLED) {
                     self.answered();
                 }

@@ -28,6 +28,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const BATCH: usize = 64;
 /// Bytes of one read from a dialled connection.
 const PIECE_BYTES: usize = 16 * 1024;
+/// With less than this missing from a window it is not worth a word: most of the window is there to be used.
+const WORTH_TELLING: usize = WINDOW / 4;
 
 /// Keeps the wire to QEMU's network card; connects again whenever it breaks.
 pub async fn carry_nic(
@@ -153,14 +155,13 @@ pub async fn read_dial(line: Line, read: OwnedReadHalf) {
 async fn hear_caller(line: &Line, mut read: OwnedReadHalf) -> Result<(), Over> {
     let (id, room) = (line.id, &line.room);
     let mut piece = vec![0; PIECE_BYTES];
-    // With less room the guest still has most of a window to take: a few large reads are cheaper than many small ones.
-    const ENOUGH: usize = WINDOW / 4;
+    // Below that a few large reads are cheaper than many small ones.
     let mut left = false;
     loop {
         let permit = tokio::select! {
             // Waiting for room and for a hang-up can begin again; that it is told twice does no harm.
             biased;
-            permit = room.acquire_many(ENOUGH as u32) => permit,
+            permit = room.acquire_many(WORTH_TELLING as u32) => permit,
             told = line.left(&read), if !left => {
                 left = true;
                 told?;
@@ -168,7 +169,7 @@ async fn hear_caller(line: &Line, mut read: OwnedReadHalf) -> Result<(), Over> {
             }
         };
         let Ok(permit) = permit else { return Ok(()) };
-        let most = (ENOUGH + room.available_permits()).min(PIECE_BYTES);
+        let most = (WORTH_TELLING + room.available_permits()).min(PIECE_BYTES);
         match read.read(&mut piece[..most]).await {
             Ok(0) => break,
             Ok(count) => {
@@ -201,19 +202,75 @@ async fn tell_caller(
     mut outputs: mpsc::UnboundedReceiver<Option<Bytes>>,
 ) {
     let id = line.id;
+    let mut untold = 0;
     while let Some(output) = outputs.recv().await {
         let written = match &output {
             Some(bytes) => write.write_all(bytes).await,
             None => write.shutdown().await,
         };
-        let event = match (written, output) {
-            (Ok(()), Some(bytes)) => Event::DialRoom { id, bytes: bytes.len() },
-            (Ok(()), None) => continue,
-            (Err(_), _) => Event::DialReset { id },
-        };
-        let last = matches!(event, Event::DialReset { .. });
-        if line.tell(event).await.is_err() || last {
+        if written.is_err() {
+            line.tell(Event::DialReset { id }).await.ok();
             return;
         }
+        untold += output.map_or(0, |bytes| bytes.len());
+        if untold >= WORTH_TELLING {
+            let bytes = std::mem::take(&mut untold);
+            if line.tell(Event::DialRoom { id, bytes }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_told_by_the_quarter_of_a_window_and_what_is_untold_holds_nobody_up() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let (_unheard, write) = near.into_split();
+        let (happen, mut happened) = mpsc::channel(64);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let line = Line {
+            id: 5,
+            room: Arc::new(Semaphore::new(0)),
+            over: CancellationToken::new(),
+            left: CancellationToken::new(),
+            happen,
+            _place: Arc::new(place),
+        };
+        let (output, outputs) = mpsc::unbounded_channel();
+        let task = tokio::spawn(write_dial(line, write, outputs));
+        // As an edge does: never more than the window beyond what it was told has left.
+        let (mut credit, mut sent, mut told) = (WINDOW, 0, Vec::new());
+        let all = 3 * WINDOW + 5;
+        let read = tokio::spawn(async move {
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            got.len()
+        });
+        while sent < all {
+            let piece = credit.min(all - sent).min(1000);
+            if piece > 0 {
+                output.send(Some(vec![7; piece].into())).unwrap();
+                (credit, sent) = (credit - piece, sent + piece);
+                continue;
+            }
+            let next = tokio::time::timeout(Duration::from_secs(30), happened.recv()).await;
+            let Some(Happening::Dialled(Event::DialRoom { id: 5, bytes })) = next.unwrap() else { panic!() };
+            told.push(bytes);
+            credit += bytes;
+            assert!(credit <= WINDOW);
+        }
+        drop(output);
+        task.await.unwrap();
+        assert_eq!(read.await.unwrap(), all, "what waited was written before the end");
+        while let Some(Happening::Dialled(Event::DialRoom { bytes, .. })) = happened.recv().await {
+            told.push(bytes);
+        }
+        assert!(told.iter().all(|bytes| *bytes >= WORTH_TELLING), "{told:?}");
+        let told: usize = told.iter().sum();
+        assert!(told <= all && all - told < WORTH_TELLING, "{told} of {all}");
     }
 }

@@ -2,12 +2,20 @@
 
 use std::collections::VecDeque;
 
-use smoltcp::{phy::Device, wire::IpAddress};
+use bytes::Bytes;
+use smoltcp::{
+    iface::{Config, Interface, SocketHandle, SocketSet},
+    phy::{Device, DeviceCapabilities, Medium},
+    socket::tcp,
+    time::Instant as SmolInstant,
+    wire::{HardwareAddress, IpAddress, IpCidr},
+};
 
 use super::*;
 use crate::link::{
     Edge, Event,
     fixture::{self, GUEST, ME},
+    tcp::{Receive, Transmit},
 };
 
 /// An edge and a guest with one TCP port, on a wire without delay and a clock that is set by hand.
@@ -107,7 +115,7 @@ impl Lab {
 
     /// Lets time pass to the edge's and the guest's next deadline.
     fn wait(&mut self) {
-        let edge = self.edge.deadline(self.now).unwrap_or(self.now + Duration::from_millis(50));
+        let edge = self.edge.deadline().unwrap_or(self.now + Duration::from_millis(50));
         self.now = edge.max(self.now + Duration::from_millis(1)).min(self.now + Duration::from_millis(50));
         self.on(Event::Tick);
     }
@@ -153,7 +161,7 @@ fn bytes_go_both_ways_and_both_ends_close() {
     lab.guest().close();
     lab.on(Event::Tick);
     assert_eq!(lab.seen(), [Effect::DialEnd { id: 5 }, Effect::DialGone { id: 5, clean: true }]);
-    assert_eq!(lab.edge.deadline(lab.now), None, "nothing is left to do");
+    assert_eq!(lab.edge.deadline(), None, "nothing is left to do");
 }
 
 #[test]
@@ -227,7 +235,7 @@ fn a_silent_guest_is_asked_again_and_again_but_rarer() {
     lab.on(Event::Dial { id: 5, port: 80 });
     let mut at = Vec::new();
     while lab.seen.is_empty() {
-        let before = lab.edge.deadline(lab.now).unwrap();
+        let before = lab.edge.deadline().unwrap();
         lab.wait();
         if lab.now >= before {
             at.push((lab.now - lab.start).as_millis());
@@ -405,7 +413,7 @@ fn every_dial_ends_with_exactly_one_word_whoever_ended_it() {
         let seen = lab.seen();
         assert_eq!(seen.iter().filter(|effect| last(effect)).count(), 1, "{way}: {seen:?}");
         assert!(seen.last().is_some_and(last), "{way}: nothing names it afterwards: {seen:?}");
-        assert_eq!((lab.edge.dials(), lab.edge.deadline(lab.now)), (0, None), "{way}");
+        assert_eq!((lab.edge.dials(), lab.edge.deadline()), (0, None), "{way}");
         lab.on(data("to nobody"));
         assert_eq!(lab.seen(), [], "{way}: its id is free");
     }
@@ -427,6 +435,95 @@ fn those_who_left_make_place_for_those_who_come() {
     assert_eq!(lab.seen(), [Effect::DialGone { id: 3, clean: false }]);
     lab.on(Event::Dial { id: 1002, port: 80 });
     assert_eq!(lab.seen(), [Effect::DialFailed { id: 1002, because: DialError::Unavailable }]);
+}
+
+#[test]
+fn what_a_packet_costs_does_not_depend_on_those_who_are_idle() {
+    let mut costs = Vec::new();
+    for idle in [0, MAX_DIALS as u64 - 1] {
+        let mut lab = Lab::connected();
+        lab.wire.unplugged = true;
+        for id in 0..idle {
+            lab.on(Event::Dial { id: 100 + id, port: 81 });
+        }
+        lab.wire.unplugged = false;
+        let before = lab.edge.looks();
+        lab.on(data("a question"));
+        lab.guest().recv_slice(&mut [0; 10]).unwrap();
+        lab.guest().send_slice(b"an answer").unwrap();
+        lab.on(Event::DialRoom { id: 5, bytes: 0 });
+        assert_eq!(lab.bytes(), b"an answer");
+        costs.push(lab.edge.looks() - before);
+    }
+    assert_eq!(costs[0], costs[1]);
+    assert!(costs[0] <= 5, "{costs:?}");
+}
+
+#[test]
+fn what_comes_together_is_answered_together() {
+    let mut lab = Lab::connected();
+    let before = lab.edge.looks();
+    let room = Event::DialRoom { id: 5, bytes: 10 };
+    let effects = lab.edge.all([data("one, "), room, data("two"), Event::DialEnd { id: 5 }], lab.now);
+    let [Effect::ToGuest(_)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(lab.edge.looks() - before, 1);
+    lab.take(effects);
+    lab.on(Event::Tick);
+    let mut heard = [0; 16];
+    let length = lab.guest().recv_slice(&mut heard).unwrap();
+    assert_eq!((&heard[..length], lab.guest().may_recv()), (&b"one, two"[..], false));
+    // Nothing that comes with an end names the connection after it.
+    let reset =
+        [data("three"), Event::DialReset { id: 5 }, data("four"), Event::DialRoom { id: 5, bytes: 1 }];
+    let effects = lab.edge.all(reset, lab.now);
+    let named = effects.iter().filter(|effect| !matches!(effect, Effect::ToGuest(_)));
+    assert_eq!(named.collect::<Vec<_>>(), [&Effect::DialGone { id: 5, clean: false }]);
+}
+
+#[test]
+fn a_packet_of_no_connection_is_answered_by_a_reset() {
+    let mut lab = Lab::connected();
+    let (ours, end) = (*PORTS.start() + 7, *PORTS.end());
+    for (port, flags_rst) in [(end, false), (end, true), (ours, false)] {
+        let mut header = etherparse::TcpHeader::new(if port == ours { 81 } else { 80 }, port, 1, 1000);
+        (header.ack, header.acknowledgment_number, header.rst) = (true, 77, flags_rst);
+        let mut frame = Vec::new();
+        let packet =
+            etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
+        packet.tcp_header(header).write_to_vec(&mut frame, b"").unwrap();
+        let effects = lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now);
+        let resets = effects.iter().filter(|effect| {
+            let Effect::ToGuest(frame) = effect else { return false };
+            let parsed = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+            matches!(parsed.transport, Some(etherparse::TransportSlice::Tcp(tcp)) if tcp.rst())
+        });
+        assert_eq!((resets.count(), effects.len()), if flags_rst { (0, 0) } else { (1, 1) }, "{port}");
+    }
+    lab.on(data("hello"));
+    assert_eq!(lab.guest().recv_queue(), 5, "the connection knows nothing of it");
+}
+
+#[test]
+fn one_that_the_guest_answers_with_an_attempt_of_its_own_is_not_asked_for_without_end() {
+    let mut lab = Lab::new();
+    lab.wire.unplugged = true;
+    lab.on(Event::Dial { id: 5, port: 80 });
+    let mut header = etherparse::TcpHeader::new(80, *PORTS.start() + 7, 1, 1000);
+    header.syn = true;
+    let mut frame = Vec::new();
+    let packet = etherparse::PacketBuilder::ethernet2(GUEST, frame::GATEWAY_MAC).ipv4(ME, [10, 64, 7, 1], 64);
+    packet.tcp_header(header).write_to_vec(&mut frame, b"").unwrap();
+    let effects = lab.edge.on(Event::Frames(vec![BytesMut::from(&frame[..])]), lab.now);
+    lab.take(effects);
+    let mut ticks = 0;
+    while lab.seen.is_empty() {
+        let due = lab.edge.deadline().unwrap();
+        lab.now = due.max(lab.now);
+        lab.on(Event::Tick);
+        ticks += 1;
+        assert!(ticks < 100, "it is woken for nothing");
+    }
+    assert_eq!(lab.seen(), [Effect::DialFailed { id: 5, because: DialError::TimedOut }]);
 }
 
 proptest::proptest! {

@@ -88,23 +88,34 @@ impl Edge {
     /// Takes what happened and tells what is to be done.
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.all([event], now)
+    }
+
+    /// Takes what happened meanwhile, in its order. A connection to which several things happened is looked at once.
+    #[must_use]
+    pub fn all(&mut self, events: impl IntoIterator<Item = Event>, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let to = &mut effects;
         let heard = self.heard;
+        for event in events {
+            self.take(event, now, &mut effects);
+        }
+        if self.heard && !heard {
+            self.dials.wake(now);
+        }
+        self.dials.settle(now, &mut effects);
+        self.egress.settle(now, &mut effects);
+        effects
+    }
+
+    fn take(&mut self, event: Event, now: Instant, to: &mut Vec<Effect>) {
         match event {
-            Event::Frames(frames) => {
-                for frame in frames {
-                    self.frame(frame, now, to);
-                }
-                self.dials.settle(now, to);
-                self.egress.settle(now, to);
-            }
+            Event::Frames(frames) => frames.into_iter().for_each(|frame| self.frame(frame, now, to)),
             Event::Packet(packet) => self.packet(&packet, to),
             Event::DnsAnswer { id, message } => self.dns_answer(id, &message, to),
             Event::Dial { id, port } => self.dials.dial(id, port, now, to),
-            Event::DialData { id, bytes } => self.dials.send(id, &bytes, now, to),
-            Event::DialRoom { id, bytes } => self.dials.room(id, bytes, now, to),
-            Event::DialEnd { id } => self.dials.end(id, now, to),
+            Event::DialData { id, bytes } => self.dials.send(id, &bytes),
+            Event::DialRoom { id, bytes } => self.dials.room(id, bytes),
+            Event::DialEnd { id } => self.dials.end(id),
             Event::DialLeft { id } => self.dials.left(id, now),
             Event::DialReset { id } => self.dials.reset(id, now, to),
             Event::Time { ask, now } => to.extend(time::answer(self.towards, ask, now).map(Effect::ToGuest)),
@@ -114,21 +125,17 @@ impl Edge {
                 }
             }
             Event::Tick => {
-                self.dials.poll(now, to);
+                self.dials.tick(now);
                 self.egress.tick(now, to);
                 self.advertise_again(now, to);
                 self.take_unopposed(now);
             }
         }
-        if self.heard && !heard {
-            self.dials.wake(now, to);
-        }
-        effects
     }
 
-    /// Tells when [`Event::Tick`] is due; to be asked again after every event.
-    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let dues = [self.dials.deadline(now), self.egress.deadline(), self.advertise, self.unopposed];
+    /// Tells when [`Event::Tick`] is due; to be asked again after everything that happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        let dues = [self.dials.deadline(), self.egress.deadline(), self.advertise, self.unopposed];
         dues.into_iter().flatten().min()
     }
 
@@ -145,6 +152,12 @@ impl Edge {
     /// Counts the dials that have not ended.
     pub fn dials(&self) -> usize {
         self.dials.count()
+    }
+
+    /// Tells how often a connection into the guest was looked at.
+    #[cfg(test)]
+    pub fn looks(&self) -> usize {
+        self.dials.looks()
     }
 
     /// Counts what the guest has open to the outside.

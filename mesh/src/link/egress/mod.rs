@@ -325,7 +325,7 @@ impl Egress {
         Taken::Yes
     }
 
-    /// Lets connections answer the packets that they were given.
+    /// Lets connections do what follows from all that happened to them.
     pub fn settle(&mut self, now: Instant, to: &mut Vec<Effect>) {
         self.streams.settle(now, to);
     }
@@ -365,7 +365,7 @@ impl Egress {
         Some(())
     }
 
-    /// Takes what the sockets tell. Returns a packet of the guest and what it is to be told about it.
+    /// Takes what the sockets tell; [`Egress::settle`] follows. Returns a packet of the guest and what it is to be told about it.
     pub fn heard(&mut self, heard: Heard, now: Instant, to: &mut Vec<Effect>) -> Option<(BytesMut, Refused)> {
         match heard {
             Heard::Host(host) => self.host = Some(host),
@@ -379,18 +379,18 @@ impl Egress {
                 }
             }
             Heard::Shut { id } => self.datagrams.shut(id),
-            Heard::Connected { id } => self.streams.connected(id, now, to),
-            Heard::Data { id, bytes } => self.streams.data(id, &bytes, now, to),
-            Heard::Sent { id, bytes } => self.streams.sent(id, bytes, now, to),
-            Heard::End { id } => self.streams.end(id, now, to),
-            Heard::Gone { id } => self.streams.gone(id, now, to),
+            Heard::Connected { id } => self.streams.connected(id, now),
+            Heard::Data { id, bytes } => self.streams.data(id, &bytes, now),
+            Heard::Sent { id, bytes } => self.streams.sent(id, bytes),
+            Heard::End { id } => self.streams.end(id),
+            Heard::Gone { id } => self.streams.gone(id),
         }
         None
     }
 
-    /// Lets time pass.
+    /// Lets time pass; [`Egress::settle`] follows.
     pub fn tick(&mut self, now: Instant, to: &mut Vec<Effect>) {
-        self.streams.tick(now, to);
+        self.streams.tick(now);
         self.datagrams.tick(now, to);
     }
 

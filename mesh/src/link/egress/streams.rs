@@ -3,25 +3,23 @@
 //! buffer holds, so a slow side shows in the other one's window.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use etherparse::TcpSlice;
 use smoltcp::{
-    iface::{Config, Interface, SocketHandle, SocketSet},
     socket::tcp::{self, State},
-    time::{Duration as SmolDuration, Instant as SmolInstant},
-    wire::{HardwareAddress, IpCidr},
+    time::Duration as SmolDuration,
 };
 
 use super::{
     EdgeConfig, Effect, Head, Refused, Unconnected, Upstream,
     guest::{Guest, Reset},
 };
-use crate::link::dial::Device;
+use crate::link::tcp::{Device, Tcp, Timers, seed, smol};
 
 /// Connections of one guest at once, those that are being made included.
 const MAX_FLOWS: usize = 4096;
@@ -68,11 +66,11 @@ pub(super) struct Streams {
     /// Flows whose guest has not acknowledged that they stand.
     half_open: BTreeSet<u64>,
     flows: BTreeMap<u64, Flow>,
-    timers: BTreeSet<(Instant, u64)>,
+    timers: Timers,
     sweep: Option<Instant>,
     next: u64,
-    /// Whose packets the wire holds.
-    given: Option<u64>,
+    /// Those that something happened to: each is looked at once when all that came together was taken.
+    touched: Vec<u64>,
 }
 
 /// A connection whose SYN is held until the outside has answered.
@@ -84,15 +82,7 @@ struct Asked {
 
 struct Flow {
     key: Key,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    socket: SocketHandle,
-    /// Bytes that the outside can still take.
-    credit: usize,
-    /// How many that can ever be.
-    most: usize,
-    /// Bytes of the outside that the guest has not acknowledged yet.
-    queued: usize,
+    tcp: Tcp,
     open: bool,
     since: Instant,
     used: Instant,
@@ -101,6 +91,9 @@ struct Flow {
     outside_ended: bool,
     /// The outside is gone and needs no word any more.
     gone: bool,
+    /// Packets that it has not taken yet.
+    incoming: VecDeque<BytesMut>,
+    touched: bool,
 }
 
 impl Streams {
@@ -114,10 +107,10 @@ impl Streams {
             asked: BTreeMap::new(),
             half_open: BTreeSet::new(),
             flows: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             sweep: None,
             next: 0,
-            given: None,
+            touched: Vec::new(),
         }
     }
 
@@ -126,14 +119,16 @@ impl Streams {
     pub fn receive(&mut self, packet: BytesMut, now: Instant, to: &mut Vec<Effect>) -> bool {
         let Some((key, segment)) = Segment::of(&packet) else { return true };
         // The packets before it may have ended the connection of these ports, for another one to begin.
-        if segment.opens() || self.given != self.ids.get(&key).copied() {
-            self.settle(now, to);
+        let touched = |id: &u64| self.flows.get(id).is_some_and(|flow| flow.touched);
+        if segment.opens()
+            && let Some(id) = self.ids.get(&key).copied().filter(touched)
+        {
+            self.poll(id, now, to);
         }
         if let Some(&id) = self.ids.get(&key) {
-            if let Some(flow) = self.flows.get_mut(&id) {
+            if let Some(flow) = self.touch(id) {
                 flow.used = now;
-                self.wire.incoming.push_back(packet);
-                self.given = Some(id);
+                flow.incoming.push_back(packet);
             }
             // A SYN that is said again while it is held changes nothing.
             return true;
@@ -158,12 +153,21 @@ impl Streams {
         room
     }
 
-    /// Lets a connection take the packets that were received for it, all at once: it answers them with one
-    /// acknowledgment.
+    /// Lets connections do what follows from all that happened to them since the last time: packets that came together
+    /// are answered by one acknowledgment.
     pub fn settle(&mut self, now: Instant, to: &mut Vec<Effect>) {
-        if let Some(id) = self.given.take() {
-            self.poll(id, now, to);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.drain(..).for_each(|id| self.poll(id, now, to));
+        // Its memory is used again.
+        self.touched = touched;
+    }
+
+    fn touch(&mut self, id: u64) -> Option<&mut Flow> {
+        let flow = self.flows.get_mut(&id)?;
+        if !std::mem::replace(&mut flow.touched, true) {
+            self.touched.push(id);
         }
+        Some(flow)
     }
 
     /// Gives up the connection that has waited longest to be made: what answers at all does so before many
@@ -176,45 +180,22 @@ impl Streams {
             self.ids.remove(&asked.key);
             to.push(Effect::Upstream(Upstream::Close { id, clean: false }));
         } else if let Some(flow) = self.flows.get_mut(&id) {
-            flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
+            flow.tcp.socket().abort();
             self.poll(id, now, to);
         }
     }
 
     /// Lets the guest know that the outside answered: its SYN is heard now.
-    pub fn connected(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
+    pub fn connected(&mut self, id: u64, now: Instant) {
         let Some(asked) = self.asked.remove(&id) else { return };
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = self.seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let at = self.smol(now);
-        let mut interface = Interface::new(settings, &mut self.wire, at);
         let (_, remote) = asked.key;
-        interface.update_ip_addrs(|addresses| {
-            // The list is new and holds at least one.
-            let whole = if remote.is_ipv4() { 32 } else { 128 };
-            let _ = addresses.push(IpCidr::new(remote.ip().into(), whole));
-        });
-        // A full table is no concern of a new interface.
-        let _ = match remote.ip() {
-            IpAddr::V4(ip) => interface.routes_mut().add_default_ipv4_route(ip),
-            IpAddr::V6(ip) => interface.routes_mut().add_default_ipv6_route(ip),
-        };
-        let (down, up) = asked.buffers;
-        let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
-        let mut socket = tcp::Socket::new(buffer(up), buffer(down));
-        socket.set_nagle_enabled(false);
+        let at = smol(self.start, now);
+        let mut tcp = Tcp::new(remote.ip(), seed(self.seed, id), asked.buffers, at, &mut self.wire);
         // A port of 0 cannot be listened on, and never came this far: `Segment::of` refuses it.
-        let _ = socket.listen((remote.ip(), remote.port()));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let socket = sockets.add(socket);
+        let _ = tcp.socket().listen((remote.ip(), remote.port()));
         let flow = Flow {
             key: asked.key,
-            interface,
-            sockets,
-            socket,
-            credit: up,
-            most: up,
-            queued: 0,
+            tcp,
             open: false,
             since: now,
             used: now,
@@ -222,12 +203,13 @@ impl Streams {
             guest_ended: false,
             outside_ended: false,
             gone: false,
+            incoming: VecDeque::from([asked.syn]),
+            touched: false,
         };
         self.flows.insert(id, flow);
         self.half_open.insert(id);
         self.sweep.get_or_insert(now + SWEEP);
-        self.wire.incoming.push_back(asked.syn);
-        self.poll(id, now, to);
+        self.touch(id);
     }
 
     /// Lets the guest know that there is no connection. Returns its packet with what to say about it.
@@ -257,62 +239,50 @@ impl Streams {
     }
 
     /// Takes bytes of the outside. More than the room that was given resets the connection.
-    pub fn data(&mut self, id: u64, bytes: &[u8], now: Instant, to: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.used = now;
-        let socket = flow.sockets.get_mut::<tcp::Socket>(flow.socket);
-        match socket.send_slice(bytes) {
-            Ok(taken) if taken == bytes.len() => flow.queued += taken,
-            _ => socket.abort(),
+    pub fn data(&mut self, id: u64, bytes: &[u8], now: Instant) {
+        if let Some(flow) = self.touch(id) {
+            flow.used = now;
+            flow.tcp.send(bytes);
         }
-        self.poll(id, now, to);
     }
 
     /// Lets as many more bytes of the guest come.
-    pub fn sent(&mut self, id: u64, bytes: usize, now: Instant, to: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.credit = flow.credit.saturating_add(bytes).min(flow.most);
-        self.poll(id, now, to);
+    pub fn sent(&mut self, id: u64, bytes: usize) {
+        if let Some(flow) = self.touch(id) {
+            flow.tcp.room(bytes);
+        }
     }
 
     /// Ends the direction towards the guest, after what was sent before.
-    pub fn end(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+    pub fn end(&mut self, id: u64) {
+        let Some(flow) = self.touch(id) else { return };
         flow.outside_ended = true;
-        let socket = flow.sockets.get_mut::<tcp::Socket>(flow.socket);
+        let socket = flow.tcp.socket();
         socket.close();
         if flow.guest_ended {
             socket.set_timeout(Some(ENDING));
         }
-        self.poll(id, now, to);
     }
 
     /// Resets the guest's connection, because the outside one broke.
-    pub fn gone(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.gone = true;
-        flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-        self.poll(id, now, to);
+    pub fn gone(&mut self, id: u64) {
+        if let Some(flow) = self.touch(id) {
+            flow.gone = true;
+            flow.tcp.socket().abort();
+        }
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, now: Instant, to: &mut Vec<Effect>) {
-        while let Some(&(at, id)) = self.timers.first()
-            && at <= now
-        {
-            self.timers.pop_first();
-            if let Some(flow) = self.flows.get_mut(&id) {
-                flow.timer = None;
-                self.poll(id, now, to);
-            }
+    pub fn tick(&mut self, now: Instant) {
+        for id in self.timers.due(now) {
+            self.touch(id);
         }
         if self.sweep.is_some_and(|at| at <= now) {
             let idle = |flow: &Flow| now.saturating_duration_since(flow.used) >= IDLE_FOR;
             let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| idle(flow)).map(|(&id, _)| id).collect();
             for id in ids {
-                if let Some(flow) = self.flows.get_mut(&id) {
-                    flow.sockets.get_mut::<tcp::Socket>(flow.socket).abort();
-                    self.poll(id, now, to);
+                if let Some(flow) = self.touch(id) {
+                    flow.tcp.socket().abort();
                 }
             }
             self.sweep = (!self.flows.is_empty()).then(|| now + SWEEP);
@@ -321,7 +291,7 @@ impl Streams {
 
     /// Tells when [`Streams::tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.timers.first().map(|&(at, _)| at), self.sweep].into_iter().flatten().min()
+        [self.timers.first(), self.sweep].into_iter().flatten().min()
     }
 
     pub fn count(&self) -> usize {
@@ -330,48 +300,42 @@ impl Streams {
 
     /// Counts the bytes that one side has sent and the other has not taken yet.
     pub fn waiting(&self) -> usize {
-        self.flows.values().map(|flow| flow.queued + (flow.most - flow.credit)).sum()
+        self.flows.values().map(|flow| flow.tcp.waiting()).sum()
     }
 
     /// Lets one connection take what the wire holds for it, send what is due and report what changed.
     fn poll(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) {
-        let at = self.smol(now);
+        let at = smol(self.start, now);
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
-        let credit = flow.credit;
+        flow.touched = false;
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
+        flow.tcp.poll(at, &mut self.wire);
+        // Empty now, and its memory is used again.
+        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
+        let credit = flow.tcp.credit();
         let lives = flow.observe(id, now, to);
-        if lives && (flow.credit != credit || flow.late(now)) {
+        if lives && (flow.tcp.credit() != credit || flow.late(now)) {
             // What was read opens the window that the guest may be waiting for.
-            flow.interface.poll(at, &mut self.wire, &mut flow.sockets);
+            flow.tcp.poll(at, &mut self.wire);
         }
         to.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
-        self.wire.incoming.clear();
-        if let Some(timer) = flow.timer.take() {
-            self.timers.remove(&(timer, id));
-        }
         if !lives || flow.open {
             self.half_open.remove(&id);
         }
         if !lives {
+            self.timers.set(id, &mut flow.timer, None);
             self.ids.remove(&flow.key);
             self.flows.remove(&id);
             return;
         }
-        let delay = flow.interface.poll_delay(at, &flow.sockets);
-        let due = delay.map(|delay| now + Duration::from_micros(delay.total_micros().max(1)));
         let handshake = (!flow.open).then(|| flow.since + HANDSHAKE);
-        flow.timer = [due, handshake].into_iter().flatten().min();
-        self.timers.extend(flow.timer.map(|timer| (timer, id)));
+        let due = [flow.tcp.due(at, now), handshake].into_iter().flatten().min();
+        self.timers.set(id, &mut flow.timer, due);
     }
 
     /// Answers in the name of the outside.
     fn answer(&self, (port, remote): Key, reset: Reset, to: &mut Vec<Effect>) {
         to.extend(self.guest.reset(remote, port, reset).map(Effect::ToGuest));
-    }
-
-    fn smol(&self, now: Instant) -> SmolInstant {
-        let micros = now.saturating_duration_since(self.start).as_micros();
-        SmolInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 }
 
@@ -383,35 +347,27 @@ impl Flow {
     /// Reports what the connection did since it was last looked at. Returns false when it is over.
     fn observe(&mut self, id: u64, now: Instant, to: &mut Vec<Effect>) -> bool {
         let late = self.late(now);
-        let socket = self.sockets.get_mut::<tcp::Socket>(self.socket);
-        let state = socket.state();
+        let state = self.tcp.socket().state();
         if late || state == State::Listen {
             // It never shook hands, or its SYN was none that a kernel would take.
             to.push(Effect::Upstream(Upstream::Close { id, clean: false }));
             return false;
         }
         self.open |= !matches!(state, State::SynReceived | State::Closed);
-        while self.credit > 0 && socket.can_recv() && !self.gone {
-            let credit = self.credit;
-            let taken = socket.recv(|bytes| {
-                let part = &bytes[..bytes.len().min(credit)];
-                (part.len(), Bytes::copy_from_slice(part))
-            });
-            let Ok(bytes) = taken else { break };
-            self.credit -= bytes.len();
+        while !self.gone
+            && let Some(bytes) = self.tcp.heard()
+        {
             to.push(Effect::Upstream(Upstream::Send { id, bytes }));
         }
-        let freed = self.queued.saturating_sub(socket.send_queue());
-        if freed > 0 && state != State::Closed {
-            self.queued -= freed;
+        let freed = self.tcp.freed();
+        if freed > 0 {
             to.push(Effect::Upstream(Upstream::Room { id, bytes: freed }));
         }
-        let fin = matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if fin && !self.guest_ended && !socket.can_recv() {
+        if !self.guest_ended && self.tcp.guest_ended() {
             self.guest_ended = true;
             to.push(Effect::Upstream(Upstream::End { id }));
             if self.outside_ended {
-                socket.set_timeout(Some(ENDING));
+                self.tcp.socket().set_timeout(Some(ENDING));
             }
         }
         let over = match state {

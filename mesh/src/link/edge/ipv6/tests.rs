@@ -141,17 +141,17 @@ fn a_guest_may_have_its_own_address_and_is_refused_another_one() {
     let own = solicit("::", ME);
     assert_eq!(probing.on(Event::Frames(vec![BytesMut::from(&own[..])]), now), []);
     assert!(!probing.heard_v6(), "it drops what is sent there as long as it waits for an objection");
-    let due = probing.deadline(now).expect("a due time");
+    let due = probing.deadline().expect("a due time");
     assert_eq!(due, now + UNOPPOSED_AFTER);
     assert_eq!(probing.on(Event::Tick, due), []);
     assert!(probing.heard_v6(), "nobody objects, so it has it");
-    assert_eq!(probing.deadline(due), None);
+    assert_eq!(probing.deadline(), None);
     let (mut using, now) = edge();
     for frame in [solicit("::", ME), solicit(ME, GATEWAY)] {
         let _ = using.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now);
     }
     assert!(using.heard_v6(), "it uses its address");
-    assert_eq!(using.deadline(now), None);
+    assert_eq!(using.deadline(), None);
     check(
         &[solicit("::", OTHER), solicit("::", "fe80::1"), solicit("::", LOCAL)],
         expect![[r#"

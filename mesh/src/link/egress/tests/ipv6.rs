@@ -167,15 +167,15 @@ fn a_gateway_that_leads_out_says_so_again_before_it_is_forgotten() {
     };
     for mode in [Mode::Internet, Mode::Lan] {
         let (mut edge, now) = edge_v6(mode, false);
-        assert_eq!(edge.deadline(now), None, "nobody has asked");
+        assert_eq!(edge.deadline(), None, "nobody has asked");
         assert_eq!(lifetime_s(edge.on(event(&bytes), now)), 9000);
-        let due = edge.deadline(now).unwrap();
+        let due = edge.deadline().unwrap();
         assert_eq!(due - now, Duration::from_secs(3000));
         assert_eq!(edge.on(Event::Tick, due - Duration::from_secs(1)), []);
         assert_eq!(lifetime_s(edge.on(Event::Tick, due)), 9000);
-        assert_eq!(edge.deadline(now).unwrap() - due, Duration::from_secs(3000));
+        assert_eq!(edge.deadline().unwrap() - due, Duration::from_secs(3000));
     }
     let (mut closed, now) = edge_v6(Mode::None, true);
     assert_eq!(lifetime_s(closed.on(event(&bytes), now)), 0);
-    assert_eq!(closed.deadline(now), None, "it is nobody's way out");
+    assert_eq!(closed.deadline(), None, "it is nobody's way out");
 }
