@@ -13,7 +13,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     membership::{Silence, Spread},
-    reachability::Reachability,
+    reachability::{Reachability, path::Path},
     time::Timestamp,
     trust::{ClockError, Statement, Token},
     wire::{
@@ -120,6 +120,7 @@ struct Inner {
     identity: Identity,
     endpoint: Endpoint,
     roster: Arc<Roster>,
+    gate: Gate,
     streams: Streams,
     net: Net,
     gossip: Gossip,
@@ -197,6 +198,11 @@ impl Mesh {
             }
             (key, body) => self.inner.gossip.publish(key, body).await,
         }
+    }
+
+    /// Tells how a member is reached at this moment.
+    pub fn path(&self, host: HostId) -> Option<Path> {
+        self.inner.gate.path(&host)
     }
 
     /// Asks another member.
@@ -412,6 +418,7 @@ pub async fn build(
         identity,
         endpoint,
         roster,
+        gate,
         streams,
         net,
         gossip,

@@ -62,6 +62,11 @@ pub fn router(app: App) -> Router {
         .route("/v1/machine/dial", get(dial))
         .route("/v1/machine/console", get(console))
         .merge(services())
+        .route("/v1/paths", get(|State(app): App_| answer(async move { app.paths() })))
+        .route(
+            "/v1/ping",
+            get(|State(app): App_, of: OfHost| answer(async move { app.ping(&of.host).await })),
+        )
         .route("/v1/images", get(|State(app): App_| answer(async move { app.images().await })))
         .route("/v1/image/import", post(image_import))
         .route("/v1/image/pull", post(image_pull))
@@ -116,6 +121,7 @@ type App_ = State<App>;
 type OfSession = Query<BySession>;
 type OfId = Query<BySessionId>;
 type OfMachine = Query<ByMachine>;
+type OfHost = Query<ByHost>;
 type OfService = Query<api::ServiceNamed>;
 
 #[derive(Deserialize)]
@@ -126,6 +132,11 @@ struct BySession {
 #[derive(Deserialize)]
 struct BySessionId {
     session: SessionId,
+}
+
+#[derive(Deserialize)]
+struct ByHost {
+    host: String,
 }
 
 #[derive(Deserialize)]
@@ -190,7 +201,7 @@ fn refusal(error: Error) -> Response {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Refused | Kind::Ambiguous => StatusCode::CONFLICT,
         Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Unreachable | Kind::NotDirect => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Failed | Kind::Partly => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, Json(ErrorBody { error })).into_response()

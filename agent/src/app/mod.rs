@@ -3,6 +3,7 @@
 //! from the picture and the subsystems and puts an answer together; nothing here keeps state.
 //!
 //! - `members`: the mesh, its hosts and its tokens;
+//! - `paths`: the ways to other hosts;
 //! - `sessions`: plan, up, down, status;
 //! - `machines`: machines from the inside;
 //! - `services`: what they serve, as this host reaches it;
@@ -14,6 +15,7 @@ mod health;
 mod images;
 mod machines;
 mod members;
+mod paths;
 mod published;
 pub mod services;
 mod sessions;

@@ -36,6 +36,7 @@ impl From<Kind> for Exit {
             Kind::TimedOut => 5,
             Kind::Partly => 6,
             Kind::Unreachable => 7,
+            Kind::NotDirect => 8,
         })
     }
 }

@@ -22,6 +22,7 @@ mod machine;
 mod net;
 mod out;
 mod pages;
+mod ping;
 mod plain;
 mod plan;
 mod reach;
@@ -104,7 +105,7 @@ enum Noun {
     /// Reach the services of machines from this host
     #[command(subcommand)]
     Service(service::Verb),
-    /// See what machines have to do with the internet
+    /// See by which ways hosts are reached, and what machines send over the network
     #[command(subcommand)]
     Net(net::Verb),
     /// Bring disk images into the mesh

@@ -1,8 +1,13 @@
-//! `agent net`: what goes over the network cards of this host's machines.
+//! `agent net`: the ways to other hosts, and what goes over the network cards of this host's machines.
 
-use proto::wire::api::{Flows, HostFlows, Internals, Lost, MachineFlows, Packets, Sessions};
+use proto::wire::api::{Flows, HostFlows, Internals, Lost, MachineFlows, Packets, PathRow, Paths, Sessions};
 
-use super::{Cx, Done, error::Exit, ui::table};
+use super::{
+    Cx, Done,
+    error::Exit,
+    ping,
+    ui::{or_dash, table, word},
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
@@ -19,6 +24,13 @@ pub enum Verb {
     /// a narrow path made two of.
     #[command(after_help = "Example:\n  agent net flows")]
     Flows,
+    /// Show by which way each other host is reached
+    ///
+    /// Direct is straight from socket to socket, relayed is through the relay of the host that is named: slower, and as
+    /// encrypted from end to end. A host without a way has no connection to this one now.
+    #[command(after_help = "Example:\n  agent net paths")]
+    Paths,
+    Ping(ping::Args),
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
@@ -28,6 +40,11 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             let known: Sessions = cx.client.get("/v1/sessions").await?;
             cx.ui.show(&flows(held, &known), in_words);
         }
+        Verb::Paths => {
+            let paths: Paths = cx.client.get("/v1/paths").await?;
+            cx.ui.show(&paths, |paths, width| ways(&paths.paths, width));
+        }
+        Verb::Ping(args) => return ping::run(cx, args).await,
     }
     Ok(Exit::WELL)
 }
@@ -47,6 +64,23 @@ pub fn in_words(flows: &Flows, width: Option<u16>) -> String {
     let tables =
         [outside(&flows.machines, width), inside(&flows.machines, width), hosts(&flows.hosts, width)];
     tables.join("\n\n")
+}
+
+/// Lays the ways to other hosts out.
+pub fn ways(paths: &[PathRow], width: Option<u16>) -> String {
+    let row = |path: &PathRow| {
+        let via = path.via.as_ref().map(|via| format!("relayed via {via}"));
+        let kind = via.or_else(|| path.kind.as_ref().map(word));
+        let rtt = path.rtt_ms.map(|rtt| format!("{rtt:.1} ms"));
+        vec![
+            path.host.clone(),
+            word(&path.state),
+            or_dash(kind),
+            or_dash(rtt),
+            or_dash(path.address.as_ref()),
+        ]
+    };
+    table(&["HOST", "STATE", "PATH", "RTT", "ADDRESS"], paths.iter().map(row), width)
 }
 
 fn outside(machines: &[MachineFlows], width: Option<u16>) -> String {

@@ -13,8 +13,8 @@ use proto::{
 };
 
 use super::{
-    Cli, Noun, config, doctor, down, error, events, host, image, machine, net, plan, session, status, token,
-    ui, up, value,
+    Cli, Noun, config, doctor, down, error, events, host, image, machine, net, ping, plan, session, status,
+    token, ui, up, value,
 };
 
 mod plans;

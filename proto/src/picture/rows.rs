@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Member, Picture, images, readiness};
 use crate::{
     id::{HostId, MachineName, Name},
+    reachability::path,
     reasons::{Because, Why},
     session::{MachineEntry, MachineReport, Phase, Share},
     wire::api::{self, PathKind, SessionState},
@@ -116,6 +117,29 @@ fn host(picture: &Picture, id: HostId, member: &Member) -> api::HostRow {
         issuer: member.issuer,
         relay: record.and_then(|record| record.reach.serves.as_ref()).map(|offer| offer.url.clone()),
         tags: record.map(|record| record.tags.clone()).unwrap_or_default(),
+    }
+}
+
+/// Gives the line of the way to a member, as it was measured just now.
+pub fn path(picture: &Picture, member: &Member, path: Option<path::Path>) -> api::PathRow {
+    let owner = |url: &str| {
+        let serves = |id: HostId| picture.host_record(id)?.reach.serves.as_ref();
+        let same = |id: HostId| {
+            serves(id).is_some_and(|offer| offer.url.trim_end_matches('/') == url.trim_end_matches('/'))
+        };
+        picture.members.iter().find(|(id, _)| same(**id)).map(|(_, member)| member.name.to_string())
+    };
+    let relayed = path.as_ref().filter(|path| path.kind == path::PathKind::Relayed);
+    api::PathRow {
+        host: member.name.to_string(),
+        state: member.state,
+        kind: path.as_ref().map(|path| match path.kind {
+            path::PathKind::Direct => PathKind::Direct,
+            path::PathKind::Relayed => PathKind::Relayed,
+        }),
+        rtt_ms: path.as_ref().map(|path| path.rtt_ms),
+        via: relayed.and_then(|path| owner(&path.via)),
+        address: path.map(|path| path.via),
     }
 }
 

@@ -32,6 +32,7 @@ mod names;
 mod older;
 mod one_host;
 mod partition;
+mod paths;
 mod prefixes;
 mod published;
 mod restarts;

@@ -382,6 +382,32 @@ fn what_machines_have_open_is_a_table() {
 }
 
 #[test]
+fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
+    let way = |host: &str, kind: Option<PathKind>, via: Option<&str>, address: Option<&str>| PathRow {
+        host: host.into(),
+        state: if kind.is_some() { MemberState::Up } else { MemberState::Down },
+        kind,
+        rtt_ms: kind.map(|_| 12.34),
+        via: via.map(str::to_owned),
+        address: address.map(str::to_owned),
+    };
+    let relayed = way("laptop", Some(PathKind::Relayed), Some("vps"), Some("http://203.0.113.7:7440"));
+    let rows = [
+        relayed,
+        way("nas", Some(PathKind::Direct), None, Some("192.0.2.7:7440")),
+        way("pi", None, None, None),
+    ];
+    expect![[r#""#]].assert_eq(&net::ways(&rows, None));
+    let ways: Vec<String> = rows.iter().map(ping::way).collect();
+    let expected = ["relayed via vps http://203.0.113.7:7440", "direct 192.0.2.7:7440", "not known"];
+    assert_eq!(ways, expected);
+    let answer = |ms: f64| Pinged { ms, path: rows[1].clone() };
+    let pings = Pings::of("nas".into(), 4, [3.0, 1.0, 2.0].map(answer).into());
+    assert_eq!(ping::in_words(&pings), "3 of 4 answered: least 1.0, half within 2.0, most 3.0 ms");
+    assert_eq!(ping::in_words(&Pings::of("nas".into(), 1, Vec::new())), "0 of 1 answered");
+}
+
+#[test]
 fn checks_and_events_are_lines() {
     let checks = Checks {
         checks: vec![

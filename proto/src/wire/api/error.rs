@@ -44,6 +44,8 @@ pub enum Kind {
     Partly,
     /// The daemon or the mesh does not answer.
     Unreachable,
+    /// A direct path was required, and there is none.
+    NotDirect,
 }
 
 impl Error {

@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod join;
 mod machine;
+mod net;
 mod plan;
 mod progress;
 mod service;
@@ -27,6 +28,7 @@ pub use self::{
     image::{ImageImport, ImagePull, ImageRow, Images},
     join::{Again, HostRef, Initialised, JoinRequest, Joined, MeshRef},
     machine::{MachineRow, Machines, SshAccess},
+    net::{PathRow, Paths, Pinged, Pings},
     plan::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
     },

@@ -148,7 +148,7 @@ fn a_guest_may_have_its_own_address_and_is_refused_another_one() {
     assert_eq!(probing.deadline(), None);
     let (mut using, now) = edge();
     for frame in [solicit("::", ME), solicit(ME, GATEWAY)] {
-        let _ = using.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now);
+        drop(using.on(Event::Frames(vec![BytesMut::from(&frame[..])]), now));
     }
     assert!(using.heard_v6(), "it uses its address");
     assert_eq!(using.deadline(), None);
