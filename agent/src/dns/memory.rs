@@ -37,7 +37,9 @@ impl Memory {
 
     /// Remembers the answer to a message, and forgets those of older editions.
     pub fn keep(&mut self, message: &[u8], answer: &[u8], edition: u64) {
-        let (Some(question), Some(answer)) = (message.get(ID_BYTES..), answer.get(ID_BYTES..)) else { return };
+        let (Some(question), Some(answer)) = (message.get(ID_BYTES..), answer.get(ID_BYTES..)) else {
+            return;
+        };
         let bytes = ENTRY_BYTES + question.len() + answer.len();
         if edition < self.edition || bytes > MOST_BYTES {
             return;
@@ -49,6 +51,55 @@ impl Memory {
         self.edition = edition;
         if self.answers.insert(question.into(), answer.into()).is_none() {
             self.bytes += bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn given(memory: &Memory, message: &[u8], edition: u64) -> Option<Vec<u8>> {
+        let mut into = b"before".to_vec();
+        let there = memory.answer(message, edition, &mut into);
+        let answer = into.strip_prefix(b"before").expect("what was there stays").to_vec();
+        assert_eq!(there, !answer.is_empty());
+        there.then_some(answer)
+    }
+
+    #[test]
+    fn the_same_question_gets_the_same_answer_with_its_own_id_until_the_edition_changes() {
+        let mut memory = Memory::default();
+        memory.keep(b"aaWeb.", b"aaWeb.10.0.0.1", 1);
+        assert_eq!(given(&memory, b"zzWeb.", 1).as_deref(), Some(&b"zzWeb.10.0.0.1"[..]));
+        assert_eq!(given(&memory, b"zzweb.", 1), None, "another spelling is another question");
+        assert_eq!(given(&memory, b"zzWeb.", 2), None, "what it stood on is another");
+        assert_eq!(given(&memory, b"z", 1), None);
+        memory.keep(b"aadb.", b"aadb.10.0.0.2", 2);
+        assert_eq!(given(&memory, b"aaWeb.", 2), None, "and it does not come back");
+        memory.keep(b"aaWeb.", b"aaWeb.10.0.0.1", 1);
+        assert_eq!(given(&memory, b"aaWeb.", 2), None, "what was found too late is not kept");
+        assert!(given(&memory, b"aadb.", 2).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn a_flood_of_questions_takes_no_more_than_its_room(
+            sizes in proptest::collection::vec((2usize..600, 2usize..2000), 1..1000),
+        ) {
+            let mut memory = Memory::default();
+            for (number, (question, answer)) in sizes.into_iter().enumerate() {
+                let mut message = vec![0; question + 8];
+                message[2..10].copy_from_slice(&(number as u64).to_be_bytes());
+                memory.keep(&message, &vec![1; answer], 1);
+                let held = |(question, answer): (&Box<[u8]>, &Box<[u8]>)| question.len() + answer.len() + ENTRY_BYTES;
+                let held: usize = memory.answers.iter().map(held).sum();
+                prop_assert_eq!(held, memory.bytes);
+                prop_assert!(held <= MOST_BYTES);
+                prop_assert!(given(&memory, &message, 1).is_some_and(|given| given.len() == answer));
+            }
         }
     }
 }

@@ -214,4 +214,4 @@ fn fit(mut response: Message, most: usize) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -16,16 +16,20 @@ use super::*;
 
 /// Answers `web` at once and `slow` when told.
 fn resolve(go: Arc<Notify>) -> Resolve {
-    Arc::new(move |_, name, _| {
+    let find = move |_, name: String, _| {
         let go = go.clone();
-        Box::pin(async move {
+        async move {
             if name.starts_with("slow") {
                 go.notified().await;
             }
             let resolution = Resolution::Addresses(vec![Ipv4Addr::new(127, 64, 1, 2).into()]);
-            Found { resolution, origin: Some("mesh.internal".into()) }
-        })
-    })
+            Found { resolution, origin: Some("mesh.internal".into()), lasting: true }
+        }
+    };
+    Resolve {
+        find: Arc::new(move |view, name, kind| Box::pin(find(view, name, kind))),
+        edition: Arc::new(|| 1),
+    }
 }
 
 fn query(name: &str) -> Message {

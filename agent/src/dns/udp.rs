@@ -123,9 +123,8 @@ impl Batch {
             answers.iter().map(|(place, _)| [IoSlice::new(&self.bytes[place.clone()])]).collect();
         let mut controls: Vec<_> = answers.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let parts = answers.iter().zip(&bytes).zip(&mut controls);
-        let mut messages: Vec<MMsgHdr> = parts
-            .map(|(((_, to), bytes), control)| MMsgHdr::new_with_addr(to, bytes, control))
-            .collect();
+        let mut messages: Vec<MMsgHdr> =
+            parts.map(|(((_, to), bytes), control)| MMsgHdr::new_with_addr(to, bytes, control)).collect();
         sendmmsg(socket, &mut messages, SendFlags::empty())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use futures::future::BoxFuture;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use proto::{id::SessionId, names::Target, topology::Egress};
 
@@ -10,8 +11,8 @@ use super::*;
 const GUEST: View = View::Guest(SessionId([1; 16]), Egress::Internet);
 
 /// A zone with one name of each kind.
-fn resolve() -> Resolve {
-    Arc::new(|view, name, kind| {
+pub fn resolve() -> Resolve {
+    let find = |view, name: String, kind| -> BoxFuture<'static, Found> {
         Box::pin(async move {
             let address = |last| IpAddr::V4(Ipv4Addr::new(10, 64, 0, last));
             let resolution = match (name.as_str(), kind) {
@@ -34,9 +35,11 @@ fn resolve() -> Resolve {
                 _ => Resolution::NoName,
             };
             let of = |zone: &str| name.ends_with(zone).then(|| zone.to_owned());
-            Found { resolution, origin: of("mesh.internal").or_else(|| of("64.127.in-addr.arpa")) }
+            let origin = of("mesh.internal").or_else(|| of("64.127.in-addr.arpa"));
+            Found { resolution, origin, lasting: true }
         })
-    })
+    };
+    Resolve { find: Arc::new(find), edition: Arc::new(|| 1) }
 }
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -46,7 +49,7 @@ fn query(name: &str, kind: RecordType) -> Message {
 }
 
 async fn sent(message: &[u8], view: View, carrier: Carrier) -> Option<Vec<u8>> {
-    respond(message, view, carrier, &resolve()).await
+    respond(message, view, carrier, &resolve()).await.map(|written| written.bytes)
 }
 
 async fn asked(message: &Message) -> Message {
