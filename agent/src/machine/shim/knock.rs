@@ -1,4 +1,4 @@
-//! Pure: where we are in finding out whether a guest that boots answers on its address.
+//! Pure: what the network shows of a guest, and where we are in finding out whether one that boots answers on its address.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,17 @@ use std::time::{Duration, Instant};
 pub const KNOCK: Duration = Duration::from_secs(1);
 /// Port "echo". Nobody listens there, so the guest's kernel answers by refusing, and that is enough.
 pub const KNOCK_PORT: u16 = 7;
+
+/// What the network shows of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// It sent a frame.
+    pub alive: bool,
+    /// It answers on its address.
+    pub booted: bool,
+    /// It has its IPv6 address.
+    pub v6: bool,
+}
 
 /// Where we are in finding out whether the guest answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

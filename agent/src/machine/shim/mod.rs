@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub use ending::words;
 
-use self::{ending::EndSigns, happening::Happening, network::Signs, pause::Pause};
+use self::{ending::EndSigns, happening::Happening, knock::Signs, pause::Pause};
 use super::{
     argv::argv,
     console, guard, handle, launch,

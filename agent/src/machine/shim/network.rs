@@ -29,7 +29,7 @@ use super::{
     },
     descriptors::Descriptors,
     happening::{Happening, Happenings},
-    knock::{KNOCK, KNOCK_PORT, Knock},
+    knock::{KNOCK, KNOCK_PORT, Knock, Signs},
     names::{Guest, Names},
     outside::{Outside, Told},
     streams::{self, Line},
@@ -51,17 +51,6 @@ const MAX_ASKED: usize = 64;
 const MAX_CALLERS: usize = 384;
 /// A guest that uses its address for so long and answers no knock drops them: it has a firewall.
 const FIREWALLED: Duration = Duration::from_secs(10);
-
-/// What the network shows of the guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signs {
-    /// It sent a frame.
-    pub alive: bool,
-    /// It answers on its address.
-    pub booted: bool,
-    /// It has its IPv6 address.
-    pub v6: bool,
-}
 
 /// What [`carry`] connects.
 pub struct Wires {
@@ -143,21 +132,7 @@ pub async fn carry(wires: Wires, mut happenings: Happenings) {
             _ = happenings.receiver.recv_many(&mut happened, MAX_TOGETHER) => {}
             () = &mut alarm => hub.events.push(Event::Tick),
         }
-        // What has come by now is answered together.
-        while let Ok(frames) = from_guest.try_recv() {
-            hub.frames(frames);
-        }
-        while happened.len() < MAX_TOGETHER
-            && let Ok(happening) = happenings.receiver.try_recv()
-        {
-            happened.push(happening);
-        }
-        for happening in happened.drain(..) {
-            hub.on(happening).await;
-        }
-        hub.settle().await;
-        hub.look(std::time::Instant::now());
-        hub.settle().await;
+        hub.take((&mut from_guest, &mut happenings.receiver), &mut happened).await;
     }
 }
 
@@ -205,6 +180,28 @@ struct Hub {
 }
 
 impl Hub {
+    /// Takes what happened, and what else has come by now: it is answered together.
+    async fn take(
+        &mut self,
+        (guest, more): (&mut mpsc::Receiver<Vec<BytesMut>>, &mut mpsc::Receiver<Happening>),
+        happened: &mut Vec<Happening>,
+    ) {
+        while let Ok(frames) = guest.try_recv() {
+            self.frames(frames);
+        }
+        while happened.len() < MAX_TOGETHER
+            && let Ok(happening) = more.try_recv()
+        {
+            happened.push(happening);
+        }
+        for happening in happened.drain(..) {
+            self.on(happening).await;
+        }
+        self.settle().await;
+        self.look(std::time::Instant::now());
+        self.settle().await;
+    }
+
     /// Takes what the guest sent.
     fn frames(&mut self, frames: Vec<BytesMut>) {
         self.sign(|signs| signs.alive = true);
