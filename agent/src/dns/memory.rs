@@ -94,8 +94,8 @@ mod tests {
                 let mut message = vec![0; question + 8];
                 message[2..10].copy_from_slice(&(number as u64).to_be_bytes());
                 memory.keep(&message, &vec![1; answer], 1);
-                let held = |(question, answer): (&Box<[u8]>, &Box<[u8]>)| question.len() + answer.len() + ENTRY_BYTES;
-                let held: usize = memory.answers.iter().map(held).sum();
+                let entries = memory.answers.iter();
+                let held: usize = entries.map(|(asked, said)| asked.len() + said.len() + ENTRY_BYTES).sum();
                 prop_assert_eq!(held, memory.bytes);
                 prop_assert!(held <= MOST_BYTES);
                 prop_assert!(given(&memory, &message, 1).is_some_and(|given| given.len() == answer));
