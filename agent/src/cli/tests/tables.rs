@@ -397,7 +397,12 @@ fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
         way("nas", Some(PathKind::Direct), None, Some("192.0.2.7:7440")),
         way("pi", None, None, None),
     ];
-    expect![[r#""#]].assert_eq(&net::ways(&rows, None));
+    expect![[r#"
+        HOST    STATE  PATH             RTT      ADDRESS
+        laptop  up     relayed via vps  12.3 ms  http://203.0.113.7:7440
+        nas     up     direct           12.3 ms  192.0.2.7:7440
+        pi      down   -                -        -"#]]
+    .assert_eq(&net::ways(&rows, None));
     let ways: Vec<String> = rows.iter().map(ping::way).collect();
     let expected = ["relayed via vps http://203.0.113.7:7440", "direct 192.0.2.7:7440", "not known"];
     assert_eq!(ways, expected);

@@ -111,6 +111,7 @@ fn every_kind_of_failure_has_its_exit_code() {
         (Kind::TimedOut, 5),
         (Kind::Partly, 6),
         (Kind::Unreachable, 7),
+        (Kind::NotDirect, 8),
     ];
     for (kind, code) in codes {
         assert_eq!(error::Exit::from(kind), error::Exit(code), "{kind:?}");
