@@ -14,10 +14,11 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    pin::pin,
     sync::Arc,
 };
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use proto::names::{Kind, Resolution, View};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
@@ -93,9 +94,16 @@ async fn bind_both(port: u16) -> io::Result<(Bound, u16)> {
 /// Serves until `stop`, over TCP no more than `most` connections at once.
 pub async fn serve(bound: Bound, resolve: Resolve, most: usize, stop: CancellationToken) {
     let answers = Arc::new(Answers::new(View::Host, resolve));
-    let both =
-        futures::future::join(udp::serve(bound.udp, answers.clone()), tcp::serve(bound.tcp, most, answers));
-    stop.run_until_cancelled(both).await;
+    let udp = udp::serve(bound.udp, answers.clone(), stop.clone());
+    let tcp = stop.run_until_cancelled(tcp::serve(bound.tcp, most, answers));
+    // Whoever ends early ends both: the agent is told, and begins anew. At `stop` the thread of UDP ends last.
+    let udp = match select(pin!(udp), pin!(tcp)).await {
+        Either::Left((udp, _)) => udp,
+        Either::Right((_, udp)) => udp.await,
+    };
+    if let Err(error) = udp {
+        tracing::error!(%error, "names are not answered by UDP");
+    }
 }
 
 #[cfg(test)]

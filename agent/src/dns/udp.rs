@@ -1,13 +1,28 @@
-//! The name server's UDP side. One task: what is answered from memory is answered before the next question is read, and
-//! questions that came together are answered together, because waking whoever asked costs more than an answer; what must
-//! wait, because a forward begins to listen, waits in a task of its own.
+//! The name server's UDP side. One task on a thread of its own: an answer takes microseconds, and would wait for
+//! milliseconds where all threads of the agent hash an image. What is answered from memory is answered before the next
+//! question is read, and questions that came together are answered together, because waking whoever asked costs more than
+//! an answer; what must wait, because a forward begins to listen, waits in a task of its own, with the rest of the agent.
 
-use std::{io::IoSlice, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    ops::Range,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use futures::FutureExt;
 use mesh::link::Carrier;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, addr::SocketAddrArg, sendmmsg};
-use tokio::{io::Interest, net::UdpSocket, sync::Semaphore, time::sleep};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    runtime::{self, Handle},
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::Answers;
 
@@ -20,8 +35,27 @@ const BUFFER_BYTES: usize = 65_535;
 /// Pause after the socket failed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
-pub async fn serve(socket: UdpSocket, answers: Arc<Answers>) {
+/// Serves until `stop`. An error: it cannot begin.
+pub async fn serve(socket: UdpSocket, answers: Arc<Answers>, stop: CancellationToken) -> io::Result<()> {
+    let (agent, socket) = (Handle::current(), socket.into_std()?);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ends, ended) = oneshot::channel::<()>();
+    thread::Builder::new().name("names".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            match UdpSocket::from_std(socket) {
+                Ok(socket) => drop(stop.run_until_cancelled(answer_all(socket, answers, agent)).await),
+                Err(error) => tracing::error!(%error, "names are not answered by UDP"),
+            }
+        });
+        drop(runtime);
+        drop(ends);
+    })?;
+    // It says nothing; that it is gone is what counts.
+    ended.await.ok();
+    Ok(())
+}
+
+async fn answer_all(socket: UdpSocket, answers: Arc<Answers>, agent: Handle) {
     let (socket, waiting) = (Arc::new(socket), Arc::new(Semaphore::new(MAX_WAITING)));
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut batch = Batch::default();
@@ -38,7 +72,7 @@ pub async fn serve(socket: UdpSocket, answers: Arc<Answers>) {
         while let Some((length, from)) = received {
             let message = &buffer[..length];
             if !batch.push(from, |bytes| answers.remembered(message, bytes))
-                && let Some(answer) = answer(message, from, &socket, &answers, &waiting)
+                && let Some(answer) = answer(message, from, &socket, &answers, &waiting, &agent)
             {
                 batch.push(from, |bytes| {
                     bytes.extend_from_slice(&answer);
@@ -60,7 +94,10 @@ fn answer(
     socket: &Arc<UdpSocket>,
     answers: &Arc<Answers>,
     waiting: &Arc<Semaphore>,
+    agent: &Handle,
 ) -> Option<Vec<u8>> {
+    // What begins to listen for a name listens as long as the agent runs, not this thread.
+    let _entered = agent.enter();
     let (message, answers) = (message.to_vec(), answers.clone());
     let mut answering = Box::pin(async move { answers.fresh(&message, Carrier::Datagram).await });
     if let Some(answer) = (&mut answering).now_or_never() {
@@ -68,7 +105,7 @@ fn answer(
     }
     let place = waiting.clone().try_acquire_owned().ok()?;
     let socket = socket.clone();
-    tokio::spawn(async move {
+    agent.spawn(async move {
         if let Some(answer) = answering.await
             && let Err(error) = socket.send_to(&answer, from).await
         {
