@@ -4,7 +4,7 @@
 
 pub mod balance;
 #[cfg(test)]
-mod fixture;
+pub mod fixture;
 pub mod forward;
 pub mod front;
 pub mod interface;

@@ -216,3 +216,6 @@ fn forward(forwards: &Forwards, share: &Share, label: &str) -> Option<Forward> {
     let port = |(service, port): (&Name, Port)| (service.clone(), forwards.port_here(place, port));
     Some(Forward { address, ports: zone::group(share, label)?.ports().map(port).collect() })
 }
+
+#[cfg(test)]
+mod tests;
