@@ -6,7 +6,7 @@
 //! hands (`DialRoom`), and only then may as many follow; each direction starts with [`WINDOW`].
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -88,8 +88,6 @@ struct Flow {
     /// When the caller was found to have gone entirely, or something of its arrived since, and what was
     /// queued then.
     left: Option<(Instant, usize)>,
-    /// Packets that it has not taken yet.
-    incoming: VecDeque<BytesMut>,
     touched: bool,
     timer: Option<Instant>,
 }
@@ -142,7 +140,6 @@ impl Dials {
             guest_ended: false,
             we_ended: false,
             left: None,
-            incoming: VecDeque::new(),
             touched: false,
             timer: None,
         };
@@ -164,7 +161,7 @@ impl Dials {
         let id = destination(&packet).and_then(|port| self.ports.get(&port));
         match id.and_then(|id| Some((*id, self.flows.get_mut(id)?))) {
             Some((id, flow)) => {
-                flow.incoming.push_back(packet);
+                flow.tcp.receive(packet);
                 flow.touch(id, &mut self.touched);
             }
             None => self.wire.incoming.push_back(packet),
@@ -224,12 +221,8 @@ impl Dials {
     /// Tears a connection or an attempt down. That it is gone is the last that names it.
     pub fn reset(&mut self, id: u64, now: Instant, effects: &mut Vec<Effect>) {
         let Some(mut flow) = self.forget(id) else { return };
-        flow.tcp.socket().abort();
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
-        self.wire.incoming.clear();
-        flow.tcp.poll(smol(self.start, now), &mut self.wire);
+        flow.tcp.reset(smol(self.start, now), &mut self.wire);
         effects.extend(self.wire.outgoing.drain(..).map(Effect::ToGuest));
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         effects.push(Effect::DialGone { id, clean: false });
     }
 
@@ -280,10 +273,7 @@ impl Dials {
         flow.touched = false;
         flow.give_up_left(now);
         let at = smol(self.start, now);
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         flow.tcp.poll(at, &mut self.wire);
-        // Empty now, and its memory is used again.
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         let credit = flow.tcp.credit();
         let lives = flow.observe(id, now, effects);
         if lives && flow.tcp.credit() != credit {

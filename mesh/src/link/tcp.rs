@@ -33,6 +33,8 @@ pub(super) struct Tcp {
     most: usize,
     /// Bytes for the guest that it has not acknowledged yet.
     queued: usize,
+    /// Packets that it has not taken yet.
+    incoming: VecDeque<BytesMut>,
 }
 
 impl Tcp {
@@ -49,7 +51,8 @@ impl Tcp {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let socket = sockets.add(socket);
-        Tcp { interface: interface(own, seed, at, wire), sockets, socket, credit: up, most: up, queued: 0 }
+        let interface = interface(own, seed, at, wire);
+        Tcp { interface, sockets, socket, credit: up, most: up, queued: 0, incoming: VecDeque::new() }
     }
 
     /// The socket itself, for what is of one owner alone.
@@ -63,9 +66,24 @@ impl Tcp {
         socket.connect(self.interface.context(), remote, local).is_ok()
     }
 
+    /// Takes a packet of the guest; [`Tcp::poll`] follows.
+    pub fn receive(&mut self, packet: BytesMut) {
+        self.incoming.push_back(packet);
+    }
+
     /// Takes the packets that came in, and sends what is due.
     pub fn poll(&mut self, at: SmolInstant, wire: &mut Device) {
+        std::mem::swap(&mut wire.incoming, &mut self.incoming);
         self.interface.poll(at, wire, &mut self.sockets);
+        // Empty now, and its memory is used again.
+        std::mem::swap(&mut wire.incoming, &mut self.incoming);
+    }
+
+    /// Resets the connection now. What came in for it is heard no more.
+    pub fn reset(&mut self, at: SmolInstant, wire: &mut Device) {
+        self.incoming.clear();
+        self.socket().abort();
+        self.poll(at, wire);
     }
 
     /// Takes bytes for the guest. More than there was room for resets the connection.

@@ -3,7 +3,7 @@
 //! buffer holds, so a slow side shows in the other one's window.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -91,8 +91,6 @@ struct Flow {
     outside_ended: bool,
     /// The outside is gone and needs no word any more.
     gone: bool,
-    /// Packets that it has not taken yet.
-    incoming: VecDeque<BytesMut>,
     touched: bool,
 }
 
@@ -128,7 +126,7 @@ impl Streams {
         if let Some(&id) = self.ids.get(&key) {
             if let Some(flow) = self.touch(id) {
                 flow.used = now;
-                flow.incoming.push_back(packet);
+                flow.tcp.receive(packet);
             }
             // A SYN that is said again while it is held changes nothing.
             return true;
@@ -193,6 +191,7 @@ impl Streams {
         let mut tcp = Tcp::new(remote.ip(), seed(self.seed, id), asked.buffers, at, &mut self.wire);
         // A port of 0 cannot be listened on, and never came this far: `Segment::of` refuses it.
         let _ = tcp.socket().listen((remote.ip(), remote.port()));
+        tcp.receive(asked.syn);
         let flow = Flow {
             key: asked.key,
             tcp,
@@ -203,7 +202,6 @@ impl Streams {
             guest_ended: false,
             outside_ended: false,
             gone: false,
-            incoming: VecDeque::from([asked.syn]),
             touched: false,
         };
         self.flows.insert(id, flow);
@@ -308,10 +306,7 @@ impl Streams {
         let at = smol(self.start, now);
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.touched = false;
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         flow.tcp.poll(at, &mut self.wire);
-        // Empty now, and its memory is used again.
-        std::mem::swap(&mut self.wire.incoming, &mut flow.incoming);
         let credit = flow.tcp.credit();
         let lives = flow.observe(id, now, to);
         if lives && (flow.tcp.credit() != credit || flow.late(now)) {
