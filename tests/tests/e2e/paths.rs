@@ -21,9 +21,9 @@ fn a_ping_tells_by_which_way_a_host_answers_and_fails_where_a_direct_one_is_requ
     assert_eq!((&pings["host"], &pings["sent"]), (&"vps".into(), &2.into()));
     let answers = pings["answers"].as_array().expect("answers");
     assert_eq!(answers.len(), 2, "{pings}");
-    // There and back over a wire of 8 ms each way.
+    // There and back over a wire of 8 ms each way, one more or less.
     let ms = |field: &str| pings[field].as_f64().expect("milliseconds");
-    assert!(ms("least_ms") >= 16.0 && ms("least_ms") <= ms("median_ms"), "{pings}");
+    assert!(ms("least_ms") >= 14.0 && ms("least_ms") <= ms("median_ms"), "{pings}");
     let vps = &answers[1]["path"];
     assert_eq!((&vps["kind"], &vps["via"], &vps["state"]), (&"direct".into(), &Value::Null, &"up".into()));
     let address = vps["address"].as_str().and_then(|address| address.rsplit_once(':')).expect("an address").0;
@@ -36,9 +36,10 @@ fn a_ping_tells_by_which_way_a_host_answers_and_fails_where_a_direct_one_is_requ
     only_reaches(&lab, address);
     let relayed = eventually(PATIENCE, "the relay carries what has no other way", || {
         let asked = nas.agent(&["net", "ping", "laptop", "--count", "1", "--require", "direct"]);
-        if asked.code == 8 && asked.stdout.contains(" ms") { Ok(asked) } else { Err(format!("{asked:?}")) }
+        let relayed = asked.code == 8 && asked.stdout.contains("relayed via vps");
+        if relayed { Ok(asked) } else { Err(format!("{asked:?}")) }
     });
-    assert!(relayed.stdout.contains("laptop") && relayed.stdout.contains("relayed via vps"), "{relayed:?}");
+    assert!(relayed.stdout.starts_with("laptop  "), "{relayed:?}");
     assert!(relayed.stderr.contains("laptop is not reached directly"), "{relayed:?}");
     let way = row(nas, "laptop");
     assert_eq!((&way["kind"], &way["via"]), (&"relayed".into(), &"vps".into()), "{way}");
