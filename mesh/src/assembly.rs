@@ -37,7 +37,7 @@ use crate::{
         keeper::Keeper,
         roster::{Roll, Roster, SayError},
         tokens::{self, Made, TokenView, TokenWish, TokensError},
-        view::Members,
+        view::{Members, relay_owner},
     },
     net::Net,
     reach::{
@@ -200,9 +200,11 @@ impl Mesh {
         }
     }
 
-    /// Tells how a member is reached at this moment.
-    pub fn path(&self, host: HostId) -> Option<Path> {
-        self.inner.gate.path(&host)
+    /// Tells how a member is reached at this moment, and whose relay carries it if one does.
+    pub fn path(&self, host: HostId) -> Option<(Path, Option<Name>)> {
+        let path = self.inner.gate.path(&host)?;
+        let owner = relay_owner(&self.inner.roster.roll(), &self.records().borrow(), &path);
+        Some((path, owner))
     }
 
     /// Asks another member.

@@ -26,7 +26,8 @@ use ::images::Images;
 use mesh::{Mesh, net::Net};
 use proto::{
     id::HostId,
-    picture::Picture,
+    picture::{Member, Picture},
+    spelling,
     wire::{
         api::{Error, Kind},
         rpc::Refusal,
@@ -126,6 +127,16 @@ impl App {
 
     fn picture(&self) -> Arc<Picture> {
         self.inner.pictures.now()
+    }
+
+    /// Finds a member by its name, or says what may have been meant. Of two with one name the lower id keeps it.
+    fn member(&self, name: &str) -> Result<(HostId, Member), Option<String>> {
+        let picture = self.picture();
+        let found = picture.members.iter().find(|(_, member)| member.name.as_str() == name);
+        found.map(|(id, member)| (*id, member.clone())).ok_or_else(|| {
+            let known = picture.members.values().map(|member| member.name.as_str());
+            spelling::suggestion(name, "the hosts are", known)
+        })
     }
 
     /// Names a host for people.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proto::{
-    id::{HostId, Name},
+    id::HostId,
     picture::{Member, rows},
     wire::{
         api::{self, Error, Kind},
@@ -12,7 +12,7 @@ use proto::{
 };
 
 use super::{ApiResult, App};
-use crate::host::words::words;
+use crate::{host::words::words, picture::way};
 
 /// How long an answer is waited for: a relay around the world, and a packet lost on the way.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -29,24 +29,12 @@ impl App {
 
     /// Asks a host's agent once, and takes the time.
     pub async fn ping(&self, name: &str) -> ApiResult<api::Pinged> {
-        let picture = self.picture();
-        let named = |member: &Member| member.name.as_str() == name;
-        let found: Vec<_> = picture.members.iter().filter(|(_, member)| named(member)).collect();
-        let (id, member) = match found[..] {
-            [(id, member)] => (*id, member),
-            [] => {
-                let names: Vec<&str> =
-                    picture.members.values().map(|member| Name::as_str(&member.name)).collect();
-                return Err(Error::new(Kind::NotFound, format!("no host is called {name}"))
-                    .because(format!("there are {}", names.join(", ")))
-                    .next("agent host list"));
-            }
-            _ => {
-                return Err(Error::new(Kind::Ambiguous, format!("several hosts are called {name}"))
-                    .next("agent host list"));
-            }
-        };
-        if id == picture.me {
+        let (id, member) = self.member(name).map_err(|meant| {
+            let missing =
+                Error::new(Kind::NotFound, format!("no host is called {name}")).next("agent host list");
+            Error { because: meant, ..missing }
+        })?;
+        if id == self.inner.mesh.me() {
             return Err(Error::new(Kind::Usage, format!("{name} is this host")).next("agent net paths"));
         }
         let start = Instant::now();
@@ -54,14 +42,15 @@ impl App {
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         match answer {
             // Whatever it says, it is there.
-            Ok(_) => Ok(api::Pinged { ms, path: self.path_row(id, member) }),
+            Ok(_) => Ok(api::Pinged { ms, path: self.path_row(id, &member) }),
             Err(error) => Err(Error::new(Kind::Unreachable, format!("{name} does not answer"))
                 .because(words(&error))
                 .next("agent net paths")),
         }
     }
 
+    /// Asks the connection itself: the picture is a moment behind.
     fn path_row(&self, id: HostId, member: &Member) -> api::PathRow {
-        rows::path(&self.picture(), member, self.inner.mesh.path(id))
+        rows::path(member, self.inner.mesh.path(id).map(|(path, owner)| way(path, owner)))
     }
 }

@@ -193,12 +193,8 @@ impl App {
     pub fn service_of_host(&self, host: &str, service: &Name) -> ApiResult<Service> {
         let picture = self.picture();
         let name = format!("{service}.{host}.{HOSTS}");
-        let member = picture.members.iter().find(|(_, member)| member.name.as_str() == host);
-        let (id, _) = member.ok_or_else(|| {
-            let known = picture.members.values().map(|member| member.name.as_str());
-            missing(&name, spelling::suggestion(host, "the hosts are", known)).next("agent host list")
-        })?;
-        let record = picture.host_record(*id);
+        let (id, _) = self.member(host).map_err(|meant| missing(&name, meant).next("agent host list"))?;
+        let record = picture.host_record(id);
         let published: BTreeMap<&Name, u16> =
             record.into_iter().flat_map(|record| record.published()).collect();
         let port = *published.get(service).ok_or_else(|| {
@@ -206,7 +202,7 @@ impl App {
             let has = spelling::suggestion(service.as_str(), "it publishes", known);
             missing(&name, has.or(Some(format!("{host} publishes nothing"))))
         })?;
-        Ok(Service { place: Place::Host(*id), port: port.into(), http: false, name })
+        Ok(Service { place: Place::Host(id), port: port.into(), http: false, name })
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         }
     }
     let direct = answers.last().is_some_and(|answer| answer.path.kind == Some(PathKind::Direct));
-    let pings = Pings::of(args.host, sent, answers);
+    let pings = sum(args.host, sent, answers);
     cx.ui.show(&pings, |pings, _| in_words(pings));
     match last {
         Some(error) if pings.answers.is_empty() => Err(error),
@@ -74,6 +74,15 @@ fn not_direct(pings: &Pings) -> Error {
     Error::new(Kind::NotDirect, format!("{} is not reached directly", pings.host))
         .because(format!("the way is {way}"))
         .next("agent doctor, on both hosts: what keeps others out")
+}
+
+/// Sums up what was answered to `sent` questions.
+pub fn sum(host: String, sent: usize, answers: Vec<Pinged>) -> Pings {
+    let mut sorted: Vec<f64> = answers.iter().map(|answer| answer.ms).collect();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len().saturating_sub(1) / 2;
+    let (least_ms, median_ms) = (sorted.first().copied(), sorted.get(middle).copied());
+    Pings { host, sent, answers, least_ms, median_ms, most_ms: sorted.last().copied() }
 }
 
 /// Tells one answer.
@@ -91,7 +100,7 @@ pub fn way(path: &PathRow) -> String {
     [Some(kind), path.address.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// Sums up.
+/// Tells the sum.
 pub fn in_words(pings: &Pings) -> String {
     let counted = format!("{} of {} answered", pings.answers.len(), pings.sent);
     match (pings.least_ms, pings.median_ms, pings.most_ms) {

@@ -14,7 +14,7 @@ use std::{
 
 use mesh::{MemberView, Mesh};
 use proto::{
-    id::HostId,
+    id::{HostId, Name},
     picture::{Change, Images, Input, Member, Members, Picture, Records, Reports, Shares, Way},
 };
 use tokio::sync::{Notify, watch};
@@ -210,13 +210,13 @@ fn member(view: &MemberView) -> Member {
         state: view.state,
         issuer: view.issuer,
         level: view.level,
-        way: view.path.as_ref().map(|path| Way {
-            direct: path.kind == mesh::PathKind::Direct,
-            rtt_ms: path.rtt_ms,
-            via: path.via.clone(),
-            owner: view.via.clone(),
-        }),
+        way: view.path.clone().map(|path| way(path, view.via.clone())),
     }
+}
+
+/// Puts a path into the words of the picture, with the member whose relay carries it.
+pub fn way(path: mesh::Path, owner: Option<Name>) -> Way {
+    Way { direct: path.kind == mesh::PathKind::Direct, rtt_ms: path.rtt_ms, via: path.via, owner }
 }
 
 #[cfg(test)]

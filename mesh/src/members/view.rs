@@ -117,7 +117,7 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
             id: host,
             name: member.name.clone(),
             state,
-            via: path.as_ref().and_then(|path| relay_owner(sources, path)),
+            via: path.as_ref().and_then(|path| relay_owner(sources.roll, sources.records, path)),
             path,
             issuer: member.is_issuer(),
             steady: record.as_ref().is_some_and(|record| record.steady),
@@ -134,13 +134,14 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
     Members { me: sources.me, hosts: hosts.collect() }
 }
 
-fn relay_owner(sources: &Sources<'_>, path: &Path) -> Option<Name> {
+/// Names the member whose relay carries a path.
+pub(crate) fn relay_owner(roll: &Roll, records: &Records, path: &Path) -> Option<Name> {
     if path.kind != PathKind::Relayed {
         return None;
     }
     let url = path.via.trim_end_matches('/');
-    sources.roll.members.values().find_map(|member| {
-        let offer = host_record(sources.records, member.host)?.reach.serves.as_ref()?;
+    roll.members.values().find_map(|member| {
+        let offer = host_record(records, member.host)?.reach.serves.as_ref()?;
         (offer.url.trim_end_matches('/') == url).then(|| member.name.clone())
     })
 }

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Member, Picture, images, readiness};
+use super::{Member, Picture, Way, images, readiness};
 use crate::{
     id::{HostId, MachineName, Name},
-    reachability::path,
     reasons::{Because, Why},
     session::{MachineEntry, MachineReport, Phase, Share},
     wire::api::{self, PathKind, SessionState},
@@ -94,11 +93,7 @@ pub fn hosts(picture: &Picture) -> Vec<api::HostRow> {
 
 fn host(picture: &Picture, id: HostId, member: &Member) -> api::HostRow {
     let record = picture.host_record(id);
-    let way = member.way.as_ref().map(|way| api::Path {
-        kind: if way.direct { PathKind::Direct } else { PathKind::Relayed },
-        rtt_ms: Some(way.rtt_ms),
-        via: way.owner.as_ref().map(Name::to_string),
-    });
+    let way = member.way.as_ref().map(way_in_words);
     let own = api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
     api::HostRow {
         id,
@@ -120,26 +115,24 @@ fn host(picture: &Picture, id: HostId, member: &Member) -> api::HostRow {
     }
 }
 
-/// Gives the line of the way to a member, as it was measured just now.
-pub fn path(picture: &Picture, member: &Member, path: Option<path::Path>) -> api::PathRow {
-    let owner = |url: &str| {
-        let serves = |id: HostId| picture.host_record(id)?.reach.serves.as_ref();
-        let same = |id: HostId| {
-            serves(id).is_some_and(|offer| offer.url.trim_end_matches('/') == url.trim_end_matches('/'))
-        };
-        picture.members.iter().find(|(id, _)| same(**id)).map(|(_, member)| member.name.to_string())
-    };
-    let relayed = path.as_ref().filter(|path| path.kind == path::PathKind::Relayed);
+/// Gives the line of a way to a member.
+pub fn path(member: &Member, way: Option<Way>) -> api::PathRow {
+    let path = way.as_ref().map(way_in_words);
     api::PathRow {
         host: member.name.to_string(),
         state: member.state,
-        kind: path.as_ref().map(|path| match path.kind {
-            path::PathKind::Direct => PathKind::Direct,
-            path::PathKind::Relayed => PathKind::Relayed,
-        }),
-        rtt_ms: path.as_ref().map(|path| path.rtt_ms),
-        via: relayed.and_then(|path| owner(&path.via)),
-        address: path.map(|path| path.via),
+        kind: path.as_ref().map(|path| path.kind),
+        rtt_ms: path.as_ref().and_then(|path| path.rtt_ms),
+        via: path.and_then(|path| path.via),
+        address: way.map(|way| way.via),
+    }
+}
+
+fn way_in_words(way: &Way) -> api::Path {
+    api::Path {
+        kind: if way.direct { PathKind::Direct } else { PathKind::Relayed },
+        rtt_ms: Some(way.rtt_ms),
+        via: way.owner.as_ref().map(Name::to_string),
     }
 }
 

@@ -407,9 +407,9 @@ fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
     let expected = ["relayed via vps http://203.0.113.7:7440", "direct 192.0.2.7:7440", "not known"];
     assert_eq!(ways, expected);
     let answer = |ms: f64| Pinged { ms, path: rows[1].clone() };
-    let pings = Pings::of("nas".into(), 4, [3.0, 1.0, 2.0].map(answer).into());
+    let pings = ping::sum("nas".into(), 4, [3.0, 1.0, 2.0].map(answer).into());
     assert_eq!(ping::in_words(&pings), "3 of 4 answered: least 1.0, half within 2.0, most 3.0 ms");
-    assert_eq!(ping::in_words(&Pings::of("nas".into(), 1, Vec::new())), "0 of 1 answered");
+    assert_eq!(ping::in_words(&ping::sum("nas".into(), 1, Vec::new())), "0 of 1 answered");
 }
 
 #[test]

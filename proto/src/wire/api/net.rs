@@ -53,20 +53,3 @@ pub struct Pings {
     /// The most that one took.
     pub most_ms: Option<f64>,
 }
-
-impl Pings {
-    /// Sums up what was answered to `sent` questions.
-    pub fn of(host: String, sent: usize, answers: Vec<Pinged>) -> Pings {
-        let mut sorted: Vec<f64> = answers.iter().map(|answer| answer.ms).collect();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len().saturating_sub(1) / 2;
-        Pings {
-            host,
-            sent,
-            answers,
-            least_ms: sorted.first().copied(),
-            median_ms: sorted.get(middle).copied(),
-            most_ms: sorted.last().copied(),
-        }
-    }
-}
