@@ -1,11 +1,30 @@
-//! Labs that another process owns: found by name in the registry, entered, and ended.
+//! Labs that another process owns: found by name in the registry, entered, troubled, and ended.
 
-use std::{ffi::OsStr, process::Command};
+use std::{
+    ffi::OsStr,
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
+    process::Command,
+    sync::Arc,
+    thread,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use thiserror::Error;
 
-use crate::netns::{self, Registered};
+use crate::{
+    Lab,
+    netns::{self, Registered},
+};
+
+/// Longest scenario that an owner takes.
+const SCENARIO_MAX: u64 = 64 * 1024;
+/// What an owner answers when all of a scenario has happened.
+const DONE: &str = "done";
 
 /// Why a lab was not found or could not be used.
 #[derive(Debug, Error)]
@@ -26,6 +45,12 @@ pub enum ControlError {
         /// What there is.
         known: Vec<String>,
     },
+    /// Its owner does not answer.
+    #[error("the owner of the lab does not answer")]
+    Silent(#[source] io::Error),
+    /// Its owner could not do it.
+    #[error("{0}")]
+    Refused(String),
     /// Its owner did not take the signal.
     #[error("cannot end the lab's owner")]
     End(#[source] rustix::io::Errno),
@@ -66,6 +91,12 @@ impl Other {
         Ok(netns::command_in(&format!("{}-{host}", self.0.prefix), program))
     }
 
+    /// Lets the owner play a scenario, and waits for its end.
+    pub fn play(&self, scenario: &str) -> Result<(), ControlError> {
+        let said = ask(&self.0.prefix, scenario).map_err(ControlError::Silent)?;
+        if said == DONE { Ok(()) } else { Err(ControlError::Refused(said)) }
+    }
+
     /// Ends the owner; its guard then removes the lab. An owner that is gone already leaves a lab to sweep.
     pub fn end(&self) -> Result<(), ControlError> {
         let (pid, started) = self.0.owner;
@@ -83,4 +114,42 @@ impl Other {
     pub fn is_there(&self) -> bool {
         netns::registered().iter().any(|lab| lab.prefix == self.0.prefix)
     }
+}
+
+/// Lets others trouble a lab of this process as long as it lives, one scenario after the other.
+pub fn serve(lab: &Arc<Lab>) -> io::Result<()> {
+    let (lab, prefix) = (Arc::downgrade(lab), lab.prefix().to_owned());
+    let listener = UnixListener::bind_addr(&address(&prefix)?)?;
+    let served = move || {
+        for asked in listener.incoming().flatten() {
+            let Some(lab) = lab.upgrade() else { return };
+            // Whoever asks and goes away gets no answer.
+            let _gone = answer(&lab, asked);
+        }
+    };
+    thread::Builder::new().name("control".into()).spawn(served).map(|_| ())
+}
+
+fn answer(lab: &Lab, mut asked: UnixStream) -> io::Result<()> {
+    let mut scenario = String::new();
+    (&asked).take(SCENARIO_MAX).read_to_string(&mut scenario)?;
+    let said = match lab.play(&scenario) {
+        Ok(()) => DONE.to_owned(),
+        Err(error) => error.to_string(),
+    };
+    asked.write_all(said.as_bytes())
+}
+
+fn ask(prefix: &str, scenario: &str) -> io::Result<String> {
+    let mut owner = UnixStream::connect_addr(&address(prefix)?)?;
+    owner.write_all(scenario.as_bytes())?;
+    owner.shutdown(Shutdown::Write)?;
+    let mut said = String::new();
+    owner.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+/// A name without a file: nothing is left of it when the owner is gone.
+fn address(prefix: &str) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("netsim-{prefix}"))
 }

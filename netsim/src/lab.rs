@@ -5,6 +5,7 @@
 //! host vps                                  # on the public net
 //! home attic nat=cone delay=10ms rate=50mbit
 //! home flat nat=symmetric delay=20ms jitter=2ms loss=1%
+//! home cellar wire                          # nothing yet, but `fault` may change it
 //! host nas in attic
 //! host desk in flat
 //! ```
@@ -70,12 +71,16 @@ pub struct Link {
     pub loss: f64,
     /// Bits per second; 0 = as fast as the machine can.
     pub rate_bps: u64,
+    /// The longest IP packet that passes; longer ones vanish without a word. 0 = all pass.
+    pub longest: u16,
+    /// Whether it can become another one while the lab runs.
+    pub wire: bool,
 }
 
 impl Link {
-    /// Whether the kernel alone can play this link: it has no delay or loss here, only rates.
+    /// Whether a wire of ours plays this link: the kernel alone has no delay or loss here, only rates.
     pub fn needs_wire(&self) -> bool {
-        self.delay_us > 0 || self.jitter_us > 0 || self.loss > 0.0
+        self.wire || self.delay_us > 0 || self.jitter_us > 0 || self.loss > 0.0 || self.longest > 0
     }
 }
 
@@ -189,15 +194,23 @@ fn parse_nat(kind: &str) -> Result<Nat, String> {
     }
 }
 
-fn set(link: &mut Link, setting: &str) -> Result<(), String> {
+/// Changes one setting of a link, as the text says.
+pub(crate) fn set(link: &mut Link, setting: &str) -> Result<(), String> {
+    if setting == "wire" {
+        link.wire = true;
+        return Ok(());
+    }
     let (key, value) = setting.split_once('=').ok_or_else(|| format!("`{setting}`: expected KEY=VALUE"))?;
     match key {
         "delay" => link.delay_us = micros(value)?,
         "jitter" => link.jitter_us = micros(value)?,
         "loss" => link.loss = share(value)?,
         "rate" => link.rate_bps = rate(value)?,
+        "longest" => link.longest = longest(value)?,
         other => {
-            return Err(format!("`{other}` is no setting: delay, jitter, loss, rate, and nat for homes"));
+            return Err(format!(
+                "`{other}` is no setting: delay, jitter, loss, rate, longest, wire, and nat for homes"
+            ));
         }
     }
     Ok(())
@@ -237,6 +250,11 @@ fn rate(text: &str) -> Result<u64, String> {
     Ok((value * unit) as u64)
 }
 
+fn longest(text: &str) -> Result<u16, String> {
+    let bytes = text.parse().ok().filter(|bytes| (68..=65_535).contains(bytes));
+    bytes.ok_or_else(|| format!("`{text}` is no length of a packet: 68 to 65535 bytes"))
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
@@ -261,9 +279,9 @@ mod tests {
             "seed 7\nhost vps # public\nhome attic nat=symmetric delay=10ms jitter=300us loss=1.5% rate=50mbit\n\
              host nas in attic delay=1ms\n",
             expect![[r#"
-                home attic Symmetric Link { delay_us: 10000, jitter_us: 300, loss: 0.015, rate_bps: 50000000 }
-                host vps None Link { delay_us: 0, jitter_us: 0, loss: 0.0, rate_bps: 0 }
-                host nas Some(0) Link { delay_us: 1000, jitter_us: 0, loss: 0.0, rate_bps: 0 }
+                home attic Symmetric Link { delay_us: 10000, jitter_us: 300, loss: 0.015, rate_bps: 50000000, longest: 0, wire: false }
+                host vps None Link { delay_us: 0, jitter_us: 0, loss: 0.0, rate_bps: 0, longest: 0, wire: false }
+                host nas Some(0) Link { delay_us: 1000, jitter_us: 0, loss: 0.0, rate_bps: 0, longest: 0, wire: false }
             "#]],
         );
     }

@@ -4,6 +4,7 @@
 //! - `world`: many hosts of pure rules on a virtual clock, from a seed, with invariants;
 //! - `lab` and `rules`: a text about hosts, homes and NATs, and the commands that build it from network
 //!   namespaces; [`Lab`] carries them out, `tap` is a wire with delay, loss and rate;
+//! - `fault`: what goes wrong in a running lab, as scenarios that people can read;
 //! - `card`: a guest without a computer, for measuring what stands behind a network card.
 //!
 //! ```no_run
@@ -13,6 +14,7 @@
 
 pub mod card;
 pub mod control;
+pub mod fault;
 pub mod lab;
 mod netns;
 pub mod rules;

@@ -9,7 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +53,21 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Make something go wrong in a running lab: `netsim fault link attic out loss=30%`, or `--file` with a scenario
+    ///
+    /// Faults: `cut NAME`, `mend NAME`, `link NAME [in|out] delay=.. jitter=.. loss=.. rate=.. longest=BYTES`,
+    /// `block NAME udp|tcp`, `unblock NAME`, `split A.. '|' B..`, `heal`, `freeze HOST`, `thaw HOST`, `kill HOST`,
+    /// `clock HOST +3h`. A scenario has one a line, `wait 3s` between them, and comments after `#`.
+    Fault {
+        /// The lab's name; not needed while there is only one, nor where NETSIM_LAB names it, as inside `netsim run`
+        #[arg(long)]
+        lab: Option<String>,
+        /// A scenario, which is played to its end
+        #[arg(long, conflicts_with = "words", required_unless_present = "words")]
+        file: Option<PathBuf>,
+        /// One fault
+        words: Vec<String>,
+    },
     /// Build the lab of FILE, run a command beside it with NETSIM_LAB set, and remove the lab
     Run {
         /// The lab file
@@ -94,6 +109,7 @@ fn main() -> ExitCode {
         Verb::Up { file } => up(&file),
         Verb::Down { lab } => down(lab.as_deref()),
         Verb::Exec { lab, host, command } => exec(lab.as_deref(), &host, &command),
+        Verb::Fault { lab, file, words } => fault(lab.as_deref(), file.as_deref(), &words),
         Verb::Run { file, command } => run(&file, &command),
         Verb::Hold { file } => hold(&file),
         Verb::Card { socket, listen } => card(&socket, listen),
@@ -134,7 +150,8 @@ fn up(file: &Path) -> Result<ExitCode> {
 }
 
 fn hold(file: &Path) -> Result<ExitCode> {
-    let lab = Lab::up(&read(file)?)?;
+    let lab = Arc::new(Lab::up(&read(file)?)?);
+    control::serve(&lab).context("cannot listen for faults")?;
     let mut out = std::io::stdout();
     writeln!(out, "lab {}", lab.prefix())?;
     for host in lab.hosts() {
@@ -220,8 +237,19 @@ fn exec(lab: Option<&str>, host: &str, words: &[String]) -> Result<ExitCode> {
     bail!("cannot start `ip netns exec`: {error}")
 }
 
+fn fault(lab: Option<&str>, file: Option<&Path>, words: &[String]) -> Result<ExitCode> {
+    let named = std::env::var("NETSIM_LAB").ok();
+    let scenario = match file {
+        Some(file) => read(file)?,
+        None => words.join(" "),
+    };
+    control::find(lab.or(named.as_deref()))?.play(&scenario)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(file: &Path, words: &[String]) -> Result<ExitCode> {
-    let lab = Lab::up(&read(file)?)?;
+    let lab = Arc::new(Lab::up(&read(file)?)?);
+    control::serve(&lab).context("cannot listen for faults")?;
     let [program, arguments @ ..] = words else { bail!("no command given") };
     let status = Command::new(program)
         .args(arguments)

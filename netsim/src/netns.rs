@@ -12,6 +12,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
+    sync::Mutex,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -20,10 +21,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
 use crate::{
-    lab::{self, Link, Mistake},
+    lab::{self, Layout, Link, Mistake},
     rules::{self, Blueprint, HostAddress, Step},
     tap,
 };
+
+mod trouble;
 
 /// Where living labs are named, one file each.
 const REGISTRY: &str = "/run/netsim";
@@ -36,14 +39,14 @@ registry=$1
 shift
 for n in "$@"; do kill -9 $(ip netns pids "$n" 2>/dev/null) 2>/dev/null; done
 for n in "$@"; do ip netns del "$n" 2>/dev/null; done
-rm -f "$registry"
+rm -rf "$registry" "${registry%/*}/clocks/${registry##*/}"
 "#;
 
 /// Why a lab could not be built or used.
 #[derive(Debug, Error)]
 pub enum LabError {
     /// The file has mistakes.
-    #[error("the lab file has mistakes:\n{}", .0.iter().map(|mistake| format!("  {mistake}\n")).collect::<String>())]
+    #[error("the text has mistakes:\n{}", .0.iter().map(|mistake| format!("  {mistake}\n")).collect::<String>())]
     Parse(Vec<Mistake>),
     /// This machine or user cannot have labs.
     #[error("no lab is possible here: {0}")]
@@ -59,6 +62,9 @@ pub enum LabError {
     /// No such host or home.
     #[error("the lab has no `{0}`")]
     Unknown(String),
+    /// A link of the kernel's.
+    #[error("the link of `{0}` cannot change while it runs: say `wire` in its line of the lab file")]
+    NoWire(String),
     /// The system refused something.
     #[error("cannot {what}")]
     Io {
@@ -79,13 +85,23 @@ fn because(what: impl Into<String>) -> impl FnOnce(io::Error) -> LabError {
 #[derive(Debug)]
 pub struct Lab {
     prefix: String,
+    layout: Layout,
     blueprint: Blueprint,
-    wires: Vec<JoinHandle<io::Result<()>>>,
+    wires: Vec<Cable>,
     /// Closing this ends the wires.
     stop: Option<PipeWriter>,
     guard: Child,
     /// Closing this makes the guard remove the lab.
     leash: Option<ChildStdin>,
+}
+
+/// A wire of ours, and the thread that plays it.
+#[derive(Debug)]
+struct Cable {
+    /// Namespace and device of its far end.
+    far: (String, String),
+    links: tap::Links,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 impl Lab {
@@ -102,11 +118,11 @@ impl Lab {
         let mut guard = guard(&prefix, &blueprint.namespaces).map_err(because("start the guard"))?;
         let leash = guard.stdin.take();
         let (held, stop) = io::pipe().map_err(because("make a pipe"))?;
-        let mut lab = Lab { prefix, blueprint, wires: vec![], stop: Some(stop), guard, leash };
+        let mut lab = Lab { prefix, layout, blueprint, wires: vec![], stop: Some(stop), guard, leash };
         for (index, step) in lab.blueprint.steps.clone().iter().enumerate() {
             if let Step::Wire { ends, link } = step {
                 let held = held.try_clone().map_err(because("copy a descriptor"))?;
-                let seed = layout.seed.wrapping_add(index as u64 * 2);
+                let seed = lab.layout.seed.wrapping_add(index as u64 * 2);
                 lab.wires.push(wire(ends, *link, seed, held)?);
             } else {
                 carry_out(step)?;
@@ -169,27 +185,6 @@ impl Lab {
         within(&self.namespace(host)?, work).map_err(because(format!("enter {host}")))
     }
 
-    /// Pulls the plug of a host or home.
-    pub fn cut(&self, name: &str) -> Result<(), LabError> {
-        self.plug(name, "down")
-    }
-
-    /// Puts the plug of a host or home back in.
-    pub fn mend(&self, name: &str) -> Result<(), LabError> {
-        self.plug(name, "up")
-    }
-
-    /// Makes the link of a host or home carry IP packets of at most `bytes`. Longer ones vanish without a word.
-    pub fn narrow(&self, name: &str, bytes: u16) -> Result<(), LabError> {
-        self.plug(name, &format!("mtu {bytes}"))
-    }
-
-    fn plug(&self, name: &str, state: &str) -> Result<(), LabError> {
-        let unknown = || LabError::Unknown(name.into());
-        let port = self.blueprint.ports.iter().find(|port| port.name == name).ok_or_else(unknown)?;
-        carry_out(&Step::Ip(format!("-n {} link set {} {state}", port.namespace, port.device)))
-    }
-
     fn host(&self, name: &str) -> Result<&HostAddress, LabError> {
         self.hosts().iter().find(|host| host.name == name).ok_or_else(|| LabError::Unknown(name.into()))
     }
@@ -200,7 +195,7 @@ impl Drop for Lab {
         drop(self.stop.take());
         for wire in self.wires.drain(..) {
             // A wire that failed has already taken its devices with it.
-            let _ended = wire.join();
+            let _ended = wire.thread.join();
         }
         drop(self.leash.take());
         if wait_for(&mut self.guard, REMOVAL).is_none() {
@@ -371,12 +366,7 @@ fn finish(step: &Step, mut command: Command, input: &str) -> Result<(), LabError
     Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_string()))
 }
 
-fn wire(
-    ends: &[(String, String); 2],
-    link: Link,
-    seed: u64,
-    stop: PipeReader,
-) -> Result<JoinHandle<io::Result<()>>, LabError> {
+fn wire(ends: &[(String, String); 2], link: Link, seed: u64, stop: PipeReader) -> Result<Cable, LabError> {
     let device = |(namespace, device): &(String, String)| {
         let name = device.clone();
         within(namespace, move || tap::tap(&name))
@@ -384,10 +374,13 @@ fn wire(
             .map_err(because(format!("make the TAP device {device} in {namespace}")))
     };
     let files = [device(&ends[0])?, device(&ends[1])?];
-    thread::Builder::new()
+    let links = tap::Links::new(Mutex::new([link; 2]));
+    let played = links.clone();
+    let thread = thread::Builder::new()
         .name("wire".into())
-        .spawn(move || tap::run(files, link, seed, &stop))
-        .map_err(because("start a wire"))
+        .spawn(move || tap::run(files, &played, seed, &stop))
+        .map_err(because("start a wire"))?;
+    Ok(Cable { far: ends[1].clone(), links, thread })
 }
 
 /// Calls `work` on a new thread that has entered a namespace; the thread ends with it, so nobody has to come back.

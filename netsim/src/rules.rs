@@ -70,7 +70,7 @@ pub struct HostAddress {
 }
 
 /// The far end of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// The host or home whose link it is.
     pub name: String,
@@ -78,6 +78,8 @@ pub struct Port {
     pub namespace: String,
     /// Its device.
     pub device: String,
+    /// What the link does, as the file has it.
+    pub link: Link,
 }
 
 /// The public net itself: the address of the bridge, where tests put what must be reachable by all.
@@ -158,7 +160,12 @@ impl Build<'_> {
             }
         }
         self.ip(format!("-n {far_namespace} link set {port} master {bridge} up"));
-        self.made.ports.push(Port { name: name.into(), namespace: far_namespace.into(), device: port });
+        self.made.ports.push(Port {
+            name: name.into(),
+            namespace: far_namespace.into(),
+            device: port,
+            link: *link,
+        });
     }
 
     fn address(&mut self, namespace: &str, device: &str, address: Ipv4Addr, router: Ipv4Addr) {

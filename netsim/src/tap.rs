@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,15 @@ use rustix::{
 
 use crate::lab::Link;
 
+/// What a wire does now in each direction, from the first end to the second and back. Others change it while it runs.
+pub type Links = Arc<Mutex<[Link; 2]>>;
+
 /// A frame that waits longer than this for its turn is dropped: the queue of a home router.
 const QUEUE_MAX: Duration = Duration::from_millis(200);
 /// Frames on their way in one direction: 50 ms of a gigabit. More are dropped, as a full ring would.
 const FRAMES_MAX: usize = 16_384;
+/// What a frame has before its packet.
+const ETHERNET: usize = 14;
 /// Larger than any frame of a device with the usual MTU.
 const FRAME_MAX: usize = 65_536;
 /// Frames taken from one side before the other side gets its turn.
@@ -48,11 +54,17 @@ impl Lane {
         }
     }
 
+    /// From now on it is this link. What is under way stays so.
+    pub fn become_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
     /// When a frame of `length` bytes that goes in `now` comes out; `None` = lost.
     pub fn send(&mut self, length: usize, now: Duration) -> Option<Duration> {
         // Both are drawn for each frame, so that a change of one setting leaves the draws of the other.
         let (loss, jitter) = (self.draw(), self.draw());
-        if loss < self.link.loss {
+        let too_long = self.link.longest > 0 && length > ETHERNET + usize::from(self.link.longest);
+        if loss < self.link.loss || too_long {
             return None;
         }
         let mut sent = now;
@@ -87,9 +99,11 @@ pub fn tap(name: &str) -> io::Result<File> {
 }
 
 /// Moves frames between two TAP devices until `stop` is closed at its other end.
-pub fn run(mut ends: [File; 2], link: Link, seed: u64, stop: &impl AsFd) -> io::Result<()> {
+pub fn run(mut ends: [File; 2], links: &Links, seed: u64, stop: &impl AsFd) -> io::Result<()> {
     let begin = Instant::now();
-    let mut lanes = [Lane::new(link, seed), Lane::new(link, seed.wrapping_add(1))];
+    let now = || *links.lock().unwrap_or_else(PoisonError::into_inner);
+    let [out, back] = now();
+    let mut lanes = [Lane::new(out, seed), Lane::new(back, seed.wrapping_add(1))];
     let mut flying: [VecDeque<(Duration, Vec<u8>)>; 2] = [VecDeque::new(), VecDeque::new()];
     let mut buffer = vec![0u8; FRAME_MAX];
     loop {
@@ -108,6 +122,9 @@ pub fn run(mut ends: [File; 2], link: Link, seed: u64, stop: &impl AsFd) -> io::
         let [a, b, ended] = wait(&ends, stop, next.map(|due| due.saturating_sub(begin.elapsed())))?;
         if ended {
             return Ok(());
+        }
+        for (lane, link) in lanes.iter_mut().zip(now()) {
+            lane.become_link(link);
         }
         for (lane, readable) in [a, b].into_iter().enumerate() {
             for _ in 0..if readable { BURST } else { 0 } {
@@ -207,6 +224,16 @@ mod tests {
         assert!((900..1100).contains(&lost(1)), "{} of 10000", lost(1));
         assert_eq!(arrivals(link, 5, 100), arrivals(link, 5, 100));
         assert_ne!(arrivals(link, 5, 100), arrivals(link, 6, 100));
+    }
+
+    #[test]
+    fn a_link_that_becomes_narrow_loses_what_is_too_long_and_nothing_else() {
+        let mut lane = Lane::new(Link::default(), 1);
+        assert!(lane.send(1514, MS).is_some());
+        lane.become_link(Link { longest: 1280, ..Link::default() });
+        assert!(lane.send(ETHERNET + 1280, MS).is_some() && lane.send(ETHERNET + 1281, MS).is_none());
+        lane.become_link(Link { delay_us: 5_000, ..Link::default() });
+        assert_eq!(lane.send(1514, MS * 2), Some(MS * 7));
     }
 
     #[test]
