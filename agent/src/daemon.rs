@@ -112,7 +112,11 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let mesh = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
     let run_dir = data.run().map_err(|error| failed(&error))?;
     let (socket, zone) = (data.socket(), config.dns.zone.clone());
-    let (data_dir, run, owner) = (data.clone(), run_dir.clone(), Owner { lan: config.policy.lan });
+    let (data_dir, run, owner) = (
+        data.clone(),
+        run_dir.clone(),
+        Owner { lan: config.policy.lan, no_machines: !config.policy.machines },
+    );
     let parts = Parts { data: data_dir, mesh, zone, run, owner, qemu, offered, stop };
     keep_runtime(&run_dir, &data);
     let mut built = build::build(parts).await?;

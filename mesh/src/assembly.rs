@@ -15,7 +15,7 @@ use proto::{
     membership::{Silence, Spread},
     reachability::{Reachability, path::Path},
     time::Timestamp,
-    trust::{ClockError, Statement, Token},
+    trust::{Capability, ClockError, Statement, Token},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -338,6 +338,9 @@ pub async fn build(
     if !roster.roll().members.contains_key(&identity.host()) {
         return Err(MeshError::NotMember);
     }
+    // Nobody would use it.
+    let relays = roster.roll().may(identity.host(), Capability::Relay);
+    let config = Config { serve: if relays { config.serve } else { Serve::Off }, ..config };
     let gate = Gate::new(roster.clone());
     let (pins, lookup) = (Pins::new(facts.clone()), MemoryLookup::with_provenance("mesh"));
     let book = Book::new(Cache::load(&identity.data), lookup.clone());
@@ -385,7 +388,9 @@ pub async fn build(
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
     let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
-    let (net, net_handler) = Net::new(Some(endpoint.clone()));
+    let judged = roster.clone();
+    let enters = move |host: HostId| judged.roll().may(host, Capability::Operate);
+    let (net, net_handler) = Net::new(Some(endpoint.clone()), Arc::new(enters));
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
         .accept(protocols::LIBP2P, built.accept)

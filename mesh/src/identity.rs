@@ -15,7 +15,7 @@ use proto::{
     id::{HostId, MeshId, Name},
     seal::Seed,
     time::Timestamp,
-    trust::{Capabilities, Certificate, Charter, MemberSet, Sealed, Statement, Statements, mesh_id},
+    trust::{Capabilities, Certificate, Charter, May, MemberSet, Sealed, Statement, Statements, mesh_id},
 };
 
 use crate::disk;
@@ -155,6 +155,7 @@ pub fn prepare(data: &Path, founding: Founding, now: Timestamp) -> Result<Prepar
         since: now,
         not_before: now,
         not_after: None,
+        may: May::ALL,
     });
     let statements = vec![charter, certificate.seal(mesh, &root)];
     let identity = Identity { data: data.to_owned(), mesh, seed, root: None };

@@ -12,6 +12,7 @@
 //! | 4 | a topology whose machines reach their hosts' networks: older hosts ask no owner |
 //! | 5 | a topology whose services hosts publish in their networks |
 //! | 6 | a topology with services that are reached by UDP |
+//! | 7 | members that may not do everything: older hosts would let them |
 
 use std::fmt;
 
@@ -19,7 +20,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(6);
+pub const LEVEL: Level = Level(7);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub enum Feature {
     Publish,
     /// Services that are reached by UDP: older voters would take them for others.
     Udp,
+    /// Members that may not do everything: older hosts would let them, and older issuers renew them without limits.
+    Limits,
 }
 
 impl Feature {
@@ -50,6 +53,7 @@ impl Feature {
             Feature::Lan => Level(4),
             Feature::Publish => Level(5),
             Feature::Udp => Level(6),
+            Feature::Limits => Level(7),
         }
     }
 }

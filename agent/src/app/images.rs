@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use proto::{
     id::{Digest, hex},
     picture::{Change, Picture, acks, images as known, rows},
+    trust::Capability,
     wire::api::{self, Error, Kind},
 };
 use tokio::sync::watch;
@@ -34,6 +35,7 @@ impl App {
     /// Takes a file of this host as an image; done when every up member knows its name.
     pub async fn image_import(&self, import: api::ImageImport, telling: Telling) -> ApiResult<api::ImageRow> {
         let what = format!("{} was not imported", import.path);
+        self.must(Capability::Store, &what)?;
         let (progress, seen) = watch::channel(images::Progress::default());
         let _relay = AbortOnDropHandle::new(tokio::spawn(tell(seen, telling)));
         let giving = self.giving(&import.name, import.replace);
@@ -46,6 +48,7 @@ impl App {
     /// Downloads an image; done when every up member knows its name.
     pub async fn image_pull(&self, pull: api::ImagePull, telling: Telling) -> ApiResult<api::ImageRow> {
         let what = format!("{} was not pulled", pull.url);
+        self.must(Capability::Store, &what)?;
         let sha256 = hex::parse(&pull.sha256).map_err(|error| {
             Error::new(Kind::Usage, what.clone())
                 .because(error)

@@ -7,6 +7,7 @@ use proto::{
     id::{MachineName, Name, SessionId},
     picture::{Change, Picture, rows},
     session::{MachineEntry, Phase, Share, slice},
+    trust::Capability,
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer, Request},
@@ -93,6 +94,7 @@ impl App {
     /// Gives what ssh needs to enter a machine.
     pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> ApiResult<api::SshAccess> {
         let (share, entry) = self.find(session, &machine)?;
+        self.must(Capability::Operate, &format!("{}/{machine} was not entered", share.name))?;
         let host_key =
             openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
         Ok(api::SshAccess {
@@ -109,6 +111,7 @@ impl App {
     /// Connects to a TCP port of a machine, wherever it runs. One that refuses has until [`LISTENS_WITHIN`].
     pub async fn dial(&self, session: SessionId, machine: MachineName, port: u16) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
+        self.must(Capability::Operate, &format!("{}/{machine} was not reached on port {port}", share.name))?;
         let listens = Instant::now() + LISTENS_WITHIN;
         let dialled = loop {
             match self.inner.net.dial(session, &machine, port).await {
@@ -127,6 +130,7 @@ impl App {
     /// Opens a machine's serial console, wherever it runs: what it said, then live.
     pub async fn console(&self, session: SessionId, machine: MachineName) -> ApiResult<Pipe> {
         let (share, entry) = self.find(session, &machine)?;
+        self.must(Capability::Operate, &format!("the console of {}/{machine} was not opened", share.name))?;
         let opened = self.inner.net.dial(session, &machine, nic::CONSOLE_PORT).await;
         let console = opened.map_err(|error| {
             Error::new(Kind::Failed, format!("the console of {}/{machine} was not opened", share.name))

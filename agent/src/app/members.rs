@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use proto::{
     id::Name,
+    level::Feature,
     names::sites,
     picture::{health, level, rows},
-    trust::{ClockError, GrantState, TokenError},
+    trust::{ClockError, GrantState, May, TokenError},
     wire::api::{self, Error, Kind, MemberState},
 };
 
@@ -138,6 +139,7 @@ impl App {
             uses: u64::from(token.max_uses),
             used: u64::from(token.uses),
             admin: token.admin,
+            capabilities: token.may.list(),
             state: match token.state {
                 GrantState::Live { .. } => "live",
                 GrantState::NotYet => "not-yet",
@@ -154,7 +156,9 @@ impl App {
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
     pub async fn token_create(&self, create: api::TokenCreate) -> ApiResult<api::TokenCreated> {
         let expires_ms = create.expires_s.saturating_mul(1000);
-        let wanted = mesh::TokenWish { expires_ms, uses: create.uses, admin: create.admin };
+        let may = create.can.map_or(May::ALL, May::only);
+        self.check_limits(may)?;
+        let wanted = mesh::TokenWish { expires_ms, uses: create.uses, admin: create.admin, may };
         let made = match self.inner.mesh.token_create(wanted).await {
             Ok(made) => made,
             Err(mesh::TokensError::Said(error @ mesh::SayError::Store(_))) => {
@@ -169,6 +173,19 @@ impl App {
             uses: u64::from(create.uses),
             addresses: made.kinds.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    /// Refuses limits while somebody would not keep to them.
+    fn check_limits(&self, may: May) -> ApiResult<()> {
+        let picture = self.picture();
+        if !may.is_limited() || level::mesh_level(&picture).allows(Feature::Limits) {
+            return Ok(());
+        }
+        let older = level::below(&picture, Feature::Limits.since());
+        let older: Vec<&str> = older.iter().map(|host| host.host.as_str()).collect();
+        let because = format!("an older version runs on {}, which keeps to no limits", older.join(", "));
+        let next = "upgrade these hosts, or make the token without --can";
+        Err(Error::new(Kind::Refused, "no token was made").because(because).next(next))
     }
 
     fn no_token(&self, error: &mesh::TokensError) -> Error {

@@ -28,6 +28,7 @@ use proto::{
     id::HostId,
     picture::{Member, Picture},
     spelling,
+    trust::Capability,
     wire::{
         api::{Error, Kind},
         rpc::Refusal,
@@ -110,6 +111,14 @@ pub struct Served {
 }
 
 impl App {
+    /// Refuses what this host's own certificate does not let it do: others would refuse it as well, or pass it over.
+    fn must(&self, capability: Capability, what: &str) -> ApiResult<()> {
+        match self.inner.mesh.roll().borrow().may(self.inner.mesh.me(), capability) {
+            true => Ok(()),
+            false => Err(refused(what, Refusal::MayNot(capability))),
+        }
+    }
+
     /// Makes the handle.
     pub fn new(parts: Parts) -> App {
         App { inner: Arc::new(parts) }
@@ -154,6 +163,7 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
         Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older | Refusal::Gathering => (Kind::Refused, "try again"),
+        Refusal::MayNot(_) => (Kind::Refused, "agent host list -v    shows which hosts may"),
         Refusal::NoContent => (Kind::Failed, "agent session up FILE"),
         Refusal::Other(_) => (Kind::Refused, "agent status, to see which versions run"),
         Refusal::Failed(_) => (Kind::Failed, "agent doctor, then agent events"),

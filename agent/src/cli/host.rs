@@ -6,30 +6,43 @@ use super::{
     Cx, Done,
     error::Exit,
     status::path,
+    token::may,
     ui::{bytes, or_dash, table, word},
 };
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
     /// List the hosts of the mesh and what they give to it
-    #[command(after_help = "Example:\n  agent host list")]
-    List,
+    #[command(after_help = "Example:\n  agent host list\n  agent host list -v")]
+    List {
+        /// Show what each host may do, too
+        #[arg(short, long)]
+        verbose: bool,
+    },
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
-        Verb::List => {
+        Verb::List { verbose } => {
             let hosts: Hosts = cx.client.get("/v1/hosts").await?;
-            cx.ui.show(&hosts, in_words);
+            cx.ui.show(&hosts, if verbose { in_full } else { in_words });
             Ok(Exit::WELL)
         }
     }
 }
 
+const HEADING: [&str; 12] =
+    ["HOST", "STATE", "PATH", "RTT", "VERSION", "ARCH", "ACCEL", "CPU", "MEMORY", "DISK", "ROLE", "TAGS"];
+
 pub(super) fn in_words(hosts: &Hosts, width: Option<u16>) -> String {
-    let heading =
-        ["HOST", "STATE", "PATH", "RTT", "VERSION", "ARCH", "ACCEL", "CPU", "MEMORY", "DISK", "ROLE", "TAGS"];
-    table(&heading, hosts.hosts.iter().map(row), width)
+    table(&HEADING, hosts.hosts.iter().map(row), width)
+}
+
+/// With what each may do.
+pub(super) fn in_full(hosts: &Hosts, width: Option<u16>) -> String {
+    let heading: Vec<&str> = HEADING.into_iter().chain(["MAY"]).collect();
+    let full = |host: &HostRow| row(host).into_iter().chain([may(&host.capabilities)]).collect();
+    table(&heading, hosts.hosts.iter().map(full), width)
 }
 
 fn row(host: &HostRow) -> Vec<String> {

@@ -9,6 +9,7 @@ use proto::{
     session::{Accelerator, ChangeAction, Guard, How, Phase},
     time::Timestamp,
     topology::Diagnostic,
+    trust::Capability,
     wire::api::*,
 };
 

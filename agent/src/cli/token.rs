@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use proto::wire::api::{Error, Kind, Named, TokenCreate, TokenCreated, TokenRow, Tokens};
+use proto::{
+    trust::Capability,
+    wire::api::{Error, Kind, Named, TokenCreate, TokenCreated, TokenRow, Tokens},
+};
 
 use super::{
     Cx, Done,
@@ -18,7 +21,7 @@ pub enum Verb {
     /// Works on hosts that may admit others. A token may be used by many hosts until it expires, and
     /// its secret is shown only now.
     #[command(
-        after_help = "Example:\n  agent token create --expires 1d --uses 3\n  agent token create --json | jq -r .token"
+        after_help = "Example:\n  agent token create --expires 1d --uses 3\n  agent token create --can run,store\n  agent token create --json | jq -r .token"
     )]
     Create {
         /// How long it can be used
@@ -30,6 +33,12 @@ pub enum Verb {
         /// Hosts that join with it may admit others
         #[arg(long)]
         admin: bool,
+        /// What hosts that join with it may do: run, store, relay, vote, operate [default: everything]
+        ///
+        /// run = machines may be placed there; store = images are fetched from there; relay = its relay is used;
+        /// vote = sessions are stored there; operate = people there may start, change, end and enter sessions.
+        #[arg(long, value_name = "WHAT,..", value_delimiter = ',', conflicts_with = "admin")]
+        can: Option<Vec<Capability>>,
     },
     /// List the tokens of the mesh; their secrets are not kept
     #[command(after_help = "Example:\n  agent token list")]
@@ -44,8 +53,8 @@ pub enum Verb {
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
-        Verb::Create { expires, uses, admin } => {
-            let create = TokenCreate { expires_s: expires.as_secs(), uses, admin };
+        Verb::Create { expires, uses, admin, can } => {
+            let create = TokenCreate { expires_s: expires.as_secs(), uses, admin, can };
             let made: TokenCreated = cx.client.post("/v1/token/create", &create).await?;
             let shown = cx.ui.show_or_fail(&made, |made, _| format!("agent join {}", made.token));
             if let Err(unwritten) = shown {
@@ -92,12 +101,27 @@ fn about(made: &TokenCreated) -> String {
     )
 }
 
+/// Says what a member may do.
+pub(super) fn may(capabilities: &[Capability]) -> String {
+    let words: Vec<&str> = capabilities.iter().map(|capability| capability.as_str()).collect();
+    match words[..] {
+        [] => "nothing".to_owned(),
+        _ if words.len() == Capability::ALL.len() => "everything".to_owned(),
+        _ => words.join(", "),
+    }
+}
+
 pub(super) fn in_words(tokens: &Tokens, width: Option<u16>) -> String {
     let row = |token: &TokenRow| {
         let used = format!("{}/{}", token.used, token.uses);
         let makes = if token.admin { "issuers" } else { "members" }.to_owned();
         let issuer = or_dash(token.issuer.as_ref());
-        vec![token.id.clone(), token.state.clone(), used, makes, token.expires.clone(), issuer]
+        let can = may(&token.capabilities);
+        vec![token.id.clone(), token.state.clone(), used, makes, can, token.expires.clone(), issuer]
     };
-    table(&["TOKEN", "STATE", "USED", "MAKES", "EXPIRES", "ISSUER"], tokens.tokens.iter().map(row), width)
+    table(
+        &["TOKEN", "STATE", "USED", "MAKES", "MAY", "EXPIRES", "ISSUER"],
+        tokens.tokens.iter().map(row),
+        width,
+    )
 }

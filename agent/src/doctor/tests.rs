@@ -176,6 +176,7 @@ async fn relays_are_tried_for_real() {
         disk_mib: None,
         runs_machines: None,
         issuer: false,
+        capabilities: Vec::new(),
         relay: relay.map(|address| format!("http://{address}")),
         tags: Default::default(),
     };

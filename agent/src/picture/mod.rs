@@ -209,6 +209,7 @@ fn member(view: &MemberView) -> Member {
         name: view.name.clone(),
         state: view.state,
         issuer: view.issuer,
+        may: view.may,
         level: view.level,
         way: view.path.clone().map(|path| way(path, view.via.clone())),
     }

@@ -30,6 +30,7 @@ fn seen(rtt_ms: f64) -> Arc<mesh::Members> {
         path,
         via: None,
         issuer: false,
+        may: Default::default(),
         steady: true,
         level: None,
         tags: Default::default(),

@@ -13,7 +13,7 @@ use proto::{
     },
     session::Proposal,
     topology::Parcel,
-    trust::{Statement, Tombstone},
+    trust::{Capability, Statement, Tombstone},
     wire::rpc::Refusal,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -100,6 +100,12 @@ async fn begin(here: &Requests, parcel: Parcel, index: Option<u64>) -> Born {
         Err(several) => return Born::Several(several),
         Ok(None) => {}
     }
+    // Whoever begins a session stores it, and only operators begin some.
+    for needed in [Capability::Operate, Capability::Vote] {
+        if let Err(refusal) = here.ground.judge(here.ground.me(), Some(needed)) {
+            return Born::Failed(Failure::Refused(refusal));
+        }
+    }
     let mesh = &here.ground.mesh;
     let (host, salt) = (here.ground.me(), rand::random());
     let session = SessionId::born(host, &salt);
@@ -147,7 +153,8 @@ async fn open(here: &Requests, session: SessionId) -> Result<(), String> {
 
 async fn show(here: &Requests, session: SessionId) -> Result<(), Refusal> {
     let state = here.table.log(session).and_then(|group| group.state().borrow().clone());
-    here.known.accept(here.ground.me(), lead::share_for(state.as_deref(), here.ground.me())?).await?;
+    let me = here.ground.me();
+    here.known.accept(me, lead::share_for(state.as_deref(), me, here.ground.may(me))?).await?;
     let of = move |change: &Change| *change == Change::Session(session);
     here.ground.pictures.until(of, SHOWN, |picture| picture.share(session).is_some()).await;
     Ok(())

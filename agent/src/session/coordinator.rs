@@ -114,7 +114,7 @@ impl Coordinator {
         let members = self.ground.mesh.members().borrow().clone();
         let member = |(id, member): (&HostId, &mesh::MemberView)| {
             let (up, level) = (member.is_up(), member.level);
-            (*id, Member { name: member.name.clone(), up, steady: member.steady, level })
+            (*id, Member { name: member.name.clone(), up, steady: member.steady, level, may: member.may })
         };
         Overview {
             group: Standing {

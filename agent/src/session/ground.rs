@@ -9,7 +9,11 @@ use proto::{
     id::{HostId, SessionId},
     picture::{Acted, Picture, Shares, told},
     session::{MachineReport, Share},
-    wire::record::{Body, RecordKey},
+    trust::{Capability, May},
+    wire::{
+        record::{Body, RecordKey},
+        rpc::Refusal,
+    },
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -67,6 +71,19 @@ impl Ground {
     /// Tells whether a statement says that the session has ended and nothing of it is left.
     pub fn buried(&self, session: SessionId) -> bool {
         self.mesh.roll().borrow().set.is_buried(session)
+    }
+
+    /// Gives what a member's certificate lets it do; nothing, if it is no member.
+    pub fn may(&self, host: HostId) -> May {
+        self.mesh.roll().borrow().members.get(&host).map_or(May::only([]), |member| member.may)
+    }
+
+    /// Refuses a host whose certificate does not let it do this.
+    pub fn judge(&self, host: HostId, needed: Option<Capability>) -> Result<(), Refusal> {
+        match needed.filter(|needed| !self.may(host).has(*needed)) {
+            Some(lacks) => Err(Refusal::MayNot(lacks)),
+            None => Ok(()),
+        }
     }
 
     /// Tells people a fact. Nobody listening is no error.

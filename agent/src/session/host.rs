@@ -20,6 +20,7 @@ use proto::{
     },
     session::{Share, reconcile::Settings},
     time::Moment,
+    trust::Capability,
 };
 use tokio::{sync::mpsc, task::AbortHandle};
 
@@ -74,6 +75,7 @@ struct Shown {
     images: BTreeSet<Digest>,
     arrived: BTreeMap<Digest, u64>,
     buried: bool,
+    barred: bool,
 }
 
 struct Shell {
@@ -167,7 +169,11 @@ impl Shell {
         let arrived: BTreeMap<Digest, u64> =
             share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
         let ready = readiness::ready(&self.parts.ground.picture(), &share);
+        let barred = !self.parts.ground.may(self.parts.ground.me()).has(Capability::Run);
         let shown = &mut self.shown;
+        if shown.barred != barred {
+            events.push(Event::Barred(barred));
+        }
         if shown.images != complete {
             events.push(Event::Images(complete.clone()));
         }
@@ -184,7 +190,7 @@ impl Shell {
         if buried && !shown.buried {
             events.push(Event::Buried);
         }
-        *shown = Shown { share: Some(share), ready, images: complete, arrived, buried };
+        *shown = Shown { share: Some(share), ready, images: complete, arrived, buried, barred };
         events
     }
 

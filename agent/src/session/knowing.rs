@@ -16,6 +16,7 @@ use proto::{
     run::knowledge::{Effect, Event, Knowledge, View},
     session::Share,
     time::Moment,
+    trust::Capability,
     wire::{
         record::HeadRecord,
         rpc::{Answer, Refusal, Request},
@@ -140,6 +141,7 @@ impl Knowing {
             named,
             members: picture.members.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
+            mute: mute(&roll),
         }
     }
 
@@ -243,6 +245,12 @@ impl Knowing {
             heads: all.iter().filter_map(head).collect(),
         }));
     }
+}
+
+/// Lists the members whose word on sessions counts for nothing.
+fn mute(roll: &mesh::Roll) -> BTreeSet<HostId> {
+    let members = roll.members.values().filter(|member| !member.may(Capability::Vote));
+    members.map(|member| member.host).collect()
 }
 
 async fn keep_voices(table: Table, session: SessionId, voices: BTreeSet<HostId>) {

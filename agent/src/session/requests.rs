@@ -1,8 +1,8 @@
 //! What other members ask about sessions, and how it is answered. Every request is safe to repeat:
 //! shares carry versions, plans name their parent, drops are forgotten once.
 //!
-//! Who may ask: only a host with a voice in the session may bring a share or ask for a voter. `Up`,
-//! `Down` and `Wish` are what an operator does on any member, so any member may ask for them.
+//! Who may ask: `Request::needs` says what the asker's certificate must allow, also when this host asks itself; and
+//! only a host with a voice in the session may bring a share or ask for a voter.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -77,6 +77,9 @@ impl Requests {
 
 /// Answers a request of a member.
 pub async fn answer(all: &Requests, from: HostId, request: Request) -> Answer {
+    if let Err(refusal) = all.ground.judge(from, request.needs()) {
+        return Answer::Refused(refusal);
+    }
     let request = match Ask::of(from, request) {
         Ok((session, ask)) => return coordinate(all, session, ask).await,
         Err(request) => request,
@@ -113,7 +116,7 @@ pub fn propose(
 fn share_for(all: &Requests, session: SessionId, host: HostId) -> Result<Answer, Refusal> {
     let group = all.table.log(session).ok_or(Refusal::UnknownSession)?;
     let state = group.state().borrow().clone();
-    lead::share_for(state.as_deref(), host).map(|share| Answer::Share(Box::new(share)))
+    lead::share_for(state.as_deref(), host, all.ground.may(host)).map(|share| Answer::Share(Box::new(share)))
 }
 
 /// Answers what only the coordinator may: the rules are those of `proto::run::lead::question`.

@@ -13,7 +13,7 @@ use proto::{
     session::{Command, Directory, Prefix, Replace, Share},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
-    trust::{Genesis, Statement, Tombstone},
+    trust::{Genesis, May, Statement, Tombstone},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey},
         rpc::{Answer, Refusal, Request},
@@ -29,6 +29,7 @@ use crate::{
     daemon::build::{Built, Parts, build},
 };
 
+mod limited;
 mod logs;
 
 /// The longest that anything in these tests may take.
@@ -83,8 +84,13 @@ impl Host {
     }
 
     async fn joiner(label: &str, issuer: &Host) -> Host {
+        Host::limited(label, issuer, May::ALL).await
+    }
+
+    /// A member that may do only this.
+    async fn limited(label: &str, issuer: &Host, may: May) -> Host {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = mesh::TokenWish { expires_ms: 3_600_000, uses: 10, admin: false };
+        let wanted = mesh::TokenWish { expires_ms: 3_600_000, uses: 10, admin: false, may };
         let token = issuer.mesh.token_create(wanted).await.unwrap().text;
         let joining =
             Joining { data: dir.path().to_owned(), token, name: name(label), ports: Ports::Loopback };

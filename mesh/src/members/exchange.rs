@@ -103,7 +103,7 @@ mod tests {
     use proto::{
         limits::MAX_RPC_BYTES,
         seal::Seed,
-        trust::{Capabilities, Grant, Statement},
+        trust::{Capabilities, Grant, May, Statement},
         wire,
     };
 
@@ -124,6 +124,7 @@ mod tests {
             max_uses: 1,
             capabilities: Capabilities::NONE,
             tags,
+            may: May::ALL,
         };
         Statement::Grant(grant).seal(identity.mesh, &identity.seed)
     }

@@ -233,9 +233,9 @@ impl Keeper {
         let roll = self.roster.roll();
         let said: BTreeMap<HostId, Reach> = roll
             .members
-            .keys()
-            .filter(|host| **host != me)
-            .filter_map(|host| Some((*host, members::host_record(&records, *host)?.reach.clone())))
+            .values()
+            .filter(|member| member.host != me)
+            .filter_map(|member| Some((member.host, members::reach(&records, member)?)))
             .collect();
         let changed = self.book.say(said, |host| roll.members.contains_key(host));
         let told = roll.members.keys().filter_map(|host| {

@@ -15,7 +15,8 @@ use proto::{
     seal::Seed,
     time::{Moment, Timestamp},
     trust::{
-        ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements, clock_error, mesh_time,
+        Capability, ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements,
+        clock_error, mesh_time,
     },
     wire,
 };
@@ -39,6 +40,11 @@ pub struct Roll {
 impl Roll {
     fn of(set: MemberSet) -> Arc<Roll> {
         Arc::new(Roll { members: set.members(), set })
+    }
+
+    /// Tells whether a host is a member whose certificate lets it do this.
+    pub fn may(&self, host: HostId, what: Capability) -> bool {
+        self.members.get(&host).is_some_and(|member| member.may(what))
     }
 
     /// Gives the issuers' labels.
@@ -288,6 +294,7 @@ mod tests {
             max_uses: 1,
             capabilities: proto::trust::Capabilities::NONE,
             tags: BTreeMap::new(),
+            may: proto::trust::May::ALL,
         })
     }
 

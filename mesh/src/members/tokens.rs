@@ -8,7 +8,7 @@ use proto::{
     seal::{PublicKey, Seed},
     time::Timestamp,
     trust::{
-        Bootstrap, Capabilities, Grant, GrantState, Revocation, Statement, Token, TokenError,
+        Bootstrap, Capabilities, Grant, GrantState, May, Revocation, Statement, Token, TokenError,
         token::{MAX_ADDRESSES, MAX_BOOTSTRAP},
     },
     wire::record::{Reach, RelayOffer},
@@ -32,6 +32,8 @@ pub struct TokenWish {
     pub uses: u32,
     /// Whether it makes issuers.
     pub admin: bool,
+    /// What its hosts may do.
+    pub may: May,
 }
 
 /// A token that was made. Its text is a secret.
@@ -64,6 +66,8 @@ pub struct TokenView {
     pub uses: u32,
     /// Whether it makes issuers.
     pub admin: bool,
+    /// What its hosts may do.
+    pub may: May,
     /// Whether it lets anyone in.
     pub state: GrantState,
 }
@@ -120,6 +124,7 @@ pub(crate) fn create(
         max_uses: wanted.uses,
         capabilities,
         tags: Default::default(),
+        may: wanted.may,
     };
     let name = id(&grant.token);
     let token = Token::new(identity.mesh, seed, bootstrap)?;
@@ -138,6 +143,7 @@ pub(crate) fn list(roster: &Roster) -> Vec<TokenView> {
         max_uses: grant.max_uses,
         uses: roll.set.uses(&grant.token),
         admin: grant.capabilities.may_issue(),
+        may: grant.may,
         state: roll.set.grant_state(&grant.token, now),
     };
     roll.set.grants().into_iter().map(view).collect()
@@ -163,10 +169,9 @@ fn check_issuer(roll: &Roll, identity: &Identity) -> Result<(), TokensError> {
 
 /// Chooses the ways in that a token names: this host, then members that others reach easily.
 pub(crate) fn bootstrap(me: HostId, own: &Reach, records: &Records, roll: &Roll) -> Vec<Bootstrap> {
-    let others = roll.members.keys().filter(|host| **host != me);
-    let mut others: Vec<(HostId, Reach)> = others
-        .filter_map(|host| Some((*host, members::host_record(records, *host)?.reach.clone())))
-        .collect();
+    let others = roll.members.values().filter(|member| member.host != me);
+    let mut others: Vec<(HostId, Reach)> =
+        others.filter_map(|member| Some((member.host, members::reach(records, member)?))).collect();
     others.sort_by_key(|(host, reach)| (reach.serves.is_none(), !roll.set.is_issuer(*host), *host));
     let relays: Vec<RelayOffer> = own
         .serves

@@ -8,9 +8,10 @@ use proto::{
     id::{HostId, Name},
     level::{LEVEL, Level},
     reachability::path::{self, Path, PathKind},
+    trust::{Capability, May, Member},
     wire::{
         api::MemberState,
-        record::{Body, HostRecord, RecordKey},
+        record::{Body, HostRecord, Reach, RecordKey},
     },
 };
 
@@ -31,6 +32,8 @@ pub struct MemberView {
     pub via: Option<Name>,
     /// Whether it may admit others.
     pub issuer: bool,
+    /// What its certificate lets it do.
+    pub may: May,
     /// Whether it is fit to be a voter, as it says itself.
     pub steady: bool,
     /// What it understands, as it told last, also before it went away; `None` = it never told.
@@ -105,6 +108,13 @@ pub(crate) fn host_record(records: &Records, host: HostId) -> Option<&HostRecord
     }
 }
 
+/// Gives how a member says that it is reached. A relay of one that may not relay is none.
+pub(crate) fn reach(records: &Records, member: &Member) -> Option<Reach> {
+    let said = &host_record(records, member.host)?.reach;
+    let serves = said.serves.clone().filter(|_| member.may(Capability::Relay));
+    Some(Reach { serves, ..said.clone() })
+}
+
 /// Puts the view together.
 pub(crate) fn compose(sources: &Sources<'_>) -> Members {
     let hosts = sources.roll.members.values().map(|member| {
@@ -120,6 +130,7 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
             via: path.as_ref().and_then(|path| relay_owner(sources.roll, sources.records, path)),
             path,
             issuer: member.is_issuer(),
+            may: member.may,
             steady: record.as_ref().is_some_and(|record| record.steady),
             level: match &record {
                 _ if host == sources.me => Some(LEVEL),
@@ -141,7 +152,7 @@ pub(crate) fn relay_owner(roll: &Roll, records: &Records, path: &Path) -> Option
     }
     let url = path.via.trim_end_matches('/');
     roll.members.values().find_map(|member| {
-        let offer = host_record(records, member.host)?.reach.serves.as_ref()?;
+        let offer = reach(records, member)?.serves?;
         (offer.url.trim_end_matches('/') == url).then(|| member.name.clone())
     })
 }

@@ -6,13 +6,15 @@
 //!                       <- Answer: u8, 0 = connected
 //! bytes of the connection <->
 //! ```
+//! Services are for every member; consoles and all other ports are for those that may operate. The host of the machine
+//! judges, by the certificate of the host that asks.
 
 use std::{io, time::Duration};
 
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use minicbor::{Decode, Encode};
 use proto::{
-    id::{MachineName, SessionId},
+    id::{HostId, MachineName, SessionId},
     wire::{self, Kind, Message},
 };
 use tokio::{
@@ -45,6 +47,11 @@ pub enum ForwardError {
     /// Its host does not run it now.
     #[error("{0} is not running on its host")]
     NotRunning(MachineName),
+    /// Its host lets only those enter it that may operate.
+    #[error(
+        "its host lets nobody into {0} who is not allowed to operate sessions: this host's certificate limits it"
+    )]
+    MayNot(MachineName),
     /// Nothing listens on the port.
     #[error("port {port} of {machine} refused the connection")]
     Refused {
@@ -103,6 +110,7 @@ const NOT_RUNNING: u8 = 1;
 const REFUSED: u8 = 2;
 const TIMED_OUT: u8 = 3;
 const BROKEN: u8 = 4;
+const MAY_NOT: u8 = 5;
 
 /// The other host opens the stream to say this, so it has no reason to be slow.
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
@@ -185,27 +193,41 @@ pub(super) async fn ask(connection: &Connection, header: &[u8]) -> io::Result<Jo
         (NOT_RUNNING, _) => Err(io::ErrorKind::NotFound.into()),
         (REFUSED, _) => Err(io::ErrorKind::ConnectionRefused.into()),
         (TIMED_OUT, _) => timed_out(),
+        (MAY_NOT, _) => Err(io::ErrorKind::PermissionDenied.into()),
         _ => Err(io::Error::other("the other host could not connect")),
     }
 }
 
 /// Serves one stream that another host opened.
-pub(super) async fn serve(net: Net, send: SendStream, mut recv: RecvStream) {
+pub(super) async fn serve(net: Net, from: HostId, send: SendStream, mut recv: RecvStream) {
     let Ok(Some(asked)) = time::timeout(HEADER_WITHIN, read_asked(&mut recv)).await else {
         return;
     };
     match asked {
         Asked::Machine(header) => {
             let dial = local(&net, header.session, &header.machine);
-            let opened = async { dial.ok_or(io::ErrorKind::NotFound)?(header.port).await };
+            let opened = async {
+                judge(&net, from, &header)?;
+                dial.ok_or(io::ErrorKind::NotFound)?(header.port).await
+            };
             carry(opened, send, recv).await;
         }
         Asked::Flow(FlowHeader(header)) => {
-            let opened = async { datagrams::open(&net, header.session, &header.machine, header.port) };
+            let opened = async {
+                judge(&net, from, &header)?;
+                datagrams::open(&net, header.session, &header.machine, header.port)
+            };
             carry(opened, send, recv).await;
         }
         Asked::Host(header) => carry(published::connect(&net, header.port), send, recv).await,
     }
+}
+
+/// Refuses a host that may not enter machines, unless it asks for a service.
+fn judge(net: &Net, from: HostId, Header { session, machine, port }: &Header) -> io::Result<()> {
+    let serves =
+        |net: &Net| net.0.tables().routes.get(session).is_some_and(|routes| routes.serves(machine, *port));
+    if serves(net) || (net.0.enters)(from) { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 /// Answers how opening went, and joins what was opened with the stream.
@@ -257,6 +279,7 @@ fn answer_of(error: &io::Error) -> u8 {
         io::ErrorKind::ConnectionRefused => REFUSED,
         io::ErrorKind::TimedOut => TIMED_OUT,
         io::ErrorKind::NotFound => NOT_RUNNING,
+        io::ErrorKind::PermissionDenied => MAY_NOT,
         _ => BROKEN,
     }
 }
@@ -265,6 +288,7 @@ fn refusal(answer: u8, machine: &MachineName, port: u16) -> ForwardError {
     let machine = machine.clone();
     match answer {
         NOT_RUNNING => ForwardError::NotRunning(machine),
+        MAY_NOT => ForwardError::MayNot(machine),
         REFUSED => ForwardError::Refused { machine, port },
         TIMED_OUT => ForwardError::TimedOut { machine, port },
         _ => ForwardError::Broke { machine, source: io::Error::other("its host could not connect") },

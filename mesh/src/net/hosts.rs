@@ -237,7 +237,7 @@ pub(super) async fn run(net: Net, host: HostId, connection: Connection, dialer: 
 async fn serve(net: Net, link: Arc<Neighbour>, connection: Connection) {
     tokio::select! {
         () = datagrams(&net, &link, &connection) => {}
-        () = streams(&net, &connection) => {}
+        () = streams(&net, link.host, &connection) => {}
     }
     link.remove(&connection);
     connection.close(DONE, b"bye");
@@ -256,12 +256,12 @@ async fn datagrams(net: &Net, link: &Neighbour, connection: &Connection) {
     }
 }
 
-async fn streams(net: &Net, connection: &Connection) {
+async fn streams(net: &Net, from: HostId, connection: &Connection) {
     // Ends with the connection; QUIC bounds how many there are.
     let mut forwards = JoinSet::new();
     while let Ok((send, recv)) = connection.accept_bi().await {
         while forwards.try_join_next().is_some() {}
-        forwards.spawn(forward::serve(net.clone(), send, recv));
+        forwards.spawn(forward::serve(net.clone(), from, send, recv));
     }
 }
 

@@ -70,6 +70,9 @@ pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, io::Result<UnixStream>> + 
 /// Answers a DNS question of the guest that came by this carrier; `None` = no answer.
 pub type Resolve = Arc<dyn Fn(Bytes, Carrier) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
+/// Tells whether a host may enter machines: their consoles, and ports that no service declares.
+pub type Enters = Arc<dyn Fn(HostId) -> bool + Send + Sync>;
+
 /// What a machine of this host brings to the session network.
 #[derive(Clone)]
 pub struct Local {
@@ -88,6 +91,7 @@ pub struct Net(Arc<Shared>);
 struct Shared {
     /// From which other hosts are dialled; without one they are unreachable.
     endpoint: Option<Endpoint>,
+    enters: Enters,
     tables: RwLock<Tables>,
     hosts: Hosts,
     /// What stays on this host, or never got further.
@@ -129,9 +133,10 @@ pub struct NetHandler(Net);
 
 impl Net {
     /// Makes a network without machines. Other hosts are dialled from `endpoint`; machines of one host need none.
-    pub(crate) fn new(endpoint: Option<Endpoint>) -> (Net, NetHandler) {
+    pub(crate) fn new(endpoint: Option<Endpoint>, enters: Enters) -> (Net, NetHandler) {
         let net = Net(Arc::new(Shared {
             endpoint,
+            enters,
             tables: RwLock::default(),
             hosts: Hosts::default(),
             here: Counters::default(),

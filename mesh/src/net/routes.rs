@@ -2,12 +2,12 @@
 //! the session's directory, nothing is learned from traffic.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
 };
 
 use proto::{
-    id::{Epoch, HostId, MachineName, SessionId},
+    id::{Epoch, HostId, MachineName, Name, SessionId},
     session::{Directory, overlay},
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Routes {
     me: HostId,
     gateway: Ipv4Addr,
     by_address: HashMap<IpAddr, Route>,
+    /// The ports of the services of each group.
+    services: HashMap<Name, BTreeSet<u16>>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +72,11 @@ impl Routes {
             let route = Route { host: entry.host, machine, epoch: entry.epoch };
             [(entry.address.into(), route.clone()), (address_v6.into(), route)]
         });
-        Routes { session, me, gateway: link::gateway(directory.subnet), by_address: by_address.collect() }
+        let services = directory.groups.iter();
+        let services =
+            services.map(|(name, group)| (name.clone(), group.services.values().copied().collect()));
+        let (gateway, by_address) = (link::gateway(directory.subnet), by_address.collect());
+        Routes { session, me, gateway, by_address, services: services.collect() }
     }
 
     /// Says whether a machine of the session has an address.
@@ -162,6 +168,11 @@ impl Routes {
     /// Says whether this host runs a machine and no newer incarnation of it is known.
     pub fn is_current(&self, machine: &MachineName, epoch: Epoch) -> bool {
         self.route(machine).is_some_and(|route| route.host == self.me && epoch >= route.epoch)
+    }
+
+    /// Says whether a service of a machine's group has this port.
+    pub fn serves(&self, machine: &MachineName, port: u16) -> bool {
+        self.services.get(&machine.group).is_some_and(|ports| ports.contains(&port))
     }
 
     fn route(&self, machine: &MachineName) -> Option<&Route> {

@@ -92,6 +92,10 @@ async fn host(seed: u8, addresses: &MemoryLookup) -> Host {
 }
 
 async fn host_on(seed: u8, addresses: &MemoryLookup, path: QuicTransportConfig) -> Host {
+    judging(seed, addresses, path, Arc::new(|_| true)).await
+}
+
+async fn judging(seed: u8, addresses: &MemoryLookup, path: QuicTransportConfig, enters: Enters) -> Host {
     let endpoint = Endpoint::builder(presets::Minimal)
         .transport_config(path)
         .secret_key(SecretKey::from_bytes(&[seed; 32]))
@@ -104,7 +108,7 @@ async fn host_on(seed: u8, addresses: &MemoryLookup, path: QuicTransportConfig) 
         .await
         .unwrap();
     addresses.set_endpoint_info(endpoint.addr());
-    let (net, handler) = Net::new(Some(endpoint.clone()));
+    let (net, handler) = Net::new(Some(endpoint.clone()), enters);
     let id = host_of_endpoint(&endpoint.id());
     let router = Router::builder(endpoint).accept(ALPN, handler).spawn();
     Host { id, net, router }
@@ -278,7 +282,7 @@ async fn packets_cross_a_path_while_it_grows_and_go_whole_in_the_end() {
 
 #[tokio::test]
 async fn machines_of_one_host_need_no_endpoint() {
-    let (net, _handler) = Net::new(None);
+    let (net, _handler) = Net::new(None, Arc::new(|_| true));
     let me = HostId([1; 32]);
     net.set_routes(SESSION, &directory(&[me, me]), me);
     let (mut one, mut two) = (Shim::attach(&net, 1, 2).await, Shim::attach(&net, 2, 2).await);
@@ -330,7 +334,7 @@ async fn a_host_speaks_only_for_its_own_machines() {
 
 #[tokio::test]
 async fn attaching_keeps_the_newest_incarnation() {
-    let (net, _handler) = Net::new(None);
+    let (net, _handler) = Net::new(None, Arc::new(|_| true));
     let first = Shim::attach(&net, 1, 2).await;
     let local = || Local {
         network: Arc::new(|| async { Err(io::ErrorKind::NotFound.into()) }.boxed()),
@@ -349,7 +353,7 @@ async fn attaching_keeps_the_newest_incarnation() {
 
 #[tokio::test]
 async fn a_lost_port_is_opened_again_and_names_work_on_it() {
-    let (net, _handler) = Net::new(None);
+    let (net, _handler) = Net::new(None, Arc::new(|_| true));
     let mut shim = Shim::attach(&net, 1, 2).await;
     shim.port.close().await.unwrap();
     shim.port = within("a new port", shim.ports.recv()).await.unwrap();
@@ -485,7 +489,7 @@ async fn a_host_that_starts_again_is_found_again() {
 
 #[tokio::test]
 async fn a_guest_that_does_not_read_harms_only_itself() {
-    let (net, _handler) = Net::new(None);
+    let (net, _handler) = Net::new(None, Arc::new(|_| true));
     let me = HostId([1; 32]);
     net.set_routes(SESSION, &directory(&[me, me, me]), me);
     let mut one = Shim::attach(&net, 1, 2).await;
@@ -499,4 +503,32 @@ async fn a_guest_that_does_not_read_harms_only_itself() {
     one.send(packet(1, 3, b"alive")).await;
     assert_eq!(three.next().await, PortMessage::Packet(packet(1, 3, b"alive")));
     net.shutdown();
+}
+
+#[tokio::test]
+async fn a_host_that_may_not_operate_reaches_services_and_enters_nothing() {
+    let addresses = MemoryLookup::new();
+    let path = || QuicTransportConfig::builder().build();
+    let (one, two) = (host_on(1, &addresses, path()).await, host_on(2, &addresses, path()).await);
+    let limited = two.id;
+    let strict = judging(3, &addresses, path(), Arc::new(move |host| host != limited)).await;
+    let mut directory = directory(&[strict.id]);
+    let served = |group: &mut GroupEntry| group.services = [("echo".parse().unwrap(), 7)].into();
+    directory.groups.values_mut().for_each(served);
+    for host in [&one, &two, &strict] {
+        host.net.set_routes(SESSION, &directory, host.id);
+    }
+    let _shim = Shim::attach(&strict.net, 1, 2).await;
+    assert!(two.net.dial(SESSION, &name(1), 7).await.is_ok(), "a service is for every member");
+    for port in [0, 22] {
+        let refused = two.net.dial(SESSION, &name(1), port).await.err();
+        assert!(matches!(refused, Some(ForwardError::MayNot(_))), "{port}: {refused:?}");
+        let flow = two.net.dial_datagrams(SESSION, &name(1), port).await.err();
+        assert!(matches!(flow, Some(ForwardError::MayNot(_))), "{port}: {flow:?}");
+        let closed = one.net.dial(SESSION, &name(1), port).await.err();
+        assert!(matches!(closed, Some(ForwardError::Refused { .. })), "{port}: {closed:?}");
+    }
+    for host in [one, two, strict] {
+        host.router.shutdown().await.unwrap();
+    }
 }

@@ -6,6 +6,7 @@ use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
     time::Timestamp,
+    trust::May,
     wire::{
         record::{HostRecord, Reach},
         rpc::{Answer, Refusal},
@@ -108,7 +109,7 @@ impl Host {
     }
 
     pub(super) async fn token(&self) -> String {
-        let wanted = TokenWish { expires_ms: 3_600_000, uses: 10, admin: false };
+        let wanted = TokenWish { expires_ms: 3_600_000, uses: 10, admin: false, may: May::ALL };
         let mesh = self.mesh.clone();
         // In a task of its own, as the API's handlers are: the future must be `Send`.
         tokio::spawn(async move { mesh.token_create(wanted).await }).await.unwrap().unwrap().text

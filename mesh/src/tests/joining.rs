@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::{
     seal::Seed,
-    trust::{JoinRefusal, Token},
+    trust::{JoinRefusal, May, Token},
 };
 
 use super::harness::*;
@@ -61,7 +61,7 @@ async fn a_token_with_another_secret_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_or_revoked_token_is_refused_at_once() {
     let attic = Host::founder("attic", Serve::Off).await;
-    let wanted = TokenWish { expires_ms: 0, uses: 1, admin: false };
+    let wanted = TokenWish { expires_ms: 0, uses: 1, admin: false, may: May::ALL };
     let expired = attic.mesh.token_create(wanted).await.unwrap();
     let (error, _) = refused(&expired.text).await;
     assert!(matches!(error, JoinError::Refused(JoinRefusal::Expired)), "{error:?}");
@@ -89,7 +89,7 @@ async fn a_joiner_reveals_nothing_to_a_host_of_another_mesh() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_name_is_refused_and_a_used_up_token_too() {
     let attic = Host::founder("attic", Serve::Off).await;
-    let once = TokenWish { expires_ms: 60_000, uses: 1, admin: false };
+    let once = TokenWish { expires_ms: 60_000, uses: 1, admin: false, may: May::ALL };
     let token = attic.mesh.token_create(once).await.unwrap().text;
     let dir = tempfile::tempdir().unwrap();
     let error = try_join(dir.path(), "attic", &token).await.err().unwrap();
@@ -107,8 +107,12 @@ async fn a_member_that_is_no_issuer_asks_one_and_may_make_no_token() {
     let text = attic.token().await;
     let cellar = Host::joiner("cellar", &text).await;
     cellar.sees("attic up", |members| members.up().count() == 2).await;
-    let error =
-        cellar.mesh.token_create(TokenWish { expires_ms: 1, uses: 1, admin: false }).await.err().unwrap();
+    let error = cellar
+        .mesh
+        .token_create(TokenWish { expires_ms: 1, uses: 1, admin: false, may: May::ALL })
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(&error, TokensError::NotIssuer(issuers) if *issuers == [name("attic")]), "{error:?}");
     let mut token: Token = text.parse().unwrap();
     token.bootstrap[0].host = cellar.id();

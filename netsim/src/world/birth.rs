@@ -10,6 +10,7 @@ use proto::{
     },
     session::{Command, Replace},
     topology::Parcel,
+    trust::May,
     wire::rpc::Refusal,
 };
 
@@ -88,7 +89,7 @@ impl World {
 
     /// Lets the host take its own share; it is on the disk a moment later.
     fn show_born(&mut self, id: HostId, session: SessionId) -> Result<(), Refusal> {
-        let share = Box::new(lead::share_for(self.committed(session).map(|state| &**state), id)?);
+        let share = Box::new(lead::share_for(self.committed(session).map(|state| &**state), id, May::ALL)?);
         self.look_out(id, true);
         let (ticket, wants) = (self.number(), knowledge::Wants::Share(share));
         self.learn(id, knowledge::Event::Asked { ticket, from: id, wants });

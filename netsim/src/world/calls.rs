@@ -13,6 +13,7 @@ use proto::{
         lead::{self, question::Ask},
     },
     topology::Content,
+    trust::May,
     wire::rpc::{Answer, Refusal, Request},
 };
 
@@ -93,7 +94,7 @@ impl World {
             Request::OpenVoter { session, .. } => knowledge::Wants::Log(session),
             Request::GetShare(session) => {
                 let log = self.hosts.get(&id).and_then(|host| host.disk.logs.get(&session));
-                let share = lead::share_for(log.and_then(|log| log.state.as_deref()), from);
+                let share = lead::share_for(log.and_then(|log| log.state.as_deref()), from, May::ALL);
                 let answer = share.map_or_else(Answer::Refused, |share| Answer::Share(Box::new(share)));
                 return self.reply(id, back, answer);
             }

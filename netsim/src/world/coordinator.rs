@@ -70,7 +70,16 @@ impl World {
         let picture = &agent.picture;
         let member = |(id, member): (&HostId, &picture::Member)| {
             let steady = picture.host_record(*id).is_some_and(|record| record.steady);
-            (*id, Member { name: member.name.clone(), up: member.is_up(), steady, level: member.level })
+            (
+                *id,
+                Member {
+                    name: member.name.clone(),
+                    up: member.is_up(),
+                    steady,
+                    level: member.level,
+                    may: member.may,
+                },
+            )
         };
         let place = match log.voters.contains_key(&log.node) {
             true if log.removed => Place::Removed,

@@ -16,6 +16,7 @@ use proto::{
         Content, Contents, Egress, Failover, FileSpec, Group, ImageRef, Intent, Parcel, Place, Probe, Ready,
         Restart, Service, Topology,
     },
+    trust::May,
     wire::rpc::Request,
 };
 
@@ -278,7 +279,7 @@ impl World {
         }
         let others: Vec<HostId> = self.names.keys().copied().filter(|other| *other != id).collect();
         for to in others {
-            if let Ok(share) = lead::share_for(Some(&state), to) {
+            if let Ok(share) = lead::share_for(Some(&state), to, May::ALL) {
                 let share = Share { version: u64::MAX, machines: Vec::new(), ..share };
                 self.call(id, to, Request::PutShare(Box::new(share)), For::Nobody);
             }

@@ -1,6 +1,9 @@
 //! What an agent knows of sessions: gathers what `run::knowledge` looks at and carries out what it says.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proto::{
     id::{HostId, SessionId},
@@ -50,6 +53,7 @@ impl World {
             named: host.disk.logs.iter().map(|(session, log)| (*session, named(log))).collect(),
             members: picture.members.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
+            mute: BTreeSet::new(),
         }
     }
 

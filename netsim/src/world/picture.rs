@@ -14,7 +14,7 @@ use proto::{
     run::host as rules,
     session::{Accelerator, ImageFacts, Inventory},
     time::{Moment, Timestamp},
-    trust::Tombstone,
+    trust::{May, Tombstone},
     wire::{
         api::MemberState,
         record::{Body, HeadRecord, HostRecord, ImageRecord, Reach, RecordKey},
@@ -68,7 +68,17 @@ impl Host {
         let fading = agent.silence.note(&live, here);
         let member = |(id, name): (&HostId, &Name)| {
             let state = MemberState::heard(live.contains(id), fading.contains(id));
-            (*id, Member { name: name.clone(), state, issuer: false, level: agent.level_of(*id), way: None })
+            (
+                *id,
+                Member {
+                    name: name.clone(),
+                    state,
+                    issuer: false,
+                    may: May::ALL,
+                    level: agent.level_of(*id),
+                    way: None,
+                },
+            )
         };
         let members: Members = names.iter().map(member).collect();
         if *agent.picture.members != members {

@@ -15,7 +15,7 @@ use crate::{
     wire::record::Reach,
 };
 
-/// Gives the picture that `me` has: members, one a line: `NAME [down] [rtt=MS] [relayed] [issuer] [level=N]
+/// Gives the picture that `me` has: members, one a line: `NAME [down] [rtt=MS] [relayed] [only=CAN,..] [issuer] [level=N]
 /// [trouble=WHAT] [disk=MIB] [used=SESSION:MIB]`; reports in the same text: `NAME: MACHINE@EPOCH PHASE, ...`; images:
 /// `NAME has DIGEST NAME@WHEN, ...`, `part` in place of `has` while it is fetched.
 pub fn picture(me: &str, state: Option<&State>, text: &str) -> Picture {
@@ -70,6 +70,7 @@ fn member(line: &str, me: HostId) -> (HostId, Member, HostRecord) {
         name: name.parse().unwrap(),
         state: MemberState::Up,
         issuer: false,
+        may: May::ALL,
         level: Some(LEVEL),
         way: (host_id(name) != me).then_some(way),
     };
@@ -80,6 +81,7 @@ fn member(line: &str, me: HostId) -> (HostId, Member, HostRecord) {
             ("level", n) => member.level = n.parse::<u32>().ok().map(Level::from),
             ("issuer", _) => member.issuer = true,
             ("rtt", ms) => member.way.as_mut().unwrap().rtt_ms = ms.parse().unwrap(),
+            ("only", what) => member.may = May::only(what.split(',').map(|word| word.parse().unwrap())),
             ("relayed", _) => member.way.as_mut().unwrap().direct = false,
             ("via", via) => member.way.as_mut().unwrap().via = via.into(),
             ("at", address) => record.reach.addresses.push(address.parse().unwrap()),

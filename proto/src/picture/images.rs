@@ -8,6 +8,7 @@ use crate::{
     id::{Digest, HostId},
     session::ImageFacts,
     time::Timestamp,
+    trust::Capability,
     wire::record::{Body, ImageRecord, RecordKey},
 };
 
@@ -116,7 +117,8 @@ pub fn names(picture: &Picture, digest: Digest) -> BTreeMap<String, Timestamp> {
 
 /// Lists the other members that are up and have an image or part of it.
 pub fn holdings(picture: &Picture, digest: Digest) -> Vec<Holding> {
-    let others = picture.up().filter(|(host, _)| *host != picture.me);
+    let others =
+        picture.up().filter(|(host, member)| *host != picture.me && member.may.has(Capability::Store));
     let holding = |(host, member): (HostId, &super::Member)| {
         let record = picture.image_record(host, digest)?;
         Some(Holding {
@@ -130,11 +132,14 @@ pub fn holdings(picture: &Picture, digest: Digest) -> Vec<Holding> {
     others.filter_map(holding).collect()
 }
 
-/// Lists what every host says of its images: of this one what it has, of others what they told.
+/// Lists what every host says of its images: of this one what it has, of others what they told. Who may not hold
+/// images for others neither gives names nor counts as a holder.
 fn said(picture: &Picture) -> impl Iterator<Item = (HostId, Digest, &ImageRecord)> {
     let own = picture.images.iter().map(|(digest, record)| (picture.me, *digest, record));
     let theirs = picture.records.iter().filter_map(|((host, key), body)| match (key, body) {
-        (RecordKey::Image(digest), Body::Image(record)) if *host != picture.me => {
+        (RecordKey::Image(digest), Body::Image(record))
+            if *host != picture.me && !picture.lacks(*host, Capability::Store) =>
+        {
             Some((*host, *digest, record))
         }
         _ => None,

@@ -6,6 +6,7 @@ use super::{Picture, images};
 use crate::{
     id::SessionId,
     session::{HostFacts, Inventory},
+    trust::Capability,
 };
 
 /// Gives the inventory for one session: memory that its own machines hold counts as free.
@@ -32,6 +33,7 @@ pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
             level: member.level.unwrap_or_default(),
             lan: record.lan,
             publishes: record.publishes,
+            barred: !member.may.has(Capability::Run),
         };
         hosts.insert(*id, facts);
     }

@@ -34,6 +34,7 @@ use crate::{
     level::Level,
     run::Rules,
     session::{MachineReport, Share},
+    trust::{Capability, May},
     wire::{
         api::MemberState,
         record::{Body, HostRecord, ImageRecord, RecordKey, SessionRecord},
@@ -60,6 +61,8 @@ pub struct Member {
     pub state: MemberState,
     /// Whether it may admit others.
     pub issuer: bool,
+    /// What its certificate lets it do.
+    pub may: May,
     /// What it understands, as it told last, also before it went away; `None` = it never told.
     pub level: Option<Level>,
     /// The way to it; `None` for this host itself and without a connection.
@@ -213,6 +216,11 @@ impl Picture {
     /// Tells whether a host is a member that is heard; this host always hears itself.
     pub fn is_up(&self, host: HostId) -> bool {
         host == self.me || self.members.get(&host).is_some_and(Member::is_up)
+    }
+
+    /// Tells whether a host is a member whose certificate does not let it do this.
+    pub fn lacks(&self, host: HostId, what: Capability) -> bool {
+        self.members.get(&host).is_some_and(|member| !member.may.has(what))
     }
 
     /// Lists the members that are heard.

@@ -110,6 +110,7 @@ fn host(picture: &Picture, id: HostId, member: &Member) -> api::HostRow {
         disk_mib: record.map(|record| record.disk_mib),
         runs_machines: record.map(|record| record.runs_machines),
         issuer: member.issuer,
+        capabilities: member.may.list(),
         relay: record.and_then(|record| record.reach.serves.as_ref()).map(|offer| offer.url.clone()),
         tags: record.map(|record| record.tags.clone()).unwrap_or_default(),
     }

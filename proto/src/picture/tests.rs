@@ -358,6 +358,18 @@ fn what_a_member_calls_an_image_is_looked_at_first() {
 }
 
 #[test]
+fn who_may_not_hold_images_for_others_gives_no_names_and_is_asked_for_none() {
+    let text = "attic only=run,vote\nvps\nnas\nattic has 1 tiny@9, other@9\nvps has 2 tiny@5\nvps has 1";
+    let picture = picture("nas", None, text);
+    let names: Vec<(String, u8)> =
+        images::meanings(&picture).into_iter().map(|(name, (digest, _))| (name, digest.0[0])).collect();
+    assert_eq!(names, [("tiny".to_owned(), 2)]);
+    let holders =
+        |n: u8| images::holdings(&picture, Digest([n; 32])).into_iter().map(|h| h.name).collect::<Vec<_>>();
+    assert_eq!((holders(1), holders(2)), (vec!["vps".to_owned()], vec!["vps".to_owned()]));
+}
+
+#[test]
 fn images_are_fetched_from_members_that_are_heard() {
     let text = "attic relayed rtt=5\nnas\nvps down\nattic part 1 tiny@5\nnas has 1 tiny@5\nvps has 1 tiny@5";
     let holdings = images::holdings(&picture("nas", None, text), Digest([1; 32]));

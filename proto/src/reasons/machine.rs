@@ -184,6 +184,12 @@ pub enum Because {
     /// Its host's owner lets no machine into the host's network, as this one is to go (`egress = "lan"`).
     #[n(25)]
     LanForbidden,
+    /// Its host's owner gives the host to no machines: none starts there.
+    #[n(26)]
+    OwnerForbids,
+    /// Its host's certificate does not let the host run machines: none starts there.
+    #[n(27)]
+    MayNotRun,
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -234,6 +240,10 @@ impl fmt::Display for Because {
                 "its host's owner lets no machine into the host's network; policy.lan = true in the host's \
                  config.toml allows it, egress = \"internet\" does without",
             ),
+            Because::OwnerForbids => f.write_str(
+                "its host's owner lets it run no machines; policy.machines = true in the host's config.toml allows it",
+            ),
+            Because::MayNotRun => f.write_str("its host is not allowed to run machines: its certificate limits it"),
             Because::Untold => f.write_str("its host says why: gossip had no room for it"),
             Because::Unreported => f.write_str("its host has not reported yet"),
             Because::HostAway { host } => {

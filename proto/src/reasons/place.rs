@@ -183,6 +183,9 @@ pub enum Unchosen {
     /// Its owner lets no machine into its own network, as this one is to go (`egress = "lan"`).
     #[n(21)]
     LanForbidden,
+    /// Its certificate does not let it run machines.
+    #[n(22)]
+    MayNotRun,
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -202,6 +205,9 @@ impl fmt::Display for Unchosen {
                 write!(f, "runs an older version (level {has}, the session is of level {wanted})")
             }
             Unchosen::LanForbidden => f.write_str("its owner lets no machine into its network (policy.lan)"),
+            Unchosen::MayNotRun => {
+                f.write_str("it is not allowed to run machines: its certificate limits it")
+            }
             Unchosen::OwnerForbids => f.write_str("its owner lets it run no machines"),
             Unchosen::NoQemu { package } => write!(f, "no QEMU (apt-get install {package})"),
             Unchosen::OtherCpu { has, wanted } => write!(f, "its CPU is {has}, the image is for {wanted}"),

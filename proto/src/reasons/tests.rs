@@ -14,7 +14,7 @@ use crate::{
     seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     topology::Egress,
-    trust::JoinRefusal,
+    trust::{Capability, JoinRefusal},
     wire::{
         WireError,
         codec::{Form, from_bytes, to_bytes},
@@ -60,6 +60,7 @@ pub(crate) fn unchosen() -> Vec<Unchosen> {
         Unchosen::OlderVersion { has: Level::FIRST, wanted: Level::from(2) },
         Unchosen::Other,
         Unchosen::LanForbidden,
+        Unchosen::MayNotRun,
     ]
 }
 
@@ -179,6 +180,8 @@ pub(crate) fn because() -> Vec<Because> {
         Because::ContentLacks { seen: "no answer".into() },
         Because::Untold,
         Because::LanForbidden,
+        Because::OwnerForbids,
+        Because::MayNotRun,
         Because::Other,
     ]
 }
@@ -384,6 +387,11 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::Invalid("web: no image".into()),
         Refusal::Gathering,
         Refusal::NoContent,
+        Refusal::MayNot(Capability::Run),
+        Refusal::MayNot(Capability::Store),
+        Refusal::MayNot(Capability::Relay),
+        Refusal::MayNot(Capability::Vote),
+        Refusal::MayNot(Capability::Operate),
         Refusal::Other("the moon is full".into()),
     ]
 }

@@ -55,6 +55,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
         level: LEVEL,
         lan: false,
         publishes: false,
+        barred: false,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -63,6 +64,7 @@ fn host(line: &str) -> (HostId, HostFacts) {
             ("no-qemu", _) => facts.accelerator = None,
             ("no-machines", _) => facts.runs_machines = false,
             ("lan", _) => facts.lan = true,
+            ("barred", _) => facts.barred = true,
             ("publishes", _) => facts.publishes = true,
             ("image", _) => facts.images = [Digest([1; 32])].into(),
             ("cpus", n) => facts.cpus = n.parse().unwrap(),

@@ -139,6 +139,10 @@ pub struct HostFacts {
     #[serde(default)]
     #[cbor(n(16), with = "crate::wire::fields::usual", has_nil)]
     pub publishes: bool,
+    /// Whether its certificate keeps it from running machines.
+    #[serde(default)]
+    #[cbor(n(17), with = "crate::wire::fields::usual", has_nil)]
+    pub barred: bool,
 }
 
 /// An IPv4 prefix.

@@ -21,6 +21,7 @@ use crate::{
         ASK_AGAIN_MS, BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS, FAILING_AFTER, FIND_AGAIN_MS, START_WITHIN_MS,
         STEADY_AFTER_MS, UNSEEN_WITHIN_MS,
     },
+    reasons::Because,
     session::{MachineSpec, Share, order},
     time::Moment,
     topology::{Egress, Restart},
@@ -55,8 +56,29 @@ pub struct Seen {
     pub granted: Option<Epoch>,
     /// The action that failed last, until one succeeds.
     pub failed: Option<Failed>,
-    /// Whether it is to go where this host's owner lets no machine: it neither runs nor starts.
-    pub forbidden: bool,
+    /// Why it is not to run here, if so.
+    pub forbidden: Option<Forbidden>,
+}
+
+/// Why a machine is not to run on this host, whoever asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forbidden {
+    /// It is to go into the host's own network, where the owner lets none: it neither runs nor starts.
+    Lan,
+    /// The owner gives the host to no machines: what runs goes on, nothing starts.
+    Owner,
+    /// The host's certificate does not let it run machines: what runs goes on, nothing starts.
+    Member,
+}
+
+impl Forbidden {
+    fn because(self) -> Because {
+        match self {
+            Forbidden::Lan => Because::LanForbidden,
+            Forbidden::Owner => Because::OwnerForbids,
+            Forbidden::Member => Because::MayNotRun,
+        }
+    }
 }
 
 /// How much of an image is here.
@@ -324,10 +346,12 @@ fn unwanted(spec: &MachineSpec, seen: &Seen) -> Option<String> {
     if !spec.run {
         return Some("stopped".into());
     }
-    if seen.forbidden {
+    if seen.forbidden == Some(Forbidden::Lan) {
         return Some("the owner of this host lets no machine into the host's network".into());
     }
-    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
+    // Where nothing may start, what runs is kept as it is.
+    let may = seen.forbidden.is_none();
+    let changed = may && seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     changed.then(|| "its settings changed".into())
 }
 
@@ -338,7 +362,7 @@ fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>)
     if seen.launched.is_none() {
         return first_start(spec, seen, waits);
     }
-    if seen.forbidden {
+    if seen.forbidden.is_some() {
         return Action::Wait { until: None };
     }
     if let Some(fetch) = fetch(seen) {
@@ -352,7 +376,7 @@ fn start(spec: &MachineSpec, seen: &Seen, waits: &[Name], after: Option<String>)
 
 /// Starts an incarnation for the first time: image, then order, then the coordinator's word.
 fn first_start(spec: &MachineSpec, seen: &Seen, waits: &[Name]) -> Action {
-    if seen.forbidden {
+    if seen.forbidden.is_some() {
         return Action::Wait { until: None };
     }
     if let Some(fetch) = fetch(seen) {

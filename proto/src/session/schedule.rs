@@ -78,6 +78,9 @@ pub fn unfit(wanted: Wanted, id: HostId, host: &HostFacts, given: &Given) -> Opt
     if let Some(older) = older(host, level) {
         return Some(older);
     }
+    if host.barred {
+        return Some(Unchosen::MayNotRun);
+    }
     if !host.runs_machines {
         return Some(Unchosen::OwnerForbids);
     }
@@ -266,9 +269,30 @@ fn near(wanted: Wanted) -> Vec<Name> {
 mod tests {
     use crate::session::{
         Replace,
-        fixture::{SESSION, intent, inventory},
+        fixture::{SESSION, host_id, intent, inventory},
         plan::propose,
     };
+
+    #[test]
+    fn a_host_that_is_not_allowed_to_run_machines_gets_none_and_the_reason_is_told() {
+        let proposal = propose(
+            SESSION,
+            None,
+            (&intent("web 1 256"), &Replace::default()),
+            &inventory("attic 900 image\nnas 4096 image barred"),
+        );
+        let plan = proposal.plan.expect("attic can");
+        assert_eq!(plan.placements[0].host, host_id("attic"));
+        let because = "it is not allowed to run machines: its certificate limits it";
+        assert_eq!((proposal.rejected[0].host, &*proposal.rejected[0].because), (host_id("nas"), because));
+        let none = propose(
+            SESSION,
+            None,
+            (&intent("web 1 256"), &Replace::default()),
+            &inventory("nas 4096 image barred"),
+        );
+        assert!(none.plan.is_none() && none.obstacles.len() == 1, "{none:?}");
+    }
 
     #[test]
     fn a_host_without_room_for_an_image_names_what_it_keeps_for_itself() {

@@ -11,6 +11,7 @@ use crate::{
         Directory, Drop, GroupEntry, MachineEntry, MachineFile, MachineSpec, Placement, Prefix, Share, State,
     },
     topology::{Content, Group, Intent, Probe, Protocol, Service},
+    trust::{Capability, May},
 };
 
 /// Gives what `host` must make true and must know.
@@ -35,6 +36,19 @@ pub fn share(state: &State, host: HostId) -> Share {
         ssh_seed: state.ssh_seed,
         level: state.level,
     }
+}
+
+/// Gives what `host` must make true and may know. A host that may not operate gets no key that opens machines, and of
+/// a session that it has no part in not even who is where.
+pub fn share_of(state: &State, host: HostId, may: May) -> Share {
+    let mut share = share(state, host);
+    if !may.has(Capability::Operate) {
+        share.ssh_seed = [0; 32];
+        if share.machines.is_empty() && share.drops.is_empty() {
+            share.directory.groups.clear();
+        }
+    }
+    share
 }
 
 /// Tells whether `new` may take the place of `old`: shares are ordered by (recovery, version).

@@ -16,20 +16,22 @@ pub struct Candidate {
     pub silent_ms: u64,
     /// Whether it understands the session's level: one that does not cannot read the log.
     pub understands: bool,
+    /// Whether its certificate lets it vote: nobody hears one that may not.
+    pub may: bool,
 }
 
 /// Chooses the voters that a session should have. `me` is the coordinator, who asks and so stays.
 /// Current voters are kept: each change costs a copy of the log and is a moment of weakness.
 /// A voter is replaced once it was silent for long, and only if someone can take its place; the
 /// dead alone never shrink the set, because each removal lowers what the living may lose. One that does not
-/// understand the session is as good as dead.
+/// understand the session, or may not vote, is as good as dead.
 pub fn choose(
     candidates: &BTreeMap<HostId, Candidate>,
     current: &BTreeSet<HostId>,
     me: HostId,
 ) -> BTreeSet<HostId> {
-    let fit = |id: &HostId| candidates.get(id).is_some_and(|c| c.up && c.steady && c.understands);
-    let is_fresh = |c: &Candidate| c.understands && (c.up || c.silent_ms < VOTER_SILENT_MS);
+    let fit = |id: &HostId| candidates.get(id).is_some_and(|c| c.up && c.steady && c.understands && c.may);
+    let is_fresh = |c: &Candidate| c.understands && c.may && (c.up || c.silent_ms < VOTER_SILENT_MS);
     let fresh = |id: &HostId| candidates.get(id).is_some_and(is_fresh);
     let present: BTreeSet<HostId> =
         current.iter().copied().filter(|id| *id == me || candidates.contains_key(id)).collect();
@@ -65,15 +67,17 @@ fn odd(count: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Candidates by letter: `U` up and steady, `u` up with a battery, `o` up with an agent that is too old, `d`
+    /// Candidates by letter: `U` up and steady, `u` up with a battery, `o` up with an agent that is too old, `x` up
+    /// and not allowed to vote, `d`
     /// down for a minute, `D` down for an hour, `-` no member. The host's number is its place from 0.
     fn check(members: &str, current: &[u8], chosen: &[u8]) {
         let host = |n: u8| HostId([n; 32]);
-        let well = Candidate { up: true, steady: true, silent_ms: 0, understands: true };
+        let well = Candidate { up: true, steady: true, silent_ms: 0, understands: true, may: true };
         let candidate = |c| match c {
             'U' => Some(well),
             'u' => Some(Candidate { steady: false, ..well }),
             'o' => Some(Candidate { understands: false, ..well }),
+            'x' => Some(Candidate { may: false, ..well }),
             'd' => Some(Candidate { up: false, silent_ms: 60_000, ..well }),
             'D' => Some(Candidate { up: false, silent_ms: 3_600_000, ..well }),
             _ => None,
@@ -106,6 +110,13 @@ mod tests {
         check("UoUU", &[0], &[0, 2, 3]);
         check("UoUU", &[0, 1, 2], &[0, 2, 3]);
         check("UoU", &[0, 1, 2], &[0, 1, 2]);
+    }
+
+    #[test]
+    fn who_may_not_vote_is_no_voter_and_is_replaced() {
+        check("UxUx", &[0], &[0]);
+        check("UxUU", &[0], &[0, 2, 3]);
+        check("UxUU", &[0, 1, 2], &[0, 2, 3]);
     }
 
     #[test]

@@ -311,6 +311,8 @@ pub fn admit(
         since: current.map_or(now, |current| current.since),
         not_before: now,
         not_after: (!issues).then(|| now.plus_ms(CERTIFICATE_MS)),
+        // Also of one that joins again: this is how limits change.
+        may: grant.may,
     };
     Ok(if issues { Admission::ByRoot(certificate) } else { Admission::ByHost(certificate) })
 }

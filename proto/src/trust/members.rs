@@ -15,7 +15,10 @@ use crate::{
     limits::{MAX_STATEMENT_BYTES, MAX_STATEMENTS},
     seal::{PublicKey, SealError},
     time::Timestamp,
-    trust::statement::{Capabilities, Sealed, Statement},
+    trust::{
+        may::{Capability, May},
+        statement::{Capabilities, Sealed, Statement},
+    },
 };
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -58,8 +61,10 @@ pub struct Member {
     pub name: Name,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
-    /// What it may do.
+    /// Whether it may admit others.
     pub capabilities: Capabilities,
+    /// What it may do beside being a member.
+    pub may: May,
     /// The key that signed its certificate: the root or an issuer.
     pub signer: PublicKey,
     /// The token it joined by.
@@ -76,6 +81,11 @@ impl Member {
     /// Tells whether it may admit others.
     pub fn is_issuer(&self) -> bool {
         self.capabilities.may_issue()
+    }
+
+    /// Tells whether it may do this.
+    pub fn may(&self, what: Capability) -> bool {
+        self.may.has(what)
     }
 }
 

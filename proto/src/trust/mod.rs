@@ -4,6 +4,7 @@
 //! - `token`: the text that is handed to a new host;
 //! - `statement`: what can be said, and its sealed form;
 //! - `members`: the set of statements and who is a member by it;
+//! - `may`: what a member may do beside being one;
 //! - `clocks`: what time it is for all this;
 //! - `join`: what a joiner and a member exchange and sign.
 //!
@@ -11,12 +12,14 @@
 
 pub mod clocks;
 pub mod join;
+pub mod may;
 pub mod members;
 pub mod statement;
 pub mod token;
 
 pub use clocks::{ClockError, clock_error, mesh_time};
 pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Transcript};
+pub use may::{Capability, May, NoCapability};
 pub use members::{GrantState, Member, MemberSet, RefusedBecause, Short};
 pub use statement::{
     Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Statements, Tombstone,

@@ -10,6 +10,7 @@ use crate::{
     limits::MAX_STATEMENT_BYTES,
     seal::{Domain, PublicKey, SealError, Seed, Sig, verify},
     time::Timestamp,
+    trust::may::May,
     wire::{
         Kind, Message,
         codec::{Form, from_bytes, to_bytes},
@@ -65,7 +66,7 @@ pub struct Certificate {
     /// Its tags.
     #[n(2)]
     pub tags: BTreeMap<String, String>,
-    /// What it may do.
+    /// Whether it may admit others.
     #[n(3)]
     pub capabilities: Capabilities,
     /// Counts this host's certificates: the highest counts.
@@ -83,9 +84,12 @@ pub struct Certificate {
     /// Stale from here; `None` = never, for issuers.
     #[n(8)]
     pub not_after: Option<Timestamp>,
+    /// What it may do beside being a member; absent = everything.
+    #[cbor(n(9), with = "crate::wire::fields::usual", has_nil)]
+    pub may: May,
 }
 
-/// What a member may do: a set of bits. Bits of later versions are kept.
+/// What a member may do for others' membership: a set of bits. Bits of later versions are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Capabilities(#[n(0)] pub u32);
@@ -106,12 +110,15 @@ pub struct Grant {
     /// Distinct hosts that may use it.
     #[n(3)]
     pub max_uses: u32,
-    /// What its hosts may do.
+    /// Whether its hosts may admit others.
     #[n(4)]
     pub capabilities: Capabilities,
     /// Tags that its hosts get.
     #[n(5)]
     pub tags: BTreeMap<String, String>,
+    /// What its hosts may do beside being members; absent = everything.
+    #[cbor(n(6), with = "crate::wire::fields::usual", has_nil)]
+    pub may: May,
 }
 
 /// The end of a token.

@@ -46,6 +46,7 @@ fn certificate(seed: &Seed, label: &str, serial: u64) -> Certificate {
         since: NOW,
         not_before: NOW,
         not_after: Some(NOW.plus_ms(CERTIFICATE_MS)),
+        may: May::ALL,
     }
 }
 
@@ -62,6 +63,7 @@ fn grant(max_uses: u32) -> Grant {
         max_uses,
         capabilities: Capabilities::NONE,
         tags: BTreeMap::from([("room".to_owned(), "attic".to_owned())]),
+        may: May::ALL,
     }
 }
 
@@ -96,6 +98,59 @@ fn show(set: &MemberSet) -> String {
 
 fn check_members(set: &MemberSet, expected: Expect) {
     expected.assert_eq(&show(set));
+}
+
+/// The certificate of a member that may do only this.
+fn only(serial: u64, these: &[Capability]) -> Certificate {
+    Certificate { may: May::only(these.iter().copied()), ..certificate(&SHED, "shed", serial) }
+}
+
+#[test]
+fn certificates_of_one_serial_only_narrow_what_a_member_may_do_and_a_later_one_replaces_it() {
+    use Capability::{Operate, Run, Store, Vote};
+    let mut set = set();
+    let say = |set: &mut MemberSet, certificate| {
+        set.apply(seal(Statement::Certificate(certificate), &ATTIC), NOW).unwrap();
+    };
+    say(&mut set, certificate(&SHED, "shed", 1));
+    assert!(Capability::ALL.iter().all(|what| set.member(host(&SHED)).unwrap().may(*what)));
+    say(&mut set, only(2, &[Run, Store, Operate]));
+    say(&mut set, only(2, &[Run, Vote]));
+    let member = set.member(host(&SHED)).unwrap();
+    assert_eq!(member.may.list(), [Run]);
+    assert!(!member.may(Operate) && !member.is_issuer());
+    let renewed = set.renewal(host(&SHED), NOW.plus_ms(2 * DAY)).unwrap();
+    assert_eq!((renewed.serial, renewed.may.list()), (3, vec![Run]), "a renewal gives nothing back");
+    assert_eq!(set.promotion(host(&SHED), NOW).unwrap().may.list(), [Run]);
+    say(&mut set, only(4, &[Store]));
+    assert_eq!(set.member(host(&SHED)).unwrap().may.list(), [Store]);
+}
+
+#[test]
+fn who_joins_may_do_what_its_token_says_also_when_it_joins_again() {
+    use Capability::{Run, Store};
+    let mut set = set();
+    let may = May::only([Run, Store]);
+    set.apply(seal(Statement::Grant(Grant { may, made: NOW.plus_ms(1), ..grant(5) }), &ATTIC), NOW).unwrap();
+    let proof = Transcript {
+        mesh: mesh(),
+        joiner: host(&SHED),
+        member: host(&ATTIC),
+        hello: [1; 32],
+        offer: [2; 32],
+        channel: [3; 32],
+    }
+    .prove(name("shed"), &TOKEN, &SHED);
+    let Ok(Admission::ByHost(first)) = admit(&set, host(&SHED), &proof, false, NOW) else {
+        panic!("not admitted")
+    };
+    assert_eq!(first.may, may);
+    set.apply(seal(Statement::Certificate(first), &ATTIC), NOW).unwrap();
+    set.apply(seal(Statement::Grant(Grant { made: NOW.plus_ms(2), ..grant(5) }), &ATTIC), NOW).unwrap();
+    let Ok(Admission::ByHost(again)) = admit(&set, host(&SHED), &proof, false, NOW) else {
+        panic!("not admitted")
+    };
+    assert_eq!((again.may, again.serial), (May::ALL, 2));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
     session::{Proposal, Replace, Share, State},
     time::Timestamp,
     topology::{Content, Contents, Intent},
-    trust::{JoinAnswer, JoinProof, Short, Transcript},
+    trust::{Capability, JoinAnswer, JoinProof, Short, Transcript},
     wire::{Kind, Message, words::Refuses},
 };
 
@@ -171,6 +171,28 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Gives what a member must be allowed to do before the receiver does what it asks. The receiver judges by the
+    /// asker's certificate, whatever the asker says; what else a request needs, such as a voice in the session, is
+    /// looked at where it is answered.
+    pub fn needs(&self) -> Option<Capability> {
+        match self {
+            // Membership itself.
+            Request::Ping | Request::Compare { .. } | Request::Statements { .. } | Request::Join { .. } => {
+                None
+            }
+            // Of the asker's own machines: its share names them.
+            Request::GetShare(_) | Request::Content { .. } | Request::Voices(_) => None,
+            // Also of a host that may not run any more: what is gone is gone.
+            Request::Dropped { .. } => None,
+            Request::MayStart { .. } => Some(Capability::Run),
+            Request::PutShare(_) | Request::OpenVoter { .. } => Some(Capability::Vote),
+            Request::State(_) | Request::Plan { .. } => Some(Capability::Operate),
+            Request::Up { .. } | Request::Down(_) | Request::Wish { .. } => Some(Capability::Operate),
+        }
+    }
+}
+
 /// What a member answers. The numbers 3 and 4 stay free: earlier agents answer something with them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
@@ -291,6 +313,10 @@ pub enum Refusal {
     #[error("that host does not have the content")]
     #[n(11)]
     NoContent,
+    /// The asker's certificate does not let it do this.
+    #[error("the host that asks is not allowed to {}: its certificate limits it", .0.in_words())]
+    #[n(12)]
+    MayNot(#[n(0)] Capability),
     /// Something that only a later version says; its words.
     #[error("{0}")]
     #[n(9)]
@@ -318,6 +344,7 @@ impl Coded for Refusal {
             Refusal::Other(_) => "other",
             Refusal::Gathering => "gathering",
             Refusal::NoContent => "no-content",
+            Refusal::MayNot(_) => "may-not",
         }
     }
 }

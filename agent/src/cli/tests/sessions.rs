@@ -178,7 +178,7 @@ fn a_session_in_json() {
               ]
             }
           ],
-          "level": 6,
+          "level": 7,
           "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));

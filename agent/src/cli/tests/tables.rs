@@ -143,7 +143,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 6,
+          "level": 7,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));
@@ -166,6 +166,7 @@ fn hosts() -> Hosts {
                 disk_mib: Some(102_400),
                 runs_machines: Some(true),
                 issuer: true,
+                capabilities: Capability::ALL.into(),
                 relay: Some("http://203.0.113.4:7440".into()),
                 tags: [("room".to_owned(), "attic".to_owned())].into(),
             },
@@ -183,6 +184,7 @@ fn hosts() -> Hosts {
                 disk_mib: None,
                 runs_machines: None,
                 issuer: false,
+                capabilities: vec![Capability::Run, Capability::Store],
                 relay: None,
                 tags: Default::default(),
             },
@@ -198,6 +200,9 @@ fn hosts_are_listed_with_what_they_offer() {
         nas    up     self  -    0.1.0    x86_64  kvm    4    12 GiB of 16 GiB free  100 GiB  issuer, relay  room=attic
         attic  down   -     -    -        -       -      -    -                      -        -              -"#]]
     .assert_eq(&host::in_words(&hosts, None));
+    let full = host::in_full(&hosts, None);
+    let ends: Vec<&str> = full.lines().map(|line| line.rsplit("  ").next().unwrap_or_default()).collect();
+    assert_eq!(ends, ["MAY", "everything", "run, store"]);
     expect![[r#"
         HOST  STATE  PATH  RTT  VERSION  ARCH  ACCEL  CPU  MEMORY  DISK  ROLE  TAGS"#]]
     .assert_eq(&host::in_words(&Hosts { hosts: Vec::new() }, None));
@@ -216,6 +221,10 @@ fn hosts_are_listed_with_what_they_offer() {
           "disk_mib": null,
           "runs_machines": null,
           "issuer": false,
+          "capabilities": [
+            "run",
+            "store"
+          ],
           "relay": null,
           "tags": {}
         }"#]]
@@ -245,6 +254,7 @@ fn tokens() -> Tokens {
             uses: 100,
             used: 2,
             admin: false,
+            capabilities: vec![Capability::Run],
             state: "live".into(),
         }],
     }
@@ -259,8 +269,8 @@ fn images_tokens_and_machines_are_listed() {
         tiny   ababababab  64 MiB  9.0 MiB  x86_64  yes   attic, nas"#]]
     .assert_eq(&image::in_words(&images, None));
     expect![[r#"
-        TOKEN       STATE  USED   MAKES    EXPIRES                   ISSUER
-        3f9c0a1b2c  live   2/100  members  2026-11-19T23:59:59.999Z  nas"#]]
+        TOKEN       STATE  USED   MAKES    MAY  EXPIRES                   ISSUER
+        3f9c0a1b2c  live   2/100  members  run  2026-11-19T23:59:59.999Z  nas"#]]
     .assert_eq(&token::in_words(&tokens, None));
     expect![[r#"
         MACHINE     HOST  STATE  GUARD  EPOCH  ADDRESS     REASON
@@ -298,6 +308,9 @@ fn images_tokens_and_machines_in_json() {
                 "uses": 100,
                 "used": 2,
                 "admin": false,
+                "capabilities": [
+                  "run"
+                ],
                 "state": "live"
               }
             ]

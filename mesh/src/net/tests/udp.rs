@@ -71,7 +71,7 @@ async fn datagrams_reach_a_machine_in_order_and_its_answers_come_back_to_who_ask
 
 #[tokio::test]
 async fn one_flow_too_many_ends_the_one_that_was_silent_longest_and_all_end_with_the_machine() {
-    let (net, _handler) = Net::new(None);
+    let (net, _handler) = Net::new(None, Arc::new(|_| true));
     let me = HostId([1; 32]);
     net.set_routes(SESSION, &directory(&[me, me]), me);
     net.dial_datagrams(SESSION, &name(2), 53).await.map(drop).unwrap_err();

@@ -74,6 +74,8 @@ pub enum Event {
     Share(Arc<Share>, BTreeSet<MachineName>),
     /// Others are ready now.
     Ready(BTreeSet<MachineName>),
+    /// Whether this host's certificate does not let it run machines.
+    Barred(bool),
     /// The images that are complete here.
     Images(BTreeSet<Digest>),
     /// The bytes that are here of those that are on their way.

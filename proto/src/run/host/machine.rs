@@ -8,7 +8,7 @@ use crate::{
     id::{Epoch, Name},
     session::{
         Phase,
-        reconcile::{self, Action, Failed, Image, Seen, Settings, ShimProcess},
+        reconcile::{self, Action, Failed, Forbidden, Image, Seen, Settings, ShimProcess},
     },
     time::Moment,
 };
@@ -181,8 +181,8 @@ impl Machine {
         self.failed = Some(Failed { at: now, times, because });
     }
 
-    /// Gives what `reconcile` is to know of it; `forbidden`: it is to go where this host's owner lets none.
-    pub fn seen(&self, image: Image, forbidden: bool) -> Seen {
+    /// Gives what `reconcile` is to know of it; `forbidden`: why it is not to run here.
+    pub fn seen(&self, image: Image, forbidden: Option<Forbidden>) -> Seen {
         Seen {
             busy: self.busy.is_some(),
             image,

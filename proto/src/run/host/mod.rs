@@ -30,16 +30,18 @@ use crate::{
     reasons::Why,
     session::{
         MachineReport, MachineSpec, Share, order,
-        reconcile::{self, Action, Image, Observed, Seen, Settings},
+        reconcile::{self, Action, Forbidden, Image, Observed, Seen, Settings},
     },
     time::Moment,
 };
 
-/// What this host's owner allows of what machines may be asked for. What says nothing allows nothing.
+/// What this host's owner says of machines, asked whenever something is to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Whether they may go into the host's own network (`policy.lan`).
     pub lan: bool,
+    /// Whether none may start at all (`policy.machines = false`).
+    pub no_machines: bool,
 }
 
 /// One host's part in one session.
@@ -47,6 +49,8 @@ pub struct Owner {
 pub struct Host {
     rules: Rules,
     owner: Owner,
+    /// Whether this host's certificate does not let it run machines.
+    barred: bool,
     share: Option<Arc<Share>>,
     /// Machines of the session that are ready, whoever has them.
     ready: BTreeSet<MachineName>,
@@ -94,6 +98,7 @@ impl Host {
             Event::Begun(_) => {}
             Event::Share(share, ready) => (self.share, self.ready) = (Some(share), ready),
             Event::Ready(ready) => self.ready = ready,
+            Event::Barred(barred) => self.barred = barred,
             Event::Images(complete) => self.complete = complete,
             Event::Arrived(arrived) => self.arrived = arrived,
             Event::Buried if !self.buried => {
@@ -328,14 +333,19 @@ impl Host {
             machines.insert(spec.machine.clone(), machine.seen(self.image(spec), self.forbids(spec)));
         }
         for (name, machine) in &self.machines {
-            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent, false));
+            machines.entry(name.clone()).or_insert_with(|| machine.seen(Image::Absent, None));
         }
         Observed { machines, ready: self.ready.clone() }
     }
 
-    /// Tells whether a machine is to go where this host's owner lets none.
-    fn forbids(&self, spec: &MachineSpec) -> bool {
-        spec.egress.is_forbidden(self.owner.lan)
+    /// Says why a machine is not to run here, whatever its session's coordinator says.
+    fn forbids(&self, spec: &MachineSpec) -> Option<Forbidden> {
+        let all = [
+            (spec.egress.is_forbidden(self.owner.lan), Forbidden::Lan),
+            (self.barred, Forbidden::Member),
+            (self.owner.no_machines, Forbidden::Owner),
+        ];
+        all.into_iter().find_map(|(forbids, why)| forbids.then_some(why))
     }
 
     /// Tells how much of a machine's image is here.

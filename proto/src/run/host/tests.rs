@@ -538,6 +538,7 @@ fn a_machine_goes_into_the_hosts_network_only_where_its_owner_allows_it() {
         orders.sort();
         orders
     };
-    assert_eq!(asks(Owner { lan: true }), ["db-1 Ask(Epoch(1))", "web-1 Ask(Epoch(1))"]);
+    assert_eq!(asks(Owner { lan: true, ..Owner::default() }), ["db-1 Ask(Epoch(1))", "web-1 Ask(Epoch(1))"]);
     assert_eq!(asks(Owner::default()), ["db-1 Ask(Epoch(1))"]);
+    assert_eq!(asks(Owner { lan: true, no_machines: true }), [] as [&str; 0], "its owner gives it to none");
 }

@@ -57,6 +57,8 @@ pub struct View {
     pub members: BTreeSet<HostId>,
     /// Those of them that are heard.
     pub up: BTreeSet<HostId>,
+    /// Members whose certificates do not let them vote: their word on sessions counts for nothing.
+    pub mute: BTreeSet<HostId>,
 }
 
 /// What a member wants that only a voice may.

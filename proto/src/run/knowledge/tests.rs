@@ -73,6 +73,26 @@ fn give(knowledge: &mut Knowledge, version: u64) {
 }
 
 #[test]
+fn who_may_not_vote_is_not_believed_and_makes_nobody_believed() {
+    let mut muted = view(&[("nas", head(3, 9, &["nas", "attic"])), ("liar", head(9, 9, &["liar"]))]);
+    muted.mute = ["nas", "liar"].map(host_id).into();
+    let mut one = knowledge(muted.clone());
+    assert_eq!(offer(&mut one, "nas", 9, NOW.plus_ms(BIRTH_MS)).first(), None, "it waits for a voice");
+    assert!(!one.believes(SESSION, host_id("nas")) && !one.believes(SESSION, host_id("attic")));
+    assert_eq!((one.voices(SESSION), one.head(SESSION)), (BTreeSet::new(), None));
+    assert_eq!(one.doubted(), BTreeSet::new(), "nobody is asked about those that may not speak");
+    // Also one that was believed before.
+    muted.mute = BTreeSet::new();
+    let mut one = knowledge(muted.clone());
+    give(&mut one, 10);
+    assert!(one.believes(SESSION, host_id("attic")));
+    muted.mute = ["nas", "attic"].map(host_id).into();
+    one.on(Event::Look(Box::new(muted)), NOW);
+    assert!(!one.believes(SESSION, host_id("attic")) && !one.believes(SESSION, host_id("nas")));
+    assert_eq!(one.head(SESSION), None);
+}
+
+#[test]
 fn a_share_is_shown_when_it_is_written_down_and_older_ones_are_refused() {
     let mut knowledge = knowledge(view(&[]));
     let first = offer(&mut knowledge, "nas", 5, NOW);

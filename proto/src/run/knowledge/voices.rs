@@ -46,19 +46,25 @@ impl Voices {
         Voices { rules, kept, ..Voices::default() }
     }
 
-    /// Tells whose word counts; nobody's while the session's birth is not known.
+    /// Tells whose word counts; nobody's while the session's birth is not known. Who may not vote has none, and
+    /// names nobody.
     pub fn of(&self, view: &View, session: SessionId) -> BTreeSet<HostId> {
+        let speaks = |host: &HostId| !view.mute.contains(host);
         let kept = self.kept.get(&session).into_iter().flatten();
         let born = view.births.get(&session).into_iter().flatten();
         let named = view.named.get(&session).into_iter().flatten();
         let heads = view.heads.get(&session);
-        voices::voices(kept.chain(born).chain(named).copied(), |host| {
-            heads.and_then(|heads| heads.get(&host)).map(|head| &head.voters[..])
-        })
+        let begun = kept.chain(born).chain(named).copied().filter(speaks);
+        let mut voices = voices::voices(begun, |host| {
+            let head = heads.and_then(|heads| heads.get(&host)).filter(|_| speaks(&host));
+            head.map(|head| &head.voters[..])
+        });
+        voices.retain(speaks);
+        voices
     }
 
     pub fn believes(&self, view: &View, session: SessionId, host: HostId) -> bool {
-        self.kept.get(&session).is_some_and(|kept| kept.contains(&host))
+        (self.kept.get(&session).is_some_and(|kept| kept.contains(&host)) && !view.mute.contains(&host))
             || self.of(view, session).contains(&host)
             || self.rules.broken(Mutant::BelievesAnybody)
     }
@@ -76,7 +82,8 @@ impl Voices {
     pub fn doubted(&self, view: &View) -> BTreeSet<SessionId> {
         let doubted = |(session, heads): &(&SessionId, &BTreeMap<HostId, HeadRecord>)| {
             let voices = self.of(view, **session);
-            !view.buried.contains(*session) && !heads.keys().all(|host| voices.contains(host))
+            let doubted = |host: &HostId| !voices.contains(host) && !view.mute.contains(host);
+            !view.buried.contains(*session) && heads.keys().any(doubted)
         };
         view.heads.iter().filter(doubted).map(|(session, _)| *session).collect()
     }

@@ -31,6 +31,7 @@ use crate::{
     run::{Mutant, Rules},
     session::{Share, State, slice, voters},
     time::Moment,
+    trust::{Capability, May},
     wire::{record::HeadRecord, rpc::Refusal},
 };
 
@@ -56,6 +57,8 @@ pub struct Member {
     pub steady: bool,
     /// What it understands, as it told last; `None` = it never told.
     pub level: Option<Level>,
+    /// What its certificate lets it do.
+    pub may: May,
 }
 
 /// Where this host's log stands in the session's group.
@@ -369,7 +372,8 @@ impl Lead {
         let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host);
         for to in self.deliveries.due(up, state.version, now) {
             self.deliveries.begun(to);
-            effects.push(Effect::Deliver(to, Box::new(slice::share(state, to))));
+            let may = seen.members.get(&to).map_or(May::only([]), |member| member.may);
+            effects.push(Effect::Deliver(to, Box::new(slice::share_of(state, to, may))));
         }
     }
 
@@ -402,7 +406,8 @@ impl Lead {
             // A voter that has not told it yet to this host has told it to the one that took it in.
             let known = member.level.map_or(voting.contains(host), |level| level >= state.level);
             let understands = known || self.rules.broken(Mutant::TakesOldVoters);
-            (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms, understands })
+            let may = member.may.has(Capability::Vote);
+            (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms, understands, may })
         };
         let candidates = seen.members.iter().map(candidate).collect();
         let wanted = voters::choose(&candidates, &voting, self.me);
@@ -469,6 +474,6 @@ impl Lead {
 
 /// Cuts a host's share out of what a voter's log has. That may be old: shares are ordered, and a newer one
 /// follows.
-pub fn share_for(state: Option<&State>, host: HostId) -> Result<Share, Refusal> {
-    state.map(|state| slice::share(state, host)).ok_or(Refusal::UnknownSession)
+pub fn share_for(state: Option<&State>, host: HostId, may: May) -> Result<Share, Refusal> {
+    state.map(|state| slice::share_of(state, host, may)).ok_or(Refusal::UnknownSession)
 }

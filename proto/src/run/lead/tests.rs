@@ -21,11 +21,18 @@ const NOW: Moment = Moment(10_000);
 const GROUPS: &str = "db 1 256\nweb 2 256 needs=db";
 const HOSTS: &str = "nas 9000 image\nattic 9000 image\ncellar 9000 image";
 
-/// A session that runs, seen by `nas`, which leads with these voters.
+/// A session that runs, seen by `nas`, which leads with these voters. `-` is away, `*` may run and store alone.
 fn seen(members: &str, voters: &[(u64, &str)]) -> Overview {
     let member = |word: &str| {
         let (name, down) = word.strip_suffix('-').map_or((word, false), |name| (name, true));
-        (host_id(name), Member { name: name.parse().unwrap(), up: !down, steady: true, level: Some(LEVEL) })
+        let (name, may) = match name.strip_suffix('*') {
+            Some(name) => (name, May::only([Capability::Run, Capability::Store])),
+            None => (name, May::ALL),
+        };
+        (
+            host_id(name),
+            Member { name: name.parse().unwrap(), up: !down, steady: true, level: Some(LEVEL), may },
+        )
     };
     Overview {
         group: Standing {
@@ -89,6 +96,28 @@ fn who_leads_says_so_once_and_brings_everybody_a_share() {
     lead.on(Event::Delivered(host_id("attic"), None), NOW);
     assert_eq!(look(&mut lead, &seen, NOW.plus_ms(100)), []);
     assert_eq!(delivered(&look(&mut lead, &seen, NOW.plus_ms(600))), [host_id("attic")]);
+}
+
+#[test]
+fn a_member_that_may_not_vote_is_asked_for_no_log_and_what_it_is_brought_opens_no_machine() {
+    let (mut lead, seen) = (lead(), seen("nas attic* cellar* shed*", &[(1, "nas")]));
+    let first = look(&mut lead, &seen, NOW);
+    assert!(!first.iter().any(|effect| matches!(effect, Effect::AskVoter { .. })), "{first:?}");
+    let brought = |to: &str| {
+        let share = first.iter().find_map(|effect| match effect {
+            Effect::Deliver(host, share) if *host == host_id(to) => Some(share.clone()),
+            _ => None,
+        });
+        share.expect("everybody is brought one")
+    };
+    let (full, part, none) = (brought("nas"), brought("attic"), brought("shed"));
+    assert!(full.ssh_seed != [0; 32] && part.ssh_seed == [0; 32] && none.ssh_seed == [0; 32]);
+    assert!(
+        !part.machines.is_empty() && part.directory == full.directory,
+        "its machines have to find others"
+    );
+    assert!(none.machines.is_empty() && none.directory.groups.is_empty(), "{:?}", none.directory);
+    assert_eq!(none.version, full.version, "it says what it has, like all");
 }
 
 #[test]

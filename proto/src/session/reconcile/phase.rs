@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failed, Image, Seen, Settings, Setup, ShimProcess, back_off_ms, failing};
+use super::{Failed, Forbidden, Image, Seen, Settings, Setup, ShimProcess, back_off_ms, failing};
 use crate::{
     id::Name,
     limits::UNSEEN_WITHIN_MS,
@@ -22,10 +22,12 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
     if stale {
         return (Phase::Waiting, Some(Because::OlderRemoved));
     }
-    let forbidden = seen.forbidden && spec.run;
-    let changed = seen.launched.is_some_and(|launched| launched != Settings::of(spec));
+    let forbidden = seen.forbidden.filter(|_| spec.run);
+    let changed = forbidden.is_none() && seen.launched.is_some_and(|launched| launched != Settings::of(spec));
     match &seen.shim {
-        ShimProcess::Running { .. } if forbidden => (Phase::Running, Some(Because::LanForbidden)),
+        ShimProcess::Running { .. } if forbidden == Some(Forbidden::Lan) => {
+            (Phase::Running, Some(Because::LanForbidden))
+        }
         ShimProcess::Running { .. } if changed && spec.run => (Phase::Running, Some(Because::Restarting)),
         ShimProcess::Running { paused: Some(seen), .. } if spec.run => {
             (Phase::Paused, Some(Because::Paused { seen: seen.clone() }))
@@ -42,7 +44,7 @@ pub fn phase(spec: &MachineSpec, seen: &Seen, waits: &[Name], now: Moment) -> (P
         }
         ShimProcess::Starting { .. } => (Phase::Starting, None),
         ShimProcess::Unseen { because, .. } => (Phase::Running, Some(unseen(spec, seen, because))),
-        _ if forbidden => (Phase::Waiting, Some(Because::LanForbidden)),
+        _ if forbidden.is_some() => (Phase::Waiting, forbidden.map(Forbidden::because)),
         _ if !spec.run => (Phase::Stopped, Some(Because::StoppedByUser)),
         ShimProcess::Ended { asked: false, clean, because, .. } => ended(spec, seen, waits, *clean, because),
         ShimProcess::None if seen.launched.is_none() && seen.image == Image::Complete => {

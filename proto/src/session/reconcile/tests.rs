@@ -130,8 +130,24 @@ fn the_word_for_another_incarnation_does_not_count() {
 }
 
 #[test]
+fn where_no_machine_may_run_none_starts_and_none_is_ended() {
+    for why in [Forbidden::Owner, Forbidden::Member] {
+        let forbidden = |seen: Seen| Seen { forbidden: Some(why), ..seen };
+        let waits = format!("Wait {{ until: None }}\nWaiting {}", why.because());
+        let granted = Seen { granted: Some(Epoch(1)), ..here() };
+        for seen in
+            [Seen::default(), here(), granted, launched(ShimProcess::None), launched(ended(true, true))]
+        {
+            assert_eq!(act(&shop(), &["db-1"], forbidden(seen)), waits);
+        }
+        let runs = launched(running(true, &["http"]));
+        assert_eq!(act(&shop(), &["db-1"], forbidden(runs.clone())), act(&shop(), &["db-1"], runs));
+    }
+}
+
+#[test]
 fn a_machine_that_is_to_go_where_the_owner_lets_none_neither_starts_nor_runs() {
-    let forbidden = |seen: Seen| Seen { forbidden: true, ..seen };
+    let forbidden = |seen: Seen| Seen { forbidden: Some(Forbidden::Lan), ..seen };
     let told = "its host's owner lets no machine into the host's network; policy.lan = true in the host's \
                 config.toml allows it, egress = \"internet\" does without";
     let waits = format!("Wait {{ until: None }}\nWaiting {told}");

@@ -7,7 +7,7 @@ use crate::{
     id::HostId,
     seal::Seed,
     trust::{
-        Capabilities, Certificate, Charter, Grant, GrantState, JoinRefusal, Statement, Transcript, join,
+        Capabilities, Certificate, Charter, Grant, GrantState, JoinRefusal, May, Statement, Transcript, join,
         members::CERTIFICATE_MS, mesh_id,
     },
 };
@@ -38,6 +38,7 @@ fn certificate(seed: &Seed, label: &str, made: Timestamp, issues: bool) -> Certi
         since: made,
         not_before: made,
         not_after: (!issues).then(|| made.plus_ms(CERTIFICATE_MS)),
+        may: May::ALL,
     }
 }
 
@@ -53,6 +54,7 @@ fn founded(made: Timestamp) -> MemberSet {
         max_uses: 9,
         capabilities: Capabilities::NONE,
         tags: BTreeMap::new(),
+        may: May::ALL,
     };
     let said = [
         (Statement::Charter(charter), &ROOT),

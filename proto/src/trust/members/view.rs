@@ -9,6 +9,7 @@ use crate::{
     seal::PublicKey,
     time::Timestamp,
     trust::{
+        may::May,
         mesh_id,
         statement::{Capabilities, Certificate, Genesis, Grant, Sealed, Statement, Tombstone},
     },
@@ -73,12 +74,18 @@ impl MemberSet {
             name: certificate.name.clone(),
             tags: certificate.tags.clone(),
             capabilities,
+            may: self.may(host),
             signer: newest.sealed.signer,
             grant: certificate.grant,
             since: certificate.since,
             not_before: certificate.not_before,
             not_after: certificate.not_after,
         })
+    }
+
+    /// Gives what a host may do by all its certificates; everything when it has none.
+    fn may(&self, host: HostId) -> May {
+        self.certificates(host).iter().filter_map(certificate).fold(May::ALL, |may, one| may & one.may)
     }
 
     /// Gives a host's current certificate.
@@ -151,6 +158,7 @@ impl MemberSet {
             serial: current.serial.saturating_add(1),
             not_before: now,
             not_after: Some(now.plus_ms(CERTIFICATE_MS)),
+            may: self.may(host),
             ..current.clone()
         })
     }
@@ -163,6 +171,7 @@ impl MemberSet {
             capabilities: Capabilities(current.capabilities.0 | Capabilities::ISSUE.0),
             not_before: now,
             not_after: None,
+            may: self.may(host),
             ..current.clone()
         })
     }

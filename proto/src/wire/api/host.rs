@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{MemberState, Path};
-use crate::{id::HostId, session::Accelerator};
+use crate::{id::HostId, session::Accelerator, trust::Capability};
 
 /// `agent host list`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub struct HostRow {
     pub runs_machines: Option<bool>,
     /// Whether it may admit others.
     pub issuer: bool,
+    /// What its certificate lets it do.
+    pub capabilities: Vec<Capability>,
     /// Its relay.
     pub relay: Option<String>,
     /// Its tags.

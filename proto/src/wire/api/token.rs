@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trust::Capability;
+
 /// `agent token list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
@@ -26,6 +28,8 @@ pub struct TokenRow {
     pub used: u64,
     /// Whether it makes issuers.
     pub admin: bool,
+    /// What its hosts may do.
+    pub capabilities: Vec<Capability>,
     /// `live`, `expired`, `used-up` or `revoked`.
     pub state: String,
 }
@@ -39,6 +43,9 @@ pub struct TokenCreate {
     pub uses: u32,
     /// Whether it makes issuers.
     pub admin: bool,
+    /// What its hosts may do; absent = everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub can: Option<Vec<Capability>>,
 }
 
 /// What `token create` made.

@@ -15,7 +15,7 @@ use crate::{
     trust::Short,
     wire::{
         codec::{Form, from_bytes, to_bytes},
-        rpc::{Answer, Request},
+        rpc::{Answer, Refusal, Request},
     },
 };
 
@@ -124,10 +124,44 @@ fn answers() -> Vec<(String, Answer)> {
     .map(|(name, answer)| (name.to_owned(), answer))
     .collect::<Vec<_>>();
     for refusal in reasons::tests::refusals() {
-        answers.push((numbered("refused", &to_bytes(&refusal)), Answer::Refused(refusal)));
+        let name = numbered("refused", &to_bytes(&refusal));
+        let name = match &refusal {
+            Refusal::MayNot(what) => format!("{name}-{what}"),
+            _ => name,
+        };
+        answers.push((name, Answer::Refused(refusal)));
     }
     for (name, answer) in join_answers() {
         answers.push((format!("join-{name}"), Answer::Join(Box::new(answer))));
     }
     answers
+}
+
+/// What each request needs of who asks, as people read it. A new one stands in `Request::needs` or nothing compiles, and
+/// here as well.
+#[test]
+fn every_request_says_what_its_asker_must_be_allowed() {
+    let mut told: Vec<String> = requests()
+        .into_iter()
+        .map(|(name, request)| format!("{name}: {}", request.needs().map_or("-", |needs| needs.as_str())))
+        .collect();
+    told.sort();
+    expect_test::expect![[r#"
+        compare: -
+        content: -
+        down: operate
+        dropped: -
+        get-share: -
+        join: -
+        may-start: run
+        open-voter: vote
+        ping: -
+        plan: operate
+        put-share: vote
+        state: operate
+        statements: -
+        up: operate
+        voices: -
+        wish: operate"#]]
+    .assert_eq(&told.join("\n"));
 }

@@ -14,8 +14,8 @@ use crate::{
     session::{Accelerator, MachineReport, Phase},
     time::Timestamp,
     trust::{
-        Bootstrap, Capabilities, Certificate, Charter, Genesis, Grant, JoinAnswer, JoinHello, JoinOffer,
-        JoinProof, Revocation, Sealed, Statement, Statements, Token, Tombstone, Transcript,
+        Bootstrap, Capabilities, Capability, Certificate, Charter, Genesis, Grant, JoinAnswer, JoinHello,
+        JoinOffer, JoinProof, May, Revocation, Sealed, Statement, Statements, Token, Tombstone, Transcript,
     },
     wire::{
         WireError,
@@ -65,7 +65,8 @@ pub(super) fn samples() -> Vec<Sample> {
             Ok(read.seal(&SEED).map_err(malformed)?.into_bytes())
         }));
     }
-    samples.extend(statements().into_iter().flat_map(|(name, statement)| said(name, statement)));
+    let all = statements().into_iter().chain(limited());
+    samples.extend(all.flat_map(|(name, statement)| said(name, statement)));
     samples
 }
 
@@ -122,6 +123,7 @@ fn statements() -> Vec<(&'static str, Statement)> {
                 since: NOW,
                 not_before: NOW,
                 not_after: Some(NOW.plus_ms(1000)),
+                may: May::ALL,
             }),
         ),
         (
@@ -132,7 +134,8 @@ fn statements() -> Vec<(&'static str, Statement)> {
                 expires: NOW.plus_ms(1000),
                 max_uses: 5,
                 capabilities: Capabilities::NONE,
-                tags,
+                tags: tags.clone(),
+                may: May::ALL,
             }),
         ),
         ("revocation", Statement::Revocation(Revocation { token: TOKEN.public(), made: NOW })),
@@ -148,6 +151,19 @@ fn statements() -> Vec<(&'static str, Statement)> {
         ),
         ("tombstone", Statement::Tombstone(Tombstone { session: SESSION, made: NOW })),
     ]
+}
+
+/// Those of a member that may not do everything.
+fn limited() -> Vec<(&'static str, Statement)> {
+    let may = May::only([Capability::Run, Capability::Store]);
+    let limit = |(_, statement): (&str, Statement)| match statement {
+        Statement::Certificate(c) => {
+            Some(("certificate-limited", Statement::Certificate(Certificate { may, ..c })))
+        }
+        Statement::Grant(grant) => Some(("grant-limited", Statement::Grant(Grant { may, ..grant }))),
+        _ => None,
+    };
+    statements().into_iter().filter_map(limit).collect()
 }
 
 pub(super) fn sealed() -> Sealed {
