@@ -15,7 +15,7 @@ use proto::{
     seal::Seed,
     time::{Moment, Timestamp},
     trust::{
-        Capability, ClockError, Member, MemberSet, RefusedBecause, Sealed, Statement, Statements,
+        Capability, ClockError, Member, MemberSet, Out, RefusedBecause, Sealed, Statement, Statements,
         clock_error, mesh_time,
     },
     wire,
@@ -35,11 +35,14 @@ pub struct Roll {
     pub set: MemberSet,
     /// Every member, by id.
     pub members: BTreeMap<HostId, Member>,
+    /// Every host that is a member no more, by id.
+    pub out: BTreeMap<HostId, Out>,
 }
 
 impl Roll {
     fn of(set: MemberSet) -> Arc<Roll> {
-        Arc::new(Roll { members: set.members(), set })
+        let out = set.out().filter_map(|(host, _)| Some((host, set.departed(&host)?))).collect();
+        Arc::new(Roll { members: set.members(), out, set })
     }
 
     /// Tells whether a host is a member whose certificate lets it do this.

@@ -14,7 +14,7 @@ use crate::{
     seal::SealError,
     session::{MachineReport, Obstacle, Phase, Prefix, Refused},
     topology::Egress,
-    trust::{Capability, JoinRefusal},
+    trust::{Capability, JoinRefusal, OutBecause},
     wire::{
         WireError,
         codec::{Form, from_bytes, to_bytes},
@@ -427,6 +427,9 @@ pub(crate) fn join_refusals() -> Vec<JoinRefusal> {
         JoinRefusal::Busy,
         JoinRefusal::Failed("its disk is full".into()),
         JoinRefusal::Other("the moon is full".into()),
+        JoinRefusal::Out(OutBecause::Removed),
+        JoinRefusal::Out(OutBecause::Left),
+        JoinRefusal::Out(OutBecause::Evicted),
     ]
 }
 

@@ -21,7 +21,7 @@ use crate::{
     time::Timestamp,
     trust::{
         members::{CERTIFICATE_MS, GrantState, MemberSet},
-        statement::{Capabilities, Certificate, Sealed},
+        statement::{Capabilities, Certificate, OutBecause, Sealed},
     },
     wire::{Kind, Message, words::Refuses},
 };
@@ -190,6 +190,18 @@ pub enum JoinRefusal {
     #[error("{0}")]
     #[n(10)]
     Other(#[n(0)] String),
+    /// This host was a member and is none for good, under the key that it still has.
+    #[error("this host is out of the mesh: it {}", said(.0))]
+    #[n(11)]
+    Out(#[n(0)] OutBecause),
+}
+
+fn said(because: &OutBecause) -> &'static str {
+    match because {
+        OutBecause::Left => "has left",
+        OutBecause::Removed => "was removed",
+        OutBecause::Evicted => "was evicted",
+    }
 }
 
 impl Refuses for JoinRefusal {
@@ -212,6 +224,7 @@ impl Coded for JoinRefusal {
             JoinRefusal::Busy => "busy",
             JoinRefusal::Failed(_) => "failed",
             JoinRefusal::Other(_) => "other",
+            JoinRefusal::Out(_) => "out",
         }
     }
 }
@@ -283,6 +296,9 @@ pub fn admit(
     holds_root: bool,
     now: Timestamp,
 ) -> Result<Admission, JoinRefusal> {
+    if let Some(out) = set.departed(&joiner) {
+        return Err(JoinRefusal::Out(out.because));
+    }
     let current = set.certificate(joiner);
     match set.grant_state(&proof.token, now) {
         GrantState::Unknown => return Err(JoinRefusal::UnknownToken),

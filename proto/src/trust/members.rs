@@ -2,9 +2,10 @@
 //! better: whatever order statements arrive in, two hosts with the same ones agree. Nobody's word
 //! counts before its signer is the root or a member, so strangers cannot fill the set.
 //!
-//! Authority: the root may say everything; an issuer may admit, grant and revoke, but neither make
-//! nor unmake issuers; a member may announce sessions. The root's word about a host beats an
-//! issuer's, whatever the serial.
+//! Authority: the root may say everything; an issuer may admit, grant, revoke, rename, and put plain
+//! members out, but neither make nor unmake issuers; a member may announce sessions, rename itself and
+//! leave. The root's word about a host beats an issuer's, whatever the serial. `out` says who belongs to
+//! the mesh no more, and what is left of its words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ use crate::{
     time::Timestamp,
     trust::{
         may::{Capability, May},
-        statement::{Capabilities, Sealed, Statement},
+        statement::{Capabilities, OutBecause, Sealed, Statement},
     },
 };
 
@@ -127,6 +128,9 @@ pub enum RefusedBecause {
     /// A certificate of a plain member that lasts longer than allowed.
     #[error("the certificate lasts longer than a member's may")]
     TooLong,
+    /// It was made at a time that is still to come.
+    #[error("the statement is of a time that is still to come")]
+    Early,
     /// The birth of a session that another host started.
     #[error("the session was started by another host")]
     NotItsOwn,
@@ -135,7 +139,10 @@ pub enum RefusedBecause {
     Full,
 }
 
+mod out;
 mod view;
+
+pub use out::Out;
 
 /// What a set holds one of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +153,8 @@ enum Slot {
     Revocation(PublicKey),
     Genesis(SessionId),
     Tombstone(SessionId),
+    Eviction(HostId),
+    Rename(HostId),
     Unknown(Digest),
 }
 
@@ -196,18 +205,27 @@ impl MemberSet {
             return Err(RefusedBecause::UnknownSigner);
         }
         let statement = sealed.open(self.mesh)?;
-        self.authorise(&statement, &sealed.signer)?;
+        self.authorise(&statement, &sealed.signer, now)?;
         if outlived(&statement, now) {
             return Ok(false);
         }
-        self.keep(Kept { rank: rank(&statement, by_root), digest, sealed, statement })
+        let subject = subject(&statement);
+        let before = subject.map(|host| self.rights(host));
+        let kept = self.keep(Kept { rank: rank(&statement, by_root), digest, sealed, statement })?;
+        if let (Some(host), Some(before)) = (subject, before)
+            && self.rights(host) != before
+        {
+            self.settle(host);
+            return Ok(self.known.contains(&digest));
+        }
+        Ok(kept)
     }
 
     /// Takes many statements in any order. Returns how many changed the set, and the refusals.
     pub fn apply_all(&mut self, mut many: Vec<Sealed>, now: Timestamp) -> (usize, Vec<RefusedBecause>) {
         // Issuers are made by the root alone, and members by issuers or the root: after this
         // order every signer is known before its word is needed.
-        many.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        self.sort(&mut many);
         let (mut changed, mut refused) = (0, Vec::new());
         for sealed in many {
             match self.apply(sealed, now) {
@@ -260,8 +278,12 @@ impl MemberSet {
     fn chosen(&self, is_chosen: impl Fn(&Digest) -> bool) -> Vec<Sealed> {
         let chosen = self.kept().filter(|kept| is_chosen(&kept.digest));
         let mut chosen: Vec<Sealed> = chosen.map(|kept| kept.sealed.clone()).collect();
-        chosen.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
+        self.sort(&mut chosen);
         chosen
+    }
+
+    fn sort(&self, many: &mut [Sealed]) {
+        many.sort_by_key(|sealed| (!self.is_root(&sealed.signer), sealed.kind != 1));
     }
 
     /// Gives a hash over the set: two hosts with equal ones have nothing to exchange.
@@ -287,17 +309,35 @@ impl MemberSet {
         self.slots.get(&Slot::Host(host)).map_or(&[], Vec::as_slice)
     }
 
-    fn authorise(&self, statement: &Statement, signer: &PublicKey) -> Result<(), RefusedBecause> {
+    fn authorise(
+        &self,
+        statement: &Statement,
+        signer: &PublicKey,
+        now: Timestamp,
+    ) -> Result<(), RefusedBecause> {
         if let Statement::Genesis(genesis) = statement
             && genesis.session != SessionId::born(HostId(*signer), &genesis.salt)
         {
             return Err(RefusedBecause::NotItsOwn);
         }
+        // The newest rename counts: one of the far future would stand for ever.
+        if matches!(statement, Statement::Rename(rename) if rename.made > now.plus_ms(CLOCK_TOLERANCE_MS)) {
+            return Err(RefusedBecause::Early);
+        }
         if self.is_root(signer) {
             return Ok(());
         }
-        let issuer = self.is_issuer(HostId(*signer));
+        let issuer = self.may_issue(HostId(*signer));
         match statement {
+            Statement::Eviction(eviction) if eviction.host.0 == *signer => match eviction.reason {
+                OutBecause::Left => Ok(()),
+                OutBecause::Removed | OutBecause::Evicted => Err(RefusedBecause::NotIssuer),
+            },
+            Statement::Eviction(_) if !issuer => Err(RefusedBecause::NotIssuer),
+            Statement::Eviction(eviction) if self.may_issue(eviction.host) => Err(RefusedBecause::OnlyRoot),
+            Statement::Rename(rename) if !issuer && rename.host.0 != *signer => {
+                Err(RefusedBecause::NotIssuer)
+            }
             Statement::Charter(_) => Err(RefusedBecause::OnlyRoot),
             Statement::Certificate(_) | Statement::Grant(_) | Statement::Revocation(_) if !issuer => {
                 Err(RefusedBecause::NotIssuer)
@@ -324,7 +364,9 @@ impl MemberSet {
         if best.is_some_and(|best| best > new.rank) {
             return Ok(false);
         }
-        if best.is_none() {
+        // There are no more of these than there are certificates, and nobody must be kept from saying them.
+        let due = matches!(slot, Slot::Eviction(host) if !self.certificates(host).is_empty());
+        if best.is_none() && !due {
             self.check_quota(&new.sealed.signer, &slot)?;
         }
         let digest = new.digest;
@@ -347,7 +389,7 @@ impl MemberSet {
             return Ok(());
         }
         let own = || self.slots.iter().filter(|(_, kept)| kept.iter().any(|k| k.sealed.signer == *signer));
-        let most = if self.is_issuer(HostId(*signer)) { MAX_PER_ISSUER } else { MAX_PER_MEMBER };
+        let most = if self.may_issue(HostId(*signer)) { MAX_PER_ISSUER } else { MAX_PER_MEMBER };
         let unknown = |slot: &Slot| matches!(slot, Slot::Unknown(_));
         let is_full = self.slots.len() >= MAX_STATEMENTS
             || own().count() >= most
@@ -364,6 +406,8 @@ fn slot(statement: &Statement, digest: Digest) -> Slot {
         Statement::Revocation(revocation) => Slot::Revocation(revocation.token),
         Statement::Genesis(genesis) => Slot::Genesis(genesis.session),
         Statement::Tombstone(tombstone) => Slot::Tombstone(tombstone.session),
+        Statement::Eviction(eviction) => Slot::Eviction(eviction.host),
+        Statement::Rename(rename) => Slot::Rename(rename.host),
         Statement::Unknown { .. } => Slot::Unknown(digest),
     }
 }
@@ -375,6 +419,8 @@ fn rank(statement: &Statement, by_root: bool) -> Rank {
         Statement::Grant(grant) => grant.made.0,
         // Of two births of one session the earlier is the true one.
         Statement::Genesis(genesis) => u64::MAX - genesis.stamp.0,
+        Statement::Eviction(eviction) => out::rank(eviction),
+        Statement::Rename(rename) => rename.made.0,
         Statement::Revocation(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => 0,
     };
     (by_root, count)
@@ -386,7 +432,21 @@ fn made(statement: &Statement) -> Timestamp {
         Statement::Certificate(certificate) => certificate.not_before,
         Statement::Grant(grant) => grant.made,
         Statement::Revocation(revocation) => revocation.made,
-        Statement::Genesis(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => Timestamp(0),
+        // What a plain member may say moves no time of the mesh.
+        Statement::Genesis(_)
+        | Statement::Tombstone(_)
+        | Statement::Eviction(_)
+        | Statement::Rename(_)
+        | Statement::Unknown { .. } => Timestamp(0),
+    }
+}
+
+/// Gives the host whose rights a statement may change.
+fn subject(statement: &Statement) -> Option<HostId> {
+    match statement {
+        Statement::Certificate(certificate) => Some(certificate.host),
+        Statement::Eviction(eviction) => Some(eviction.host),
+        _ => None,
     }
 }
 

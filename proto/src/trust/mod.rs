@@ -20,9 +20,10 @@ pub mod token;
 pub use clocks::{ClockError, clock_error, mesh_time};
 pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Transcript};
 pub use may::{Capability, May, NoCapability};
-pub use members::{GrantState, Member, MemberSet, RefusedBecause, Short};
+pub use members::{GrantState, Member, MemberSet, Out, RefusedBecause, Short};
 pub use statement::{
-    Capabilities, Certificate, Charter, Genesis, Grant, Revocation, Sealed, Statement, Statements, Tombstone,
+    Capabilities, Certificate, Charter, Eviction, Genesis, Grant, OutBecause, Rename, Revocation, Sealed,
+    Statement, Statements, Tombstone,
 };
 pub use token::{Bootstrap, Token, TokenError};
 

@@ -32,6 +32,10 @@ pub enum Statement {
     Genesis(Genesis),
     /// By a member: this session has ended.
     Tombstone(Tombstone),
+    /// By the root, an issuer or the host itself: this host is out of the mesh.
+    Eviction(Eviction),
+    /// By the root, an issuer or the host itself: this host is called so from now on.
+    Rename(Rename),
     /// Of a later version.
     Unknown {
         /// Its kind.
@@ -166,6 +170,51 @@ pub struct Tombstone {
     pub made: Timestamp,
 }
 
+/// The end of a host's membership. It wins over every certificate of that host and stays.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Eviction {
+    /// The host.
+    #[n(0)]
+    pub host: HostId,
+    /// When.
+    #[n(1)]
+    pub made: Timestamp,
+    /// Why.
+    #[n(2)]
+    pub reason: OutBecause,
+}
+
+/// Why a host is out of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum OutBecause {
+    /// It was cut off.
+    #[n(0)]
+    Evicted,
+    /// It is gone for good, as somebody said who may.
+    #[n(1)]
+    Removed,
+    /// It left by itself.
+    #[n(2)]
+    Left,
+}
+
+/// A host's new label.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Rename {
+    /// The host.
+    #[n(0)]
+    pub host: HostId,
+    /// Its label from now on.
+    #[n(1)]
+    pub name: Name,
+    /// When; the newest counts.
+    #[n(2)]
+    pub made: Timestamp,
+}
+
 /// A statement as it travels and is stored: its own envelope. These four fields are all that it ever has;
 /// what is new goes into the signed bytes, or is of a new kind.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -222,6 +271,17 @@ impl Capabilities {
     }
 }
 
+impl OutBecause {
+    /// Says it in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutBecause::Left => "left",
+            OutBecause::Removed => "removed",
+            OutBecause::Evicted => "evicted",
+        }
+    }
+}
+
 impl BitAnd for Capabilities {
     type Output = Capabilities;
     fn bitand(self, other: Capabilities) -> Capabilities {
@@ -237,8 +297,8 @@ impl Statement {
         Sealed { kind, signer: signer.public(), bytes, sig }
     }
 
-    /// Gives the number of its kind on the wire. Never reuse one; 6 to 9 are kept for evictions,
-    /// recoveries and renames.
+    /// Gives the number of its kind on the wire. Never reuse one; 7 is kept for
+    /// recoveries.
     pub fn kind(&self) -> u16 {
         match self {
             Statement::Charter(_) => 0,
@@ -247,6 +307,8 @@ impl Statement {
             Statement::Revocation(_) => 3,
             Statement::Genesis(_) => 4,
             Statement::Tombstone(_) => 5,
+            Statement::Eviction(_) => 6,
+            Statement::Rename(_) => 8,
             Statement::Unknown { kind, .. } => *kind,
         }
     }
@@ -259,6 +321,8 @@ impl Statement {
             Statement::Revocation(revocation) => to_bytes(revocation),
             Statement::Genesis(genesis) => to_bytes(genesis),
             Statement::Tombstone(tombstone) => to_bytes(tombstone),
+            Statement::Eviction(eviction) => to_bytes(eviction),
+            Statement::Rename(rename) => to_bytes(rename),
             Statement::Unknown { bytes, .. } => bytes.clone(),
         }
     }
@@ -272,7 +336,7 @@ impl Sealed {
 
     /// Reads one sealed statement. The signature is not looked at yet.
     pub fn decode(bytes: &[u8]) -> Result<Sealed, SealError> {
-        let sealed: Sealed = decode(bytes, "statement")?;
+        let sealed: Sealed = read(bytes, "statement")?;
         if sealed.encode() == bytes { Ok(sealed) } else { Err(SealError::Encoding("statement")) }
     }
 
@@ -289,17 +353,19 @@ impl Sealed {
         }
         let bytes = &self.bytes[..];
         Ok(match self.kind {
-            0 => Statement::Charter(decode(bytes, "charter")?),
-            1 => Statement::Certificate(decode(bytes, "certificate")?),
-            2 => Statement::Grant(decode(bytes, "grant")?),
-            3 => Statement::Revocation(decode(bytes, "revocation")?),
-            4 => Statement::Genesis(decode(bytes, "genesis")?),
-            5 => Statement::Tombstone(decode(bytes, "tombstone")?),
+            0 => Statement::Charter(read(bytes, "charter")?),
+            1 => Statement::Certificate(read(bytes, "certificate")?),
+            2 => Statement::Grant(read(bytes, "grant")?),
+            3 => Statement::Revocation(read(bytes, "revocation")?),
+            4 => Statement::Genesis(read(bytes, "genesis")?),
+            5 => Statement::Tombstone(read(bytes, "tombstone")?),
+            6 => Statement::Eviction(read(bytes, "eviction")?),
+            8 => Statement::Rename(read(bytes, "rename")?),
             kind => Statement::Unknown { kind, bytes: self.bytes.clone() },
         })
     }
 }
 
-fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], what: &'static str) -> Result<T, SealError> {
+fn read<'b, T: Decode<'b, ()>>(bytes: &'b [u8], what: &'static str) -> Result<T, SealError> {
     from_bytes(bytes, MAX_STATEMENT_BYTES, Form::Canonical).map_err(|error| SealError::of(error, what))
 }

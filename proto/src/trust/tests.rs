@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
+mod out;
+
 use super::{join::admit, members::CERTIFICATE_MS, *};
 use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},

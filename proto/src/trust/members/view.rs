@@ -48,7 +48,8 @@ impl MemberSet {
             hosts.filter_map(|host| Some((host, self.member(host)?))).collect();
         let mut owners: BTreeMap<Name, (Timestamp, HostId)> = BTreeMap::new();
         for member in members.values() {
-            let claim = (member.since, member.host);
+            let named = self.rename(member.host).map_or(member.since, |(_, made)| made);
+            let claim = (named, member.host);
             let owner = owners.entry(member.name.clone()).or_insert(claim);
             *owner = claim.min(*owner);
         }
@@ -60,18 +61,17 @@ impl MemberSet {
         members
     }
 
-    /// Gives one member with the label of its certificate.
+    /// Gives one member with the label that it was given.
     pub fn member(&self, host: HostId) -> Option<Member> {
-        let same_serial = self.certificates(host);
-        let newest = same_serial.first()?;
-        let mut capabilities = Capabilities(u32::MAX);
-        for kept in same_serial {
-            capabilities = capabilities & certificate(kept)?.capabilities;
+        if self.is_out(&host) {
+            return None;
         }
+        let capabilities = self.certified(host)?;
+        let newest = self.certificates(host).first()?;
         let certificate = certificate(newest)?;
         Some(Member {
             host,
-            name: certificate.name.clone(),
+            name: self.label(host)?,
             tags: certificate.tags.clone(),
             capabilities,
             may: self.may(host),
@@ -88,14 +88,20 @@ impl MemberSet {
         self.certificates(host).iter().filter_map(certificate).fold(May::ALL, |may, one| may & one.may)
     }
 
-    /// Gives a host's current certificate.
+    /// Gives what a host's certificates say that it may do: of several with one serial, what all of them say.
+    pub(super) fn certified(&self, host: HostId) -> Option<Capabilities> {
+        let all = self.certificates(host).iter().filter_map(certificate);
+        all.map(|certificate| certificate.capabilities).reduce(|one, other| one & other)
+    }
+
+    /// Gives a member's current certificate.
     pub fn certificate(&self, host: HostId) -> Option<&Certificate> {
-        self.certificates(host).first().and_then(certificate)
+        self.certificates(host).first().filter(|_| !self.is_out(&host)).and_then(certificate)
     }
 
     /// Tells whether `host` belongs to the mesh.
     pub fn contains(&self, host: HostId) -> bool {
-        !self.certificates(host).is_empty()
+        !self.certificates(host).is_empty() && !self.is_out(&host)
     }
 
     /// Tells whether `host` may admit others.
@@ -131,7 +137,7 @@ impl MemberSet {
 
     /// Tells whether a token lets anyone in at `now`.
     pub fn grant_state(&self, token: &PublicKey, now: Timestamp) -> GrantState {
-        if self.slots.contains_key(&Slot::Revocation(*token)) {
+        if self.slots.contains_key(&Slot::Revocation(*token)) || self.is_burnt(token) {
             return GrantState::Revoked;
         }
         let Some(grant) = self.grant(token) else { return GrantState::Unknown };
@@ -155,6 +161,7 @@ impl MemberSet {
         let is_due = now.since_ms(current.not_before) >= DAY_MS
             || current.not_before.since_ms(now) > CLOCK_TOLERANCE_MS;
         (plain && is_due).then(|| Certificate {
+            name: self.label(host).unwrap_or_else(|| current.name.clone()),
             serial: current.serial.saturating_add(1),
             not_before: now,
             not_after: Some(now.plus_ms(CERTIFICATE_MS)),
@@ -208,7 +215,7 @@ impl MemberSet {
     }
 }
 
-fn certificate(kept: &Kept) -> Option<&Certificate> {
+pub(super) fn certificate(kept: &Kept) -> Option<&Certificate> {
     match &kept.statement {
         Statement::Certificate(certificate) => Some(certificate),
         _ => None,
