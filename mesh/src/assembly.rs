@@ -3,11 +3,10 @@
 
 use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
 use iroh::{
     Endpoint,
     address_lookup::memory::MemoryLookup,
-    protocol::{DynProtocolHandler, Router, RouterBuilder},
+    protocol::{DynProtocolHandler, Router},
 };
 use proto::{
     facts::Fact,
@@ -35,6 +34,7 @@ use crate::{
     members::{
         cache::Cache,
         keeper::Keeper,
+        presence::{self, Observing},
         roster::{Roll, Roster, SayError},
         tokens::{self, Made, TokenView, TokenWish, TokensError},
         view::{Members, relay_owner},
@@ -60,6 +60,9 @@ use crate::{
 };
 
 mod bound;
+mod running;
+
+use running::{Running, part};
 
 /// How the mesh runs on this host.
 #[derive(Clone, Debug)]
@@ -107,8 +110,6 @@ const HOME_TIMEOUT: Duration = Duration::from_secs(3);
 const HINTS: usize = 64;
 /// Claims from the LAN that wait to be looked into; in a flood the rest is passed over.
 const CLAIMS: usize = 16;
-/// How long goodbyes may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cheap handle to the running mesh.
 #[derive(Clone)]
@@ -124,6 +125,7 @@ struct Inner {
     streams: Streams,
     net: Net,
     gossip: Gossip,
+    observing: Observing,
     about: watch::Sender<HostRecord>,
     reach: watch::Receiver<Reach>,
     members: watch::Receiver<Arc<Members>>,
@@ -304,6 +306,11 @@ impl Mesh {
     }
 
     #[cfg(test)]
+    pub(crate) fn gate(&self) -> Gate {
+        self.inner.gate.clone()
+    }
+
+    #[cfg(test)]
     pub(crate) fn streams(&self) -> Streams {
         self.inner.streams.clone()
     }
@@ -320,6 +327,7 @@ impl Mesh {
 
     /// Says goodbye to everybody and waits until it is done.
     pub async fn shutdown(&self) {
+        self.inner.observing.leave().await;
         self.inner.stop.cancel();
         let mut stopped = self.inner.stopped.clone();
         // Err means that the future of the mesh is gone, which is as good.
@@ -354,6 +362,8 @@ pub async fn build(
     let streams = built.streams;
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
+    let found = ((roster.clone(), gate.clone()), (streams.clone(), gossip.clone()));
+    let (observing, run_observer) = presence::build(identity.clone(), found.0, found.1, built.beats);
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
@@ -380,6 +390,7 @@ pub async fn build(
         members: members_tx,
         facts,
         silence: Silence::default(),
+        presences: observing.watch(),
         reachability: Reachability::new(identity.host(), Clock.moment()),
         spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
         comparing: JoinSet::new(),
@@ -411,6 +422,7 @@ pub async fn build(
         part("swarm", run_swarm),
         part("gossip", run_gossip),
         part("keeper", keeper.run()),
+        part("observer", run_observer),
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
     ];
@@ -429,6 +441,7 @@ pub async fn build(
         streams,
         net,
         gossip,
+        observing,
         about,
         reach,
         members,
@@ -441,52 +454,4 @@ pub async fn build(
         stopped,
     };
     Ok((Mesh { inner: Arc::new(inner) }, run))
-}
-
-type Part = BoxFuture<'static, &'static str>;
-
-fn part(name: &'static str, run: impl Future<Output = ()> + Send + 'static) -> Part {
-    run.map(move |()| name).boxed()
-}
-
-/// What runs, and what ends with it.
-struct Running {
-    router: RouterBuilder,
-    endpoint: Endpoint,
-    relay: Option<Relay>,
-    stop: CancellationToken,
-    stopped: watch::Sender<bool>,
-}
-
-impl Running {
-    async fn run(self, all: Vec<Part>) -> Result<(), MeshError> {
-        let router = self.router.spawn();
-        let mut parts: JoinSet<&'static str> = all.into_iter().collect();
-        // Cancel-safe: a token and a join set.
-        let ended = tokio::select! {
-            () = self.stop.cancelled() => Ok(()),
-            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
-        };
-        // First those that dial: a dial under way would keep the endpoint from closing.
-        parts.shutdown().await;
-        close(router, &self.endpoint, self.relay).await;
-        self.stopped.send_replace(true);
-        ended
-    }
-}
-
-/// Connections first, so that everybody hears the goodbye; then the relay, which carries some of them.
-async fn close(router: Router, endpoint: &Endpoint, relay: Option<Relay>) {
-    let closing = async {
-        if let Err(error) = router.shutdown().await {
-            tracing::debug!(%error, "the router ended badly");
-        }
-        endpoint.close().await;
-        if let Some(relay) = relay {
-            relay.shutdown().await;
-        }
-    };
-    if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
-        tracing::debug!("somebody did not hear the goodbye");
-    }
 }

@@ -12,7 +12,7 @@
 //! | 4 | a topology whose machines reach their hosts' networks: older hosts ask no owner |
 //! | 5 | a topology whose services hosts publish in their networks |
 //! | 6 | a topology with services that are reached by UDP |
-//! | 7 | members that may not do everything: older hosts would let them |
+//! | 7 | members that may not do everything: older hosts would let them; probes, which this level answers and is judged by |
 
 use std::fmt;
 
@@ -42,6 +42,8 @@ pub enum Feature {
     Udp,
     /// Members that may not do everything: older hosts would let them, and older issuers renew them without limits.
     Limits,
+    /// Datagrams that ask whether a host is there: older hosts do not answer.
+    Probes,
 }
 
 impl Feature {
@@ -54,6 +56,7 @@ impl Feature {
             Feature::Publish => Level(5),
             Feature::Udp => Level(6),
             Feature::Limits => Level(7),
+            Feature::Probes => Level(7),
         }
     }
 }

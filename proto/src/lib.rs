@@ -35,6 +35,7 @@ pub mod firewall;
 pub mod id;
 pub mod level;
 pub mod limits;
+pub mod liveness;
 pub mod membership;
 pub mod names;
 pub mod picture;

@@ -33,6 +33,8 @@ pub enum Domain {
     JoinHost,
     /// A stranger's first minute on a relay, signed by the token.
     RelayAdmission,
+    /// A word about who is there.
+    Liveness,
 }
 
 /// The public half of an ed25519 key, 32 bytes.
@@ -124,6 +126,7 @@ fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
         Domain::JoinToken => "mesh/join/1 token",
         Domain::JoinHost => "mesh/join/1 host",
         Domain::RelayAdmission => "mesh/relay/1 admission",
+        Domain::Liveness => "mesh/liveness/1",
     };
     let mut bytes = Vec::with_capacity(64 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
     for part in std::iter::once(&name.as_bytes()).chain(parts) {

@@ -14,6 +14,7 @@ use iroh::{Endpoint, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
+    liveness::Presence,
     membership::{Owed, Silence, Spread, owed, spread},
     reachability::{
         Effect, Event, Reachability, Sight,
@@ -34,6 +35,7 @@ use crate::{
     identity::Identity,
     members::{
         exchange,
+        presence::Presences,
         roster::{Roll, Roster, SayError},
         view as members,
         view::{Members, Sources},
@@ -74,8 +76,10 @@ pub(crate) struct Keeper {
     pub(crate) reach: watch::Sender<Reach>,
     pub(crate) members: watch::Sender<Arc<Members>>,
     pub(crate) facts: broadcast::Sender<Fact>,
-    /// Who was heard just now.
+    /// Who was heard just now by gossip.
     pub(crate) silence: Silence,
+    /// Who answers.
+    pub(crate) presences: watch::Receiver<Arc<Presences>>,
     /// How members are reached.
     pub(crate) reachability: Reachability,
     /// With whom statements are compared.
@@ -108,6 +112,7 @@ impl Keeper {
         let mut roll = self.roster.watch();
         let mut records = self.gossip.records();
         let mut live = self.gossip.live();
+        let mut presences = self.presences.clone();
         let mut connected = self.streams.connected();
         let mut addresses = self.endpoint.watch_addr().stream();
         let mut tick = ticks(&roll.borrow());
@@ -143,6 +148,10 @@ impl Keeper {
                 result = live.changed() => {
                     if result.is_err() { return }
                     live.mark_unchanged();
+                }
+                result = presences.changed() => {
+                    if result.is_err() { return }
+                    presences.mark_unchanged();
                 }
                 result = connected.changed() => {
                     if result.is_err() { return }
@@ -298,8 +307,7 @@ impl Keeper {
     fn show(&mut self) {
         let roll = self.roster.roll();
         let records = self.gossip.records().borrow().clone();
-        let live = self.gossip.live().borrow().clone();
-        let fading = self.silence.note(&live, Clock.moment());
+        let (live, fading) = self.heard();
         let new = members::compose(&Sources {
             me: self.identity.host(),
             roll: &roll,
@@ -320,9 +328,26 @@ impl Keeper {
         self.members.send_replace(Arc::new(new));
     }
 
+    /// Gives who is there and who is suspected: by probes, and those that answer none, of before, by gossip.
+    fn heard(&mut self) -> (BTreeSet<HostId>, BTreeSet<HostId>) {
+        let mut live = self.gossip.live().borrow().clone();
+        let mut fading = self.silence.note(&live, Clock.moment());
+        let presences = self.presences.borrow().clone();
+        for (host, presence) in presences.iter() {
+            live.remove(host);
+            fading.remove(host);
+            match presence {
+                Presence::Up => drop(live.insert(*host)),
+                Presence::Suspect => drop(fading.insert(*host)),
+                Presence::Down => {}
+            }
+        }
+        (live, fading)
+    }
+
     /// Does what an issuer and the root's holder owe the others.
-    fn keep_house(&self) {
-        let (roll, live) = (self.roster.roll(), self.gossip.live().borrow().clone());
+    fn keep_house(&mut self) {
+        let (roll, (live, _)) = (self.roster.roll(), self.heard());
         let holds_root = self.identity.root.is_some();
         for owed in owed(&roll.set, self.identity.host(), holds_root, &live, self.roster.now()) {
             match (owed, &self.identity.root) {

@@ -5,11 +5,13 @@
 //! roster    statements -> member list     cache    that, on disk
 //! exchange  one comparison of statements   view      what this host says of each member
 //! keeper    the loop                      tokens   make, list, end
+//! presence  who is there, by probes
 //! ```
 
 pub(crate) mod cache;
 pub(crate) mod exchange;
 pub(crate) mod keeper;
+pub(crate) mod presence;
 pub(crate) mod roster;
 pub(crate) mod tokens;
 pub(crate) mod view;

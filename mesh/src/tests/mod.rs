@@ -6,3 +6,4 @@ pub(crate) mod golden;
 mod harness;
 mod joining;
 mod living;
+mod presence;

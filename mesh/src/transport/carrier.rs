@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use iroh::{
     Endpoint, EndpointId,
@@ -25,10 +26,15 @@ use libp2p::{
     },
     multiaddr::Protocol,
 };
-use proto::reachability::ways::{Way, Ways};
+use proto::{
+    id::HostId,
+    liveness::MAX_BEAT_BYTES,
+    reachability::ways::{Way, Ways},
+    time::Moment,
+};
 use tokio::sync::{mpsc, watch};
 
-use crate::{identity, reach::describe as reach, transport::protocols::LIBP2P};
+use crate::{clock::Clock, identity, reach::describe as reach, transport::protocols::LIBP2P};
 
 /// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -38,6 +44,13 @@ const FIRST_TURN: Duration = Duration::from_secs(4);
 const REDIAL_PAUSE: Duration = Duration::from_millis(50);
 /// Accepted connections waiting for the swarm. More than this arrive only from a flood.
 const ACCEPT_QUEUE: usize = 64;
+/// Datagrams that wait to be heard: a burst of words from everybody whom a host is connected with.
+const DATAGRAM_QUEUE: usize = 1024;
+/// Datagrams of one connection that are heard in a second. Of many deaths at once a host hears about so much.
+const DATAGRAMS_A_SECOND: u32 = 200;
+
+/// What comes in beside the streams, with who sent it.
+pub(crate) type Datagrams = mpsc::Receiver<(HostId, Bytes)>;
 
 /// Takes accepted connections from iroh's router and hands them to the swarm.
 #[derive(Clone, Debug)]
@@ -55,16 +68,19 @@ type Upgrade = BoxFuture<'static, io::Result<(PeerId, StreamMuxerBox)>>;
 pub(crate) struct Carrier {
     endpoint: Endpoint,
     ways: watch::Receiver<Arc<Ways>>,
+    heard: mpsc::Sender<(HostId, Bytes)>,
     accepted: mpsc::Receiver<Connection>,
     listener: Option<ListenerId>,
     events: VecDeque<TransportEvent<Upgrade, io::Error>>,
 }
 
 impl Carrier {
-    /// Makes the transport and the handler that feeds it.
-    pub(crate) fn new(endpoint: Endpoint, ways: watch::Receiver<Arc<Ways>>) -> (Carrier, Accept) {
+    /// Makes the transport, the handler that feeds it, and what hears its datagrams.
+    pub(crate) fn new(endpoint: Endpoint, ways: watch::Receiver<Arc<Ways>>) -> (Carrier, Accept, Datagrams) {
         let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        (Carrier { endpoint, ways, accepted, listener: None, events: VecDeque::new() }, Accept(sender))
+        let (heard, datagrams) = mpsc::channel(DATAGRAM_QUEUE);
+        let carrier = Carrier { endpoint, ways, heard, accepted, listener: None, events: VecDeque::new() };
+        (carrier, Accept(sender), datagrams)
     }
 }
 
@@ -95,11 +111,11 @@ impl Transport for Carrier {
         };
         let id = identity::host_of(&peer).and_then(|host| identity::endpoint_id(&host));
         let Some(id) = id else { return Err(TransportError::MultiaddrNotSupported(address)) };
-        let (endpoint, ways) = (self.endpoint.clone(), self.ways.clone());
+        let (endpoint, ways, heard) = (self.endpoint.clone(), self.ways.clone(), self.heard.clone());
         let dial = async move {
             let connect = connect(endpoint, id, ways);
             let connection = tokio::time::timeout(DIAL_TIMEOUT, connect).await.map_err(io::Error::other)?;
-            Ok((peer, Muxer::boxed(connection?)))
+            Ok((peer, Muxer::boxed(connection?, heard)))
         };
         Ok(dial.boxed())
     }
@@ -112,7 +128,8 @@ impl Transport for Carrier {
         let Poll::Ready(Some(connection)) = self.accepted.poll_recv(context) else { return Poll::Pending };
         let peer = identity::peer_of_endpoint(&connection.remote_id());
         let local_addr = address(identity::peer_of_endpoint(&self.endpoint.id()));
-        let upgrade = async move { Ok((peer, Muxer::boxed(connection))) }.boxed();
+        let heard = self.heard.clone();
+        let upgrade = async move { Ok((peer, Muxer::boxed(connection, heard))) }.boxed();
         Poll::Ready(TransportEvent::Incoming {
             listener_id,
             upgrade,
@@ -162,11 +179,52 @@ struct Muxer {
     connection: Connection,
     inbound: Option<Opening>,
     outbound: Option<Opening>,
+    beside: Beside,
 }
 
 impl Muxer {
-    fn boxed(connection: Connection) -> StreamMuxerBox {
-        StreamMuxerBox::new(Muxer { connection, inbound: None, outbound: None })
+    fn boxed(connection: Connection, heard: mpsc::Sender<(HostId, Bytes)>) -> StreamMuxerBox {
+        let from = identity::host_of_endpoint(&connection.remote_id());
+        let beside = Beside { from, heard, next: None, since: Moment(0), count: 0 };
+        StreamMuxerBox::new(Muxer { connection, inbound: None, outbound: None, beside })
+    }
+}
+
+/// The datagrams of a connection.
+struct Beside {
+    from: HostId,
+    heard: mpsc::Sender<(HostId, Bytes)>,
+    next: Option<BoxFuture<'static, Option<Bytes>>>,
+    /// How many came in this second.
+    since: Moment,
+    count: u32,
+}
+
+impl Beside {
+    /// Hands on what has come, until nothing more has.
+    fn poll(&mut self, connection: &Connection, context: &mut Context<'_>) {
+        loop {
+            let next = self.next.get_or_insert_with(|| {
+                let connection = connection.clone();
+                async move { connection.read_datagram().await.ok() }.boxed()
+            });
+            let Poll::Ready(datagram) = next.poll_unpin(context) else { return };
+            let Some(datagram) = datagram else {
+                // The end of the connection is told by its streams.
+                self.next = Some(futures::future::pending().boxed());
+                return;
+            };
+            self.next = None;
+            let now = Clock.moment();
+            if now.since_ms(self.since) >= 1000 {
+                (self.since, self.count) = (now, 0);
+            }
+            self.count = self.count.saturating_add(1);
+            if self.count <= DATAGRAMS_A_SECOND && datagram.len() <= MAX_BEAT_BYTES {
+                // A full queue loses some, as the way does.
+                self.heard.try_send((self.from, datagram)).ok();
+            }
+        }
     }
 }
 
@@ -211,7 +269,9 @@ impl StreamMuxer for Muxer {
         Poll::Ready(Ok(()))
     }
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+        let Muxer { connection, beside, .. } = &mut *self;
+        beside.poll(connection, context);
         Poll::Pending // paths change below this transport; its address never does
     }
 }

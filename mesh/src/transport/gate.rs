@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use iroh::{
     TransportAddr,
     endpoint::{
@@ -56,6 +57,18 @@ impl Gate {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
         for connection in open.into_iter().flatten().filter_map(|weak| weak.upgrade()) {
             connection.close(STALE.0.into(), STALE.1);
+        }
+    }
+
+    /// Sends a datagram on the newest connection that carries libp2p. It may be lost, as all of them.
+    pub(crate) fn send(&self, host: &HostId, bytes: &Bytes) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
+        let newest_first = open.into_iter().flatten().rev().filter_map(|weak| weak.upgrade());
+        let mut carriers = newest_first
+            .filter(|connection| connection.alpn() == LIBP2P && connection.close_reason().is_none());
+        let sent = carriers.next().map(|connection| connection.send_datagram(bytes.clone()));
+        if let Some(Err(error)) = sent {
+            tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
         }
     }
 

@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     identity::{self, Identity},
     transport::{
-        carrier::{self, Carrier},
+        carrier::{self, Carrier, Datagrams},
         gate::Gate,
         inbound::{Inbound, Inlet},
         protocols::{GOSSIP, IDENTIFY, RAFT, RPC},
@@ -136,6 +136,8 @@ pub(crate) struct Built {
     pub(crate) rpc: Inlet,
     /// Inbound streams.
     pub(crate) raft: Inlet,
+    /// What comes in beside them.
+    pub(crate) beats: Datagrams,
 }
 
 /// Builds the swarm; the future runs it until its handles are gone.
@@ -147,7 +149,7 @@ pub(crate) fn build(
 ) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
-    let (transport, accept) = Carrier::new(endpoint, ways);
+    let (transport, accept, beats) = Carrier::new(endpoint, ways);
     let limits = ConnectionLimits::default()
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))
@@ -181,7 +183,7 @@ pub(crate) fn build(
         run(swarm, inbox, connected_tx).await;
     };
     let streams = Streams { control, commands, connected };
-    (Built { streams, accept, gossip, rpc, raft }, run)
+    (Built { streams, accept, gossip, rpc, raft, beats }, run)
 }
 
 async fn run(

@@ -70,12 +70,16 @@ pub enum Kind {
     Published = 29,
     /// What one host tells another before a flow of datagrams into a machine.
     ConnectDatagrams = 30,
+    /// A datagram by which hosts know that they are there.
+    Beat = 36,
+    /// A signed word about who is there.
+    Testimony = 37,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 30] = [
+    const ALL: [Kind; 32] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -106,6 +110,8 @@ impl Kind {
         Kind::ConnectHost,
         Kind::Published,
         Kind::ConnectDatagrams,
+        Kind::Beat,
+        Kind::Testimony,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! The golden bytes of every message of this crate, in `golden.txt`, and what they may lack, in `golden.fields`.
 //! After `UPDATE_GOLDEN=1 cargo test` both have what is new; see `golden` for what is asked of them.
 
+mod beats;
 mod golden;
 mod sessions;
 mod talk;
@@ -22,7 +23,10 @@ const OTHERS: [&str; 2] = [
 ];
 
 fn samples() -> Vec<Sample> {
-    [talk::samples(), sessions::samples(), trust::samples(), reasons()].into_iter().flatten().collect()
+    [talk::samples(), sessions::samples(), trust::samples(), reasons(), beats::samples()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Reasons stand in messages as bytes of their own.

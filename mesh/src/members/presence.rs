@@ -1,0 +1,217 @@
+//! The shell of `proto::liveness`: carries beats, which are datagrams on the connections that are there, signs this
+//! host's words and checks others', and tells who is there. Nothing is decided here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use proto::{
+    id::HostId,
+    level::Feature,
+    liveness::{Beat, Effect, Event, Liveness, Presence, Signed},
+    time::Moment,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    clock::Clock,
+    gossip::Gossip,
+    identity::Identity,
+    members::{roster::Roster, view::host_record},
+    transport::{carrier::Datagrams, gate::Gate, swarm::Streams},
+};
+
+/// A goodbye is a datagram; those who do not hear it miss this host a second later.
+const GOODBYE: Duration = Duration::from_millis(50);
+
+/// What is seen of those members that answer probes.
+pub(crate) type Presences = BTreeMap<HostId, Presence>;
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Observing {
+    presences: watch::Receiver<Arc<Presences>>,
+    leave: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Observing {
+    /// Watches who is there.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Presences>> {
+        self.presences.clone()
+    }
+
+    /// Tells everybody that this host stops.
+    pub(crate) async fn leave(&self) {
+        let (said, heard) = oneshot::channel();
+        // Err only when the task has ended.
+        if self.leave.send(said).await.is_ok() && heard.await.is_ok() {
+            tokio::time::sleep(GOODBYE).await;
+        }
+    }
+}
+
+struct Observer {
+    identity: Identity,
+    roster: Arc<Roster>,
+    gate: Gate,
+    streams: Streams,
+    gossip: Gossip,
+    beats: Datagrams,
+    leaving: mpsc::Receiver<oneshot::Sender<()>>,
+    machine: Liveness,
+    members: BTreeSet<HostId>,
+    told: BTreeSet<HostId>,
+    presences: watch::Sender<Arc<Presences>>,
+}
+
+/// Builds the observer of others; the future runs it until its handles are gone.
+pub(crate) fn build(
+    identity: Identity,
+    (roster, gate): (Arc<Roster>, Gate),
+    (streams, gossip): (Streams, Gossip),
+    beats: Datagrams,
+) -> (Observing, impl Future<Output = ()>) {
+    let (presences, seen) = watch::channel(Arc::default());
+    let (leave, leaving) = mpsc::channel(1);
+    let me = (identity.mesh, identity.host());
+    // Wall time grows from start to start; where it does not, the words of this one count a little later.
+    let machine = Liveness::new(me, Clock.timestamp().0, rand::random(), Clock.moment());
+    let (members, told) = (BTreeSet::new(), BTreeSet::new());
+    let observer = Observer {
+        identity,
+        roster,
+        gate,
+        streams,
+        gossip,
+        beats,
+        leaving,
+        machine,
+        members,
+        told,
+        presences,
+    };
+    (Observing { presences: seen, leave }, observer.run())
+}
+
+impl Observer {
+    async fn run(mut self) {
+        let mut roll = self.roster.watch();
+        let mut records = self.gossip.records();
+        let mut connected = self.streams.connected();
+        self.arrange();
+        loop {
+            // Cancel-safe: channels, watches and a timer. What came in is heard before time passes: a host that was
+            // late itself would miss what waits for it. Each connection brings a few beats a second only.
+            tokio::select! {
+                biased;
+                datagram = self.beats.recv() => match datagram {
+                    Some((from, bytes)) => self.hear(from, &bytes),
+                    None => return,
+                },
+                result = connected.changed() => {
+                    if result.is_err() { return }
+                    let connected = connected.borrow_and_update().clone();
+                    self.happen(Event::Connected(connected));
+                }
+                result = roll.changed() => {
+                    if result.is_err() { return }
+                    roll.mark_unchanged();
+                    self.arrange();
+                }
+                result = records.changed() => {
+                    if result.is_err() { return }
+                    records.mark_unchanged();
+                    self.arrange();
+                }
+                Some(said) = self.leaving.recv() => {
+                    self.happen(Event::Stop);
+                    // Err only when nobody waits for it any more.
+                    said.send(()).ok();
+                }
+                () = until(self.machine.next()) => self.happen(Event::Time),
+            }
+        }
+    }
+
+    /// Tells the machine who answers probes, and of whom gossip holds something. Hosts whose level is not known are
+    /// taken for such as answer; those of before are judged by gossip.
+    fn arrange(&mut self) {
+        let (roll, records) = (self.roster.roll(), self.gossip.records().borrow().clone());
+        let hosts = || roll.members.keys().copied();
+        let answers = |host: &HostId| {
+            let record = host_record(&records, *host);
+            *host == self.identity.host() || record.is_none_or(|record| record.level.allows(Feature::Probes))
+        };
+        let members: BTreeSet<HostId> = hosts().filter(answers).collect();
+        let told: BTreeSet<HostId> = hosts().filter(|host| host_record(&records, *host).is_some()).collect();
+        if self.members != members {
+            self.members.clone_from(&members);
+            self.happen(Event::Members(members));
+        }
+        if self.told != told {
+            self.told.clone_from(&told);
+            self.happen(Event::Told(told));
+        }
+    }
+
+    fn hear(&mut self, from: HostId, bytes: &[u8]) {
+        // Of a later version, or no beat: nothing that this host could do about it.
+        let Ok(beat) = Beat::decode(bytes) else { return };
+        if let Beat::Testimony(bytes) = &beat {
+            let machine = &self.machine;
+            match Signed::open(bytes, self.identity.mesh, |testimony| machine.wants(testimony)) {
+                Ok(Some(signed)) => self.happen(Event::Word(from, signed)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(host = %from.short(), %error, "a word is not believed"),
+            }
+        }
+        self.happen(Event::Beat(from, beat));
+    }
+
+    fn happen(&mut self, event: Event) {
+        let mut turned = BTreeMap::new();
+        for effect in self.machine.on(event, Clock.moment()) {
+            match effect {
+                Effect::Send(to, beat) => self.send(&beat, &[to]),
+                Effect::Testify(testimony, to) => {
+                    let signed = testimony.sign(&self.identity.seed);
+                    self.send(&Beat::Testimony(signed.bytes), &to);
+                }
+                Effect::Pass(signed, to) => self.send(&Beat::Testimony(signed.bytes), &to),
+                Effect::Turn(host, presence) => drop(turned.insert(host, presence)),
+            }
+        }
+        let members = &self.members;
+        self.presences.send_if_modified(|seen| {
+            let mut new = (**seen).clone();
+            new.extend(turned);
+            new.retain(|host, _| members.contains(host));
+            for host in members {
+                new.entry(*host).or_insert(Presence::Down);
+            }
+            let changed = **seen != new;
+            if changed {
+                *seen = Arc::new(new);
+            }
+            changed
+        });
+    }
+
+    fn send(&self, beat: &Beat, to: &[HostId]) {
+        let bytes = Bytes::from(beat.encode());
+        for host in to {
+            self.gate.send(host, &bytes);
+        }
+    }
+}
+
+async fn until(due: Option<Moment>) {
+    match due {
+        Some(due) => Clock.sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

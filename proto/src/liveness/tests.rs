@@ -1,0 +1,266 @@
+//! What hosts make of each other, in worlds of many.
+
+mod world;
+
+use std::collections::BTreeSet;
+
+use super::{Circle, Effect, Event, Finding, Liveness, Mutant, Presence, Signed, Testimony};
+use crate::{
+    id::{HostId, MeshId},
+    time::Moment,
+};
+use world::{Faults, World};
+
+/// A third of what others take.
+const SOON_MS: u64 = 2_600;
+const TEN_MINUTES_MS: u64 = 600_000;
+
+fn lossy(loss: u64) -> Faults {
+    Faults { loss, ..Faults::default() }
+}
+
+#[test]
+fn in_a_calm_mesh_everybody_is_up_and_little_is_said() {
+    for hosts in [2, 3, 5, 20, 50] {
+        let mut world = World::new(hosts, Faults::default(), 1, None);
+        let (packets, bytes) = (world.packets, world.bytes);
+        world.run(60_000);
+        for host in world.ids.clone() {
+            assert_eq!(world.seen(host, Presence::Up), hosts - 1, "of {hosts}");
+        }
+        let each = |count: u64| count as f64 / 60.0 / hosts as f64;
+        let said = (each(world.packets - packets), each(world.bytes - bytes));
+        println!("{hosts} hosts: {:.1} packets, {:.0} bytes a second each", said.0, said.1);
+        assert!(said.0 < 5.0 && said.1 < 350.0, "{said:?}");
+        assert!(world.wrong().is_empty());
+    }
+}
+
+/// Kills one host in each of some worlds; gives how long it took until all others knew, sorted.
+fn deaths(hosts: usize, loss: u64, seeds: u64) -> Vec<u64> {
+    let one = |seed: u64| {
+        let mut world = World::new(hosts, lossy(loss), seed, None);
+        world.run(if loss > 0 { 60_000 } else { 5_000 } + seed * 333);
+        let dies = world.ids[seed as usize % hosts];
+        world.kill(dies);
+        let took = world.until(dies, Presence::Down, 30_000).expect("it is gone");
+        world.run(30_000);
+        assert_eq!(world.seen(dies, Presence::Down), hosts - 1, "it stays gone");
+        assert!(world.wrong().is_empty(), "{:?}", world.wrong());
+        took
+    };
+    let mut took: Vec<u64> = (0..seeds).map(one).collect();
+    took.sort_unstable();
+    println!("{hosts} hosts, {loss} % lost: {took:?} ms");
+    took
+}
+
+#[test]
+fn a_host_that_dies_is_known_to_be_gone_by_all() {
+    for (hosts, loss, median, most) in [
+        (2, 0, 3_500, 5_000),
+        (3, 0, SOON_MS, 4_000),
+        (5, 0, SOON_MS, 4_000),
+        (20, 0, SOON_MS, 4_000),
+        (20, 2, 3_000, 6_000),
+        (20, 25, 5_000, 10_000),
+    ] {
+        let took = deaths(hosts, loss, 8);
+        assert!(took[4] <= median && took[7] <= most, "{hosts} hosts, {loss} % lost: {took:?}");
+    }
+}
+
+#[test]
+fn in_a_large_mesh_as_well() {
+    for hosts in [200, 500] {
+        let took = deaths(hosts, 0, 1);
+        assert!(took[0] <= 4_000, "{took:?}");
+    }
+}
+
+#[test]
+fn nobody_who_lives_is_called_gone_whatever_is_lost_or_stands_still() {
+    let freezing = Faults { freezing: 5, ..Faults::default() };
+    let one_way = Faults { one_way: Some(9), ..Faults::default() };
+    for (name, faults) in [("2 %", lossy(2)), ("25 %", lossy(25)), ("one way", one_way), ("frozen", freezing)]
+    {
+        let mut world = World::new(20, faults, 5, None);
+        world.run(TEN_MINUTES_MS);
+        assert!(world.wrong().is_empty(), "{name}: {:?}", world.wrong());
+        println!("{name}: {} turns, {} packets a second each", world.turns.len(), world.packets / 600 / 20);
+    }
+}
+
+#[test]
+fn who_stood_still_is_there_again_for_everybody_at_once() {
+    for hosts in [3, 20] {
+        let mut world = World::new(hosts, Faults::default(), 3, None);
+        let frozen = world.ids[1];
+        world.freeze(frozen, 8_000);
+        assert!(world.until(frozen, Presence::Down, 6_000).is_some(), "of {hosts}");
+        world.run(8_000);
+        assert!(world.until(frozen, Presence::Up, 1_000).is_some(), "of {hosts}");
+        assert!(
+            world.wrong().iter().all(|(_, _, of, _)| *of == frozen),
+            "it did not hold its sleep against others"
+        );
+        world.freeze(frozen, 3_000);
+        world.run(10_000);
+        let wrong = world.wrong().into_iter().filter(|(at, ..)| world.now.since_ms(*at) < 10_000);
+        assert_eq!(wrong.count(), 0, "it came back from longer");
+    }
+}
+
+#[test]
+fn a_stop_in_order_is_told_and_a_start_as_well() {
+    for hosts in [3, 20, 50] {
+        let mut world = World::new(hosts, lossy(10), 4, None);
+        let stops = world.ids[2];
+        world.stop(stops);
+        assert!(world.until(stops, Presence::Down, 1_000).is_some(), "of {hosts}");
+        world.run(20_000);
+        assert_eq!(world.seen(stops, Presence::Down), hosts - 1);
+        world.start(stops, None);
+        assert!(world.until(stops, Presence::Up, 3_000).is_some(), "of {hosts}");
+    }
+}
+
+#[test]
+fn a_world_is_the_same_for_the_same_seed() {
+    let life = |seed| {
+        let mut world = World::new(10, lossy(25), seed, None);
+        world.run(120_000);
+        (world.packets, world.turns)
+    };
+    assert_eq!(life(1), life(1));
+    assert_ne!(life(1).0, life(2).0);
+}
+
+#[test]
+fn each_broken_rule_is_noticed() {
+    let doubts = |mutant| {
+        let mut world = World::new(5, lossy(25), 5, mutant);
+        world.run(TEN_MINUTES_MS);
+        world.turns.len()
+    };
+    assert!(doubts(Some(Mutant::LearnsNothing)) > doubts(None));
+    assert!(Reader::new(Some(Mutant::BelievesOne)).hear(0, Finding::Down) == Presence::Down);
+    let mut world = World::new(20, Faults::default(), 5, Some(Mutant::SaysNothing));
+    world.kill(world.ids[0]);
+    assert_eq!(world.until(world.ids[0], Presence::Down, 20_000), None);
+}
+
+const MESH: MeshId = MeshId([7; 32]);
+
+/// A host that neither observes another one nor is connected with it, and hears what is said of it.
+struct Reader {
+    machine: Liveness,
+    of: HostId,
+    observers: Vec<HostId>,
+    now: Moment,
+    seq: u64,
+    presence: Presence,
+}
+
+impl Reader {
+    fn new(broken: Option<Mutant>) -> Reader {
+        let members: BTreeSet<HostId> = (0..30).map(|number| HostId([number; 32])).collect();
+        let (circle, me, now) = (Circle::of(&members), HostId([0; 32]), Moment(1_000_000));
+        let near = circle.neighbours(&me);
+        let of = members.iter().find(|host| **host != me && !near.contains(*host));
+        let of = *of.expect("not all of thirty are neighbours");
+        let mut machine = Liveness::new((MESH, me), 1, 1, now).without(broken);
+        machine.on(Event::Members(members.clone()), now);
+        machine.on(Event::Connected(near), now);
+        let mut reader =
+            Reader { machine, of, observers: circle.observers(&of), now, seq: 0, presence: Presence::Down };
+        reader.happen(Event::Told(members));
+        assert_eq!(reader.presence, Presence::Up, "nobody has accused it");
+        reader
+    }
+
+    fn happen(&mut self, event: Event) {
+        for effect in self.machine.on(event, self.now) {
+            match effect {
+                Effect::Turn(host, presence) if host == self.of => self.presence = presence,
+                _ => {}
+            }
+        }
+    }
+
+    fn testimony(&mut self, observer: HostId, finding: Finding) -> Testimony {
+        self.seq += 1;
+        let (about, seq) = (self.of, self.seq);
+        Testimony { mesh: MESH, observer, about, generation: 1, seq, finding, evidence: 900 }
+    }
+
+    fn say(&mut self, testimony: Testimony) -> Presence {
+        let from = self.machine.neighbours().into_iter().next().unwrap();
+        self.happen(Event::Word(from, Signed { testimony, bytes: Vec::new() }));
+        self.presence
+    }
+
+    fn hear(&mut self, observer: usize, finding: Finding) -> Presence {
+        let testimony = self.testimony(self.observers[observer], finding);
+        self.say(testimony)
+    }
+
+    fn hear_itself(&mut self, finding: Finding) -> Presence {
+        let testimony = self.testimony(self.of, finding);
+        self.say(testimony)
+    }
+}
+
+#[test]
+fn two_observers_are_believed_and_nobody_else_until_the_host_speaks_for_itself() {
+    let mut reader = Reader::new(None);
+    for stranger in (0..30).map(|number| HostId([number; 32])) {
+        if !reader.observers.contains(&stranger) && stranger != reader.of {
+            let testimony = reader.testimony(stranger, Finding::Down);
+            assert!(!reader.machine.wants(&testimony));
+            assert_eq!(reader.say(testimony), Presence::Up);
+        }
+    }
+    assert_eq!(reader.hear(0, Finding::Down), Presence::Up, "one may lie or be cut off");
+    assert_eq!(reader.hear(1, Finding::Suspect), Presence::Suspect);
+    assert_eq!(reader.hear(1, Finding::Down), Presence::Down);
+    assert_eq!(reader.hear_itself(Finding::Here), Presence::Up);
+}
+
+#[test]
+fn an_old_word_says_nothing_and_who_was_wrong_is_not_believed_at_once_again() {
+    let mut reader = Reader::new(None);
+    let old = reader.testimony(reader.observers[0], Finding::Down);
+    reader.hear(0, Finding::Down);
+    reader.hear(1, Finding::Down);
+    let here = reader.testimony(reader.of, Finding::Here);
+    assert_eq!(reader.say(here.clone()), Presence::Up);
+    assert_eq!(reader.say(old), Presence::Up);
+    assert_eq!((reader.hear(0, Finding::Down), reader.hear(1, Finding::Down)), (Presence::Up, Presence::Up));
+    assert_eq!(
+        (reader.hear(2, Finding::Down), reader.hear(3, Finding::Down)),
+        (Presence::Up, Presence::Down)
+    );
+    assert_eq!(reader.say(here), Presence::Down, "it was said before that");
+    reader.now = reader.now.plus_ms(60_000);
+    reader.hear_itself(Finding::Here);
+    assert_eq!(
+        (reader.hear(0, Finding::Down), reader.hear(1, Finding::Down)),
+        (Presence::Up, Presence::Down)
+    );
+}
+
+#[test]
+fn who_left_is_gone_until_it_says_otherwise_and_words_that_nobody_repeats_end() {
+    let mut reader = Reader::new(None);
+    assert_eq!(reader.hear_itself(Finding::Leaving), Presence::Down);
+    assert_eq!(reader.hear(0, Finding::Clear), Presence::Down);
+    assert_eq!(reader.hear_itself(Finding::Here), Presence::Up);
+    (reader.hear(0, Finding::Down), reader.hear(1, Finding::Down));
+    assert_eq!(reader.presence, Presence::Down);
+    for _ in 0..40 {
+        reader.now = reader.now.plus_ms(5_000);
+        reader.happen(Event::Time);
+    }
+    assert_eq!(reader.presence, Presence::Up, "its observers are gone or were wrong");
+}
