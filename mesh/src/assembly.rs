@@ -46,7 +46,7 @@ use crate::{
         interfaces::interfaces,
         lan::{Looks, Search},
         pins::Pins,
-        relay::{Relay, Serve},
+        relay::Serve,
         relays::Relays,
     },
     transport::{
@@ -358,7 +358,8 @@ pub async fn build(
     if let Some(offer) = &serves {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
-    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone(), book.watch());
+    let (kept, keeps) = watch::channel(Arc::default());
+    let (built, run_swarm) = swarm::build(endpoint.clone(), &identity, gate.clone(), (book.watch(), keeps));
     let streams = built.streams;
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
@@ -390,6 +391,8 @@ pub async fn build(
         members: members_tx,
         facts,
         silence: Silence::default(),
+        kept,
+        arranged: Default::default(),
         presences: observing.watch(),
         reachability: Reachability::new(identity.host(), Clock.moment()),
         spread: Spread::new(identity.host(), rand::random(), Clock.moment()),

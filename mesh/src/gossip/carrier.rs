@@ -41,6 +41,8 @@ const POST_QUEUE: usize = 8;
 pub(super) const INBOX: usize = 256;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stream over which nothing goes is closed, so that it does not hold a connection that nobody needs.
+const QUIET: Duration = Duration::from_secs(60);
 /// A host that sends bad frames sends many; people read about it once in this time.
 const REFUSAL_NEWS: Duration = Duration::from_secs(60);
 
@@ -85,7 +87,13 @@ impl Posts {
 
 async fn deliver(streams: Streams, host: HostId, mut waiting: mpsc::Receiver<Vec<u8>>) {
     let mut open: Option<Stream> = None;
-    while let Some(frame) = waiting.recv().await {
+    loop {
+        let next = tokio::time::timeout(QUIET, waiting.recv()).await;
+        let Ok(next) = next else {
+            open = None;
+            continue;
+        };
+        let Some(frame) = next else { return };
         let stream = match open.take() {
             Some(stream) => Some(stream),
             None => streams.open(host, GOSSIP, OPEN_TIMEOUT).await.ok(),

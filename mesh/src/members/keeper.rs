@@ -14,7 +14,7 @@ use iroh::{Endpoint, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
-    liveness::Presence,
+    liveness::{Circle, Presence, sought},
     membership::{Owed, Silence, Spread, owed, spread},
     reachability::{
         Effect, Event, Reachability, Sight,
@@ -80,6 +80,10 @@ pub(crate) struct Keeper {
     pub(crate) silence: Silence,
     /// Who answers.
     pub(crate) presences: watch::Receiver<Arc<Presences>>,
+    /// With whom connections are kept.
+    pub(crate) kept: watch::Sender<Arc<BTreeSet<HostId>>>,
+    /// What that was made from: who answers probes, and who does not.
+    pub(crate) arranged: (BTreeSet<HostId>, BTreeSet<HostId>),
     /// How members are reached.
     pub(crate) reachability: Reachability,
     /// With whom statements are compared.
@@ -184,15 +188,30 @@ impl Keeper {
         self.reach_out(Event::Ways(changed)).await;
         let relayed = paths.into_iter().filter(|(_, path)| path.kind == PathKind::Relayed);
         let ways = self.book.ways();
-        let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host);
+        let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
+        self.keep_to(&known);
         let sight = Sight {
-            known: known.collect(),
+            known: sought(&self.kept.borrow(), &known, &connected),
             connected,
             soundings: self.gate.soundings(),
             relayed: relayed.map(|(host, path)| (host, path.via)).collect(),
             homes: self.relays.homes(),
         };
         self.reach_out(Event::Look(sight)).await;
+    }
+
+    /// Notes with whom connections are kept: this host's neighbours among those that answer probes, and those of
+    /// before, which keep one with everybody.
+    fn keep_to(&mut self, known: &BTreeSet<HostId>) {
+        let (presences, me) = (self.presences.borrow().clone(), self.identity.host());
+        let answering: BTreeSet<HostId> = presences.keys().copied().chain([me]).collect();
+        let older: BTreeSet<HostId> = known.difference(&answering).copied().collect();
+        let arranged = (answering, older);
+        if self.arranged != arranged {
+            let neighbours = Circle::of(&arranged.0).neighbours(&me);
+            self.kept.send_replace(Arc::new(neighbours.union(&arranged.1).copied().collect()));
+            self.arranged = arranged;
+        }
     }
 
     /// Asks the machine how members are reached, and does it.

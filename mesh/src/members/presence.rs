@@ -186,6 +186,9 @@ impl Observer {
             }
         }
         let members = &self.members;
+        if turned.is_empty() && self.presences.borrow().keys().eq(members) {
+            return;
+        }
         self.presences.send_if_modified(|seen| {
             let mut new = (**seen).clone();
             new.extend(turned);

@@ -2,9 +2,10 @@
 //! well, but of two that arrive at once it drops one; so streams are opened by it and accepted here.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,7 +19,7 @@ use libp2p::{
     },
 };
 use proto::id::HostId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::identity;
 
@@ -28,29 +29,33 @@ const QUEUE: usize = 256;
 /// The streams of one protocol, with who opened them.
 pub(crate) type Inlet = mpsc::Receiver<(HostId, Stream)>;
 
+/// Those with whom a connection is kept although nothing goes over it.
+pub(crate) type Kept = watch::Receiver<Arc<BTreeSet<HostId>>>;
+
 type Outlets = HashMap<StreamProtocol, mpsc::Sender<(HostId, Stream)>>;
 
 /// The behaviour that accepts.
 pub(crate) struct Inbound {
     outlets: Outlets,
+    kept: Kept,
 }
 
 impl Inbound {
     /// Makes the behaviour and one inlet for each protocol.
-    pub(crate) fn new<const N: usize>(protocols: [StreamProtocol; N]) -> (Inbound, [Inlet; N]) {
+    pub(crate) fn new<const N: usize>(protocols: [StreamProtocol; N], kept: Kept) -> (Inbound, [Inlet; N]) {
         let mut outlets = Outlets::new();
         let inlets = protocols.map(|protocol| {
             let (outlet, inlet) = mpsc::channel(QUEUE);
             outlets.insert(protocol, outlet);
             inlet
         });
-        (Inbound { outlets }, inlets)
+        (Inbound { outlets, kept }, inlets)
     }
 
     fn handler(&self, peer: PeerId) -> Result<Handler, ConnectionDenied> {
         let host =
             identity::host_of(&peer).ok_or_else(|| ConnectionDenied::new("the peer id holds no key"))?;
-        Ok(Handler { host, outlets: self.outlets.clone() })
+        Ok(Handler { host, outlets: self.outlets.clone(), kept: self.kept.clone() })
     }
 }
 
@@ -94,6 +99,7 @@ impl NetworkBehaviour for Inbound {
 pub(crate) struct Handler {
     host: HostId,
     outlets: Outlets,
+    kept: Kept,
 }
 
 impl ConnectionHandler for Handler {
@@ -106,6 +112,10 @@ impl ConnectionHandler for Handler {
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offered> {
         SubstreamProtocol::new(Offered(self.outlets.keys().cloned().collect()), ())
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.kept.borrow().contains(&self.host)
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Infallible>> {

@@ -40,7 +40,7 @@ use crate::{
     transport::{
         carrier::{self, Carrier, Datagrams},
         gate::Gate,
-        inbound::{Inbound, Inlet},
+        inbound::{Inbound, Inlet, Kept},
         protocols::{GOSSIP, IDENTIFY, RAFT, RPC},
     },
 };
@@ -53,8 +53,8 @@ const MAX_CONNECTIONS_PER_HOST: u32 = 4;
 const MAX_PENDING: u32 = 64;
 /// Streams of one host whose protocol is being agreed on; QUIC lets it open a hundred at a time.
 const MAX_NEGOTIATING: usize = 256;
-/// Long: gossip keeps its substream open anyway, and a mesh of this size stays fully connected.
-const IDLE: Duration = Duration::from_secs(300);
+/// After this time a connection with somebody who is no neighbour is closed when nothing goes over it.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A cheap handle to the swarm.
 #[derive(Clone)]
@@ -145,7 +145,7 @@ pub(crate) fn build(
     endpoint: Endpoint,
     identity: &Identity,
     gate: Gate,
-    ways: watch::Receiver<Arc<Ways>>,
+    (ways, kept): (watch::Receiver<Arc<Ways>>, Kept),
 ) -> (Built, impl Future<Output = ()> + use<>) {
     let keypair = identity.keypair();
     let me = keypair.public().to_peer_id();
@@ -154,14 +154,14 @@ pub(crate) fn build(
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_HOST))
         .with_max_pending_incoming(Some(MAX_PENDING))
         .with_max_established(Some(2 * MAX_MEMBERS as u32));
-    let (inbound, [gossip, rpc, raft]) = Inbound::new([GOSSIP, RPC, RAFT]);
+    let (inbound, [gossip, rpc, raft]) = Inbound::new([GOSSIP, RPC, RAFT], kept);
     let behaviour = Behaviour {
         admission: Admission(gate),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify::Config::new(IDENTIFY.into(), keypair.public())),
-        // iroh keeps the paths alive; this only notices a swarm that hangs.
+        // Observers ask more often; hosts of before ask by this, and are to hear that it is spoken here.
         ping: ping::Behaviour::new(
-            ping::Config::new().with_interval(Duration::from_secs(15)).with_timeout(Duration::from_secs(10)),
+            ping::Config::new().with_interval(Duration::from_secs(300)).with_timeout(Duration::from_secs(10)),
         ),
         inbound,
         outbound: libp2p_stream::Behaviour::new(),

@@ -10,6 +10,8 @@ use crate::id::HostId;
 pub const OBSERVERS: usize = 4;
 /// Up to so many members everybody keeps a connection to everybody.
 pub const FULL: usize = 16;
+/// With fewer connections than this, whoever is known is good enough: neighbours become known by others.
+const FEW: usize = 3;
 /// Neighbours on each side in a second circle: ways across that the first one does not have.
 const ACROSS: usize = 2;
 
@@ -94,6 +96,19 @@ impl Circle {
     }
 }
 
+/// Lists whom of those that it knows a way to a host connects with: its neighbours, and anybody while it has hardly
+/// any connection.
+pub fn sought(
+    neighbours: &BTreeSet<HostId>,
+    known: &BTreeSet<HostId>,
+    connected: &BTreeSet<HostId>,
+) -> BTreeSet<HostId> {
+    match connected.len() < FEW {
+        true => known.clone(),
+        false => known.intersection(neighbours).copied().collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +169,17 @@ mod tests {
                 assert!(steps <= 16);
             }
         }
+    }
+
+    #[test]
+    fn a_host_with_hardly_a_connection_seeks_anybody_and_else_its_neighbours() {
+        let known = members(20);
+        let mut all = known.iter().copied();
+        let connected: BTreeSet<HostId> = all.by_ref().take(FEW - 1).collect();
+        let neighbours: BTreeSet<HostId> = all.take(4).chain([HostId([9; 32])]).collect();
+        assert_eq!(sought(&neighbours, &known, &connected), known);
+        let more = connected.iter().chain(&neighbours).copied().collect();
+        assert_eq!(sought(&neighbours, &known, &more), known.intersection(&neighbours).copied().collect());
     }
 
     #[test]

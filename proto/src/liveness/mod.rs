@@ -24,7 +24,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use beat::{Beat, Finding, MAX_BEAT_BYTES, Signed, Testimony};
-pub use circle::Circle;
+pub use circle::{Circle, FULL, sought};
 
 use crate::{
     id::{HostId, MeshId},

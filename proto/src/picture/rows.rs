@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Member, Picture, Way, images, readiness};
 use crate::{
     id::{HostId, MachineName, Name},
+    liveness::FULL,
     reasons::{Because, Why},
     session::{MachineEntry, MachineReport, Phase, Share},
     wire::api::{self, PathKind, SessionState},
@@ -93,7 +94,7 @@ pub fn hosts(picture: &Picture) -> Vec<api::HostRow> {
 
 fn host(picture: &Picture, id: HostId, member: &Member) -> api::HostRow {
     let record = picture.host_record(id);
-    let way = member.way.as_ref().map(way_in_words);
+    let way = member.way.as_ref().map(way_in_words).or_else(|| idle(picture, member));
     let own = api::Path { kind: PathKind::Me, rtt_ms: None, via: None };
     api::HostRow {
         id,
@@ -127,6 +128,12 @@ pub fn path(member: &Member, way: Option<Way>) -> api::PathRow {
         via: path.and_then(|path| path.via),
         address: way.map(|way| way.via),
     }
+}
+
+/// In a large mesh a host is connected with some of the others; the rest it reaches when there is something to say.
+fn idle(picture: &Picture, member: &Member) -> Option<api::Path> {
+    let is_idle = member.is_up() && picture.members.len() > FULL;
+    is_idle.then_some(api::Path { kind: PathKind::Idle, rtt_ms: None, via: None })
 }
 
 fn way_in_words(way: &Way) -> api::Path {

@@ -163,4 +163,6 @@ pub enum PathKind {
     Direct,
     /// Through a relay.
     Relayed,
+    /// There, without a connection at the moment: one is made when there is something to say.
+    Idle,
 }
