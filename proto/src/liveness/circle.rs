@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::HostId;
 
 /// How many observers a host has: two of them can err together, and their probes cost a host 300 bytes a second.
-pub const OBSERVERS: usize = 4;
+const OBSERVERS: usize = 4;
 /// Up to so many members everybody keeps a connection to everybody.
 pub const FULL: usize = 16;
 /// With fewer connections than this, whoever is known is good enough: neighbours become known by others.

@@ -245,7 +245,8 @@ impl Liveness {
     }
 
     /// Lists the members with whom this host keeps connections.
-    pub fn neighbours(&self) -> BTreeSet<HostId> {
+    #[cfg(test)]
+    fn neighbours(&self) -> BTreeSet<HostId> {
         self.circle.neighbours(&self.me)
     }
 
@@ -287,9 +288,9 @@ impl Liveness {
             }
         }
         for host in self.others.keys().copied().collect::<Vec<_>>() {
-            let mut observers = self.circle.observers(&host).into_iter();
+            let observers = self.circle.observers(&host);
             if let Some(other) = self.others.get_mut(&host) {
-                other.accounts.retain(|observer, _| observers.any(|known| known == *observer));
+                other.accounts.retain(|observer, _| observers.contains(observer));
             }
             if new.contains(&host) && self.connected.contains(&host) {
                 self.alive(host, None, now);
