@@ -256,8 +256,8 @@ fn who_left_is_gone_until_it_says_otherwise_and_words_that_nobody_repeats_end() 
     assert_eq!(reader.hear_itself(Finding::Leaving), Presence::Down);
     assert_eq!(reader.hear(0, Finding::Clear), Presence::Down);
     assert_eq!(reader.hear_itself(Finding::Here), Presence::Up);
-    (reader.hear(0, Finding::Down), reader.hear(1, Finding::Down));
-    assert_eq!(reader.presence, Presence::Down);
+    reader.hear(0, Finding::Down);
+    assert_eq!(reader.hear(1, Finding::Down), Presence::Down);
     for _ in 0..40 {
         reader.now = reader.now.plus_ms(5_000);
         reader.happen(Event::Time);

@@ -153,7 +153,7 @@ impl World {
     fn meet(&mut self, to: HostId, number: u64, happening: Happening) {
         let place = self.ids.iter().position(|id| *id == to).unwrap_or(usize::MAX);
         let second = self.now.0 / 1000 + place as u64;
-        let freezes = place < self.faults.freezing && second % 6 != 0;
+        let freezes = place < self.faults.freezing && !second.is_multiple_of(6);
         let Some(host) = self.hosts.get_mut(&to).filter(|host| host.alive) else { return };
         let thaws = if freezes { Moment((self.now.0 / 1000 + 1) * 1000) } else { host.frozen };
         if self.now < thaws {
@@ -175,9 +175,9 @@ impl World {
         let Some(host) = self.hosts.get_mut(&at) else { return };
         let effects = host.machine.on(event, now);
         let next = host.machine.next();
-        if next.is_some() && next != host.timer {
+        if let Some(due) = next.filter(|_| next != host.timer) {
             host.timer = next;
-            self.queue(at, next.unwrap().max(now.plus_ms(1)), Happening::Time);
+            self.queue(at, due.max(now.plus_ms(1)), Happening::Time);
         }
         for effect in effects {
             match effect {
@@ -205,7 +205,7 @@ impl World {
         let way = [from.0[0], from.0[1], to.0[0], to.0[1]]
             .iter()
             .fold(7u64, |sum, byte| sum * 31 + u64::from(*byte));
-        let cut = self.faults.one_way.is_some_and(|each| way % each == 0);
+        let cut = self.faults.one_way.is_some_and(|each| way.is_multiple_of(each));
         if cut || self.random.chance(self.faults.loss) {
             return;
         }
