@@ -10,7 +10,7 @@ mod scenes;
 pub type Target = fn(&[u8]);
 
 /// All targets by their names, which are those of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("frames", scenes::frames),
     ("dhcp", scenes::dhcp),
     ("names", agent::fuzz::names),
@@ -18,6 +18,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("datagrams", scenes::datagrams),
     ("handshakes", scenes::handshakes),
     ("front", agent::fuzz::front),
+    ("gossip", scenes::gossip),
 ];
 
 /// Finds a target.

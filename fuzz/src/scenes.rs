@@ -124,3 +124,8 @@ pub fn handshakes(bytes: &[u8]) {
         }
     }
 }
+
+/// Frames of gossip of two members.
+pub fn gossip(bytes: &[u8]) {
+    mesh::fuzz::gossip(pieces(bytes));
+}

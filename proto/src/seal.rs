@@ -20,6 +20,8 @@ use crate::{
     },
 };
 
+const SIG_BYTES: usize = 64;
+
 /// What a signature is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
@@ -165,6 +167,57 @@ impl Message for SignedRecord {
     const KIND: Kind = Kind::Record;
 }
 
+/// What a sealed record says of where it belongs, whatever it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The start of its host.
+    pub generation: u64,
+    /// Its number in that start: no place in gossip beyond it is the host's word.
+    pub seq: u64,
+}
+
+/// The fields that place a record; also records of kinds that only a later version knows have them.
+#[derive(Decode)]
+#[cbor(map)]
+struct Stamp {
+    #[n(0)]
+    mesh: MeshId,
+    #[n(1)]
+    host: HostId,
+    #[n(2)]
+    generation: u64,
+    #[n(3)]
+    seq: u64,
+    #[n(4)]
+    key: String,
+}
+
+/// Tells whether the text that was found under `key` is `host`'s own word in `mesh`, and where it stands. What it says
+/// is not looked at. [`SealError::Later`] = the host signed it, in a form of which nothing else can be said.
+pub fn vouch(text: &str, mesh: MeshId, host: HostId, key: &str) -> Result<Standing, SealError> {
+    let sealed = unseal(text, host)?;
+    let bytes = sealed.get(SIG_BYTES..).unwrap_or_default();
+    let inner = wire::signed_content(bytes, Kind::Record, SignedRecord::VERSION, MAX_RECORD_BYTES);
+    let stamp: Stamp = inner.map_err(|error| SealError::of(error, "record"))?;
+    if stamp.mesh != mesh || stamp.host != host || stamp.key != key {
+        return Err(SealError::Misplaced);
+    }
+    Ok(Standing { generation: stamp.generation, seq: stamp.seq })
+}
+
+/// Gives the bytes of a text with their signature in front, if `host` made it.
+fn unseal(text: &str, host: HostId) -> Result<Vec<u8>, SealError> {
+    if text.len() > MAX_RECORD_BYTES {
+        return Err(SealError::TooLarge { have: text.len(), limit: MAX_RECORD_BYTES });
+    }
+    let sealed = BASE64.decode(text.as_bytes()).map_err(|_| SealError::Encoding("record"))?;
+    let (sig, bytes) = sealed.split_first_chunk::<SIG_BYTES>().ok_or(SealError::Encoding("record"))?;
+    if !verify(&host.0, Domain::Record, &[bytes], &Sig(*sig)) {
+        return Err(SealError::Signature);
+    }
+    Ok(sealed)
+}
+
 impl SignedRecord {
     /// Signs the record with its host's seed and gives the text for a gossip value.
     pub fn seal(&self, seed: &Seed) -> Result<String, SealError> {
@@ -180,14 +233,8 @@ impl SignedRecord {
 
     /// Reads the text that was found under `key` of `host` in `mesh`, and checks all of it.
     pub fn open(text: &str, mesh: MeshId, host: HostId, key: &RecordKey) -> Result<SignedRecord, SealError> {
-        if text.len() > MAX_RECORD_BYTES {
-            return Err(SealError::TooLarge { have: text.len(), limit: MAX_RECORD_BYTES });
-        }
-        let sealed = BASE64.decode(text.as_bytes()).map_err(|_| SealError::Encoding("record"))?;
-        let (sig, bytes) = sealed.split_first_chunk::<64>().ok_or(SealError::Encoding("record"))?;
-        if !verify(&host.0, Domain::Record, &[bytes], &Sig(*sig)) {
-            return Err(SealError::Signature);
-        }
+        let sealed = unseal(text, host)?;
+        let bytes = sealed.get(SIG_BYTES..).unwrap_or_default();
         let record: SignedRecord =
             wire::decode_signed(bytes, MAX_RECORD_BYTES).map_err(|error| SealError::of(error, "record"))?;
         if record.mesh != mesh || record.host != host || record.key != *key {

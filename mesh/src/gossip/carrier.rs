@@ -3,8 +3,8 @@
 //! The sender of a message is the host that the connection proved, never what the bytes say.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,13 +17,16 @@ use chitchat::{
 use libp2p::Stream;
 use proto::{
     facts::Fact,
-    firewall::{self, DropBecause, Firewall, Known, Notice},
+    firewall::{self, DropBecause, Firewall, Known},
     id::{HostId, MeshId},
-    limits::MAX_GOSSIP_BYTES,
+    limits::{MAX_GOSSIP_BYTES, MAX_MEMBERS},
     reasons::GossipRefusal,
     time::Moment,
 };
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{Notify, broadcast, mpsc},
+    task::AbortHandle,
+};
 
 use crate::{
     Clock,
@@ -45,6 +48,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(60);
 /// A host that sends bad frames sends many; people read about it once in this time.
 const REFUSAL_NEWS: Duration = Duration::from_secs(60);
+
+/// Streams of one host that are read: one is used, another after a new connection.
+const STREAMS_PER_HOST: usize = 4;
+/// How long the frames of a host wait that sends too many.
+const FLOOD_PAUSE: Duration = Duration::from_secs(1);
+/// An address that nobody has: what chitchat answers goes nowhere.
+const NOWHERE: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
 
 pub(super) type Mail = (SocketAddr, ChitchatMessage);
 
@@ -111,11 +121,18 @@ pub(super) struct Entrance {
     firewall: Firewall,
     inbox: mpsc::Sender<Mail>,
     members: BTreeMap<String, HostId>,
+    /// Woken when something new came in.
+    news: Arc<Notify>,
 }
 
 impl Entrance {
-    pub(super) fn new(firewall: Firewall, inbox: mpsc::Sender<Mail>, roll: &Roll) -> Entrance {
-        let mut entrance = Entrance { firewall, inbox, members: BTreeMap::new() };
+    pub(super) fn new(
+        firewall: Firewall,
+        inbox: mpsc::Sender<Mail>,
+        roll: &Roll,
+        news: Arc<Notify>,
+    ) -> Entrance {
+        let mut entrance = Entrance { firewall, inbox, members: BTreeMap::new(), news };
         entrance.set_members(roll);
         entrance
     }
@@ -124,30 +141,58 @@ impl Entrance {
         self.members = roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
     }
 
-    /// Lets one frame in, or says why not.
-    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Result<Notice, Refused> {
-        let now_ms = Clock.moment().0;
-        let unpack = |block: &[u8], limit: usize| zstd::bulk::decompress(block, limit).ok();
-        let known = Known { members: &self.members, from, unpack: &unpack, now_ms };
-        let notice = self.firewall.check(frame, &known).map_err(|because| match because {
-            DropBecause::Stranger(_) => Refused::Early(because),
-            _ => Refused::Bad(because.into()),
-        })?;
-        let mut rest = notice.instead.as_deref().unwrap_or(frame);
-        let message = ChitchatMessage::deserialize(&mut rest)
-            .map_err(|error| Refused::Bad(GossipRefusal::Unreadable(error.to_string())))?;
-        // A full inbox drops the newest, as a full socket buffer would.
-        self.inbox.try_send((firewall::address(mesh, from), message)).ok();
-        Ok(notice)
+    /// Lets in what may come in of one frame. Tells what is wrong with the rest.
+    fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Option<GossipRefusal> {
+        let known = Known { members: &self.members, from, unpack: &unpack, now_ms: Clock.moment().0 };
+        let cleaned = match self.firewall.check(frame, &known) {
+            Ok(cleaned) => cleaned,
+            Err(because) => return Some(because.into()),
+        };
+        let introduction = cleaned.before.iter().map(|frame| (NOWHERE, frame));
+        for (address, bytes) in introduction.chain([(firewall::address(mesh, from), &cleaned.frame)]) {
+            match ChitchatMessage::deserialize(&mut &bytes[..]) {
+                // A full inbox drops the newest, as a full socket buffer would.
+                Ok(message) => drop(self.inbox.try_send((address, message))),
+                Err(error) => return Some(GossipRefusal::Unreadable(error.to_string())),
+            }
+        }
+        if cleaned.is_news {
+            self.news.notify_one();
+        }
+        // What a frame says of a copy of this host passes, and is news for people all the same.
+        let double = cleaned.double.map(|_| DropBecause::AboutMe);
+        double.or(cleaned.cut).map(GossipRefusal::from)
     }
 }
 
-/// Why a frame was not let in.
-enum Refused {
-    /// It speaks of a host whose certificate has not come here yet: common for a moment after a join.
-    Early(DropBecause),
-    /// An honest sender would not have sent it.
-    Bad(GossipRefusal),
+/// Unpacks a block, if it says how large it is and that is not too much.
+fn unpack(block: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let declared = zstd::zstd_safe::get_frame_content_size(block).ok()??;
+    let bytes = usize::try_from(declared).ok().filter(|bytes| *bytes <= limit)?;
+    zstd::bulk::decompress(block, bytes).ok()
+}
+
+/// Takes frames in as a running host does, up to where chitchat would act on them. Whatever is left of a frame is one
+/// that chitchat reads, and clean.
+#[cfg(feature = "fuzz")]
+pub(crate) fn taste<'a>(frames: impl IntoIterator<Item = &'a [u8]>) {
+    let mesh = MeshId([0x11; 32]);
+    let hosts = [1, 2, 3].map(|seed| HostId(proto::seal::Seed([seed; 32]).public()));
+    let members = hosts.iter().map(|host| (firewall::node_name(*host), *host)).collect();
+    let mut firewall = Firewall::new(mesh, firewall::GossipId::new(mesh, hosts[0], 5));
+    for (at, frame) in frames.into_iter().enumerate() {
+        let from = hosts[1 + at % 2];
+        let known = Known { members: &members, from, unpack: &unpack, now_ms: 1000 * at as u64 };
+        let Ok(cleaned) = firewall.check(frame, &known) else { continue };
+        for bytes in cleaned.before.iter().chain([&cleaned.frame]) {
+            let mut rest = &bytes[..];
+            assert!(ChitchatMessage::deserialize(&mut rest).is_ok() && rest.is_empty(), "chitchat reads it");
+        }
+        if cleaned.frame.len() <= MAX_GOSSIP_BYTES {
+            let again = firewall.check(&cleaned.frame, &known);
+            assert!(again.is_ok_and(|again| again.cut.is_none()), "what is left is clean");
+        }
+    }
 }
 
 /// The entrance that is open now; another one after each restart of chitchat.
@@ -160,40 +205,55 @@ pub(super) async fn receive(
     door: OpenEntrance,
     facts: broadcast::Sender<Fact>,
 ) {
+    let told = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut readers: BTreeMap<HostId, VecDeque<AbortHandle>> = BTreeMap::new();
     while let Some((from, stream)) = inlet.recv().await {
-        tokio::spawn(read(stream, mesh, from, door.clone(), facts.clone()));
+        readers.retain(|_, tasks| {
+            tasks.retain(|task| !task.is_finished());
+            !tasks.is_empty()
+        });
+        let tasks = readers.entry(from).or_default();
+        if tasks.len() >= STREAMS_PER_HOST {
+            // The oldest is the least likely to be in use.
+            tasks.pop_front().inspect(AbortHandle::abort);
+        }
+        let telling = Telling { facts: facts.clone(), told: told.clone() };
+        tasks.push_back(tokio::spawn(read(stream, mesh, from, door.clone(), telling)).abort_handle());
+    }
+    readers.values().flatten().for_each(AbortHandle::abort);
+}
+
+/// Tells people of bad frames.
+struct Telling {
+    facts: broadcast::Sender<Fact>,
+    /// When it was told of a host last.
+    told: Arc<Mutex<BTreeMap<HostId, Moment>>>,
+}
+
+impl Telling {
+    fn tell(&self, from: HostId, refusal: &GossipRefusal) {
+        let now = Clock.moment();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now.since(*at) <= REFUSAL_NEWS);
+        if told.len() < MAX_MEMBERS && told.insert(from, now).is_none() {
+            self.facts.send(super::refused(from, refusal)).ok();
+        }
     }
 }
 
-async fn read(
-    mut stream: Stream,
-    mesh: MeshId,
-    from: HostId,
-    door: OpenEntrance,
-    facts: broadcast::Sender<Fact>,
-) {
-    let mut told: Option<Moment> = None;
+async fn read(mut stream: Stream, mesh: MeshId, from: HostId, door: OpenEntrance, telling: Telling) {
     // Ends when the sender closes the stream, breaks a limit, or the connection is gone.
     while let Ok(frame) = read_frame(&mut stream, MAX_GOSSIP_BYTES).await {
-        let admitted = match door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        let refusal = match door.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             Some(entrance) => entrance.admit(mesh, from, &frame),
             None => continue,
         };
-        let refusal = match admitted {
-            Ok(Notice { double: None, .. }) => continue,
-            // It passed; what it says of a copy of this host is news for people all the same.
-            Ok(Notice { double: Some(_), .. }) => DropBecause::AboutMe.into(),
-            Err(Refused::Early(because)) => {
-                tracing::debug!(?from, %because, "gossip frame dropped");
-                continue;
-            }
-            Err(Refused::Bad(refusal)) => refusal,
-        };
-        tracing::debug!(?from, because = %refusal, "gossip frame dropped or doubtful");
-        let now = Clock.moment();
-        if told.is_none_or(|at| now.since(at) > REFUSAL_NEWS) {
-            told = Some(now);
-            facts.send(super::refused(from, &refusal)).ok();
+        let Some(refusal) = refusal else { continue };
+        tracing::debug!(?from, because = %refusal, "gossip refused");
+        telling.tell(from, &refusal);
+        if refusal == GossipRefusal::Frame(DropBecause::Flood) {
+            // Whoever sends too much waits in its own stream.
+            tokio::time::sleep(FLOOD_PAUSE).await;
         }
     }
 }

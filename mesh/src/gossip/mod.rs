@@ -19,11 +19,12 @@ use proto::{
     firewall::{self, Firewall, GossipId},
     id::HostId,
     limits::MAX_RECORDS_PER_HOST,
+    membership::Pushes,
     reasons::{Code, GossipRefusal},
     seal::SignedRecord,
     wire::record::{Body, RecordKey},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::{
     disk,
@@ -36,6 +37,9 @@ use ledger::Ledger;
 
 pub use proto::picture::Records;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use carrier::taste;
+
 /// One round of gossip up to this many hosts; with more, rounds get longer in proportion.
 const INTERVAL: Duration = Duration::from_millis(500);
 const HOSTS_PER_INTERVAL: usize = 50;
@@ -47,8 +51,6 @@ const MAX_INTERVAL: Duration = Duration::from_secs(5);
 const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
 /// How often the state is looked at: what people see is at most this much older.
 const LOOK: Duration = Duration::from_millis(200);
-/// Members with whom what is new here is exchanged at once; the rounds carry it to the others.
-const AT_ONCE: usize = 4;
 /// As long as nobody else is a member, nobody else changes it.
 const LOOK_ALONE: Duration = Duration::from_secs(2);
 /// Publications that wait; the publisher waits when there are more.
@@ -95,6 +97,10 @@ struct Task {
     /// What this host says, signed anew at each start.
     own: BTreeMap<RecordKey, Option<Body>>,
     ledger: Ledger,
+    /// With whom exchanges begin.
+    pushes: Pushes,
+    /// Woken when something new came in.
+    news: Arc<Notify>,
     facts: broadcast::Sender<Fact>,
 }
 
@@ -122,6 +128,8 @@ pub(crate) fn build(
         live: live_tx,
         records: records_tx,
         own: BTreeMap::new(),
+        pushes: Pushes::new(rand::random(), crate::Clock.moment()),
+        news: Arc::default(),
         facts,
     };
     let run = async move {
@@ -178,9 +186,8 @@ impl Task {
         let roll = self.roster.roll();
         self.posts.set_members(self.identity.mesh, &roll);
         let config = config(&me, firewall::cluster(self.identity.mesh), interval);
-        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-        let firewall = Firewall::new(self.identity.mesh, me, interval_ms);
-        let entrance = Entrance::new(firewall, sender, &roll);
+        let firewall = Firewall::new(self.identity.mesh, me);
+        let entrance = Entrance::new(firewall, sender, &roll, self.news.clone());
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(entrance);
         spawn_chitchat(config, Vec::new(), &Carrier::new(self.posts.clone(), inbox)).await
     }
@@ -192,33 +199,31 @@ impl Task {
         roll: &mut watch::Receiver<Arc<Roll>>,
     ) -> Ended {
         let mut connected = self.streams.connected();
-        let mut greeted: BTreeSet<HostId> = BTreeSet::new();
-        let mut news = News::default();
+        connected.mark_changed();
+        let mut neighbours: BTreeSet<HostId> = BTreeSet::new();
         let mut look = tokio::time::interval(often(&roll.borrow()));
         let mut ended = std::pin::pin!(handle.termination_watcher());
+        let news = self.news.clone();
         loop {
-            // Cancel-safe: an interval, watches, a receive; the watcher is polled in place.
+            let until_push = self.pushes.wake().since(crate::Clock.moment());
+            // Cancel-safe: an interval, a sleep, watches, a receive, a wake-up; the watcher is polled in place.
             tokio::select! {
-                _ = look.tick() => {
-                    for host in news.due(&greeted) {
-                        handle.gossip(firewall::address(self.identity.mesh, host)).ok();
-                    }
+                _ = look.tick() => self.look(handle).await,
+                () = tokio::time::sleep(until_push) => {
+                    self.push(handle, &neighbours);
                     self.look(handle).await;
                 }
+                () = news.notified() => self.pushes.heard(crate::Clock.moment()),
                 said = self.inbox.recv() => {
                     let Some((key, body)) = said else { return Ended::NobodyLeft };
-                    // What a host offers moves all the time, and nobody waits for it.
-                    news.any |= key != RecordKey::Host;
                     self.say(handle, voice, key, body).await;
                     self.look(handle).await;
                 }
                 Ok(()) = connected.changed() => {
                     let now = connected.borrow_and_update().clone();
-                    for host in now.difference(&greeted) {
-                        // One exchange at once, so that a new connection does not wait for its round.
-                        handle.gossip(firewall::address(self.identity.mesh, *host)).ok();
-                    }
-                    greeted = now;
+                    now.difference(&neighbours).for_each(|host| self.pushes.meets(*host));
+                    neighbours = now;
+                    self.push(handle, &neighbours);
                 }
                 Ok(()) = roll.changed() => {
                     let roll = roll.borrow_and_update().clone();
@@ -235,6 +240,15 @@ impl Task {
         }
     }
 
+    /// Begins the exchanges that are due.
+    fn push(&mut self, handle: &ChitchatHandle, neighbours: &BTreeSet<HostId>) {
+        let members = self.roster.roll().members.len();
+        for host in self.pushes.due(neighbours, members, crate::Clock.moment()) {
+            // Err only when chitchat has ended, which the watcher tells.
+            handle.gossip(firewall::address(self.identity.mesh, host)).ok();
+        }
+    }
+
     async fn say(&mut self, handle: &ChitchatHandle, voice: &mut Voice, key: RecordKey, body: Option<Body>) {
         if self.own.get(&key) == Some(&body) {
             return;
@@ -245,6 +259,10 @@ impl Task {
             return;
         }
         self.speak(handle, voice, &key, &body).await;
+        // What a host offers moves all the time, and nobody waits for it.
+        if key != RecordKey::Host || !self.own.contains_key(&key) {
+            self.pushes.said(crate::Clock.moment());
+        }
         self.own.insert(key, body);
     }
 
@@ -263,7 +281,11 @@ impl Task {
                 let key = key.to_string();
                 handle.with_chitchat(|chitchat| chitchat.self_node_state().set(&key, &text)).await;
             }
-            Err(error) => tracing::warn!(%key, %error, "a record cannot be published"),
+            Err(error) => {
+                // Chitchat counts what is said, and what is signed is no further than that.
+                voice.seq -= 1;
+                tracing::warn!(%key, %error, "a record cannot be published");
+            }
         }
     }
 
@@ -303,27 +325,6 @@ struct Running(ChitchatHandle);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Whether this host said something that others may wait for, and who hears of it first: everybody in turn.
-#[derive(Default)]
-struct News {
-    any: bool,
-    last: Option<HostId>,
-}
-
-impl News {
-    /// Gives those with whom an exchange begins now.
-    fn due(&mut self, connected: &BTreeSet<HostId>) -> Vec<HostId> {
-        if !std::mem::take(&mut self.any) {
-            return Vec::new();
-        }
-        let last = self.last;
-        let after = connected.iter().filter(|host| Some(**host) > last);
-        let hosts: Vec<HostId> = after.chain(connected).copied().take(AT_ONCE.min(connected.len())).collect();
-        self.last = hosts.last().copied().or(last);
-        hosts
     }
 }
 

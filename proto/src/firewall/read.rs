@@ -1,30 +1,30 @@
-//! Reads chitchat 0.11.2's wire format, as its own decoder does, without trusting a length in it.
-//! Little-endian integers, strings with a u16 length, deltas as a stream of packed blocks.
+//! Reads chitchat 0.11.2's wire format, as its own decoder does, without trusting a length in it, and writes what
+//! is left of a frame. Little-endian integers, strings with a u16 length, deltas as a stream of packed blocks.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{DropBecause, GossipId, Unpack};
 
 /// A chitchat message.
-pub(super) enum Frame<'a> {
-    Syn { cluster: &'a str, digest: Digest },
+pub(super) enum Frame {
+    Syn { cluster: String, digest: Digest },
     SynAck { digest: Digest, delta: Delta },
     Ack { delta: Delta },
     BadCluster,
 }
 
 /// What a host knows of each id.
-pub(super) type Digest = Vec<(GossipId, Entry)>;
+pub(super) type Digest = Vec<Entry>;
 
 /// News, one part for each id.
 pub(super) type Delta = Vec<Part>;
 
-/// Its versions are left out: they shape what chitchat answers and are not kept by it.
+/// The versions shape what chitchat answers and are not kept by it.
 pub(super) struct Entry {
+    pub id: GossipId,
     pub heartbeat: u64,
+    pub last_gc_version: u64,
+    pub max_version: u64,
 }
 
 pub(super) struct Part {
@@ -35,8 +35,17 @@ pub(super) struct Part {
 }
 
 pub(super) enum Op {
-    KeyValue { key: String, value_bytes: usize, version: u64 },
+    KeyValue { key: String, value: String, version: u64, status: u8 },
     MaxVersion(u64),
+}
+
+impl Op {
+    /// Gives the version that it leads to.
+    pub(super) fn version(&self) -> u64 {
+        match self {
+            Op::KeyValue { version, .. } | Op::MaxVersion(version) => *version,
+        }
+    }
 }
 
 const MAGIC: u16 = 45_139;
@@ -44,11 +53,11 @@ const MAGIC: u16 = 45_139;
 const MAX_BLOCK_BYTES: usize = u16::MAX as usize;
 /// The block that chitchat writes.
 const BLOCK_BYTES: usize = 16_384;
-/// Magic, version, kind.
-const HEAD_BYTES: usize = 4;
+/// Blocks of one delta: four times what those of a full frame have that compress well.
+const MAX_BLOCKS: usize = 160;
 
 /// Reads one whole frame.
-pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Result<Frame<'a>, DropBecause> {
+pub(super) fn frame(bytes: &[u8], unpack: &Unpack, limit: usize) -> Result<Frame, DropBecause> {
     let mut reader = Reader(bytes);
     if reader.u16()? != MAGIC || reader.u8()? != 0 {
         return Err(DropBecause::Malformed("magic or version"));
@@ -56,7 +65,7 @@ pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Resul
     let frame = match reader.u8()? {
         0 => {
             let digest = reader.digest()?;
-            Frame::Syn { digest, cluster: reader.text()? }
+            Frame::Syn { digest, cluster: reader.text()?.to_owned() }
         }
         1 => {
             let digest = reader.digest()?;
@@ -69,24 +78,91 @@ pub(super) fn frame<'a>(bytes: &'a [u8], unpack: &Unpack, limit: usize) -> Resul
     if reader.0.is_empty() { Ok(frame) } else { Err(DropBecause::Malformed("bytes left over")) }
 }
 
-/// Writes a frame that was read once more, without what it says of some ids. News are not packed then.
-pub(super) fn without(
-    bytes: &[u8],
-    unpack: &Unpack,
-    limit: usize,
-    ids: &BTreeSet<GossipId>,
-) -> Result<Vec<u8>, DropBecause> {
-    let mut reader = Reader(bytes);
-    let mut out = reader.take(HEAD_BYTES)?.to_vec();
-    let kind = out.last().copied();
-    if matches!(kind, Some(0 | 1)) {
-        reader.keep_digest(ids, &mut out)?;
+/// Writes a frame. News are not packed.
+pub(super) fn write(frame: &Frame) -> Vec<u8> {
+    let mut out = MAGIC.to_le_bytes().to_vec();
+    out.push(0);
+    match frame {
+        Frame::Syn { cluster, digest } => {
+            out.push(0);
+            write_digest(digest, &mut out);
+            write_text(cluster, &mut out);
+        }
+        Frame::SynAck { digest, delta } => {
+            out.push(1);
+            write_digest(digest, &mut out);
+            write_delta(delta, &mut out);
+        }
+        Frame::Ack { delta } => {
+            out.push(2);
+            write_delta(delta, &mut out);
+        }
+        Frame::BadCluster => out.push(3),
     }
-    match kind {
-        Some(1 | 2) => reader.keep_delta(unpack, limit, ids, &mut out)?,
-        _ => out.extend_from_slice(reader.0),
+    out
+}
+
+/// What was read fits its length again.
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.extend((text.len() as u16).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn write_id(id: &GossipId, out: &mut Vec<u8>) {
+    write_text(&id.node, out);
+    out.extend(id.generation.to_le_bytes());
+    match id.address.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend(ip.octets());
+        }
     }
-    Ok(out)
+    out.extend(id.address.port().to_le_bytes());
+}
+
+fn write_digest(digest: &Digest, out: &mut Vec<u8>) {
+    out.extend((digest.len() as u16).to_le_bytes());
+    for entry in digest {
+        write_id(&entry.id, out);
+        for number in [entry.heartbeat, entry.last_gc_version, entry.max_version] {
+            out.extend(number.to_le_bytes());
+        }
+    }
+}
+
+fn write_delta(delta: &Delta, out: &mut Vec<u8>) {
+    let mut ops = Vec::new();
+    for part in delta {
+        ops.push(0);
+        write_id(&part.id, &mut ops);
+        ops.extend(part.last_gc_version.to_le_bytes());
+        ops.extend(part.from_version.to_le_bytes());
+        for op in &part.ops {
+            match op {
+                Op::KeyValue { key, value, version, status } => {
+                    ops.push(1);
+                    write_text(key, &mut ops);
+                    write_text(value, &mut ops);
+                    ops.extend(version.to_le_bytes());
+                    ops.push(*status);
+                }
+                Op::MaxVersion(version) => {
+                    ops.push(2);
+                    ops.extend(version.to_le_bytes());
+                }
+            }
+        }
+    }
+    for block in ops.chunks(BLOCK_BYTES) {
+        out.push(2);
+        out.extend((block.len() as u16).to_le_bytes());
+        out.extend_from_slice(block);
+    }
+    out.push(0);
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -133,11 +209,10 @@ impl<'a> Reader<'a> {
         Ok(GossipId { node, generation, address: SocketAddr::new(ip, self.u16()?) })
     }
 
-    fn entry(&mut self) -> Result<(GossipId, Entry), DropBecause> {
+    fn entry(&mut self) -> Result<Entry, DropBecause> {
         let id = self.id()?;
-        let heartbeat = self.u64()?;
-        let (_last_gc_version, _max_version) = (self.u64()?, self.u64()?);
-        Ok((id, Entry { heartbeat }))
+        let (heartbeat, last_gc_version, max_version) = (self.u64()?, self.u64()?, self.u64()?);
+        Ok(Entry { id, heartbeat, last_gc_version, max_version })
     }
 
     fn digest(&mut self) -> Result<Digest, DropBecause> {
@@ -145,74 +220,31 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| self.entry()).collect()
     }
 
-    fn keep_digest(&mut self, ids: &BTreeSet<GossipId>, out: &mut Vec<u8>) -> Result<(), DropBecause> {
-        let (mut kept, mut entries) = (0_u16, Vec::new());
-        for _ in 0..self.u16()? {
-            let before = self.0;
-            let (id, _) = self.entry()?;
-            if !ids.contains(&id) {
-                kept += 1;
-                entries.extend_from_slice(self.since(before));
-            }
-        }
-        out.extend(kept.to_le_bytes());
-        out.extend(entries);
-        Ok(())
-    }
-
-    fn keep_delta(
-        &mut self,
-        unpack: &Unpack,
-        limit: usize,
-        ids: &BTreeSet<GossipId>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), DropBecause> {
-        let bytes = self.unpacked(unpack, limit)?;
-        let (mut reader, mut delta, mut kept) = (Reader(&bytes), Delta::new(), Vec::new());
-        while !reader.0.is_empty() {
-            let before = reader.0;
-            reader.op(&mut delta)?;
-            if delta.last().is_some_and(|part| !ids.contains(&part.id)) {
-                kept.extend_from_slice(reader.since(before));
-            }
-        }
-        for block in kept.chunks(BLOCK_BYTES) {
-            out.push(2);
-            out.extend((block.len() as u16).to_le_bytes());
-            out.extend_from_slice(block);
-        }
-        out.push(0);
-        Ok(())
-    }
-
-    /// Gives what was read since `before` was what is left.
-    fn since<'b>(&self, before: &'b [u8]) -> &'b [u8] {
-        before.get(..before.len() - self.0.len()).unwrap_or_default()
-    }
-
     /// Reads the blocks of a delta, to the mark that ends them.
     fn unpacked(&mut self, unpack: &Unpack, limit: usize) -> Result<Vec<u8>, DropBecause> {
         let mut bytes = Vec::new();
-        loop {
+        for _ in 0..=MAX_BLOCKS {
             let packed = match self.u8()? {
-                0 => break,
+                0 => return Ok(bytes),
                 1 => true,
                 2 => false,
                 _ => return Err(DropBecause::Malformed("block type")),
             };
             let length = self.u16()?;
             let block = self.take(length.into())?;
+            let room = limit.saturating_sub(bytes.len());
+            if room == 0 {
+                return Err(DropBecause::TooLarge);
+            }
             if packed {
-                let unpacked = unpack(block, MAX_BLOCK_BYTES).ok_or(DropBecause::Malformed("block"))?;
+                let unpacked =
+                    unpack(block, room.min(MAX_BLOCK_BYTES)).ok_or(DropBecause::Malformed("block"))?;
                 bytes.extend(unpacked);
             } else {
                 bytes.extend_from_slice(block);
             }
-            if bytes.len() > limit {
-                return Err(DropBecause::TooLarge);
-            }
         }
-        Ok(bytes)
+        Err(DropBecause::TooLarge)
     }
 
     fn delta(&mut self, unpack: &Unpack, limit: usize) -> Result<Delta, DropBecause> {
@@ -234,13 +266,10 @@ impl<'a> Reader<'a> {
             }
             1 => {
                 let key = self.text()?.to_owned();
-                let value_bytes = self.text()?.len();
-                let version = self.u64()?;
-                if self.u8()? > 2 {
-                    return Err(DropBecause::Malformed("deletion status"));
-                }
+                let value = self.text()?.to_owned();
+                let (version, status) = (self.u64()?, self.u8()?);
                 let part = delta.last_mut().ok_or(orphan)?;
-                part.ops.push(Op::KeyValue { key, value_bytes, version });
+                part.ops.push(Op::KeyValue { key, value, version, status });
             }
             2 => {
                 let version = self.u64()?;

@@ -2,17 +2,20 @@
 //!
 //! - `spread`: with whom this host compares statements, and when;
 //! - `house`: which certificates an issuer owes;
+//! - `pushes`: with whom it exchanges gossip, and when;
 //! - `starts`: which start of a host is believed;
 //! - `silence`: who is only suspected.
 //!
 //! Nothing here sends or reads a clock.
 
 pub mod house;
+pub mod pushes;
 pub mod silence;
 pub mod spread;
 pub mod starts;
 
 pub use house::{Owed, owed};
+pub use pushes::Pushes;
 pub use silence::Silence;
 pub use spread::Spread;
 pub use starts::Starts;

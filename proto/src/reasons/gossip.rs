@@ -36,6 +36,8 @@ impl Coded for GossipRefusal {
                 DropBecause::Versions(_) => "versions",
                 DropBecause::Heartbeat(_) => "heartbeat",
                 DropBecause::Record(_) => "record",
+                DropBecause::Unsigned(_) => "unsigned",
+                DropBecause::Flood => "flood",
             },
             GossipRefusal::Unreadable(_) => "unreadable",
             GossipRefusal::Forged(_) => "forged",

@@ -407,6 +407,8 @@ fn gossip_refusals() -> Vec<GossipRefusal> {
         DropBecause::Versions(member()).into(),
         DropBecause::Heartbeat(member()).into(),
         DropBecause::Record(member()).into(),
+        DropBecause::Unsigned(member()).into(),
+        DropBecause::Flood.into(),
         GossipRefusal::Unreadable("its end".into()),
         GossipRefusal::Forged(SealError::Signature),
         GossipRefusal::OtherStart,

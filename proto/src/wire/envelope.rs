@@ -150,18 +150,38 @@ pub fn decode_signed<M: Message>(bytes: &[u8], limit: usize) -> Result<M, WireEr
     open(bytes, limit, Form::Canonical)
 }
 
+/// Decodes a part of a signed message: the fields of `T`, whatever the others say.
+pub(crate) fn signed_content<'b, T: Decode<'b, ()>>(
+    bytes: &'b [u8],
+    kind: Kind,
+    version: u16,
+    limit: usize,
+) -> Result<T, WireError> {
+    content(bytes, kind, version, limit, Form::Canonical)
+}
+
 /// Reads which form a message is in, whatever the rest of it says.
 pub fn version(bytes: &[u8]) -> Option<u16> {
     from_bytes::<Envelope>(bytes, bytes.len(), Form::Sound).ok().map(|envelope| envelope.version)
 }
 
 fn open<M: Message>(bytes: &[u8], limit: usize, form: Form) -> Result<M, WireError> {
+    content(bytes, M::KIND, M::VERSION, limit, form)
+}
+
+fn content<'b, T: Decode<'b, ()>>(
+    bytes: &'b [u8],
+    kind: Kind,
+    version: u16,
+    limit: usize,
+    form: Form,
+) -> Result<T, WireError> {
     let envelope: Envelope = from_bytes(bytes, limit, form)?;
-    if envelope.kind != M::KIND as u16 {
-        return Err(WireError::Kind { found: envelope.kind, wanted: M::KIND as u16 });
+    if envelope.kind != kind as u16 {
+        return Err(WireError::Kind { found: envelope.kind, wanted: kind as u16 });
     }
-    if envelope.version != M::VERSION {
-        return Err(WireError::Version { found: envelope.version, known: M::VERSION });
+    if envelope.version != version {
+        return Err(WireError::Version { found: envelope.version, known: version });
     }
     from_bytes(envelope.bytes, limit, form)
 }

@@ -14,4 +14,5 @@ mod tests;
 pub mod words;
 
 pub use codec::{WireError, len};
+pub(crate) use envelope::signed_content;
 pub use envelope::{Kind, Message, decode, decode_signed, encode, version};
