@@ -4,6 +4,7 @@ mod crashes;
 mod doubles;
 pub(crate) mod golden;
 mod harness;
+mod hostile;
 mod joining;
 mod living;
 mod presence;

@@ -34,9 +34,19 @@ pub(crate) async fn write_frame(stream: &mut Stream, bytes: &[u8]) -> io::Result
 
 /// Reads a frame of at most `limit` bytes from a stream of libp2p.
 pub(crate) async fn read_frame(stream: &mut Stream, limit: usize) -> io::Result<Vec<u8>> {
+    let length = read_length(stream, limit).await?;
+    read_rest(stream, length).await
+}
+
+/// Reads how long the frame is that comes.
+pub(crate) async fn read_length(stream: &mut Stream, limit: usize) -> io::Result<usize> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
-    let length = within(length, limit)?;
+    within(length, limit)
+}
+
+/// Reads the frame whose length was read.
+pub(crate) async fn read_rest(stream: &mut Stream, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length.min(AT_ONCE));
     stream.take(length as u64).read_to_end(&mut bytes).await?;
     if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
