@@ -5,9 +5,11 @@
 //! host vps                                  # on the public net
 //! home attic nat=cone delay=10ms rate=50mbit
 //! home flat nat=symmetric delay=20ms jitter=2ms loss=1%
-//! home cellar wire                          # nothing yet, but `fault` may change it
+//! home barn wire                            # nothing yet, but `fault` may change it
 //! host nas in attic
 //! host desk in flat
+//! home cellar in flat ports=mapped          # a router behind a router; it maps ports for who asks
+//! host tv in cellar ip=4+6+ula
 //! ```
 //! Nothing here knows namespaces or commands: `rules` does.
 
@@ -29,8 +31,14 @@ pub struct Layout {
 pub struct Home {
     /// Unique among homes and hosts.
     pub name: String,
+    /// Index of the home that its router is in; `None` = on the public net.
+    pub within: Option<usize>,
     /// What the router does.
     pub nat: Nat,
+    /// Whether the router maps ports for who asks by PCP or NAT-PMP.
+    pub maps: bool,
+    /// Whether the router lets UDP pass.
+    pub udp: bool,
     /// Between the router and the public net.
     pub link: Link,
 }
@@ -42,8 +50,27 @@ pub struct Host {
     pub name: String,
     /// Index into `homes`; `None` = on the public net.
     pub home: Option<usize>,
+    /// Its addresses.
+    pub ip: Families,
     /// Between the host and its network.
     pub link: Link,
+}
+
+/// Of which families a host has addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6, reached from everywhere as far as routers let it.
+    pub v6: bool,
+    /// IPv6 of its own network alone (fd00::/8).
+    pub ula: bool,
+}
+
+impl Default for Families {
+    fn default() -> Families {
+        Families { v4: true, v6: false, ula: false }
+    }
 }
 
 /// What a home's router does with addresses and ports, and whom it lets in.
@@ -58,6 +85,8 @@ pub enum Nat {
     Shifted,
     /// A new random port for each destination; lets in only answers.
     Symmetric,
+    /// Each host has a public address of its own, at which everybody is let in (1:1).
+    Static,
 }
 
 /// What a link does to frames, in each direction.
@@ -132,15 +161,8 @@ fn statement(layout: &mut Layout, words: &[&str]) -> Result<(), String> {
             Ok(())
         }
         ["home", name, settings @ ..] => {
-            let name = new_name(layout, name)?;
-            let (mut nat, mut link) = (Nat::default(), Link::default());
-            for setting in settings {
-                match setting.split_once('=') {
-                    Some(("nat", kind)) => nat = parse_nat(kind)?,
-                    _ => set(&mut link, setting)?,
-                }
-            }
-            layout.homes.push(Home { name, nat, link });
+            let home = home(layout, name, settings)?;
+            layout.homes.push(home);
             Ok(())
         }
         ["host", name, rest @ ..] => {
@@ -149,15 +171,58 @@ fn statement(layout: &mut Layout, words: &[&str]) -> Result<(), String> {
                 ["in", home, settings @ ..] => (Some(find_home(layout, home)?), settings),
                 settings => (None, settings),
             };
-            let mut link = Link::default();
-            settings.iter().try_for_each(|setting| set(&mut link, setting))?;
-            layout.hosts.push(Host { name, home, link });
+            let (mut ip, mut link) = (Families::default(), Link::default());
+            for setting in settings {
+                match setting.split_once('=') {
+                    Some(("ip", families)) => ip = parse_families(families)?,
+                    _ => set(&mut link, setting)?,
+                }
+            }
+            layout.hosts.push(Host { name, home, ip, link });
             Ok(())
         }
         [other, ..] => {
             Err(format!("`{other}` begins no statement: `host NAME [in HOME]`, `home NAME`, `seed N`"))
         }
     }
+}
+
+fn home(layout: &Layout, name: &str, words: &[&str]) -> Result<Home, String> {
+    let name = new_name(layout, name)?;
+    let (within, settings) = match words {
+        ["in", outer, settings @ ..] => (Some(find_home(layout, outer)?), settings),
+        settings => (None, settings),
+    };
+    let mut home = Home { name, within, nat: Nat::default(), maps: false, udp: true, link: Link::default() };
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("nat", kind)) => home.nat = parse_nat(kind)?,
+            Some(("ports", "mapped")) => home.maps = true,
+            Some(("ports", other)) => return Err(format!("`{other}` is nothing that ports are: mapped")),
+            Some(("udp", "blocked")) => home.udp = false,
+            Some(("udp", other)) => return Err(format!("`{other}` is nothing that UDP is: blocked")),
+            _ => set(&mut home.link, setting)?,
+        }
+    }
+    if home.within.is_some() && home.nat == Nat::Static {
+        return Err(
+            "a router in a home has no public addresses to give: nat=static is for the outer one".into()
+        );
+    }
+    Ok(home)
+}
+
+fn parse_families(text: &str) -> Result<Families, String> {
+    let mut found = Families { v4: false, v6: false, ula: false };
+    for word in text.split('+') {
+        match word {
+            "4" => found.v4 = true,
+            "6" => found.v6 = true,
+            "ula" => found.ula = true,
+            other => return Err(format!("`{other}` is no family of addresses: 4, 6, ula, as in 4+6")),
+        }
+    }
+    Ok(found)
 }
 
 fn find_home(layout: &Layout, name: &str) -> Result<usize, String> {
@@ -190,7 +255,8 @@ fn parse_nat(kind: &str) -> Result<Nat, String> {
         "cone" => Ok(Nat::Cone),
         "shifted" => Ok(Nat::Shifted),
         "symmetric" => Ok(Nat::Symmetric),
-        other => Err(format!("`{other}` is no kind of NAT: open, cone, shifted, symmetric")),
+        "static" => Ok(Nat::Static),
+        other => Err(format!("`{other}` is no kind of NAT: open, cone, shifted, symmetric, static")),
     }
 }
 
@@ -209,7 +275,7 @@ pub(crate) fn set(link: &mut Link, setting: &str) -> Result<(), String> {
         "longest" => link.longest = longest(value)?,
         other => {
             return Err(format!(
-                "`{other}` is no setting: delay, jitter, loss, rate, longest, wire, and nat for homes"
+                "`{other}` is no setting: delay, jitter, loss, rate, longest, wire; nat, ports, udp for homes; ip for hosts"
             ));
         }
     }
@@ -287,13 +353,36 @@ mod tests {
     }
 
     #[test]
+    fn routers_stand_behind_routers_map_ports_and_block_and_hosts_have_families() {
+        let text = "home a\nhome b in a ports=mapped\nhome c nat=static udp=blocked\nhost h in b ip=4+6+ula\nhost i ip=6";
+        let layout = parse(text).unwrap();
+        let [a, b, c] = &layout.homes[..] else { panic!("{layout:?}") };
+        assert_eq!((a.within, a.maps, a.udp), (None, false, true));
+        assert_eq!((b.within, b.maps, b.udp), (Some(0), true, true));
+        assert_eq!((c.nat, c.maps, c.udp), (Nat::Static, false, false));
+        let [h, i] = &layout.hosts[..] else { panic!("{layout:?}") };
+        assert_eq!(h.ip, Families { v4: true, v6: true, ula: true });
+        assert_eq!(i.ip, Families { v4: false, v6: true, ula: false });
+        check(
+            "home a in b\nhome a ports=open\nhome a udp=slow\nhome a\nhome b in a nat=static\nhost h ip=5",
+            expect![[r#"
+                line 1: no home `b` above: write `home b` first
+                line 2: `open` is nothing that ports are: mapped
+                line 3: `slow` is nothing that UDP is: blocked
+                line 5: a router in a home has no public addresses to give: nat=static is for the outer one
+                line 6: `5` is no family of addresses: 4, 6, ula, as in 4+6
+            "#]],
+        );
+    }
+
+    #[test]
     fn all_mistakes_are_told_at_once() {
         check(
             "host\nhost a in nowhere\nhome h nat=round\nhost b delay=5\nhost b loss=200%\nhost net\nhost b\nhost b\nlink a b\nhost c rate=1bit x",
             expect![[r#"
                 line 1: `host` begins no statement: `host NAME [in HOME]`, `home NAME`, `seed N`
                 line 2: no home `nowhere` above: write `home nowhere` first
-                line 3: `round` is no kind of NAT: open, cone, shifted, symmetric
+                line 3: `round` is no kind of NAT: open, cone, shifted, symmetric, static
                 line 4: `5` is no time: such as 10ms, 1.5ms, 300us
                 line 5: `200%` is no loss: 0% to 100%
                 line 6: the name `net` is taken

@@ -5,6 +5,8 @@
 //! - `lab` and `rules`: a text about hosts, homes and NATs, and the commands that build it from network
 //!   namespaces; [`Lab`] carries them out, `tap` is a wire with delay, loss and rate;
 //! - `fault`: what goes wrong in a running lab, as scenarios that people can read;
+//! - `mapper` and `relay`: what stands in such a net beside hosts: a router that maps ports for who asks, and a relay of
+//!   strangers;
 //! - `card`: a guest without a computer, for measuring what stands behind a network card.
 //!
 //! ```no_run
@@ -16,7 +18,9 @@ pub mod card;
 pub mod control;
 pub mod fault;
 pub mod lab;
+mod mapper;
 mod netns;
+pub mod relay;
 pub mod rules;
 pub mod script;
 pub mod tap;

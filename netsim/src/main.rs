@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use netsim::{
     Lab,
     card::{self, Guest},
-    control,
+    control, relay,
 };
 
 #[derive(Parser)]
@@ -93,6 +93,11 @@ enum Verb {
         /// The port
         port: u16,
     },
+    /// Be a relay of strangers until killed; prints what stands behind its URL in `relay.fallback`
+    Relay {
+        /// Its port by TCP; the next one by UDP is for address discovery
+        port: u16,
+    },
     /// Own a lab until killed: what `up` starts
     #[command(hide = true)]
     Hold {
@@ -114,6 +119,7 @@ fn main() -> ExitCode {
         Verb::Hold { file } => hold(&file),
         Verb::Card { socket, listen } => card(&socket, listen),
         Verb::Source { port } => source(port),
+        Verb::Relay { port } => foreign_relay(port),
     };
     done.unwrap_or_else(|error| {
         eprintln!("netsim: {error:#}");
@@ -214,6 +220,14 @@ fn source(port: u16) -> Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot listen")?;
     card::source::run(&listener)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn foreign_relay(port: u16) -> Result<ExitCode> {
+    let relay = relay::start(port)?;
+    println!("{}", relay.pinned);
+    loop {
+        thread::park();
+    }
 }
 
 fn down(lab: Option<&str>) -> Result<ExitCode> {

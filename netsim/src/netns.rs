@@ -12,7 +12,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,6 +25,7 @@ use thiserror::Error;
 
 use crate::{
     lab::{self, Layout, Link, Mistake},
+    mapper,
     rules::{self, Blueprint, HostAddress, Step},
     tap,
 };
@@ -88,6 +92,9 @@ pub struct Lab {
     layout: Layout,
     blueprint: Blueprint,
     wires: Vec<Cable>,
+    mappers: Vec<JoinHandle<io::Result<()>>>,
+    /// Ends the mappers.
+    ended: Arc<AtomicBool>,
     /// Closing this ends the wires.
     stop: Option<PipeWriter>,
     guard: Child,
@@ -118,12 +125,20 @@ impl Lab {
         let mut guard = guard(&prefix, &blueprint.namespaces).map_err(because("start the guard"))?;
         let leash = guard.stdin.take();
         let (held, stop) = io::pipe().map_err(because("make a pipe"))?;
-        let mut lab = Lab { prefix, layout, blueprint, wires: vec![], stop: Some(stop), guard, leash };
+        let (mappers, ended) = (vec![], Arc::new(AtomicBool::new(false)));
+        let (wires, stop) = (vec![], Some(stop));
+        let mut lab = Lab { prefix, layout, blueprint, wires, mappers, ended, stop, guard, leash };
         for (index, step) in lab.blueprint.steps.clone().iter().enumerate() {
             if let Step::Wire { ends, link } = step {
                 let held = held.try_clone().map_err(because("copy a descriptor"))?;
                 let seed = lab.layout.seed.wrapping_add(index as u64 * 2);
                 lab.wires.push(wire(ends, *link, seed, held)?);
+            } else if let Step::Mapper { namespace, lan, public } = step {
+                let (lan, public, ended) = (*lan, *public, lab.ended.clone());
+                let served = within(namespace, move || mapper::serve(lan, public, ended));
+                let mapper =
+                    served.and_then(|made| made).map_err(because(format!("map ports in {namespace}")))?;
+                lab.mappers.push(mapper);
             } else {
                 carry_out(step)?;
             }
@@ -193,6 +208,12 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         drop(self.stop.take());
+        self.ended.store(true, Ordering::Relaxed);
+        for mapper in self.mappers.drain(..) {
+            if let Ok(Err(error)) = mapper.join() {
+                tracing::warn!(%error, "a router had stopped mapping ports");
+            }
+        }
         for wire in self.wires.drain(..) {
             // A wire that failed has already taken its devices with it.
             let _ended = wire.thread.join();
@@ -348,7 +369,7 @@ fn carry_out(step: &Step) -> Result<(), LabError> {
             command.args(["-f", "-"]);
             finish(step, command, rules)
         }
-        Step::Wire { .. } => Ok(()),
+        Step::Wire { .. } | Step::Mapper { .. } => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use crate::lab::{Home, Layout, Link, Nat};
+use crate::lab::{Families, Home, Layout, Link, Nat};
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,15 @@ pub enum Step {
         namespace: String,
         /// The rule set.
         rules: String,
+    },
+    /// A server that maps ports for who asks, in a router's namespace.
+    Mapper {
+        /// The namespace.
+        namespace: String,
+        /// Where it is asked.
+        lan: Ipv4Addr,
+        /// The address whose ports it maps.
+        public: Ipv4Addr,
     },
     /// Two TAP devices with a wire of ours between them.
     Wire {
@@ -95,7 +104,7 @@ pub fn blueprint(layout: &Layout, prefix: &str) -> Blueprint {
         made: Blueprint { namespaces: vec![], steps: vec![], hosts: vec![], ports: vec![] },
         public_hosts: 0,
     };
-    build.public_net();
+    build.public_net(layout);
     for (index, home) in layout.homes.iter().enumerate() {
         build.router(layout, index, home);
     }
@@ -136,9 +145,22 @@ impl Build<'_> {
         self.ip(format!("-n {namespace} link set {device} up"));
     }
 
-    fn public_net(&mut self) {
+    fn public_net(&mut self, layout: &Layout) {
         let net = self.namespace("net");
         self.bridge(&net, "br0", PUBLIC);
+        if layout.hosts.iter().any(|host| host.ip.v6) {
+            self.speaks_v6(&net, true);
+            self.ip(format!("-n {net} addr add {PUBLIC_V6}::1/64 dev br0 nodad"));
+        }
+    }
+
+    /// Lets a namespace have IPv6; what is told of others' routers and prefixes is not heard.
+    fn speaks_v6(&mut self, namespace: &str, forwards: bool) {
+        self.set(namespace, "ipv6/conf/all/disable_ipv6", "0");
+        self.set(namespace, "ipv6/conf/all/accept_dad", "0");
+        if forwards {
+            self.set(namespace, "ipv6/conf/all/forwarding", "1");
+        }
     }
 
     /// Connects `near` with a new port of the bridge `far`, and remembers the port for cutting.
@@ -176,13 +198,55 @@ impl Build<'_> {
 
     fn router(&mut self, layout: &Layout, index: usize, home: &Home) {
         let namespace = self.namespace(&home.name);
-        let net = format!("{}-net", self.prefix);
-        self.connect(&home.name, (&namespace, "wan"), (&net, "br0"), &home.link);
-        self.address(&namespace, "wan", home_address(index), PUBLIC);
+        let (far, bridge, wan, gateway) = match home.within {
+            None => ("net", "br0", home_address(index), PUBLIC),
+            Some(outer) => {
+                let behind = u8::try_from(index).unwrap_or(0).saturating_add(100);
+                (layout.homes[outer].name.as_str(), "lan", lan_address(outer, behind), lan_address(outer, 1))
+            }
+        };
+        let far = format!("{}-{far}", self.prefix);
+        self.connect(&home.name, (&namespace, "wan"), (&far, bridge), &home.link);
+        self.address(&namespace, "wan", wan, gateway);
         self.bridge(&namespace, "lan", lan_address(index, 1));
         self.set(&namespace, "ipv4/ip_forward", "1");
-        let exposed = layout.hosts.iter().any(|host| host.home == Some(index)).then(|| lan_address(index, 2));
-        self.made.steps.push(Step::Nft { namespace, rules: router_rules(home.nat, exposed) });
+        let inside = layout.hosts.iter().filter(|host| host.home == Some(index));
+        let hosts: Vec<Ipv4Addr> =
+            (2..).zip(inside.clone()).map(|(last, _)| lan_address(index, last)).collect();
+        self.made.steps.push(Step::Nft { namespace: namespace.clone(), rules: router_rules(home, &hosts) });
+        if home.nat == Nat::Static {
+            let net = format!("{}-net", self.prefix);
+            self.set(&net, "ipv4/ip_forward", "1");
+            for host in &hosts {
+                self.ip(format!("-n {net} route add {} via {wan}", static_address(*host)));
+            }
+        }
+        if home.maps {
+            let lan = lan_address(index, 1);
+            self.made.steps.push(Step::Mapper { namespace: namespace.clone(), lan, public: wan });
+        }
+        let ips: Vec<Families> = inside.map(|host| host.ip).collect();
+        self.router_v6(&namespace, index, ips.iter().any(|ip| ip.v6), ips.iter().any(|ip| ip.ula));
+    }
+
+    /// Gives a home prefixes of its own, and a router that lets in only answers.
+    fn router_v6(&mut self, namespace: &str, index: usize, v6: bool, ula: bool) {
+        if !v6 && !ula {
+            return;
+        }
+        self.speaks_v6(namespace, true);
+        if ula {
+            self.ip(format!("-n {namespace} addr add {}1/64 dev lan nodad", lan_ula(index)));
+        }
+        if v6 {
+            let (net, wan) = (format!("{}-net", self.prefix), format!("{PUBLIC_V6}::f{index}"));
+            self.ip(format!("-n {namespace} addr add {}1/64 dev lan nodad", lan_v6(index)));
+            self.ip(format!("-n {namespace} addr add {wan}/64 dev wan nodad"));
+            self.ip(format!("-n {namespace} -6 route add default via {PUBLIC_V6}::1"));
+            self.ip(format!("-n {net} -6 route add {}/64 via {wan}", lan_v6(index)));
+            let rules = FILTER_V6.to_owned();
+            self.made.steps.push(Step::Nft { namespace: namespace.to_owned(), rules });
+        }
     }
 
     fn host(&mut self, layout: &Layout, index: usize) {
@@ -198,13 +262,72 @@ impl Build<'_> {
                 let before = layout.hosts[..index].iter().filter(|other| other.home == Some(home)).count();
                 let far = format!("{}-{}", self.prefix, layout.homes[home].name);
                 let address = lan_address(home, 2 + u8::try_from(before).unwrap_or(u8::MAX - 2));
-                (address, home_address(home), lan_address(home, 1), (far, "lan"))
+                (address, seen_address(layout, home, address), lan_address(home, 1), (far, "lan"))
             }
         };
         self.connect(&host.name, (&namespace, "eth0"), (&far.0, far.1), &host.link);
-        self.address(&namespace, "eth0", address, router);
+        if host.ip.v4 {
+            self.address(&namespace, "eth0", address, router);
+        } else {
+            self.ip(format!("-n {namespace} link set eth0 up"));
+        }
+        self.host_v6(&namespace, host.ip, host.home, address.octets()[3]);
         self.made.hosts.push(HostAddress { name: host.name.clone(), namespace, address, public });
     }
+}
+
+impl Build<'_> {
+    fn host_v6(&mut self, namespace: &str, ip: Families, home: Option<usize>, last: u8) {
+        if !ip.v6 && !ip.ula {
+            return;
+        }
+        self.speaks_v6(namespace, false);
+        let v6 = home.map_or(format!("{PUBLIC_V6}::"), lan_v6);
+        if ip.v6 {
+            self.ip(format!("-n {namespace} addr add {v6}{last}/64 dev eth0 nodad"));
+            self.ip(format!("-n {namespace} -6 route add default via {v6}1"));
+        }
+        if let Some(home) = home.filter(|_| ip.ula) {
+            self.ip(format!("-n {namespace} addr add {}{last}/64 dev eth0 nodad", lan_ula(home)));
+        }
+    }
+}
+
+/// The public net's prefix of IPv6.
+const PUBLIC_V6: &str = "2001:db8:0:1";
+/// What a home's router lets through of IPv6.
+const FILTER_V6: &str = "\
+table ip6 filter {
+  chain through {
+    type filter hook forward priority 0; policy drop
+    ct state established,related accept
+    meta l4proto icmpv6 accept
+    iifname \"lan\" accept
+  }
+}
+";
+
+fn lan_v6(home: usize) -> String {
+    format!("2001:db8:0:{}::", 100 + home)
+}
+
+fn lan_ula(home: usize) -> String {
+    format!("fd00:0:0:{}::", 1 + home)
+}
+
+/// The address by which the public net sees a host of a home.
+fn seen_address(layout: &Layout, home: usize, host: Ipv4Addr) -> Ipv4Addr {
+    match &layout.homes[home] {
+        Home { nat: Nat::Static, .. } => static_address(host),
+        Home { within: Some(outer), .. } => seen_address(layout, *outer, lan_address(*outer, 2)),
+        _ => home_address(home),
+    }
+}
+
+/// The public address that a `static` router gives a host alone: its home's number and its own.
+fn static_address(host: Ipv4Addr) -> Ipv4Addr {
+    let [_, _, home, last] = host.octets();
+    Ipv4Addr::new(198, 51, 100, home.saturating_mul(16).saturating_add(last))
 }
 
 /// Homes count down from the end of the public net, hosts up from its start.
@@ -222,33 +345,36 @@ fn token_bucket(namespace: &str, device: &str, rate_bps: u64) -> String {
     format!("-n {namespace} qdisc add dev {device} root tbf rate {rate_bps}bit burst {burst} latency 50ms")
 }
 
-fn router_rules(nat: Nat, exposed: Option<Ipv4Addr>) -> String {
-    let masquerade = match nat {
-        Nat::Open | Nat::Cone => "masquerade".to_string(),
+fn router_rules(home: &Home, hosts: &[Ipv4Addr]) -> String {
+    let masquerade = match home.nat {
+        Nat::Open | Nat::Cone | Nat::Static => "masquerade".to_string(),
         // A range without `random`: the kernel gives a source the mapping that it already has, whoever the destination.
         Nat::Shifted => format!("meta l4proto {{ tcp, udp }} masquerade to :{SHIFTED_PORTS}"),
         Nat::Symmetric => "masquerade fully-random".to_string(),
     };
-    let (inward, forward) = match exposed {
-        Some(host) if nat == Nat::Open => (
-            format!(
-                "\n  chain pre {{\n    type nat hook prerouting priority -100\n    \
-                 iifname \"wan\" meta l4proto {{ tcp, udp }} dnat to {host}\n  }}"
-            ),
-            "\n    ct status dnat accept",
-        ),
-        _ => (String::new(), ""),
+    let (outward, inward) = own_ways(home, hosts);
+    let inward = match inward.as_str() {
+        "" => String::new(),
+        ways => format!("\n  chain pre {{\n    type nat hook prerouting priority -100\n{ways}  }}"),
     };
+    let maps = if home.maps {
+        "  map tcps { type inet_service : ipv4_addr . inet_service; }\n  \
+         map udps { type inet_service : ipv4_addr . inet_service; }\n"
+    } else {
+        ""
+    };
+    let forward = if inward.is_empty() { "" } else { "\n    ct status dnat accept" };
+    let udp = if home.udp { "" } else { "\n    meta l4proto udp drop" };
     format!(
         r#"table ip nat {{
-  chain post {{
+{maps}  chain post {{
     type nat hook postrouting priority 100
-    oifname "wan" {masquerade}
+{outward}    oifname "wan" {masquerade}
   }}{inward}
 }}
 table ip filter {{
   chain through {{
-    type filter hook forward priority 0; policy drop
+    type filter hook forward priority 0; policy drop{udp}
     ct state established,related accept
     iifname "lan" accept{forward}
   }}
@@ -262,6 +388,34 @@ table ip filter {{
     )
 }
 
+/// The ways that single hosts have out and in, beside what all have.
+fn own_ways(home: &Home, hosts: &[Ipv4Addr]) -> (String, String) {
+    let pairs = |inward: bool| {
+        let pair = |host: &Ipv4Addr| match inward {
+            true => format!("{} : {host}", static_address(*host)),
+            false => format!("{host} : {}", static_address(*host)),
+        };
+        hosts.iter().map(pair).collect::<Vec<_>>().join(", ")
+    };
+    let mut inward = String::new();
+    if home.maps {
+        inward += "    iifname \"wan\" dnat ip addr . port to tcp dport map @tcps\n    \
+                   iifname \"wan\" dnat ip addr . port to udp dport map @udps\n";
+    }
+    match (home.nat, hosts) {
+        (Nat::Static, [_, ..]) => {
+            inward += &format!("    iifname \"wan\" dnat to ip daddr map {{ {} }}\n", pairs(true));
+            let outward = format!("    oifname \"wan\" snat to ip saddr map {{ {} }}\n", pairs(false));
+            (outward, inward)
+        }
+        (Nat::Open, [host, ..]) => {
+            inward += &format!("    iifname \"wan\" meta l4proto {{ tcp, udp }} dnat to {host}\n");
+            (String::new(), inward)
+        }
+        _ => (String::new(), inward),
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -269,6 +423,9 @@ impl fmt::Display for Step {
             Step::Tc(words) => write!(f, "tc {words}"),
             Step::Set { namespace, key, value } => write!(f, "in {namespace}: {key} = {value}"),
             Step::Nft { namespace, rules } => write!(f, "in {namespace}: nft\n{}", rules.trim_end()),
+            Step::Mapper { namespace, lan, public } => {
+                write!(f, "in {namespace}: {lan} maps ports of {public}")
+            }
             Step::Wire { ends: [a, b], link } => {
                 let rate =
                     if link.rate_bps > 0 { format!(" {} bit/s", link.rate_bps) } else { String::new() };
@@ -384,6 +541,10 @@ mod tests {
         );
     }
 
+    fn home(nat: Nat) -> Home {
+        Home { name: "attic".into(), within: None, nat, maps: false, udp: true, link: Link::default() }
+    }
+
     #[test]
     fn an_open_home_exposes_its_first_host() {
         expect![[r#"
@@ -411,12 +572,45 @@ mod tests {
               }
             }
         "#]]
-        .assert_eq(&router_rules(Nat::Open, Some(lan_address(0, 2))));
+        .assert_eq(&router_rules(&home(Nat::Open), &[lan_address(0, 2)]));
+    }
+
+    #[test]
+    fn a_router_that_maps_ports_has_a_place_for_them_and_one_may_block_udp() {
+        let rules = router_rules(&Home { maps: true, udp: false, ..home(Nat::Cone) }, &[]);
+        let new: Vec<&str> =
+            rules.lines().filter(|line| !router_rules(&home(Nat::Cone), &[]).contains(line)).collect();
+        expect![[r#"
+            [
+                "  map tcps { type inet_service : ipv4_addr . inet_service; }",
+                "  map udps { type inet_service : ipv4_addr . inet_service; }",
+                "  chain pre {",
+                "    type nat hook prerouting priority -100",
+                "    iifname \"wan\" dnat ip addr . port to tcp dport map @tcps",
+                "    iifname \"wan\" dnat ip addr . port to udp dport map @udps",
+                "    meta l4proto udp drop",
+                "    ct status dnat accept",
+            ]
+        "#]]
+        .assert_debug_eq(&new);
+    }
+
+    #[test]
+    fn a_static_home_gives_each_host_an_address_of_its_own() {
+        let rules = router_rules(&home(Nat::Static), &[lan_address(0, 2), lan_address(0, 3)]);
+        let new: Vec<&str> = rules.lines().filter(|line| line.contains(" map ")).collect();
+        expect![[r#"
+            [
+                "    oifname \"wan\" snat to ip saddr map { 192.168.1.2 : 198.51.100.18, 192.168.1.3 : 198.51.100.19 }",
+                "    iifname \"wan\" dnat to ip daddr map { 198.51.100.18 : 192.168.1.2, 198.51.100.19 : 192.168.1.3 }",
+            ]
+        "#]]
+        .assert_debug_eq(&new);
     }
 
     #[test]
     fn shifted_and_symmetric_routers_differ_in_one_line() {
-        let line = |nat| router_rules(nat, None).lines().nth(3).unwrap_or("").trim().to_string();
+        let line = |nat| router_rules(&home(nat), &[]).lines().nth(3).unwrap_or("").trim().to_string();
         expect![[r#"
             oifname "wan" meta l4proto { tcp, udp } masquerade to :10000-19999
             oifname "wan" masquerade fully-random
