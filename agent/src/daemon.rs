@@ -109,7 +109,9 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let (offer, offered) = watch::channel(false);
     let (found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
-    let mesh = mesh::Config { ports: Ports::Fixed(config.listen_port), serve: serve(&config), about };
+    let outward = mesh::Outward { public: config.net.public, map: config.listen_map };
+    let (ports, foreign) = (Ports::Fixed(config.listen_port), config.relay.fallback.clone());
+    let mesh = mesh::Config { ports, serve: serve(&config), outward, foreign, about };
     let run_dir = data.run().map_err(|error| failed(&error))?;
     let (socket, zone) = (data.socket(), config.dns.zone.clone());
     let (data_dir, run, owner) = (

@@ -1,18 +1,23 @@
 //! Puts the mesh together and hands out its handle. Builds in order, runs every part, and ends them
 //! in reverse; a part that ends by itself ends the whole, because the rest would be half a mesh.
 
-use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc, time::Duration};
-
-use iroh::{
-    Endpoint,
-    address_lookup::memory::MemoryLookup,
-    protocol::{DynProtocolHandler, Router},
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use iroh::{Endpoint, address_lookup::memory::MemoryLookup, protocol::Router};
 use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     membership::{Silence, Spread},
-    reachability::{Reachability, path::Path},
+    reachability::{Reachability, fallback::Foreign, path::Path},
     time::Timestamp,
     trust::{Capability, ClockError, Statement, Token},
     wire::{
@@ -29,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     gossip::{self, Gossip, Records},
-    identity::{Identity, IdentityError},
+    identity::Identity,
     join::{self, MeetError, Met, door::Door},
     members::{
         cache::Cache,
@@ -43,15 +48,17 @@ use crate::{
     reach::{
         addresses::Interfaces,
         book::{Book, Hint},
+        dialback::{DialBack, Word},
         interfaces::interfaces,
         lan::{Looks, Search},
+        outside::{Outside, WayIn},
         pins::Pins,
-        relay::Serve,
-        relays::Relays,
+        relay::{Serve, Serving, Standing},
+        relays::{self, Relays},
     },
     transport::{
-        answer::{self, Answering, Incoming, RaftInbound},
-        endpoint::{BindError, Ports},
+        answer::{self, Answering},
+        endpoint::Ports,
         gate::Gate,
         protocols,
         rpc::{self, RpcError},
@@ -60,52 +67,18 @@ use crate::{
 };
 
 mod bound;
+mod given;
 mod running;
 
+pub use given::{Config, Handlers, MeshError};
 use running::{Running, part};
-
-/// How the mesh runs on this host.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to bind.
-    pub ports: Ports,
-    /// Whether to serve a relay.
-    pub serve: Serve,
-    /// What this host says about itself; name, tags, reach and issuer are filled in here.
-    pub about: HostRecord,
-}
-
-/// Who handles what comes in.
-pub struct Handlers {
-    /// Further protocols on the endpoint, for members only.
-    pub extra: Vec<(Vec<u8>, Box<dyn DynProtocolHandler>)>,
-    /// Requests that the mesh does not answer itself.
-    pub requests: mpsc::Sender<Incoming>,
-    /// Raft messages.
-    pub raft: mpsc::Sender<RaftInbound>,
-}
-
-/// Why the mesh does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum MeshError {
-    /// The stored identity or statements cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// No socket.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// This host's own certificate is missing.
-    #[error("the stored statements do not say that this host is a member")]
-    NotMember,
-    /// A part ended by itself.
-    #[error("the {0} ended")]
-    Ended(&'static str),
-}
 
 /// How long a token waits for an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer it waits for a relay, when there is one in the mesh.
 const HOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same where it may be one of a stranger, which is used only once there was no own one for a while.
+const FOREIGN_TIMEOUT: Duration = Duration::from_secs(9);
 /// Hints that wait for the keeper.
 const HINTS: usize = 64;
 /// Claims from the LAN that wait to be looked into; in a flood the rest is passed over.
@@ -131,9 +104,12 @@ struct Inner {
     members: watch::Receiver<Arc<Members>>,
     interfaces: watch::Receiver<Arc<Interfaces>>,
     hints: mpsc::Sender<Hint>,
+    awaits: Arc<AtomicBool>,
+    foreign: Arc<Foreign>,
     #[cfg(test)]
     claims: mpsc::Sender<crate::reach::lan::Claim>,
-    serves: Option<RelayOffer>,
+    serves: watch::Receiver<Option<Serving>>,
+    way_in: watch::Receiver<WayIn>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
 }
@@ -205,7 +181,12 @@ impl Mesh {
     /// Tells how a member is reached at this moment, and whose relay carries it if one does.
     pub fn path(&self, host: HostId) -> Option<(Path, Option<Name>)> {
         let path = self.inner.gate.path(&host)?;
-        let owner = relay_owner(&self.inner.roster.roll(), &self.records().borrow(), &path);
+        let owner = relay_owner(
+            (self.me(), &self.inner.foreign),
+            &self.inner.roster.roll(),
+            &self.records().borrow(),
+            &path,
+        );
         Some((path, owner))
     }
 
@@ -235,6 +216,7 @@ impl Mesh {
 
     /// Makes a token, waiting for an address that others can reach.
     pub async fn token_create(&self, wanted: TokenWish) -> Result<Made, TokensError> {
+        self.inner.awaits.store(true, Ordering::Relaxed);
         let mut reach = self.inner.reach.clone();
         let reachable = reach.wait_for(|reach| !reach.addresses.is_empty() || !reach.relays.is_empty());
         if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
@@ -242,15 +224,17 @@ impl Mesh {
         }
         let records = self.inner.gossip.records().borrow().clone();
         let offered = |body: &Body| matches!(body, Body::Host(record) if record.reach.serves.is_some());
-        if records.values().any(offered) {
+        let falls_back = !self.inner.foreign.relays().is_empty();
+        if falls_back || records.values().any(offered) {
             // A host that has just started finds its home relay in a moment, and behind a router
             // there is no other way in. Without it the token still works on this LAN.
             let homed = reach.wait_for(|reach| !reach.relays.is_empty());
-            tokio::time::timeout(HOME_TIMEOUT, homed).await.ok();
+            let longest = if falls_back { FOREIGN_TIMEOUT } else { HOME_TIMEOUT };
+            tokio::time::timeout(longest, homed).await.ok();
         }
         let own = self.inner.reach.borrow().clone();
         let Inner { roster, identity, .. } = &*self.inner;
-        let bootstrap = tokens::bootstrap(self.me(), &own, &records, &roster.roll());
+        let bootstrap = tokens::bootstrap(self.me(), &own, (&records, &self.inner.foreign), &roster.roll());
         tokens::create(roster, identity, bootstrap, wanted)
     }
 
@@ -286,7 +270,12 @@ impl Mesh {
 
     /// Gives the relay that this host serves.
     pub fn relay(&self) -> Option<RelayOffer> {
-        self.inner.serves.clone()
+        self.inner.serves.borrow().as_ref().map(|serving| serving.offer.clone())
+    }
+
+    /// Watches how this host is reached from outside.
+    pub fn way_in(&self) -> watch::Receiver<WayIn> {
+        self.inner.way_in.clone()
     }
 
     /// Watches how this host can be reached.
@@ -348,14 +337,19 @@ pub async fn build(
     }
     // Nobody would use it.
     let relays = roster.roll().may(identity.host(), Capability::Relay);
-    let config = Config { serve: if relays { config.serve } else { Serve::Off }, ..config };
+    let mut config = Config { serve: if relays { config.serve } else { Serve::Off }, ..config };
     let gate = Gate::new(roster.clone());
+    let (word, standing) = (Word::default(), Standing::default());
+    let (awaits, foreign) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(std::mem::take(&mut config.foreign).spelled(relays::spelled)),
+    );
     let (pins, lookup) = (Pins::new(facts.clone()), MemoryLookup::with_provenance("mesh"));
     let book = Book::new(Cache::load(&identity.data), lookup.clone());
-    let bound = bound::bind(&config, &identity, &gate, &roster, &pins, &lookup).await?;
+    let bound = bound::bind(&config, &identity, &gate, (&roster, &word), &pins, &lookup).await?;
     let (endpoint, relay) = (bound.endpoint, bound.relay);
-    let serves = relay.as_ref().map(|relay| relay.offer.clone());
-    if let Some(offer) = &serves {
+    let public = relay.as_ref().map(|relay| relay.offer.clone());
+    if let Some(offer) = &public {
         facts.send(Fact::RelayServed { url: offer.url.clone() }).ok();
     }
     let (kept, keeps) = watch::channel(Arc::default());
@@ -370,6 +364,9 @@ pub async fn build(
     let (reach_tx, reach) = watch::channel(Reach::default());
     let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host(), &book)));
     let (interfaces_tx, interfaces) = watch::channel(Arc::new(interfaces().await));
+    let serving = public.clone().map(|offer| Serving { offer, inside: None });
+    let (offer_tx, serves) = watch::channel(serving);
+    let (way_in_tx, way_in) = watch::channel(WayIn::default());
     let (hints, hints_rx) = mpsc::channel(HINTS);
     let (claims, claims_rx) = mpsc::channel(CLAIMS);
     let looks = Looks { ports: config.ports, pins: pins.clone(), claims: claims_rx, hints: hints.clone() };
@@ -385,23 +382,44 @@ pub async fn build(
         hints: hints_rx,
         offer: serves.clone(),
         loopback: config.ports == Ports::Loopback,
+        awaits: awaits.clone(),
+        foreign: foreign.clone(),
         about: about_rx,
         said: None,
         reach: reach_tx,
         members: members_tx,
-        facts,
+        facts: facts.clone(),
         silence: Silence::default(),
         kept,
         arranged: Default::default(),
         presences: observing.watch(),
-        reachability: Reachability::new(identity.host(), Clock.moment()),
+        reachability: Reachability::new(identity.host(), Clock.moment())
+            .falling_back_on(Foreign::clone(&foreign)),
         spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
         comparing: JoinSet::new(),
         interfaces: interfaces_tx,
     };
+    let outside = Outside {
+        data: identity.data.clone(),
+        ports: config.ports,
+        serve: config.serve,
+        outward: config.outward,
+        endpoint: endpoint.clone(),
+        gate: gate.clone(),
+        roster: roster.clone(),
+        streams: streams.clone(),
+        interfaces: interfaces.clone(),
+        word,
+        standing: standing.clone(),
+        offer: offer_tx,
+        way_in: way_in_tx,
+        facts,
+    };
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
-    let answering = Answering { roster: roster.clone(), door: door.clone(), requests: handlers.requests };
+    let dial_back = DialBack::new(gate.clone(), config.ports);
+    let answering =
+        Answering { roster: roster.clone(), door: door.clone(), dial_back, requests: handlers.requests };
     let judged = roster.clone();
     let enters = move |host: HostId| judged.roll().may(host, Capability::Operate);
     let (net, net_handler) = Net::new(Some(endpoint.clone()), Arc::new(enters));
@@ -430,11 +448,16 @@ pub async fn build(
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
     ];
     parts.push(part("looks on the LAN", looks.run()));
+    // Who has a public address, or serves in any case, needs no proof; who may not serve is still told of its ports.
+    if public.is_none() && (config.outward.map || config.outward.public.is_some()) {
+        parts.push(part("way in", outside.run()));
+    }
     if config.ports != Ports::Loopback {
         parts.push(part("search on the LAN", search.run()));
     }
+    let relays = (relay, standing);
     let running =
-        Running { router, endpoint: endpoint.clone(), relay, stop: stop.clone(), stopped: stopped_tx };
+        Running { router, endpoint: endpoint.clone(), relays, stop: stop.clone(), stopped: stopped_tx };
     let run = running.run(parts);
     let inner = Inner {
         identity,
@@ -450,9 +473,12 @@ pub async fn build(
         members,
         interfaces,
         hints,
+        awaits,
+        foreign,
         #[cfg(test)]
         claims,
         serves,
+        way_in,
         stop,
         stopped,
     };

@@ -38,6 +38,7 @@ pub use proto::reachability::path::{Path, PathKind};
 pub use proto::wire::api::MemberState;
 pub use reach::addresses::Interfaces;
 pub use reach::interfaces::interfaces;
+pub use reach::outside::{Outward, WayIn};
 pub use reach::relay::Serve;
 pub use transport::answer::{Incoming, RaftInbound};
 pub use transport::endpoint::{FIRST_PORT, Ports};

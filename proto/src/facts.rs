@@ -98,6 +98,11 @@ pub enum Fact {
         /// Its URL.
         url: String,
     },
+    /// This host serves a relay no more: nobody reaches it from outside.
+    RelayWithdrawn {
+        /// Its URL.
+        url: String,
+    },
     /// An image is complete here.
     ImageReady {
         /// Its name or hash.
@@ -260,6 +265,9 @@ impl fmt::Display for Fact {
                 write!(f, "a relay's address discovery showed an unknown certificate {shown}")
             }
             Fact::RelayServed { url } => write!(f, "serving a relay at {url}"),
+            Fact::RelayWithdrawn { url } => {
+                write!(f, "no longer serving a relay at {url}: nobody reaches it from outside")
+            }
             Fact::ImageReady { image, bytes, from } => {
                 write!(f, "image {image} is here, {bytes} bytes from {from}")
             }

@@ -9,6 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use merge::{DEFAULT, Layers, Setting};
+use proto::reachability::{fallback::Foreign, proof::Public};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Config {
     pub relay: Relay,
     /// First UDP port to try: traffic between hosts; the next one is address discovery.
     pub listen_port: u16,
+    /// Whether this host's router is asked to map its ports.
+    pub listen_map: bool,
     /// Names.
     pub dns: Dns,
     /// Doors for programs of this host.
@@ -53,11 +56,15 @@ pub struct Policy {
 pub struct Relay {
     /// Whether this host relays for others; `None` = when it has a public address.
     pub serve: Option<bool>,
+    /// Relays of strangers that it may fall back on.
+    pub fallback: Foreign,
 }
 
 /// What this host's programs may use beside names, without root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
+    /// Where others reach this host from outside; `None` = found out.
+    pub public: Option<Public>,
     /// First port to try for the front door of browsers; `None` = there is none.
     pub browser: Option<u16>,
     /// First port to try for the SOCKS proxy; `None` = there is none.
@@ -113,6 +120,7 @@ impl Reader<'_> {
             serve: self
                 .read("relay.serve", "\"auto\", \"on\" or \"off\"", word("auto", parse_bool))
                 .flatten(),
+            fallback: self.read("relay.fallback", FALLBACK, |text| text.parse().ok()).unwrap_or_default(),
         };
         let port = "\"auto\" or a port from 1 to 65535";
         let dns = Dns {
@@ -121,6 +129,7 @@ impl Reader<'_> {
         };
         let port = "\"off\" or a port from 1 to 65535";
         let net = Net {
+            public: self.read("net.public", PUBLIC, word("auto", |text| text.parse().ok())).flatten(),
             browser: self.read("net.browser", port, word("off", parse_port)).flatten(),
             socks: self.read("net.socks", port, word("off", parse_port)).flatten(),
             host_interface: self.read("net.host_interface", "true or false", parse_bool).unwrap_or(false),
@@ -132,6 +141,7 @@ impl Reader<'_> {
             listen_port: self
                 .read("listen.port", "a port from 1 to 65534", |text| parse_port(text).filter(|p| *p < 65535))
                 .unwrap_or_default(),
+            listen_map: self.read("listen.map", "true or false", parse_bool).unwrap_or(true),
             dns,
             net,
             api_group: self
@@ -161,6 +171,9 @@ impl Reader<'_> {
     }
 }
 
+const PUBLIC: &str = "\"auto\", or an address with or without a port such as 203.0.113.9:7440";
+
+const FALLBACK: &str = "a list of relays such as [\"https://relay.example.org\"], or [] for none";
 const SIZE: &str = "\"auto\" or a size such as \"4G\"";
 
 /// Lets one word stand for "found out by the program".

@@ -29,10 +29,15 @@ fn the_defaults_are_a_valid_configuration() {
     let policy =
         Policy { machines: true, publish: false, cpus: None, memory_mib: None, disk_mib: None, lan: false };
     let dns = Dns { port: None, zone: "mesh.internal".into() };
-    let relay = Relay { serve: None };
+    assert_eq!(config.relay.fallback.relays().len(), 4, "of iroh's makers");
+    let relay = Relay { serve: None, fallback: config.relay.fallback.clone() };
     let (api_group, tags) = (Some("agent".to_owned()), BTreeMap::new());
-    let net = Net { browser: Some(7080), socks: Some(7081), host_interface: false };
-    assert_eq!(config, Config { policy, relay, listen_port: 7440, dns, net, api_group, steady: None, tags });
+    let net = Net { public: None, browser: Some(7080), socks: Some(7081), host_interface: false };
+    let (listen_port, listen_map) = (7440, true);
+    assert_eq!(
+        config,
+        Config { policy, relay, listen_port, listen_map, dns, net, api_group, steady: None, tags }
+    );
 }
 
 #[test]
@@ -53,8 +58,10 @@ fn the_later_layer_wins_and_says_so() {
             policy.lan = false (default)
             relay.serve = off (config.toml:6)
             listen.port = 7440 (default)
+            listen.map = true (default)
             dns.port = 5353 (--set)
             dns.zone = mesh.internal (default)
+            net.public = auto (default)
             net.browser = 7080 (default)
             net.socks = 7081 (default)
             net.host_interface = false (default)
@@ -88,13 +95,14 @@ fn every_wrong_value_is_told() {
         &layers(
             "[policy]\ncpus = 0\nmemory = \"4GB\"\nmachines = \"maybe\"\n[listen]\nport = 65535\n",
             &[("AGENT_RELAY_SERVE", "perhaps"), ("AGENT_STEADY", "1")],
-            &["dns.zone=a..b"],
+            &["relay.fallback=relay.example", "dns.zone=a..b", "net.public=203.0.113.9:80"],
         ),
         expect![[r#"
             config.toml:4: policy.machines is "maybe", it must be true or false
             config.toml:2: policy.cpus is "0", it must be "all" or a number from 1
             environment AGENT_RELAY_SERVE: relay.serve is "perhaps", it must be "auto", "on" or "off"
             --set: dns.zone is "a..b", it must be a domain such as mesh.internal
+            --set: net.public is "203.0.113.9:80", it must be "auto", or an address with or without a port such as 203.0.113.9:7440
             config.toml:6: listen.port is "65535", it must be a port from 1 to 65534
             environment AGENT_STEADY: steady is "1", it must be "auto", "yes" or "no"
         "#]],

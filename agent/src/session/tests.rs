@@ -101,7 +101,13 @@ impl Host {
     async fn start(dir: TempDir, label: Name) -> Host {
         let parts = Parts {
             data: crate::host::data::DataDir::choose(Some(dir.path())).unwrap(),
-            mesh: Config { ports: Ports::Loopback, serve: Serve::Off, about: about(&label) },
+            mesh: Config {
+                ports: Ports::Loopback,
+                serve: Serve::Off,
+                outward: mesh::Outward::default(),
+                foreign: proto::reachability::fallback::Foreign::default(),
+                about: about(&label),
+            },
             zone: "mesh.internal".to_owned(),
             run: dir.path().join("run"),
             owner: Owner::default(),

@@ -13,6 +13,7 @@ use crate::{
     members::roster::Roster,
     reach::{
         describe as reach,
+        dialback::Word,
         interfaces::interfaces,
         pins::Pins,
         relay::{Relay, Serve},
@@ -33,7 +34,7 @@ pub(super) async fn bind(
     config: &Config,
     identity: &Identity,
     gate: &Gate,
-    roster: &Arc<Roster>,
+    (roster, word): (&Arc<Roster>, &Word),
     pins: &Pins,
     lookup: &MemoryLookup,
 ) -> Result<Bound, BindError> {
@@ -55,7 +56,7 @@ pub(super) async fn bind(
         };
         let relay = match address {
             None => Ok(None),
-            Some(address) => Relay::serve(&identity.data, at, address, (gate, roster)).await.map(Some),
+            Some(address) => Relay::serve(&identity.data, at, address, (gate, roster, word)).await.map(Some),
         };
         match relay {
             Ok(relay) => {

@@ -11,7 +11,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::MeshError;
-use crate::reach::relay::Relay;
+use crate::reach::relay::{Relay, Standing};
 
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,7 +26,8 @@ pub(super) fn part(name: &'static str, run: impl Future<Output = ()> + Send + 's
 pub(super) struct Running {
     pub(super) router: RouterBuilder,
     pub(super) endpoint: Endpoint,
-    pub(super) relay: Option<Relay>,
+    /// The relay of a host with a public address, and that of one which was found to be reached.
+    pub(super) relays: (Option<Relay>, Standing),
     pub(super) stop: CancellationToken,
     pub(super) stopped: watch::Sender<bool>,
 }
@@ -42,20 +43,21 @@ impl Running {
         };
         // First those that dial: a dial under way would keep the endpoint from closing.
         parts.shutdown().await;
-        close(router, &self.endpoint, self.relay).await;
+        let (first, standing) = self.relays;
+        close(router, &self.endpoint, first.into_iter().chain(standing.take())).await;
         self.stopped.send_replace(true);
         ended
     }
 }
 
 /// Connections first, so that everybody hears the goodbye; then the relay, which carries some of them.
-async fn close(router: Router, endpoint: &Endpoint, relay: Option<Relay>) {
+async fn close(router: Router, endpoint: &Endpoint, relays: impl Iterator<Item = Relay>) {
     let closing = async {
         if let Err(error) = router.shutdown().await {
             tracing::debug!(%error, "the router ended badly");
         }
         endpoint.close().await;
-        if let Some(relay) = relay {
+        for relay in relays {
             relay.shutdown().await;
         }
     };

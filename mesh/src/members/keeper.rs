@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,11 +21,12 @@ use proto::{
     membership::{Owed, Silence, Spread, owed, spread},
     reachability::{
         Effect, Event, Reachability, Sight,
+        fallback::Foreign,
         path::{Path, PathKind},
     },
     seal::Seed,
-    trust::{Certificate, Statement},
-    wire::record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
+    trust::{Certificate, Grant, GrantState, Statement},
+    wire::record::{Body, HostRecord, Reach, RecordKey},
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -45,6 +49,7 @@ use crate::{
         book::{Book, Hint},
         describe as reach,
         interfaces::interfaces,
+        relay::Serving,
         relays::{self, Relays},
     },
     transport::{gate::Gate, rpc::RpcError, swarm::Streams},
@@ -68,8 +73,12 @@ pub(crate) struct Keeper {
     pub(crate) relays: Relays,
     pub(crate) book: Book,
     pub(crate) hints: mpsc::Receiver<Hint>,
-    pub(crate) offer: Option<RelayOffer>,
+    pub(crate) offer: watch::Receiver<Option<Serving>>,
     pub(crate) loopback: bool,
+    /// Whether a token is being made.
+    pub(crate) awaits: Arc<AtomicBool>,
+    /// Relays of strangers.
+    pub(crate) foreign: Arc<Foreign>,
     pub(crate) about: watch::Receiver<HostRecord>,
     /// What was last said of it.
     pub(crate) said: Option<HostRecord>,
@@ -108,6 +117,7 @@ impl Keeper {
             fading: &nobody,
             path: &none,
             levels: &book.levels(),
+            foreign: &Foreign::default(),
         })
     }
 
@@ -167,6 +177,12 @@ impl Keeper {
                 Some(hint) = self.hints.recv() => self.take(hint).await,
                 Some(_) = addresses.next() => self.look_around().await,
                 _ = look.tick() => self.look_around().await,
+                // Who needs no proof of its way in has nobody who tells of it.
+                Ok(()) = self.offer.changed() => {
+                    self.offer.mark_unchanged();
+                    self.offer(Vec::new()).await;
+                    self.publish().await;
+                }
                 result = self.about.changed() => {
                     if result.is_err() { return }
                     self.publish().await;
@@ -194,8 +210,9 @@ impl Keeper {
             known: sought(&self.kept.borrow(), &known, &connected),
             connected,
             soundings: self.gate.soundings(),
-            relayed: relayed.map(|(host, path)| (host, path.via)).collect(),
+            relayed: relayed.map(|(host, path)| (host, self.relays.told_text(path.via))).collect(),
             homes: self.relays.homes(),
+            alone: self.is_alone(),
         };
         self.reach_out(Event::Look(sight)).await;
     }
@@ -214,6 +231,15 @@ impl Keeper {
         }
     }
 
+    /// Tells whether there is nobody to be met: no other member, and no token.
+    fn is_alone(&self) -> bool {
+        let (roll, now) = (self.roster.roll(), self.roster.now());
+        let is_live =
+            |grant: &Grant| matches!(roll.set.grant_state(&grant.token, now), GrantState::Live { .. });
+        let awaits = self.awaits.load(Ordering::Relaxed);
+        roll.members.len() < 2 && !awaits && !roll.set.grants().into_iter().any(is_live)
+    }
+
     /// Asks the machine how members are reached, and does it.
     async fn reach_out(&mut self, event: Event) {
         for effect in self.reachability.on(event, Clock.moment()) {
@@ -227,6 +253,10 @@ impl Keeper {
                     self.gate.close(&host);
                 }
                 Effect::UseRelays { used, offered } => self.relays.bring_about(used, &offered).await,
+                Effect::Lend(urls) => {
+                    // They are dialled again with these at their next turn.
+                    self.book.lend(urls);
+                }
                 Effect::LeaveRelays(urls) => {
                     tracing::info!(?urls, "the home relay is silent; leaving it");
                     self.relays.leave().await;
@@ -282,7 +312,9 @@ impl Keeper {
     /// Tells the machine whose ways changed, and which relays there are.
     async fn offer(&mut self, changed: Vec<HostId>) {
         self.reach_out(Event::Ways(changed)).await;
-        let all = self.offer.clone().into_iter().chain(self.book.relays());
+        let serving = self.offer.borrow().clone();
+        self.relays.serve(serving.as_ref());
+        let all = serving.map(|serving| serving.offer).into_iter().chain(self.book.relays());
         let offers = all.filter_map(relays::spelled).collect();
         self.reach_out(Event::Offered(offers)).await;
     }
@@ -303,7 +335,11 @@ impl Keeper {
         let bound = self.endpoint.bound_sockets();
         let interfaces = self.interfaces.borrow().clone();
         let own = self.endpoint.addr();
-        let described = reach::describe(&own, &interfaces, self.offer.clone(), self.loopback);
+        let serves = self.offer.borrow().clone().map(|serving| serving.offer);
+        let mut described = reach::describe(&own, &interfaces, serves, (self.loopback, &bound));
+        for url in &mut described.relays {
+            *url = self.relays.told_text(std::mem::take(url));
+        }
         let reach = reach::or_loopback(described, &bound);
         self.reach.send_if_modified(|old| {
             let changed = *old != reach;
@@ -335,6 +371,7 @@ impl Keeper {
             fading: &fading,
             path: &|host| self.gate.path(host),
             levels: &self.book.levels(),
+            foreign: &self.foreign,
         });
         let old = self.members.borrow().clone();
         if *old == new {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use proto::{
     addresses::{is_public, pick},
     id::{HostId, Name},
+    reachability::fallback::Foreign,
     seal::{PublicKey, Seed},
     time::Timestamp,
     trust::{
@@ -168,7 +169,12 @@ fn check_issuer(roll: &Roll, identity: &Identity) -> Result<(), TokensError> {
 }
 
 /// Chooses the ways in that a token names: this host, then members that others reach easily.
-pub(crate) fn bootstrap(me: HostId, own: &Reach, records: &Records, roll: &Roll) -> Vec<Bootstrap> {
+pub(crate) fn bootstrap(
+    me: HostId,
+    own: &Reach,
+    (records, foreign): (&Records, &Foreign),
+    roll: &Roll,
+) -> Vec<Bootstrap> {
     let others = roll.members.values().filter(|member| member.host != me);
     let mut others: Vec<(HostId, Reach)> =
         others.filter_map(|member| Some((member.host, members::reach(records, member)?))).collect();
@@ -177,6 +183,7 @@ pub(crate) fn bootstrap(me: HostId, own: &Reach, records: &Records, roll: &Roll)
         .serves
         .iter()
         .chain(others.iter().filter_map(|(_, reach)| reach.serves.as_ref()))
+        .chain(foreign.relays())
         .cloned()
         .collect();
     let all = std::iter::once((me, own.clone())).chain(others);

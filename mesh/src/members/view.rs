@@ -7,7 +7,10 @@ use proto::{
     facts::Fact,
     id::{HostId, Name},
     level::{LEVEL, Level},
-    reachability::path::{self, Path, PathKind},
+    reachability::{
+        fallback::Foreign,
+        path::{self, Path, PathKind},
+    },
     trust::{Capability, May, Member},
     wire::{
         api::MemberState,
@@ -98,6 +101,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) path: &'a dyn Fn(&HostId) -> Option<Path>,
     /// What members told of their level, also those that are away.
     pub(crate) levels: &'a BTreeMap<HostId, Level>,
+    /// Relays of strangers.
+    pub(crate) foreign: &'a Foreign,
 }
 
 /// Gives a host's own record.
@@ -127,7 +132,9 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
             id: host,
             name: member.name.clone(),
             state,
-            via: path.as_ref().and_then(|path| relay_owner(sources.roll, sources.records, path)),
+            via: path.as_ref().and_then(|path| {
+                relay_owner((sources.me, sources.foreign), sources.roll, sources.records, path)
+            }),
             path,
             issuer: member.is_issuer(),
             may: member.may,
@@ -145,16 +152,28 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
     Members { me: sources.me, hosts: hosts.collect() }
 }
 
-/// Names the member whose relay carries a path.
-pub(crate) fn relay_owner(roll: &Roll, records: &Records, path: &Path) -> Option<Name> {
+/// What stands for the owner of a stranger's relay.
+const FALLBACK: &str = "fallback";
+
+/// Names the member whose relay carries a path; one of a stranger is called `fallback`.
+pub(crate) fn relay_owner(
+    (me, foreign): (HostId, &Foreign),
+    roll: &Roll,
+    records: &Records,
+    path: &Path,
+) -> Option<Name> {
     if path.kind != PathKind::Relayed {
         return None;
     }
     let url = path.via.trim_end_matches('/');
-    roll.members.values().find_map(|member| {
+    let stranger = || FALLBACK.parse().ok().filter(|_| foreign.has(url));
+    let member = roll.members.values().find_map(|member| {
         let offer = reach(records, member)?.serves?;
         (offer.url.trim_end_matches('/') == url).then(|| member.name.clone())
-    })
+    });
+    // This host goes to its own by loopback.
+    let own = || roll.members.get(&me).filter(|_| url.starts_with("http://127.0.0.1:"));
+    member.or_else(stranger).or_else(|| own().map(|member| member.name.clone()))
 }
 
 /// Tells what happened between two views.

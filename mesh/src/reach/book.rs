@@ -29,6 +29,7 @@ pub(crate) struct Book {
     cache: Cache,
     seen: Sightings,
     held: BTreeMap<SocketAddr, HostId>,
+    lent: Vec<String>,
     lookup: MemoryLookup,
     ways: watch::Sender<Arc<Ways>>,
 }
@@ -37,7 +38,7 @@ impl Book {
     /// Opens the book with what was remembered.
     pub(crate) fn new(cache: Cache, lookup: MemoryLookup) -> Book {
         let (seen, held, ways) = (Sightings::default(), BTreeMap::new(), watch::Sender::default());
-        let mut book = Book { cache, seen, held, lookup, ways };
+        let mut book = Book { cache, seen, held, lent: Vec::new(), lookup, ways };
         book.compose();
         book
     }
@@ -78,6 +79,12 @@ impl Book {
     /// Gives what members understand, as each told last.
     pub(crate) fn levels(&self) -> BTreeMap<HostId, Level> {
         self.cache.levels()
+    }
+
+    /// Takes the relays of strangers through which members that are not connected are dialled as well.
+    pub(crate) fn lend(&mut self, urls: Vec<String>) -> Vec<HostId> {
+        self.lent = urls;
+        self.compose()
     }
 
     /// Forgets what is too old.
@@ -124,7 +131,11 @@ impl Book {
     /// Gives those whose ways changed.
     fn compose(&mut self) -> Vec<HostId> {
         let old = self.ways();
-        let new = ways::compose(self.cache.known(), &self.seen, &self.held, Clock.moment());
+        let mut new = ways::compose(self.cache.known(), &self.seen, &self.held, Clock.moment());
+        for way in new.values_mut() {
+            let new = self.lent.iter().filter(|url| !way.reach.relays.contains(*url));
+            way.foreign = new.cloned().collect();
+        }
         let is_new = |(host, way): &(&HostId, &ways::Way)| old.get(*host) != Some(*way);
         let mut changed = Vec::new();
         for (host, way) in new.iter().filter(is_new) {

@@ -25,13 +25,20 @@ pub(crate) fn describe(
     own: &EndpointAddr,
     interfaces: &Interfaces,
     serves: Option<RelayOffer>,
-    loopback: bool,
+    (loopback, bound): (bool, &[SocketAddr]),
 ) -> Reach {
     let direct = own.addrs.iter().filter_map(|address| match address {
         TransportAddr::Ip(address) => Some(*address),
         _ => None,
     });
-    let useful: Vec<SocketAddr> = direct.filter(|address| is_useful(&address.ip(), loopback)).collect();
+    // The endpoint passes those over that are of a network's own as long as it has others.
+    let port = bound.iter().find(|socket| socket.is_ipv6()).map(SocketAddr::port);
+    let inner = port.into_iter().flat_map(|port| {
+        let nets = interfaces.lans().into_iter().map(|net| net.address).filter(is_ula);
+        nets.map(move |ip| SocketAddr::new(ip, port))
+    });
+    let all = direct.chain(inner);
+    let useful: Vec<SocketAddr> = all.filter(|address| is_useful(&address.ip(), loopback)).collect();
     let addresses = interfaces.choose(&useful);
     let relay = |address: &TransportAddr| match address {
         TransportAddr::Relay(url) => Some(url.to_string()),
@@ -49,6 +56,10 @@ pub(crate) fn or_loopback(mut reach: Reach, bound: &[SocketAddr]) -> Reach {
         reach.addresses.extend(port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
     }
     reach
+}
+
+fn is_ula(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unique_local())
 }
 
 /// Tells whether another host could try this address.
@@ -75,7 +86,10 @@ pub(crate) fn endpoint_addr(id: iroh::EndpointId, reach: &Reach, more: &[SocketA
 
 #[cfg(test)]
 mod tests {
+    use proto::addresses::Net;
+
     use super::*;
+    use crate::reach::addresses::{Interface, Kind};
 
     #[test]
     fn a_host_without_any_network_is_reached_on_its_own_computer() {
@@ -84,6 +98,24 @@ mod tests {
         assert_eq!(lonely.addresses, ["127.0.0.1:7440".parse().unwrap()]);
         let relayed = Reach { relays: vec!["http://203.0.113.1:7440".into()], ..Reach::default() };
         assert_eq!(or_loopback(relayed.clone(), &bound), relayed);
+    }
+
+    #[test]
+    fn addresses_of_the_networks_own_are_told_beside_those_that_everybody_reaches() {
+        let net = |text: &str, len| Net { address: text.parse().unwrap(), len };
+        let nets = vec![net("192.168.1.2", 24), net("2001:db8::2", 64), net("fd00::2", 64)];
+        let lan = Interface { name: "eth0".into(), kind: Kind::Lan, default: Some(100), nets };
+        let interfaces = Interfaces::new(vec![lan]);
+        let listed = ["192.168.1.2:7440", "[2001:db8::2]:7441"].map(|text| text.parse().unwrap());
+        let id = iroh::SecretKey::from_bytes(&[7; 32]).public();
+        let own = EndpointAddr::from_parts(id, listed.map(TransportAddr::Ip));
+        let bound: Vec<SocketAddr> = vec!["0.0.0.0:7440".parse().unwrap(), "[::]:7441".parse().unwrap()];
+        let told = describe(&own, &interfaces, None, (false, &bound));
+        let expected: [SocketAddr; 3] =
+            ["192.168.1.2:7440", "[2001:db8::2]:7441", "[fd00::2]:7441"].map(|text| text.parse().unwrap());
+        assert_eq!(told.addresses, expected);
+        let without = describe(&own, &interfaces, None, (false, &bound[..1]));
+        assert_eq!(without.addresses, expected[..2]);
     }
 
     #[test]

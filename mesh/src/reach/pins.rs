@@ -4,11 +4,14 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use iroh::tls::CaTlsConfig;
-use proto::{facts::Fact, id::Digest};
+use proto::{facts::Fact, id::Digest, reachability::fallback::BY_AUTHORITY};
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -22,6 +25,7 @@ use tokio::sync::broadcast;
 pub(crate) struct Pins {
     trusted: Arc<RwLock<HashSet<Digest>>>,
     refused: Arc<RwLock<HashSet<Digest>>>,
+    shown: Arc<AtomicBool>,
     facts: broadcast::Sender<Fact>,
 }
 
@@ -30,7 +34,7 @@ const MAX_REFUSED: usize = 64;
 
 impl Pins {
     pub(crate) fn new(facts: broadcast::Sender<Fact>) -> Pins {
-        Pins { trusted: Arc::default(), refused: Arc::default(), facts }
+        Pins { trusted: Arc::default(), refused: Arc::default(), shown: Arc::default(), facts }
     }
 
     /// Trusts exactly these from now on.
@@ -43,13 +47,25 @@ impl Pins {
     pub(crate) fn tls(&self) -> CaTlsConfig {
         let pins = self.clone();
         CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
-            Ok(Arc::new(Verifier { pins: pins.clone(), provider }) as Arc<dyn ServerCertVerifier>)
+            let authority = CaTlsConfig::embedded().server_cert_verifier(provider.clone())?;
+            Ok(Arc::new(Verifier { pins: pins.clone(), provider, authority }) as Arc<dyn ServerCertVerifier>)
         }))
+    }
+
+    /// Tells whether there are relays that the public authorities vouch for.
+    fn asks_authority(&self) -> bool {
+        self.trusted.read().unwrap_or_else(PoisonError::into_inner).contains(&BY_AUTHORITY)
+    }
+
+    /// Tells whether a trusted certificate was ever shown.
+    pub(crate) fn was_shown(&self) -> bool {
+        self.shown.load(Ordering::Relaxed)
     }
 
     fn trusts(&self, certificate: &[u8]) -> bool {
         let shown = Digest::of(certificate);
         if self.trusted.read().unwrap_or_else(PoisonError::into_inner).contains(&shown) {
+            self.shown.store(true, Ordering::Relaxed);
             return true;
         }
         let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);
@@ -65,17 +81,26 @@ impl Pins {
 struct Verifier {
     pins: Pins,
     provider: Arc<CryptoProvider>,
+    /// Who vouches for relays of strangers.
+    authority: Arc<dyn ServerCertVerifier>,
 }
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        // One of a member has no name: no authority vouches for an address of ours.
+        if self.pins.asks_authority() && matches!(name, ServerName::DnsName(_)) {
+            let vouched = self.authority.verify_server_cert(certificate, between, name, ocsp, now);
+            if vouched.is_ok() {
+                return vouched;
+            }
+        }
         match self.pins.trusts(certificate.as_ref()) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),

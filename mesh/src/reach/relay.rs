@@ -29,6 +29,7 @@ use crate::{
     clock::Clock,
     disk, identity,
     members::roster::Roster,
+    reach::dialback::{DIALLED, Word},
     transport::{
         endpoint::{Pair, Ports},
         gate::Gate,
@@ -60,9 +61,36 @@ pub enum Serve {
 #[derive(Debug)]
 pub(crate) struct Relay {
     server: Server,
+    /// Its TCP port.
+    pub(crate) port: u16,
     pub(crate) offer: RelayOffer,
     /// Ends with the relay.
     _expelling: AbortOnDropHandle<()>,
+}
+
+/// The relay that was served after the start, to be ended with the mesh; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing(Arc<Mutex<Option<Relay>>>);
+
+impl Standing {
+    /// Keeps it.
+    pub(crate) fn keep(&self, relay: Relay) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// Gives it away.
+    pub(crate) fn take(&self) -> Option<Relay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A relay of this host that others are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// What they are told.
+    pub(crate) offer: RelayOffer,
+    /// Its port on loopback, where the router may not lead this host back to itself.
+    pub(crate) inside: Option<u16>,
 }
 
 /// Why there is no relay.
@@ -82,12 +110,16 @@ impl Relay {
         data: &Path,
         (ports, pair): (Ports, Pair),
         address: IpAddr,
-        (gate, roster): (&Gate, &Arc<Roster>),
+        (gate, roster, word): (&Gate, &Arc<Roster>, &Word),
     ) -> Result<Relay, RelayError> {
         let (strangers, staying) = mpsc::channel(MAX_ADMISSIONS);
-        let doorkeeper =
-            Doorkeeper { gate: gate.clone(), roster: roster.clone(), strangers, admitted: Mutex::default() };
-        let doorkeeper = Arc::new(doorkeeper);
+        let doorkeeper = Arc::new(Doorkeeper {
+            gate: gate.clone(),
+            roster: roster.clone(),
+            word: word.clone(),
+            strangers,
+            admitted: Mutex::default(),
+        });
         let wildcards: &[IpAddr] = match ports {
             // [::] takes both families; a kernel without IPv6 has only the other.
             Ports::Fixed(_) => &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
@@ -124,7 +156,7 @@ impl Relay {
         let expelling = tokio::spawn(expel(staying, service.clients().clone(), gate.clone()));
         let url = format!("http://{}", SocketAddr::new(address, http));
         let offer = RelayOffer { url, qad_port, certificate };
-        Ok(Relay { server, offer, _expelling: AbortOnDropHandle::new(expelling) })
+        Ok(Relay { server, port: http, offer, _expelling: AbortOnDropHandle::new(expelling) })
     }
 
     /// Ends the relay and cuts its clients; dropping it would not.
@@ -177,6 +209,7 @@ fn with_pair(certificate: Vec<u8>, key: Vec<u8>) -> Result<(rustls::ServerConfig
 pub(crate) struct Doorkeeper {
     gate: Gate,
     roster: Arc<Roster>,
+    word: Word,
     strangers: mpsc::Sender<Stranger>,
     admitted: Mutex<HashMap<(HostId, PublicKey), Moment>>,
 }
@@ -241,6 +274,10 @@ impl AccessControl for Doorkeeper {
         let host = identity::host_of_endpoint(&id);
         if self.gate.is_member(&host) {
             return Access::Allow;
+        }
+        // Who dials back wants no more than to be heard.
+        if request.auth_token().is_some_and(|text| self.word.is_said(&text)) {
+            return Access::Deny { reason: Some(DIALLED.to_owned()) };
         }
         if let Err(because) = self.admit(host, request.auth_token().as_deref()) {
             tracing::debug!(?host, %because, "relay refused");

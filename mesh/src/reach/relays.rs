@@ -6,25 +6,58 @@ use iroh::{Endpoint, RelayConfig, RelayUrl, Watcher};
 use iroh_relay::RelayQuicConfig;
 use proto::{reachability::relays::Home, wire::record::RelayOffer};
 
-use crate::reach::pins::Pins;
+use crate::reach::{pins::Pins, relay::Serving};
 
 /// What is inserted into the endpoint.
 pub(crate) struct Relays {
     endpoint: Endpoint,
     pins: Pins,
     inserted: BTreeMap<RelayUrl, RelayOffer>,
+    /// This host's own relay: its URL, and the one on loopback that leads there.
+    own: Option<(String, RelayUrl)>,
 }
 
 impl Relays {
     pub(crate) fn new(endpoint: Endpoint, pins: Pins) -> Relays {
-        Relays { endpoint, pins, inserted: BTreeMap::new() }
+        Relays { endpoint, pins, inserted: BTreeMap::new(), own: None }
+    }
+
+    /// Takes the relay that this host serves now. It goes there by loopback: many routers do not lead a home back into
+    /// itself.
+    pub(crate) fn serve(&mut self, serving: Option<&Serving>) {
+        self.own = serving.and_then(|serving| {
+            let inside = format!("http://127.0.0.1:{}", serving.inside?).parse().ok()?;
+            Some((spelled(serving.offer.clone())?.url, inside))
+        });
+    }
+
+    /// Gives a relay's URL as others know it.
+    pub(crate) fn told(&self, url: &RelayUrl) -> String {
+        match &self.own {
+            Some((own, inside)) if inside == url => own.clone(),
+            _ => url.to_string(),
+        }
+    }
+
+    /// Does the same with a text.
+    pub(crate) fn told_text(&self, url: String) -> String {
+        url.parse().map_or(url, |parsed| self.told(&parsed))
+    }
+
+    fn dialled(&self, offer: &RelayOffer) -> Option<(RelayUrl, RelayConfig)> {
+        if let Some((_, inside)) = self.own.as_ref().filter(|(own, _)| *own == offer.url) {
+            // Its address discovery would see loopback.
+            return Some((inside.clone(), RelayConfig::new(inside.clone(), None)));
+        }
+        let url: RelayUrl = offer.url.parse().ok()?;
+        Some((url.clone(), RelayConfig::new(url, Some(RelayQuicConfig::new(offer.qad_port)))))
     }
 
     /// Gives the home relays as they are now.
     pub(crate) fn homes(&self) -> Vec<Home> {
         let homes = self.endpoint.home_relay_status().get();
         let home = |home: &iroh::endpoint::RelayStatus| Home {
-            url: home.url().to_string(),
+            url: self.told(home.url()),
             is_connected: home.is_connected(),
         };
         homes.iter().map(home).collect()
@@ -33,17 +66,20 @@ impl Relays {
     /// Uses exactly these. Pins first: a relay that is inserted before its hash is known gets no address discovery.
     pub(crate) async fn bring_about(&mut self, used: Vec<RelayOffer>, offered: &[RelayOffer]) {
         self.pins.set(offered.iter().map(|offer| offer.certificate));
-        let url = |offer: RelayOffer| Some((offer.url.parse().ok()?, offer));
-        let used: BTreeMap<RelayUrl, RelayOffer> = used.into_iter().filter_map(url).collect();
+        let dialled = |offer: RelayOffer| {
+            let (url, config) = self.dialled(&offer)?;
+            Some((url, (offer, config)))
+        };
+        let used: BTreeMap<RelayUrl, (RelayOffer, RelayConfig)> =
+            used.into_iter().filter_map(dialled).collect();
         let gone: Vec<RelayUrl> =
             self.inserted.keys().filter(|url| !used.contains_key(*url)).cloned().collect();
         for url in gone {
             self.endpoint.remove_relay(&url).await;
             self.inserted.remove(&url);
         }
-        for (url, offer) in used {
+        for (url, (offer, config)) in used {
             if self.inserted.get(&url) != Some(&offer) {
-                let config = RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(offer.qad_port)));
                 // Also when it is there already: only an insertion makes iroh ask a new hash.
                 self.endpoint.insert_relay(url.clone(), Arc::new(config)).await;
                 self.inserted.insert(url, offer);

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
+    reachability::fallback::Foreign,
     time::Timestamp,
     trust::May,
     wire::{
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Ports, Serve,
+    Config, Founding, Handlers, JoinError, Joined, Joining, Members, Mesh, MeshError, Outward, Ports, Serve,
     TokenWish, build, identity, join,
 };
 
@@ -96,13 +97,23 @@ impl Host {
     }
 
     pub(super) async fn start(dir: TempDir, label: &str, serve: Serve) -> Host {
+        Host::start_led(dir, label, serve, (Outward::default(), Foreign::default())).await
+    }
+
+    /// Starts with what the owner says of the way in, and with relays of strangers.
+    pub(super) async fn start_led(
+        dir: TempDir,
+        label: &str,
+        serve: Serve,
+        (outward, foreign): (Outward, Foreign),
+    ) -> Host {
         let identity = identity::load(dir.path()).unwrap();
         let (facts_tx, facts) = broadcast::channel(1000);
         let (requests, requests_rx) = mpsc::channel(16);
         let (raft, raft_rx) = mpsc::channel(16);
         tokio::spawn(answer(requests_rx));
         tokio::spawn(echo(raft_rx));
-        let config = Config { ports: Ports::Loopback, serve, about: about(&name(label)) };
+        let config = Config { ports: Ports::Loopback, serve, outward, foreign, about: about(&name(label)) };
         let handlers = Handlers { extra: Vec::new(), requests, raft };
         let (mesh, run) = build(config, identity, handlers, facts_tx).await.unwrap();
         Host { dir, name: name(label), mesh, facts, running: tokio::spawn(run) }

@@ -7,4 +7,5 @@ mod harness;
 mod hostile;
 mod joining;
 mod living;
+mod outside;
 mod presence;

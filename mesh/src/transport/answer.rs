@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     join::door::Door,
     members::{exchange, roster::Roster},
+    reach::dialback::DialBack,
     transport::{
         inbound::Inlet,
         protocols::RAFT,
@@ -57,6 +58,7 @@ pub(crate) fn raft_exchange() -> Exchange {
 pub(crate) struct Answering {
     pub(crate) roster: Arc<Roster>,
     pub(crate) door: Door,
+    pub(crate) dial_back: DialBack,
     pub(crate) requests: mpsc::Sender<Incoming>,
 }
 
@@ -77,6 +79,9 @@ impl Answering {
                 let at_their_door = transcript.member == from;
                 let decide = || self.door.decide(&transcript, &proof);
                 Answer::Join(Box::new(at_their_door.then(decide)?))
+            }
+            Request::DialBack { claim, certificate, word } => {
+                self.dial_back.answer(from, claim, certificate, word).await
             }
             request => {
                 let (answer, answered) = oneshot::channel();

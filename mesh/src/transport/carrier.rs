@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use iroh::{
-    Endpoint, EndpointId,
+    Endpoint, EndpointId, TransportAddr,
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -162,14 +162,15 @@ async fn connect(
 /// Dials where the host is now; when nothing comes of that soon, also where it ever was.
 async fn by_turns(endpoint: &Endpoint, id: EndpointId, way: &Way) -> io::Result<Connection> {
     let now = reach::endpoint_addr(id, &way.reach, &[]);
-    if !way.more.is_empty() {
+    if !way.more.is_empty() || !way.foreign.is_empty() {
         let first = tokio::time::timeout(FIRST_TURN, endpoint.connect(now, LIBP2P)).await;
         if let Ok(Ok(connection)) = first {
             return Ok(connection);
         }
         tokio::time::sleep(REDIAL_PAUSE).await;
     }
-    let all = reach::endpoint_addr(id, &way.reach, &way.more);
+    let mut all = reach::endpoint_addr(id, &way.reach, &way.more);
+    all.addrs.extend(way.foreign.iter().filter_map(|url| url.parse().ok()).map(TransportAddr::Relay));
     endpoint.connect(all, LIBP2P).await.map_err(io::Error::other)
 }
 

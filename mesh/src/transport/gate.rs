@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -82,6 +83,19 @@ impl Gate {
             .flat_map(|connection| samples(&connection))
             .collect();
         path::describe(&samples)
+    }
+
+    /// Lists where a host's packets come from, on every open connection's straight paths.
+    pub(crate) fn places(&self, host: &HostId) -> Vec<SocketAddr> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
+        let connections = open.into_iter().flatten().filter_map(|weak| weak.upgrade());
+        let live = connections.filter(|connection| connection.close_reason().is_none());
+        let all = live.flat_map(|connection| samples(&connection));
+        let place = |sample: Sample| match sample.remote {
+            Remote::Address(address) => Some(address),
+            Remote::Relay(_) => None,
+        };
+        all.filter_map(place).collect()
     }
 
     /// Tells what every open connection has received, and by which ways.

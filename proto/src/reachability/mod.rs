@@ -3,14 +3,18 @@
 //!
 //! - `ways`: where a member may be;
 //! - `dialer`: whom to dial now;
+//! - `fallback`: when relays of strangers are used;
 //! - `deaf`: connections that hold on to a dead way;
 //! - `relays`: the relays in use, and the watchdog;
-//! - `path`: what is said of the way to a member.
+//! - `path`: what is said of the way to a member;
+//! - `proof`: whether this host is reached from outside.
 
 pub mod deaf;
 pub mod dialer;
+pub mod fallback;
 pub mod open;
 pub mod path;
+pub mod proof;
 pub mod relays;
 pub mod ways;
 
@@ -19,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{id::HostId, time::Moment, wire::record::RelayOffer};
 use deaf::{Hearing, Sounding};
 use dialer::Dialer;
+use fallback::{Fallback, Foreign, Seen};
 use relays::{Home, Relays};
 
 /// What happens.
@@ -47,6 +52,8 @@ pub struct Sight {
     pub relayed: BTreeMap<HostId, String>,
     /// The home relays.
     pub homes: Vec<Home>,
+    /// There is nobody to be met: no other member, and no token that would lead one here.
+    pub alone: bool,
 }
 
 /// What is to be done.
@@ -63,6 +70,8 @@ pub enum Effect {
         /// All that are offered.
         offered: Vec<RelayOffer>,
     },
+    /// Dial members that are missed through these relays, too.
+    Lend(Vec<String>),
     /// These relays are left; look for another home.
     LeaveRelays(BTreeSet<String>),
 }
@@ -98,6 +107,7 @@ pub struct Reachability {
     dialer: Dialer,
     hearing: Hearing,
     relays: Relays,
+    fallback: Fallback,
     broken: Option<Mutant>,
 }
 
@@ -105,7 +115,12 @@ impl Reachability {
     /// Begins when this host starts.
     pub fn new(me: HostId, now: Moment) -> Reachability {
         let (dialer, hearing, relays) = (Dialer::new(me, now), Hearing::default(), Relays::default());
-        Reachability { me, dialer, hearing, relays, broken: None }
+        Reachability { me, dialer, hearing, relays, fallback: Fallback::default(), broken: None }
+    }
+
+    /// Lets it fall back on these relays.
+    pub fn falling_back_on(self, foreign: Foreign) -> Reachability {
+        Reachability { fallback: Fallback::new(foreign), ..self }
     }
 
     /// Breaks a rule on purpose.
@@ -144,12 +159,17 @@ impl Reachability {
         }
         let mut effects: Vec<Effect> = dialled.into_iter().map(Effect::Dial).collect();
         let forgiven = self.relays.forgive(now);
-        let mut left = self.relays.watch(&sight.homes, now);
+        let (fell, lent) = self.fall_back(sight, now);
+        let in_use = self.used().len();
+        let mut left = self.relays.watch(&sight.homes, in_use, now);
         if self.is_broken(Mutant::KeepsDeadRelays) {
             left.clear();
         }
-        if forgiven || !left.is_empty() {
+        if forgiven || fell || !left.is_empty() {
             effects.push(self.use_relays());
+        }
+        if lent {
+            effects.push(Effect::Lend(self.fallback.lent()));
         }
         if !left.is_empty() {
             // The endpoint would try that way until the connections time out.
@@ -171,8 +191,23 @@ impl Reachability {
         cfg!(test) && self.broken == Some(rule)
     }
 
+    /// Tells whether other relays are used now, and whether others are lent.
+    fn fall_back(&mut self, sight: &Sight, now: Moment) -> (bool, bool) {
+        let own: BTreeSet<String> = self.relays.offered().map(|offer| offer.url.clone()).collect();
+        let me = self.me;
+        let missed = sight.known.difference(&sight.connected).copied().filter(|host| *host != me);
+        let (homes, missed) = (&sight.homes[..], missed.collect());
+        self.fallback.note(Seen { homes, own: &own, missed: &missed, alone: sight.alone }, now)
+    }
+
+    fn used(&self) -> Vec<RelayOffer> {
+        let foreign = self.fallback.used().iter().filter(|offer| !self.relays.is_left(&offer.url));
+        self.relays.used().into_iter().chain(foreign.cloned()).collect()
+    }
+
     fn use_relays(&self) -> Effect {
-        Effect::UseRelays { used: self.relays.used(), offered: self.relays.offered().cloned().collect() }
+        let offered = self.relays.offered().chain(self.fallback.all()).cloned().collect();
+        Effect::UseRelays { used: self.used(), offered }
     }
 }
 

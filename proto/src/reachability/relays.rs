@@ -54,6 +54,11 @@ impl Relays {
         used.cloned().collect()
     }
 
+    /// Tells whether a relay was left.
+    pub fn is_left(&self, url: &str) -> bool {
+        self.banished.contains_key(url)
+    }
+
     /// Lets those back that were left long enough ago. Tells whether there are any.
     pub fn forgive(&mut self, now: Moment) -> bool {
         let before = self.banished.len();
@@ -61,15 +66,15 @@ impl Relays {
         self.banished.len() != before
     }
 
-    /// Looks at the home relays. Gives those that are left now.
-    pub fn watch(&mut self, homes: &[Home], now: Moment) -> BTreeSet<String> {
+    /// Looks at the home relays, of so many that are used. Gives those that are left now.
+    pub fn watch(&mut self, homes: &[Home], used: usize, now: Moment) -> BTreeSet<String> {
         if homes.is_empty() || homes.iter().any(|home| home.is_connected) {
             self.silent_since = None;
             return BTreeSet::new();
         }
         let since = *self.silent_since.get_or_insert(now);
         // Leaving the only relay gains nothing: the endpoint tries it again by itself.
-        if now.since_ms(since) < SILENCE_MS || self.used().len() < 2 {
+        if now.since_ms(since) < SILENCE_MS || used < 2 {
             return BTreeSet::new();
         }
         self.silent_since = None;
@@ -101,11 +106,11 @@ mod tests {
         let mut relays = Relays::default();
         assert!(relays.offer([offer("http://a/"), offer("http://b/")]));
         assert!(!relays.offer([offer("http://b/"), offer("http://a/")]));
-        assert!(relays.watch(&home(false), Moment(0)).is_empty());
-        assert!(relays.watch(&home(true), Moment(1_000)).is_empty());
-        assert!(relays.watch(&home(false), Moment(2_000)).is_empty(), "it spoke in between");
-        assert!(relays.watch(&home(false), Moment(3_499)).is_empty());
-        assert_eq!(relays.watch(&home(false), Moment(3_500)), BTreeSet::from(["http://a/".to_owned()]));
+        assert!(relays.watch(&home(false), 2, Moment(0)).is_empty());
+        assert!(relays.watch(&home(true), 2, Moment(1_000)).is_empty());
+        assert!(relays.watch(&home(false), 2, Moment(2_000)).is_empty(), "it spoke in between");
+        assert!(relays.watch(&home(false), 2, Moment(3_499)).is_empty());
+        assert_eq!(relays.watch(&home(false), 2, Moment(3_500)), BTreeSet::from(["http://a/".to_owned()]));
         assert_eq!(urls(&relays), ["http://b/"]);
         assert_eq!(relays.offered().count(), 2);
         assert!(!relays.forgive(Moment(63_499)) && relays.forgive(Moment(63_500)));
@@ -117,7 +122,7 @@ mod tests {
         let mut relays = Relays::default();
         relays.offer([offer("http://a/")]);
         for second in 0..600 {
-            assert!(relays.watch(&home(false), Moment(second * 1000)).is_empty());
+            assert!(relays.watch(&home(false), 1, Moment(second * 1000)).is_empty());
         }
     }
 

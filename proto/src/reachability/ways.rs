@@ -109,6 +109,8 @@ pub struct Way {
     pub reach: Reach,
     /// What is tried as well when nothing comes of that.
     pub more: Vec<SocketAddr>,
+    /// Relays of strangers that are tried then.
+    pub foreign: Vec<String>,
 }
 
 impl Way {
@@ -154,7 +156,7 @@ pub fn compose(
             !addresses.contains(address) && !of_another(address) && !said.contains_key(address)
         };
         let more = known.proved.iter().filter(is_old).copied().collect();
-        (*host, Way { reach: Reach { addresses, ..known.reach.clone() }, more })
+        (*host, Way { reach: Reach { addresses, ..known.reach.clone() }, more, foreign: Vec::new() })
     };
     let unheard = seen.0.keys().filter(|host| !known.contains_key(*host));
     let nothing = Known::default();

@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
+    reachability::proof::{Claim, Reached},
     reasons::Coded,
     session::{Proposal, Replace, Share, State},
     time::Timestamp,
@@ -169,6 +170,19 @@ pub enum Request {
         #[n(2)]
         offset: u64,
     },
+    /// Dial the asker where it claims to be reached from outside; see `reachability::proof`.
+    #[n(30)]
+    DialBack {
+        /// Where.
+        #[n(0)]
+        claim: Claim,
+        /// The certificate of its address discovery.
+        #[n(1)]
+        certificate: Digest,
+        /// What its relay is shown.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        word: [u8; 16],
+    },
 }
 
 impl Request {
@@ -186,6 +200,8 @@ impl Request {
             // Also of a host that may not run any more: what is gone is gone.
             Request::Dropped { .. } => None,
             Request::MayStart { .. } => Some(Capability::Run),
+            // Of whom nobody would use the relay.
+            Request::DialBack { .. } => Some(Capability::Relay),
             Request::PutShare(_) | Request::OpenVoter { .. } => Some(Capability::Vote),
             Request::State(_) | Request::Plan { .. } => Some(Capability::Operate),
             Request::Up { .. } | Request::Down(_) | Request::Wish { .. } => Some(Capability::Operate),
@@ -247,6 +263,9 @@ pub enum Answer {
     /// To `Content`: from the offset on, as much as one answer holds.
     #[n(14)]
     Content(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// To `DialBack`: what was reached.
+    #[n(30)]
+    DialledBack(#[n(0)] Reached),
 }
 
 impl Message for Request {

@@ -86,6 +86,7 @@ impl World {
                     // A home that is not used any more is left; another is found only when this one is.
                     end.home = end.home.take().filter(|home| end.used.contains(home));
                 }
+                Effect::Lend(lent) => assert_eq!(lent, Vec::<String>::new(), "there are none"),
                 Effect::LeaveRelays(left) => {
                     let end = self.ends.get_mut(&at).unwrap();
                     end.home = end.home.take().filter(|home| !left.contains(home));
@@ -187,6 +188,7 @@ impl World {
         let carried = all.filter(|(_, open)| open.iter().all(|open| open.relayed));
         let home = end.home.clone();
         Sight {
+            alone: false,
             known: self.ends.keys().filter(|host| **host != at).copied().collect(),
             connected: end.connections.keys().copied().collect(),
             soundings: soundings.collect(),

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     id::{Digest, Epoch},
+    reachability::proof::{Claim, Reached},
     reasons,
     time::Timestamp,
     topology::Content,
@@ -68,6 +69,14 @@ fn short(number: u8) -> Short {
     Short::of(&Digest([number; 32]))
 }
 
+fn claim(place: &str) -> Claim {
+    Claim { endpoint: place.parse().unwrap(), relay: 17_442, discovery: 17_441 }
+}
+
+fn dial_back(place: &str) -> Request {
+    Request::DialBack { claim: claim(place), certificate: Digest([6; 32]), word: [7; 16] }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let (session, machine, epoch, time) =
         (SESSION, || machine("web-1"), Epoch(3), Timestamp(1_790_000_000_000));
@@ -101,6 +110,8 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("voices", Request::Voices(session)),
         ("join", Request::Join { transcript: Box::new(transcript()), proof: Box::new(proof()) }),
         ("content", Request::Content { session, content: Content::of(b"port = 80\n"), offset: 1 << 20 }),
+        ("dial-back", dial_back("203.0.113.9:17440")),
+        ("dial-back-v6", dial_back("[2001:db8::9]:17440")),
     ]
 }
 
@@ -119,6 +130,7 @@ fn answers() -> Vec<(String, Answer)> {
         ("voter", Answer::Voter { node: 1_000_001 }),
         ("voices", Answer::Voices([host(1), host(2)].into())),
         ("content", Answer::Content(b"port = 80\n".to_vec())),
+        ("dialled-back", Answer::DialledBack(Reached { endpoint: true, relay: false, discovery: true })),
     ]
     .into_iter()
     .map(|(name, answer)| (name.to_owned(), answer))
