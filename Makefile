@@ -33,7 +33,7 @@ help:
 	@echo 'make soak        use two hosts for 20 minutes (SECONDS=...) and see that nothing piles up, as root'
 	@echo 'make sim         play many worlds of hosts and sessions from seeds (SEEDS=...)'
 	@echo 'make fuzz        feed every reader of what strangers write (ONLY=frames, SECONDS=60 each)'
-	@echo 'later: nat-matrix'
+	@echo 'make nat-matrix  who meets whom behind routers of nine kinds, directly or by relay, as root'
 
 # --- what must be there -------------------------------------------------------------------------------------------
 
@@ -166,8 +166,8 @@ fuzz: rust
 	    FUZZ_TARGET=$$target $(TARGET)/debug/fuzz -merge=1 -max_len=512 fuzz/corpus/$$target target/fuzz/$$target; fi; \
 	done
 
-# --- later --------------------------------------------------------------------------------------------------------
-
+# Nine hosts behind routers of every kind, as root: which pairs meet directly, which by relay, and after how long.
 .PHONY: nat-matrix
-nat-matrix:
-	@echo 'not yet: the NAT matrix comes with the paths issue (double NAT, blocked UDP, hard NATs)' >&2; exit 1
+nat-matrix: packages build
+	REQUIRE_LAB=1 NAT_MATRIX=1 AGENT_BIN=$(AGENT) NETSIM_BIN=$(TARGET)/debug/netsim \
+	  $(CARGO) test -q -p tests --test e2e nat_matrix::hosts_behind_every_kind -- --nocapture
