@@ -4,9 +4,10 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use super::{Circle, Effect, Event, Finding, Liveness, Mutant, Presence, Signed, Testimony};
+use super::{Beat, Circle, Effect, Event, Finding, Liveness, Mutant, Presence, Signed, Testimony};
 use crate::{
     id::{HostId, MeshId},
+    random::Random,
     time::Moment,
 };
 use world::{Faults, World};
@@ -263,4 +264,47 @@ fn who_left_is_gone_until_it_says_otherwise_and_words_that_nobody_repeats_end() 
         reader.happen(Event::Time);
     }
     assert_eq!(reader.presence, Presence::Up, "its observers are gone or were wrong");
+}
+
+/// Anything that a member could send, and anything that could happen to a host, with numbers at their ends.
+fn anything(random: &mut Random, hosts: &[HostId]) -> Event {
+    let mut one = || random.pick(hosts).unwrap();
+    let (from, observer, about) = (one(), one(), one());
+    let some: BTreeSet<HostId> = (0..7).map(|_| one()).collect();
+    let mut number = || random.pick(&[0, 1, 2, u64::MAX - 1, u64::MAX]).unwrap();
+    let (generation, seq) = (number(), number());
+    let findings =
+        [Finding::Here, Finding::Leaving, Finding::Clear, Finding::Alarm, Finding::Suspect, Finding::Down];
+    let finding = random.pick(&findings).unwrap();
+    let evidence = random.pick(&[0, 900, u16::MAX]).unwrap();
+    let testimony = Testimony { mesh: MESH, observer, about, generation, seq, finding, evidence };
+    let number = random.draw() as u32;
+    match random.between(0, 8) {
+        0 => Event::Members(some),
+        1 => Event::Connected(some),
+        2 => Event::Told(some),
+        3 => Event::Stop,
+        4 => Event::Beat(from, Beat::Probe { number, accused: number.is_multiple_of(2) }),
+        5 => Event::Beat(from, Beat::Answer { number: number % 16 }),
+        6 => Event::Word(from, Signed { testimony, bytes: Vec::new() }),
+        _ => Event::Time,
+    }
+}
+
+#[test]
+fn whatever_comes_in_whatever_order_ends_nobody_and_what_is_said_of_it_is_bounded() {
+    let hosts: Vec<HostId> = (0..20).map(|number| HostId([number; 32])).collect();
+    for seed in 0..40 {
+        let (mut random, mut now) = (Random::new(seed), Moment(1_000_000));
+        let mut machine = Liveness::new((MESH, hosts[0]), 1, seed, now);
+        machine.on(Event::Members(hosts.iter().copied().collect()), now);
+        for _ in 0..1_000 {
+            now = now.plus_ms(random.pick(&[0, 0, 1, 10, 250, 4_000]).unwrap());
+            let effects = machine.on(anything(&mut random, &hosts), now);
+            assert!(effects.len() <= 4 * hosts.len() + 64, "{} effects", effects.len());
+            assert!(machine.next().is_none_or(|next| next.0 < now.0 + 100_000), "it sleeps for ever");
+        }
+        let accounts: usize = machine.others.values().map(|other| other.accounts.len()).sum();
+        assert!(accounts <= 4 * hosts.len(), "{accounts} accounts");
+    }
 }
