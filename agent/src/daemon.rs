@@ -1,7 +1,7 @@
 //! The daemon: takes the data directory, lets `build` put the subsystems together, serves people, and ends all of it
 //! when it is told to. Machines run on; the next daemon finds them. Nothing is decided here.
 //!
-//! - `init`, `join`: what makes a data directory one of a mesh;
+//! - `init`, `join`: what makes a data directory one of a mesh; `leave`: how it is none any more;
 //! - `build`: the subsystems, put together and ended;
 //! - `about`, `follow`: what this host says of itself and of its images.
 
@@ -48,8 +48,13 @@ pub(crate) mod build;
 mod follow;
 mod init;
 mod join;
+mod leave;
 
-pub use self::{init::init, join::join};
+pub use self::{
+    init::init,
+    join::join,
+    leave::{leave, out},
+};
 
 /// How often it is looked for forwards that are idle, and for those that were opened by hand and do not listen.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -66,6 +71,14 @@ pub struct Run {
 }
 
 type ApiResult<T> = Result<T, Error>;
+
+/// Says why there is no mesh to run in.
+fn no_mesh(error: &mesh::MeshError) -> Error {
+    match error {
+        mesh::MeshError::Out { mesh, because, since } => leave::is_out(*because, mesh, &since.to_string()),
+        error => failed(error),
+    }
+}
 
 fn failed(error: &dyn std::error::Error) -> Error {
     Error::new(Kind::Failed, "the agent cannot run").because(words(error)).next("agent doctor")
@@ -128,7 +141,8 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     log::say(&format!("{name} runs in the mesh {mesh_name}; Ctrl-C ends the agent, machines run on"));
     notify::ready(&format!("{name} is in the mesh {mesh_name}"));
     let (kept, usual) = (data.clone(), config.listen_port);
-    tokio::task::spawn_blocking(move || firewall::warn(&kept, usual));
+    let warned = kept.clone();
+    tokio::task::spawn_blocking(move || firewall::warn(&warned, usual));
     // Nobody listening is no error.
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
     let lan = built.lan.clone().run(built.mesh.name(), config.policy.publish, built.stop.clone());
@@ -141,6 +155,7 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));
 
     let early = built.ended().await;
+    let (roll, me) = (built.mesh.roll(), built.mesh.me());
     notify::stopping();
     built.facts.send(Fact::AgentStopped).ok();
     for part in built.end().await {
@@ -149,6 +164,10 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     std::fs::remove_file(socket).ok();
     // Unless machines run on, nothing of this host stays outside its data directory.
     runtime::leave(&run_dir);
+    let out = roll.borrow().out.get(&me).cloned();
+    if let Some(out) = out {
+        return leave::ended(&kept, &out, &mesh_name).await;
+    }
     early.map_or(Ok(()), Err)
 }
 

@@ -68,9 +68,11 @@ use crate::{
 
 mod bound;
 mod given;
+mod membership;
 mod running;
 
 pub use given::{Config, Handlers, MeshError};
+use membership::{check_membership, why_ended};
 use running::{Running, part};
 
 /// How long a token waits for an address.
@@ -133,8 +135,9 @@ impl Mesh {
     /// Gives this host's label, as the mesh knows it.
     pub fn name(&self) -> Name {
         let roll = self.inner.roster.roll();
-        let member = roll.members.get(&self.me());
-        member.map(|member| member.name.clone()).expect("a member set that held this host holds it for ever")
+        let member = roll.members.get(&self.me()).map(|member| member.name.clone());
+        let label = member.or_else(|| roll.set.label(self.me()));
+        label.expect("a member set that held this host's certificate holds one for ever")
     }
 
     /// Gives the endpoint, for protocols of others.
@@ -332,9 +335,7 @@ pub async fn build(
     facts: broadcast::Sender<Fact>,
 ) -> Result<(Mesh, impl Future<Output = Result<(), MeshError>> + Send + use<>), MeshError> {
     let roster = Arc::new(Roster::load(&identity)?);
-    if !roster.roll().members.contains_key(&identity.host()) {
-        return Err(MeshError::NotMember);
-    }
+    check_membership(&roster, identity.host())?;
     // Nobody would use it.
     let relays = roster.roll().may(identity.host(), Capability::Relay);
     let mut config = Config { serve: if relays { config.serve } else { Serve::Off }, ..config };
@@ -458,7 +459,8 @@ pub async fn build(
     let relays = (relay, standing);
     let running =
         Running { router, endpoint: endpoint.clone(), relays, stop: stop.clone(), stopped: stopped_tx };
-    let run = running.run(parts);
+    let (known, me) = (roster.clone(), identity.host());
+    let run = async move { why_ended(running.run(parts).await, &known, me) };
     let inner = Inner {
         identity,
         endpoint,

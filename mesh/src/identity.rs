@@ -15,7 +15,9 @@ use proto::{
     id::{HostId, MeshId, Name},
     seal::Seed,
     time::Timestamp,
-    trust::{Capabilities, Certificate, Charter, May, MemberSet, Sealed, Statement, Statements, mesh_id},
+    trust::{
+        Capabilities, Certificate, Charter, May, MemberSet, Out, Sealed, Statement, Statements, mesh_id,
+    },
 };
 
 use crate::disk;
@@ -200,6 +202,59 @@ pub(crate) fn adopt(
     // Mostly there is none; a secret that stays is of a token that expires.
     std::fs::remove_file(pending_file(data)).ok();
     Ok(Identity { data: data.to_owned(), mesh, seed, root: None })
+}
+
+/// What a directory is in its mesh, as its statements tell.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Its label.
+    pub mesh_name: String,
+    /// The host.
+    pub host: HostId,
+    /// Its label.
+    pub name: String,
+    /// Why it is a member no more, if so.
+    pub out: Option<Out>,
+}
+
+/// Reads what a directory is in its mesh.
+pub fn place(data: &Path, now: Timestamp) -> Result<Place, IdentityError> {
+    let identity = load(data)?;
+    let (set, host) = (statements(&identity, now)?, identity.host());
+    let words = |name: Option<&Name>| name.map_or_else(|| "?".to_owned(), Name::to_string);
+    let (mesh_name, name) = (words(set.name()), words(set.label(host).as_ref()));
+    Ok(Place { mesh: identity.mesh, mesh_name, host, name, out: set.departed(&host) })
+}
+
+/// Puts everything that a directory has of its mesh aside, for another one to take its place. Gives where it is. Done
+/// again, it goes on where it stopped.
+pub fn put_aside(data: &Path, now: Timestamp) -> Result<PathBuf, IdentityError> {
+    let aside = data.join(format!("left-{}", now.0 / 1000));
+    disk::private_dir(&aside).map_err(|source| IdentityError::File { path: aside.clone(), source })?;
+    // The identity goes last: as long as it is there, the directory is one of the old mesh.
+    for part in ["sessions", "published", "forward.json", "mesh", "identity"] {
+        let (from, to) = (data.join(part), aside.join(part));
+        match std::fs::rename(&from, &to) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(IdentityError::File { path: from, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+/// Reads the stored statements. What is not accepted any more is left out.
+fn statements(identity: &Identity, now: Timestamp) -> Result<MemberSet, IdentityError> {
+    let path = statements_file(&identity.data);
+    let bytes = read(&path)?.ok_or_else(|| IdentityError::Damaged(path.clone()))?;
+    let damaged = || IdentityError::Damaged(path.clone());
+    let stored = proto::wire::decode::<Statements>(&bytes, usize::MAX).map_err(|_| damaged())?;
+    let mut set = MemberSet::new(identity.mesh);
+    set.apply_all(stored.unpack().map_err(|_| damaged())?, now);
+    Ok(set)
 }
 
 /// Gives the host's key, made at the first call: a join that is tried again comes from the same host.

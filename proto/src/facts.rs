@@ -59,6 +59,32 @@ pub enum Fact {
         /// Its name.
         member: Name,
     },
+    /// A member left by itself.
+    MemberLeft {
+        /// Its name.
+        member: String,
+    },
+    /// A member is gone for good, as somebody said who may.
+    MemberRemoved {
+        /// Its name.
+        member: String,
+        /// The host that said so; `null` = the root key.
+        by: Option<String>,
+    },
+    /// A member was cut off.
+    MemberEvicted {
+        /// Its name.
+        member: String,
+        /// The host that said so; `null` = the root key.
+        by: Option<String>,
+    },
+    /// This host is out of the mesh.
+    HostOut {
+        /// `left`, `removed` or `evicted`.
+        because: String,
+        /// The host that said so; `null` = the root key.
+        by: Option<String>,
+    },
     /// The path to a member changed.
     PathChanged {
         /// Its name.
@@ -239,6 +265,10 @@ fn after(because: &Option<String>) -> String {
     because.iter().map(|because| format!(": {because}")).collect()
 }
 
+fn by_whom(by: &Option<String>) -> String {
+    by.iter().map(|by| format!(" by {by}")).collect()
+}
+
 fn list(words: &[impl ToString]) -> String {
     words.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -252,6 +282,12 @@ impl fmt::Display for Fact {
             Fact::MemberJoined { member } => write!(f, "{member} joined the mesh"),
             Fact::MemberUp { member } => write!(f, "{member} is up"),
             Fact::MemberDown { member } => write!(f, "{member} is down: not heard for too long"),
+            Fact::MemberLeft { member } => write!(f, "{member} left the mesh"),
+            Fact::MemberRemoved { member, by } => write!(f, "{member} was removed{}", by_whom(by)),
+            Fact::MemberEvicted { member, by } => write!(f, "{member} was evicted{}", by_whom(by)),
+            Fact::HostOut { because, by } => {
+                write!(f, "this host is out of the mesh: {because}{}", by_whom(by))
+            }
             Fact::PathChanged { member, path, rtt_ms, via } => {
                 write!(f, "path to {member}: {path}")?;
                 via.iter().try_for_each(|via| write!(f, " via {via}"))?;

@@ -13,6 +13,7 @@
 //! | 5 | a topology whose services hosts publish in their networks |
 //! | 6 | a topology with services that are reached by UDP |
 //! | 7 | members that may not do everything: older hosts would let them; probes, which this level answers and is judged by |
+//! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
 
 use std::fmt;
 
@@ -44,6 +45,8 @@ pub enum Feature {
     Limits,
     /// Datagrams that ask whether a host is there: older hosts do not answer.
     Probes,
+    /// The word that puts a host out of the mesh. It is said also where older hosts are, who are named.
+    Evict,
 }
 
 impl Feature {
@@ -57,6 +60,7 @@ impl Feature {
             Feature::Udp => Level(6),
             Feature::Limits => Level(7),
             Feature::Probes => Level(7),
+            Feature::Evict => Level(7),
         }
     }
 }

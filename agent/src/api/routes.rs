@@ -45,6 +45,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/status", get(|State(app): App_| answer(async move { app.status().await })))
         .route("/v1/join", post(|State(app): App_, Body_(join)| finish(async move { app.join(join).await })))
         .route("/v1/hosts", get(|State(app): App_| answer(async move { app.hosts().await })))
+        .merge(rights())
         .route("/v1/sessions", get(|State(app): App_| answer(async move { app.sessions().await })))
         .route("/v1/sessions/plan", post(|app: App_, body: Body_<api::PlanRequest>| answer(plan(app, body))))
         .route("/v1/sessions/up", post(|app: App_, body: Body_<api::PlanRequest>| finish(up(app, body))))
@@ -98,6 +99,30 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
+/// Who belongs to the mesh, and what they may.
+fn rights() -> Router<App> {
+    Router::new()
+        .route(
+            "/v1/host/loss",
+            get(|State(app): App_, Query(of): Query<MaybeHost>| {
+                answer(async move { app.host_loss(of.host).await })
+            }),
+        )
+        .route(
+            "/v1/host/out",
+            post(|State(app): App_, Body_(out)| finish(async move { app.host_out(out).await })),
+        )
+        .route(
+            "/v1/host/rename",
+            post(|State(app): App_, Body_(rename)| finish(async move { app.host_rename(rename).await })),
+        )
+        .route(
+            "/v1/host/issuer",
+            post(|State(app): App_, Body_(issuer)| finish(async move { app.host_issuer(issuer).await })),
+        )
+        .route("/v1/leave", post(|State(app): App_| finish(async move { app.leave().await })))
+}
+
 fn services() -> Router<App> {
     Router::new()
         .route("/v1/services", get(|State(app): App_| answer(async move { app.services().await })))
@@ -132,6 +157,11 @@ struct BySession {
 #[derive(Deserialize)]
 struct BySessionId {
     session: SessionId,
+}
+
+#[derive(Deserialize)]
+struct MaybeHost {
+    host: Option<String>,
 }
 
 #[derive(Deserialize)]

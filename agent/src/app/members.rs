@@ -27,6 +27,7 @@ impl App {
         let mesh = &self.inner.mesh;
         let picture = self.picture();
         let hosts = rows::hosts(&picture);
+        let out = self.out_rows();
         let accelerator = self.inner.qemu.borrow().usable().map(|facts| facts.accelerator);
         let member = |row: &api::HostRow| api::Member {
             id: row.id,
@@ -49,7 +50,7 @@ impl App {
             browser: self.inner.served.browser.map(|port| format!("http://{}:{port}/", sites::DOMAIN)),
             socks: self.inner.served.socks.map(|address| address.to_string()),
             interface,
-            members: hosts.iter().map(member).collect(),
+            members: hosts.iter().chain(&out).map(member).collect(),
             sessions: self.session_rows(),
             warnings: self.warnings(&hosts),
             health: self.health().await,
@@ -58,7 +59,7 @@ impl App {
         })
     }
 
-    fn mesh_name(&self) -> String {
+    pub(super) fn mesh_name(&self) -> String {
         self.inner.mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string())
     }
 
@@ -100,7 +101,9 @@ impl App {
 
     /// Tells every member with what it offers.
     pub async fn hosts(&self) -> ApiResult<api::Hosts> {
-        Ok(api::Hosts { hosts: rows::hosts(&self.picture()) })
+        let mut hosts = rows::hosts(&self.picture());
+        hosts.extend(self.out_rows());
+        Ok(api::Hosts { hosts })
     }
 
     /// Takes a token of this host's own mesh: where its members are. Another mesh's token is refused, because a
@@ -155,6 +158,11 @@ impl App {
 
     /// Makes a token; refused on a host that is no issuer, naming the issuers.
     pub async fn token_create(&self, create: api::TokenCreate) -> ApiResult<api::TokenCreated> {
+        if create.expires_s == 0 || create.uses == 0 {
+            return Err(Error::new(Kind::Usage, "no token was made")
+                .because("nobody could use it")
+                .next("agent token create --expires 7d --uses 100"));
+        }
         let expires_ms = create.expires_s.saturating_mul(1000);
         let may = create.can.map_or(May::ALL, May::only);
         self.check_limits(may)?;

@@ -2,7 +2,7 @@
 //! nothing else, so that this list is all the power a user of the socket has. Each method gathers
 //! from the picture and the subsystems and puts an answer together; nothing here keeps state.
 //!
-//! - `members`: the mesh, its hosts and its tokens;
+//! - `members`: the mesh, its hosts and its tokens; `rights`: who goes, what they are called, who may admit others;
 //! - `paths`: the ways to other hosts;
 //! - `sessions`: plan, up, down, status;
 //! - `machines`: machines from the inside;
@@ -17,6 +17,7 @@ mod machines;
 mod members;
 mod paths;
 mod published;
+mod rights;
 pub mod services;
 mod sessions;
 
@@ -35,6 +36,7 @@ use proto::{
     },
 };
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{forward::Forwards, interface::Shown, lan::Doors, published::Publisher},
@@ -95,6 +97,8 @@ pub struct Parts {
     pub interface: watch::Receiver<Shown>,
     /// When the agent started.
     pub started: Instant,
+    /// Ends the agent.
+    pub end: CancellationToken,
 }
 
 /// Where this agent serves programs of its host; `None`: it does not, and the log says why.

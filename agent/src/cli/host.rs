@@ -1,9 +1,16 @@
-//! `agent host`: what the members offer.
+//! `agent host`: what the members offer, and who goes, is called what, and may admit others.
 
-use proto::wire::api::{HostRow, Hosts};
+use proto::{
+    id::Name,
+    wire::api::{
+        Error, HostIssuer, HostLoss, HostOut, HostPutOut, HostRef, HostRename, HostRow, Hosts, Kind,
+        SessionLoss,
+    },
+};
 
 use super::{
     Cx, Done,
+    client::quoted,
     error::Exit,
     status::path,
     token::may,
@@ -19,6 +26,55 @@ pub enum Verb {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Cut a host off: a lost or stolen one, or one that is not trusted any more
+    ///
+    /// Says first what is lost. All members drop its connections, relay access and names at once, and the
+    /// tokens that it joined by or made end. Its own agent ends and stops its machines. It never comes back
+    /// under its key.
+    #[command(after_help = "Example:\n  agent host evict attic\n  agent host evict attic --yes --now")]
+    Evict {
+        /// The host, by name
+        host: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Also when sessions lose their majority of voters
+        #[arg(long)]
+        now: bool,
+    },
+    /// Remove a host that is gone for good: its name is free again, and nothing waits for it
+    ///
+    /// For a computer that broke or was wiped. One that still runs leaves by `agent leave` there.
+    #[command(after_help = "Example:\n  agent host remove attic\n  agent host remove attic --yes")]
+    Remove {
+        /// The host, by name
+        host: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Give a host another name
+    #[command(after_help = "Example:\n  agent host rename attic loft")]
+    Rename {
+        /// The host, by name
+        host: String,
+        /// Its new name
+        name: Name,
+    },
+    /// Let a host admit others; needs the root key, which is on the first host
+    #[command(after_help = "Example:\n  agent host promote cellar")]
+    Promote {
+        /// The host, by name
+        host: String,
+    },
+    /// Let a host admit nobody any more; needs the root key, which is on the first host
+    ///
+    /// Tokens that it made end; hosts that it admitted stay.
+    #[command(after_help = "Example:\n  agent host demote cellar")]
+    Demote {
+        /// The host, by name
+        host: String,
+    },
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
@@ -26,9 +82,81 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
         Verb::List { verbose } => {
             let hosts: Hosts = cx.client.get("/v1/hosts").await?;
             cx.ui.show(&hosts, if verbose { in_full } else { in_words });
-            Ok(Exit::WELL)
+        }
+        Verb::Evict { host, yes, now } => put_out(cx, HostPutOut { host, evict: true, now }, yes).await?,
+        Verb::Remove { host, yes } => put_out(cx, HostPutOut { host, evict: false, now: true }, yes).await?,
+        Verb::Rename { host, name } => {
+            let renamed: HostRef =
+                cx.client.post("/v1/host/rename", &HostRename { host: host.clone(), name }).await?;
+            cx.ui.show(&renamed, |renamed, _| format!("{host} is called {} now", renamed.name));
+        }
+        Verb::Promote { host } => {
+            let made: HostRef = cx.client.post("/v1/host/issuer", &HostIssuer { host, issuer: true }).await?;
+            cx.ui.show(&made, |made, _| format!("{} may admit others now", made.name));
+        }
+        Verb::Demote { host } => {
+            let made: HostRef =
+                cx.client.post("/v1/host/issuer", &HostIssuer { host, issuer: false }).await?;
+            cx.ui.show(&made, |made, _| format!("{} may admit nobody any more", made.name));
         }
     }
+    Ok(Exit::WELL)
+}
+
+async fn put_out(cx: &Cx, out: HostPutOut, yes: bool) -> Result<(), Error> {
+    let loss: HostLoss = cx.client.get(&format!("/v1/host/loss?host={}", quoted(&out.host))).await?;
+    let verb = if out.evict { "evict" } else { "remove" };
+    confirm(cx, &loss, yes, (verb, &format!("agent host {verb} {}", loss.host)))?;
+    let done: HostOut = cx.client.post("/v1/host/out", &out).await?;
+    let past = if out.evict { "evicted" } else { "removed" };
+    cx.ui.show(&done, |done, _| format!("{} is {past}", done.host.name));
+    Ok(())
+}
+
+/// Says what goes with a host, and asks. Where nobody can be asked it must have been said before.
+pub(super) fn confirm(cx: &Cx, loss: &HostLoss, yes: bool, (verb, again): (&str, &str)) -> Result<(), Error> {
+    losses(loss, verb).iter().for_each(|line| cx.ui.say(line));
+    if yes {
+        return Ok(());
+    }
+    let stays = Error::new(Kind::Refused, format!("{} stays a host of the mesh", loss.host));
+    if !cx.ui.can_ask() {
+        return Err(stays.because("nobody can be asked here").next(format!("{again} --yes")));
+    }
+    let agreed = cx.ui.asks(&format!("{verb} {}, for good. Go on?", loss.host));
+    if agreed { Ok(()) } else { Err(stays.because("you said no")) }
+}
+
+/// Says what goes with a host, a line each.
+pub(super) fn losses(loss: &HostLoss, verb: &str) -> Vec<String> {
+    let host = &loss.host;
+    let session = |lost: &SessionLoss| {
+        let mut parts = Vec::new();
+        if !lost.machines.is_empty() {
+            parts.push(format!("{} and their disks", lost.machines.join(", ")));
+        }
+        parts.extend(lost.votes.then(|| "a vote".to_owned()));
+        let fallen = if lost.stands { "" } else { "; no majority of its voters is left" };
+        format!("{}: loses {} on {host}{fallen}", lost.session, parts.join(" and "))
+    };
+    let mut lines: Vec<String> = loss.sessions.iter().map(session).collect();
+    if !loss.published.is_empty() {
+        lines.push(format!("names that go: {}", loss.published.join(", ")));
+    }
+    if verb == "evict" && !loss.tokens.is_empty() {
+        lines.push(format!("tokens that end: {}", loss.tokens.join(", ")));
+    }
+    if loss.last_issuer {
+        lines
+            .push(format!("{host} alone may admit hosts: without it nobody can, but by the recovery phrase"));
+    }
+    if verb == "evict" && !loss.older.is_empty() {
+        lines.push(format!(
+            "older agents go on talking to it until they are updated: {}",
+            loss.older.join(", ")
+        ));
+    }
+    lines
 }
 
 const HEADING: [&str; 12] =

@@ -29,10 +29,14 @@ pub struct Args {
     /// This host's name in the mesh [default: the hostname]
     #[arg(long)]
     name: Option<Name>,
+    /// Take the name back that this computer had before it was wiped; a host that may admit others must have
+    /// confirmed that by `agent host remove NAME`
+    #[arg(long, value_name = "NAME")]
+    replace: Option<Name>,
 }
 
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let request = request(&args.token, args.name)?;
+    let request = request(&args.token, own_name(args.name, args.replace)?)?;
     let joined: Joined = if cx.client.is_running().await {
         cx.client.post("/v1/join", &request).await?
     } else {
@@ -50,6 +54,16 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         cx.ui.say(&format!("hint: {}", reach::start(&cx.data)));
     }
     Ok(Exit::WELL)
+}
+
+/// A host that takes a name back is called so.
+fn own_name(name: Option<Name>, replace: Option<Name>) -> Result<Option<Name>, Error> {
+    match (name, replace) {
+        (Some(name), Some(old)) if name != old => Err(Error::new(Kind::Usage, "a host has one name")
+            .because(format!("--name says {name}, --replace says {old}"))
+            .next(format!("agent join TOKEN --name {old} --replace {old}"))),
+        (name, replace) => Ok(name.or(replace)),
+    }
 }
 
 /// Tells a member what came of a token of its own mesh.
@@ -136,6 +150,14 @@ mod tests {
             assert_eq!(piped.to_ascii_lowercase(), token, "{text:?}");
             assert_eq!(text.replace("agent join", "").parse::<Token>().is_ok(), !text.contains("agent"));
         }
+    }
+
+    #[test]
+    fn a_host_that_takes_a_name_back_has_that_name() {
+        let name = |text: &str| Some(text.parse::<Name>().unwrap());
+        assert_eq!(own_name(None, name("nas")).unwrap(), name("nas"));
+        assert_eq!(own_name(name("nas"), name("nas")).unwrap(), name("nas"));
+        assert_eq!(own_name(name("nas"), name("attic")).unwrap_err().kind, Kind::Usage);
     }
 
     #[test]

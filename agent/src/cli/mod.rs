@@ -18,6 +18,7 @@ mod init;
 mod install;
 mod intent;
 mod join;
+mod leave;
 mod machine;
 mod net;
 mod out;
@@ -91,6 +92,7 @@ going on, 6 partly done, 7 agent or mesh unreachable, 130 interrupted.";
 enum Noun {
     Init(init::Args),
     Join(join::Args),
+    Leave(leave::Args),
     Run(run::Args),
     Status(status::Args),
     /// Run a topology: plan, up, status, list, down
@@ -99,7 +101,7 @@ enum Noun {
     /// Enter, watch, start and stop single machines
     #[command(subcommand)]
     Machine(machine::Verb),
-    /// See the hosts of the mesh
+    /// See the hosts of the mesh, and say who goes, is called what, and may admit others
     #[command(subcommand)]
     Host(host::Verb),
     /// Reach the services of machines from this host
@@ -199,6 +201,7 @@ async fn dispatch(cx: &Cx, noun: Noun) -> Done {
     match noun {
         Noun::Init(args) => init::run(cx, args),
         Noun::Join(args) => join::run(cx, args).await,
+        Noun::Leave(args) => leave::run(cx, args).await,
         Noun::Run(args) => run::run(cx, args).await,
         Noun::Status(args) => status::run(cx, args).await,
         Noun::Session(verb) => session::run(cx, verb).await,

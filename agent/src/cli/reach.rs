@@ -68,6 +68,9 @@ pub fn unreachable(socket: &Path, error: &io::Error) -> Error {
         _ => format!("{}: {error}", socket.display()),
     };
     let dir = socket.parent().unwrap_or(Path::new("/"));
+    if let Some(out) = crate::daemon::out(dir) {
+        return Error { kind: Kind::Unreachable, ..out };
+    }
     let root = rustix::process::geteuid().is_root();
     let service = dir == DataDir::system().path() && look::has_service();
     let member = dir.join("identity/mesh").exists();

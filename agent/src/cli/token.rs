@@ -25,7 +25,7 @@ pub enum Verb {
     )]
     Create {
         /// How long it can be used
-        #[arg(long, default_value = "7d", value_parser = value::duration)]
+        #[arg(long, default_value = "7d", value_parser = value::lifetime)]
         expires: Duration,
         /// How many hosts may use it
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -26,6 +26,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Reads how long something lives: whole seconds, one at least.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    let read = duration(text)?;
+    if read.as_secs() == 0 {
+        return Err("it would end before anybody could use it: write 1h or 7d".to_owned());
+    }
+    Ok(read)
+}
+
 /// Reads `--replace`s: machines, whole groups, or `all`.
 pub fn replace(topology: &Topology, given: &[String]) -> Result<Replace, Error> {
     let mut replace = Replace::default();

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiResult, about, failed, follow};
+use super::{ApiResult, about, failed, follow, no_mesh};
 use crate::{
     access::{
         balance::{Dial, Reach, Ways},
@@ -117,7 +117,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let extra = vec![(images::ALPN.to_vec(), Box::new(images.protocol()) as _)];
     let handlers = Handlers { extra, requests, raft };
     let (mesh, running) =
-        mesh::build(mesh, identity, handlers, facts.clone()).await.map_err(|error| failed(&error))?;
+        mesh::build(mesh, identity, handlers, facts.clone()).await.map_err(|error| no_mesh(&error))?;
     let (log, recorder) = facts::open(&data.facts(), &mesh.name()).map_err(|error| failed(&error))?;
     let (recorder, net, running) = (Recording::begin(recorder, heard), mesh.net(), tokio::spawn(running));
 
@@ -207,6 +207,7 @@ impl Built {
             served,
             interface: self.interface.subscribe(),
             started: Instant::now(),
+            end: self.stop.clone(),
         })
     }
 
@@ -231,7 +232,7 @@ impl Built {
             () = self.stop.cancelled() => None,
             ended = &mut self.running => Some(match ended {
                 Ok(Ok(())) => Ended("mesh").into(),
-                Ok(Err(error)) => failed(&error),
+                Ok(Err(error)) => no_mesh(&error),
                 Err(error) => failed(&error),
             }),
             Some(ended) = self.tasks.join_next() => Some(match ended {

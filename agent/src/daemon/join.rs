@@ -18,6 +18,8 @@ use crate::{
 /// Between two tries of a join: a mesh that is not there now may come back at any time, with a router or a power line.
 const AGAIN: BackOff = BackOff::new(2_000, 30_000);
 
+const NOT_JOINED: &str = "this host did not join";
+
 /// Joins a mesh without a daemon.
 pub async fn join(data: &DataDir, request: api::JoinRequest) -> ApiResult<api::Joined> {
     let _lock = take(data)?;
@@ -43,9 +45,9 @@ impl From<Error> for Missed {
 /// Writes down what a token of this host's own mesh tells of members, for the next start.
 fn join_again(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Joined> {
     let token = request.token.parse().map_err(mesh::MeetError::from);
-    let noted = token.and_then(|token| mesh::note(data.path(), &token)).map_err(|error| {
-        Error::new(Kind::Refused, "this host did not join").because(words(&error)).next("agent status")
-    })?;
+    let noted = token
+        .and_then(|token| mesh::note(data.path(), &token))
+        .map_err(|error| Error::new(Kind::Refused, NOT_JOINED).because(words(&error)).next("agent status"))?;
     let silent = noted.members.iter().map(Name::to_string).collect();
     Ok(api::Joined {
         mesh: api::MeshRef {
@@ -59,7 +61,6 @@ fn join_again(data: &DataDir, request: &api::JoinRequest) -> ApiResult<api::Join
 }
 
 async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Result<api::Joined, Missed> {
-    let what = "this host did not join";
     let name = request.name.clone().or_else(crate::cli::hostname).ok_or_else(|| {
         Error::new(Kind::Usage, "this host needs a name")
             .because(crate::cli::no_name())
@@ -89,26 +90,41 @@ async fn join_locked(data: &DataDir, request: &api::JoinRequest) -> Result<api::
                 .next("agent run, which tries again until one of them is back");
             Err(Missed { error, absent: true })
         }
-        Err(error) => {
-            let (kind, next) = match &error {
-                mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_) => {
-                    (Kind::Failed, "check that the host that made the token runs and can be reached")
-                }
-                mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
-                mesh::JoinError::Refused(JoinRefusal::NameTaken(_)) => {
-                    (Kind::Refused, "agent join TOKEN --name OTHER")
-                }
-                _ => (Kind::Refused, "ask for a new one: agent token create"),
-            };
-            let why = match &error {
-                mesh::JoinError::Refused(refusal) => Some(Box::new(Code::of(refusal))),
-                _ => None,
-            };
-            let absent = matches!(error, mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_));
-            let error = Error { why, ..Error::new(kind, what).because(words(&error)).next(next) };
-            Err(Missed { error, absent })
-        }
+        Err(error) => Err(missed(&error)),
     }
+}
+
+/// Says why this host did not join, and what helps.
+fn missed(error: &mesh::JoinError) -> Missed {
+    let (kind, next) = match error {
+        mesh::JoinError::Busy(_) => (Kind::TimedOut, "try again in a moment"),
+        mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_) => {
+            (Kind::Failed, "check that the host that made the token runs and can be reached")
+        }
+        mesh::JoinError::Identity(mesh::IdentityError::Exists) => (Kind::Refused, "agent status"),
+        mesh::JoinError::Refused(JoinRefusal::NameTaken(name)) => {
+            let back = format!(
+                "agent join TOKEN --name OTHER    or, if {name} was this computer before it was wiped, on a host \
+                         that may admit others: agent host remove {name} --yes, then this again"
+            );
+            return Missed { error: refusal(Kind::Refused, error).next(back), absent: false };
+        }
+        mesh::JoinError::Refused(JoinRefusal::Out(_)) => (Kind::Refused, "agent leave, then join again"),
+        _ => (Kind::Refused, "ask for a new one: agent token create"),
+    };
+    let absent = matches!(
+        error,
+        mesh::JoinError::Busy(_) | mesh::JoinError::Unreachable(_) | mesh::JoinError::Bind(_)
+    );
+    Missed { error: refusal(kind, error).next(next), absent }
+}
+
+fn refusal(kind: Kind, error: &mesh::JoinError) -> Error {
+    let why = match error {
+        mesh::JoinError::Refused(refusal) => Some(Box::new(Code::of(refusal))),
+        _ => None,
+    };
+    Error { why, ..Error::new(kind, NOT_JOINED).because(words(error)) }
 }
 
 /// Gives the join that must come first, if any; without identity and token there is nothing to run.

@@ -15,6 +15,7 @@ pub mod computer;
 pub mod console;
 pub mod disk;
 pub mod guard;
+pub mod halt;
 pub mod handle;
 mod hangup;
 pub mod launch;

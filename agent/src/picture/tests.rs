@@ -38,7 +38,7 @@ fn seen(rtt_ms: f64) -> Arc<mesh::Members> {
     };
     let path = mesh::Path { kind: mesh::PathKind::Direct, rtt_ms, via: "192.0.2.1:1".into() };
     let hosts = [(ME, view(ME, None)), (OTHER, view(OTHER, Some(path)))].into();
-    Arc::new(mesh::Members { me: ME, hosts })
+    Arc::new(mesh::Members { me: ME, hosts, out: Default::default() })
 }
 
 fn feed() -> Feed {

@@ -1,7 +1,7 @@
 //! What the mesh is put together from, and why it may not run.
 
 use iroh::protocol::DynProtocolHandler;
-use proto::{reachability::fallback::Foreign, wire::record::HostRecord};
+use proto::{reachability::fallback::Foreign, time::Timestamp, trust::OutBecause, wire::record::HostRecord};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -47,10 +47,28 @@ pub enum MeshError {
     /// No socket.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// This host is a member no more.
+    #[error("this host is out of the mesh {mesh}: it {} {since}", said(.because))]
+    Out {
+        /// The mesh's label.
+        mesh: String,
+        /// Why.
+        because: OutBecause,
+        /// Since when.
+        since: Timestamp,
+    },
     /// This host's own certificate is missing.
     #[error("the stored statements do not say that this host is a member")]
     NotMember,
     /// A part ended by itself.
     #[error("the {0} ended")]
     Ended(&'static str),
+}
+
+fn said(because: &OutBecause) -> &'static str {
+    match because {
+        OutBecause::Left => "left",
+        OutBecause::Removed => "was removed",
+        OutBecause::Evicted => "was evicted",
+    }
 }

@@ -1,14 +1,15 @@
 //! The member's side of a join: proves itself, checks the stranger's proof, and admits it or asks an
-//! issuer that can. Bounded in number, rate and time, because anybody may knock.
+//! issuer that can. Bounded in number, rate and time, because anybody may knock: `proto::trust::knocks` says how often.
+//! Strangers are served in the order in which they came.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use iroh::{
+    TransportAddr,
     endpoint::Connection,
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -16,10 +17,10 @@ use proto::{
     facts::Fact,
     id::HostId,
     reasons::Code,
-    time::Moment,
     trust::{
         Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
         join::{JOIN_VERSION, admit},
+        knocks::{Knock, Knocks, MAX_IN_LINE, Source},
     },
     wire::{
         record::{Body, Reach, RecordKey},
@@ -28,7 +29,7 @@ use proto::{
 };
 use tokio::sync::{Semaphore, broadcast, watch};
 
-use super::{DOOR_TIMEOUT, Ready, Welcome, channel, receive, send};
+use super::{BUSY, BUSY_WORDS, DOOR_TIMEOUT, Ready, Welcome, channel, receive, send};
 use crate::{
     clock::Clock,
     gossip::Records,
@@ -39,12 +40,12 @@ use crate::{
 
 /// Strangers that are served at once.
 const MAX_AT_ONCE: usize = 8;
-/// Knocks in a minute, good or bad: signatures cost time.
-const KNOCKS_PER_MINUTE: usize = 120;
+/// How long a stranger stands in line before it is asked to come again.
+const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// When it may come again then.
+const AGAIN_MS: u64 = 1_000;
 /// How long one issuer may think about a forwarded join.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
-/// What a stranger reads when there are too many of them.
-const BUSY: (u32, &[u8]) = (429, b"busy");
 /// What a connection is closed with when all is said.
 const DONE: (u32, &[u8]) = (0, b"done");
 
@@ -60,8 +61,11 @@ struct Inner {
     streams: Streams,
     records: watch::Receiver<Arc<Records>>,
     facts: broadcast::Sender<Fact>,
+    line: Semaphore,
     slots: Semaphore,
-    knocks: Mutex<VecDeque<Moment>>,
+    knocks: Mutex<Knocks>,
+    /// One decision at a time: the last use of a token is had by one.
+    deciding: Mutex<()>,
 }
 
 impl std::fmt::Debug for Door {
@@ -72,12 +76,18 @@ impl std::fmt::Debug for Door {
 
 impl ProtocolHandler for Door {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let slot = self.inner.slots.try_acquire();
-        let (Ok(_slot), true) = (slot, self.may_knock()) else {
-            connection.close(BUSY.0.into(), BUSY.1);
-            return Ok(());
+        let source = source(&connection);
+        let Inner { line, slots, .. } = &*self.inner;
+        let _place = match (self.knock(&source), line.try_acquire()) {
+            (Knock::Busy { again_ms }, _) => return turn_away(&connection, again_ms),
+            (Knock::Enter, Err(_)) => return turn_away(&connection, AGAIN_MS),
+            (Knock::Enter, Ok(place)) => place,
         };
-        match tokio::time::timeout(DOOR_TIMEOUT, self.attend(&connection)).await {
+        // First come, first served.
+        let Ok(Ok(_slot)) = tokio::time::timeout(LINE_TIMEOUT, slots.acquire()).await else {
+            return turn_away(&connection, AGAIN_MS);
+        };
+        match tokio::time::timeout(DOOR_TIMEOUT, self.attend(&connection, &source)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a join ended early"),
             Err(_) => tracing::debug!("a join took too long"),
@@ -88,6 +98,29 @@ impl ProtocolHandler for Door {
     }
 }
 
+/// Asks a stranger to come again.
+fn turn_away(connection: &Connection, again_ms: u64) -> Result<(), AcceptError> {
+    connection.close(BUSY.into(), format!("{BUSY_WORDS}{again_ms} ms").as_bytes());
+    Ok(())
+}
+
+/// Tells where a stranger comes from.
+fn source(connection: &Connection) -> Source {
+    let paths = connection.paths();
+    let ways: Vec<TransportAddr> = paths.iter().map(|path| path.remote_addr().clone()).collect();
+    let address = ways.iter().find_map(|way| match way {
+        TransportAddr::Ip(address) => Some(Source::of(address.ip())),
+        _ => None,
+    });
+    let relay = || {
+        ways.iter().find_map(|way| match way {
+            TransportAddr::Relay(url) => Some(Source::Relay(url.to_string())),
+            _ => None,
+        })
+    };
+    address.or_else(relay).unwrap_or(Source::Other)
+}
+
 impl Door {
     pub(crate) fn new(
         identity: Identity,
@@ -96,22 +129,19 @@ impl Door {
         records: watch::Receiver<Arc<Records>>,
         facts: broadcast::Sender<Fact>,
     ) -> Door {
-        let (slots, knocks) = (Semaphore::new(MAX_AT_ONCE), Mutex::default());
-        Door { inner: Arc::new(Inner { identity, roster, streams, records, facts, slots, knocks }) }
+        let (line, slots) = (Semaphore::new(MAX_IN_LINE), Semaphore::new(MAX_AT_ONCE));
+        let (knocks, deciding) = (Mutex::default(), Mutex::default());
+        let inner = Inner { identity, roster, streams, records, facts, line, slots, knocks, deciding };
+        Door { inner: Arc::new(inner) }
     }
 
-    fn may_knock(&self) -> bool {
+    fn knock(&self, source: &Source) -> Knock {
+        let in_line = MAX_IN_LINE - self.inner.line.available_permits();
         let mut knocks = self.inner.knocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Clock.moment();
-        knocks.retain(|at| now.since(*at) < Duration::from_secs(60));
-        let may = knocks.len() < KNOCKS_PER_MINUTE;
-        if may {
-            knocks.push_back(now);
-        }
-        may
+        knocks.knock(source, in_line, Clock.moment())
     }
 
-    async fn attend(&self, connection: &Connection) -> io::Result<()> {
+    async fn attend(&self, connection: &Connection, source: &Source) -> io::Result<()> {
         let (mut out, mut input) = connection.accept_bi().await.map_err(io::Error::other)?;
         let hello: JoinHello = receive(&mut input).await?;
         let roll = self.inner.roster.roll();
@@ -136,6 +166,10 @@ impl Door {
             channel: channel(connection)?,
         };
         let answer = self.answer(&transcript, &proof).await;
+        if matches!(&answer, JoinAnswer::Refused(JoinRefusal::Proof | JoinRefusal::UnknownToken)) {
+            let mut knocks = self.inner.knocks.lock().unwrap_or_else(PoisonError::into_inner);
+            knocks.wrong(source, Clock.moment());
+        }
         if let JoinAnswer::Refused(because) = &answer {
             let (because, why) = (because.to_string(), Some(Code::of(because)));
             self.inner.facts.send(Fact::JoinRefused { because, why }).ok();
@@ -209,6 +243,7 @@ impl Door {
             return Err(JoinRefusal::Proof);
         }
         transcript.check(proof)?;
+        let _one = self.inner.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let roll = roster.roll();
         if !roll.set.is_issuer(identity.host()) {
             return Ok(JoinAnswer::Pending { issuers: roll.issuers() });

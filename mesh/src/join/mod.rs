@@ -33,6 +33,10 @@ pub use stranger::{JoinError, Joined, Joining, join};
 
 /// A whole join, seen from the member: two round trips, and a forward to an issuer.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(15);
+/// What a connection is closed with when there are too many strangers.
+const BUSY: u32 = 429;
+/// What is said with it, before the time after which to come again; hosts of an older version say nothing more.
+const BUSY_WORDS: &str = "busy, again in ";
 
 /// The joiner lives as a member.
 #[derive(Debug, PartialEq, Encode, Decode)]

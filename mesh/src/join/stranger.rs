@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, 
 use futures::{StreamExt, stream::FuturesUnordered};
 use iroh::{
     Endpoint, EndpointAddr, RelayConfig, RelayUrl, TransportAddr, Watcher,
-    address_lookup::memory::MemoryLookup, endpoint::Connection,
+    address_lookup::memory::MemoryLookup,
+    endpoint::{Connection, ConnectionError},
 };
 use iroh_relay::RelayQuicConfig;
 use proto::{
@@ -21,7 +22,7 @@ use proto::{
 };
 use tokio::sync::broadcast;
 
-use super::{Ready, Welcome, channel, receive, receive_welcome, send};
+use super::{BUSY, BUSY_WORDS, Ready, Welcome, channel, receive, receive_welcome, send};
 use crate::{
     clock::Clock,
     identity::{self, Identity, IdentityError},
@@ -35,8 +36,14 @@ use crate::{
 
 /// A member that can be reached answers within a second or two, through a relay too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
-/// All four messages, a forward to an issuer included.
-const TALK_TIMEOUT: Duration = Duration::from_secs(15);
+/// All four messages, the time in line and a forward to an issuer included.
+const TALK_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a busy door is tried.
+const BUSY_FOR: Duration = Duration::from_secs(120);
+/// How long one try waits at most, whatever the door says.
+const BUSY_AT_MOST_MS: u64 = 20_000;
+/// The same where it does not say.
+const BUSY_USUALLY_MS: u64 = 1_000;
 /// A relay's refusal is final once a direct way had so much time to open.
 const DIRECT_HEAD_START: Duration = Duration::from_millis(1500);
 /// What a handshake with another host than the one that was dialled ends with.
@@ -93,6 +100,9 @@ pub enum JoinError {
     /// A relay lets no one in by this token.
     #[error("the join was refused: {0}")]
     RefusedByRelay(String),
+    /// Too many hosts join at once.
+    #[error("too many hosts join at once; the door opens again in {0} ms")]
+    Busy(u64),
     /// None of the token's members answers.
     #[error("none of the members that the token names can be reached: {0}")]
     Unreachable(String),
@@ -105,11 +115,22 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
         return Err(IdentityError::Exists.into());
     }
     let seed = identity::host_seed(&joining.data)?;
-    let told = match attempt(&joining, &token, &seed).await {
-        Err(JoinError::Unreachable(because)) if because.contains(WRONG_KEY) => {
-            apart(&joining, &token, &seed).await.ok_or(JoinError::Unreachable(because))
+    let started = Clock.moment();
+    let told = loop {
+        let told = match attempt(&joining, &token, &seed).await {
+            Err(JoinError::Unreachable(because)) if because.contains(WRONG_KEY) => {
+                apart(&joining, &token, &seed).await.ok_or(JoinError::Unreachable(because))
+            }
+            told => told,
+        };
+        match told {
+            Err(JoinError::Busy(ms)) if Clock.moment().since(started) < BUSY_FOR => {
+                // Hosts that came together do not come again together.
+                let ms = ms.min(BUSY_AT_MOST_MS);
+                tokio::time::sleep(Duration::from_millis(rand::random_range(ms / 2..=ms + ms / 2))).await;
+            }
+            told => break told,
         }
-        told => told,
     };
     match told? {
         Told::Pending(issuers) => {
@@ -185,7 +206,7 @@ impl Stranger<'_> {
             }
         }
         let mut failures: Vec<String> = Vec::new();
-        let mut pending = None;
+        let (mut pending, mut busy) = (None, None);
         let mut watch = tokio::time::interval(RELAY_LOOK);
         let started = Clock.moment();
         loop {
@@ -206,6 +227,7 @@ impl Stranger<'_> {
                 }
             };
             let talk = tokio::time::timeout(TALK_TIMEOUT, self.talk(&connection, host)).await;
+            busy = busy.or(turned_away(&connection));
             connection.close(0u32.into(), b"done");
             match talk {
                 Ok(Ok(told @ Told::Admitted { .. })) => return Ok(told),
@@ -214,6 +236,9 @@ impl Stranger<'_> {
                 Ok(Err(Failure::Broken(error))) => failures.push(format!("{}: {error}", host.short())),
                 Err(_) => failures.push(format!("{}: no answer within {TALK_TIMEOUT:?}", host.short())),
             }
+        }
+        if let Some(ms) = busy {
+            return Err(JoinError::Busy(ms));
         }
         match (pending, self.denied()) {
             (Some(issuers), _) => Ok(Told::Pending(issuers)),
@@ -288,6 +313,17 @@ impl Stranger<'_> {
         let homes = self.endpoint.home_relay_status().get();
         homes.iter().find_map(|home| home.auth_denied_reason().map(str::to_owned))
     }
+}
+
+/// Reads when a busy door may be tried again.
+fn turned_away(connection: &Connection) -> Option<u64> {
+    let ConnectionError::ApplicationClosed(close) = connection.close_reason()? else { return None };
+    if close.error_code != BUSY.into() {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&close.reason).into_owned();
+    let number = text.strip_prefix(BUSY_WORDS).and_then(|rest| rest.strip_suffix(" ms"));
+    Some(number.and_then(|number| number.parse().ok()).unwrap_or(BUSY_USUALLY_MS))
 }
 
 enum Failure {

@@ -25,7 +25,7 @@ use proto::{
         path::{Path, PathKind},
     },
     seal::Seed,
-    trust::{Certificate, Grant, GrantState, Statement},
+    trust::{Certificate, Grant, GrantState, OutBecause, Statement},
     wire::record::{Body, HostRecord, Reach, RecordKey},
 };
 use tokio::{
@@ -148,6 +148,10 @@ impl Keeper {
                 result = roll.changed() => {
                     if result.is_err() { return }
                     tick = ticks(&roll.borrow_and_update());
+                    if self.is_cut_off() {
+                        self.show();
+                        return;
+                    }
                     for (from, statements) in self.roster.news() {
                         self.spread(spread::Event::Learned { statements, from }).await;
                     }
@@ -190,6 +194,14 @@ impl Keeper {
             }
             self.show();
         }
+    }
+
+    /// Cuts off who is out. Tells whether this host itself is: whoever leaves goes on until all know it.
+    fn is_cut_off(&self) -> bool {
+        let roll = self.roster.roll();
+        roll.out.keys().for_each(|host| self.gate.cut_off(host));
+        let Some(me) = roll.out.get(&self.identity.host()) else { return false };
+        me.because != OutBecause::Left
     }
 
     /// Tells the machine what is seen now.

@@ -166,9 +166,18 @@ impl Roster {
 
     /// Says something ourselves: it is on disk before anybody hears it, or it is not said.
     pub(crate) fn say(&self, statement: &Statement, seed: &Seed) -> Result<(), SayError> {
+        self.say_all(&[(statement.clone(), seed)])
+    }
+
+    /// Says several things at once: all of them, or none.
+    pub(crate) fn say_all(&self, statements: &[(Statement, &Seed)]) -> Result<(), SayError> {
         let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut set = self.roll().set.clone();
-        if set.apply(statement.seal(set.mesh(), seed), self.now())? {
+        let mut changed = false;
+        for (statement, seed) in statements {
+            changed |= set.apply(statement.seal(set.mesh(), seed), self.now())?;
+        }
+        if changed {
             set.prune(self.now());
             self.store(&set).map_err(SayError::Store)?;
             changing.behind = false;

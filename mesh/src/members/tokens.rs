@@ -98,7 +98,7 @@ fn names(names: &[Name]) -> String {
 }
 
 /// Gives the name of a token: the start of its public key.
-fn id(token: &PublicKey) -> String {
+pub(super) fn id(token: &PublicKey) -> String {
     HostId(*token).short()
 }
 

@@ -11,7 +11,7 @@ use proto::{
         fallback::Foreign,
         path::{self, Path, PathKind},
     },
-    trust::{Capability, May, Member},
+    trust::{Capability, May, Member, Out, OutBecause},
     wire::{
         api::MemberState,
         record::{Body, HostRecord, Reach, RecordKey},
@@ -66,6 +66,8 @@ pub struct Members {
     pub me: HostId,
     /// Everybody, this host included.
     pub hosts: BTreeMap<HostId, MemberView>,
+    /// Who is a member no more.
+    pub out: BTreeMap<HostId, Out>,
 }
 
 impl Members {
@@ -149,7 +151,7 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Members {
         };
         (host, view)
     });
-    Members { me: sources.me, hosts: hosts.collect() }
+    Members { me: sources.me, hosts: hosts.collect(), out: sources.roll.out.clone() }
 }
 
 /// What stands for the owner of a stranger's relay.
@@ -176,9 +178,28 @@ pub(crate) fn relay_owner(
     member.or_else(stranger).or_else(|| own().map(|member| member.name.clone()))
 }
 
+/// Tells that a host is out, this one perhaps.
+fn gone(old: &Members, new: &Members, out: &Out) -> Fact {
+    let before = old.hosts.get(&out.host).map(|host| host.name.to_string());
+    let label = || out.name.as_ref().map(Name::to_string);
+    let member = before.or_else(label).unwrap_or_else(|| out.host.short());
+    let by = new.name(HostId(out.signer)).map(|by| by.to_string());
+    match out.because {
+        _ if out.host == new.me => Fact::HostOut { because: out.because.as_str().to_owned(), by },
+        OutBecause::Left => Fact::MemberLeft { member },
+        OutBecause::Removed => Fact::MemberRemoved { member, by },
+        OutBecause::Evicted => Fact::MemberEvicted { member, by },
+    }
+}
+
 /// Tells what happened between two views.
 pub(crate) fn facts(old: &Members, new: &Members) -> Vec<Fact> {
-    let mut facts = Vec::new();
+    let mut facts: Vec<Fact> = new
+        .out
+        .values()
+        .filter(|out| !old.out.contains_key(&out.host))
+        .map(|out| gone(old, new, out))
+        .collect();
     for (host, now) in new.hosts.iter().filter(|(host, _)| **host != new.me) {
         let member = now.name.clone();
         let before = old.hosts.get(host);

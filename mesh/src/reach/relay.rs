@@ -22,13 +22,13 @@ use proto::{
     trust::{GrantState, JoinRefusal, join::EARLY},
     wire::record::RelayOffer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     clock::Clock,
     disk, identity,
-    members::roster::Roster,
+    members::roster::{Roll, Roster},
     reach::dialback::{DIALLED, Word},
     transport::{
         endpoint::{Pair, Ports},
@@ -66,6 +66,8 @@ pub(crate) struct Relay {
     pub(crate) offer: RelayOffer,
     /// Ends with the relay.
     _expelling: AbortOnDropHandle<()>,
+    /// The same.
+    _cutting: AbortOnDropHandle<()>,
 }
 
 /// The relay that was served after the start, to be ended with the mesh; cheap to clone.
@@ -136,7 +138,7 @@ impl Relay {
             config.relay = Some(relay);
             config.quic = Some(quic);
             match Server::spawn(config).await {
-                Ok(server) => return Relay::running(server, (address, certificate), gate, staying),
+                Ok(server) => return Relay::running(server, (address, certificate), (gate, roster), staying),
                 Err(error) => failure = format!("{error:#}"),
             }
         }
@@ -146,17 +148,25 @@ impl Relay {
     fn running(
         server: Server,
         (address, certificate): (IpAddr, Digest),
-        gate: &Gate,
+        (gate, roster): (&Gate, &Arc<Roster>),
         staying: mpsc::Receiver<Stranger>,
     ) -> Result<Relay, RelayError> {
         let missing = || RelayError::Spawn("the server has no address".to_owned());
         let http = server.http_addr().ok_or_else(missing)?.port();
         let qad_port = server.quic_addr().ok_or_else(missing)?.port();
         let service = server.relay_service().ok_or_else(missing)?;
-        let expelling = tokio::spawn(expel(staying, service.clients().clone(), gate.clone()));
+        let (clients, roll) = (service.clients().clone(), roster.watch());
+        let expelling = tokio::spawn(expel(staying, clients.clone(), gate.clone()));
+        let cutting = tokio::spawn(cut_off(roll, clients));
         let url = format!("http://{}", SocketAddr::new(address, http));
         let offer = RelayOffer { url, qad_port, certificate };
-        Ok(Relay { server, port: http, offer, _expelling: AbortOnDropHandle::new(expelling) })
+        Ok(Relay {
+            server,
+            port: http,
+            offer,
+            _expelling: AbortOnDropHandle::new(expelling),
+            _cutting: AbortOnDropHandle::new(cutting),
+        })
     }
 
     /// Ends the relay and cuts its clients; dropping it would not.
@@ -229,6 +239,16 @@ async fn expel(mut staying: mpsc::Receiver<Stranger>, clients: Clients, gate: Ga
         Clock.sleep_until(stranger.until).await;
         if !gate.is_member(&identity::host_of_endpoint(&stranger.id)) {
             clients.disconnect(stranger.id, Some(stranger.connection));
+        }
+    }
+}
+
+/// Cuts hosts off that are out of the mesh.
+async fn cut_off(mut roll: watch::Receiver<Arc<Roll>>, clients: Clients) {
+    while roll.changed().await.is_ok() {
+        let now = roll.borrow_and_update().clone();
+        for id in now.out.keys().filter_map(identity::endpoint_id) {
+            clients.disconnect(id, None);
         }
     }
 }

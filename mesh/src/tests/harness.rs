@@ -160,6 +160,12 @@ impl Host {
         (self.dir, self.name)
     }
 
+    /// Waits until it ends by itself; tells how.
+    pub(super) async fn ended(self) -> (TempDir, Result<(), MeshError>) {
+        let ended = tokio::time::timeout(WITHIN, self.running).await.expect("it did not end").unwrap();
+        (self.dir, ended)
+    }
+
     pub(super) fn id(&self) -> HostId {
         self.mesh.me()
     }

@@ -179,3 +179,54 @@ async fn another_host_at_one_of_a_tokens_addresses_does_not_spoil_a_join() {
     attic.stop().await;
     other.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_host_lets_in_one_of_two_that_come_at_once() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    for round in 0..3 {
+        let once = TokenWish { expires_ms: 60_000, uses: 1, admin: false, may: May::ALL };
+        let token = attic.mesh.token_create(once).await.unwrap().text;
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let labels = [format!("one-a{round}"), format!("two-a{round}")];
+        let (one, two) = tokio::join!(
+            try_join(dirs[0].path(), &labels[0], &token),
+            try_join(dirs[1].path(), &labels[1], &token)
+        );
+        let refused = match (one, two) {
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
+            (Ok(_), Ok(_)) => panic!("both are in"),
+            (Err(one), Err(two)) => panic!("{one}; {two}"),
+        };
+        assert!(matches!(refused, JoinError::Refused(JoinRefusal::UsedUp)), "{refused:?}");
+    }
+    attic.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_hosts_that_come_at_once_all_get_in() {
+    let attic = Host::founder("attic", Serve::Off).await;
+    let many = TokenWish { expires_ms: 3_600_000, uses: 100, admin: false, may: May::ALL };
+    let token = attic.mesh.token_create(many).await.unwrap().text;
+    let dir = tempfile::tempdir().unwrap();
+    let joins = (0..100_u64).map(|number| {
+        let (place, token) = (dir.path().join(number.to_string()), &token);
+        async move {
+            // Within two seconds, as computers boot that got their power back together.
+            tokio::time::sleep(std::time::Duration::from_millis(number * 20)).await;
+            std::fs::create_dir(&place).unwrap();
+            try_join(&place, &format!("host-a{number}"), token).await
+        }
+    });
+    let failed: Vec<String> = futures::future::join_all(joins)
+        .await
+        .into_iter()
+        .filter_map(|joined| match joined {
+            Ok(Joined::Member { .. }) => None,
+            Ok(Joined::Pending { .. }) => Some("pending".to_owned()),
+            Err(error) => Some(error.to_string()),
+        })
+        .collect();
+    assert!(failed.is_empty(), "{} of 100 failed: {failed:?}", failed.len());
+    assert_eq!(attic.mesh.roll().borrow().members.len(), 101);
+    attic.stop().await;
+}

@@ -7,5 +7,6 @@ mod harness;
 mod hostile;
 mod joining;
 mod living;
+mod out;
 mod outside;
 mod presence;

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use iroh::{
     TransportAddr,
     endpoint::{
-        AfterHandshakeOutcome, Connection, EndpointHooks, Incoming, IncomingAddr, WeakConnectionHandle,
+        AfterHandshakeOutcome, Connection, ConnectionError, EndpointHooks, Incoming, IncomingAddr,
+        WeakConnectionHandle,
     },
     protocol::{IncomingFilter, IncomingFilterOutcome},
 };
@@ -22,6 +23,7 @@ use proto::{
         deaf::Sounding,
         path::{self, Path, Remote, Sample},
     },
+    trust::Sealed,
 };
 
 use crate::{
@@ -32,6 +34,8 @@ use crate::{
 
 /// What a rejected host reads when its connection is closed.
 pub(crate) const NOT_MEMBER: (u32, &[u8]) = (403, b"not a member");
+/// What a host reads that is out of the mesh, with the word that put it out.
+const OUT: u32 = 410;
 /// What a host reads that this one gives up on.
 const STALE: (u32, &[u8]) = (408, b"stale");
 
@@ -71,6 +75,36 @@ impl Gate {
         if let Some(Err(error)) = sent {
             tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
         }
+    }
+
+    /// Cuts a host off that is out of the mesh, and shows it the word that put it out.
+    pub(crate) fn cut_off(&self, host: &HostId) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+        let proof = self.proof(host);
+        for connection in open.into_iter().flatten().filter_map(|weak| weak.upgrade()) {
+            connection.close(OUT.into(), &proof);
+        }
+    }
+
+    fn proof(&self, host: &HostId) -> Vec<u8> {
+        self.roster.roll().set.proof_of_eviction(host).map(Sealed::encode).unwrap_or_default()
+    }
+
+    /// Hears why others close their connections: a host that was away learns so that it is out. Only a word that holds
+    /// counts.
+    fn hear_the_end(&self, host: HostId, connection: &Connection) {
+        let (closed, roster) = (connection.weak_handle().closed(), self.roster.clone());
+        tokio::spawn(async move {
+            let Some(ConnectionError::ApplicationClosed(close)) = closed.await.map(|closed| closed.reason)
+            else {
+                return;
+            };
+            if close.error_code == OUT.into()
+                && let Ok(sealed) = Sealed::decode(&close.reason)
+            {
+                roster.take(vec![sealed], Some(host));
+            }
+        });
     }
 
     /// Describes the way to a host, as measured on the connection that carries libp2p.
@@ -148,12 +182,16 @@ impl EndpointHooks for Gate {
         let host = identity::host_of_endpoint(&connection.remote_id());
         if self.is_member(&host) {
             self.remember(host, connection);
+            self.hear_the_end(host, connection);
             return AfterHandshakeOutcome::Accept;
         }
         if connection.alpn() == JOIN {
             return AfterHandshakeOutcome::Accept;
         }
         tracing::debug!(?host, "rejected: not a member");
+        if self.roster.roll().out.contains_key(&host) {
+            return AfterHandshakeOutcome::Reject { error_code: OUT.into(), reason: self.proof(&host) };
+        }
         AfterHandshakeOutcome::Reject { error_code: NOT_MEMBER.0.into(), reason: NOT_MEMBER.1.to_vec() }
     }
 }

@@ -34,8 +34,16 @@ pub fn owed(
     let members = set.members();
     let mut issuers = members.values().filter(|member| member.is_issuer());
     let first = issuers.find(|member| member.host == me || live.contains(&member.host));
-    if first.is_some_and(|first| first.host == me) {
-        owed.extend(members.keys().filter_map(|host| set.renewal(*host, now)).map(Owed::ByHost));
+    let is_first = first.is_some_and(|first| first.host == me);
+    for member in members.values() {
+        // The root's word beats an issuer's, so that its certificates are renewed by it alone.
+        let by_root = set.is_root(&member.signer);
+        let Some(renewed) = set.renewal(member.host, now).filter(|_| is_first || by_root) else { continue };
+        match (by_root, holds_root) {
+            (true, true) => owed.push(Owed::ByRoot(renewed)),
+            (true, false) => {}
+            (false, _) => owed.push(Owed::ByHost(renewed)),
+        }
     }
     owed
 }

@@ -7,6 +7,7 @@
 //! - `images`: which image a name means, who holds it; `inventory`: what the planner is given;
 //! - `heads`: who speaks for a session, and which shares are older than that;
 //! - `lan`: what a host is asked to publish in its own network;
+//! - `loss`: what goes with a host that goes for good;
 //! - `rows`: sessions, machines and hosts as people see them; `health`: what is wrong elsewhere;
 //! - `told`: what a host tells gossip of its sessions; `acks`: what hosts say that they have seen; `level`: what the members understand.
 //!
@@ -19,6 +20,7 @@ pub mod images;
 pub mod inventory;
 pub mod lan;
 pub mod level;
+pub mod loss;
 pub mod readiness;
 pub mod rows;
 pub mod told;

@@ -6,12 +6,13 @@
 //! - `members`: the set of statements and who is a member by it;
 //! - `may`: what a member may do beside being one;
 //! - `clocks`: what time it is for all this;
-//! - `join`: what a joiner and a member exchange and sign.
+//! - `join`: what a joiner and a member exchange and sign; `knocks`: who may try, and how often.
 //!
 //! Nothing here reads a clock or makes a key.
 
 pub mod clocks;
 pub mod join;
+pub mod knocks;
 pub mod may;
 pub mod members;
 pub mod statement;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
+mod forged;
 mod out;
 
 use super::{join::admit, members::CERTIFICATE_MS, *};

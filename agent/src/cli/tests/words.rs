@@ -47,7 +47,14 @@ fn the_contract_s_lines_are_understood() {
         "machine start web-1",
         "machine stop web-1",
         "machine dial shop/web-1 22",
+        "join mesh1abc --name attic --replace attic",
         "host list",
+        "host evict attic --yes --now",
+        "host remove attic --yes",
+        "host rename attic loft",
+        "host promote attic",
+        "host demote attic",
+        "leave --yes",
         "service list",
         "service open web.shop/http --json",
         "service forward 8080:http.web.shop --json",
@@ -208,4 +215,40 @@ fn secrets_are_not_in_debug_text() {
         addresses: Vec::new(),
     };
     assert!(!format!("{join:?} {made:?}").contains("hush"));
+}
+
+#[test]
+fn what_goes_with_a_host_is_said_before_anybody_is_asked() {
+    let lost = |session: &str, machines: &[&str], votes, stands| SessionLoss {
+        session: session.into(),
+        machines: machines.iter().map(|machine| (*machine).into()).collect(),
+        votes,
+        stands,
+    };
+    let loss = HostLoss {
+        host: "attic".into(),
+        state: MemberState::Down,
+        here: false,
+        sessions: vec![lost("blog", &[], true, false), lost("shop", &["db-1", "web-2"], true, true)],
+        published: vec!["photos".into()],
+        tokens: vec!["3f9c0a1b2c".into()],
+        last_issuer: true,
+        older: vec!["nas".into()],
+    };
+    expect![[r#"
+        blog: loses a vote on attic; no majority of its voters is left
+        shop: loses db-1, web-2 and their disks and a vote on attic
+        names that go: photos
+        tokens that end: 3f9c0a1b2c
+        attic alone may admit hosts: without it nobody can, but by the recovery phrase
+        older agents go on talking to it until they are updated: nas"#]]
+    .assert_eq(&host::losses(&loss, "evict").join("\n"));
+    assert_eq!(host::losses(&loss, "remove").len(), 4, "its tokens live on, and nobody is cut off");
+}
+
+#[test]
+fn a_token_that_nobody_could_use_is_not_made() {
+    for line in ["token create --expires 0s", "token create --expires 500ms", "token create --uses 0"] {
+        assert!(parse(line).is_err(), "{line}");
+    }
 }

@@ -56,7 +56,7 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             Feature::Publish => "its services are published in no network",
             Feature::Udp => "its UDP services do not exist",
             // No topology has it.
-            Feature::Raise | Feature::Limits | Feature::Probes => return None,
+            Feature::Raise | Feature::Limits | Feature::Probes | Feature::Evict => return None,
         };
         let older = inventory.hosts.values().filter(|host| host.level < feature.since());
         let older = spelling::list(older.map(|host| host.name.as_str()));

@@ -2,16 +2,17 @@
 //!
 //! A host that is out keeps its certificate here, for its label and for what it said of sessions; it counts as no
 //! member by it. One that was an issuer and was *evicted*, or is none any more, has no say: what it said as an issuer
-//! is dropped, at every host alike, whatever came first. Of an issuer that left or is gone for good everything stays: it is no enemy.
+//! is dropped, at every host alike, whatever came first. So whoever puts an issuer out first says in its own name what
+//! shall stay ([`MemberSet::taken_over`]). Of an issuer that left or is gone for good everything stays: it is no enemy.
 
-use super::{Kept, MemberSet, Slot, view::certificate};
+use super::{GrantState, Kept, MemberSet, Slot, view::certificate};
 use crate::{
     id::{HostId, Name},
     seal::PublicKey,
     time::Timestamp,
     trust::{
         mesh_id,
-        statement::{Capabilities, Eviction, OutBecause, Statement},
+        statement::{Capabilities, Certificate, Eviction, OutBecause, Sealed, Statement},
     },
 };
 
@@ -68,6 +69,11 @@ impl MemberSet {
         renamed.or_else(|| Some(certificate(self.certificates(host).first()?)?.name.clone()))
     }
 
+    /// Gives the word that put a host out, as it was signed: who is out can be shown it.
+    pub fn proof_of_eviction(&self, host: &HostId) -> Option<&Sealed> {
+        self.eviction(host).map(|(kept, _)| &kept.sealed)
+    }
+
     /// Gives a host's newest label and since when it has it, where it was renamed.
     pub(super) fn rename(&self, host: HostId) -> Option<(Name, Timestamp)> {
         match &self.slots.get(&Slot::Rename(host))?.first()?.statement {
@@ -119,11 +125,45 @@ impl MemberSet {
         self.known = self.kept().map(|kept| kept.digest).collect();
     }
 
+    /// Gives the tokens that die with a host that is cut off: the one that it joined by, and those that it made.
+    pub fn tokens_of(&self, host: HostId, now: Timestamp) -> Vec<PublicKey> {
+        let joined_by = self.certificates(host).first().and_then(certificate).and_then(|it| it.grant);
+        let made = self.slots.iter().filter_map(|(slot, kept)| match slot {
+            Slot::Grant(token) if kept.iter().any(|kept| kept.sealed.signer == host.0) => Some(*token),
+            _ => None,
+        });
+        let mut tokens: Vec<PublicKey> = joined_by.into_iter().chain(made).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens.retain(|token| matches!(self.grant_state(token, now), GrantState::Live { .. }));
+        tokens
+    }
+
     /// Tells whether a host that joined by this token was cut off: whoever gave it the token gave it away.
     pub(super) fn is_burnt(&self, token: &PublicKey) -> bool {
         let joined_by = |host: HostId| {
             self.certificates(host).iter().filter_map(certificate).any(|it| it.grant == Some(*token))
         };
         self.out().any(|(host, because)| because == OutBecause::Evicted && joined_by(host))
+    }
+
+    /// Gives what another issuer must say in its own name before `host` is no issuer any more, or its members are
+    /// none: the certificates of those that it let in, and its ends of tokens and of memberships. Tokens are not
+    /// taken over; they end with it.
+    pub fn taken_over(&self, host: HostId, now: Timestamp) -> Vec<Statement> {
+        let signed = |kept: &&Kept| kept.sealed.signer == host.0;
+        let again = |kept: &Kept| match &kept.statement {
+            Statement::Certificate(old) if old.host != host && !self.is_out(&old.host) => {
+                let name = self.label(old.host).unwrap_or_else(|| old.name.clone());
+                let serial = old.serial.saturating_add(1);
+                let not_after = Some(now.plus_ms(super::CERTIFICATE_MS));
+                let new = Certificate { name, serial, not_before: now, not_after, ..old.clone() };
+                Some(Statement::Certificate(Certificate { may: self.may(old.host), ..new }))
+            }
+            Statement::Eviction(old) if old.host != host => Some(Statement::Eviction(old.clone())),
+            Statement::Revocation(old) => Some(Statement::Revocation(old.clone())),
+            _ => None,
+        };
+        self.kept().filter(signed).filter_map(again).collect()
     }
 }

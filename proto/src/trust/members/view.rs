@@ -84,7 +84,7 @@ impl MemberSet {
     }
 
     /// Gives what a host may do by all its certificates; everything when it has none.
-    fn may(&self, host: HostId) -> May {
+    pub(super) fn may(&self, host: HostId) -> May {
         self.certificates(host).iter().filter_map(certificate).fold(May::ALL, |may, one| may & one.may)
     }
 
@@ -183,10 +183,27 @@ impl MemberSet {
         })
     }
 
+    /// Gives the certificate that makes an issuer a plain member. The caller signs it with the root key. Issuers renew
+    /// no certificate of the root's, so the holder of the root key goes on with it.
+    pub fn demotion(&self, host: HostId, now: Timestamp) -> Option<Certificate> {
+        let current = self.certificate(host)?;
+        Some(Certificate {
+            name: self.label(host).unwrap_or_else(|| current.name.clone()),
+            serial: current.serial.saturating_add(1),
+            capabilities: Capabilities(current.capabilities.0 & !Capabilities::ISSUE.0),
+            not_before: now,
+            not_after: Some(now.plus_ms(CERTIFICATE_MS)),
+            may: self.may(host),
+            ..current.clone()
+        })
+    }
+
     /// Lists plain members that joined by a token for issuers: the root's holder promotes them.
     pub fn awaiting_promotion(&self) -> Vec<HostId> {
         let wanted = |host: &HostId| {
-            let certificate = self.certificate(*host)?;
+            let newest = self.certificates(*host).first()?;
+            // What the root said of a host itself stands: one that it made a plain member stays one.
+            let certificate = certificate(newest).filter(|_| !self.is_root(&newest.sealed.signer))?;
             let grant = self.grant(&certificate.grant?)?;
             Some(grant.capabilities.may_issue() && !self.is_issuer(*host))
         };

@@ -84,6 +84,7 @@ fn the_hardest_word_about_a_host_counts() {
     let later = Eviction { host: host(&CELLAR), made: NOW.plus_ms(9), reason: OutBecause::Left };
     assert_eq!(say(&mut set, Statement::Eviction(later), &CELLAR), Ok(false));
     assert_eq!(set.departed(&host(&CELLAR)).unwrap().because, OutBecause::Evicted);
+    assert_eq!(set.proof_of_eviction(&host(&CELLAR)).unwrap().signer, ATTIC.public());
 }
 
 #[test]
@@ -95,6 +96,8 @@ fn the_tokens_of_a_host_that_is_cut_off_die_and_those_of_one_that_left_live() {
         let mut set = set();
         let joined = Certificate { grant: Some(token), ..certificate(&VAN, "van", 1) };
         say(&mut set, Statement::Certificate(joined), &ATTIC).unwrap();
+        assert_eq!(set.tokens_of(host(&VAN), NOW), [token]);
+        assert_eq!(set.tokens_of(host(&ATTIC), NOW), [token], "it made it");
         say(&mut set, eviction(&VAN, reason), &ROOT).unwrap();
         assert_eq!(set.grant_state(&token, NOW) == GrantState::Revoked, is_dead, "{reason:?}");
     }
@@ -113,6 +116,29 @@ fn a_host_that_is_out_is_not_let_in_again_and_its_label_is_free() {
 }
 
 #[test]
+fn an_issuer_that_is_evicted_takes_with_it_what_nobody_took_over() {
+    let mut set = with_two_issuers();
+    let before = set.clone();
+    let kept = set.taken_over(host(&SHED), NOW.plus_ms(2));
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    for statement in kept {
+        assert_eq!(say(&mut set, statement, &ATTIC), Ok(true));
+    }
+    say(&mut set, evicted(&SHED), &ROOT).unwrap();
+    assert!(set.contains(host(&VAN)), "attic stands for it now");
+    let forged = || Statement::Certificate(certificate(&Seed([66; 32]), "spy", 1));
+    assert_eq!(say(&mut set, forged(), &SHED), Err(RefusedBecause::NotIssuer));
+
+    let mut other = before;
+    assert_eq!(say(&mut other, forged(), &SHED), Ok(true));
+    say(&mut other, evicted(&SHED), &ROOT).unwrap();
+    assert!(!other.contains(host(&VAN)) && !other.contains(host(&Seed([66; 32]))));
+    other.apply_all(set.all(), NOW);
+    assert_eq!(show(&other), show(&set));
+    assert_eq!(other.summary(), set.summary());
+}
+
+#[test]
 fn what_an_issuer_said_stays_when_it_leaves_or_is_lost() {
     for (reason, signer) in [(OutBecause::Left, &SHED), (OutBecause::Removed, &ROOT)] {
         let mut set = with_two_issuers();
@@ -122,6 +148,19 @@ fn what_an_issuer_said_stays_when_it_leaves_or_is_lost() {
         assert_eq!(read.apply_all(set.all(), NOW).1, vec![]);
         assert_eq!(read.summary(), set.summary());
     }
+}
+
+#[test]
+fn a_demoted_issuers_members_stay_when_another_takes_them_over() {
+    let mut set = with_two_issuers();
+    for statement in set.taken_over(host(&SHED), NOW.plus_ms(2)) {
+        say(&mut set, statement, &ATTIC).unwrap();
+    }
+    say(&mut set, Statement::Certificate(certificate(&SHED, "shed", 2)), &ROOT).unwrap();
+    assert!(set.contains(host(&SHED)) && set.contains(host(&VAN)));
+    let mut read = MemberSet::new(mesh());
+    assert_eq!(read.apply_all(set.all(), NOW).1, vec![], "all of it can be read again");
+    assert_eq!(show(&read), show(&set));
 }
 
 #[test]

@@ -85,3 +85,14 @@ pub struct Again {
     /// Members of the token that are not.
     pub silent: Vec<String>,
 }
+
+/// What `leave` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The mesh that was left.
+    pub mesh: MeshRef,
+    /// What this host was in it.
+    pub host: HostRef,
+    /// Members that may not have heard of it.
+    pub unheard: Vec<String>,
+}

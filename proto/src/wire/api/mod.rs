@@ -24,9 +24,9 @@ pub use self::{
         ShimInternals,
     },
     error::{Error, ErrorBody, Kind},
-    host::{HostRow, Hosts},
+    host::{HostIssuer, HostLoss, HostOut, HostPutOut, HostRename, HostRow, Hosts, SessionLoss},
     image::{ImageImport, ImagePull, ImageRow, Images},
-    join::{Again, HostRef, Initialised, JoinRequest, Joined, MeshRef},
+    join::{Again, HostRef, Initialised, JoinRequest, Joined, Left, MeshRef},
     machine::{MachineRow, Machines, SshAccess},
     net::{PathRow, Paths, Pinged, Pings},
     plan::{
