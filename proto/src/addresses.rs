@@ -33,12 +33,14 @@ pub struct Here {
     pub lans: Vec<Net>,
     /// On networks that end inside this computer, such as container bridges. Other computers have the same ones.
     pub inner: Vec<Net>,
+    /// On VPNs and other point-to-point ways: whoever is there is mostly met in a better way.
+    pub tunnels: Vec<Net>,
 }
 
 impl Here {
     /// Tells whether this host has the address.
     pub fn has(&self, address: &IpAddr) -> bool {
-        self.lans.iter().chain(&self.inner).any(|net| net.address == *address)
+        self.lans.iter().chain(&self.inner).chain(&self.tunnels).any(|net| net.address == *address)
     }
 
     /// Tells whether an address is another computer's in a network that this host is in, too.
@@ -47,13 +49,23 @@ impl Here {
     }
 
     /// Orders what another computer tells of itself as it is good for the one who asks here: on a shared network
-    /// first, then as told. An address that this host has itself leads nowhere but here and is left out; one in a
-    /// network inside this computer leads to somebody else and comes last.
+    /// first, then as told. An address that this host has itself leads nowhere but here and is left out. One in a network
+    /// inside this computer leads to somebody else, and one of a VPN around: both stand for want of another of their
+    /// family only.
     pub fn order(&self, told: &[IpAddr]) -> Vec<IpAddr> {
         let is_near = |nets: &[Net], address: &IpAddr| nets.iter().any(|net| net.holds(address));
         let leads_inside = |address: &IpAddr| is_near(&self.inner, address) && !is_near(&self.lans, address);
+        let by_tunnel = |address: &IpAddr| {
+            !is_near(&self.lans, address) && (is_near(&self.tunnels, address) || is_shared(address))
+        };
+        let is_poor = |address: &IpAddr| leads_inside(address) || by_tunnel(address);
         let mut useful: Vec<IpAddr> = told.iter().copied().filter(|address| !self.has(address)).collect();
-        useful.sort_by_key(|address| (leads_inside(address), !is_near(&self.lans, address)));
+        useful.sort_by_key(|address| {
+            (leads_inside(address), by_tunnel(address), !is_near(&self.lans, address))
+        });
+        let has_good = |v4: bool| useful.iter().any(|address| address.is_ipv4() == v4 && !is_poor(address));
+        let (good_v4, good_v6) = (has_good(true), has_good(false));
+        useful.retain(|address| !is_poor(address) || !(if address.is_ipv4() { good_v4 } else { good_v6 }));
         useful
     }
 }
@@ -84,9 +96,13 @@ pub fn is_public(address: &IpAddr) -> bool {
     }
 }
 
+/// Tells whether an address is of the range that carrier-grade NATs and VPNs share.
+fn is_shared(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 100 && (64..128).contains(&v4.octets()[1]))
+}
+
 fn is_public_v4(address: &Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
-    let shared = a == 100 && (64..128).contains(&b); // carrier-grade NAT and VPNs
     let benchmark = a == 198 && (b == 18 || b == 19);
     let protocols = (a, b, c) == (192, 0, 0);
     !(address.is_private()
@@ -95,7 +111,7 @@ fn is_public_v4(address: &Ipv4Addr) -> bool {
         || address.is_multicast()
         || a == 0
         || a >= 240
-        || shared
+        || is_shared(&IpAddr::V4(*address))
         || benchmark
         || protocols)
 }
@@ -182,12 +198,18 @@ mod tests {
             // Another home with the same addresses: ours is not theirs.
             ("192.168.1.2/24", "", "192.168.1.2 203.0.113.9", "203.0.113.9"),
             // In a bridge of ours lives a container of ours.
-            ("192.168.1.2/24", "172.17.0.1/16", "172.17.0.5 203.0.113.9", "203.0.113.9 172.17.0.5"),
+            ("192.168.1.2/24", "172.17.0.1/16", "172.17.0.5 203.0.113.9", "203.0.113.9"),
+            ("192.168.1.2/24", "172.17.0.1/16", "172.17.0.5", "172.17.0.5"),
+            // Both are on a VPN as well; and one that this host is not on.
+            ("192.168.1.2/24", "", "100.64.0.9 192.168.1.3", "192.168.1.3"),
+            ("192.168.1.2/24", "", "10.8.0.9 203.0.113.9", "203.0.113.9"),
+            ("192.168.1.2/24", "", "10.8.0.9 fd00::3", "fd00::3 10.8.0.9"),
+            ("100.64.0.2/10", "", "203.0.113.9 100.64.0.9", "100.64.0.9 203.0.113.9"),
             ("192.168.1.2/24", "172.17.0.1/16", "172.17.0.1", ""),
             ("", "", "10.0.0.2 10.0.0.1", "10.0.0.2 10.0.0.1"),
         ];
         for (lans, inner, told, answered) in cases {
-            let here = Here { lans: nets(lans), inner: nets(inner) };
+            let here = Here { lans: nets(lans), inner: nets(inner), tunnels: nets("10.8.0.2/24") };
             assert_eq!(here.order(&ips(told)), ips(answered), "{told} seen from {lans} and {inner}");
         }
     }

@@ -92,6 +92,7 @@ impl Interfaces {
         for interface in &self.0 {
             match self.tier(interface) {
                 Tier::Inner => here.inner.extend(&interface.nets),
+                Tier::Tunnel => here.tunnels.extend(&interface.nets),
                 _ => here.lans.extend(&interface.nets),
             }
         }

@@ -172,6 +172,7 @@ fn a_host_is_answered_by_addresses_that_the_asker_can_use() {
     zone.here = Here {
         lans: vec![net("192.168.1.2", 24)],
         inner: vec![net("172.17.0.1", 16), net("172.18.0.1", 16)],
+        tunnels: Vec::new(),
     };
     let told = ["172.17.0.1", "10.0.0.7", "192.168.1.3", "172.18.0.1", "192.168.1.3"];
     for host in ["attic", "nas"] {

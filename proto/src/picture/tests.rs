@@ -132,7 +132,7 @@ fn names_follow_the_picture() {
 #[test]
 fn a_host_is_near_where_packets_to_it_stay_in_a_network_of_ones_own() {
     let net = |address: &str| Net { address: address.parse().unwrap(), len: 24 };
-    let here = Here { lans: vec![net("192.168.1.5")], inner: Vec::new() };
+    let here = Here { lans: vec![net("192.168.1.5")], inner: Vec::new(), tunnels: Vec::new() };
     let is_near = |attic: &str| {
         let picture = seen(&shop(), &format!("attic at=192.168.1.2:7440 {attic}\nnas\nvps"));
         let zone = zone::zone(&picture, Zone { here: here.clone(), ..Zone::default() });
