@@ -83,7 +83,9 @@ async fn relay_address(config: &Config) -> Option<IpAddr> {
         (serve, Ports::Fixed(_)) => {
             let addresses: Vec<IpAddr> = interfaces().await.addresses().collect();
             let any = addresses.first().copied().filter(|_| serve == Serve::On);
-            reach::relay_address(&addresses).or(any)
+            // Routers of homes let nobody in at addresses of IPv6: that takes a proof, see `outside`.
+            let public = reach::relay_address(&addresses);
+            public.filter(|address| address.is_ipv4() || serve == Serve::On).or(any)
         }
     }
 }

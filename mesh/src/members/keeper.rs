@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -333,11 +333,16 @@ impl Keeper {
 
     async fn look_around(&mut self) {
         let found = interfaces().await;
+        let here: BTreeSet<IpAddr> = found.lans().into_iter().map(|net| net.address).collect();
+        let lost = self.interfaces.borrow().lans().into_iter().any(|net| !here.contains(&net.address));
         self.interfaces.send_if_modified(|known| {
             let changed = **known != found;
             *known = Arc::new(found);
             changed
         });
+        if lost {
+            self.reach_out(Event::Moved).await;
+        }
         self.publish().await;
     }
 

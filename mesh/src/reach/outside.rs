@@ -100,7 +100,8 @@ enum Lead {
     Told(SocketAddr),
     /// The router lets others in here.
     Mapped(SocketAddr),
-    /// Others see this host here, at the port that it has: nothing on the way changes ports.
+    /// Others see this host here, at the port that it has: nothing on the way changes ports. Or it is an address of
+    /// IPv6 on an interface, and its router may let others in.
     Seen(SocketAddr),
 }
 
@@ -207,7 +208,9 @@ impl Outside {
             let ip = address.ip();
             address.port() == port && ip.is_ipv4() && is_public(&ip) && !own.contains(&ip)
         });
-        outside.next().map(Lead::Seen)
+        let own_v6 = || own.iter().copied().find(|ip| ip.is_ipv6() && is_public(ip));
+        let seen = outside.next().or_else(|| own_v6().map(|ip| SocketAddr::new(ip, port)));
+        seen.map(Lead::Seen)
     }
 
     /// Makes the endpoint tell where it is led to, in what it says to others and to hole punching.

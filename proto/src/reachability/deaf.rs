@@ -27,31 +27,59 @@ pub struct Sounding {
     pub relayed: bool,
 }
 
+/// Once this host's own address is another, a connection that is to live has heard something on its new way by then.
+const STRANDED_MS: u64 = 1_500;
+/// What comes in so soon after the move was under way before it.
+const UNDER_WAY_MS: u64 = 400;
+
 /// When each open connection last received anything.
 #[derive(Debug, Default)]
-pub struct Hearing(BTreeMap<(HostId, usize), (Sounding, Moment)>);
+pub struct Hearing {
+    heard: BTreeMap<(HostId, usize), (Sounding, Moment)>,
+    /// When this host lost an address.
+    moved: Option<Moment>,
+}
 
 impl Hearing {
+    /// Notes that this host lost an address: what went from there may be stranded.
+    pub fn moved(&mut self, now: Moment) {
+        self.moved = Some(now);
+    }
+
+    /// Gives the hosts of whom nothing was heard since the move, once.
+    fn stranded(&mut self, now: Moment) -> BTreeSet<HostId> {
+        let Some(moved) = self.moved.filter(|moved| now.since_ms(*moved) >= STRANDED_MS) else {
+            return BTreeSet::new();
+        };
+        self.moved = None;
+        let since = moved.plus_ms(UNDER_WAY_MS);
+        let (fresh, old): (Vec<_>, Vec<_>) = self.heard.values().partition(|(_, heard)| *heard > since);
+        let fresh: BTreeSet<HostId> = fresh.into_iter().map(|(sounding, _)| sounding.host).collect();
+        let old = old.into_iter().map(|(sounding, _)| sounding.host);
+        old.filter(|host| !fresh.contains(host)).collect()
+    }
+
     /// Takes every open connection; gives the hosts whose connections must all be closed.
     pub fn note(&mut self, open: &[Sounding], now: Moment) -> BTreeSet<HostId> {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.heard);
         for sounding in open {
             let key = (sounding.host, sounding.connection);
             let heard = match before.remove(&key) {
                 Some((old, heard)) if old.received == sounding.received => heard,
                 _ => now,
             };
-            self.0.insert(key, (*sounding, heard));
+            self.heard.insert(key, (*sounding, heard));
         }
         // What ended meanwhile still counts once: it may be what left the dead way behind.
-        let all = || self.0.values().chain(before.values());
+        let all = || self.heard.values().chain(before.values());
         let deaf = all().filter(|(sounding, heard)| now.since_ms(*heard) >= DEAF_MS && !sounding.relayed);
         let held = deaf.map(|(sounding, _)| sounding.host).filter(|host| {
-            let of_host = self.0.values().filter(|(sounding, _)| sounding.host == *host);
+            let of_host = self.heard.values().filter(|(sounding, _)| sounding.host == *host);
             let mut live = of_host.filter(|(_, heard)| now.since_ms(*heard) <= HEARD_MS).peekable();
             live.peek().is_some() && live.all(|(sounding, _)| sounding.relayed && !sounding.direct)
         });
-        held.collect()
+        let held: BTreeSet<HostId> = held.collect();
+        held.into_iter().chain(self.stranded(now)).collect()
     }
 }
 
@@ -76,6 +104,22 @@ mod tests {
         assert!(at(5, &[sounding(1, 5, "relayed"), sounding(2, 7, "direct")]));
         assert!(at(6, &[sounding(1, 6, "relayed")]), "the deaf one has just ended");
         assert!(!at(7, &[sounding(1, 7, "relayed")]), "and is forgotten");
+    }
+
+    #[test]
+    fn who_is_not_heard_after_a_move_is_stranded_once() {
+        let (mut hearing, start) = (Hearing::default(), Moment(1_000_000));
+        let other = |received| Sounding { host: HostId([2; 32]), ..sounding(2, received, "direct") };
+        let quiet = sounding(1, 7, "direct");
+        let at = |ms: u64| start.plus_ms(ms);
+        assert!(hearing.note(&[quiet, other(1)], at(0)).is_empty());
+        hearing.moved(at(1_000));
+        // What was under way at the move comes in a moment later.
+        assert!(hearing.note(&[sounding(1, 8, "direct"), other(2)], at(1_200)).is_empty());
+        assert!(hearing.note(&[sounding(1, 8, "direct"), other(3)], at(2_000)).is_empty());
+        let open = [sounding(1, 8, "direct"), other(3)];
+        assert_eq!(hearing.note(&open, at(2_500)), BTreeSet::from([HOST]));
+        assert!(hearing.note(&open, at(2_750)).is_empty(), "once");
     }
 
     #[test]

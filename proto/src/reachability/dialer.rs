@@ -72,6 +72,13 @@ impl Dialer {
         due
     }
 
+    /// This host has another address: nobody else can know where it is, so it dials everybody, as at its start.
+    pub fn moved(&mut self, now: Moment) {
+        // Connections that are stranded end a moment later; the same holds for them.
+        self.started = now.plus_ms(START_MS);
+        self.missing.clear();
+    }
+
     /// Forgets failures: something changed that may have caused them.
     pub fn retry(&mut self, host: &HostId, now: Moment) {
         if let Some(missing) = self.missing.get_mut(host).filter(|missing| missing.tries > 1) {
@@ -107,6 +114,16 @@ mod tests {
         let mut middle = Dialer::new(host(2), Moment(start.0 - START_MS));
         assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[]), start), [host(3)]);
         assert_eq!(middle.due(&set(&[1, 2, 3]), &set(&[3]), start.plus_ms(COURTESY_MS)), [host(1)]);
+    }
+
+    #[test]
+    fn a_host_that_has_moved_dials_everybody_at_once() {
+        let start = Moment(1_000_000);
+        let mut last = Dialer::new(host(9), Moment(start.0 - 60_000));
+        assert_eq!(last.due(&set(&[1]), &set(&[]), start), [], "the other one dials");
+        last.moved(start);
+        assert_eq!(last.due(&set(&[1]), &set(&[]), start.plus_ms(1_900)), [host(1)]);
+        assert_eq!(last.due(&set(&[1, 2]), &set(&[]), start.plus_ms(2 * START_MS)), [host(1)]);
     }
 
     #[test]

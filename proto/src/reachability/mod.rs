@@ -35,6 +35,8 @@ pub enum Event {
     Ways(Vec<HostId>),
     /// These relays are offered now, this host's own first.
     Offered(Vec<RelayOffer>),
+    /// This host lost an address.
+    Moved,
     /// These members were connected and are not any more.
     Lost(Vec<HostId>),
 }
@@ -143,6 +145,11 @@ impl Reachability {
                 true => vec![self.use_relays()],
                 false => Vec::new(),
             },
+            Event::Moved => {
+                self.hearing.moved(now);
+                self.dialer.moved(now);
+                Vec::new()
+            }
             Event::Lost(hosts) => {
                 hosts.into_iter().map(|host| Effect::StartOver(host, Broke::Ended)).collect()
             }
