@@ -17,7 +17,7 @@ use proto::{
     facts::Fact,
     id::{HostId, MeshId, Name, SessionId},
     membership::{Silence, Spread},
-    reachability::{Reachability, fallback::Foreign, path::Path},
+    reachability::{Reachability, fallback::Foreign, turns::Turns},
     time::Timestamp,
     trust::{Capability, ClockError, Statement, Token},
     wire::{
@@ -42,7 +42,7 @@ use crate::{
         presence::{self, Observing},
         roster::{Roll, Roster, SayError},
         tokens::{self, Made, TokenView, TokenWish, TokensError},
-        view::{Members, relay_owner},
+        view::Members,
     },
     net::Net,
     reach::{
@@ -66,6 +66,7 @@ use crate::{
     },
 };
 
+mod around;
 mod bound;
 mod given;
 mod membership;
@@ -74,6 +75,8 @@ mod running;
 pub use given::{Config, Handlers, MeshError};
 use membership::{check_membership, why_ended};
 use running::{Running, part};
+
+pub use around::Surroundings;
 
 /// How long a token waits for an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -179,18 +182,6 @@ impl Mesh {
             }
             (key, body) => self.inner.gossip.publish(key, body).await,
         }
-    }
-
-    /// Tells how a member is reached at this moment, and whose relay carries it if one does.
-    pub fn path(&self, host: HostId) -> Option<(Path, Option<Name>)> {
-        let path = self.inner.gate.path(&host)?;
-        let owner = relay_owner(
-            (self.me(), &self.inner.foreign),
-            &self.inner.roster.roll(),
-            &self.records().borrow(),
-            &path,
-        );
-        Some((path, owner))
     }
 
     /// Asks another member.
@@ -398,6 +389,8 @@ pub async fn build(
             .falling_back_on(Foreign::clone(&foreign)),
         spread: Spread::new(identity.host(), rand::random(), Clock.moment()),
         comparing: JoinSet::new(),
+        asking: JoinSet::new(),
+        turns: Turns::default(),
         interfaces: interfaces_tx,
     };
     let outside = Outside {
@@ -419,8 +412,13 @@ pub async fn build(
     let stop = CancellationToken::new();
     let (stopped_tx, stopped) = watch::channel(false);
     let dial_back = DialBack::new(gate.clone(), config.ports);
-    let answering =
-        Answering { roster: roster.clone(), door: door.clone(), dial_back, requests: handlers.requests };
+    let answering = Answering {
+        roster: roster.clone(),
+        door: door.clone(),
+        gate: gate.clone(),
+        dial_back,
+        requests: handlers.requests,
+    };
     let judged = roster.clone();
     let enters = move |host: HostId| judged.roll().may(host, Capability::Operate);
     let (net, net_handler) = Net::new(Some(endpoint.clone()), Arc::new(enters));

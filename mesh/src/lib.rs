@@ -26,7 +26,7 @@ pub mod quorum;
 mod reach;
 mod transport;
 
-pub use assembly::{Config, Handlers, Mesh, MeshError, build};
+pub use assembly::{Config, Handlers, Mesh, MeshError, Surroundings, build};
 pub use clock::Clock;
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
@@ -38,7 +38,7 @@ pub use members::view::{MemberView, Members};
 pub use proto::reachability::path::{Path, PathKind};
 pub use proto::trust::Out;
 pub use proto::wire::api::MemberState;
-pub use reach::addresses::Interfaces;
+pub use reach::addresses::{Interfaces, Tier};
 pub use reach::interfaces::interfaces;
 pub use reach::outside::{Outward, WayIn};
 pub use reach::relay::Serve;

@@ -8,6 +8,7 @@
 //! mend attic                          # as the lab file has it, and plugged in
 //! cut nas                             # pull the plug
 //! block nas udp                       # its firewall drops it, both ways
+//! block nas udp 1200                  # only packets that are longer
 //! unblock nas
 //! split vps | nas laptop              # hosts of two sides hear nothing of each other
 //! heal
@@ -19,7 +20,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::lab::{Home, Host, Layout, Link, Mistake, set};
+use crate::lab::{Home, Host, Layout, Link, Mistake, longest, set};
 
 /// A scenario: what happens, and how long nothing does in between.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,6 +57,8 @@ pub enum Fault {
         name: String,
         /// What is dropped.
         protocol: Protocol,
+        /// Only packets longer than so many bytes; `None` = all.
+        longer: Option<u16>,
     },
     /// The firewall of a host or home lets everything pass again.
     Unblock(String),
@@ -150,8 +153,9 @@ pub fn fault(words: &[&str], layout: &Layout) -> Result<Fault, String> {
         ["link", name, "in", settings @ ..] => change(layout, name, Some(Direction::In), settings),
         ["link", name, "out", settings @ ..] => change(layout, name, Some(Direction::Out), settings),
         ["link", name, settings @ ..] => change(layout, name, None, settings),
-        ["block", name, protocol] => {
-            Ok(Fault::Block { name: place(name)?, protocol: read_protocol(protocol)? })
+        ["block", name, protocol, longer @ ..] if longer.len() <= 1 => {
+            let longer = longer.first().map(|bytes| longest(bytes)).transpose()?;
+            Ok(Fault::Block { name: place(name)?, protocol: read_protocol(protocol)?, longer })
         }
         ["unblock", name] => Ok(Fault::Unblock(place(name)?)),
         ["split", rest @ ..] => split(layout, rest),
@@ -275,13 +279,14 @@ mod tests {
     #[test]
     fn a_scenario_is_a_fault_a_line_with_waits_between() {
         check(
-            "link attic delay=200ms loss=5% # slow\nwait 1500ms\nlink flat out longest=1280\nblock nas udp\n\n\
+            "link attic delay=200ms loss=5% # slow\nwait 1500ms\nlink flat out longest=1280\nblock nas udp\nblock attic udp 1200\n\
              split vps | nas tv\nheal\nfreeze pc\nclock pc -90s\ncut attic\nmend attic\n",
             expect![[r#"
                 Fault(Change { name: "attic", way: None, settings: [Setting("delay=200ms"), Setting("loss=5%")] })
                 Wait(1.5s)
                 Fault(Change { name: "flat", way: Some(Out), settings: [Setting("longest=1280")] })
-                Fault(Block { name: "nas", protocol: Udp })
+                Fault(Block { name: "nas", protocol: Udp, longer: None })
+                Fault(Block { name: "attic", protocol: Udp, longer: Some(1200) })
                 Fault(Split([["vps"], ["nas", "tv"]]))
                 Fault(Heal)
                 Fault(Freeze("pc"))

@@ -316,7 +316,8 @@ fn rate(text: &str) -> Result<u64, String> {
     Ok((value * unit) as u64)
 }
 
-fn longest(text: &str) -> Result<u16, String> {
+/// Reads the length of a packet.
+pub(crate) fn longest(text: &str) -> Result<u16, String> {
     let bytes = text.parse().ok().filter(|bytes| (68..=65_535).contains(bytes));
     bytes.ok_or_else(|| format!("`{text}` is no length of a packet: 68 to 65535 bytes"))
 }

@@ -56,7 +56,7 @@ enum Verb {
     /// Make something go wrong in a running lab: `netsim fault link attic out loss=30%`, or `--file` with a scenario
     ///
     /// Faults: `cut NAME`, `mend NAME`, `link NAME [in|out] delay=.. jitter=.. loss=.. rate=.. longest=BYTES`,
-    /// `block NAME udp|tcp`, `unblock NAME`, `split A.. '|' B..`, `heal`, `freeze HOST`, `thaw HOST`, `kill HOST`,
+    /// `block NAME udp|tcp [BYTES]`, `unblock NAME`, `split A.. '|' B..`, `heal`, `freeze HOST`, `thaw HOST`, `kill HOST`,
     /// `clock HOST +3h`. A scenario has one a line, `wait 3s` between them, and comments after `#`.
     Fault {
         /// The lab's name; not needed while there is only one, nor where NETSIM_LAB names it, as inside `netsim run`

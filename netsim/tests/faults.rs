@@ -113,6 +113,8 @@ fn a_firewall_blocks_datagrams_and_lets_connections_through() -> Outcome {
     lab.play("block attic tcp")?;
     assert!(matches!(lab.inside("nas", connect)?, Err(ErrorKind::TimedOut | ErrorKind::ConnectionRefused)));
     pair.opened()?;
+    lab.play("block attic udp 1200")?;
+    assert_eq!((pair.arrive(5, 1200 - 28)?, pair.arrive(5, 1201 - 28)?), (5, 0));
     lab.play("unblock attic")?;
     assert!(lab.inside("nas", connect)?.is_ok());
     Ok(())

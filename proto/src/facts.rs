@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Epoch, Generation, MachineName, Name},
-    reasons::{Because, Code, NoKvm, Plight, Why},
+    reasons::{Because, Code, NoKvm, Plight, Turned, Why},
     session::Phase,
     time::Timestamp,
 };
@@ -85,7 +85,19 @@ pub enum Fact {
         /// The host that said so; `null` = the root key.
         by: Option<String>,
     },
-    /// The path to a member changed.
+    /// A way to a member was found, or a direct one for the first time.
+    #[serde(rename = "path.fixed")]
+    PathFixed(PathTurn),
+    /// A member that was reached directly is reached through a relay.
+    #[serde(rename = "path.degraded")]
+    PathDegraded(PathTurn),
+    /// The way to a member is well again.
+    #[serde(rename = "path.restored")]
+    PathRestored(PathTurn),
+    /// There is no way to a member any more.
+    #[serde(rename = "path.lost")]
+    PathLost(PathTurn),
+    /// The path to a member changed, as earlier versions tell it.
     PathChanged {
         /// Its name.
         member: Name,
@@ -261,6 +273,42 @@ pub enum Fact {
     },
 }
 
+/// What became of the way to a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathTurn {
+    /// Its name.
+    pub member: Name,
+    /// `direct` or `relayed` before, or null.
+    pub from: Option<String>,
+    /// The same now.
+    pub to: Option<String>,
+    /// The host whose relay is used now.
+    pub via: Option<String>,
+    /// Round trip in milliseconds now.
+    pub rtt_ms: Option<f64>,
+    /// The same before.
+    pub rtt_before_ms: Option<f64>,
+    /// Why.
+    pub because: String,
+    /// The same as a value.
+    #[serde(default)]
+    pub why: Option<Why<Turned>>,
+}
+
+impl PathTurn {
+    fn say(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+        write!(f, "path to {} {what}: {}", self.member, self.to.as_deref().unwrap_or("none"))?;
+        self.via.iter().try_for_each(|via| write!(f, " via {via}"))?;
+        self.rtt_ms.iter().try_for_each(|rtt| write!(f, ", {rtt:.1} ms"))?;
+        let before = |from: &String| match self.rtt_before_ms {
+            Some(rtt) => write!(f, ", was {from}, {rtt:.1} ms"),
+            None => write!(f, ", was {from}"),
+        };
+        self.from.iter().try_for_each(before)?;
+        write!(f, "; {}", self.because)
+    }
+}
+
 fn after(because: &Option<String>) -> String {
     because.iter().map(|because| format!(": {because}")).collect()
 }
@@ -288,6 +336,10 @@ impl fmt::Display for Fact {
             Fact::HostOut { because, by } => {
                 write!(f, "this host is out of the mesh: {because}{}", by_whom(by))
             }
+            Fact::PathFixed(turn) => turn.say(f, "found"),
+            Fact::PathDegraded(turn) => turn.say(f, "got worse"),
+            Fact::PathRestored(turn) => turn.say(f, "is well again"),
+            Fact::PathLost(turn) => turn.say(f, "is lost"),
             Fact::PathChanged { member, path, rtt_ms, via } => {
                 write!(f, "path to {member}: {path}")?;
                 via.iter().try_for_each(|via| write!(f, " via {via}"))?;

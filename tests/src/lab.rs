@@ -99,6 +99,13 @@ impl Lab {
         lab
     }
 
+    /// Makes a mesh of all three in a network of another shape, that has settled.
+    pub fn joined_on(network: &str) -> Lab {
+        let mut lab = Lab::on(network);
+        lab.join();
+        lab
+    }
+
     /// Makes a mesh of all three, whose agents are another program, that has settled.
     pub fn joined_by(program: &Path) -> Lab {
         let mut lab = Lab::empty();
@@ -198,6 +205,11 @@ impl Lab {
     /// Does something from where `host` is.
     pub fn inside<T: Send + 'static>(&self, host: &Host, what: impl FnOnce() -> T + Send + 'static) -> T {
         self.network.inside(&host.name, what).expect("a host of the lab")
+    }
+
+    /// Makes something go wrong in the network, or well again: a scenario of `netsim::fault`.
+    pub fn play(&self, scenario: &str) {
+        self.network.play(scenario).expect("a scenario");
     }
 
     /// Pulls the plug of a host or a home.

@@ -63,6 +63,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/machine/dial", get(dial))
         .route("/v1/machine/console", get(console))
         .merge(services())
+        .route("/v1/net/check", get(|State(app): App_| answer(async move { app.check().await })))
+        .route("/v1/rtts", get(|State(app): App_| answer(async move { app.rtts().await })))
         .route("/v1/paths", get(|State(app): App_| answer(async move { app.paths() })))
         .route(
             "/v1/ping",

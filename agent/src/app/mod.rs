@@ -4,6 +4,7 @@
 //!
 //! - `members`: the mesh, its hosts and its tokens; `rights`: who goes, what they are called, who may admit others;
 //! - `paths`: the ways to other hosts;
+//! - `around`: how this host itself stands in the network;
 //! - `sessions`: plan, up, down, status;
 //! - `machines`: machines from the inside;
 //! - `services`: what they serve, as this host reaches it;
@@ -11,6 +12,7 @@
 //! - `images`: import, pull, list, remove;
 //! - `health`: what keeps this agent from doing its work.
 
+mod around;
 mod health;
 mod images;
 mod machines;

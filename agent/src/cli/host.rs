@@ -4,7 +4,7 @@ use proto::{
     id::Name,
     wire::api::{
         Error, HostIssuer, HostLoss, HostOut, HostPutOut, HostRef, HostRename, HostRow, Hosts, Kind,
-        SessionLoss,
+        PathKind, RttRow, Rtts, SessionLoss,
     },
 };
 
@@ -16,6 +16,9 @@ use super::{
     token::may,
     ui::{bytes, or_dash, table, word},
 };
+
+/// Hosts whose distances still fit side by side.
+const MATRIX: usize = 8;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
@@ -75,6 +78,12 @@ pub enum Verb {
         /// The host, by name
         host: String,
     },
+    /// Show how far the hosts are from each other
+    ///
+    /// Each host that is there is asked what it measures itself; a row is who measures, a column to whom. Through a
+    /// relay is marked with an r. Whoever does not answer within two seconds, or is of an older version, is named.
+    #[command(after_help = "Example:\n  agent host rtt")]
+    Rtt,
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
@@ -99,6 +108,36 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
                 cx.client.post("/v1/host/issuer", &HostIssuer { host, issuer: false }).await?;
             cx.ui.show(&made, |made, _| format!("{} may admit nobody any more", made.name));
         }
+        Verb::Rtt => {
+            let rtts: Rtts = cx.client.get("/v1/rtts").await?;
+            cx.ui.show(&rtts, distances);
+        }
+    }
+    Ok(Exit::WELL)
+}
+
+/// Lays the distances out: a matrix as long as it is narrow, else a line a pair.
+pub(super) fn distances(rtts: &Rtts, width: Option<u16>) -> String {
+    let cell = |row: &RttRow| {
+        let relayed = if row.kind == PathKind::Relayed { " r" } else { "" };
+        format!("{:.1} ms{relayed}", row.rtt_ms)
+    };
+    let laid = if rtts.hosts.len() <= MATRIX {
+        let find =
+            |from: &String, to: &String| rtts.rtts.iter().find(|row| row.from == *from && row.to == *to);
+        let row = |from: &String| {
+            let cells = rtts.hosts.iter().map(|to| or_dash(find(from, to).map(cell)));
+            [from.clone()].into_iter().chain(cells).collect::<Vec<_>>()
+        };
+        let heading: Vec<&str> = ["FROM"].into_iter().chain(rtts.hosts.iter().map(String::as_str)).collect();
+        table(&heading, rtts.hosts.iter().map(row), width)
+    } else {
+        let row = |row: &RttRow| vec![row.from.clone(), row.to.clone(), cell(row)];
+        table(&["FROM", "TO", "RTT"], rtts.rtts.iter().map(row), width)
+    };
+    match &rtts.silent[..] {
+        [] => laid,
+        silent => format!("{laid}\n\nno answer: {}", silent.join(", ")),
     }
     Ok(Exit::WELL)
 }

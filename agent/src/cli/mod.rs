@@ -2,6 +2,7 @@
 //! doc comment is its help. Nothing here prints but through [`ui::Ui`], and no file decides an exit
 //! code but [`error`].
 
+mod check;
 pub(crate) mod client;
 mod config;
 mod console;

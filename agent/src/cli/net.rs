@@ -3,7 +3,7 @@
 use proto::wire::api::{Flows, HostFlows, Internals, Lost, MachineFlows, Packets, PathRow, Paths, Sessions};
 
 use super::{
-    Cx, Done,
+    Cx, Done, check,
     error::Exit,
     ping,
     ui::{or_dash, table, word},
@@ -31,6 +31,14 @@ pub enum Verb {
     #[command(after_help = "Example:\n  agent net paths")]
     Paths,
     Ping(ping::Args),
+    /// Show how this host itself stands in the network
+    ///
+    /// Whether nobody answers because they are down, or because nothing gets out of here; whether UDP passes, what the
+    /// router does with ports, where others see this host, which relays there are, which of its addresses others are
+    /// told and why, and what the connections with other members carried within the last hour. AT REST is the quietest
+    /// minute of it.
+    #[command(after_help = "Example:\n  agent net check")]
+    Check,
 }
 
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
@@ -44,6 +52,7 @@ pub async fn run(cx: &Cx, verb: Verb) -> Done {
             let paths: Paths = cx.client.get("/v1/paths").await?;
             cx.ui.show(&paths, |paths, width| ways(&paths.paths, width));
         }
+        Verb::Check => return check::run(cx).await,
         Verb::Ping(args) => return ping::run(cx, args).await,
     }
     Ok(Exit::WELL)

@@ -6,6 +6,7 @@ use proto::{
     facts::{Event, Fact},
     id::{Digest, HostId, MachineName, MeshId, SessionId},
     level::{LEVEL, Level},
+    reachability::situation::{Mapping, Standing, Udp},
     session::{Accelerator, ChangeAction, Guard, How, Phase},
     time::Timestamp,
     topology::Diagnostic,
@@ -14,8 +15,8 @@ use proto::{
 };
 
 use super::{
-    Cli, Noun, config, doctor, down, error, events, host, image, machine, net, ping, plan, session, status,
-    token, ui, up, value,
+    Cli, Noun, check, config, doctor, down, error, events, host, image, machine, net, ping, plan, session,
+    status, token, ui, up, value,
 };
 
 mod plans;

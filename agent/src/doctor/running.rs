@@ -103,7 +103,9 @@ fn mesh(inside: &Inside) -> Check {
         [] => ok("mesh", format!("all {} hosts are up", inside.members)),
         down => {
             let what = format!("{} of {} hosts not up: {}", down.len(), inside.members, down.join(", "));
-            check("mesh", CheckState::Limited, what, Some("agent host list".to_owned()))
+            let nobody = down.len() + 1 == inside.members;
+            let next = if nobody { "agent net check" } else { "agent host list" };
+            check("mesh", CheckState::Limited, what, Some(next.to_owned()))
         }
     }
 }

@@ -23,6 +23,7 @@ use proto::{
         Effect, Event, Reachability, Sight,
         fallback::Foreign,
         path::{Path, PathKind},
+        turns::Turns,
     },
     seal::Seed,
     trust::{Certificate, Grant, GrantState, OutBecause, Statement},
@@ -62,6 +63,8 @@ const TICK_ALONE: Duration = Duration::from_secs(2);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
 
+mod ways;
+
 /// Everything the loop works with.
 pub(crate) struct Keeper {
     pub(crate) identity: Identity,
@@ -97,6 +100,10 @@ pub(crate) struct Keeper {
     pub(crate) reachability: Reachability,
     /// With whom statements are compared.
     pub(crate) spread: Spread,
+    /// Long questions under way.
+    pub(crate) asking: JoinSet<(HostId, bool)>,
+    /// What was told of the ways to members.
+    pub(crate) turns: Turns,
     /// Comparisons under way.
     pub(crate) comparing: JoinSet<spread::Event>,
     /// This host's networks.
@@ -144,6 +151,10 @@ impl Keeper {
                     Ok(event) => self.spread(event).await,
                     // Nobody aborts them, and a panic is caught where it happens.
                     Err(error) => tracing::error!(%error, "a comparison of statements ended badly"),
+                },
+                Some(asked) = self.asking.join_next() => match asked {
+                    Ok((host, answered)) => self.reach_out(Event::Asked { host, answered }).await,
+                    Err(error) => tracing::error!(%error, "a long question ended badly"),
                 },
                 result = roll.changed() => {
                     if result.is_err() { return }
@@ -216,6 +227,10 @@ impl Keeper {
         self.reach_out(Event::Ways(changed)).await;
         let relayed = paths.into_iter().filter(|(_, path)| path.kind == PathKind::Relayed);
         let ways = self.book.ways();
+        let served = ways
+            .iter()
+            .filter_map(|(host, way)| Some((relays::spelled(way.reach.serves.clone()?)?.url, *host)));
+        let served = served.collect();
         let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
         self.keep_to(&known);
         let sight = Sight {
@@ -225,6 +240,7 @@ impl Keeper {
             relayed: relayed.map(|(host, path)| (host, self.relays.told_text(path.via))).collect(),
             homes: self.relays.homes(),
             alone: self.is_alone(),
+            served,
         };
         self.reach_out(Event::Look(sight)).await;
     }
@@ -262,8 +278,10 @@ impl Keeper {
                 }
                 Effect::StartOver(host, because) => {
                     tracing::debug!(host = %host.short(), ?because, "its connections start over");
+                    self.turns.broke(host, because, Clock.moment());
                     self.gate.close(&host);
                 }
+                Effect::AskLong(host) => self.ask_long(host),
                 Effect::UseRelays { used, offered } => self.relays.bring_about(used, &offered).await,
                 Effect::Lend(urls) => {
                     // They are dialled again with these at their next turn.
@@ -390,6 +408,7 @@ impl Keeper {
             levels: &self.book.levels(),
             foreign: &self.foreign,
         });
+        self.tell_turns(&new);
         let old = self.members.borrow().clone();
         if *old == new {
             return;

@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
-    facts::Fact,
+    facts::{Fact, PathTurn},
     id::{HostId, Name},
     level::{LEVEL, Level},
     reachability::{
         fallback::Foreign,
-        path::{self, Path, PathKind},
+        path::{Path, PathKind},
+        turns::{Told, Turn},
     },
+    reasons::Why,
     trust::{Capability, May, Member, Out, OutBecause},
     wire::{
         api::MemberState,
@@ -209,20 +211,34 @@ pub(crate) fn facts(old: &Members, new: &Members) -> Vec<Fact> {
         let was = before.map_or(MemberState::Down, |before| before.state);
         match (was, now.state) {
             (MemberState::Up | MemberState::Suspect, MemberState::Down) => {
-                facts.push(Fact::MemberDown { member: member.clone() });
+                facts.push(Fact::MemberDown { member });
             }
-            (MemberState::Down, MemberState::Up) => facts.push(Fact::MemberUp { member: member.clone() }),
+            (MemberState::Down, MemberState::Up) => facts.push(Fact::MemberUp { member }),
             _ => {}
-        }
-        let old_path = before.and_then(|before| before.path.as_ref());
-        if let Some(path) = now.path.as_ref().filter(|path| path::differs(old_path, Some(path))) {
-            facts.push(Fact::PathChanged {
-                member,
-                path: path.kind.as_str().to_owned(),
-                rtt_ms: Some(path.rtt_ms),
-                via: now.via.as_ref().map(Name::to_string),
-            });
         }
     }
     facts
+}
+
+/// Puts the turn of a way to a member into a fact.
+pub(crate) fn turn(told: Told, member: &MemberView) -> Fact {
+    let kind = |path: &Option<Path>| path.as_ref().map(|path| path.kind.as_str().to_owned());
+    let rtt = |path: &Option<Path>| path.as_ref().map(|path| path.rtt_ms);
+    let why = Why::new(told.because);
+    let turn = PathTurn {
+        member: member.name.clone(),
+        from: kind(&told.from),
+        to: kind(&told.to),
+        via: member.via.as_ref().filter(|_| told.to.is_some()).map(Name::to_string),
+        rtt_ms: rtt(&told.to),
+        rtt_before_ms: rtt(&told.from),
+        because: why.text.clone(),
+        why: Some(why),
+    };
+    match told.turn {
+        Turn::Fixed => Fact::PathFixed(turn),
+        Turn::Degraded => Fact::PathDegraded(turn),
+        Turn::Restored => Fact::PathRestored(turn),
+        Turn::Lost => Fact::PathLost(turn),
+    }
 }

@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     identity::{endpoint_id, host_of_endpoint},
     link::split::{self, Joiner, Split, Tag},
+    transport::endpoint::connect,
 };
 
 /// Packets to one host that may wait for its connection: one window of a guest's TCP.
@@ -179,7 +180,7 @@ impl Neighbour {
         let endpoint = net.0.endpoint.as_ref().ok_or(Unreachable::NotNow)?;
         let id = endpoint_id(&self.host).ok_or(Unreachable::NotNow)?;
         attempts.begin(Clock.moment()).map_err(Unreachable::BackOff)?;
-        let connection = match time::timeout(CONNECT_WITHIN, endpoint.connect(id, ALPN)).await {
+        let connection = match time::timeout(CONNECT_WITHIN, connect(endpoint, id, ALPN)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(Unreachable::Failed(error.to_string())),
             Err(_) => return Err(Unreachable::Failed("no answer in time".to_owned())),

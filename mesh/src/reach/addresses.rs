@@ -1,7 +1,10 @@
 //! Pure: what kind of network an interface leads to, and which of this host's addresses others are told, in which
 //! order. A computer has many more addresses than ways: six container bridges with the lowest numbers, and one LAN.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use proto::{
     addresses::{Here, Net, is_public, pick},
@@ -41,15 +44,32 @@ pub struct Interfaces(Vec<Interface>);
 
 /// Where an address stands when it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Tier {
+pub enum Tier {
+    /// On the network of the default route.
     Default,
+    /// On another LAN.
     Lan,
     /// What others see of this host, on no interface.
     Outside,
     /// One more of the same family on the same interface.
     More,
+    /// On a VPN.
     Tunnel,
+    /// Inside this computer.
     Inner,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tier::Default => "on the network of the default route",
+            Tier::Lan => "on a LAN",
+            Tier::Outside => "how others see this host",
+            Tier::More => "one more on an interface that has another",
+            Tier::Tunnel => "on a VPN",
+            Tier::Inner => "inside this computer, the same on every computer",
+        })
+    }
 }
 
 impl Interfaces {
@@ -131,6 +151,18 @@ impl Interfaces {
                 (tier, net.address)
             })
         })
+    }
+
+    /// Says of each of this host's addresses where it stands, the best first.
+    pub fn places(&self, own: &[SocketAddr]) -> Vec<(Tier, SocketAddr)> {
+        let known: Vec<(Tier, IpAddr)> = self.tiers().collect();
+        let tier = |address: &SocketAddr| {
+            let found = known.iter().find(|(_, ip)| *ip == address.ip());
+            found.map_or(Tier::Outside, |(tier, _)| *tier)
+        };
+        let mut places: Vec<_> = own.iter().map(|address| (tier(address), *address)).collect();
+        places.sort();
+        places
     }
 
     /// Chooses which of `own` are told, and in which order. What is on no interface is what others see.

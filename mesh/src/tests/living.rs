@@ -60,6 +60,16 @@ async fn requests_and_raft_messages_are_answered() {
     let [attic, cellar, garden] = three().await;
     let asked = attic.mesh.call(cellar.id(), Request::Ping, WITHIN).await.unwrap();
     assert_eq!(asked, Answer::Done);
+    let asked = attic.mesh.call(cellar.id(), Request::Long(vec![0; 2_000]), WITHIN).await.unwrap();
+    assert_eq!(asked, Answer::Done);
+    let Answer::Around { rtts, seen } = attic.mesh.call(cellar.id(), Request::Around, WITHIN).await.unwrap()
+    else {
+        panic!("an answer of another kind");
+    };
+    assert!(rtts.iter().any(|rtt| rtt.to == attic.id() && !rtt.relayed), "{rtts:?}");
+    assert!(!seen.is_empty() && seen.iter().all(|at| at.ip().is_loopback()), "{seen:?}");
+    let around = attic.mesh.surroundings();
+    assert!(around.places.iter().any(|(_, at, published)| at.ip().is_loopback() && *published), "{around:?}");
     let asked = attic.mesh.call(garden.id(), Request::Down(session()), WITHIN).await.unwrap();
     let expected = format!("{} asked Down(SessionId(09090909))", attic.id());
     assert_eq!(asked, Answer::Refused(Refusal::Failed(expected)));

@@ -6,23 +6,31 @@ use std::sync::Arc;
 use proto::{
     id::{HostId, SessionId},
     limits::{MAX_RAFT_BYTES, MAX_RPC_BYTES},
+    reachability::path::PathKind,
     wire::{
         self, WireError,
-        rpc::{Answer, Refusal, Request},
+        rpc::{Answer, Refusal, Request, Rtt},
     },
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     join::door::Door,
-    members::{exchange, roster::Roster},
+    members::{
+        exchange,
+        roster::{Roll, Roster},
+    },
     reach::dialback::DialBack,
     transport::{
+        gate::Gate,
         inbound::Inlet,
         protocols::RAFT,
         rpc::{self, Exchange},
     },
 };
+
+/// Places at which a member is seen that are told to it: its connections have few.
+const MAX_SEEN: usize = 8;
 
 /// A request of another member.
 #[derive(Debug)]
@@ -59,6 +67,7 @@ pub(crate) struct Answering {
     pub(crate) roster: Arc<Roster>,
     pub(crate) door: Door,
     pub(crate) dial_back: DialBack,
+    pub(crate) gate: Gate,
     pub(crate) requests: mpsc::Sender<Incoming>,
 }
 
@@ -69,7 +78,7 @@ impl Answering {
             Err(refusal) => return refusal.map(|refusal| wire::encode(&Answer::Refused(refusal))),
         };
         let answer = match request {
-            Request::Ping => Answer::Done,
+            Request::Ping | Request::Long(_) => Answer::Done,
             Request::Compare { summary, news, time } => {
                 self.roster.hear_clock(from, time);
                 exchange::compared(&self.roster, from, summary, &news)
@@ -83,6 +92,10 @@ impl Answering {
             Request::DialBack { claim, certificate, word } => {
                 self.dial_back.answer(from, claim, certificate, word).await
             }
+            Request::Around => Answer::Around {
+                rtts: rtts(&self.roster.roll(), &self.gate),
+                seen: self.gate.places(&from).into_iter().take(MAX_SEEN).collect(),
+            },
             request => {
                 let (answer, answered) = oneshot::channel();
                 self.requests.send(Incoming { from, request, answer }).await.ok()?;
@@ -91,6 +104,16 @@ impl Answering {
         };
         Some(wire::encode(&answer))
     }
+}
+
+/// Tells how far the members are with whom there is a connection.
+pub(crate) fn rtts(roll: &Roll, gate: &Gate) -> Vec<Rtt> {
+    let rtt = |host: &HostId| {
+        let path = gate.path(host)?;
+        let relayed = path.kind == PathKind::Relayed;
+        Some(Rtt { to: *host, rtt_us: (path.rtt_ms * 1_000.0) as u32, relayed })
+    };
+    roll.members.keys().filter_map(rtt).collect()
 }
 
 /// Reads a request, or says what is answered to one that is not read: nothing when it is damaged.

@@ -34,7 +34,12 @@ use proto::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{clock::Clock, identity, reach::describe as reach, transport::protocols::LIBP2P};
+use crate::{
+    clock::Clock,
+    identity,
+    reach::describe as reach,
+    transport::{endpoint::connect as connect_to, protocols::LIBP2P},
+};
 
 /// A dial through a relay takes two round trips; one that takes longer than this meets a dead host.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -163,7 +168,7 @@ async fn connect(
 async fn by_turns(endpoint: &Endpoint, id: EndpointId, way: &Way) -> io::Result<Connection> {
     let now = reach::endpoint_addr(id, &way.reach, &[]);
     if !way.more.is_empty() || !way.foreign.is_empty() {
-        let first = tokio::time::timeout(FIRST_TURN, endpoint.connect(now, LIBP2P)).await;
+        let first = tokio::time::timeout(FIRST_TURN, connect_to(endpoint, now, LIBP2P)).await;
         if let Ok(Ok(connection)) = first {
             return Ok(connection);
         }
@@ -171,7 +176,7 @@ async fn by_turns(endpoint: &Endpoint, id: EndpointId, way: &Way) -> io::Result<
     }
     let mut all = reach::endpoint_addr(id, &way.reach, &way.more);
     all.addrs.extend(way.foreign.iter().filter_map(|url| url.parse().ok()).map(TransportAddr::Relay));
-    endpoint.connect(all, LIBP2P).await.map_err(io::Error::other)
+    connect_to(endpoint, all, LIBP2P).await
 }
 
 type Opening = BoxFuture<'static, io::Result<Substream>>;

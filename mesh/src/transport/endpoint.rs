@@ -2,15 +2,18 @@
 //! firewalls remember them, and so do tokens that were handed out.
 
 use std::{
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
 
 use iroh::{
-    Endpoint, RelayMap, RelayMode,
+    Endpoint, EndpointAddr, RelayMap, RelayMode,
     address_lookup::memory::MemoryLookup,
-    endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets},
+    endpoint::{
+        BindOpts, Builder, ConnectOptions, Connection, PortmapperConfig, QuicTransportConfig, presets,
+    },
 };
 
 use crate::{disk, identity::Identity, reach::pins::Pins, transport::gate::Gate};
@@ -25,6 +28,9 @@ const PATH_BEAT: Duration = Duration::from_secs(1);
 const PATH_SILENCE: Duration = Duration::from_secs(5);
 /// Longer than a path's: an interrupted host may come back by another path.
 const CONNECTION_SILENCE: Duration = Duration::from_secs(8);
+/// Where a relay leads to the host too, a direct path is given up after two missed beats: what is under way then goes
+/// on through the relay, and loses nothing. Without one it would end the connection.
+const PATH_SILENCE_BESIDE_RELAY: Duration = Duration::from_millis(2_600);
 
 /// Which ports to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +82,7 @@ pub(crate) fn pairs(data: &Path, ports: Ports) -> Vec<Pair> {
 }
 
 /// Notes the endpoint's port for the next start.
-pub(crate) fn remember(data: &Path, endpoint: &Endpoint) -> std::io::Result<()> {
+pub(crate) fn remember(data: &Path, endpoint: &Endpoint) -> io::Result<()> {
     match endpoint.bound_sockets().first() {
         Some(bound) => disk::replace(&data.join("mesh/ports"), format!("{}\n", bound.port()).as_bytes()),
         None => Ok(()),
@@ -113,14 +119,32 @@ fn base(key: iroh::SecretKey, pins: &Pins, lookup: &MemoryLookup) -> Builder {
         .address_lookup(lookup.clone())
         .ca_tls_config(pins.tls())
         .portmapper_config(PortmapperConfig::Disabled)
-        .transport_config(transport())
+        .transport_config(transport(PATH_SILENCE))
 }
 
-fn transport() -> QuicTransportConfig {
+/// Connects to a member.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    to: impl Into<EndpointAddr>,
+    alpn: &[u8],
+) -> io::Result<Connection> {
+    let to = to.into();
+    let known = endpoint.remote_info(to.id).await;
+    let relays = known.is_some_and(|known| known.addrs().any(|address| address.addr().is_relay()));
+    let silence = match relays || to.relay_urls().next().is_some() {
+        true => PATH_SILENCE_BESIDE_RELAY,
+        false => PATH_SILENCE,
+    };
+    let options = ConnectOptions::new().with_transport_config(transport(silence));
+    let connecting = endpoint.connect_with_opts(to, alpn, options).await.map_err(io::Error::other)?;
+    connecting.await.map_err(io::Error::other)
+}
+
+fn transport(path_silence: Duration) -> QuicTransportConfig {
     let silence = CONNECTION_SILENCE.try_into().expect("eight seconds fit a QUIC time-out");
     QuicTransportConfig::builder()
         .default_path_keep_alive_interval(PATH_BEAT)
-        .default_path_max_idle_timeout(PATH_SILENCE)
+        .default_path_max_idle_timeout(path_silence)
         .keep_alive_interval(PATH_BEAT)
         .max_idle_timeout(Some(silence))
         .build()

@@ -21,12 +21,15 @@ use proto::{
     id::HostId,
     reachability::{
         deaf::Sounding,
+        narrow::Carried,
         path::{self, Path, Remote, Sample},
+        traffic::{Lately, Traffic},
     },
     trust::Sealed,
 };
 
 use crate::{
+    clock::Clock,
     identity, join,
     members::roster::Roster,
     transport::protocols::{JOIN, LIBP2P},
@@ -44,11 +47,13 @@ const STALE: (u32, &[u8]) = (408, b"stale");
 pub(crate) struct Gate {
     roster: Arc<Roster>,
     open: Arc<Mutex<HashMap<HostId, Vec<WeakConnectionHandle>>>>,
+    traffic: Arc<Mutex<Traffic>>,
 }
 
 impl Gate {
     pub(crate) fn new(roster: Arc<Roster>) -> Gate {
-        Gate { roster, open: Arc::default() }
+        let traffic = Arc::new(Mutex::new(Traffic::new(Clock.moment())));
+        Gate { roster, open: Arc::default(), traffic }
     }
 
     /// Tells whether a host belongs to the mesh.
@@ -141,17 +146,26 @@ impl Gate {
                 if connection.close_reason().is_some() {
                     continue;
                 }
-                let samples = samples(&connection);
+                let (samples, stats) = (samples(&connection), connection.stats());
                 soundings.push(Sounding {
                     host,
                     connection: connection.stable_id(),
-                    received: connection.stats().udp_rx.bytes,
+                    received: stats.udp_rx.bytes,
+                    sent: stats.udp_tx.bytes,
                     direct: samples.iter().any(|sample| matches!(sample.remote, Remote::Address(_))),
                     relayed: samples.iter().any(|sample| matches!(sample.remote, Remote::Relay(_))),
+                    carried: carried(&connection),
                 });
             }
         }
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.note(&soundings, Clock.moment());
         soundings
+    }
+
+    /// Tells what all connections carried lately.
+    pub(crate) fn lately(&self) -> Lately {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).lately(Clock.moment())
     }
 
     /// Turns relayed strangers away before the handshake on a host that could not let them in.
@@ -194,6 +208,17 @@ impl EndpointHooks for Gate {
         }
         AfterHandshakeOutcome::Reject { error_code: NOT_MEMBER.0.into(), reason: NOT_MEMBER.1.to_vec() }
     }
+}
+
+/// Sums up what its direct paths carried.
+fn carried(connection: &Connection) -> Carried {
+    let paths = connection.paths();
+    let direct = paths.iter().filter(|path| path.is_ip()).map(|path| path.stats());
+    direct.fold(Carried::default(), |sum, path| Carried {
+        sent: sum.sent + path.sent_bytes,
+        lost: sum.lost + path.lost_bytes,
+        acknowledged: sum.acknowledged + path.frame_rx.acks + path.frame_rx.path_acks,
+    })
 }
 
 fn samples(connection: &Connection) -> Vec<Sample> {

@@ -64,7 +64,9 @@ impl Lab {
             Fault::Change { name, way, settings } => self.change(name, *way, |link| {
                 settings.iter().for_each(|setting| setting.apply(link));
             }),
-            Fault::Block { name, protocol } => self.rules(name, "blocked", &blocked(*protocol)),
+            Fault::Block { name, protocol, longer } => {
+                self.rules(name, "blocked", &blocked(*protocol, *longer))
+            }
             Fault::Unblock(name) => self.rules(name, "blocked", ""),
             Fault::Split(sides) => self.split(sides),
             Fault::Heal => self.hosts().iter().try_for_each(|host| self.rules(&host.name, "apart", "")),
@@ -194,10 +196,11 @@ impl Lab {
 }
 
 /// What passes through a router is blocked as well as what its own programs say; programs of one host go on talking.
-fn blocked(protocol: Protocol) -> String {
+fn blocked(protocol: Protocol, longer: Option<u16>) -> String {
+    let longer = longer.map(|bytes| format!(" meta length > {bytes}")).unwrap_or_default();
     let chain = |hook: &str, own: &str| {
         format!(
-            "  chain at_{hook} {{\n    type filter hook {hook} priority -10\n{own}    meta l4proto {protocol} drop\n  }}\n"
+            "  chain at_{hook} {{\n    type filter hook {hook} priority -10\n{own}    meta l4proto {protocol}{longer} drop\n  }}\n"
         )
     };
     let (came, goes) = ("    iifname \"lo\" accept\n", "    oifname \"lo\" accept\n");

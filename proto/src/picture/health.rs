@@ -17,7 +17,7 @@ pub fn warnings(picture: &Picture, hosts: &[HostRow]) -> Vec<Warning> {
         what: format!("{name}: {trouble}"),
         next: Some(format!("on {name}: agent doctor")),
     });
-    in_trouble.chain(absent(hosts)).collect()
+    in_trouble.chain(absent(picture, hosts)).collect()
 }
 
 /// Warns while a mesh of some size can be extended by one host alone.
@@ -38,7 +38,7 @@ fn troubled(picture: &Picture) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// One warning for all hosts that are away: a mesh of many would fill the screen.
-fn absent(hosts: &[HostRow]) -> Option<Warning> {
+fn absent(picture: &Picture, hosts: &[HostRow]) -> Option<Warning> {
     let down = hosts.iter().filter(|host| host.state == MemberState::Down);
     let names: Vec<&str> = down.map(|host| host.name.as_str()).collect();
     let (last, others) = names.split_last()?;
@@ -46,5 +46,14 @@ fn absent(hosts: &[HostRow]) -> Option<Warning> {
         [] => format!("{last} is down: not heard for too long"),
         _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
     };
-    Some(Warning { what, next: Some(format!("on {}: agent run", names.join(", "))) })
+    // Whoever hears nobody at all cannot tell whose fault it is.
+    let is_heard = |host: &HostRow| host.state != MemberState::Down && host.id != picture.me;
+    let (what, next) = match hosts.iter().any(is_heard) {
+        true => (what, format!("on {}: agent run", names.join(", "))),
+        false => (
+            format!("{what}. Nobody else is heard either: it may be this host's own network"),
+            format!("agent net check    and if this host is well, on {}: agent run", names.join(", ")),
+        ),
+    };
+    Some(Warning { what, next: Some(next) })
 }

@@ -417,6 +417,19 @@ fn troubles_of_others_and_absent_hosts_are_warned_of() {
 }
 
 #[test]
+fn a_host_that_hears_nobody_is_led_to_its_own_network_first() {
+    let next = |text: &str| {
+        let picture = picture("nas", None, text);
+        health::warnings(&picture, &rows::hosts(&picture)).pop().and_then(|warning| warning.next).unwrap()
+    };
+    assert_eq!(next("nas\nvps\npi down"), "on pi: agent run");
+    assert_eq!(
+        next("nas\nvps down\npi down"),
+        "agent net check    and if this host is well, on pi, vps: agent run"
+    );
+}
+
+#[test]
 fn whoever_speaks_for_a_session_is_heard_believed_or_not() {
     let mut picture = seen(&shop(), MEMBERS);
     let head = |version: u64, voters: &[&str]| {

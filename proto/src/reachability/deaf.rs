@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::narrow::Carried;
 use crate::{id::HostId, time::Moment};
 
 /// As long as a path may be silent: five missed beats.
@@ -21,10 +22,14 @@ pub struct Sounding {
     pub connection: usize,
     /// Bytes received so far.
     pub received: u64,
+    /// Bytes sent so far.
+    pub sent: u64,
     /// Whether it has a direct path.
     pub direct: bool,
     /// Whether it has a relayed one.
     pub relayed: bool,
+    /// What its direct ways carried so far.
+    pub carried: Carried,
 }
 
 /// Once this host's own address is another, a connection that is to live has heard something on its new way by then.
@@ -81,6 +86,12 @@ impl Hearing {
         let held: BTreeSet<HostId> = held.collect();
         held.into_iter().chain(self.stranded(now)).collect()
     }
+
+    /// Tells for how long nothing was received from a host on any connection; `None` = there is none.
+    pub fn silence_ms(&self, host: &HostId, now: Moment) -> Option<u64> {
+        let of_host = self.0.values().filter(|(sounding, _)| sounding.host == *host);
+        of_host.map(|(_, heard)| now.since_ms(*heard)).min()
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +101,8 @@ mod tests {
     const HOST: HostId = HostId([1; 32]);
 
     fn sounding(connection: usize, received: u64, way: &str) -> Sounding {
-        Sounding { host: HOST, connection, received, direct: way == "direct", relayed: way == "relayed" }
+        let (direct, relayed) = (way == "direct", way == "relayed");
+        Sounding { host: HOST, connection, received, sent: 0, direct, relayed, carried: Carried::default() }
     }
 
     #[test]

@@ -5,17 +5,25 @@
 //! - `dialer`: whom to dial now;
 //! - `fallback`: when relays of strangers are used;
 //! - `deaf`: connections that hold on to a dead way;
+//! - `narrow`: ways that carry small packets alone;
 //! - `relays`: the relays in use, and the watchdog;
+//! - `situation`: whether nobody answers because they are down, or because nothing gets out of here;
+//! - `traffic`: what the connections carried lately;
 //! - `path`: what is said of the way to a member;
+//! - `turns`: what is told when it becomes another one;
 //! - `proof`: whether this host is reached from outside.
 
 pub mod deaf;
 pub mod dialer;
 pub mod fallback;
+pub mod narrow;
 pub mod open;
 pub mod path;
 pub mod proof;
 pub mod relays;
+pub mod situation;
+pub mod traffic;
+pub mod turns;
 pub mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +32,13 @@ use crate::{id::HostId, time::Moment, wire::record::RelayOffer};
 use deaf::{Hearing, Sounding};
 use dialer::Dialer;
 use fallback::{Fallback, Foreign, Seen};
+use narrow::Widths;
 use relays::{Home, Relays};
+
+/// A relay is dead when its host and all whom it carries were silent for so long: two beats of a connection.
+const RELAY_SILENT_MS: u64 = 2_500;
+/// The same where it carries nobody: its host alone may have lost its direct way, and found another by then.
+const RELAY_ALONE_MS: u64 = 5_000;
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -39,6 +53,13 @@ pub enum Event {
     Moved,
     /// These members were connected and are not any more.
     Lost(Vec<HostId>),
+    /// The long question to a member ended.
+    Asked {
+        /// The member.
+        host: HostId,
+        /// Whether an answer came.
+        answered: bool,
+    },
 }
 
 /// What is seen at one moment.
@@ -56,6 +77,8 @@ pub struct Sight {
     pub homes: Vec<Home>,
     /// There is nobody to be met: no other member, and no token that would lead one here.
     pub alone: bool,
+    /// Whose each relay is.
+    pub served: BTreeMap<String, HostId>,
 }
 
 /// What is to be done.
@@ -65,6 +88,8 @@ pub enum Effect {
     Dial(HostId),
     /// Close every connection with this member: the endpoint forgets its ways, and the next dial looks for new ones.
     StartOver(HostId, Broke),
+    /// Ask this member something as long as a packet may be.
+    AskLong(HostId),
     /// Use exactly these relays, and trust these certificates.
     UseRelays {
         /// Those in use.
@@ -87,6 +112,8 @@ pub enum Broke {
     DeadWay,
     /// A relay carries them that is dead.
     DeadRelay,
+    /// Their direct way carries small packets alone.
+    TooNarrow,
 }
 
 /// A rule that a test breaks on purpose, to see that somebody notices.
@@ -108,6 +135,7 @@ pub struct Reachability {
     me: HostId,
     dialer: Dialer,
     hearing: Hearing,
+    widths: Widths,
     relays: Relays,
     fallback: Fallback,
     broken: Option<Mutant>,
@@ -117,7 +145,8 @@ impl Reachability {
     /// Begins when this host starts.
     pub fn new(me: HostId, now: Moment) -> Reachability {
         let (dialer, hearing, relays) = (Dialer::new(me, now), Hearing::default(), Relays::default());
-        Reachability { me, dialer, hearing, relays, fallback: Fallback::default(), broken: None }
+        let widths = Widths::default();
+        Reachability { me, dialer, hearing, widths, relays, fallback: Fallback::default(), broken: None }
     }
 
     /// Lets it fall back on these relays.
@@ -153,6 +182,10 @@ impl Reachability {
             Event::Lost(hosts) => {
                 hosts.into_iter().map(|host| Effect::StartOver(host, Broke::Ended)).collect()
             }
+            Event::Asked { host, answered } => match self.widths.asked(&host, answered, now) {
+                true => vec![Effect::StartOver(host, Broke::TooNarrow)],
+                false => Vec::new(),
+            },
         }
     }
 
@@ -165,10 +198,11 @@ impl Reachability {
             dialled.retain(|host| self.me < *host);
         }
         let mut effects: Vec<Effect> = dialled.into_iter().map(Effect::Dial).collect();
+        let mut deaf = self.hearing.note(&sight.soundings, now);
         let forgiven = self.relays.forgive(now);
         let (fell, lent) = self.fall_back(sight, now);
         let in_use = self.used().len();
-        let mut left = self.relays.watch(&sight.homes, in_use, now);
+        let mut left = self.relays.watch(&sight.homes, &self.silent_relays(sight, now), in_use, now);
         if self.is_broken(Mutant::KeepsDeadRelays) {
             left.clear();
         }
@@ -186,12 +220,31 @@ impl Reachability {
             effects.push(Effect::LeaveRelays(left));
             effects.extend(carried);
         }
-        let mut deaf = self.hearing.note(&sight.soundings, now);
         if self.is_broken(Mutant::KeepsDeadWays) {
             deaf.clear();
         }
         effects.extend(deaf.into_iter().map(|host| Effect::StartOver(host, Broke::DeadWay)));
+        effects.extend(self.widths.note(&sight.soundings, now).into_iter().map(Effect::AskLong));
         effects
+    }
+
+    /// Gives the relays that died without a word: their connections stand, and nothing comes over them. The relay is
+    /// its host's, so it is silent as well, and so is everybody whom the relay carries; whoever else there is, is not.
+    fn silent_relays(&self, sight: &Sight, now: Moment) -> BTreeSet<String> {
+        let silence = |host: &HostId| self.hearing.silence_ms(host, now);
+        let is_dead = |(url, owner): &(&String, &HostId)| {
+            let is_carried = |host: &HostId| sight.relayed.get(host) == Some(*url);
+            let carried = sight.relayed.keys().filter(|host| *host != *owner && is_carried(host));
+            let carried: Vec<u64> = carried.filter_map(silence).collect();
+            let enough = if carried.is_empty() { RELAY_ALONE_MS } else { RELAY_SILENT_MS };
+            let others = sight.connected.iter().filter(|host| *host != *owner && !is_carried(host));
+            let other_is_heard = others.filter_map(silence).any(|ms| ms < RELAY_SILENT_MS);
+            silence(owner).into_iter().chain(carried).all(|ms| ms >= enough)
+                && silence(owner).is_some()
+                && other_is_heard
+        };
+        let dead = sight.served.iter().filter(is_dead);
+        dead.map(|(url, _)| url.clone()).collect()
     }
 
     fn is_broken(&self, rule: Mutant) -> bool {

@@ -66,19 +66,27 @@ impl Relays {
         self.banished.len() != before
     }
 
-    /// Looks at the home relays, of so many that are used. Gives those that are left now.
-    pub fn watch(&mut self, homes: &[Home], used: usize, now: Moment) -> BTreeSet<String> {
+    /// Looks at the home relays, and takes which relays died without a word, of so many that are used. Gives those that
+    /// are left now.
+    pub fn watch(
+        &mut self,
+        homes: &[Home],
+        dead: &BTreeSet<String>,
+        used: usize,
+        now: Moment,
+    ) -> BTreeSet<String> {
+        let mut left: BTreeSet<String> =
+            self.used().into_iter().map(|offer| offer.url).filter(|url| dead.contains(url)).collect();
         if homes.is_empty() || homes.iter().any(|home| home.is_connected) {
             self.silent_since = None;
-            return BTreeSet::new();
+        } else if now.since_ms(*self.silent_since.get_or_insert(now)) >= SILENCE_MS {
+            left.extend(homes.iter().map(|home| home.url.clone()));
         }
-        let since = *self.silent_since.get_or_insert(now);
         // Leaving the only relay gains nothing: the endpoint tries it again by itself.
-        if now.since_ms(since) < SILENCE_MS || used < 2 {
+        if left.is_empty() || used < 2 || left.len() >= used {
             return BTreeSet::new();
         }
         self.silent_since = None;
-        let left: BTreeSet<String> = homes.iter().map(|home| home.url.clone()).collect();
         self.banished.extend(left.iter().map(|url| (url.clone(), now)));
         left
     }
@@ -106,11 +114,17 @@ mod tests {
         let mut relays = Relays::default();
         assert!(relays.offer([offer("http://a/"), offer("http://b/")]));
         assert!(!relays.offer([offer("http://b/"), offer("http://a/")]));
-        assert!(relays.watch(&home(false), 2, Moment(0)).is_empty());
-        assert!(relays.watch(&home(true), 2, Moment(1_000)).is_empty());
-        assert!(relays.watch(&home(false), 2, Moment(2_000)).is_empty(), "it spoke in between");
-        assert!(relays.watch(&home(false), 2, Moment(3_499)).is_empty());
-        assert_eq!(relays.watch(&home(false), 2, Moment(3_500)), BTreeSet::from(["http://a/".to_owned()]));
+        assert!(relays.watch(&home(false), &BTreeSet::new(), 2, Moment(0)).is_empty());
+        assert!(relays.watch(&home(true), &BTreeSet::new(), 2, Moment(1_000)).is_empty());
+        assert!(
+            relays.watch(&home(false), &BTreeSet::new(), 2, Moment(2_000)).is_empty(),
+            "it spoke in between"
+        );
+        assert!(relays.watch(&home(false), &BTreeSet::new(), 2, Moment(3_499)).is_empty());
+        assert_eq!(
+            relays.watch(&home(false), &BTreeSet::new(), 2, Moment(3_500)),
+            BTreeSet::from(["http://a/".to_owned()])
+        );
         assert_eq!(urls(&relays), ["http://b/"]);
         assert_eq!(relays.offered().count(), 2);
         assert!(!relays.forgive(Moment(63_499)) && relays.forgive(Moment(63_500)));
@@ -118,11 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_that_died_without_a_word_is_left_at_once_unless_it_is_the_only_one() {
+        let mut relays = Relays::default();
+        let dead = BTreeSet::from(["http://a/".to_owned()]);
+        relays.offer([offer("http://a/")]);
+        assert!(relays.watch(&home(true), &dead, 1, Moment(0)).is_empty());
+        relays.offer([offer("http://a/"), offer("http://b/")]);
+        assert_eq!(relays.watch(&home(true), &dead, 2, Moment(250)), dead);
+        assert_eq!(urls(&relays), ["http://b/"]);
+        assert!(relays.watch(&home(true), &dead, 1, Moment(500)).is_empty(), "it is left already");
+    }
+
+    #[test]
     fn the_only_relay_is_not_left() {
         let mut relays = Relays::default();
         relays.offer([offer("http://a/")]);
         for second in 0..600 {
-            assert!(relays.watch(&home(false), 1, Moment(second * 1000)).is_empty());
+            assert!(relays.watch(&home(false), &BTreeSet::new(), 1, Moment(second * 1000)).is_empty());
         }
     }
 

@@ -6,6 +6,7 @@
 mod gossip;
 mod host;
 mod machine;
+mod path;
 mod place;
 mod plan;
 mod resized;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use gossip::GossipRefusal;
 pub use host::{NoKvm, Plight};
 pub use machine::Because;
+pub use path::Turned;
 pub use place::{Chosen, Unchosen};
 pub use plan::{Cause, Hindrance, Loss, NotChosen, Stranger};
 pub use resized::Resized;

@@ -23,9 +23,10 @@ use crate::{
 };
 
 const TABLE: &str = include_str!("../../../docs/REASONS.md");
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     include_str!("host.rs"),
     include_str!("machine.rs"),
+    include_str!("path.rs"),
     include_str!("place.rs"),
     include_str!("plan.rs"),
     include_str!("resized.rs"),
@@ -201,6 +202,20 @@ pub(crate) fn no_kvm() -> Vec<NoKvm> {
     ]
 }
 
+fn turned() -> Vec<Turned> {
+    vec![
+        Turned::FirstMet,
+        Turned::DirectFound,
+        Turned::DirectSilent,
+        Turned::DirectNarrow,
+        Turned::RelaySilent,
+        Turned::OtherRelay,
+        Turned::MetAgain,
+        Turned::NothingHeard,
+        Turned::Other,
+    ]
+}
+
 pub(crate) fn plights() -> Vec<Plight> {
     let dir = || "/var/lib/agent".to_owned();
     let seen = || "Read-only file system (os error 30)".to_owned();
@@ -286,6 +301,7 @@ fn every_reason_has_a_listed_code_one_line_of_words_and_comes_through_every_enco
     check("Hindrance", hindrances());
     check("Because", because());
     check("NoKvm", no_kvm());
+    check("Turned", turned());
     check("Plight", plights());
 }
 

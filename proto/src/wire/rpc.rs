@@ -1,7 +1,7 @@
 //! Requests between members on `/mesh/rpc/1`: one request, one answer, one substream each.
 //! In the envelope, length-prefixed, at most `limits::MAX_RPC_BYTES`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use minicbor::{Decode, Encode};
 
@@ -183,6 +183,27 @@ pub enum Request {
         #[cbor(n(2), with = "minicbor::bytes")]
         word: [u8; 16],
     },
+    /// Did a question as long as a packet arrive? Whatever is answered, it did.
+    #[n(40)]
+    Long(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// How far away are the others, and where is the asker seen?
+    #[n(41)]
+    Around,
+}
+
+/// How far one member is from the one that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Rtt {
+    /// The other member.
+    #[n(0)]
+    pub to: HostId,
+    /// Smoothed round trip in microseconds.
+    #[n(1)]
+    pub rtt_us: u32,
+    /// Whether a relay carries it.
+    #[n(2)]
+    pub relayed: bool,
 }
 
 impl Request {
@@ -199,6 +220,8 @@ impl Request {
             Request::GetShare(_) | Request::Content { .. } | Request::Voices(_) => None,
             // Also of a host that may not run any more: what is gone is gone.
             Request::Dropped { .. } => None,
+            // How members reach each other.
+            Request::Long(_) | Request::Around => None,
             Request::MayStart { .. } => Some(Capability::Run),
             // Of whom nobody would use the relay.
             Request::DialBack { .. } => Some(Capability::Relay),
@@ -266,6 +289,16 @@ pub enum Answer {
     /// To `DialBack`: what was reached.
     #[n(30)]
     DialledBack(#[n(0)] Reached),
+    /// To `Around`.
+    #[n(41)]
+    Around {
+        /// Those that the answerer is connected with.
+        #[n(0)]
+        rtts: Vec<Rtt>,
+        /// Where the asker's packets come from, as the answerer sees it.
+        #[n(1)]
+        seen: Vec<SocketAddr>,
+    },
 }
 
 impl Message for Request {

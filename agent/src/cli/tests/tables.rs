@@ -426,6 +426,89 @@ fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
 }
 
 #[test]
+fn how_a_host_stands_is_a_sentence_and_tables() {
+    let standing = Standing::UdpBlocked;
+    let mut check = NetCheck {
+        host: "nas".into(),
+        standing,
+        because: standing.to_string(),
+        next: standing.next().map(str::to_owned),
+        udp: Udp::Blocked,
+        nat: Some(Mapping::EndpointDependent),
+        public: vec!["203.0.113.9:31111".into()],
+        relay: None,
+        relays: vec![
+            RelayRow {
+                host: Some("vps".into()),
+                url: "http://203.0.113.7:7440".into(),
+                home: true,
+                connected: Some(true),
+            },
+            RelayRow { host: None, url: "https://relay.example".into(), home: false, connected: None },
+        ],
+        addresses: vec![
+            AddressRow { address: "192.168.1.2:7440".into(), published: true, because: "on a LAN".into() },
+            AddressRow {
+                address: "172.17.0.1:7440".into(),
+                published: false,
+                because: "inside this computer".into(),
+            },
+        ],
+        traffic: TrafficRow {
+            seconds: 600,
+            sent_bytes: 2048,
+            received_bytes: 4096,
+            idle_sent_bps: Some(3.4),
+            idle_received_bps: Some(6.8),
+        },
+    };
+    expect![[r#"
+        nas: UDP does not pass here: everything goes through relays, by TCP
+        hint: agent doctor    names the ports that this host's firewall must let pass
+
+        udp      does not pass; TCP does
+        router   gives another port for each destination: direct ways are found to some
+        seen at  203.0.113.9:31111
+        relay    none is served here
+        traffic  2.0 KiB sent and 4.0 KiB received in 10m0s; at rest 3 and 7 bytes a second
+
+        ADDRESS           PUBLISHED  WHY
+        192.168.1.2:7440  yes        on a LAN
+        172.17.0.1:7440   no         inside this computer
+
+        RELAY OF  URL                      USE
+        vps       http://203.0.113.7:7440  others reach this host through it
+        -         https://relay.example    offered"#]]
+    .assert_eq(&check::in_words(&check, None));
+    (check.next, check.traffic.idle_sent_bps, check.relays) = (None, None, Vec::new());
+    let quiet = check::in_words(&check, None);
+    assert!(!quiet.contains("hint") && !quiet.contains("at rest") && !quiet.contains("RELAY OF"), "{quiet}");
+}
+
+#[test]
+fn distances_are_a_matrix_and_many_are_a_list() {
+    let rtt = |from: &str, to: &str, kind| RttRow { from: from.into(), to: to.into(), rtt_ms: 12.34, kind };
+    let rtts = vec![rtt("nas", "vps", PathKind::Direct), rtt("vps", "nas", PathKind::Relayed)];
+    let mut all =
+        Rtts { hosts: vec!["nas".into(), "pi".into(), "vps".into()], rtts, silent: vec!["pi".into()] };
+    expect![[r#"
+        FROM  nas        pi  vps
+        nas   -          -   12.3 ms
+        pi    -          -   -
+        vps   12.3 ms r  -   -
+
+        no answer: pi"#]]
+    .assert_eq(&host::distances(&all, None));
+    all.hosts.extend((0..9).map(|number| format!("host{number}")));
+    all.silent.clear();
+    expect![[r#"
+        FROM  TO   RTT
+        nas   vps  12.3 ms
+        vps   nas  12.3 ms r"#]]
+    .assert_eq(&host::distances(&all, None));
+}
+
+#[test]
 fn checks_and_events_are_lines() {
     let checks = Checks {
         checks: vec![

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{deaf::Sounding, relays::Home, *};
+use super::super::{deaf::Sounding, narrow::Carried, relays::Home, *};
 use crate::id::Digest;
 
 const TICK_MS: u64 = 250;
@@ -80,6 +80,8 @@ impl World {
             match effect {
                 Effect::Dial(to) => self.dial(at, to),
                 Effect::StartOver(with, _) => self.close(at, with),
+                // Nothing is ever lost here but all.
+                Effect::AskLong(_) => unreachable!("no way is narrow"),
                 Effect::UseRelays { used, .. } => {
                     let end = self.ends.get_mut(&at).unwrap();
                     end.used = used.into_iter().map(|offer| offer.url).collect();
@@ -180,8 +182,10 @@ impl World {
             host,
             connection: connection.id,
             received: connection.received,
+            sent: 0,
             direct: !connection.relayed,
             relayed: connection.relayed,
+            carried: Carried::default(),
         };
         let all = end.connections.iter();
         let soundings = all.clone().flat_map(|(with, open)| open.iter().map(|open| sounding(*with, open)));
@@ -197,6 +201,7 @@ impl World {
                 .iter()
                 .map(|url| Home { url: url.clone(), is_connected: !self.dead_relays.contains(url) })
                 .collect(),
+            served: BTreeMap::new(),
         }
     }
 

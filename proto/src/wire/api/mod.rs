@@ -28,7 +28,7 @@ pub use self::{
     image::{ImageImport, ImagePull, ImageRow, Images},
     join::{Again, HostRef, Initialised, JoinRequest, Joined, Left, MeshRef},
     machine::{MachineRow, Machines, SshAccess},
-    net::{PathRow, Paths, Pinged, Pings},
+    net::{AddressRow, NetCheck, PathRow, Paths, Pinged, Pings, RelayRow, RttRow, Rtts, TrafficRow},
     plan::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,
     },

@@ -16,7 +16,7 @@ use crate::{
     trust::Short,
     wire::{
         codec::{Form, from_bytes, to_bytes},
-        rpc::{Answer, Refusal, Request},
+        rpc::{Answer, Refusal, Request, Rtt},
     },
 };
 
@@ -112,6 +112,8 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("content", Request::Content { session, content: Content::of(b"port = 80\n"), offset: 1 << 20 }),
         ("dial-back", dial_back("203.0.113.9:17440")),
         ("dial-back-v6", dial_back("[2001:db8::9]:17440")),
+        ("long", Request::Long(vec![0; 3])),
+        ("around", Request::Around),
     ]
 }
 
@@ -131,6 +133,13 @@ fn answers() -> Vec<(String, Answer)> {
         ("voices", Answer::Voices([host(1), host(2)].into())),
         ("content", Answer::Content(b"port = 80\n".to_vec())),
         ("dialled-back", Answer::DialledBack(Reached { endpoint: true, relay: false, discovery: true })),
+        (
+            "around",
+            Answer::Around {
+                rtts: vec![Rtt { to: host(2), rtt_us: 1_500, relayed: true }],
+                seen: vec!["203.0.113.9:7440".parse().unwrap()],
+            },
+        ),
     ]
     .into_iter()
     .map(|(name, answer)| (name.to_owned(), answer))
@@ -159,12 +168,14 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         .collect();
     told.sort();
     expect_test::expect![[r#"
+        around: -
         compare: -
         content: -
         down: operate
         dropped: -
         get-share: -
         join: -
+        long: -
         may-start: run
         open-voter: vote
         ping: -
