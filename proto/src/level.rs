@@ -14,6 +14,8 @@
 //! | 6 | a topology with services that are reached by UDP |
 //! | 7 | members that may not do everything: older hosts would let them; probes, which this level answers and is judged by |
 //! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
+//! | 7 | (also) the entry that says that a host is out for good, so that its machines may be placed elsewhere; what members
+//! |   | say of the sessions that they have something of |
 
 use std::fmt;
 
@@ -47,6 +49,10 @@ pub enum Feature {
     Probes,
     /// The word that puts a host out of the mesh. It is said also where older hosts are, who are named.
     Evict,
+    /// The entry that says that a host is out for good: older voters would refuse the plan after it.
+    Out,
+    /// What members say of the sessions that they have something of: older ones would keep each word for ever.
+    Possession,
 }
 
 impl Feature {
@@ -61,6 +67,7 @@ impl Feature {
             Feature::Limits => Level(7),
             Feature::Probes => Level(7),
             Feature::Evict => Level(7),
+            Feature::Out | Feature::Possession => Level(7),
         }
     }
 }

@@ -79,7 +79,19 @@ impl App {
             warnings.push(api::Warning { what, next: Some(doctor::MEND_CLOCK.to_owned()) });
         }
         warnings.extend(health::warnings(&self.picture(), hosts));
+        warnings.extend(self.lost_sessions());
         warnings
+    }
+
+    /// Warns of sessions that nobody can change any more, because the hosts that stored them are out of the mesh.
+    fn lost_sessions(&self) -> Vec<api::Warning> {
+        let (picture, sessions) = (self.picture(), &self.inner.sessions);
+        let lost = picture.shares.values().filter(|share| sessions.lost(share.session));
+        let warning = |name: &Name| api::Warning {
+            what: format!("{name} can only be ended: the hosts that stored its state are out of the mesh"),
+            next: Some(format!("agent session down {name}")),
+        };
+        lost.map(|share| warning(&share.name)).collect()
     }
 
     /// Says who has the only port that names may be served on, if they are not.

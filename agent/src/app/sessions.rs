@@ -10,6 +10,7 @@ use proto::{
     run::birth::Failure,
     session::{Proposal, Replace, Share, State},
     topology::{Intent, Parcel},
+    trust::{Statement, Tombstone},
     wire::{
         api::{self, Error, Kind},
         rpc::{Answer, Refusal, Request},
@@ -190,10 +191,38 @@ impl App {
     /// Commits the end of a session.
     pub async fn down(&self, session: SessionId) -> ApiResult<api::DownProgress> {
         let what = "the session was not ended";
+        if self.inner.sessions.lost(session) {
+            return self.bury(session, what).await;
+        }
         match self.inner.sessions.ask(session, Request::Down(session)).await {
             Ok(Answer::Done) => self.down_progress(session).await,
             Ok(answer) => Err(unexpected(what, &answer)),
+            Err(Refusal::NoQuorum) => Err(self.no_quorum(session, what)),
             Err(refusal) => Err(refused(what, refusal)),
+        }
+    }
+
+    /// States the end of a session whose voters are out of the mesh: every host removes what it has of it.
+    async fn bury(&self, session: SessionId, what: &str) -> ApiResult<api::DownProgress> {
+        let mesh = &self.inner.mesh;
+        let end = Tombstone { session, made: mesh.now() };
+        match mesh.say(&Statement::Tombstone(end)) {
+            Ok(()) => self.down_progress(session).await,
+            Err(error) => Err(self.not_said(what, &error).await),
+        }
+    }
+
+    /// Says whom a session waits for that has no quorum, and what helps when one of them never comes back.
+    fn no_quorum(&self, session: SessionId, what: &str) -> Error {
+        let picture = self.picture();
+        let voters = self.inner.sessions.voters(session).into_iter();
+        let away: Vec<String> =
+            voters.filter(|host| !picture.is_up(*host)).map(|host| picture.name(host)).collect();
+        match away.first() {
+            Some(first) => Error::new(Kind::Unreachable, what)
+                .because(format!("{} does not answer, and votes in the session", away.join(", ")))
+                .next(format!("start its agent; if it is gone for good: agent host remove {first}")),
+            None => refused(what, Refusal::NoQuorum),
         }
     }
 
@@ -203,10 +232,16 @@ impl App {
         let name = picture.share(session).map_or_else(|| session.to_string(), |share| share.name.to_string());
         let mut remaining = Vec::new();
         let (mut away, mut because) = (BTreeSet::new(), Vec::new());
-        match self.inner.sessions.ask(session, Request::State(session)).await {
+        // Of one that is buried there is no state any more, or will not be in a moment.
+        let state = match self.inner.sessions.buried(session) {
+            true => Err(Refusal::UnknownSession),
+            false => self.inner.sessions.ask(session, Request::State(session)).await,
+        };
+        match state {
             Ok(Answer::State(state)) => {
                 for (machine, drops) in &state.drops {
-                    for drop in drops {
+                    // What is on a host that is out is written off in a moment.
+                    for drop in drops.iter().filter(|drop| !picture.out.contains_key(&drop.host)) {
                         remaining
                             .push(api::Remaining { machine: machine.clone(), host: self.name(drop.host) });
                         if !picture.is_up(drop.host) {

@@ -88,7 +88,7 @@ pub(super) fn ending(progress: &DownProgress) -> Option<Error> {
         (true, false) => Some(
             Error::new(Kind::Partly, format!("{name} is gone, but for hosts that are away"))
                 .because(format!("{away} does not answer; it removes its machines when it returns"))
-                .next("agent host list"),
+                .next(format!("if it never does: {}", removals(&progress.away))),
         ),
         (false, _) => Some(
             Error::new(Kind::TimedOut, format!("{name} is not gone yet; it goes on"))
@@ -96,6 +96,12 @@ pub(super) fn ending(progress: &DownProgress) -> Option<Error> {
                 .next(next),
         ),
     }
+}
+
+/// Says what ends the wait for hosts that are gone for good.
+fn removals(hosts: &[String]) -> String {
+    let each: Vec<String> = hosts.iter().map(|host| format!("agent host remove {host}")).collect();
+    each.join("; ")
 }
 
 fn in_words(progress: &DownProgress) -> String {

@@ -15,7 +15,7 @@ use std::{
 use mesh::{MemberView, Mesh};
 use proto::{
     id::{HostId, Name},
-    picture::{Change, Images, Input, Member, Members, Picture, Records, Reports, Shares, Way},
+    picture::{Change, Departed, Images, Input, Member, Members, Picture, Records, Reports, Shares, Way},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 /// What the picture is made from.
 pub struct Inputs {
     members: watch::Receiver<Arc<mesh::Members>>,
+    roll: watch::Receiver<Arc<mesh::Roll>>,
     records: watch::Receiver<Arc<Records>>,
     images: watch::Receiver<Arc<Images>>,
     shares: watch::Receiver<Arc<Shares>>,
@@ -64,6 +65,7 @@ pub fn build(
     let own = Own { shares: watch::Sender::default(), reports: watch::Sender::default() };
     let inputs = Inputs {
         members: mesh.members(),
+        roll: mesh.roll(),
         records: mesh.records(),
         images,
         shares: own.shares.subscribe(),
@@ -165,8 +167,9 @@ fn wake(waiting: &Mutex<Vec<Weak<Waiting>>>, changes: &BTreeSet<Change>) {
 
 impl Inputs {
     /// Gives every input as it is now.
-    fn all(&mut self) -> [Input; 5] {
+    fn all(&mut self) -> [Input; 6] {
         [
+            Input::Out(Arc::new(departed(&self.roll.borrow_and_update()))),
             Input::Members(Arc::new(members(&self.members.borrow_and_update()))),
             Input::Records(self.records.borrow_and_update().clone()),
             Input::Images(self.images.borrow_and_update().clone()),
@@ -181,6 +184,9 @@ impl Inputs {
         let (changed, input) = tokio::select! {
             changed = self.members.changed() => {
                 (changed, Input::Members(Arc::new(members(&self.members.borrow_and_update()))))
+            }
+            changed = self.roll.changed() => {
+                (changed, Input::Out(Arc::new(departed(&self.roll.borrow_and_update()))))
             }
             changed = self.records.changed() => {
                 (changed, Input::Records(self.records.borrow_and_update().clone()))
@@ -197,6 +203,11 @@ impl Inputs {
         };
         changed.ok().map(|()| input)
     }
+}
+
+/// Lists the hosts that are out for good, by the statements.
+fn departed(roll: &mesh::Roll) -> Departed {
+    roll.out.iter().map(|(host, out)| (*host, out.name.clone())).collect()
 }
 
 /// Puts what the mesh says of its members into the words of the picture.

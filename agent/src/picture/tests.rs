@@ -1,7 +1,8 @@
 //! Who is woken by what.
 
 use proto::{
-    id::{Digest, SessionId},
+    id::{Digest, MeshId, SessionId},
+    trust::MemberSet,
     wire::record::ImageRecord,
 };
 
@@ -16,6 +17,7 @@ struct Feed {
     members: watch::Sender<Arc<mesh::Members>>,
     images: watch::Sender<Arc<Images>>,
     _records: watch::Sender<Arc<Records>>,
+    _roll: watch::Sender<Arc<mesh::Roll>>,
     stop: CancellationToken,
 }
 
@@ -45,8 +47,15 @@ fn feed() -> Feed {
     let own = Own { shares: watch::Sender::default(), reports: watch::Sender::default() };
     let (members, images) = (watch::Sender::new(seen(1.0)), watch::Sender::default());
     let records = watch::Sender::default();
+    let nobody = mesh::Roll {
+        set: MemberSet::new(MeshId([0; 32])),
+        members: Default::default(),
+        out: Default::default(),
+    };
+    let roll = watch::Sender::new(Arc::new(nobody));
     let inputs = Inputs {
         members: members.subscribe(),
+        roll: roll.subscribe(),
         records: records.subscribe(),
         images: images.subscribe(),
         shares: own.shares.subscribe(),
@@ -55,7 +64,7 @@ fn feed() -> Feed {
     let (now, pictures) = make(ME);
     let stop = CancellationToken::new();
     tokio::spawn(run(ME, inputs, now, pictures.waiting.clone(), stop.clone()));
-    Feed { pictures, own, members, images, _records: records, stop }
+    Feed { pictures, own, members, images, _records: records, _roll: roll, stop }
 }
 
 fn has_image(feed: &Feed, digest: Digest) {

@@ -128,6 +128,7 @@ impl Coordinator {
             },
             state: group.state().borrow().clone(),
             members: members.hosts.iter().map(member).collect(),
+            out: self.ground.picture().out.keys().copied().collect(),
             buried: self.ground.buried(self.session),
             shared: self.ground.share(self.session).is_some(),
         }
@@ -145,6 +146,9 @@ impl Coordinator {
                 Effect::AskVoter { change, host, outdated } => self.ask_voter(change, host, outdated),
                 Effect::SetVoters { change, voters } => self.set_voters(change, voters),
                 Effect::Raise { raise, level } => self.raise(raise, level),
+                Effect::Release { release, machine, host, epoch } => {
+                    self.release(release, Command::Dropped { machine, host, epoch });
+                }
                 Effect::Bury => self.bury(),
                 Effect::Tell(fact) => self.ground.tell(fact),
                 Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
@@ -222,6 +226,18 @@ impl Coordinator {
             Event::Raised { raise, well: written.is_ok() }
         };
         self.begin(work, Event::Raised { raise, well: false });
+    }
+
+    fn release(&mut self, release: u64, command: Command) {
+        let (here, session) = (self.here.clone(), self.session);
+        let work = async move {
+            let written = requests::write(&here, session, command).await;
+            if let Err(because) = &written {
+                tracing::info!(%session, %because, "what a host had that is out is not written off for now");
+            }
+            Event::Released { release, well: written.is_ok() }
+        };
+        self.begin(work, Event::Released { release, well: false });
     }
 
     fn bury(&mut self) {

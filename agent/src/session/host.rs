@@ -76,6 +76,7 @@ struct Shown {
     arrived: BTreeMap<Digest, u64>,
     buried: bool,
     barred: bool,
+    out: bool,
 }
 
 struct Shell {
@@ -168,7 +169,9 @@ impl Shell {
         let bytes = |image: Digest| transfers.borrow().get(&image).map(|progress| (image, progress.done));
         let arrived: BTreeMap<Digest, u64> =
             share.machines.iter().filter_map(|spec| bytes(spec.image)).collect();
-        let ready = readiness::ready(&self.parts.ground.picture(), &share);
+        let picture = self.parts.ground.picture();
+        let ready = readiness::ready(&picture, &share);
+        let out = picture.out.contains_key(&picture.me);
         let barred = !self.parts.ground.may(self.parts.ground.me()).has(Capability::Run);
         let shown = &mut self.shown;
         if shown.barred != barred {
@@ -180,6 +183,9 @@ impl Shell {
         if shown.arrived != arrived {
             events.push(Event::Arrived(arrived.clone()));
         }
+        if out && !shown.out {
+            events.push(Event::Out);
+        }
         let same = shown.share.as_ref().is_some_and(|known| Arc::ptr_eq(known, &share));
         match same {
             false => events.push(Event::Share(share.clone(), ready.clone())),
@@ -190,7 +196,7 @@ impl Shell {
         if buried && !shown.buried {
             events.push(Event::Buried);
         }
-        *shown = Shown { share: Some(share), ready, images: complete, arrived, buried, barred };
+        *shown = Shown { share: Some(share), ready, images: complete, arrived, buried, barred, out };
         events
     }
 

@@ -139,7 +139,8 @@ impl Knowing {
             buried: roll.set.tombstones().map(|tombstone| tombstone.session).collect(),
             heads: said,
             named,
-            members: picture.members.keys().copied().collect(),
+            members: picture.present().map(|(host, _)| host).collect(),
+            out: picture.out.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
             mute: mute(&roll),
         }

@@ -14,7 +14,7 @@
 //! - `coordinator`: the shell of what the leader of a session's Raft group does; `asking` finds it;
 //! - `requests`: what other members ask; `contents`: the bytes that shares name;
 //! - `host`: the shell of `proto::run::host`, which makes this host's share true; `actions`: what it does for one
-//!   machine; `nic`: its network.
+//!   machine; `nic`: its network; `possession`: what this host says of what it has.
 
 pub mod actions;
 mod asking;
@@ -28,6 +28,7 @@ mod known;
 pub mod nic;
 mod opening;
 pub mod ports;
+mod possession;
 pub mod requests;
 pub mod sessions;
 pub mod store;

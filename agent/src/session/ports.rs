@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use mesh::quorum::Group;
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Proposal, Replace},
+    session::{Proposal, Replace, voters},
     topology::{Intent, Parcel},
     wire::rpc::{Answer, Refusal, Request},
 };
@@ -66,6 +66,17 @@ impl ForPeople {
                 .into_iter()
                 .collect(),
         }
+    }
+
+    /// Tells whether so many voters of a session are out of the mesh that nobody can write its state ever again.
+    pub fn lost(&self, session: SessionId) -> bool {
+        let out = self.requests.ground.picture().out.keys().copied().collect();
+        voters::lost(&self.voters(session), &self.requests.known.voices(session), &out)
+    }
+
+    /// Tells whether a statement says that the session has ended and nothing of it is left.
+    pub fn buried(&self, session: SessionId) -> bool {
+        self.requests.ground.buried(session)
     }
 
     /// Tells whether anything of a session is here.

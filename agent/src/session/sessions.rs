@@ -29,6 +29,7 @@ use super::{
     nic::Edges,
     opening,
     ports::{ForMembers, ForPeople},
+    possession,
     requests::Requests,
     store::{Loaded, Store},
     table::{self, Table},
@@ -107,6 +108,7 @@ impl Sessions {
         // Not one of those that are waited for: it ends after them.
         tokio::spawn(keeping.run(keeper));
         tasks.spawn(beginning.run(requests.clone()));
+        tasks.spawn_until_stop(possession::run(ground.clone(), table.clone(), store.clone()));
         opening::open_logs(&ground, &table, &store, &tasks).await?;
         shares.into_iter().for_each(start);
         Ok(Sessions { ground, table, asking, requests, births, tasks })

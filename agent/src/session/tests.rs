@@ -29,6 +29,7 @@ use crate::{
     daemon::build::{Built, Parts, build},
 };
 
+mod gone;
 mod limited;
 mod logs;
 
@@ -290,14 +291,14 @@ fn shop_with_disk(disk: &str) -> Intent {
     Intent { topology: topology.unwrap(), files: BTreeMap::new(), ssh_keys: BTreeMap::new() }
 }
 
-/// Commits a plan for [`shop_with_disk`] behind the planner's back: this host runs no machines.
-async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
+/// Commits a plan for [`shop_with_disk`] behind the planner's back: no host here runs machines.
+async fn place_by_hand(host: &Host, session: SessionId, intent: Intent, on: HostId) {
     let state = host.sessions.table.log(session).unwrap().state().borrow().clone().unwrap();
     let before = state.plan.clone().unwrap();
     let group = intent.topology.groups[&name("web")].clone();
     let placement = proto::session::Placement {
         machine: "web-1".parse().unwrap(),
-        host: host.id(),
+        host: on,
         epoch: proto::id::Epoch(1),
         address: (u32::from(before.subnet.base) + 10).into(),
         mac: [0x52, 0, 0, 0, 0, 1],
@@ -325,7 +326,7 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent) {
 async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
     let attic = Host::founder("attic").await;
     let session = attic.up().await;
-    place_by_hand(&attic, session, shop_with_disk("8G")).await;
+    place_by_hand(&attic, session, shop_with_disk("8G"), attic.id()).await;
     let web: proto::id::MachineName = "web-1".parse().unwrap();
     let up = async |disk: &str, replace: Replace| {
         let intent = Box::new(shop_with_disk(disk));

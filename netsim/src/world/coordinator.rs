@@ -99,6 +99,7 @@ impl World {
             group,
             state: log.state.clone(),
             members: picture.members.iter().map(member).collect(),
+            out: picture.out.keys().copied().collect(),
             buried: host.disk.buried.contains(&session),
             shared: host.disk.shares.contains_key(&session),
         })
@@ -147,6 +148,11 @@ impl World {
                 let takes = self.random.between(1, 20);
                 self.after(takes, Event::Raise(id, run, session, raise, level));
             }
+            Effect::Release { release, machine, host, epoch } => {
+                let takes = self.random.between(1, 20);
+                let command = Command::Dropped { machine, host, epoch };
+                self.after(takes, Event::Release(id, run, session, release, Box::new(command)));
+            }
             Effect::Bury => {
                 self.check_burial(session);
                 if let Some(host) = self.hosts.get_mut(&id) {
@@ -165,6 +171,8 @@ impl World {
             Effect::Retire => {
                 agent.leads.remove(&session);
                 agent.leading.remove(&session);
+                // Whom a log follows that is gone is nobody's word any more.
+                agent.leaders.remove(&session);
                 if let Some(host) = self.hosts.get_mut(&id) {
                     host.disk.logs.remove(&session);
                 }
@@ -179,6 +187,12 @@ impl World {
             self.tell(Some(id), || format!("the session is of level {level}"));
         }
         self.lead_on(id, session, Happened::Raised { raise, well: written.is_ok() });
+    }
+
+    /// The entry that writes off what a lost host had reaches the log, if a majority can be reached.
+    pub(super) fn release(&mut self, id: HostId, session: SessionId, release: u64, command: Command) {
+        let well = self.commit(id, session, command).is_ok();
+        self.lead_on(id, session, Happened::Released { release, well });
     }
 
     /// Opens a log again that could not be written, if the disk takes files by now.

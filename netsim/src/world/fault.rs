@@ -80,6 +80,8 @@ pub enum Fault {
     Joins(HostId),
     /// A host gets the newest program; machines run on.
     Upgraded(HostId),
+    /// A host is lost for good, and an operator says so.
+    Gone(HostId),
     /// Every host has power and an agent, every message arrives.
     AllIsWell,
 }
@@ -125,7 +127,8 @@ impl World {
                 }
             }
             Fault::PowerOn(id) => {
-                if let Some(host) = self.hosts.get_mut(&id).filter(|host| !host.on) {
+                let gone = self.gone.contains(&id);
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| !host.on && !gone) {
                     (host.on, host.booted) = (true, now);
                     self.tell(Some(id), || "boots".into());
                     self.start_agent(id);
@@ -197,6 +200,7 @@ impl World {
             }
             Fault::Joins(id) => self.join(id),
             Fault::Upgraded(id) => self.upgrade(id),
+            Fault::Gone(id) => self.goes(id),
             Fault::AllIsWell => self.all_is_well(),
         }
     }
@@ -229,11 +233,7 @@ impl World {
 
     fn lose_log(&mut self, id: HostId, session: SessionId) {
         let Some(quorum) = self.quorums.get(&session) else { return };
-        let has = |(node, host): &(&u64, &HostId)| {
-            let log = self.hosts.get(host).and_then(|host| host.disk.logs.get(&session));
-            **host != id && log.is_some_and(|log| log.node == **node && log.state == quorum.committed)
-        };
-        if quorum.voters.iter().filter(has).count() * 2 <= quorum.voters.len() {
+        if !self.survives_without(id, session) {
             return;
         }
         // Nor in the moment in which only the log names the newest voters: nobody else could tell who they are.
@@ -315,6 +315,7 @@ pub fn story(seed: u64, rules: Rules, log: Option<Vec<String>>) -> (Vec<String>,
     }
     trouble(&mut world, &mut random, &ids);
     world.draw_levels(seed, TROUBLE_MS);
+    world.draw_gone(seed, TROUBLE_MS);
     let outcome = live(&mut world);
     (world.log.take().unwrap_or_default(), outcome)
 }

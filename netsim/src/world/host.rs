@@ -71,6 +71,8 @@ pub struct Disk {
     pub logs: BTreeMap<SessionId, Log>,
     /// The statements that a session has ended and nothing of it is left.
     pub buried: BTreeSet<SessionId>,
+    /// The statements that hosts are out of the mesh.
+    pub out: BTreeSet<HostId>,
     /// Whether the one image of this world is complete here.
     pub image: bool,
     /// Machines with a `launch` and a disk.

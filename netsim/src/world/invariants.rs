@@ -261,19 +261,23 @@ impl World {
             self.history.broken = Some(alive);
             return;
         }
-        for host in self.hosts.values() {
-            if let Some((_, machine)) = host.disk.launched.keys().find(|(of, _)| *of == session) {
-                let name = self.committed(session).map(|state| state.name.to_string()).unwrap_or_default();
-                let alive = Violation::BuriedAlive(name, machine.clone(), host.name.to_string());
-                self.history.broken = Some(alive);
-                return;
-            }
+        let left = self.staying().find_map(|host| {
+            let (_, machine) = host.disk.launched.keys().find(|(of, _)| *of == session)?;
+            let name = self.committed(session).map(|state| state.name.to_string()).unwrap_or_default();
+            Some(Violation::BuriedAlive(name, machine.clone(), host.name.to_string()))
+        });
+        if left.is_some() {
+            self.history.broken = left;
         }
     }
 
     /// Checks that a change of voters leaves out nobody who still has its log and was heard lately.
     pub(super) fn check_voters(&mut self, by: HostId, session: SessionId, before: &BTreeMap<u64, HostId>) {
         let Some(quorum) = self.quorums.get(&session) else { return };
+        // One that is lost is replaced at once, and the set may shrink with it.
+        if before.values().any(|host| self.gone.contains(host)) {
+            return;
+        }
         let replaced = |(node, host): &(&u64, &HostId)| {
             let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
             let agent = self.hosts.get(&by).and_then(|host| host.agent.as_ref());
@@ -290,7 +294,8 @@ impl World {
     /// Checks that nobody votes by a log that holds what is above his level.
     pub(super) fn check_levels(&mut self, session: SessionId) {
         let Some(quorum) = self.quorums.get(&session) else { return };
-        let mut voters = quorum.voters.values().filter_map(|host| self.hosts.get(host));
+        let staying = quorum.voters.values().filter(|host| !self.gone.contains(host));
+        let mut voters = staying.filter_map(|host| self.hosts.get(host));
         if let Some(host) = voters.find(|host| host.level < quorum.needs) {
             self.history.broken = Some(Violation::Above(host.name.to_string(), host.level, quorum.needs));
         }
@@ -312,11 +317,11 @@ impl World {
                     || host.disk.launched.keys().any(|(of, _)| *of == session)
                     || agent.is_some_and(|agent| agent.heads.contains_key(&session))
             };
-            let left = self.hosts.values().find(left);
+            let left = self.staying().find(left);
             return left
                 .map_or(Ok(()), |host| Err(format!("something of {} is left on {}", state.name, host.name)));
         }
-        for host in self.hosts.values() {
+        for host in self.staying() {
             if host.version(session) != state.version {
                 let (name, has) = (&host.name, host.version(session));
                 return Err(format!("{name} has version {has} of {}", state.version));
@@ -334,19 +339,21 @@ impl World {
 
     fn converged_voters(&self, session: SessionId) -> Result<(), String> {
         let Some(quorum) = self.quorums.get(&session) else { return Ok(()) };
-        if self.hosts.values().any(|host| host.agent.is_none()) {
+        if self.staying().any(|host| host.agent.is_none()) {
             return Ok(());
         }
         let level = quorum.committed.as_ref().map(|state| state.level).unwrap_or_default();
-        if level < level::lowest(self.hosts.values().map(|host| host.level)) {
+        if level < level::lowest(self.staying().map(|host| host.level)) {
             return Err(format!("everybody understands more than level {level}"));
         }
-        let wanted = match self.hosts.values().filter(|host| host.level >= level).count() {
+        let wanted = match self.staying().filter(|host| host.level >= level).count() {
             0..=2 => 1,
             3..=6 => 3,
             _ => 5,
         };
-        if quorum.voters.len() != wanted {
+        // Who is lost takes members with it, and voters are kept while they live.
+        let more = !self.gone.is_empty() && quorum.voters.len() > wanted;
+        if quorum.voters.len() != wanted && !more {
             return Err(format!("{} voters of {wanted}", quorum.voters.len()));
         }
         let votes = |(node, host): &(&u64, &HostId)| {
@@ -361,7 +368,7 @@ impl World {
 
     fn check_processes(&mut self) -> Result<(), Violation> {
         let mut running: BTreeMap<&Key, HostId> = BTreeMap::new();
-        for host in self.hosts.values() {
+        for host in self.hosts.values().filter(|host| !self.gone.contains(&host.id)) {
             for (machine, process) in host.shims.iter().filter(|(_, process)| process.alive()) {
                 let epoch = process.settings.epoch;
                 if let Some(other) = running.insert(machine, host.id) {
@@ -440,7 +447,8 @@ impl World {
         }
         if let Some(told) = past.told.take() {
             let ran = |m: &MachineName, epoch: &Epoch| {
-                self.history.ran.get(&(session, m.clone())).is_some_and(|ran| ran.contains_key(epoch))
+                let host = self.history.ran.get(&(session, m.clone())).and_then(|ran| ran.get(epoch));
+                host.is_some_and(|host| !self.gone.contains(host))
             };
             let replaced = |(m, epoch): &(&MachineName, &Epoch)| {
                 past.placed.get(*m).is_some_and(|now| now != *epoch) && ran(m, epoch) && !told.allows(m)

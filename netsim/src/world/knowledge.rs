@@ -51,7 +51,8 @@ impl World {
             births: self.births.clone(),
             buried: host.disk.buried.clone(),
             named: host.disk.logs.iter().map(|(session, log)| (*session, named(log))).collect(),
-            members: picture.members.keys().copied().collect(),
+            members: picture.present().map(|(host, _)| host).collect(),
+            out: picture.out.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
             mute: BTreeSet::new(),
         }

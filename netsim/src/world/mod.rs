@@ -5,13 +5,14 @@
 //! - `host`: what one host keeps and knows; `agent`: what its agent does, by the rules of `proto`;
 //! - `picture`: what it sees and tells; `coordinator`: the agent beside a session's log; `knowledge`: what it knows of sessions; `calls`: what
 //!   agents ask each other; `quorum`, `net`: Raft and the network as models;
-//! - `fault`: what goes wrong and what users do, `levels`: who runs an older program; `invariants`: what must never happen.
+//! - `fault`: what goes wrong and what users do, `levels`: who runs an older program, `gone`: who is lost for good; `invariants`: what must never happen.
 
 pub mod agent;
 mod birth;
 pub mod calls;
 pub mod coordinator;
 pub mod fault;
+mod gone;
 pub mod host;
 pub mod invariants;
 pub mod knowledge;
@@ -68,6 +69,8 @@ pub struct World {
     pub names: BTreeMap<HostId, Name>,
     /// The labels of the sessions that are, or will be.
     pub labels: BTreeMap<SessionId, Name>,
+    /// The hosts that are lost for good.
+    pub gone: BTreeSet<HostId>,
     /// The hosts that the births of sessions name: statements, which everybody has.
     pub births: BTreeMap<SessionId, Vec<HostId>>,
     /// The voters of each session.
@@ -125,6 +128,8 @@ pub enum Event {
     Write(HostId, u64, u64, Box<Command>),
     /// A raise of a session's level reaches the log.
     Raise(HostId, u64, SessionId, u64, Level),
+    /// What a lost host had is written off.
+    Release(HostId, u64, SessionId, u64, Box<Command>),
     /// A change of voters comes to its end.
     SetVoters(HostId, u64, SessionId, u64, BTreeMap<u64, HostId>),
     /// A share reaches the disk, and who is believed.
@@ -180,6 +185,7 @@ impl World {
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
             labels: BTreeMap::new(),
+            gone: BTreeSet::new(),
             births: BTreeMap::new(),
             quorums: BTreeMap::new(),
             net: Net::default(),
@@ -256,6 +262,9 @@ impl World {
             Event::Raise(host, run, session, raise, level) if self.runs(host, run) => {
                 self.raise(host, session, raise, level);
             }
+            Event::Release(host, run, session, release, command) if self.runs(host, run) => {
+                self.release(host, session, release, *command);
+            }
             Event::Stored(host, run, share, voices) if self.runs(host, run) => {
                 self.stored(host, share, voices);
             }
@@ -266,6 +275,7 @@ impl World {
             | Event::Write(..)
             | Event::SetVoters(..)
             | Event::Raise(..)
+            | Event::Release(..)
             | Event::Stored(..) => {}
             Event::Fault(fault) => self.suffer(fault),
         }

@@ -44,6 +44,8 @@ pub struct Record {
     pub at: (u64, u64),
     /// The ended sessions that it knows of: statements, which go with every word.
     pub buried: BTreeSet<SessionId>,
+    /// The hosts that it knows to be out, in the same way.
+    pub out: BTreeSet<HostId>,
     /// What it says.
     pub bodies: Rc<Bodies>,
 }
@@ -63,7 +65,10 @@ impl Host {
     /// Lets the agent's picture take in what has changed since it was looked at last.
     pub fn observe(&mut self, names: &BTreeMap<HostId, Name>, now: Moment) {
         let here = self.moment(now);
-        let live: BTreeSet<HostId> = names.keys().copied().filter(|id| self.hears(*id, now)).collect();
+        let out = &self.disk.out;
+        let names = names.iter().filter(|(id, _)| !out.contains(*id));
+        let live: BTreeSet<HostId> =
+            names.clone().map(|(id, _)| *id).filter(|id| self.hears(*id, now)).collect();
         let Some(agent) = &mut self.agent else { return };
         let fading = agent.silence.note(&live, here);
         let member = |(id, name): (&HostId, &Name)| {
@@ -80,9 +85,12 @@ impl Host {
                 },
             )
         };
-        let members: Members = names.iter().map(member).collect();
+        let members: Members = names.map(member).collect();
         if *agent.picture.members != members {
             agent.take_in(Input::Members(Arc::new(members)));
+        }
+        if agent.picture.out.len() != out.len() {
+            agent.take_in(Input::Out(Arc::new(out.iter().map(|host| (*host, None)).collect())));
         }
         if !Arc::ptr_eq(&agent.picture.shares, &self.disk.shares) {
             agent.take_in(Input::Shares(self.disk.shares.clone()));
@@ -196,6 +204,7 @@ impl World {
             agent.news.insert(record.host);
         }
         host.disk.buried.extend(record.buried.iter().copied());
+        host.disk.out.extend(record.out.iter().copied());
         agent.heard.insert(record.host, now);
         agent.view.insert(record.host, record);
     }
@@ -229,13 +238,14 @@ impl World {
         let said = agent.view.get(&id).map(|record| record.bodies.clone());
         let same = said.filter(|said| **said == bodies);
         let (at, buried) = ((host.disk.generation, agent.seq + 1), host.disk.buried.clone());
+        let out = host.disk.out.clone();
         let Some(agent) = self.agent_mut(id) else { return };
         agent.seq += 1;
         if same.is_none() {
             agent.news.insert(id);
         }
         let bodies = same.unwrap_or_else(|| Rc::new(bodies));
-        agent.view.insert(id, Rc::new(Record { host: id, at, buried, bodies }));
+        agent.view.insert(id, Rc::new(Record { host: id, at, buried, out, bodies }));
     }
 
     /// Says what is so of this host, and passes on what it heard, to three others.

@@ -14,10 +14,10 @@ pub fn said(picture: &Picture, host: HostId, session: SessionId) -> Option<&Head
     }
 }
 
-/// Lists who says that it coordinates which session.
+/// Lists who says that it coordinates which session, of those that are not out.
 pub fn speakers(picture: &Picture) -> impl Iterator<Item = (HostId, SessionId)> {
     picture.records.keys().filter_map(|(host, key)| match key {
-        RecordKey::Head(session) => Some((*host, *session)),
+        RecordKey::Head(session) if !picture.out.contains_key(host) => Some((*host, *session)),
         _ => None,
     })
 }

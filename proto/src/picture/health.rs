@@ -22,10 +22,11 @@ pub fn warnings(picture: &Picture, hosts: &[HostRow]) -> Vec<Warning> {
 
 /// Warns while a mesh of some size can be extended by one host alone.
 pub fn single_issuer(hosts: &[HostRow]) -> Option<Warning> {
-    let issuers: Vec<&HostRow> = hosts.iter().filter(|host| host.issuer).collect();
+    let here: Vec<&HostRow> = hosts.iter().filter(|host| !is_out(host)).collect();
+    let issuers: Vec<&&HostRow> = here.iter().filter(|host| host.issuer).collect();
     let [issuer] = issuers[..] else { return None };
     let what = format!("{} alone may admit new hosts; keep its recovery phrase safe", issuer.name);
-    (hosts.len() >= 3).then_some(Warning { what, next: None })
+    (here.len() >= 3).then_some(Warning { what, next: None })
 }
 
 /// Lists the other hosts that say that they cannot store anything, with what they say.
@@ -37,6 +38,11 @@ fn troubled(picture: &Picture) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// Tells whether a host is listed only because it was a member once.
+fn is_out(host: &HostRow) -> bool {
+    matches!(host.state, MemberState::Left | MemberState::Evicted)
+}
+
 /// One warning for all hosts that are away: a mesh of many would fill the screen.
 fn absent(picture: &Picture, hosts: &[HostRow]) -> Option<Warning> {
     let down = hosts.iter().filter(|host| host.state == MemberState::Down);
@@ -46,13 +52,16 @@ fn absent(picture: &Picture, hosts: &[HostRow]) -> Option<Warning> {
         [] => format!("{last} is down: not heard for too long"),
         _ => format!("{} and {last} are down: not heard for too long", others.join(", ")),
     };
+    let gone =
+        if others.is_empty() { format!("agent host remove {last}") } else { "agent host remove NAME".into() };
+    let cure = format!("on {}: agent run; if gone for good: {gone}", names.join(", "));
     // Whoever hears nobody at all cannot tell whose fault it is.
-    let is_heard = |host: &HostRow| host.state != MemberState::Down && host.id != picture.me;
+    let is_heard = |host: &HostRow| host.state != MemberState::Down && host.id != picture.me && !is_out(host);
     let (what, next) = match hosts.iter().any(is_heard) {
-        true => (what, format!("on {}: agent run", names.join(", "))),
+        true => (what, cure),
         false => (
             format!("{what}. Nobody else is heard either: it may be this host's own network"),
-            format!("agent net check    and if this host is well, on {}: agent run", names.join(", ")),
+            format!("agent net check    and if this host is well, {cure}"),
         ),
     };
     Some(Warning { what, next: Some(next) })

@@ -138,7 +138,9 @@ fn said(picture: &Picture) -> impl Iterator<Item = (HostId, Digest, &ImageRecord
     let own = picture.images.iter().map(|(digest, record)| (picture.me, *digest, record));
     let theirs = picture.records.iter().filter_map(|((host, key), body)| match (key, body) {
         (RecordKey::Image(digest), Body::Image(record))
-            if *host != picture.me && !picture.lacks(*host, Capability::Store) =>
+            if *host != picture.me
+                && !picture.out.contains_key(host)
+                && !picture.lacks(*host, Capability::Store) =>
         {
             Some((*host, *digest, record))
         }

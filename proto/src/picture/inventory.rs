@@ -12,8 +12,8 @@ use crate::{
 /// Gives the inventory for one session: memory that its own machines hold counts as free.
 pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
     let mut hosts = BTreeMap::new();
-    for (id, member) in picture.members.iter() {
-        let Some(record) = picture.host_record(*id) else { continue };
+    for (id, member) in picture.present() {
+        let Some(record) = picture.host_record(id) else { continue };
         let others = record.memory_used_mib.iter().filter(|(of, _)| **of != session).map(|(_, mib)| *mib);
         let facts = HostFacts {
             name: member.name.clone(),
@@ -35,9 +35,10 @@ pub fn inventory(picture: &Picture, session: SessionId) -> Inventory {
             publishes: record.publishes,
             barred: !member.may.has(Capability::Run),
         };
-        hosts.insert(*id, facts);
+        hosts.insert(id, facts);
     }
-    let mut inventory = Inventory { hosts, images: BTreeMap::new() };
+    let mut inventory =
+        Inventory { hosts, images: BTreeMap::new(), out: picture.out.keys().copied().collect() };
     for image in images::all(picture) {
         // One that lost its names to another is still what machines were made from.
         let pinned = image.names.is_empty().then(|| format!("blake3:{}", image.facts.digest));

@@ -29,7 +29,7 @@ pub fn below(picture: &Picture, level: Level) -> Vec<api::Understands> {
 
 fn counting(picture: &Picture) -> impl Iterator<Item = &Member> {
     let counts = |member: &&Member| !matches!(member.state, MemberState::Left | MemberState::Evicted);
-    picture.members.values().filter(counts)
+    picture.present().map(|(_, member)| member).filter(counts)
 }
 
 fn understood(member: &Member) -> Level {

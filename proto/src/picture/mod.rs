@@ -45,6 +45,8 @@ use crate::{
 
 /// The members by id.
 pub type Members = BTreeMap<HostId, Member>;
+/// The hosts that were members and are out for good, with their last labels.
+pub type Departed = BTreeMap<HostId, Option<Name>>;
 /// The newest verified record of every host, by owner and key.
 pub type Records = BTreeMap<(HostId, RecordKey), Body>;
 /// This host's shares.
@@ -110,6 +112,8 @@ pub struct Acted {
 pub enum Input {
     /// The members.
     Members(Arc<Members>),
+    /// The hosts that are out for good.
+    Out(Arc<Departed>),
     /// The records.
     Records(Arc<Records>),
     /// This host's shares.
@@ -141,6 +145,8 @@ pub struct Picture {
     pub me: HostId,
     /// Everybody, this host included.
     pub members: Arc<Members>,
+    /// The hosts that were members and are out for good.
+    pub out: Arc<Departed>,
     /// The records, this host's own among them.
     pub records: Arc<Records>,
     /// This host's shares.
@@ -159,6 +165,7 @@ impl Picture {
         Picture {
             me,
             members: Arc::default(),
+            out: Arc::default(),
             records: Arc::default(),
             shares: Arc::default(),
             reports: Arc::default(),
@@ -179,6 +186,13 @@ impl Picture {
                     if was != self.is_up(host) {
                         changes.extend(self.with_machines_on(host).map(Change::Session));
                     }
+                }
+            }
+            Input::Out(new) => {
+                let old = std::mem::replace(&mut self.out, new);
+                for host in differing(&old, &self.out, |a, b| a == b) {
+                    changes.insert(Change::Host(host));
+                    changes.extend(self.with_machines_on(host).map(Change::Session));
                 }
             }
             Input::Records(new) => {
@@ -217,7 +231,8 @@ impl Picture {
 
     /// Tells whether a host is a member that is heard; this host always hears itself.
     pub fn is_up(&self, host: HostId) -> bool {
-        host == self.me || self.members.get(&host).is_some_and(Member::is_up)
+        host == self.me
+            || (self.members.get(&host).is_some_and(Member::is_up) && !self.out.contains_key(&host))
     }
 
     /// Tells whether a host is a member whose certificate does not let it do this.
@@ -227,12 +242,22 @@ impl Picture {
 
     /// Lists the members that are heard.
     pub fn up(&self) -> impl Iterator<Item = (HostId, &Member)> {
-        self.members.iter().filter(|(_, member)| member.is_up()).map(|(host, member)| (*host, member))
+        self.present().filter(|(_, member)| member.is_up())
+    }
+
+    /// Lists the members that are not out.
+    pub fn present(&self) -> impl Iterator<Item = (HostId, &Member)> {
+        self.members
+            .iter()
+            .map(|(host, member)| (*host, member))
+            .filter(|(host, _)| !self.out.contains_key(host))
     }
 
     /// Names a host for people.
     pub fn name(&self, host: HostId) -> String {
-        self.members.get(&host).map_or_else(|| host.short(), |member| member.name.to_string())
+        let member = self.members.get(&host).map(|member| &member.name);
+        let label = member.or_else(|| self.out.get(&host).and_then(Option::as_ref));
+        label.map_or_else(|| host.short(), Name::to_string)
     }
 
     /// Gives what a host says about itself.

@@ -67,6 +67,10 @@ fn machine(picture: &Picture, share: &Share, group: &Name, entry: &MachineEntry)
             let untold = report.why.clone().map(Why::new);
             (report.phase, report.reason.as_ref().map(told).or(untold))
         }
+        None if picture.out.contains_key(&entry.host) => {
+            let (host, session) = (host.clone(), share.name.clone());
+            (Phase::Failed, Some(Why::new(Because::HostOut { host, session })))
+        }
         None if picture.is_up(entry.host) => (Phase::Waiting, Some(Why::new(Because::Unreported))),
         None => (Phase::Failed, Some(Why::new(Because::HostAway { host: host.clone() }))),
     };

@@ -300,7 +300,7 @@ fn a_session_is_degraded_while_a_machine_failed_or_its_host_is_away() {
         expect![[r#"
             Degraded 2/3 by nas
             db-1 on attic Ready
-            web-1 on nas Failed: nas is not heard; the machine waits for it (guard: hold)
+            web-1 on nas Failed: nas is not heard; the machine waits for it (guard: hold); if nas is gone for good: agent host remove nas
             web-2 on attic Ready
         "#]],
     );
@@ -647,4 +647,39 @@ fn a_mesh_is_of_the_lowest_level_that_its_members_told_and_says_who_holds_it_the
     cut.apply(Input::Members(Arc::new(members)));
     assert_eq!(level::mesh_level(&cut), Level::from(2), "who was cut off does not count");
     assert_eq!(level::below(&cut, Level::from(2)), []);
+}
+
+#[test]
+fn a_host_that_is_out_counts_for_nothing_and_its_machines_say_so() {
+    let state = shop();
+    let text = "nas has 1 tiny@1\nnas issuer\nattic\ncellar";
+    let mut picture = picture("cellar", Some(&state), text);
+    let (nas, label) = (host_id("nas"), Some("nas".parse().unwrap()));
+    let hosts = inventory::inventory(&picture, SESSION).hosts;
+    assert!(hosts.contains_key(&nas) && !images::meanings(&picture).is_empty());
+    let changed = picture.apply(Input::Out(Arc::new([(nas, label)].into())));
+    assert!(changed.contains(&Change::Host(nas)) && changed.contains(&Change::Session(SESSION)));
+    assert_eq!(picture.apply(Input::Out(picture.out.clone())), [].into());
+
+    let inventory = inventory::inventory(&picture, SESSION);
+    assert!(!inventory.hosts.contains_key(&nas) && inventory.out == [nas].into());
+    assert!(images::meanings(&picture).is_empty() && images::all(&picture).is_empty());
+    assert!(!picture.is_up(nas) && !zone::zone(&picture, Default::default()).hosts.contains_key(&nas));
+    let share = picture.share(SESSION).unwrap().clone();
+    let told = rows::machines(&picture, &share).into_iter().find(|row| row.host.as_deref() == Some("nas"));
+    let because = told.unwrap().reason.unwrap();
+    assert!(because.starts_with("nas is out of the mesh, and the machine's disk with it"), "{because}");
+}
+
+#[test]
+fn what_is_warned_of_hosts_that_are_away_says_what_helps_when_they_are_gone_for_good() {
+    let next = |text: &str| {
+        let picture = picture("nas", None, text);
+        health::warnings(&picture, &rows::hosts(&picture)).pop().unwrap().next.unwrap()
+    };
+    assert_eq!(next("nas\nvps down"), "on vps: agent run; if gone for good: agent host remove vps");
+    assert_eq!(
+        next("nas\nvps down\npi down"),
+        "on pi, vps: agent run; if gone for good: agent host remove NAME"
+    );
 }

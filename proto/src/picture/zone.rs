@@ -20,7 +20,7 @@ pub fn zone(picture: &Picture, own: Zone) -> Zone {
     let ready = shares().flat_map(|share| {
         readiness::ready(picture, share).into_iter().map(|machine| (share.session, machine))
     });
-    let hosts = picture.members.keys().filter_map(|id| Some((*id, host(picture, *id, &own)?)));
+    let hosts = picture.present().filter_map(|(id, _)| Some((id, host(picture, id, &own)?)));
     let (hosts, ready, nearest) = (hosts.collect(), ready.collect(), nearest(picture));
     let v6 = shares().flat_map(|share| {
         let known = readiness::known(picture, share).into_iter().filter(|(_, report)| report.v6);
@@ -82,7 +82,7 @@ pub fn group<'a>(share: &'a Share, label: &str) -> Option<&'a GroupEntry> {
 /// Finds the host of `SERVICE.HOST.host`, without the zone behind it, if it publishes that on `port`.
 pub fn publisher(picture: &Picture, name: &str, port: u16) -> Option<HostId> {
     let (service, host) = name.strip_suffix(HOSTS)?.strip_suffix('.')?.split_once('.')?;
-    let (id, _) = picture.members.iter().find(|(_, member)| member.name.as_str() == host)?;
-    let record = picture.host_record(*id)?;
-    record.published().any(|(name, of)| name.as_str() == service && of == port).then_some(*id)
+    let (id, _) = picture.present().find(|(_, member)| member.name.as_str() == host)?;
+    let record = picture.host_record(id)?;
+    record.published().any(|(name, of)| name.as_str() == service && of == port).then_some(id)
 }

@@ -190,6 +190,16 @@ pub enum Because {
     /// Its host's certificate does not let the host run machines: none starts there.
     #[n(27)]
     MayNotRun,
+    /// Its host is out of the mesh for good.
+    #[n(28)]
+    HostOut {
+        /// The host's last label.
+        #[n(0)]
+        host: String,
+        /// The session.
+        #[n(1)]
+        session: Name,
+    },
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -247,7 +257,18 @@ impl fmt::Display for Because {
             Because::Untold => f.write_str("its host says why: gossip had no room for it"),
             Because::Unreported => f.write_str("its host has not reported yet"),
             Because::HostAway { host } => {
-                write!(f, "{host} is not heard; the machine waits for it (guard: hold)")
+                write!(
+                    f,
+                    "{host} is not heard; the machine waits for it (guard: hold); if {host} is gone for good: \
+                     agent host remove {host}"
+                )
+            }
+            Because::HostOut { host, session } => {
+                write!(
+                    f,
+                    "{host} is out of the mesh, and the machine's disk with it; agent session up with the \
+                     topology of {session} begins it anew elsewhere"
+                )
             }
         }
     }

@@ -94,6 +94,19 @@ pub enum Cause {
         #[n(0)]
         count: u32,
     },
+    /// Its host is out of the mesh for good: it begins anew elsewhere.
+    #[n(9)]
+    Lost {
+        /// Why there.
+        #[n(0)]
+        chosen: Chosen,
+        /// As of `Placed`.
+        #[n(1)]
+        waits: bool,
+        /// Whether it was started, so that there was a disk to lose.
+        #[n(2)]
+        started: bool,
+    },
     /// Something that only a later version says.
     #[default]
     #[serde(other)]
@@ -126,9 +139,10 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Other => f.write_str(OTHER),
-            Cause::Placed { chosen, waits } => {
-                let waits = if *waits { "; waits for this host when it dies (guard hold)" } else { "" };
-                write!(f, "{chosen}{waits}")
+            Cause::Placed { chosen, waits } => write!(f, "{chosen}{}", waiting(*waits)),
+            Cause::Lost { chosen, waits, started } => {
+                let disk = if *started { " and its disk with it" } else { "" };
+                write!(f, "its host is out of the mesh{disk}: it begins anew; {chosen}{}", waiting(*waits))
             }
             Cause::Kept { later } => {
                 f.write_str("unchanged")?;
@@ -158,6 +172,10 @@ impl fmt::Display for Cause {
             Cause::FewerWanted { count } => write!(f, "count is {count} now; its disk goes with it"),
         }
     }
+}
+
+fn waiting(waits: bool) -> &'static str {
+    if waits { "; waits for this host when it dies (guard hold)" } else { "" }
 }
 
 fn write_away(f: &mut fmt::Formatter<'_>, away: Option<&str>) -> fmt::Result {

@@ -126,6 +126,7 @@ pub(crate) fn causes() -> Vec<Cause> {
         Cause::Replaced { losses: losses(), started: true, away: None },
         Cause::GroupGone { group: name("old") },
         Cause::FewerWanted { count: 2 },
+        Cause::Lost { chosen: Chosen::OnlyOne, waits: false, started: true },
         Cause::Other,
     ]
 }
@@ -183,6 +184,7 @@ pub(crate) fn because() -> Vec<Because> {
         Because::LanForbidden,
         Because::OwnerForbids,
         Because::MayNotRun,
+        Because::HostOut { host: "nas".into(), session: name("shop") },
         Because::Other,
     ]
 }
@@ -395,6 +397,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::State(Refused::Lacks("app.toml".into())),
         Refusal::State(Refused::Full),
         Refusal::State(Refused::Raised),
+        Refusal::State(Refused::Out(crate::id::HostId([2; 32]))),
         Refusal::NoQuorum,
         Refusal::Older,
         Refusal::NoVoice,
@@ -480,7 +483,7 @@ fn every_refusal_has_a_listed_code_and_one_line_of_words() {
     let mut expected = declared_in(include_str!("../wire/rpc.rs"), "Refusal");
     // What the hard state refuses stands under its own codes.
     assert!(expected.remove("state"));
-    expected.extend(declared_in(include_str!("../session/mod.rs"), "Refused"));
+    expected.extend(declared_in(include_str!("../session/refused.rs"), "Refused"));
     assert_eq!(expected, listed("Refusal"));
     assert_eq!(declared_in(include_str!("../trust/join.rs"), "JoinRefusal"), listed("JoinRefusal"));
 }

@@ -26,12 +26,15 @@ pub fn host_name(id: HostId) -> String {
 }
 
 /// Reads hosts, one a line: `NAME MEMORY [down] [tcg] [no-qemu] [no-machines] [lan] [publishes] [image] [cpus=N]
-/// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [level=N] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`. Image `tiny` of 64 MiB
-/// exists.
+/// [used=MIB] [disk=MIB] [kept=MIB] [arch=A] [level=N] [rtt=MS] [net=10.0.0.0/8] [tag:KEY=VALUE]`, or `NAME out` for one
+/// that is out of the mesh. Image `tiny` of 64 MiB exists.
 pub fn inventory(text: &str) -> Inventory {
     let image = ImageFacts { digest: Digest([1; 32]), size: 64 << 20, arch: "x86_64".into() };
-    let hosts = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(host).collect();
-    Inventory { hosts, images: [("tiny".to_owned(), image)].into() }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (out, in_mesh): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.ends_with(" out"));
+    let out = out.iter().filter_map(|line| line.split_whitespace().next()).map(host_id).collect();
+    let hosts = in_mesh.into_iter().map(host).collect();
+    Inventory { hosts, images: [("tiny".to_owned(), image)].into(), out }
 }
 
 fn host(line: &str) -> (HostId, HostFacts) {

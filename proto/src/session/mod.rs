@@ -1,5 +1,5 @@
 //! The words of a running session: what hosts offer, the hard state and what changes it, what a host sees; `proposal` has
-//! those of what is planned, `share` of what one host must make true. The rules on them live in the files beside this one:
+//! those of what is planned, `refused` of what changed nothing, `share` of what one host must make true. The rules on them live in the files beside this one:
 //!
 //! - `state`: the hard state that voters store, `Command` in, refusal or `State` out;
 //! - `plan`: (state, inventory) -> plan or obstacles, with `schedule` for the hosts and `overlay`
@@ -21,6 +21,7 @@ pub mod overlay;
 pub mod plan;
 mod proposal;
 pub mod reconcile;
+mod refused;
 pub mod schedule;
 mod share;
 pub mod slice;
@@ -38,14 +39,15 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
+    id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     level::{self, Feature, Level},
-    reasons::{Because, Coded},
+    reasons::Because,
     time::Timestamp,
     topology::{Contents, Intent},
 };
 pub use disk::{Made, Replace};
 pub use proposal::{Change, ChangeAction, How, Obstacle, Placement, Plan, Proposal, Rejection};
+pub use refused::Refused;
 pub use share::{Directory, GroupEntry, MachineEntry, MachineFile, MachineSpec, Share, Voices};
 
 /// What a machine's incarnation is guarded by.
@@ -71,6 +73,10 @@ pub struct Inventory {
     /// Known images by name.
     #[n(1)]
     pub images: BTreeMap<String, ImageFacts>,
+    /// Hosts that were members and are out for good.
+    #[serde(default)]
+    #[cbor(n(2), with = "crate::wire::fields::usual", has_nil)]
+    pub out: BTreeSet<HostId>,
 }
 
 impl Inventory {
@@ -242,6 +248,9 @@ pub struct State {
     /// What everybody understands who stores it or is brought a share of it. It never falls.
     #[n(16)]
     pub level: Level,
+    /// Hosts that had machines and are out of the mesh for good: what was there is not to be waited for.
+    #[cbor(n(17), with = "crate::wire::fields::usual", has_nil)]
+    pub out: BTreeSet<HostId>,
 }
 
 /// An incarnation that its host must remove.
@@ -338,6 +347,14 @@ pub enum Command {
         #[n(0)]
         level: Level,
     },
+    /// A host is out of the mesh for good, by an operator's recorded word: its machines may be placed elsewhere, each
+    /// with its next epoch.
+    #[n(9)]
+    Out {
+        /// The host.
+        #[n(0)]
+        host: HostId,
+    },
 }
 
 impl Command {
@@ -345,6 +362,7 @@ impl Command {
     pub fn feature(&self) -> Option<Feature> {
         match self {
             Command::Raise { .. } => Some(Feature::Raise),
+            Command::Out { .. } => Some(Feature::Out),
             Command::Apply { intent, .. } => understood::feature(intent),
             Command::Create { .. }
             | Command::Grant { .. }
@@ -352,76 +370,6 @@ impl Command {
             | Command::Dropped { .. }
             | Command::End
             | Command::Keep(_) => None,
-        }
-    }
-}
-
-/// Why a command did nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, thiserror::Error)]
-#[cbor(map)]
-pub enum Refused {
-    /// The state has no [`Command::Create`] yet, or has one already.
-    #[error("the session exists already, or not yet")]
-    #[n(0)]
-    Existence,
-    /// The session has ended.
-    #[error("the session has ended")]
-    #[n(1)]
-    Ended,
-    /// Someone else committed a plan in between.
-    #[error("the plan changed meanwhile: it is generation {current}, this one was made for {parent}")]
-    #[n(2)]
-    NotCurrent {
-        /// The committed plan.
-        #[n(0)]
-        current: Generation,
-        /// The parent that the refused plan names.
-        #[n(1)]
-        parent: Generation,
-    },
-    /// The plan breaks a rule that keeps machines from running twice.
-    #[error("the plan is not safe: {0}")]
-    #[n(3)]
-    Unsafe(#[n(0)] String),
-    /// A disk that was started would be lost, and nobody said that it may be.
-    #[error("{0} was started and nobody said that its disk may be replaced")]
-    #[n(4)]
-    Started(#[n(0)] MachineName),
-    /// No such machine in the plan.
-    #[error("the session has no machine {0}")]
-    #[n(5)]
-    NoMachine(#[n(0)] MachineName),
-    /// This incarnation may not start: it is stopped, removed, elsewhere, or not the current one.
-    #[error("{0} is not to be started there")]
-    #[n(6)]
-    NoStart(#[n(0)] MachineName),
-    /// Bytes that the topology names are not kept.
-    #[error("the content of the file {0} is not here")]
-    #[n(7)]
-    Lacks(#[n(0)] String),
-    /// More bytes of files than a session keeps.
-    #[error("the files have more bytes than a session keeps")]
-    #[n(8)]
-    Full,
-    /// The plan was made before the session's level was raised.
-    #[error("the session's level was raised meanwhile")]
-    #[n(9)]
-    Raised,
-}
-
-impl Coded for Refused {
-    fn code(&self) -> &'static str {
-        match self {
-            Refused::Existence => "existence",
-            Refused::Ended => "ended",
-            Refused::NotCurrent { .. } => "not-current",
-            Refused::Unsafe(_) => "unsafe",
-            Refused::Started(_) => "started",
-            Refused::NoMachine(_) => "no-machine",
-            Refused::NoStart(_) => "no-start",
-            Refused::Lacks(_) => "lacks",
-            Refused::Full => "full",
-            Refused::Raised => "raised",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a topology becomes on these hosts: a plan, or everything that stands in its way. Pure and
 //! deterministic, so `session plan` shows exactly what `session up` commits.
 //! A machine that exists keeps its host as long as it stays in the topology: every incarnation is
-//! guarded by `hold`, nothing is ever started on another host. Nothing here commits: that is `state`.
+//! guarded by `hold`, nothing is ever started on another host, unless its own is out of the mesh for good. Nothing here
+//! commits: that is `state`.
 
 mod notes;
 
@@ -9,7 +10,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::{
     id::{HostId, MachineName, SessionId},
-    level::Level,
+    level::{Feature, Level},
     limits::{MAX_REASONS, MIN_REASONS_EACH},
     reasons::{Cause, Chosen, Hindrance, NotChosen, Resized, Stranger, Unchosen},
     session::{
@@ -33,9 +34,15 @@ pub fn propose(
     (intent, replace): (&Intent, &Replace),
     inventory: &Inventory,
 ) -> Proposal {
+    let without = state.and_then(|state| state.without(&inventory.out));
+    let state = without.as_ref().map(|(state, _)| state).or(state);
     let old = state.and_then(|state| state.plan.as_ref());
     let level = state.map_or_else(|| inventory.level(), |state| state.level);
-    let (lacking, wanted) = (beyond(intent, level), understood(intent, level));
+    let (mut lacking, wanted) = (beyond(intent, level), understood(intent, level));
+    let held = |plan: &Plan| plan.placements.iter().any(|p| inventory.out.contains(&p.host));
+    if old.is_some_and(held) && !level.allows(Feature::Out) {
+        lacking.push(Feature::Out);
+    }
     let intent = &*wanted;
     let groups = &intent.topology.groups;
     let machines: Vec<MachineName> = intent.topology.machines().collect();
@@ -63,7 +70,7 @@ pub fn propose(
         ));
     }
     let (kept, mut new): (Vec<_>, Vec<_>) =
-        machines.iter().partition(|machine| state.is_some_and(|state| state.placement(machine).is_some()));
+        machines.iter().partition(|machine| state.is_some_and(|state| stays(state, machine)));
     // What exists is counted before what is new is placed; who wishes neighbours comes after them.
     new.sort_by_key(|machine| groups.get(&machine.group).map(|g| g.place.near.len() + g.place.apart.len()));
     planner.reserve_addresses();
@@ -286,9 +293,16 @@ impl<'a> Planner<'a> {
         self.addresses.insert(address);
         self.fetch(host, &image);
         let epoch = self.state.map(|state| state.highest_epoch(machine)).unwrap_or_default().next();
-        let cause = Cause::Placed { chosen, waits: group.failover == Failover::Restart };
+        let waits = group.failover == Failover::Restart;
+        let (done, cause) = match self.lost(machine) {
+            Some(started) => {
+                let cause = Cause::Lost { chosen, waits, started };
+                ((ChangeAction::Change, Some(How::Replace)), cause)
+            }
+            None => ((ChangeAction::Create, None), Cause::Placed { chosen, waits }),
+        };
         let because = cause.to_string();
-        self.proposal.changes.push(change(machine, (ChangeAction::Create, None), host, cause));
+        self.proposal.changes.push(change(machine, done, host, cause));
         self.placements.push(Placement {
             machine: machine.clone(),
             host,
@@ -303,6 +317,12 @@ impl<'a> Planner<'a> {
             disk_mib: group.disk_mib,
             made: Made::of(self.intent, &machine.group, group),
         });
+    }
+
+    /// Tells of a machine whose host is out whether it was ever started there.
+    fn lost(&self, machine: &MachineName) -> Option<bool> {
+        let state = self.state.filter(|state| state.lost(machine))?;
+        Some(state.granted.contains_key(machine))
     }
 
     /// Finds an older incarnation that its host has not removed yet.
@@ -392,8 +412,9 @@ impl<'a> Planner<'a> {
     fn address(&self, machine: &MachineName) -> Option<Ipv4Addr> {
         let had = self.state.and_then(|state| state.addresses.get(machine)).copied();
         let ever = self.state.map(|state| state.addresses.values().copied().collect()).unwrap_or_default();
-        // Its own address is reserved while an older incarnation is not removed yet.
-        let own = had.filter(|had| !self.addresses.contains(had) || self.remains(machine).is_some());
+        // Its own address is reserved while an older incarnation is not removed yet, or was lost with its host.
+        let kept = self.remains(machine).is_some() || self.lost(machine).is_some();
+        let own = had.filter(|had| !self.addresses.contains(had) || kept);
         own.or_else(|| overlay::address(self.subnet, &ever, &self.addresses))
     }
 
@@ -448,6 +469,11 @@ fn change(
     why: Cause,
 ) -> Change {
     Change { machine: machine.clone(), action, how, host, because: why.to_string(), why: Some(why) }
+}
+
+/// Tells whether a machine exists where it can stay.
+fn stays(state: &State, machine: &MachineName) -> bool {
+    state.placement(machine).is_some() && !state.lost(machine)
 }
 
 /// Tells how much larger a disk that exists is to be.

@@ -1,13 +1,13 @@
 //! The hard state of one session: one command in, the next state or a refusal out. Every voter runs
 //! this on the same log, so it depends on nothing but its arguments.
 //! It keeps what must never break: epochs and generations only grow, a machine that exists never
-//! changes its host, an address belongs to one machine. It never plans: that is `plan`.
+//! changes its host unless that is out of the mesh for good, an address belongs to one machine. It never plans: that is `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::{Epoch, Generation, HostId, MachineName},
-    level::Level,
+    level::{Feature, Level},
     limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
     session::{Command, Drop, Placement, Plan, Refused, Replace, State},
@@ -45,6 +45,7 @@ pub fn apply_under(
                 ssh_seed,
                 contents: Contents::default(),
                 level: Level::FIRST,
+                out: BTreeSet::new(),
             };
             (Some(state), Ok(()))
         }
@@ -60,7 +61,8 @@ pub fn apply_under(
 /// quorum round has just confirmed.
 pub fn may_start(state: &State, host: HostId, machine: &MachineName, epoch: Epoch) -> bool {
     let listed = state.placement(machine).is_some_and(|p| p.host == host && p.epoch == epoch);
-    listed && !state.ended && !state.stopped.contains(machine) && !state.drops.contains_key(machine)
+    let there = listed && !state.out.contains(&host);
+    there && !state.ended && !state.stopped.contains(machine) && !state.drops.contains_key(machine)
 }
 
 impl State {
@@ -81,7 +83,36 @@ impl State {
 
     /// Tells whether the machine's current incarnation was ever allowed to start.
     pub fn started(&self, machine: &MachineName) -> bool {
-        self.placement(machine).is_some_and(|p| self.granted.get(machine) == Some(&p.epoch))
+        let granted = self.placement(machine).is_some_and(|p| self.granted.get(machine) == Some(&p.epoch));
+        granted && !self.lost(machine)
+    }
+
+    /// Tells whether the machine's current incarnation is on a host that is out for good, and its disk with it.
+    pub fn lost(&self, machine: &MachineName) -> bool {
+        self.placement(machine).is_some_and(|p| self.out.contains(&p.host))
+    }
+
+    /// Gives what this state becomes once it is written that these hosts are out; `None` = nothing changes, because
+    /// they have nothing of it, that is written already, or not everybody who reads it would understand.
+    pub fn without(&self, out: &BTreeSet<HostId>) -> Option<(State, Vec<Command>)> {
+        if self.ended || !self.level.allows(Feature::Out) {
+            return None;
+        }
+        let placed = self.plan.iter().flat_map(|plan| &plan.placements).map(|p| p.host);
+        let gone: BTreeSet<HostId> =
+            placed.chain(self.dropping()).filter(|host| out.contains(host)).collect();
+        let new: Vec<HostId> = gone.difference(&self.out).copied().collect();
+        if new.is_empty() {
+            return None;
+        }
+        let mut state = self.clone();
+        new.iter().for_each(|host| leaves(&mut state, *host));
+        Some((state, new.into_iter().map(|host| Command::Out { host }).collect()))
+    }
+
+    /// Lists the hosts that still have something to remove.
+    fn dropping(&self) -> impl Iterator<Item = HostId> {
+        self.drops.values().flatten().map(|drop| drop.host)
     }
 
     /// Tells whether nothing of an ended session is left on any host.
@@ -137,13 +168,19 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             state.level = raised;
             Ok(())
         }
+        Command::Out { host } => {
+            alive(state)?;
+            leaves(state, host);
+            Ok(())
+        }
         Command::End => {
             alive(state)?;
             state.ended = true;
             state.contents = Contents::default();
             state.version += 1;
             let placements = state.plan.iter().flat_map(|plan| &plan.placements);
-            let all: Vec<_> = placements.map(|p| (p.machine.clone(), p.host, p.epoch)).collect();
+            let there = placements.filter(|p| !state.out.contains(&p.host));
+            let all: Vec<_> = there.map(|p| (p.machine.clone(), p.host, p.epoch)).collect();
             all.into_iter().for_each(|(machine, host, epoch)| must_drop(state, machine, host, epoch));
             Ok(())
         }
@@ -166,6 +203,9 @@ fn adopt(
     }
     if let Some((source, _)) = intent.files.iter().find(|(_, c)| state.contents.get(c).is_none()) {
         return Err(Refused::Lacks(source.clone()));
+    }
+    if let Some(p) = plan.placements.iter().find(|p| state.out.contains(&p.host)) {
+        return Err(Refused::Out(p.host));
     }
     shape(&intent, &plan).map_err(Refused::Unsafe)?;
     let mut checked = plan.placements.iter().filter(|_| !rules.broken(Mutant::MovesHeldMachines));
@@ -196,6 +236,17 @@ fn keep(state: &mut State, contents: Contents) -> Result<(), Refused> {
     }
     state.contents.extend(contents);
     Ok(())
+}
+
+/// Notes that a host is out for good. What was to be removed there is not waited for; what was placed there is lost,
+/// and stays listed until a plan places it elsewhere.
+fn leaves(state: &mut State, host: HostId) {
+    let had = state.drops.len();
+    state.drops.retain(|_, drops| {
+        drops.retain(|drop| drop.host != host);
+        !drops.is_empty()
+    });
+    state.version += u64::from(state.out.insert(host) || state.drops.len() != had);
 }
 
 fn alive(state: &State) -> Result<(), Refused> {
@@ -249,6 +300,14 @@ fn safe(state: &State, new: &Placement) -> Result<(), String> {
     let highest = state.highest_epoch(machine);
     let old = state.placement(machine);
     match old {
+        // What was on a host that is out begins anew, wherever that is, under its address.
+        Some(old) if state.lost(machine) && old.address != new.address => {
+            return Err(format!("{machine}: its address {} would change", old.address));
+        }
+        Some(_) if state.lost(machine) && new.epoch != highest.next() => {
+            return Err(format!("{machine}: epoch {} does not follow {highest}", new.epoch));
+        }
+        Some(_) if state.lost(machine) => {}
         Some(old) if old.host != new.host => {
             return Err(format!("{machine} would change its host without being removed there first"));
         }
@@ -291,7 +350,8 @@ fn replace_plan(rules: Rules, state: &mut State, intent: Intent, plan: Plan) {
     for was in old {
         let now = plan.placement(&was.machine);
         let moves = rules.broken(Mutant::MovesHeldMachines) && now.is_some_and(|now| now.host != was.host);
-        if now.is_none_or(|now| now.epoch != was.epoch) && !moves {
+        let lost = state.out.contains(&was.host);
+        if now.is_none_or(|now| now.epoch != was.epoch) && !moves && !lost {
             must_drop(state, was.machine, was.host, was.epoch);
         }
     }

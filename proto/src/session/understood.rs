@@ -46,7 +46,13 @@ fn without(group: &mut Group, feature: Feature) {
         Feature::Publish => group.services.values_mut().for_each(|service| service.publish = None),
         Feature::Udp => group.services.retain(|_, service| service.protocol != Protocol::Udp),
         // Nothing of it is in a topology, or in this one.
-        Feature::Lan | Feature::Raise | Feature::Limits | Feature::Probes | Feature::Evict => {}
+        Feature::Lan
+        | Feature::Raise
+        | Feature::Limits
+        | Feature::Probes
+        | Feature::Evict
+        | Feature::Out
+        | Feature::Possession => {}
     }
 }
 

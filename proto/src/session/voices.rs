@@ -25,13 +25,14 @@ pub fn voices<'a>(
 }
 
 /// For a host that can ask none of those it believes: whom more than half of the members that know of
-/// the session believe. One member alone convinces nobody.
-pub fn majority(answers: &[BTreeSet<HostId>]) -> BTreeSet<HostId> {
+/// the session believe. One member alone convinces nobody, unless all that are believed are out of the mesh (`alone`):
+/// of two hosts that are left, the one that knows is the only one who can tell the other.
+pub fn majority(answers: &[BTreeSet<HostId>], alone: bool) -> BTreeSet<HostId> {
     let knowing: Vec<_> = answers.iter().filter(|answer| !answer.is_empty()).collect();
     let named: BTreeSet<HostId> = knowing.iter().flat_map(|answer| answer.iter().copied()).collect();
     let believed = |host: &HostId| {
         let count = knowing.iter().filter(|answer| answer.contains(host)).count();
-        count > 1 && count > knowing.len() / 2
+        (count > 1 || alone) && count > knowing.len() / 2
     };
     named.into_iter().filter(believed).collect()
 }
@@ -61,10 +62,13 @@ mod tests {
     #[test]
     fn more_than_half_convince_a_host_that_can_ask_nobody_else() {
         let answer = |hosts: &[u8]| hosts.iter().map(|n| HostId([*n; 32])).collect::<BTreeSet<HostId>>();
-        assert_eq!(majority(&[answer(&[9])]), answer(&[]));
-        assert_eq!(majority(&[answer(&[2]), answer(&[2, 9]), answer(&[])]), answer(&[2]));
-        assert_eq!(majority(&[answer(&[2]), answer(&[2]), answer(&[9])]), answer(&[2]));
-        assert_eq!(majority(&[answer(&[2]), answer(&[9])]), answer(&[]));
+        assert_eq!(majority(&[answer(&[9])], false), answer(&[]));
+        assert_eq!(majority(&[answer(&[9])], true), answer(&[9]), "where nobody else is left");
+        assert_eq!(majority(&[answer(&[2]), answer(&[2, 9]), answer(&[])], false), answer(&[2]));
+        for alone in [false, true] {
+            assert_eq!(majority(&[answer(&[2]), answer(&[2]), answer(&[9])], alone), answer(&[2]));
+            assert_eq!(majority(&[answer(&[2]), answer(&[9])], alone), answer(&[]));
+        }
     }
 
     #[test]

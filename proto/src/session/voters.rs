@@ -50,6 +50,16 @@ pub fn choose(
     chosen.into_iter().collect()
 }
 
+/// Tells whether so many of the voters are out of the mesh for good that the others are no quorum any more, and never
+/// will be. Who does not know the voters (they are none then) judges by those whose word counts in the session, among
+/// whom they are: one that stays may know better.
+pub fn lost(voters: &BTreeSet<HostId>, voices: &BTreeSet<HostId>, out: &BTreeSet<HostId>) -> bool {
+    match voters.len() {
+        0 => !voices.is_empty() && voices.is_subset(out),
+        all => voters.difference(out).count() * 2 <= all,
+    }
+}
+
 /// Gives the number of voters for so many members that are up and steady.
 fn size(steady: usize) -> usize {
     match steady {
@@ -96,6 +106,26 @@ mod tests {
         check("UUU", &[0], &[0, 1, 2]);
         check("UUUUUU", &[0], &[0, 1, 2]);
         check("UUUUUUU", &[0], &[0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_quorum_is_lost_once_half_of_it_is_out_for_good() {
+        let hosts = |numbers: &[u8]| numbers.iter().map(|n| HostId([*n; 32])).collect::<BTreeSet<HostId>>();
+        let check = |voters: &[u8], voices: &[u8], out: &[u8], expected: bool| {
+            assert_eq!(
+                lost(&hosts(voters), &hosts(voices), &hosts(out)),
+                expected,
+                "{voters:?} without {out:?}"
+            );
+        };
+        check(&[1, 2, 3], &[1, 2, 3], &[1], false);
+        check(&[1, 2, 3], &[1, 2, 3], &[1, 3], true);
+        check(&[1, 2], &[1, 2, 3], &[2], true);
+        check(&[1], &[1], &[1], true);
+        check(&[1], &[1, 2], &[2], false);
+        check(&[], &[1, 2], &[1, 2, 3], true);
+        check(&[], &[1, 2], &[1], false);
+        check(&[], &[], &[1], false);
     }
 
     #[test]

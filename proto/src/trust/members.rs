@@ -35,6 +35,8 @@ const MAX_PER_ISSUER: usize = MAX_STATEMENTS / 5;
 const MAX_PER_MEMBER: usize = 500;
 /// Statements of kinds that this version does not know, of one signer: what a later version says of it.
 const MAX_UNKNOWN: usize = 64;
+/// Statements of one signer of sessions that have ended: they are dropped by themselves.
+const MAX_ENDED: usize = MAX_STATEMENTS / 4;
 /// Certificates of one host with one serial: two issuers at both sides of a partition, twice.
 const MAX_SAME_SERIAL: usize = 4;
 
@@ -139,6 +141,7 @@ pub enum RefusedBecause {
     Full,
 }
 
+mod ends;
 mod out;
 mod view;
 
@@ -155,6 +158,7 @@ enum Slot {
     Tombstone(SessionId),
     Eviction(HostId),
     Rename(HostId),
+    Possession(HostId),
     Unknown(Digest),
 }
 
@@ -206,7 +210,7 @@ impl MemberSet {
         }
         let statement = sealed.open(self.mesh)?;
         self.authorise(&statement, &sealed.signer, now)?;
-        if outlived(&statement, now) {
+        if outlived(&statement, now) || self.is_over(&statement, now) {
             return Ok(false);
         }
         let subject = subject(&statement);
@@ -236,9 +240,10 @@ impl MemberSet {
         (changed, refused)
     }
 
-    /// Forgets grants that ended long ago.
+    /// Forgets grants that ended long ago, and sessions of which nobody has anything any more.
     pub fn prune(&mut self, now: Timestamp) {
         self.slots.retain(|_, kept| kept.iter().all(|kept| !outlived(&kept.statement, now)));
+        self.forget_sessions(now);
         self.known = self.kept().map(|kept| kept.digest).collect();
     }
 
@@ -276,8 +281,9 @@ impl MemberSet {
     }
 
     fn chosen(&self, is_chosen: impl Fn(&Digest) -> bool) -> Vec<Sealed> {
-        let chosen = self.kept().filter(|kept| is_chosen(&kept.digest));
-        let mut chosen: Vec<Sealed> = chosen.map(|kept| kept.sealed.clone()).collect();
+        let mut chosen: Vec<&Kept> = self.kept().filter(|kept| is_chosen(&kept.digest)).collect();
+        chosen.sort_by_key(|kept| ends::order(kept));
+        let mut chosen: Vec<Sealed> = chosen.into_iter().map(|kept| kept.sealed.clone()).collect();
         self.sort(&mut chosen);
         chosen
     }
@@ -320,8 +326,13 @@ impl MemberSet {
         {
             return Err(RefusedBecause::NotItsOwn);
         }
-        // The newest rename counts: one of the far future would stand for ever.
-        if matches!(statement, Statement::Rename(rename) if rename.made > now.plus_ms(CLOCK_TOLERANCE_MS)) {
+        // The newest of these counts: one of the far future would stand for ever.
+        let made = match statement {
+            Statement::Rename(rename) => rename.made,
+            Statement::Possession(possession) => possession.made,
+            _ => Timestamp(0),
+        };
+        if made > now.plus_ms(CLOCK_TOLERANCE_MS) {
             return Err(RefusedBecause::Early);
         }
         if self.is_root(signer) {
@@ -358,7 +369,7 @@ impl MemberSet {
 
     /// Puts a statement into its slot if it ranks there, best first.
     fn keep(&mut self, new: Kept) -> Result<bool, RefusedBecause> {
-        let slot = slot(&new.statement, new.digest);
+        let slot = slot(&new);
         let most = if matches!(slot, Slot::Host(_)) { MAX_SAME_SERIAL } else { 1 };
         let best = self.slots.get(&slot).and_then(|kept| kept.first()).map(|kept| kept.rank);
         if best.is_some_and(|best| best > new.rank) {
@@ -389,6 +400,13 @@ impl MemberSet {
             return Ok(());
         }
         let own = || self.slots.iter().filter(|(_, kept)| kept.iter().any(|k| k.sealed.signer == *signer));
+        // What is left of sessions that ended keeps nobody from beginning others.
+        if self.is_of_ended(slot) {
+            let ended = own().filter(|(slot, _)| self.is_of_ended(slot)).count();
+            let is_full = self.slots.len() >= MAX_STATEMENTS || ended >= MAX_ENDED;
+            return if is_full { Err(RefusedBecause::Full) } else { Ok(()) };
+        }
+        let own = || own().filter(|(slot, _)| !self.is_of_ended(slot));
         let most = if self.may_issue(HostId(*signer)) { MAX_PER_ISSUER } else { MAX_PER_MEMBER };
         let unknown = |slot: &Slot| matches!(slot, Slot::Unknown(_));
         let is_full = self.slots.len() >= MAX_STATEMENTS
@@ -398,8 +416,8 @@ impl MemberSet {
     }
 }
 
-fn slot(statement: &Statement, digest: Digest) -> Slot {
-    match statement {
+fn slot(new: &Kept) -> Slot {
+    match &new.statement {
         Statement::Charter(_) => Slot::Charter,
         Statement::Certificate(certificate) => Slot::Host(certificate.host),
         Statement::Grant(grant) => Slot::Grant(grant.token),
@@ -408,7 +426,9 @@ fn slot(statement: &Statement, digest: Digest) -> Slot {
         Statement::Tombstone(tombstone) => Slot::Tombstone(tombstone.session),
         Statement::Eviction(eviction) => Slot::Eviction(eviction.host),
         Statement::Rename(rename) => Slot::Rename(rename.host),
-        Statement::Unknown { .. } => Slot::Unknown(digest),
+        // Each speaks of itself.
+        Statement::Possession(_) => Slot::Possession(HostId(new.sealed.signer)),
+        Statement::Unknown { .. } => Slot::Unknown(new.digest),
     }
 }
 
@@ -421,6 +441,7 @@ fn rank(statement: &Statement, by_root: bool) -> Rank {
         Statement::Genesis(genesis) => u64::MAX - genesis.stamp.0,
         Statement::Eviction(eviction) => out::rank(eviction),
         Statement::Rename(rename) => rename.made.0,
+        Statement::Possession(possession) => possession.made.0,
         Statement::Revocation(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => 0,
     };
     (by_root, count)
@@ -437,6 +458,7 @@ fn made(statement: &Statement) -> Timestamp {
         | Statement::Tombstone(_)
         | Statement::Eviction(_)
         | Statement::Rename(_)
+        | Statement::Possession(_)
         | Statement::Unknown { .. } => Timestamp(0),
     }
 }

@@ -23,8 +23,8 @@ pub use join::{Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefus
 pub use may::{Capability, May, NoCapability};
 pub use members::{GrantState, Member, MemberSet, Out, RefusedBecause, Short};
 pub use statement::{
-    Capabilities, Certificate, Charter, Eviction, Genesis, Grant, OutBecause, Rename, Revocation, Sealed,
-    Statement, Statements, Tombstone,
+    Capabilities, Certificate, Charter, Eviction, Genesis, Grant, OutBecause, Possession, Rename, Revocation,
+    Sealed, Statement, Statements, Tombstone,
 };
 pub use token::{Bootstrap, Token, TokenError};
 

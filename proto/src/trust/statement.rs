@@ -1,7 +1,10 @@
 //! What can be said about a mesh, and the sealed form in which it travels. A sealed statement is
 //! valid in one mesh only; kinds that this version does not know are kept and handed on.
 
-use std::{collections::BTreeMap, ops::BitAnd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::BitAnd,
+};
 
 use minicbor::{Decode, Encode};
 
@@ -36,6 +39,8 @@ pub enum Statement {
     Eviction(Eviction),
     /// By the root, an issuer or the host itself: this host is called so from now on.
     Rename(Rename),
+    /// By a member, of itself: the sessions of which it has anything.
+    Possession(Possession),
     /// Of a later version.
     Unknown {
         /// Its kind.
@@ -215,6 +220,18 @@ pub struct Rename {
     pub made: Timestamp,
 }
 
+/// What a member has of sessions: a share, a log or files. Its newest word counts.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Possession {
+    /// When that was so.
+    #[n(0)]
+    pub made: Timestamp,
+    /// The sessions.
+    #[n(1)]
+    pub sessions: BTreeSet<SessionId>,
+}
+
 /// A statement as it travels and is stored: its own envelope. These four fields are all that it ever has;
 /// what is new goes into the signed bytes, or is of a new kind.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -309,6 +326,7 @@ impl Statement {
             Statement::Tombstone(_) => 5,
             Statement::Eviction(_) => 6,
             Statement::Rename(_) => 8,
+            Statement::Possession(_) => 9,
             Statement::Unknown { kind, .. } => *kind,
         }
     }
@@ -323,6 +341,7 @@ impl Statement {
             Statement::Tombstone(tombstone) => to_bytes(tombstone),
             Statement::Eviction(eviction) => to_bytes(eviction),
             Statement::Rename(rename) => to_bytes(rename),
+            Statement::Possession(possession) => to_bytes(possession),
             Statement::Unknown { bytes, .. } => bytes.clone(),
         }
     }
@@ -361,6 +380,7 @@ impl Sealed {
             5 => Statement::Tombstone(read(bytes, "tombstone")?),
             6 => Statement::Eviction(read(bytes, "eviction")?),
             8 => Statement::Rename(read(bytes, "rename")?),
+            9 => Statement::Possession(read(bytes, "possession")?),
             kind => Statement::Unknown { kind, bytes: self.bytes.clone() },
         })
     }

@@ -19,6 +19,7 @@ mod endings;
 mod enter;
 mod falls;
 mod forward;
+mod gone;
 mod guests;
 mod hard_times;
 mod homes;

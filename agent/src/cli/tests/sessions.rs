@@ -253,7 +253,9 @@ fn down_is_partly_done_while_a_host_is_away() {
         because: vec!["the disk is full".into()],
     };
     assert_eq!(down::ending(&progress(true, &[])), None);
-    assert_eq!(down::ending(&progress(true, &["attic"])).unwrap().kind, Kind::Partly);
+    let partly = down::ending(&progress(true, &["attic", "pi"])).unwrap();
+    assert_eq!(partly.kind, Kind::Partly);
+    assert_eq!(partly.next.unwrap(), "if it never does: agent host remove attic; agent host remove pi");
     let late = down::ending(&progress(false, &["attic"])).unwrap();
     assert_eq!(late.kind, Kind::TimedOut);
     assert_eq!(late.because.unwrap(), "nothing is left but records: the disk is full");

@@ -108,7 +108,7 @@ async fn a_log_that_was_copied_back_is_replaced_within_a_minute() {
     let (dir, label) = cellar.stop().await;
     let copy = std::fs::read(store(&dir, session)).unwrap();
     let cellar = Host::start(dir, label).await;
-    place_by_hand(&attic, session, shop_with_disk("8G")).await;
+    place_by_hand(&attic, session, shop_with_disk("8G"), attic.id()).await;
     let generation =
         || attic.sessions.table.log(session).unwrap().state().borrow().as_ref().unwrap().generation();
     let has_all = async |host: &Host| {

@@ -82,6 +82,8 @@ pub enum Event {
     Arrived(BTreeMap<Digest, u64>),
     /// The session is buried: whatever is here of it goes.
     Buried,
+    /// This host is out of the mesh: whatever runs here is stopped, because it may run elsewhere by now.
+    Out,
     /// A shim says something new.
     Told(MachineName, Told),
     /// A shim does not answer, although it was asked more than once; what was seen.

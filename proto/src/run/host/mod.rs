@@ -7,6 +7,7 @@
 //! ```text
 //! Begun -> every machine that lies here or is spoken of is looked for -> reconcile -> orders, reports, Wake
 //!                                         Buried -> whatever is here is removed -> Forget
+//!                                         Out -> whatever runs is stopped, and its disk stays
 //!                                         Ending -> what must not be cut off ends -> Rest
 //! ```
 
@@ -71,6 +72,8 @@ pub struct Host {
     said: Option<(u64, Vec<MachineReport>)>,
     wake: Option<Moment>,
     buried: bool,
+    /// Whether this host is out of the mesh: its machines may run elsewhere by now.
+    apart: bool,
     ending: bool,
     over: bool,
     orders: u64,
@@ -96,7 +99,14 @@ impl Host {
                 self.found = Some(found);
             }
             Event::Begun(_) => {}
-            Event::Share(share, ready) => (self.share, self.ready) = (Some(share), ready),
+            Event::Share(share, ready) => {
+                let share = if self.apart { at_rest(&share) } else { share };
+                (self.share, self.ready) = (Some(share), ready);
+            }
+            Event::Out => {
+                self.apart = true;
+                self.share = self.share.take().map(|share| at_rest(&share));
+            }
             Event::Ready(ready) => self.ready = ready,
             Event::Barred(barred) => self.barred = barred,
             Event::Images(complete) => self.complete = complete,
@@ -438,6 +448,13 @@ impl Host {
         }
         wake
     }
+}
+
+/// Gives the share of a host that is out of the mesh: none of its machines shall run.
+fn at_rest(share: &Share) -> Arc<Share> {
+    let mut share = share.clone();
+    share.machines.iter_mut().for_each(|spec| spec.run = false);
+    Arc::new(share)
 }
 
 /// Gives the moment before which what failed for a machine is not tried again.

@@ -542,3 +542,13 @@ fn a_machine_goes_into_the_hosts_network_only_where_its_owner_allows_it() {
     assert_eq!(asks(Owner::default()), ["db-1 Ask(Epoch(1))"]);
     assert_eq!(asks(Owner { lan: true, no_machines: true }), [] as [&str; 0], "its owner gives it to none");
 }
+
+#[test]
+fn a_host_that_is_out_stops_what_runs_and_starts_nothing_again() {
+    let mut story = Story::running();
+    story.on(Event::Out);
+    assert!(matches!(story.orders[&machine("web-1")].action, Action::Stop { .. }), "{:?}", story.orders);
+    story.done("web-1", Lies::Launched(settings(1)), Outcome::Stopped(None));
+    story.on(Event::Share(share(&up(created(), WEB, HOSTS)), BTreeSet::new()));
+    assert_eq!(story.orders, [].into(), "whatever a share says");
+}

@@ -55,6 +55,8 @@ pub struct View {
     pub named: BTreeMap<SessionId, BTreeSet<HostId>>,
     /// The members.
     pub members: BTreeSet<HostId>,
+    /// The hosts that are out of the mesh for good.
+    pub out: BTreeSet<HostId>,
     /// Those of them that are heard.
     pub up: BTreeSet<HostId>,
     /// Members whose certificates do not let them vote: their word on sessions counts for nothing.

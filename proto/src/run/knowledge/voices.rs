@@ -29,6 +29,8 @@ struct Round {
     answers: Vec<BTreeSet<HostId>>,
     /// Whether those that are asked are believed themselves.
     believed: bool,
+    /// Whether all that are believed are out of the mesh for good, so that no word of theirs will ever come.
+    alone: bool,
 }
 
 /// Who is believed, by session.
@@ -100,9 +102,11 @@ impl Voices {
                 let others: BTreeSet<HostId> = view.up.iter().copied().filter(|host| *host != me).collect();
                 let voices: Vec<HostId> = others.intersection(&self.of(view, session)).copied().collect();
                 let believed = !voices.is_empty();
+                let all = self.of(view, session);
+                let alone = !all.is_empty() && all.is_subset(&view.out);
                 let waiting = if believed { voices } else { others.into_iter().collect() };
                 let (until, asked, answers) = (now.plus_ms(ROUND_MS), BTreeSet::new(), Vec::new());
-                self.rounds.insert(session, Round { until, waiting, asked, answers, believed });
+                self.rounds.insert(session, Round { until, waiting, asked, answers, believed, alone });
             }
         }
         let mut questions = Vec::new();
@@ -141,7 +145,7 @@ impl Voices {
             let more = if round.believed {
                 round.answers.into_iter().flatten().collect()
             } else {
-                voices::majority(&round.answers)
+                voices::majority(&round.answers, round.alone)
             };
             let members = more.into_iter().filter(|host| view.members.contains(host));
             grown.extend(self.believe(session, members));

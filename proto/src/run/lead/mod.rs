@@ -5,28 +5,30 @@
 //! write goes through Raft.
 //!
 //! - `deliveries`: to whom a share is sent now; `change`: one change of voters; `raise`: the session's level;
+//! - `overview`: what it looks at; `release`: what hosts that are out for good will never say themselves;
 //! - `question`: what is asked of a coordinator, and how it is answered.
 
 mod change;
 mod deliveries;
+mod overview;
 pub mod question;
 mod raise;
+mod release;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::overview::{Member, Overview, Place, Standing};
 use self::{
     change::{Changes, Step},
     deliveries::Deliveries,
     raise::Raises,
+    release::Releases,
 };
 use crate::{
     facts::Fact,
-    id::{HostId, Name},
+    id::{Epoch, HostId, MachineName},
     level::{LEVEL, Level},
     run::{Mutant, Rules},
     session::{Share, State, slice, voters},
@@ -45,73 +47,6 @@ const ORPHAN_MS: u64 = 120_000;
 const REOPEN_FIRST_MS: u64 = 1_000;
 /// Longest pause between two tries to open a log again.
 const REOPEN_LAST_MS: u64 = 16_000;
-
-/// A member of the mesh, as a coordinator looks at it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its label.
-    pub name: Name,
-    /// Whether it is heard.
-    pub up: bool,
-    /// Whether it is fit to vote: no battery, or up for a day.
-    pub steady: bool,
-    /// What it understands, as it told last; `None` = it never told.
-    pub level: Option<Level>,
-    /// What its certificate lets it do.
-    pub may: May,
-}
-
-/// Where this host's log stands in the session's group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It votes or learns.
-    Inside,
-    /// It was taken out while it was away, and never comes back under its node id.
-    Removed,
-    /// The log names it nowhere: it was never taken in.
-    Outside,
-}
-
-/// The session's group as this host's log knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The leader.
-    pub leader: Option<HostId>,
-    /// Whether this host leads. It may have been deposed already: only a quorum round is sure.
-    pub leading: bool,
-    /// The Raft term.
-    pub term: u64,
-    /// The voters' hosts by the node ids of their logs.
-    pub voters: BTreeMap<u64, HostId>,
-    /// Voters whose logs are older than what they acknowledged to this leader.
-    pub outdated: BTreeSet<u64>,
-    /// Where this host's own log stands.
-    pub place: Place,
-    /// Why the log cannot be written any more.
-    pub stopped: Option<String>,
-}
-
-impl Standing {
-    /// Lists the hosts that vote.
-    fn hosts(&self) -> BTreeSet<HostId> {
-        self.voters.values().copied().collect()
-    }
-}
-
-/// Everything that a coordinator looks at.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Overview {
-    /// The group.
-    pub group: Standing,
-    /// The hard state as far as this log has it.
-    pub state: Option<Arc<State>>,
-    /// The members of the mesh, this host included.
-    pub members: BTreeMap<HostId, Member>,
-    /// Whether a statement says that the session has ended and nothing of it is left.
-    pub buried: bool,
-    /// Whether this host has a share of the session: then the host's own machine clears everything away.
-    pub shared: bool,
-}
 
 /// What happens to a coordinator.
 #[derive(Clone, Debug)]
@@ -140,6 +75,13 @@ pub enum Event {
     Raised {
         /// The raise's number.
         raise: u64,
+        /// Whether it is written.
+        well: bool,
+    },
+    /// What a host that is out had to remove is written off, or not.
+    Released {
+        /// The number.
+        release: u64,
         /// Whether it is written.
         well: bool,
     },
@@ -177,6 +119,18 @@ pub enum Effect {
         /// The level.
         level: Level,
     },
+    /// Write into the hard state that nothing of this incarnation is left on a host, which is out of the mesh and
+    /// says it itself no more.
+    Release {
+        /// The number.
+        release: u64,
+        /// The machine.
+        machine: MachineName,
+        /// The host.
+        host: HostId,
+        /// The incarnation.
+        epoch: Epoch,
+    },
     /// State that the session has ended and nothing of it is left. Repeated until it is known.
     Bury,
     /// Tell a fact.
@@ -208,6 +162,7 @@ pub struct Lead {
     deliveries: Deliveries,
     changes: Changes,
     raises: Raises,
+    releases: Releases,
     /// Since when members are not heard.
     down: BTreeMap<HostId, Moment>,
     /// Since when the group has no place for this host's log.
@@ -229,6 +184,7 @@ impl Lead {
             deliveries: Deliveries::default(),
             changes: Changes::new(now),
             raises: Raises::new(now),
+            releases: Releases::new(now),
             down: BTreeMap::new(),
             outside: None,
             reopening: None,
@@ -260,6 +216,10 @@ impl Lead {
                 self.raises.ended(raise, well, now);
                 effects.push(Effect::Wake(now));
             }
+            Event::Released { release, well } => {
+                self.releases.ended(release, well, now);
+                effects.push(Effect::Wake(now));
+            }
             Event::StillClosed => {
                 if let Some(reopening) = &mut self.reopening {
                     let pause_ms = (reopening.pause_ms * 2).min(REOPEN_LAST_MS);
@@ -288,7 +248,9 @@ impl Lead {
         self.tell(seen, effects);
         match &seen.state {
             // Before the first plan there is nothing to tell: `up` writes it right after the birth.
-            Some(state) if seen.group.leading && state.plan.is_some() => self.lead(seen, state, now, effects),
+            Some(state) if seen.group.leading && state.plan.is_some() && !seen.out.contains(&self.me) => {
+                self.lead(seen, state, now, effects);
+            }
             _ if self.rules.broken(Mutant::LeadsOn) => {}
             _ => self.rest(effects),
         }
@@ -350,6 +312,7 @@ impl Lead {
         self.raise(seen, state, now, effects);
         self.deliver(seen, state, now, effects);
         self.keep_voters(seen, state, now, effects);
+        effects.extend(self.releases.due(state, &seen.out, now));
         self.bury(seen, state, now, effects);
     }
 
@@ -358,6 +321,7 @@ impl Lead {
         self.deliveries.forget();
         self.changes.abandon();
         self.raises.abandon();
+        self.releases.abandon();
     }
 
     fn announce(&mut self, head: Option<HeadRecord>, effects: &mut Vec<Effect>) {
@@ -369,8 +333,7 @@ impl Lead {
 
     /// Sends every member that is up the newest share, unless it has it or one is on the way.
     fn deliver(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
-        let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host);
-        for to in self.deliveries.due(up, state.version, now) {
+        for to in self.deliveries.due(seen.up(), state.version, now) {
             self.deliveries.begun(to);
             let may = seen.members.get(&to).map_or(May::only([]), |member| member.may);
             effects.push(Effect::Deliver(to, Box::new(slice::share_of(state, to, may))));
@@ -384,7 +347,7 @@ impl Lead {
         }
         let alone = self.rules.broken(Mutant::RaisesAlone);
         let levels =
-            seen.members.values().map(|member| if alone { LEVEL } else { member.level.unwrap_or_default() });
+            seen.present().map(|(_, member)| if alone { LEVEL } else { member.level.unwrap_or_default() });
         if let Some(level) = self.raises.due(state.level, levels, now) {
             effects.push(Effect::Raise { raise: self.raises.begin(), level });
         }
@@ -409,14 +372,15 @@ impl Lead {
             let may = member.may.has(Capability::Vote);
             (*host, voters::Candidate { up: member.up, steady: member.steady, silent_ms, understands, may })
         };
-        let candidates = seen.members.iter().map(candidate).collect();
+        // A voter that is out is no candidate: it is replaced at once.
+        let candidates = seen.present().map(candidate).collect();
         let wanted = voters::choose(&candidates, &voting, self.me);
         let verify = self.changes.must_verify(now) && !self.rules.broken(Mutant::NeverVerifies);
         let keep = self.rules.broken(Mutant::KeepsFirstVoters);
         if keep || (wanted == voting && !verify) {
             return;
         }
-        let up = seen.members.iter().filter(|(_, member)| member.up).map(|(host, _)| *host).collect();
+        let up = seen.up().collect();
         match self.changes.begin(&seen.group.voters, &wanted, &up, now) {
             Step::Ask(hosts) => {
                 let change = self.changes.number();
@@ -444,8 +408,7 @@ impl Lead {
         if !gone {
             return;
         }
-        let mut up = seen.members.iter().filter(|(_, member)| member.up);
-        if up.all(|(host, _)| self.deliveries.has(*host, state.version)) {
+        if seen.up().all(|host| self.deliveries.has(host, state.version)) {
             effects.extend([Effect::Bury, Effect::Wake(now.plus_ms(TICK_MS))]);
         }
     }

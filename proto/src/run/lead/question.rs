@@ -212,7 +212,9 @@ impl Question {
             Err(refusal) => return answer(Answer::Refused(refusal)),
         };
         self.proposal = Some(Box::new(proposal));
-        self.writes = keep.into();
+        // The plan was made as if this were written already.
+        self.writes = now.without(&inventory.out).map(|(_, commands)| commands).unwrap_or_default().into();
+        self.writes.extend(keep);
         self.writes.extend(planned.map(|plan| Command::Apply { intent, plan, replace }));
         self.write()
     }
@@ -236,7 +238,7 @@ impl Question {
         let again = match (&self.ask, &refusal) {
             (Ask::Up { index, .. }, Refusal::State(Refused::NotCurrent { .. })) => index.is_none(),
             // A machine was allowed to start a moment ago: the next proposal says so.
-            (Ask::Up { .. }, Refusal::State(Refused::Started(_) | Refused::Raised)) => true,
+            (Ask::Up { .. }, Refusal::State(Refused::Started(_) | Refused::Raised | Refused::Out(_))) => true,
             // Another topology came in between, and with it went what was kept for this one.
             (Ask::Up { .. }, Refusal::State(Refused::Lacks(_))) => true,
             _ => false,

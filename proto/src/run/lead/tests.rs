@@ -1,5 +1,7 @@
 //! What a coordinator does, event by event.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::{
@@ -46,6 +48,7 @@ fn seen(members: &str, voters: &[(u64, &str)]) -> Overview {
         },
         state: Some(Arc::new(raised())),
         members: members.split_whitespace().map(member).collect(),
+        out: BTreeSet::new(),
         buried: false,
         shared: true,
     }
@@ -543,4 +546,100 @@ fn a_voter_that_has_not_told_its_level_yet_is_kept_and_nobody_else_is_taken_in_l
     assert!(asks(&look(&mut lead(), &seen, NOW)).contains(&host_id("desk")), "it has an older program now");
     seen.members.get_mut(&host_id("desk")).unwrap().level = None;
     assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into());
+}
+
+#[test]
+fn a_voter_that_is_out_is_replaced_at_once_and_gets_no_share() {
+    let voters = [(1, "nas"), (2, "attic"), (3, "cellar")];
+    let mut seen = seen("nas attic- cellar desk", &voters);
+    assert_eq!(asks(&look(&mut lead(), &seen, NOW)), [].into(), "it may come back");
+    seen.out.insert(host_id("attic"));
+    let told = look(&mut lead(), &seen, NOW);
+    assert_eq!(asks(&told), [host_id("nas"), host_id("cellar"), host_id("desk")].into());
+    // Also while its word still comes, and while it is still listed.
+    seen.members.get_mut(&host_id("attic")).unwrap().up = true;
+    let told = look(&mut lead(), &seen, NOW);
+    assert!(!asks(&told).contains(&host_id("attic")) && !delivered(&told).contains(&host_id("attic")));
+}
+
+#[test]
+fn where_too_few_are_left_the_voters_become_fewer() {
+    let mut seen = seen("nas cellar", &[(1, "nas"), (2, "attic"), (3, "cellar")]);
+    seen.out.insert(host_id("attic"));
+    let mut lead = lead();
+    assert_eq!(asks(&look(&mut lead, &seen, NOW)), [host_id("nas")].into());
+    let voter = Event::Voter { change: 1, host: host_id("nas"), node: Some(1) };
+    let set = lead.on(voter, NOW);
+    assert_eq!(set, [Effect::SetVoters { change: 1, voters: [(1, host_id("nas"))].into() }]);
+}
+
+#[test]
+fn a_level_is_not_held_down_by_a_host_that_is_out() {
+    let mut seen = seen_at(&[("nas", 2), ("attic", 1)], &[(1, "nas")]);
+    assert_eq!(raises(&look(&mut lead(), &seen, NOW)), []);
+    seen.out.insert(host_id("attic"));
+    assert_eq!(raises(&look(&mut lead(), &seen, NOW)), [(1, 2)]);
+}
+
+#[test]
+fn what_a_host_that_is_out_had_to_remove_is_written_off_one_by_one_and_the_session_is_buried() {
+    let (mut lead, mut seen) = (lead(), seen("nas cellar", &[(1, "nas")]));
+    let mut state = command(up(created(), GROUPS, "attic 9000 image"), Command::End);
+    for host in ["nas", "cellar"] {
+        lead.on(Event::Delivered(host_id(host), Some(99)), NOW);
+    }
+    let released = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Release { release, machine, host, epoch } => {
+                Some((*release, Command::Dropped { machine: machine.clone(), host: *host, epoch: *epoch }))
+            }
+            _ => None,
+        })
+    };
+    seen.state = Some(Arc::new(state.clone()));
+    assert_eq!(released(&look(&mut lead, &seen, NOW)), None, "one that is away removes it when it returns");
+    seen.out.insert(host_id("attic"));
+    let first = released(&look(&mut lead, &seen, NOW)).unwrap();
+    assert_eq!(released(&look(&mut lead, &seen, NOW)), None, "one at a time");
+    lead.on(Event::Released { release: first.0, well: false }, NOW);
+    assert_eq!(released(&look(&mut lead, &seen, NOW)), None, "a pause after one that failed");
+    let mut now = NOW.plus_ms(5_000);
+    for left in (0..3).rev() {
+        let (release, dropped) = released(&look(&mut lead, &seen, now)).unwrap();
+        state = command(state, dropped);
+        assert_eq!(state.drops.len(), left);
+        seen.state = Some(Arc::new(state.clone()));
+        now = now.plus_ms(1);
+        lead.on(Event::Released { release, well: true }, now);
+    }
+    for host in ["nas", "cellar"] {
+        lead.on(Event::Delivered(host_id(host), Some(99)), now);
+    }
+    assert!(look(&mut lead, &seen, now).contains(&Effect::Bury));
+}
+
+#[test]
+fn a_host_that_is_out_itself_leads_nothing_any_more() {
+    let (mut lead, mut seen) = (lead(), seen("nas attic", &[(1, "nas")]));
+    seen.out.insert(host_id("nas"));
+    let told = look(&mut lead, &seen, NOW);
+    assert!(told.iter().all(|effect| matches!(effect, Effect::Tell(_))), "{told:?}");
+}
+
+#[test]
+fn a_plan_without_a_host_that_is_out_is_written_with_that() {
+    let raised = command(created(), Command::Raise { level: LEVEL });
+    let state = up(raised, GROUPS, "attic 9000 image");
+    let (mut question, _) = Question::new(SESSION, wanted(GROUPS, None), Rules::default());
+    question.on(question::Event::Read(Ok(Arc::new(state.clone()))));
+    let offered = inventory("attic out\nnas 9000 image");
+    let mut effects = question.on(question::Event::Offered(Box::new(offered)));
+    let (mut written, mut state) = (Vec::new(), state);
+    while let [question::Effect::Write(next)] = &effects[..] {
+        state = command(state, Command::clone(next));
+        written.push(matches!(**next, Command::Out { .. }));
+        effects = question.on(question::Event::Written(Ok(())));
+    }
+    assert_eq!(written, [true, false]);
+    assert!(state.plan.unwrap().placements.iter().all(|p| p.host == host_id("nas") && p.epoch.0 == 2));
 }

@@ -55,8 +55,11 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             Feature::Lan => "its machines do not reach their hosts' networks",
             Feature::Publish => "its services are published in no network",
             Feature::Udp => "its UDP services do not exist",
+            Feature::Out => "machines whose host is out of the mesh are not placed elsewhere",
             // No topology has it.
-            Feature::Raise | Feature::Limits | Feature::Probes | Feature::Evict => return None,
+            Feature::Raise | Feature::Limits | Feature::Probes | Feature::Evict | Feature::Possession => {
+                return None;
+            }
         };
         let older = inventory.hosts.values().filter(|host| host.level < feature.since());
         let older = spelling::list(older.map(|host| host.name.as_str()));

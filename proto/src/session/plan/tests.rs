@@ -755,3 +755,41 @@ fn a_share_of_the_most_texts_arrives() {
     let bytes = wire::encode(&share);
     assert_eq!(wire::decode::<Share>(&bytes, MAX_RPC_BYTES), Ok(share), "{} bytes", bytes.len());
 }
+
+#[test]
+fn what_was_on_a_host_that_is_out_begins_anew_elsewhere_and_its_plan_says_that_the_disk_is_lost() {
+    let raised = command(created(), Command::Raise { level: LEVEL });
+    let state = started(up(raised, "db 1 256 hosts=attic,nas\nweb 1 256", "attic 9000 image"));
+    let topology = "db 1 256 hosts=attic,nas\nweb 1 256 failover";
+    check(
+        &state,
+        "attic out\nnas 9000 image",
+        topology,
+        expect![[r#"
+            change db-1 on nas: its host is out of the mesh and its disk with it: it begins anew; the only host that fits
+            change web-1 on nas: its host is out of the mesh and its disk with it: it begins anew; the only host that fits; waits for this host when it dies (guard hold)
+            plan db-1 nas epoch 2 hold
+            plan web-1 nas epoch 2 hold
+        "#]],
+    );
+    let down = told(Some(&state), "attic 9000 image down\nnas 9000 image", topology, &Replace::default());
+    let kept = down.plan.unwrap().placements;
+    assert!(
+        kept.iter().all(|p| p.host == host_id("attic") && p.epoch == Epoch(1)),
+        "away is not out: {kept:?}"
+    );
+    let address =
+        |plan: &Plan| plan.placements.iter().map(|p| (p.machine.clone(), p.address)).collect::<Vec<_>>();
+    let moved = told(Some(&state), "attic out\nnas 9000 image", topology, &Replace::default()).plan.unwrap();
+    assert_eq!(address(&moved), address(state.plan.as_ref().unwrap()), "under the same addresses");
+}
+
+#[test]
+fn where_an_older_program_runs_machines_of_a_host_that_is_out_stay_and_it_is_told_why() {
+    let state = started(up(created(), "web 1 256", "attic 9000 image"));
+    let mixed = told(Some(&state), "attic out\nnas 9000 image level=6", "web 1 256", &Replace::default());
+    assert_eq!(mixed.plan.unwrap().placements[0].host, host_id("attic"));
+    let note = "machines whose host is out of the mesh are not placed elsewhere: an older version runs on nas; run \
+                this again when all are upgraded";
+    assert_eq!(mixed.notes, [note]);
+}

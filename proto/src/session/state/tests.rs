@@ -4,6 +4,7 @@ use super::*;
 use crate::session::{Made, Replace};
 use crate::{
     id::{Digest, Name, SessionId},
+    level::LEVEL,
     session::{Guard, Prefix, overlay},
     time::Timestamp,
     topology::{Egress, Failover, Group, ImageRef, Place, Restart, Topology},
@@ -351,4 +352,70 @@ fn a_plan_that_was_made_before_a_raise_is_made_anew() {
     let early = plan(0, &[("web-1", NAS, 1, 10)]);
     assert_eq!(commit(raised.clone(), early.clone()).1, Err(Refused::Raised));
     assert_eq!(commit(raised, Plan { level: 2.into(), ..early }).1, Ok(()));
+}
+
+/// A session of the newest level whose web-1 was started on the attic.
+fn placed() -> State {
+    let raised = apply(Some(created()), Command::Raise { level: LEVEL }).0;
+    let applied = Command::Apply {
+        intent: intent(1),
+        plan: Plan { level: LEVEL, ..plan(0, &[("web-1", ATTIC, 1, 10)]) },
+        replace: Replace::default(),
+    };
+    let state = apply(raised, applied).0;
+    let grant = Command::Grant { machine: "web-1".parse().unwrap(), host: ATTIC, epoch: Epoch(1) };
+    apply(state, grant).0.unwrap()
+}
+
+fn moves(state: &State, machines: &[(&str, HostId, u64, u8)]) -> Result<(), Refused> {
+    let plan = Plan { level: LEVEL, ..plan(1, machines) };
+    let command = Command::Apply { intent: intent(1), plan, replace: Replace::default() };
+    apply(Some(state.clone()), command).1
+}
+
+#[test]
+fn a_machine_changes_its_host_only_when_that_is_out_and_with_the_next_epoch_and_its_address() {
+    let state = placed();
+    let elsewhere = [("web-1", NAS, 2, 10)];
+    assert!(matches!(moves(&state, &elsewhere), Err(Refused::Unsafe(_))), "its host may come back");
+    let (out, done) = apply(Some(state.clone()), Command::Out { host: ATTIC });
+    let out = out.unwrap();
+    assert_eq!((done, out.version), (Ok(()), state.version + 1));
+    let web: MachineName = "web-1".parse().unwrap();
+    assert!(out.lost(&web) && !out.started(&web) && !may_start(&out, ATTIC, &web, Epoch(1)));
+    assert_eq!(moves(&out, &elsewhere), Ok(()));
+    for wrong in [("web-1", NAS, 1, 10), ("web-1", NAS, 3, 10), ("web-1", NAS, 2, 11)] {
+        assert!(matches!(moves(&out, &[wrong]), Err(Refused::Unsafe(_))), "{wrong:?}");
+    }
+    for back in [1, 2] {
+        assert_eq!(moves(&out, &[("web-1", ATTIC, back, 10)]), Err(Refused::Out(ATTIC)));
+    }
+    let again = apply(Some(out.clone()), Command::Out { host: ATTIC }).0.unwrap();
+    assert_eq!(again.version, out.version, "said twice it changes nothing");
+}
+
+#[test]
+fn nothing_is_waited_for_from_a_host_that_is_out() {
+    let out = apply(Some(placed()), Command::Out { host: ATTIC }).0;
+    let (ended, done) = apply(out, Command::End);
+    assert!(done.is_ok() && ended.unwrap().gone());
+    let gone: BTreeSet<HostId> = [ATTIC].into();
+    let removed = apply(Some(placed()), Command::Out { host: NAS }).0.unwrap();
+    let (without, commands) = removed.without(&gone).unwrap();
+    assert_eq!((without.out, commands), ([NAS, ATTIC].into(), vec![Command::Out { host: ATTIC }]));
+    assert_eq!(placed().without(&[NAS].into()), None, "it has nothing of the session");
+    let older = State { level: Level::from(6), ..placed() };
+    assert_eq!(older.without(&gone), None, "not everybody would understand it");
+}
+
+#[test]
+fn what_a_host_that_is_out_had_to_remove_is_forgotten() {
+    let (state, _) = apply(Some(placed()), Command::End);
+    let state = state.unwrap();
+    assert_eq!(state.drops.len(), 1);
+    let mut kept = State { ended: false, ..state };
+    leaves(&mut kept, NAS);
+    assert_eq!(kept.drops.len(), 1);
+    leaves(&mut kept, ATTIC);
+    assert!(kept.drops.is_empty());
 }

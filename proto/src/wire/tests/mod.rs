@@ -37,7 +37,10 @@ fn reasons() -> Vec<Sample> {
     samples.extend(all::because().into_iter().map(|reason| talk::reason("because", reason)));
     samples.extend(all::no_kvm().into_iter().map(|reason| talk::reason("no-kvm", reason)));
     let placed = all::chosen().into_iter().map(|chosen| Cause::Placed { chosen, waits: true });
-    let others = all::causes().into_iter().filter(|cause| !matches!(cause, Cause::Placed { .. }));
+    let lost = |chosen| Cause::Lost { chosen, waits: true, started: true };
+    let placed = placed.chain(all::chosen().into_iter().map(lost));
+    let chosen = |cause: &Cause| matches!(cause, Cause::Placed { .. } | Cause::Lost { .. });
+    let others = all::causes().into_iter().filter(|cause| !chosen(cause));
     samples.extend(placed.chain(others).map(|reason| talk::reason("cause", reason)));
     samples.push(talk::another("cause", ".egress", all::other_reach()));
     samples.extend(all::hindrances().into_iter().map(|reason| talk::reason("hindrance", reason)));

@@ -56,6 +56,7 @@ fn commands() -> impl Iterator<Item = Sample> {
         ("end", Command::End),
         ("keep", Command::Keep(contents())),
         ("raise", Command::Raise { level: Level::from(2) }),
+        ("out", Command::Out { host }),
     ];
     commands.into_iter().map(|(name, command)| {
         Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
@@ -227,7 +228,13 @@ pub(super) fn state() -> State {
         ssh_seed: [9; 32],
         contents: contents(),
         level: Level::from(2),
+        out: BTreeSet::new(),
     }
+}
+
+/// One of whose hosts is out for good.
+pub(super) fn state_without_a_host() -> State {
+    State { out: [host(2)].into(), ..state() }
 }
 
 pub(super) fn share() -> Share {

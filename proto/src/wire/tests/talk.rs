@@ -4,7 +4,9 @@ use minicbor::{Decode, Encode};
 
 use super::{
     golden::Sample,
-    sessions::{SESSION, contents, host, intent, machine, name, proposal, replace, share, state},
+    sessions::{
+        SESSION, contents, host, intent, machine, name, proposal, replace, share, state, state_without_a_host,
+    },
     trust::{join_answers, proof, sealed, transcript},
 };
 use crate::{
@@ -126,6 +128,7 @@ fn answers() -> Vec<(String, Answer)> {
         ("statements", Answer::Statements(vec![sealed().encode()])),
         ("share", Answer::Share(Box::new(share()))),
         ("state", Answer::State(Box::new(state()))),
+        ("state-out", Answer::State(Box::new(state_without_a_host()))),
         ("proposal", Answer::Proposal(Box::new(proposal()))),
         ("applied", Answer::Applied(Box::new(proposal()))),
         ("may-start", Answer::MayStart(true)),

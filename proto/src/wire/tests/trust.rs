@@ -15,8 +15,8 @@ use crate::{
     time::Timestamp,
     trust::{
         Bootstrap, Capabilities, Capability, Certificate, Charter, Eviction, Genesis, Grant, JoinAnswer,
-        JoinHello, JoinOffer, JoinProof, May, OutBecause, Rename, Revocation, Sealed, Statement, Statements,
-        Token, Tombstone, Transcript,
+        JoinHello, JoinOffer, JoinProof, May, OutBecause, Possession, Rename, Revocation, Sealed, Statement,
+        Statements, Token, Tombstone, Transcript,
     },
     wire::{
         WireError,
@@ -157,6 +157,8 @@ fn statements() -> Vec<(&'static str, Statement)> {
         ("eviction.removed", Statement::Eviction(Eviction { host, made: NOW, reason: OutBecause::Removed })),
         ("eviction.left", Statement::Eviction(Eviction { host, made: NOW, reason: OutBecause::Left })),
         ("rename", Statement::Rename(Rename { host, name: name("cellar"), made: NOW })),
+        ("possession", Statement::Possession(Possession { made: NOW, sessions: [SESSION].into() })),
+        ("possession.none", Statement::Possession(Possession { made: NOW, sessions: Default::default() })),
     ]
 }
 
