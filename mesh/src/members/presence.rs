@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     clock::Clock,
+    disk,
     gossip::Gossip,
     identity::Identity,
     members::{roster::Roster, view::host_record},
@@ -78,8 +79,7 @@ pub(crate) fn build(
     let (presences, seen) = watch::channel(Arc::default());
     let (leave, leaving) = mpsc::channel(1);
     let me = (identity.mesh, identity.host());
-    // Wall time grows from start to start; where it does not, the words of this one count a little later.
-    let machine = Liveness::new(me, Clock.timestamp().0, rand::random(), Clock.moment());
+    let machine = Liveness::new(me, generation(&identity), rand::random(), Clock.moment());
     let (members, told) = (BTreeSet::new(), BTreeSet::new());
     let observer = Observer {
         identity,
@@ -210,6 +210,14 @@ impl Observer {
             self.gate.send(host, &bytes);
         }
     }
+}
+
+/// Gives a number that is higher at each start, whatever the clock says: gossip counts its starts on disk, and begins
+/// this one later.
+fn generation(identity: &Identity) -> u64 {
+    let stored = disk::read(&identity.data.join("mesh/generation")).ok().flatten();
+    let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
+    stored.map_or(0, |stored: u64| stored.saturating_add(1)).max(Clock.timestamp().0)
 }
 
 async fn until(due: Option<Moment>) {
