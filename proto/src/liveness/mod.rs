@@ -316,6 +316,11 @@ impl Liveness {
             if self.others.contains_key(&host) {
                 self.greet(host, now);
             }
+            // Not before everybody else: those that are met at once are not to be asked at once.
+            let first = now.plus_ms(self.random.between(0, REST_MS));
+            if let Some(vigil) = self.vigils.get_mut(&host) {
+                vigil.meet(first);
+            }
         }
     }
 

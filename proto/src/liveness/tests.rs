@@ -153,6 +153,17 @@ fn each_broken_rule_is_noticed() {
 
 const MESH: MeshId = MeshId([7; 32]);
 
+#[test]
+fn who_is_met_is_asked_soon() {
+    let (hosts, now) = ([1, 2].map(|number| HostId([number; 32])), Moment(1_000_000));
+    for seed in 0..20 {
+        let mut machine = Liveness::new((MESH, hosts[0]), 1, seed, now);
+        machine.on(Event::Members(hosts.into()), now);
+        machine.on(Event::Connected([hosts[1]].into()), now);
+        assert!(machine.next().is_some_and(|next| next <= now.plus_ms(2_000)), "{:?}", machine.next());
+    }
+}
+
 /// A host that neither observes another one nor is connected with it, and hears what is said of it.
 struct Reader {
     machine: Liveness,

@@ -169,6 +169,11 @@ impl Vigil {
         }
     }
 
+    /// It is met: it is asked then at the latest.
+    pub(super) fn meet(&mut self, first: Moment) {
+        self.next = self.next.min(first);
+    }
+
     /// Looks closely from now on.
     pub(super) fn alert(&mut self, now: Moment) {
         if !self.alarm {
