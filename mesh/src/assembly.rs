@@ -293,6 +293,12 @@ impl Mesh {
         self.inner.gate.clone()
     }
 
+    /// Tells how many bytes of gossip were sent.
+    #[cfg(test)]
+    pub(crate) fn gossip_sent(&self) -> u64 {
+        self.inner.gossip.sent()
+    }
+
     #[cfg(test)]
     pub(crate) fn streams(&self) -> Streams {
         self.inner.streams.clone()

@@ -113,6 +113,8 @@ pub struct Cleaned {
     pub double: Option<u64>,
     /// Whether it has values that are new here.
     pub is_news: bool,
+    /// The start in which its sender speaks, if that says of itself.
+    pub spoken: Option<u64>,
 }
 
 /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot. A block that says that it is

@@ -3,7 +3,7 @@
 //! The sender of a message is the host that the connection proved, never what the bytes say.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -65,11 +65,19 @@ pub(super) struct Posts {
     /// Who is behind a gossip address.
     directory: Arc<Mutex<BTreeMap<SocketAddr, HostId>>>,
     queues: Arc<Mutex<HashMap<HostId, mpsc::Sender<Vec<u8>>>>>,
+    #[cfg(test)]
+    pub(super) sent: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Posts {
     pub(super) fn new(streams: Streams) -> Posts {
-        Posts { streams, directory: Arc::default(), queues: Arc::default() }
+        Posts {
+            streams,
+            directory: Arc::default(),
+            queues: Arc::default(),
+            #[cfg(test)]
+            sent: Arc::default(),
+        }
     }
 
     /// Learns the members' addresses, and forgets the queues of those that are none any more.
@@ -90,6 +98,8 @@ impl Posts {
             tokio::spawn(deliver(self.streams.clone(), host, waiting));
             queue
         });
+        #[cfg(test)]
+        self.sent.fetch_add(frame.len() as u64, std::sync::atomic::Ordering::Relaxed);
         // A full queue drops the newest: the next round says the same again.
         queue.try_send(frame).ok();
     }
@@ -123,6 +133,8 @@ pub(super) struct Entrance {
     members: BTreeMap<String, HostId>,
     /// Woken when something new came in.
     news: Arc<Notify>,
+    /// In which starts hosts spoke themselves.
+    spoken: BTreeSet<(HostId, u64)>,
 }
 
 impl Entrance {
@@ -132,13 +144,19 @@ impl Entrance {
         roll: &Roll,
         news: Arc<Notify>,
     ) -> Entrance {
-        let mut entrance = Entrance { firewall, inbox, members: BTreeMap::new(), news };
+        let mut entrance =
+            Entrance { firewall, inbox, members: BTreeMap::new(), news, spoken: BTreeSet::new() };
         entrance.set_members(roll);
         entrance
     }
 
     pub(super) fn set_members(&mut self, roll: &Roll) {
         self.members = roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
+    }
+
+    /// Gives in which starts hosts spoke themselves since this was asked last.
+    pub(super) fn take_spoken(&mut self) -> BTreeSet<(HostId, u64)> {
+        std::mem::take(&mut self.spoken)
     }
 
     /// Lets in what may come in of one frame. Tells what is wrong with the rest.
@@ -156,6 +174,7 @@ impl Entrance {
                 Err(error) => return Some(GossipRefusal::Unreadable(error.to_string())),
             }
         }
+        self.spoken.extend(cleaned.spoken.map(|start| (from, start)));
         if cleaned.is_news {
             self.news.notify_one();
         }

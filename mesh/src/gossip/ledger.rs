@@ -28,6 +28,8 @@ pub(super) struct Ledger {
     /// The starts that hold, and the records that follow.
     holding: BTreeSet<(HostId, u64)>,
     shown: Records,
+    /// Whether something came that others may wait for.
+    is_urgent: bool,
 }
 
 struct Entry {
@@ -47,6 +49,8 @@ struct Judged {
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) changed: bool,
+    /// Others said something that others again may wait for.
+    pub(super) is_urgent: bool,
     pub(super) refused: Vec<(HostId, GossipRefusal)>,
 }
 
@@ -59,6 +63,7 @@ impl Ledger {
             starts: Starts::default(),
             holding: BTreeSet::new(),
             shown: Records::new(),
+            is_urgent: false,
         }
     }
 
@@ -72,6 +77,7 @@ impl Ledger {
         &mut self,
         chitchat: &Chitchat,
         members: &BTreeMap<String, HostId>,
+        spoken: &BTreeSet<(HostId, u64)>,
         now: Moment,
     ) -> Heard {
         let (mut heard, mut is_new) = (Heard::default(), false);
@@ -82,6 +88,8 @@ impl Ledger {
                 continue;
             }
             let Some(host) = members.get(&*id.node_id).copied() else { continue };
+            // What this host says itself was pushed when it was said.
+            let before = std::mem::take(&mut self.is_urgent);
             for (key, value) in state.key_values() {
                 let version = state.get_versioned(key).map_or(0, |value| value.version);
                 let place = (host, id.generation_id, key.to_owned());
@@ -90,12 +98,15 @@ impl Ledger {
                     Err(because) => heard.refused.push((host, because)),
                 }
             }
+            self.is_urgent = before || self.is_urgent && id != me;
         }
+        heard.is_urgent = std::mem::take(&mut self.is_urgent);
         let place = |id: &ChitchatId| Some((members.get(&*id.node_id).copied()?, id.generation_id));
         let held = chitchat.node_states().keys().filter_map(place).collect();
         let live = chitchat.live_nodes().filter_map(place).collect();
         let hosts: BTreeSet<HostId> = members.values().copied().collect();
         self.starts.keep(|host| hosts.contains(host));
+        spoken.iter().for_each(|(host, generation)| self.starts.spoke(*host, *generation, now));
         self.forget(&held, &live, now);
         let holding = self.starts.holding(now);
         if is_new || holding != self.holding {
@@ -152,6 +163,8 @@ impl Ledger {
         }
         let is_known = self.starts.signed(*host, *generation, now);
         if is_known {
+            let before = self.shown.get(&(*host, record.key.clone()));
+            self.is_urgent |= super::is_urgent(before, record.body.as_ref());
             self.newest.insert(place, Entry { seq: record.seq, body: record.body });
         }
         Ok(is_known)
@@ -264,6 +277,7 @@ mod tests {
         // The copies are gone; the first of all is heard.
         look(&mut ledger, &all, &[9], 40_000);
         assert_eq!(hear(&mut ledger, 9, 0..2, 40_200), [Ok(true), Ok(true)]);
+        ledger.starts.spoke(host(), 9, Moment(80_000));
         assert!(look(&mut ledger, &all, &[9], 80_000).contains(&9));
 
         let place = (host(), 20, RecordKey::Host.to_string());

@@ -22,7 +22,8 @@ use proto::{
     membership::Pushes,
     reasons::{Code, GossipRefusal},
     seal::SignedRecord,
-    wire::record::{Body, RecordKey},
+    time::Moment,
+    wire::record::{Body, HostRecord, RecordKey},
 };
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
@@ -40,19 +41,25 @@ pub use proto::picture::Records;
 #[cfg(feature = "fuzz")]
 pub(crate) use carrier::taste;
 
-/// One round of gossip up to this many hosts; with more, rounds get longer in proportion.
-const INTERVAL: Duration = Duration::from_millis(500);
-const HOSTS_PER_INTERVAL: usize = 50;
-/// With these, a dead host is noticed within about 5 s and none is by mistake at 20 % loss.
+/// How often chitchat looks at the time and speaks by itself: `Pushes` begins the exchanges that matter.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// Who is there is watched by probes; this is a second opinion, after a minute: so many of the usual pauses between two
+/// heartbeats.
 const PHI: f64 = 8.0;
+const USUAL_PAUSE: Duration = Duration::from_millis(7_500);
 const WINDOW: usize = 100;
-const MAX_INTERVAL: Duration = Duration::from_secs(5);
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
+/// A connected host that said nothing for so long is not heard any more. It matters for those that answer no probes, which
+/// speak twice a second.
+const UNHEARD: Duration = Duration::from_secs(10);
 /// How long chitchat keeps a dead host; deletions within it may be missed by others.
 const DEAD_GRACE: Duration = Duration::from_secs(10 * 60);
-/// How often the state is looked at: what people see is at most this much older.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the state is looked at besides when something came.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between something new and the look at it.
+const SETTLE: Duration = Duration::from_millis(10);
 /// As long as nobody else is a member, nobody else changes it.
-const LOOK_ALONE: Duration = Duration::from_secs(2);
+const LOOK_ALONE: Duration = Duration::from_secs(5);
 /// Publications that wait; the publisher waits when there are more.
 const PUBLISH_QUEUE: usize = 64;
 /// Pause before chitchat is started again, so that a frame that kills it does not spin.
@@ -64,9 +71,17 @@ pub(crate) struct Gossip {
     publish: mpsc::Sender<(RecordKey, Option<Body>)>,
     live: watch::Receiver<BTreeSet<HostId>>,
     records: watch::Receiver<Arc<Records>>,
+    #[cfg(test)]
+    sent: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Gossip {
+    /// Tells how many bytes were sent.
+    #[cfg(test)]
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Says something about this host, or withdraws it.
     pub(crate) async fn publish(&self, key: RecordKey, body: Option<Body>) {
         // Err only at shutdown, when nobody listens any more.
@@ -97,6 +112,8 @@ struct Task {
     /// What this host says, signed anew at each start.
     own: BTreeMap<RecordKey, Option<Body>>,
     ledger: Ledger,
+    /// When hosts spoke last, over their own connection.
+    heard: BTreeMap<HostId, Moment>,
     /// With whom exchanges begin.
     pushes: Pushes,
     /// Woken when something new came in.
@@ -117,8 +134,11 @@ pub(crate) fn build(
     let (records_tx, records) = watch::channel(Arc::default());
     let door = OpenEntrance::default();
     let receive = carrier::receive(inlet, identity.mesh, door.clone(), facts.clone());
+    let posts = Posts::new(streams.clone());
+    #[cfg(test)]
+    let sent = posts.sent.clone();
     let task = Task {
-        posts: Posts::new(streams.clone()),
+        posts,
         ledger: Ledger::new(identity.mesh),
         identity,
         roster,
@@ -128,6 +148,7 @@ pub(crate) fn build(
         live: live_tx,
         records: records_tx,
         own: BTreeMap::new(),
+        heard: BTreeMap::new(),
         pushes: Pushes::new(rand::random(), crate::Clock.moment()),
         news: Arc::default(),
         facts,
@@ -138,7 +159,14 @@ pub(crate) fn build(
             () = task.run() => {}
         }
     };
-    (Gossip { publish, live, records }, run)
+    let gossip = Gossip {
+        publish,
+        live,
+        records,
+        #[cfg(test)]
+        sent,
+    };
+    (gossip, run)
 }
 
 /// Why one start of chitchat ended.
@@ -166,8 +194,7 @@ impl Task {
             Err(error) => return Ended::Died(error.to_string()),
         };
         let mut roll = self.roster.watch();
-        let interval = interval(roll.borrow().members.len());
-        let handle = match self.start(generation, interval).await {
+        let handle = match self.start(generation).await {
             Ok(handle) => Running(handle),
             Err(error) => return Ended::Died(error.to_string()),
         };
@@ -180,12 +207,12 @@ impl Task {
         ended
     }
 
-    async fn start(&self, generation: u64, interval: Duration) -> anyhow::Result<ChitchatHandle> {
+    async fn start(&self, generation: u64) -> anyhow::Result<ChitchatHandle> {
         let me = GossipId::new(self.identity.mesh, self.identity.host(), generation);
         let (sender, inbox) = mpsc::channel(carrier::INBOX);
         let roll = self.roster.roll();
         self.posts.set_members(self.identity.mesh, &roll);
-        let config = config(&me, firewall::cluster(self.identity.mesh), interval);
+        let config = config(&me, firewall::cluster(self.identity.mesh));
         let firewall = Firewall::new(self.identity.mesh, me);
         let entrance = Entrance::new(firewall, sender, &roll, self.news.clone());
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(entrance);
@@ -213,7 +240,11 @@ impl Task {
                     self.push(handle, &neighbours);
                     self.look(handle).await;
                 }
-                () = news.notified() => self.pushes.heard(crate::Clock.moment()),
+                () = news.notified() => {
+                    // Chitchat takes it in meanwhile, and what else comes.
+                    tokio::time::sleep(SETTLE).await;
+                    self.look(handle).await;
+                }
                 said = self.inbox.recv() => {
                     let Some((key, body)) = said else { return Ended::NobodyLeft };
                     self.say(handle, voice, key, body).await;
@@ -259,8 +290,7 @@ impl Task {
             return;
         }
         self.speak(handle, voice, &key, &body).await;
-        // What a host offers moves all the time, and nobody waits for it.
-        if key != RecordKey::Host || !self.own.contains_key(&key) {
+        if is_urgent(self.own.get(&key).and_then(Option::as_ref), body.as_ref()) {
             self.pushes.said(crate::Clock.moment());
         }
         self.own.insert(key, body);
@@ -296,20 +326,45 @@ impl Task {
         let me = self.identity.host();
         let now = crate::Clock.moment();
         let ledger = &mut self.ledger;
-        let (live, heard) = handle
-            .with_chitchat(|chitchat| (live(chitchat, &names, me), ledger.read(chitchat, &names, now)))
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        let spoken = door.as_mut().map(Entrance::take_spoken).unwrap_or_default();
+        drop(door);
+        self.heard.retain(|host, at| roll.members.contains_key(host) && now.since(*at) < UNHEARD);
+        self.heard.extend(spoken.iter().map(|(host, _)| (*host, now)));
+        let (told, heard) = handle
+            .with_chitchat(|chitchat| {
+                (live(chitchat, &names, me), ledger.read(chitchat, &names, &spoken, now))
+            })
             .await;
         if heard.changed {
             self.records.send_replace(Arc::new(self.ledger.records()));
         }
+        if heard.is_urgent {
+            self.pushes.heard(now);
+        }
         for (host, refusal) in heard.refused {
             self.facts.send(refused(host, &refusal)).ok();
         }
+        // Of whom is not connected others know best.
+        let connected = self.streams.connected().borrow().clone();
+        let far = told.into_iter().filter(|host| !connected.contains(host));
+        let live = self.heard.keys().copied().chain(far).collect();
         self.live.send_if_modified(|old| {
             let changed = *old != live;
             *old = live;
             changed
         });
+    }
+}
+
+/// Tells whether others may wait for what a host says now in the place of what it said before. How much disk is free
+/// moves all the time, and nobody does.
+fn is_urgent(before: Option<&Body>, now: Option<&Body>) -> bool {
+    match (before, now) {
+        (Some(Body::Host(before)), Some(Body::Host(now))) => {
+            HostRecord { disk_mib: now.disk_mib, ..before.clone() } != *now
+        }
+        (before, now) => before != now,
     }
 }
 
@@ -344,19 +399,20 @@ fn often(roll: &Roll) -> Duration {
     if roll.members.len() > 1 { LOOK } else { LOOK_ALONE }
 }
 
-fn interval(hosts: usize) -> Duration {
-    let factor = u32::try_from(hosts.div_ceil(HOSTS_PER_INTERVAL)).unwrap_or(u32::MAX);
-    INTERVAL * factor.clamp(1, 10)
-}
-
-fn config(me: &GossipId, cluster_id: String, interval: Duration) -> ChitchatConfig {
+fn config(me: &GossipId, cluster_id: String) -> ChitchatConfig {
     ChitchatConfig {
         chitchat_id: ChitchatId::new(me.node.as_str(), me.generation, me.address),
         cluster_id,
-        gossip_interval: interval,
+        gossip_interval: INTERVAL,
         listen_addr: me.address,
         seed_nodes: Vec::new(),
-        failure_detector_config: FailureDetectorConfig::new(PHI, WINDOW, MAX_INTERVAL, interval, DEAD_GRACE),
+        failure_detector_config: FailureDetectorConfig::new(
+            PHI,
+            WINDOW,
+            MAX_INTERVAL,
+            USUAL_PAUSE,
+            DEAD_GRACE,
+        ),
         marked_for_deletion_grace_period: DEAD_GRACE,
         catchup_callback: None,
         extra_liveness_predicate: None,

@@ -10,3 +10,4 @@ mod living;
 mod out;
 mod outside;
 mod presence;
+mod quiet;

@@ -19,6 +19,7 @@ struct Found {
     new: BTreeSet<GossipId>,
     double: Option<u64>,
     is_news: bool,
+    spoken: Option<u64>,
 }
 
 impl Found {
@@ -64,6 +65,7 @@ impl Firewall {
             cut: found.cut,
             double: found.double,
             is_news: found.is_news,
+            spoken: found.spoken,
         }
     }
 
@@ -191,6 +193,11 @@ impl Firewall {
             let past = entry.id.node == self.me.node && entry.id.generation < self.me.generation;
             if !past && entry.heartbeat > passed.most_beats(known.now_ms) {
                 found.blame(DropBecause::Heartbeat(entry.id.node.clone()));
+            }
+            let before = passed.own_beat.map_or(0, |(beat, _)| beat);
+            if is_own && entry.heartbeat > before {
+                // Of several of its starts it goes on counting in the one that runs.
+                found.spoken = found.spoken.max(Some(entry.id.generation));
             }
             entry.heartbeat = passed.believe(entry.heartbeat, is_own, known.now_ms);
             self.note_double(&entry.id, found);

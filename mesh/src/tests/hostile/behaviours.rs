@@ -331,7 +331,8 @@ async fn shares(bot: &Bot) {
 
 async fn flood(bot: &Bot) {
     let pings = (0..1_000).map(|_| bot.ask(Request::Ping));
-    futures::future::join_all(pings).await;
+    let answers = futures::future::join_all(pings).await;
+    assert!(answers.iter().any(Option::is_some), "the flood does not reach anybody");
 }
 
 async fn unread(bot: &Bot) {
@@ -346,7 +347,8 @@ fn half(mib: u32) -> Vec<u8> {
 
 /// Leaves streams open while the others are looked at.
 async fn held(bot: &Bot, protocol: libp2p::StreamProtocol, bytes: Vec<u8>) {
-    let left = bot.leave(protocol, 60, &bytes).await;
+    let left = bot.leave(protocol.clone(), 60, &bytes).await;
+    assert!(left.len() >= 4, "{} streams of {protocol} are held", left.len());
     tokio::spawn(async move {
         tokio::time::sleep(super::SOON / 2).await;
         drop(left);
