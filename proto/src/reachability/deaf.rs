@@ -89,7 +89,7 @@ impl Hearing {
 
     /// Tells for how long nothing was received from a host on any connection; `None` = there is none.
     pub fn silence_ms(&self, host: &HostId, now: Moment) -> Option<u64> {
-        let of_host = self.0.values().filter(|(sounding, _)| sounding.host == *host);
+        let of_host = self.heard.values().filter(|(sounding, _)| sounding.host == *host);
         of_host.map(|(_, heard)| now.since_ms(*heard)).min()
     }
 }
