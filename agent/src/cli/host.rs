@@ -139,7 +139,6 @@ pub(super) fn distances(rtts: &Rtts, width: Option<u16>) -> String {
         [] => laid,
         silent => format!("{laid}\n\nno answer: {}", silent.join(", ")),
     }
-    Ok(Exit::WELL)
 }
 
 async fn put_out(cx: &Cx, out: HostPutOut, yes: bool) -> Result<(), Error> {

@@ -422,10 +422,10 @@ fn a_host_that_hears_nobody_is_led_to_its_own_network_first() {
         let picture = picture("nas", None, text);
         health::warnings(&picture, &rows::hosts(&picture)).pop().and_then(|warning| warning.next).unwrap()
     };
-    assert_eq!(next("nas\nvps\npi down"), "on pi: agent run");
+    assert_eq!(next("nas\nvps\npi down"), "on pi: agent run; if gone for good: agent host remove pi");
     assert_eq!(
         next("nas\nvps down\npi down"),
-        "agent net check    and if this host is well, on pi, vps: agent run"
+        "agent net check    and if this host is well, on pi, vps: agent run; if gone for good: agent host remove NAME"
     );
 }
 

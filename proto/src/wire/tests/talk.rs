@@ -174,6 +174,8 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         around: -
         compare: -
         content: -
+        dial-back-v6: relay
+        dial-back: relay
         down: operate
         dropped: -
         get-share: -
