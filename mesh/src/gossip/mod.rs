@@ -326,9 +326,10 @@ impl Task {
         let me = self.identity.host();
         let now = crate::Clock.moment();
         let ledger = &mut self.ledger;
-        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        let spoken = door.as_mut().map(Entrance::take_spoken).unwrap_or_default();
-        drop(door);
+        let spoken = {
+            let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+            door.as_mut().map(Entrance::take_spoken).unwrap_or_default()
+        };
         self.heard.retain(|host, at| roll.members.contains_key(host) && now.since(*at) < UNHEARD);
         self.heard.extend(spoken.iter().map(|(host, _)| (*host, now)));
         let (told, heard) = handle
