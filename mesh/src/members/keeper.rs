@@ -159,15 +159,7 @@ impl Keeper {
                 result = roll.changed() => {
                     if result.is_err() { return }
                     tick = ticks(&roll.borrow_and_update());
-                    if self.is_cut_off() {
-                        self.show();
-                        return;
-                    }
-                    for (from, statements) in self.roster.news() {
-                        self.spread(spread::Event::Learned { statements, from }).await;
-                    }
-                    self.learn().await;
-                    self.publish().await;
+                    if !self.stays().await { return }
                 }
                 result = records.changed() => {
                     if result.is_err() { return }
@@ -207,12 +199,21 @@ impl Keeper {
         }
     }
 
-    /// Cuts off who is out. Tells whether this host itself is: whoever leaves goes on until all know it.
-    fn is_cut_off(&self) -> bool {
+    /// Takes note of new statements. Tells whether this host goes on: one that is cut off does not, one that leaves does
+    /// until all know it.
+    async fn stays(&mut self) -> bool {
         let roll = self.roster.roll();
         roll.out.keys().for_each(|host| self.gate.cut_off(host));
-        let Some(me) = roll.out.get(&self.identity.host()) else { return false };
-        me.because != OutBecause::Left
+        if roll.out.get(&self.identity.host()).is_some_and(|me| me.because != OutBecause::Left) {
+            self.show();
+            return false;
+        }
+        for (from, statements) in self.roster.news() {
+            self.spread(spread::Event::Learned { statements, from }).await;
+        }
+        self.learn().await;
+        self.publish().await;
+        true
     }
 
     /// Tells the machine what is seen now.
