@@ -677,9 +677,9 @@ fn what_is_warned_of_hosts_that_are_away_says_what_helps_when_they_are_gone_for_
         let picture = picture("nas", None, text);
         health::warnings(&picture, &rows::hosts(&picture)).pop().unwrap().next.unwrap()
     };
-    assert_eq!(next("nas\nvps down"), "on vps: agent run; if gone for good: agent host remove vps");
+    assert_eq!(next("nas\nattic\nvps down"), "on vps: agent run; if gone for good: agent host remove vps");
     assert_eq!(
-        next("nas\nvps down\npi down"),
+        next("nas\nattic\nvps down\npi down"),
         "on pi, vps: agent run; if gone for good: agent host remove NAME"
     );
 }
