@@ -115,6 +115,7 @@ fn state() -> State {
         ssh_seed: [9; 32],
         contents: Contents::default(),
         level: Level::from(2),
+        out: BTreeSet::new(),
     }
 }
 
