@@ -18,6 +18,7 @@ use proto::{
     id::{HostId, MeshId, Name, SessionId},
     membership::{Silence, Spread},
     reachability::{Reachability, fallback::Foreign, turns::Turns},
+    session::{Mandate, SignedMandate},
     time::Timestamp,
     trust::{Capability, ClockError, Statement, Token},
     wire::{
@@ -171,6 +172,11 @@ impl Mesh {
     /// Signs a statement of this host, stores it, and spreads it.
     pub fn say(&self, statement: &Statement) -> Result<(), SayError> {
         self.inner.roster.say(statement, &self.inner.identity.seed)
+    }
+
+    /// Signs what an operator on this host wants of a session.
+    pub fn mandate(&self, mandate: &Mandate) -> SignedMandate {
+        mandate.sign(&self.inner.identity.seed)
     }
 
     /// Publishes or withdraws a record. Of the host record the mesh fills in name, tags, reach and

@@ -194,6 +194,15 @@ pub enum Fact {
         /// Why the last that was asked did not give it.
         because: String,
     },
+    /// A share asks for what no operator signed. This host goes on with the one that it has.
+    ShareRefused {
+        /// The session.
+        session: Name,
+        /// Who brought it.
+        coordinator: String,
+        /// What nobody signed.
+        because: String,
+    },
     /// This host listens for a service in its own network.
     LanPublished {
         /// The session.
@@ -371,6 +380,9 @@ impl fmt::Display for Fact {
             Fact::VotersChanged { session, voters } => write!(f, "{session}: voters are {}", list(voters)),
             Fact::LogReplaced { session, because } => {
                 write!(f, "{session}: its log on this host was replaced: {because}")
+            }
+            Fact::ShareRefused { session, coordinator, because } => {
+                write!(f, "{session}: what {coordinator} asks of this host is refused: {because}")
             }
             Fact::ContentLacks { session, because } => write!(f, "{session}: {because}; it is tried again"),
             Fact::LanPublished { session, service, addresses } => {

@@ -16,6 +16,7 @@
 //! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
 //! | 7 | (also) the entry that says that a host is out for good, so that its machines may be placed elsewhere; what members
 //! |   | say of the sessions that they have something of |
+//! | 7 | what operators sign of sessions |
 
 use std::fmt;
 
@@ -53,6 +54,8 @@ pub enum Feature {
     Out,
     /// What members say of the sessions that they have something of: older ones would keep each word for ever.
     Possession,
+    /// Entries with what an operator signed: older voters would keep another state.
+    Mandates,
 }
 
 impl Feature {
@@ -68,6 +71,7 @@ impl Feature {
             Feature::Probes => Level(7),
             Feature::Evict => Level(7),
             Feature::Out | Feature::Possession => Level(7),
+            Feature::Mandates => Level(7),
         }
     }
 }

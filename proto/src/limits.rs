@@ -63,6 +63,9 @@ pub const MAX_RECORDS_PER_HOST: usize = 256;
 pub const MAX_JOIN_BYTES: usize = 64 * 1024;
 /// Bytes of one sealed statement.
 pub const MAX_STATEMENT_BYTES: usize = 4096;
+
+/// Bytes of a mandate: the groups and machines of the largest session, twice over.
+pub const MAX_MANDATE_BYTES: usize = 256 * 1024;
 /// Statements one host keeps.
 pub const MAX_STATEMENTS: usize = 10_000;
 /// Bytes of a request body on the local API: an intent with its files, as JSON.

@@ -37,6 +37,8 @@ pub enum Domain {
     RelayAdmission,
     /// A word about who is there.
     Liveness,
+    /// What an operator wants of a session.
+    Mandate,
 }
 
 /// The public half of an ed25519 key, 32 bytes.
@@ -51,6 +53,20 @@ pub struct Seed(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Sig(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 64]);
+
+impl serde::Serialize for Sig {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Sig {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Sig, D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(from)?;
+        let bytes = BASE64.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        bytes.try_into().map(Sig).map_err(|_| serde::de::Error::custom("no signature"))
+    }
+}
 
 /// Why bytes were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,6 +145,7 @@ fn message(domain: Domain, parts: &[&[u8]]) -> Vec<u8> {
         Domain::JoinHost => "mesh/join/1 host",
         Domain::RelayAdmission => "mesh/relay/1 admission",
         Domain::Liveness => "mesh/liveness/1",
+        Domain::Mandate => "mesh/mandate/1",
     };
     let mut bytes = Vec::with_capacity(64 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
     for part in std::iter::once(&name.as_bytes()).chain(parts) {

@@ -63,6 +63,7 @@ pub fn pictures() -> Pictures {
         drops: Vec::new(),
         ssh_seed: [0; 32],
         level: LEVEL,
+        mandate: None,
     };
     let mut picture = Picture::new(HostId([1; 32]));
     picture.apply(Input::Shares(Arc::new([(SESSION, Arc::new(share))].into())));

@@ -6,7 +6,7 @@ use mesh::net::ForwardError;
 use proto::{
     id::{MachineName, Name, SessionId},
     picture::{Change, Picture, rows},
-    session::{MachineEntry, Phase, Share, slice},
+    session::{MachineEntry, Mandate, Phase, Share, slice},
     trust::Capability,
     wire::{
         api::{self, Error, Kind},
@@ -56,8 +56,9 @@ impl App {
     ) -> ApiResult<api::MachineRow> {
         let what = format!("{machine} was not {}", if run { "started" } else { "stopped" });
         let before = self.row(session, &machine)?;
-        let request = Request::Wish { session, machine: machine.clone(), run };
-        match self.inner.sessions.ask(session, request).await {
+        let wanted = |share: &Share| Mandate::wish(share, &machine, run);
+        let request = |mandate| Request::Wish { session, machine: machine.clone(), run, mandate };
+        match self.inner.sessions.decide(session, wanted, request).await {
             Ok(Answer::Done) => {}
             Ok(answer) => return Err(unexpected(&what, &answer)),
             Err(refusal) => return Err(refused(what, refusal)),

@@ -169,6 +169,7 @@ fn refused(what: impl Into<String>, refusal: Refusal) -> Error {
         Refusal::State(_) => (Kind::Refused, "agent session status, then try again"),
         Refusal::NoVoice => (Kind::Refused, "agent status"),
         Refusal::Older | Refusal::Gathering => (Kind::Refused, "try again"),
+        Refusal::Unsigned(_) => (Kind::Refused, "try again"),
         Refusal::MayNot(_) => (Kind::Refused, "agent host list -v    shows which hosts may"),
         Refusal::NoContent => (Kind::Failed, "agent session up FILE"),
         Refusal::Other(_) => (Kind::Refused, "agent status, to see which versions run"),

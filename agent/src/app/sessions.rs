@@ -8,7 +8,7 @@ use proto::{
     picture::{Change, acks, images, level, rows},
     reasons::Why,
     run::birth::Failure,
-    session::{Proposal, Replace, Share, State},
+    session::{Mandate, Proposal, Replace, Share, State},
     topology::{Intent, Parcel},
     trust::{Statement, Tombstone},
     wire::{
@@ -87,8 +87,17 @@ impl App {
         };
         let what = format!("{name} was not changed");
         let Parcel { intent, contents } = parcel;
-        let request = Request::Up { session, intent: Box::new(intent), index, replace, contents };
-        match self.inner.sessions.ask(session, request).await {
+        let means = images::meaning(&self.picture());
+        let wanted = |share: &Share| Some(Mandate::up(session, Some(share), (&intent, &replace), &means));
+        let request = |mandate| Request::Up {
+            session,
+            intent: Box::new(intent.clone()),
+            index,
+            replace: replace.clone(),
+            contents: contents.clone(),
+            mandate,
+        };
+        match self.inner.sessions.decide(session, wanted, request).await {
             Ok(Answer::Applied(proposal)) => Ok(self.applied(name.as_str(), session, &proposal)),
             Ok(answer) => Err(unexpected(&what, &answer)),
             Err(refusal) => Err(refused(what, refusal)),
@@ -194,7 +203,8 @@ impl App {
         if self.inner.sessions.lost(session) {
             return self.bury(session, what).await;
         }
-        match self.inner.sessions.ask(session, Request::Down(session)).await {
+        let request = |mandate| Request::Down { session, mandate };
+        match self.inner.sessions.decide(session, Mandate::end, request).await {
             Ok(Answer::Done) => self.down_progress(session).await,
             Ok(answer) => Err(unexpected(what, &answer)),
             Err(Refusal::NoQuorum) => Err(self.no_quorum(session, what)),
@@ -205,7 +215,9 @@ impl App {
     /// States the end of a session whose voters are out of the mesh: every host removes what it has of it.
     async fn bury(&self, session: SessionId, what: &str) -> ApiResult<api::DownProgress> {
         let mesh = &self.inner.mesh;
-        let end = Tombstone { session, made: mesh.now() };
+        let share = self.share(session)?;
+        let mandate = Mandate::end(&share).map(|end| mesh.mandate(&end));
+        let end = Tombstone { session, made: mesh.now(), mandate };
         match mesh.say(&Statement::Tombstone(end)) {
             Ok(()) => self.down_progress(session).await,
             Err(error) => Err(self.not_said(what, &error).await),

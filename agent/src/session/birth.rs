@@ -6,12 +6,12 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt;
 use proto::{
     id::SessionId,
-    picture::{Change, inventory},
+    picture::{Change, images, inventory},
     run::{
         birth::{Birth, Effect, Event, Failure, Seeds},
         lead,
     },
-    session::Proposal,
+    session::{Mandate, Proposal, Replace},
     topology::Parcel,
     trust::{Capability, Statement, Tombstone},
     wire::rpc::Refusal,
@@ -109,7 +109,10 @@ async fn begin(here: &Requests, parcel: Parcel, index: Option<u64>) -> Born {
     let mesh = &here.ground.mesh;
     let (host, salt) = (here.ground.me(), rand::random());
     let session = SessionId::born(host, &salt);
-    let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random() };
+    let wanted = (&parcel.intent, &Replace::default());
+    let mandate = Mandate::up(session, None, wanted, images::meaning(&here.ground.picture()));
+    let mandate = Some(mesh.mandate(&mandate));
+    let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random(), mandate };
     let (mut birth, mut effects) = Birth::new(session, seeds, parcel, index);
     loop {
         let mut next = None;
@@ -162,7 +165,8 @@ async fn show(here: &Requests, session: SessionId) -> Result<(), Refusal> {
 
 async fn give_up(here: &Requests, session: SessionId) {
     let mesh = &here.ground.mesh;
-    if let Err(error) = mesh.say(&Statement::Tombstone(Tombstone { session, made: mesh.now() })) {
+    let mandate = Some(mesh.mandate(&Mandate::never(session)));
+    if let Err(error) = mesh.say(&Statement::Tombstone(Tombstone { session, made: mesh.now(), mandate })) {
         tracing::warn!(%session, %error, "the end of a session that failed cannot be stated");
     }
     // The host's own task clears a session away that has a share here.

@@ -242,7 +242,8 @@ impl Coordinator {
 
     fn bury(&mut self) {
         let mesh = &self.ground.mesh;
-        let tombstone = Tombstone { session: self.session, made: mesh.now() };
+        let mandate = self.group.state().borrow().as_ref().and_then(|state| state.mandate.clone());
+        let tombstone = Tombstone { session: self.session, made: mesh.now(), mandate };
         match mesh.say(&Statement::Tombstone(tombstone)) {
             Ok(()) => self.told_unstated = false,
             // It is tried at every look; once is enough to be told.

@@ -11,6 +11,7 @@ use std::{
 use futures::FutureExt;
 use mesh::{Clock, Mesh};
 use proto::{
+    facts::Fact,
     id::{HostId, SessionId},
     picture::{Change, heads},
     run::knowledge::{Effect, Event, Knowledge, View},
@@ -134,8 +135,11 @@ impl Knowing {
         let sessions: BTreeSet<SessionId> =
             said.keys().chain(named.keys()).chain(shares.keys()).copied().collect();
         let born = |session: &SessionId| Some((*session, roll.set.genesis(*session)?.voters.clone()));
+        let births: Vec<_> = sessions.iter().filter_map(born).chain(self.asked_births(&roll)).collect();
+        let is_bound = |of: &SessionId| roll.set.genesis(*of).is_some_and(|genesis| genesis.bound);
+        let bound = births.iter().map(|(of, _)| *of).filter(is_bound).collect();
         View {
-            births: sessions.iter().filter_map(born).chain(self.asked_births(&roll)).collect(),
+            births: births.into_iter().collect(),
             buried: roll.set.tombstones().map(|tombstone| tombstone.session).collect(),
             heads: said,
             named,
@@ -143,6 +147,8 @@ impl Knowing {
             out: picture.out.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
             mute: mute(&roll),
+            operators: operators(&roll),
+            bound,
         }
     }
 
@@ -193,6 +199,12 @@ impl Knowing {
                 };
                 let failed = Err("the agent failed: see its log".into());
                 self.begin(work, Event::Fetched(session, content, failed));
+            }
+            Effect::Unsigned(share, from, unsigned) => {
+                let (session, coordinator) = (share.name.clone(), self.parts.ground.picture().name(from));
+                tracing::warn!(%session, coordinator, %unsigned, "a share is refused");
+                let because = unsigned.to_string();
+                self.parts.ground.tell(Fact::ShareRefused { session, coordinator, because });
             }
             Effect::Lacks(share, because) => {
                 self.work.spawn(contents::lacks(self.parts.ground.clone(), share, because).map(|()| None));
@@ -251,6 +263,12 @@ impl Knowing {
 /// Lists the members whose word on sessions counts for nothing.
 fn mute(roll: &mesh::Roll) -> BTreeSet<HostId> {
     let members = roll.members.values().filter(|member| !member.may(Capability::Vote));
+    members.map(|member| member.host).collect()
+}
+
+/// Lists the members who may operate.
+fn operators(roll: &mesh::Roll) -> BTreeSet<HostId> {
+    let members = roll.members.values().filter(|member| member.may(Capability::Operate));
     members.map(|member| member.host).collect()
 }
 

@@ -1,12 +1,14 @@
 //! What the rest of the agent may ask of sessions: two narrow handles, and each has no power beside its methods.
 //! The tasks of sessions are reached through nothing else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use mesh::quorum::Group;
 use proto::{
     id::{HostId, Name, SessionId},
-    session::{Proposal, Replace, voters},
+    level::Feature,
+    picture::{Change, Picture},
+    session::{Mandate, Proposal, Refused, Replace, Share, SignedMandate, voters},
     topology::{Intent, Parcel},
     wire::rpc::{Answer, Refusal, Request},
 };
@@ -17,6 +19,11 @@ use super::{
     birth::{Births, Born},
     requests::{self, Requests},
 };
+
+/// Operators that decide at once: each tries again on what the other decided.
+const SIGN_TRIES: u32 = 4;
+/// How long this host's own share may be behind what another operator decided.
+const SHARED: Duration = Duration::from_secs(3);
 
 /// What people may ask of sessions, through the local API.
 #[derive(Clone)]
@@ -46,6 +53,34 @@ impl ForPeople {
     /// Asks the coordinator of a session, following its hints, for a bounded time.
     pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
         self.asking.ask(session, request).await
+    }
+
+    /// Asks the same with what an operator on this host signs for it, once everybody in the session knows mandates. One
+    /// who is overtaken by another operator signs again, when this host has that one's share.
+    pub async fn decide(
+        &self,
+        session: SessionId,
+        mandate: impl Fn(&Share) -> Option<Mandate>,
+        request: impl Fn(Option<Box<SignedMandate>>) -> Request,
+    ) -> Result<Answer, Refusal> {
+        let ground = &self.requests.ground;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let share = ground.share(session).filter(|share| share.level.allows(Feature::Mandates));
+            let signed =
+                share.and_then(|share| mandate(&share)).map(|wanted| Box::new(ground.mesh.mandate(&wanted)));
+            let answer = self.ask(session, request(signed)).await;
+            let Err(Refusal::State(Refused::Mandate { current })) = answer else { return answer };
+            let of = move |change: &Change| *change == Change::Session(session);
+            let has = |picture: &Picture| {
+                let share = picture.share(session).and_then(|share| share.mandate.as_ref()?.read());
+                share.is_some_and(|known| known.number >= current)
+            };
+            if tries == SIGN_TRIES || !ground.pictures.until(of, SHARED, has).await {
+                return answer;
+            }
+        }
     }
 
     /// Names the coordinator of a session as far as this host can tell.

@@ -80,6 +80,10 @@ pub async fn answer(all: &Requests, from: HostId, request: Request) -> Answer {
     if let Err(refusal) = all.ground.judge(from, request.needs()) {
         return Answer::Refused(refusal);
     }
+    if request.mandate().is_some_and(|(session, mandate)| !mandate.is_by(from, session)) {
+        let because = "the mandate is not signed by the host that brings it";
+        return Answer::Refused(Refusal::Unsigned(because.into()));
+    }
     let request = match Ask::of(from, request) {
         Ok((session, ask)) => return coordinate(all, session, ask).await,
         Err(request) => request,

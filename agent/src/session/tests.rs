@@ -10,7 +10,7 @@ use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
     run::host::Owner,
-    session::{Command, Directory, Prefix, Replace, Share},
+    session::{Command, Decision, Directory, Mandate, Prefix, Replace, Share, SignedMandate, slice},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
     trust::{Genesis, May, Statement, Tombstone},
@@ -32,6 +32,7 @@ use crate::{
 mod gone;
 mod limited;
 mod logs;
+mod mandates;
 
 /// The longest that anything in these tests may take.
 const WITHIN: Duration = Duration::from_secs(40);
@@ -144,8 +145,14 @@ impl Host {
     fn bear(&self) -> SessionId {
         let salt = rand::random();
         let session = SessionId::born(self.id(), &salt);
-        let genesis =
-            Genesis { session, salt, name: name("shop"), stamp: Timestamp(1), voters: vec![self.id()] };
+        let genesis = Genesis {
+            session,
+            salt,
+            name: name("shop"),
+            stamp: Timestamp(1),
+            voters: vec![self.id()],
+            bound: false,
+        };
         self.mesh.say(&Statement::Genesis(genesis)).unwrap();
         session
     }
@@ -183,7 +190,16 @@ fn share(session: SessionId, version: u64) -> Share {
         drops: Vec::new(),
         ssh_seed: [0; 32],
         level: proto::level::LEVEL,
+        mandate: None,
     }
+}
+
+/// Signs what follows the mandate of a host's own log. Any image's name means the same.
+fn signed(host: &Host, session: SessionId, wanted: (&Intent, &Replace)) -> SignedMandate {
+    let state = host.sessions.table.log(session).unwrap().state().borrow().clone().unwrap();
+    let share = slice::share(&state, host.id());
+    let means = |_: &proto::topology::ImageRef| Some(proto::id::Digest([1; 32]));
+    host.mesh.mandate(&Mandate::up(session, Some(&share), wanted, means))
 }
 
 /// Looks again and again: what is asked is spread over many watches.
@@ -234,8 +250,10 @@ async fn a_buried_session_is_cleared_away_and_never_comes_back() {
     let attic = Host::founder("attic").await;
     let session = attic.up().await;
     assert!(attic.sessions.ground.share(session).is_some(), "whoever asked finds it at once");
-    let tombstone = Tombstone { session, made: attic.mesh.now() };
-    attic.mesh.say(&Statement::Tombstone(tombstone)).unwrap();
+    let tombstone = |mandate| Statement::Tombstone(Tombstone { session, made: attic.mesh.now(), mandate });
+    assert!(attic.mesh.say(&tombstone(None)).is_err(), "no operator ended it");
+    let ended = attic.mesh.mandate(&Mandate::never(session));
+    attic.mesh.say(&tombstone(Some(ended))).unwrap();
     let dir = attic.sessions.requests.store.session(session);
     eventually("the end", async || attic.sessions.ground.share(session).is_none() && !dir.exists()).await;
     assert!(attic.sessions.table.log(session).is_none());
@@ -318,7 +336,9 @@ async fn place_by_hand(host: &Host, session: SessionId, intent: Intent, on: Host
         level: proto::level::LEVEL,
         ..before
     };
-    let command = Command::Apply { intent, plan, replace: Default::default() };
+    let replace = Replace::default();
+    let mandate = Some(signed(host, session, (&intent, &replace)));
+    let command = Decision::Apply { intent, plan, replace }.entry(mandate);
     super::requests::write(&host.sessions.requests, session, command).await.unwrap();
 }
 
@@ -331,7 +351,8 @@ async fn the_coordinator_lets_no_started_disk_go_that_nobody_spoke_of() {
     let up = async |disk: &str, replace: Replace| {
         let intent = Box::new(shop_with_disk(disk));
         let contents = Default::default();
-        let request = Request::Up { session, intent, index: None, replace, contents };
+        let mandate = Some(Box::new(signed(&attic, session, (&intent, &replace))));
+        let request = Request::Up { session, intent, index: None, replace, contents, mandate };
         match super::requests::answer(&attic.sessions.requests, attic.id(), request).await {
             Answer::Applied(proposal) => *proposal,
             answer => panic!("{answer:?}"),
@@ -369,10 +390,7 @@ async fn three_hosts_vote_all_hear_and_another_leads_when_the_first_is_gone() {
         eventually("three voices", async || host.sessions.requests.known.voices(session) == all).await;
     }
     let (dir, label) = attic.stop().await;
-    let ended = async || {
-        let request = Request::Down(session);
-        matches!(cellar.sessions.asking.ask(session, request).await, Ok(Answer::Done))
-    };
+    let ended = async || cellar.app.down(session).await.is_ok();
     eventually("another coordinator takes the end", ended).await;
     eventually("the end is heard", async || {
         garden.sessions.ground.share(session).is_none_or(|share| share.ended)

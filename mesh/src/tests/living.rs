@@ -70,7 +70,11 @@ async fn requests_and_raft_messages_are_answered() {
     assert!(!seen.is_empty() && seen.iter().all(|at| at.ip().is_loopback()), "{seen:?}");
     let around = attic.mesh.surroundings();
     assert!(around.places.iter().any(|(_, at, published)| at.ip().is_loopback() && *published), "{around:?}");
-    let asked = attic.mesh.call(garden.id(), Request::Down(session()), WITHIN).await.unwrap();
+    let asked = attic
+        .mesh
+        .call(garden.id(), Request::Down { session: session(), mandate: None }, WITHIN)
+        .await
+        .unwrap();
     let expected = format!("{} asked Down(SessionId(09090909))", attic.id());
     assert_eq!(asked, Answer::Refused(Refusal::Failed(expected)));
     let large = vec![5; 3 * 1024 * 1024];
@@ -209,6 +213,7 @@ async fn a_session_said_by_one_member_is_known_to_all() {
         name: name("shop"),
         stamp: hosts[1].mesh.now(),
         voters: vec![hosts[1].id()],
+        bound: false,
     };
     hosts[1].mesh.say(&Statement::Genesis(genesis.clone())).unwrap();
     for host in &hosts {

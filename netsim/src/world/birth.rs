@@ -23,7 +23,7 @@ impl World {
     /// Begins a session on a host that runs an agent.
     pub(super) fn begin(&mut self, id: HostId, session: SessionId, parcel: Parcel) {
         let stamp = self.hosts.get(&id).map(|host| host.wall(self.now)).unwrap_or_default();
-        let seeds = Seeds { host: id, salt: [0; 16], stamp, ssh_seed: [0; 32] };
+        let seeds = Seeds { host: id, salt: [0; 16], stamp, ssh_seed: [0; 32], mandate: None };
         let (mut birth, mut effects) = Birth::new(session, seeds, parcel, None);
         while !effects.is_empty() {
             let mut next = None;

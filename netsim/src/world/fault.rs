@@ -188,15 +188,20 @@ impl World {
                 }
                 let share = self.hosts.get(&id).and_then(|host| host.disk.shares.get(&session));
                 let index = share.map(|share| share.generation.0).filter(|_| seen == Basis::Here);
-                let request = Request::Up { session, intent, index, replace, contents };
+                let request = Request::Up { session, intent, index, replace, contents, mandate: None };
                 self.ask_coordinator(id, session, request, Asker::User("up".into()));
             }
             Fault::Wish(id, (session, machine), run) => {
-                let request = Request::Wish { session, machine, run };
+                let request = Request::Wish { session, machine, run, mandate: None };
                 self.ask_coordinator(id, session, request, Asker::User("wish".into()));
             }
             Fault::Down(id, session) => {
-                self.ask_coordinator(id, session, Request::Down(session), Asker::User("down".into()));
+                self.ask_coordinator(
+                    id,
+                    session,
+                    Request::Down { session, mandate: None },
+                    Asker::User("down".into()),
+                );
             }
             Fault::Joins(id) => self.join(id),
             Fault::Upgraded(id) => self.upgrade(id),

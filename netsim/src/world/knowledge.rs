@@ -1,9 +1,6 @@
 //! What an agent knows of sessions: gathers what `run::knowledge` looks at and carries out what it says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use proto::{
     id::{HostId, SessionId},
@@ -54,7 +51,7 @@ impl World {
             members: picture.present().map(|(host, _)| host).collect(),
             out: picture.out.keys().copied().collect(),
             up: picture.up().map(|(host, _)| host).collect(),
-            mute: BTreeSet::new(),
+            ..View::default()
         }
     }
 
@@ -91,6 +88,9 @@ impl World {
             Effect::Fetch(session, from, content) => {
                 let request = Request::Content { session, content, offset: 0 };
                 self.call(id, from, request, For::Content(session, content));
+            }
+            Effect::Unsigned(share, _, unsigned) => {
+                self.tell(Some(id), || format!("a share of {} is refused: {unsigned}", share.name));
             }
             Effect::Lacks(share, because) => {
                 self.tell(Some(id), || format!("files of {} lack: {because}", share.name));

@@ -108,7 +108,8 @@ impl Host {
             agent.take_in(Input::Records(Arc::new(records)));
         }
         let buried = self.disk.buried.iter();
-        let ends: Vec<_> = buried.map(|of| Tombstone { session: *of, made: Timestamp(0) }).collect();
+        let ends: Vec<_> =
+            buried.map(|of| Tombstone { session: *of, made: Timestamp(0), mandate: None }).collect();
         agent.ends.hear(ends.iter());
     }
 

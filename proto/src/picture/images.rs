@@ -8,6 +8,7 @@ use crate::{
     id::{Digest, HostId},
     session::ImageFacts,
     time::Timestamp,
+    topology::ImageRef,
     trust::Capability,
     wire::record::{Body, ImageRecord, RecordKey},
 };
@@ -76,6 +77,15 @@ pub fn resolve<'a>(
         }
     }
     meanings
+}
+
+/// Says what content a topology's image is now, by this host's own picture.
+pub fn meaning(picture: &Picture) -> impl Fn(&ImageRef) -> Option<Digest> + use<> {
+    let meanings = meanings(picture);
+    move |image| match image {
+        ImageRef::Named(name) => meanings.get(name).map(|(digest, _)| *digest),
+        ImageRef::Pinned(digest) => Some(*digest),
+    }
 }
 
 /// Says which content each name means in the mesh now, and since when.

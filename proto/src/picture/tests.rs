@@ -531,7 +531,7 @@ fn what_was_seen_of_another_share_does_not_count() {
 }
 
 fn tombstone(session: u8, made: u64) -> Tombstone {
-    Tombstone { session: SessionId([session; 16]), made: crate::time::Timestamp(made) }
+    Tombstone { session: SessionId([session; 16]), made: crate::time::Timestamp(made), mandate: None }
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn down_waits_until_every_host_says_that_it_knows_of_the_end_and_has_nothing() {
         picture.apply(Input::Records(Arc::new(records)));
         hosts(&acks::unaware_of_end(&picture, SESSION))
     };
-    let end = Tombstone { session: SESSION, made: crate::time::Timestamp(1) };
+    let end = Tombstone { session: SESSION, made: crate::time::Timestamp(1), mandate: None };
     assert_eq!(of("nas", None, &[]), "attic nas", "it may still be told to start something");
     assert_eq!(of("nas", Some(&state), std::slice::from_ref(&end)), "attic nas", "it has a share of it");
     assert_eq!(of("nas", None, &[end]), "attic");

@@ -12,7 +12,7 @@ use crate::{
     id::{HostId, Name, SessionId},
     level::{Feature, Level},
     picture::Shares,
-    session::{Command, Inventory, Proposal, Replace, plan, understood::understood},
+    session::{Command, Decision, Inventory, Proposal, Replace, SignedMandate, plan, understood::understood},
     time::Timestamp,
     topology::{Contents, Intent, Parcel},
     trust::Genesis,
@@ -48,6 +48,8 @@ pub struct Seeds {
     pub stamp: Timestamp,
     /// Where its keys come from.
     pub ssh_seed: [u8; 32],
+    /// What the operator signed of it, for a session whose hosts all know mandates.
+    pub mandate: Option<SignedMandate>,
 }
 
 /// What the birth waited for.
@@ -187,7 +189,14 @@ impl Birth {
             name: self.intent.topology.session.clone(),
             stamp: self.seeds.stamp,
             voters: vec![self.seeds.host],
+            bound: self.mandate().is_some(),
         }
+    }
+
+    /// Gives what was signed, where everybody understands that.
+    fn mandate(&self) -> Option<SignedMandate> {
+        let level = self.proposal.plan.as_ref().map_or(Level::FIRST, |plan| plan.level);
+        self.seeds.mandate.clone().filter(|_| level.allows(Feature::Mandates))
     }
 
     fn apply(&mut self) -> Vec<Effect> {
@@ -199,7 +208,7 @@ impl Birth {
         let (intent, replace) = (understood(&self.intent, level).into_owned(), Replace::default());
         let parts = std::mem::take(&mut self.contents).parts(&intent.named());
         self.writes = raise.into_iter().chain(parts.into_iter().map(Command::Keep)).collect();
-        self.writes.push_back(Command::Apply { intent, plan, replace });
+        self.writes.push_back(Decision::Apply { intent, plan, replace }.entry(self.mandate()));
         self.write()
     }
 
@@ -239,7 +248,7 @@ mod tests {
     const HOSTS: &str = "attic 900 image\nnas 900 image";
 
     fn seeds() -> Seeds {
-        Seeds { host: host_id("nas"), salt: [1; 16], stamp: Timestamp(7), ssh_seed: [2; 32] }
+        Seeds { host: host_id("nas"), salt: [1; 16], stamp: Timestamp(7), ssh_seed: [2; 32], mandate: None }
     }
 
     fn begin(topology: &str, index: Option<u64>) -> (Birth, Vec<Effect>) {

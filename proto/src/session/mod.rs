@@ -1,5 +1,6 @@
 //! The words of a running session: what hosts offer, the hard state and what changes it, what a host sees; `proposal` has
-//! those of what is planned, `refused` of what changed nothing, `share` of what one host must make true. The rules on them live in the files beside this one:
+//! those of what is planned, `refused` of what changed nothing, `share` of what one host must make true, `command` what is written.
+//! The rules on them live in the files beside this one:
 //!
 //! - `state`: the hard state that voters store, `Command` in, refusal or `State` out;
 //! - `plan`: (state, inventory) -> plan or obstacles, with `schedule` for the hosts and `overlay`
@@ -7,15 +8,18 @@
 //! - `disk`: what becomes of a machine's disk, and whose may be lost;
 //! - `understood`: what of a topology everybody who reads the session understands;
 //! - `slice`: state -> the share of one host;
+//! - `mandate`: what an operator signed, and whether a share keeps to it;
 //! - `order`: who may start now, given who is ready;
 //! - `reconcile`: (share, observed) -> actions;
 //! - `voters`: how many voters, and which hosts;
 //! - `voices`: whose word on a session a host believes.
 
+mod command;
 pub mod difference;
 pub mod disk;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod mandate;
 pub mod order;
 pub mod overlay;
 pub mod plan;
@@ -40,12 +44,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
-    level::{self, Feature, Level},
+    level::{self, Level},
     reasons::Because,
     time::Timestamp,
     topology::{Contents, Intent},
 };
+pub use command::{Command, Decision};
 pub use disk::{Made, Replace};
+pub use mandate::{Charge, Mandate, SignedMandate, Unsigned};
 pub use proposal::{Change, ChangeAction, How, Obstacle, Placement, Plan, Proposal, Rejection};
 pub use refused::Refused;
 pub use share::{Directory, GroupEntry, MachineEntry, MachineFile, MachineSpec, Share, Voices};
@@ -251,6 +257,9 @@ pub struct State {
     /// Hosts that had machines and are out of the mesh for good: what was there is not to be waited for.
     #[cbor(n(17), with = "crate::wire::fields::usual", has_nil)]
     pub out: BTreeSet<HostId>,
+    /// What an operator signed of it last.
+    #[cbor(n(18), with = "crate::wire::fields::option", has_nil)]
+    pub mandate: Option<SignedMandate>,
 }
 
 /// An incarnation that its host must remove.
@@ -263,115 +272,6 @@ pub struct Drop {
     /// The incarnation; this one and all before it.
     #[n(1)]
     pub epoch: Epoch,
-}
-
-/// What may be written into the hard state.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub enum Command {
-    /// The first entry. A second one is refused.
-    #[n(0)]
-    Create {
-        /// The session's identity.
-        #[n(0)]
-        id: SessionId,
-        /// Its label.
-        #[n(1)]
-        name: Name,
-        /// When it was made.
-        #[n(2)]
-        stamp: Timestamp,
-        /// The key pair of `machine ssh`.
-        #[cbor(n(3), with = "minicbor::bytes")]
-        ssh_seed: [u8; 32],
-    },
-    /// A topology and the plan that makes it true, together, by compare-and-swap on the plan.
-    #[n(1)]
-    Apply {
-        /// The topology. All bytes that it names must be kept already.
-        #[n(0)]
-        intent: Intent,
-        /// The plan; its parent must be current.
-        #[n(1)]
-        plan: Plan,
-        /// Whose started disks it may replace.
-        #[n(2)]
-        replace: Replace,
-    },
-    /// A host is told that it may start an incarnation for the first time. Written before it is told.
-    #[n(2)]
-    Grant {
-        /// The machine.
-        #[n(0)]
-        machine: MachineName,
-        /// The host that asked.
-        #[n(1)]
-        host: HostId,
-        /// The incarnation.
-        #[n(2)]
-        epoch: Epoch,
-    },
-    /// `machine stop` and `machine start`.
-    #[n(3)]
-    Wish {
-        /// The machine.
-        #[n(0)]
-        machine: MachineName,
-        /// Whether it shall run.
-        #[n(1)]
-        run: bool,
-    },
-    /// A host removed this incarnation: QEMU dead, disk gone.
-    #[n(4)]
-    Dropped {
-        /// The machine.
-        #[n(0)]
-        machine: MachineName,
-        /// The host that says so.
-        #[n(1)]
-        host: HostId,
-        /// This incarnation and all before it.
-        #[n(2)]
-        epoch: Epoch,
-    },
-    /// `session down`: every machine goes, nothing starts again.
-    #[n(5)]
-    End,
-    /// Bytes of files that the next topology names. What none names goes with the next one.
-    #[n(6)]
-    Keep(#[n(0)] Contents),
-    /// Everybody who reads the session understands this much: from here on what came with that level may be written.
-    #[n(7)]
-    Raise {
-        /// The level.
-        #[n(0)]
-        level: Level,
-    },
-    /// A host is out of the mesh for good, by an operator's recorded word: its machines may be placed elsewhere, each
-    /// with its next epoch.
-    #[n(9)]
-    Out {
-        /// The host.
-        #[n(0)]
-        host: HostId,
-    },
-}
-
-impl Command {
-    /// Names what it is that readers of the first level stumble over, if there is such.
-    pub fn feature(&self) -> Option<Feature> {
-        match self {
-            Command::Raise { .. } => Some(Feature::Raise),
-            Command::Out { .. } => Some(Feature::Out),
-            Command::Apply { intent, .. } => understood::feature(intent),
-            Command::Create { .. }
-            | Command::Grant { .. }
-            | Command::Wish { .. }
-            | Command::Dropped { .. }
-            | Command::End
-            | Command::Keep(_) => None,
-        }
-    }
 }
 
 /// The life of one machine as people and names see it.

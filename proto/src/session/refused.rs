@@ -63,6 +63,14 @@ pub enum Refused {
     #[error("host {} is out of the mesh", .0.short())]
     #[n(11)]
     Out(#[n(0)] HostId),
+    /// The session's mandate changed meanwhile, or the entry carries none.
+    #[error("another operator changed the session meanwhile: its mandate is number {current}")]
+    #[n(12)]
+    Mandate {
+        /// The session's.
+        #[n(0)]
+        current: u64,
+    },
 }
 
 impl Coded for Refused {
@@ -79,6 +87,7 @@ impl Coded for Refused {
             Refused::Full => "full",
             Refused::Raised => "raised",
             Refused::Out(_) => "out",
+            Refused::Mandate { .. } => "mandate",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Guard, Prefix};
+use super::{Guard, Prefix, SignedMandate};
 use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     level::Level,
@@ -58,6 +58,10 @@ pub struct Share {
     #[serde(default)]
     #[n(11)]
     pub level: Level,
+    /// What an operator signed of the session last; `None` = it began among hosts that know no mandates.
+    #[serde(default)]
+    #[cbor(n(12), with = "crate::wire::fields::option", has_nil)]
+    pub mandate: Option<SignedMandate>,
 }
 
 /// Who is where in a session. Every member has it, so names work everywhere.

@@ -35,6 +35,7 @@ pub fn share(state: &State, host: HostId) -> Share {
         drops: drops.collect(),
         ssh_seed: state.ssh_seed,
         level: state.level,
+        mandate: state.mandate.clone(),
     }
 }
 
@@ -144,13 +145,13 @@ fn machine(state: &State, placement: &Placement) -> Option<MachineSpec> {
 }
 
 /// Leaves out where services are published: that is told to all hosts, and no reason to start a machine again.
-fn services(group: &Group) -> BTreeMap<Name, Service> {
+pub(super) fn services(group: &Group) -> BTreeMap<Name, Service> {
     let service =
         |(name, service): (&Name, &Service)| (name.clone(), Service { publish: None, ..service.clone() });
     group.services.iter().map(service).collect()
 }
 
-fn files(intent: &Intent, group: &Group) -> Vec<MachineFile> {
+pub(super) fn files(intent: &Intent, group: &Group) -> Vec<MachineFile> {
     let file = |(path, file): (&String, &crate::topology::FileSpec)| {
         let content = *intent.files.get(&file.source)?;
         Some(MachineFile { path: path.clone(), mode: file.mode, owner: file.owner.clone(), content })

@@ -10,7 +10,7 @@ use crate::{
     level::{Feature, Level},
     limits::{MAX_FILE_BYTES, MAX_FILES, MAX_KEEP_BYTES, MAX_KEPT_BYTES},
     run::{Mutant, Rules},
-    session::{Command, Drop, Placement, Plan, Refused, Replace, State},
+    session::{Command, Decision, Drop, Placement, Plan, Refused, Replace, SignedMandate, State},
     topology::{Contents, Intent},
 };
 
@@ -46,6 +46,7 @@ pub fn apply_under(
                 contents: Contents::default(),
                 level: Level::FIRST,
                 out: BTreeSet::new(),
+                mandate: None,
             };
             (Some(state), Ok(()))
         }
@@ -130,7 +131,17 @@ impl Plan {
 }
 
 fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refused> {
+    // Once operators sign, nothing that they decide is taken without.
+    let decides = matches!(command, Command::Apply { .. } | Command::Wish { .. } | Command::End);
+    if decides && state.mandate.is_some() && !state.ended {
+        return Err(Refused::Mandate { current: number(state) });
+    }
+    decide(rules, state, command)
+}
+
+fn decide(rules: Rules, state: &mut State, command: Command) -> Result<(), Refused> {
     match command {
+        Command::Signed { mandate, decision } => signed(rules, state, mandate, decision),
         Command::Create { .. } => Err(Refused::Existence),
         Command::Apply { intent, plan, replace } => adopt(rules, state, intent, plan, &replace),
         Command::Grant { machine, host, epoch } => {
@@ -185,6 +196,30 @@ fn change(rules: Rules, state: &mut State, command: Command) -> Result<(), Refus
             Ok(())
         }
     }
+}
+
+/// Takes what was signed with what follows from it. Whether it covers that, hosts judge: each of them reads it anyway.
+fn signed(
+    rules: Rules,
+    state: &mut State,
+    mandate: SignedMandate,
+    decision: Decision,
+) -> Result<(), Refused> {
+    alive(state)?;
+    let current = number(state);
+    let new = mandate.read().filter(|new| new.session == state.id && new.number == current.saturating_add(1));
+    if new.is_none_or(|new| new.parent != state.mandate.as_ref().map(SignedMandate::digest)) {
+        return Err(Refused::Mandate { current });
+    }
+    let version = state.version;
+    decide(rules, state, decision.entry(None))?;
+    state.mandate = Some(mandate);
+    state.version = state.version.max(version + 1);
+    Ok(())
+}
+
+fn number(state: &State) -> u64 {
+    state.mandate.as_ref().and_then(SignedMandate::read).map_or(0, |mandate| mandate.number)
 }
 
 /// Takes a topology with the plan that makes it true.

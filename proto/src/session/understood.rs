@@ -51,6 +51,7 @@ fn without(group: &mut Group, feature: Feature) {
         | Feature::Limits
         | Feature::Probes
         | Feature::Evict
+        | Feature::Mandates
         | Feature::Out
         | Feature::Possession => {}
     }

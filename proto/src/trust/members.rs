@@ -136,6 +136,9 @@ pub enum RefusedBecause {
     /// The birth of a session that another host started.
     #[error("the session was started by another host")]
     NotItsOwn,
+    /// The end of a session that no operator ended.
+    #[error("no operator ended the session")]
+    Unsigned,
     /// The set, or the signer's part of it, is full.
     #[error("there are too many statements")]
     Full,
@@ -335,6 +338,13 @@ impl MemberSet {
         if made > now.plus_ms(CLOCK_TOLERANCE_MS) {
             return Err(RefusedBecause::Early);
         }
+        if let Statement::Tombstone(tombstone) = statement
+            && self.genesis(tombstone.session).is_some_and(|genesis| genesis.bound)
+        {
+            let by = tombstone.mandate.as_ref().map(|mandate| mandate.signer);
+            let operates = by.and_then(|by| self.member(by)).is_some_and(|by| by.may(Capability::Operate));
+            return if operates && tombstone.is_signed() { Ok(()) } else { Err(RefusedBecause::Unsigned) };
+        }
         if self.is_root(signer) {
             return Ok(());
         }
@@ -442,7 +452,9 @@ fn rank(statement: &Statement, by_root: bool) -> Rank {
         Statement::Eviction(eviction) => out::rank(eviction),
         Statement::Rename(rename) => rename.made.0,
         Statement::Possession(possession) => possession.made.0,
-        Statement::Revocation(_) | Statement::Tombstone(_) | Statement::Unknown { .. } => 0,
+        // One that an operator signed stands above one that anybody can write.
+        Statement::Tombstone(tombstone) => u64::from(tombstone.is_signed()),
+        Statement::Revocation(_) | Statement::Unknown { .. } => 0,
     };
     (by_root, count)
 }

@@ -12,6 +12,7 @@ use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},
     limits::MAX_STATEMENT_BYTES,
     seal::{Domain, PublicKey, SealError, Seed, Sig, verify},
+    session::SignedMandate,
     time::Timestamp,
     trust::may::May,
     wire::{
@@ -161,6 +162,9 @@ pub struct Genesis {
     /// The hosts that store it first.
     #[n(4)]
     pub voters: Vec<HostId>,
+    /// Whether operators sign what becomes of it; absent = it began among hosts that know no mandates.
+    #[cbor(n(5), with = "crate::wire::fields::usual", has_nil)]
+    pub bound: bool,
 }
 
 /// The end of a session.
@@ -173,6 +177,17 @@ pub struct Tombstone {
     /// When it ended.
     #[n(1)]
     pub made: Timestamp,
+    /// What the operator signed who ended it; a session that is bound by mandates ends by no other word.
+    #[cbor(n(2), with = "crate::wire::fields::option", has_nil)]
+    pub mandate: Option<SignedMandate>,
+}
+
+impl Tombstone {
+    /// Tells whether it has a mandate that ended this session. Who signed that, the caller knows.
+    pub fn is_signed(&self) -> bool {
+        let mandate = self.mandate.as_ref().and_then(|signed| signed.open().ok());
+        mandate.is_some_and(|mandate| mandate.ended && mandate.session == self.session)
+    }
 }
 
 /// The end of a host's membership. It wins over every certificate of that host and stays.

@@ -328,11 +328,19 @@ fn members_announce_sessions_and_the_earlier_birth_is_the_true_one() {
     let mut set = set();
     let salt = [5; 16];
     let session = SessionId::born(host(&CELLAR), &salt);
-    let genesis = |stamp| Genesis { session, salt, name: name("shop"), stamp, voters: vec![host(&CELLAR)] };
+    let genesis = |stamp| Genesis {
+        session,
+        salt,
+        name: name("shop"),
+        stamp,
+        voters: vec![host(&CELLAR)],
+        bound: false,
+    };
     set.apply(seal(Statement::Genesis(genesis(NOW)), &CELLAR), NOW).unwrap();
     let later = seal(Statement::Genesis(genesis(NOW.plus_ms(1))), &CELLAR);
     assert_eq!(set.apply(later.clone(), NOW), Ok(false));
-    set.apply(seal(Statement::Tombstone(Tombstone { session, made: NOW }), &CELLAR), NOW).unwrap();
+    set.apply(seal(Statement::Tombstone(Tombstone { session, made: NOW, mandate: None }), &CELLAR), NOW)
+        .unwrap();
     assert_eq!(set.all().iter().filter(|sealed| sealed.kind == later.kind).count(), 1);
     assert_eq!(set.genesis(session).unwrap().stamp, NOW);
     assert!(set.is_buried(session) && !set.is_buried(SessionId([1; 16])));
@@ -345,7 +353,8 @@ fn nobody_states_the_birth_of_a_session_that_another_host_started() {
     let salt = [5; 16];
     let session = SessionId::born(host(&CELLAR), &salt);
     let name = name("shop");
-    let forged = Genesis { session, salt, name, stamp: Timestamp(0), voters: vec![host(&ATTIC)] };
+    let forged =
+        Genesis { session, salt, name, stamp: Timestamp(0), voters: vec![host(&ATTIC)], bound: false };
     assert_eq!(set.apply(seal(Statement::Genesis(forged), &ATTIC), NOW), Err(RefusedBecause::NotItsOwn));
     assert_eq!(set.genesis(session), None);
 }
@@ -356,7 +365,7 @@ fn one_member_cannot_fill_the_set() {
     let mut last = Ok(true);
     for at in 0..2_001_u32 {
         let session = SessionId([&at.to_le_bytes()[..], &[0; 12]].concat().try_into().unwrap());
-        let tombstone = Statement::Tombstone(Tombstone { session, made: NOW });
+        let tombstone = Statement::Tombstone(Tombstone { session, made: NOW, mandate: None });
         last = set.apply(seal(tombstone, &CELLAR), NOW);
     }
     assert_eq!(last, Err(RefusedBecause::Full));
@@ -365,7 +374,7 @@ fn one_member_cannot_fill_the_set() {
 
 fn tombstone(at: u32) -> Statement {
     let session = SessionId([&at.to_le_bytes()[..], &[0; 12]].concat().try_into().unwrap());
-    Statement::Tombstone(Tombstone { session, made: NOW })
+    Statement::Tombstone(Tombstone { session, made: NOW, mandate: None })
 }
 
 fn unknown(at: u32) -> Statement {
@@ -597,4 +606,32 @@ proptest! {
         prop_assert_eq!(show(&shuffled), show(&expected));
         prop_assert_eq!(shuffled.summary(), expected.summary());
     }
+}
+
+#[test]
+fn a_session_that_is_bound_by_mandates_ends_by_what_an_operator_signed_alone() {
+    use crate::session::Mandate;
+    let mut set = set();
+    set.apply(seal(Statement::Certificate(only(1, &[Capability::Vote])), &ATTIC), NOW).unwrap();
+    let salt = [7; 16];
+    let session = SessionId::born(host(&CELLAR), &salt);
+    let end = |mandate| {
+        let tombstone = Statement::Tombstone(Tombstone { session, made: NOW, mandate });
+        seal(tombstone, &SHED)
+    };
+    let never = |session, by: &Seed| Some(Mandate::never(session).sign(by));
+    // What came before the birth was known counts no more, and gives way.
+    assert_eq!(set.apply(end(None), NOW), Ok(true));
+    assert!(set.is_buried(session));
+    let (name, stamp, voters) = (name("shop"), NOW, vec![host(&CELLAR)]);
+    let genesis = Statement::Genesis(Genesis { session, salt, name, stamp, voters, bound: true });
+    set.apply(seal(genesis, &CELLAR), NOW).unwrap();
+    assert!(!set.is_buried(session) && set.tombstones().next().is_none());
+    for wrong in [None, never(session, &SHED), never(session, &TOKEN), never(SessionId([8; 16]), &CELLAR)] {
+        assert_eq!(set.apply(end(wrong), NOW), Err(RefusedBecause::Unsigned));
+    }
+    assert!(!set.is_buried(session));
+    assert_eq!(set.apply(end(never(session, &CELLAR)), NOW), Ok(true));
+    assert!(set.is_buried(session));
+    assert_eq!(set.tombstones().count(), 1);
 }

@@ -9,7 +9,7 @@ use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     reachability::proof::{Claim, Reached},
     reasons::Coded,
-    session::{Proposal, Replace, Share, State},
+    session::{Proposal, Replace, Share, SignedMandate, State},
     time::Timestamp,
     topology::{Content, Contents, Intent},
     trust::{Capability, JoinAnswer, JoinProof, Short, Transcript},
@@ -86,10 +86,20 @@ pub enum Request {
         /// The bytes of its files; absent = none.
         #[cbor(n(4), default)]
         contents: Contents,
+        /// What the operator signed; `None` = the session has no mandates yet.
+        #[cbor(n(5), with = "crate::wire::fields::option", has_nil)]
+        mandate: Option<Box<SignedMandate>>,
     },
     /// For the coordinator: end the session.
     #[n(9)]
-    Down(#[n(0)] SessionId),
+    Down {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// See [`Request::Up`].
+        #[cbor(n(1), with = "crate::wire::fields::option", has_nil)]
+        mandate: Option<Box<SignedMandate>>,
+    },
     /// For the coordinator: `machine start` and `machine stop`.
     #[n(10)]
     Wish {
@@ -102,6 +112,9 @@ pub enum Request {
         /// Whether it shall run.
         #[n(2)]
         run: bool,
+        /// See [`Request::Up`].
+        #[cbor(n(3), with = "crate::wire::fields::option", has_nil)]
+        mandate: Option<Box<SignedMandate>>,
     },
     /// For the coordinator: may the asker start this incarnation for the first time? Answered
     /// after a quorum round that lists it.
@@ -227,8 +240,21 @@ impl Request {
             Request::DialBack { .. } => Some(Capability::Relay),
             Request::PutShare(_) | Request::OpenVoter { .. } => Some(Capability::Vote),
             Request::State(_) | Request::Plan { .. } => Some(Capability::Operate),
-            Request::Up { .. } | Request::Down(_) | Request::Wish { .. } => Some(Capability::Operate),
+            Request::Up { .. } | Request::Down { .. } | Request::Wish { .. } => Some(Capability::Operate),
         }
+    }
+}
+
+impl Request {
+    /// Gives what its operator signed, and for which session.
+    pub fn mandate(&self) -> Option<(SessionId, &SignedMandate)> {
+        let (session, mandate) = match self {
+            Request::Up { session, mandate, .. }
+            | Request::Down { session, mandate }
+            | Request::Wish { session, mandate, .. } => (session, mandate),
+            _ => return None,
+        };
+        Some((*session, mandate.as_deref()?))
     }
 }
 
@@ -369,6 +395,10 @@ pub enum Refusal {
     #[error("the host that asks is not allowed to {}: its certificate limits it", .0.in_words())]
     #[n(12)]
     MayNot(#[n(0)] Capability),
+    /// What the share or the request asks for, no operator signed; why, in words.
+    #[error("{0}")]
+    #[n(13)]
+    Unsigned(#[n(0)] String),
     /// Something that only a later version says; its words.
     #[error("{0}")]
     #[n(9)]
@@ -397,6 +427,7 @@ impl Coded for Refusal {
             Refusal::Gathering => "gathering",
             Refusal::NoContent => "no-content",
             Refusal::MayNot(_) => "may-not",
+            Refusal::Unsigned(_) => "unsigned",
         }
     }
 }

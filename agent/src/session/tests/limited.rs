@@ -25,9 +25,9 @@ async fn a_member_that_may_only_run_and_store_neither_begins_nor_changes_nor_end
     let operate = [
         Request::State(session),
         Request::Plan { session, intent: intent.clone(), replace: replace.clone() },
-        Request::Up { session, intent, index: None, replace, contents: Default::default() },
-        Request::Wish { session, machine: "web-1".parse().unwrap(), run: false },
-        Request::Down(session),
+        Request::Up { session, intent, index: None, replace, contents: Default::default(), mandate: None },
+        Request::Wish { session, machine: "web-1".parse().unwrap(), run: false, mandate: None },
+        Request::Down { session, mandate: None },
     ];
     for request in operate {
         let answer = ask(&shed, &attic, request).await;

@@ -90,7 +90,7 @@ async fn a_session_whose_only_log_is_of_no_use_says_so_wherever_it_is_asked() {
         let told = attic.app.status().await.unwrap().health;
         let told = told.iter().any(|trouble| trouble.what.contains("shop") && trouble.because.contains(word));
         assert!(told, "{word}: {:?}", attic.app.status().await.unwrap().health);
-        let refused = attic.sessions.asking.ask(session, Request::Down(session)).await;
+        let refused = attic.sessions.asking.ask(session, Request::Down { session, mandate: None }).await;
         assert!(matches!(&refused, Err(Refusal::Failed(because)) if because.contains(word)), "{refused:?}");
         place = attic.stop().await;
     }

@@ -116,6 +116,7 @@ fn state() -> State {
         contents: Contents::default(),
         level: Level::from(2),
         out: BTreeSet::new(),
+        mandate: None,
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) const ALL: &[(&str, Behaviour)] = &[
         states(bot, all.collect()).boxed()
     }),
     ("the end of another's session", |bot| {
-        let ends = Statement::Tombstone(Tombstone { session: session(), made: Timestamp(1) });
+        let ends = Statement::Tombstone(Tombstone { session: session(), made: Timestamp(1), mandate: None });
         states(bot, vec![ends.seal(bot.mesh, &bot.seed)]).boxed()
     }),
     ("statements of unknown kinds by the hundred", |bot| {
@@ -287,7 +287,7 @@ fn genesis(bot: &Bot, number: u16, stamp: Timestamp) -> Statement {
     let mut salt = [3; 16];
     salt[..2].copy_from_slice(&number.to_be_bytes());
     let (session, voters) = (SessionId::born(bot.host.id(), &salt), vec![bot.host.id()]);
-    Statement::Genesis(Genesis { session, salt, name: name("shop"), stamp, voters })
+    Statement::Genesis(Genesis { session, salt, name: name("shop"), stamp, voters, bound: false })
 }
 
 async fn states(bot: &Bot, statements: Vec<Sealed>) {

@@ -25,7 +25,7 @@ use crate::{
     id::{HostId, SessionId},
     limits::MAX_SESSIONS,
     run::{Mutant, Rules},
-    session::{Share, slice},
+    session::{Share, Unsigned, mandate, slice},
     time::Moment,
     topology::Content,
     wire::{record::HeadRecord, rpc::Refusal},
@@ -61,6 +61,10 @@ pub struct View {
     pub up: BTreeSet<HostId>,
     /// Members whose certificates do not let them vote: their word on sessions counts for nothing.
     pub mute: BTreeSet<HostId>,
+    /// Members whose certificates let them operate: what they sign of sessions counts.
+    pub operators: BTreeSet<HostId>,
+    /// Sessions whose births say that operators sign what becomes of them.
+    pub bound: BTreeSet<SessionId>,
 }
 
 /// What a member wants that only a voice may.
@@ -117,6 +121,8 @@ pub enum Effect {
     OpenLog(u64, SessionId),
     /// Fetch these bytes from a host, which may be this one's own log, and write them down.
     Fetch(SessionId, HostId, Content),
+    /// A share of this host asks for what no operator signed: people are to know who brought it.
+    Unsigned(Arc<Share>, HostId, Unsigned),
     /// A share cannot count, because bytes that it names are nowhere to be had: people are to know.
     Lacks(Arc<Share>, String),
     /// Write a share down, remove bytes that it does not name, and with a session's first share write down
@@ -173,6 +179,8 @@ pub struct Knowledge {
     writing: BTreeMap<SessionId, (Option<u64>, Arc<Share>)>,
     held: Vec<Held>,
     pulls: BTreeMap<SessionId, Pull>,
+    /// Of which share that nobody signed people know, and who brought it.
+    told: BTreeMap<SessionId, (HostId, u64, u64)>,
 }
 
 impl Knowledge {
@@ -186,7 +194,8 @@ impl Knowledge {
             }
         }
         let (shares, held) = (kept.shares, Vec::new());
-        Knowledge { me, rules, view, voices, contents, shares, writing, held, pulls }
+        let told = BTreeMap::new();
+        Knowledge { me, rules, view, voices, contents, shares, writing, held, pulls, told }
     }
 
     /// Takes an event and says what to do. Events may come late and in any order.
@@ -208,6 +217,7 @@ impl Knowledge {
             Event::Forgotten(session) => {
                 self.shares.remove(&session);
                 self.pulls.remove(&session);
+                self.told.remove(&session);
                 self.voices.forget(session);
                 turn_away(self.contents.forget(session), &Refusal::UnknownSession, &mut effects);
             }
@@ -295,6 +305,15 @@ impl Knowledge {
             }
             _ => {}
         }
+        if let Err(unsigned) = self.judge(&share) {
+            effects.extend(answer(Err(Refusal::Unsigned(unsigned.to_string()))));
+            // Its coordinator tries again and again: once is enough to be told.
+            let told = (held.from, share.recovery, share.version);
+            if self.told.insert(session, told) != Some(told) {
+                effects.push(Effect::Unsigned(Arc::new(*share), held.from, unsigned));
+            }
+            return;
+        }
         if let Some(waits) = self.contents.waits(session) {
             if slice::supersedes(waits, &share) {
                 return effects.extend(answer(Err(Refusal::Older)));
@@ -315,6 +334,13 @@ impl Knowledge {
         let (share, voices) = (Arc::new(*share), first.then(|| self.voices(session)));
         self.writing.insert(session, (held.ticket, share.clone()));
         effects.push(Effect::Store(share, voices));
+    }
+
+    /// Tells whether operators signed what a share asks of this host.
+    fn judge(&self, share: &Share) -> Result<(), Unsigned> {
+        let (session, operators) = (share.session, &self.view.operators);
+        let known = self.shares.get(&session).map(|known| &**known);
+        mandate::judge(share, known, self.view.bound.contains(&session), |host| operators.contains(&host))
     }
 
     /// Tells whether another session has no place here.

@@ -2,14 +2,18 @@
 //! wishes, what a topology would become and becomes. Every answer stands on a quorum round or on a write, and
 //! every question is safe to repeat: plans name their parent, drops are forgotten once.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     facts::Fact,
     id::{Epoch, Generation, HostId, MachineName, SessionId},
     run::{Mutant, Rules, birth},
     session::{
-        Command, Inventory, Plan, Proposal, Refused, Replace, State, plan, state, understood::understood,
+        Command, Decision, Inventory, Plan, Proposal, Refused, Replace, SignedMandate, State, plan, slice,
+        state, understood::understood,
     },
     topology::{Contents, Intent},
     wire::rpc::{Answer, Refusal, Request},
@@ -35,11 +39,13 @@ pub enum Ask {
         index: Option<u64>,
         /// Whose started disks may be lost.
         replace: Replace,
+        /// What the operator signed.
+        mandate: Option<SignedMandate>,
     },
-    /// End the session.
-    Down,
-    /// Start or stop a machine.
-    Wish(MachineName, bool),
+    /// End the session, as the operator signed it.
+    Down(Option<SignedMandate>),
+    /// Start or stop a machine, as the operator signed it.
+    Wish(MachineName, bool, Option<SignedMandate>),
     /// May this host start this incarnation for the first time?
     MayStart(HostId, MachineName, Epoch),
     /// This host removed this incarnation.
@@ -52,11 +58,14 @@ impl Ask {
         Ok(match request {
             Request::State(session) => (session, Ask::State),
             Request::Plan { session, intent, replace } => (session, Ask::Plan(intent, replace)),
-            Request::Up { session, intent, index, replace, contents } => {
-                (session, Ask::Up { intent, contents, index, replace })
+            Request::Up { session, intent, index, replace, contents, mandate } => (
+                session,
+                Ask::Up { intent, contents, index, replace, mandate: mandate.map(|signed| *signed) },
+            ),
+            Request::Down { session, mandate } => (session, Ask::Down(mandate.map(|signed| *signed))),
+            Request::Wish { session, machine, run, mandate } => {
+                (session, Ask::Wish(machine, run, mandate.map(|signed| *signed)))
             }
-            Request::Down(session) => (session, Ask::Down),
-            Request::Wish { session, machine, run } => (session, Ask::Wish(machine, run)),
             Request::MayStart { session, machine, epoch } => (session, Ask::MayStart(from, machine, epoch)),
             Request::Dropped { session, machine, epoch } => (session, Ask::Dropped(from, machine, epoch)),
             other => return Err(other),
@@ -108,9 +117,10 @@ impl Question {
     /// Begins.
     pub fn new(session: SessionId, ask: Ask, rules: Rules) -> (Question, Vec<Effect>) {
         let first = match &ask {
-            Ask::Down => Effect::Write(Box::new(Command::End)),
-            Ask::Wish(machine, run) => {
-                Effect::Write(Box::new(Command::Wish { machine: machine.clone(), run: *run }))
+            Ask::Down(mandate) => Effect::Write(Box::new(Decision::End.entry(mandate.clone()))),
+            Ask::Wish(machine, run, mandate) => {
+                let wish = Decision::Wish { machine: machine.clone(), run: *run };
+                Effect::Write(Box::new(wish.entry(mandate.clone())))
             }
             Ask::Dropped(host, machine, epoch) => {
                 let (machine, host, epoch) = (machine.clone(), *host, *epoch);
@@ -173,7 +183,7 @@ impl Question {
                 let (machine, host, epoch) = (machine.clone(), *host, *epoch);
                 vec![Effect::Write(Box::new(Command::Grant { machine, host, epoch }))]
             }
-            Ask::Down | Ask::Wish(..) | Ask::Dropped(..) => Vec::new(),
+            Ask::Down(_) | Ask::Wish(..) | Ask::Dropped(..) => Vec::new(),
         }
     }
 
@@ -203,10 +213,13 @@ impl Question {
             return answer(Answer::Applied(Box::new(self.proposal().cloned().unwrap_or(proposal))));
         }
         let (intent, replace) = (Intent::clone(intent), may.clone());
-        let keep = match &self.ask {
-            Ask::Up { contents, .. } => keep(&now, &intent, contents),
-            _ => Ok(Vec::new()),
+        let (keep, mandate) = match &self.ask {
+            Ask::Up { contents, mandate, .. } => (keep(&now, &intent, contents), mandate.clone()),
+            _ => (Ok(Vec::new()), None),
         };
+        if let Some(refusal) = uncovered(&now, (&intent, planned.as_ref()), mandate.as_ref()) {
+            return answer(Answer::Refused(refusal));
+        }
         let keep = match keep {
             Ok(keep) => keep,
             Err(refusal) => return answer(Answer::Refused(refusal)),
@@ -215,7 +228,7 @@ impl Question {
         // The plan was made as if this were written already.
         self.writes = now.without(&inventory.out).map(|(_, commands)| commands).unwrap_or_default().into();
         self.writes.extend(keep);
-        self.writes.extend(planned.map(|plan| Command::Apply { intent, plan, replace }));
+        self.writes.extend(planned.map(|plan| Decision::Apply { intent, plan, replace }.entry(mandate)));
         self.write()
     }
 
@@ -229,7 +242,7 @@ impl Question {
             (Ask::MayStart(..), Err(Refusal::State(Refused::NoStart(_)))) => {
                 return answer(Answer::MayStart(false));
             }
-            (Ask::Down, Err(Refusal::State(Refused::Ended))) => return answer(Answer::Done),
+            (Ask::Down(_), Err(Refusal::State(Refused::Ended))) => return answer(Answer::Done),
             (Ask::Up { .. }, Ok(())) if !self.writes.is_empty() => return self.write(),
             (Ask::Up { .. }, Ok(())) => return self.committed(),
             (_, Ok(())) => return answer(Answer::Done),
@@ -251,6 +264,21 @@ impl Question {
         let fact = self.read.as_ref().and_then(|state| birth::committed(&state.name, &proposal));
         fact.map(Effect::Tell).into_iter().chain(answer(Answer::Applied(proposal))).collect()
     }
+}
+
+/// Says what of a plan the mandate does not cover: hosts would refuse their shares, and nobody would know before.
+fn uncovered(
+    now: &State,
+    (intent, plan): (&Intent, Option<&Plan>),
+    mandate: Option<&SignedMandate>,
+) -> Option<Refusal> {
+    let (mandate, plan) = (mandate?.read()?, plan?);
+    let (intent, contents) = (Some(intent.clone()), Contents::default());
+    let next = State { intent, plan: Some(plan.clone()), contents, drops: Default::default(), ..now.clone() };
+    let hosts: BTreeSet<HostId> = plan.placements.iter().map(|placement| placement.host).collect();
+    let judge = |host| mandate.covers(&slice::share(&next, host), Some(&slice::share(now, host)));
+    let unsigned = hosts.into_iter().find_map(|host| judge(host).err())?;
+    Some(Refusal::Unsigned(format!("what was signed does not fit the plan: {unsigned}; try again")))
 }
 
 /// Gives the entries that a topology's bytes need before it: those that are not kept yet must have come.

@@ -274,7 +274,7 @@ fn ask(ask: Ask, states: Vec<State>, written: Vec<Result<(), Refused>>) -> (Answ
 
 fn wanted(groups: &str, index: Option<u64>) -> Ask {
     let contents = Contents::default();
-    Ask::Up { intent: Box::new(intent(groups)), contents, index, replace: Replace::default() }
+    Ask::Up { intent: Box::new(intent(groups)), contents, index, replace: Replace::default(), mandate: None }
 }
 
 #[test]
@@ -349,6 +349,7 @@ fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
                 contents: Contents::default(),
                 index: None,
                 replace: Replace::all(),
+                mandate: None,
             },
         ];
         for asked in asks {
@@ -398,8 +399,8 @@ fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
 
 #[test]
 fn an_end_that_was_committed_before_is_an_end() {
-    assert_eq!(ask(Ask::Down, vec![], vec![Err(Refused::Ended)]).0, Answer::Done);
-    assert_eq!(ask(Ask::Down, vec![], vec![Ok(())]).0, Answer::Done);
+    assert_eq!(ask(Ask::Down(None), vec![], vec![Err(Refused::Ended)]).0, Answer::Done);
+    assert_eq!(ask(Ask::Down(None), vec![], vec![Ok(())]).0, Answer::Done);
 }
 
 /// Draws an event for a coordinator, sensible or not.

@@ -57,7 +57,12 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             Feature::Udp => "its UDP services do not exist",
             Feature::Out => "machines whose host is out of the mesh are not placed elsewhere",
             // No topology has it.
-            Feature::Raise | Feature::Limits | Feature::Probes | Feature::Evict | Feature::Possession => {
+            Feature::Raise
+            | Feature::Limits
+            | Feature::Probes
+            | Feature::Evict
+            | Feature::Possession
+            | Feature::Mandates => {
                 return None;
             }
         };

@@ -220,12 +220,20 @@ impl MemberSet {
 
     /// Tells whether a session has ended and nothing of it is left.
     pub fn is_buried(&self, session: SessionId) -> bool {
-        self.slots.contains_key(&Slot::Tombstone(session))
+        self.slots.get(&Slot::Tombstone(session)).into_iter().flatten().any(|kept| self.ends(kept))
+    }
+
+    /// Tells whether a tombstone counts: one of a session that is bound by mandates has the one that ended it.
+    fn ends(&self, kept: &Kept) -> bool {
+        let Statement::Tombstone(tombstone) = &kept.statement else { return false };
+        let bound = self.genesis(tombstone.session).is_some_and(|genesis| genesis.bound);
+        // Its rank says whether it is signed: that was looked at once.
+        !bound || kept.rank.1 > 0
     }
 
     /// Gives the ends of sessions.
     pub fn tombstones(&self) -> impl Iterator<Item = &Tombstone> {
-        self.kept().filter_map(|kept| match &kept.statement {
+        self.kept().filter(|kept| self.ends(kept)).filter_map(|kept| match &kept.statement {
             Statement::Tombstone(tombstone) => Some(tombstone),
             _ => None,
         })

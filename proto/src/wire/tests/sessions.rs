@@ -7,10 +7,11 @@ use crate::{
     id::{Digest, Epoch, Generation, HostId, MachineName, Name, SessionId},
     level::Level,
     reasons::{Because, Cause, Hindrance, Unchosen},
+    seal::Seed,
     session::{
-        Change, ChangeAction, Command, Directory, Drop, GroupEntry, Guard, How, MachineEntry, MachineFile,
-        MachineReport, MachineSpec, Made, Obstacle, Phase, Placement, Plan, Prefix, Proposal, Rejection,
-        Replace, Share, State, Voices,
+        Change, ChangeAction, Charge, Command, Decision, Directory, Drop, GroupEntry, Guard, How,
+        MachineEntry, MachineFile, MachineReport, MachineSpec, Made, Mandate, Obstacle, Phase, Placement,
+        Plan, Prefix, Proposal, Rejection, Replace, Share, SignedMandate, State, Voices,
     },
     time::Timestamp,
     topology::{
@@ -29,6 +30,11 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::message("share.egress", share_with_egress()),
         Sample::message("share.publish", share_with_publish()),
         Sample::message("share.udp", share_with_udp()),
+        Sample::message("share.signed", Share { mandate: Some(signed()), ..share() }),
+        Sample::bare("mandate.two", to_bytes(&mandate()), |bytes| {
+            let mandate: Mandate = from_bytes(bytes, usize::MAX, Form::Canonical)?;
+            Ok(to_bytes(&mandate))
+        }),
         Sample::message("voices.two", Voices { hosts }),
         Sample::message("voices.none", Voices::default()),
         made(),
@@ -57,6 +63,18 @@ fn commands() -> impl Iterator<Item = Sample> {
         ("keep", Command::Keep(contents())),
         ("raise", Command::Raise { level: Level::from(2) }),
         ("out", Command::Out { host }),
+        ("signed-end", Command::Signed { mandate: signed(), decision: Decision::End }),
+        (
+            "signed-wish",
+            Command::Signed { mandate: signed(), decision: Decision::Wish { machine: machine(), run: true } },
+        ),
+        (
+            "signed-apply",
+            Command::Signed {
+                mandate: signed(),
+                decision: Decision::Apply { intent: intent(), plan: plan(), replace: replace() },
+            },
+        ),
     ];
     commands.into_iter().map(|(name, command)| {
         Sample::bare(format!("command.{name}"), to_bytes(&command), |bytes| {
@@ -229,12 +247,36 @@ pub(super) fn state() -> State {
         contents: contents(),
         level: Level::from(2),
         out: BTreeSet::new(),
+        mandate: None,
     }
 }
 
 /// One of whose hosts is out for good.
 pub(super) fn state_without_a_host() -> State {
     State { out: [host(2)].into(), ..state() }
+}
+
+/// What an operator signed: a group of two, one of which does not run and one of which was made anew.
+pub(super) fn mandate() -> Mandate {
+    let charge = Charge {
+        definition: Digest([1; 32]),
+        count: 2,
+        images: vec![Digest([2; 32]), Digest([4; 32])],
+        disk_mib: Some(1024),
+    };
+    Mandate {
+        session: SESSION,
+        number: 2,
+        parent: Some(Digest([3; 32])),
+        groups: [(name("web"), charge)].into(),
+        stopped: [machine("web-2")].into(),
+        replaced: [(machine("web-1"), Epoch(2))].into(),
+        ended: false,
+    }
+}
+
+pub(super) fn signed() -> SignedMandate {
+    mandate().sign(&Seed([1; 32]))
 }
 
 pub(super) fn share() -> Share {
@@ -272,6 +314,7 @@ pub(super) fn share() -> Share {
         drops: vec![(machine("old-1"), Epoch(2))],
         ssh_seed: [9; 32],
         level: Level::from(2),
+        mandate: None,
     }
 }
 

@@ -5,7 +5,8 @@ use minicbor::{Decode, Encode};
 use super::{
     golden::Sample,
     sessions::{
-        SESSION, contents, host, intent, machine, name, proposal, replace, share, state, state_without_a_host,
+        SESSION, contents, host, intent, machine, name, proposal, replace, share, signed, state,
+        state_without_a_host,
     },
     trust::{join_answers, proof, sealed, transcript},
 };
@@ -102,10 +103,27 @@ fn requests() -> Vec<(&'static str, Request)> {
                 index: Some(4),
                 replace: replace(),
                 contents: contents(),
+                mandate: None,
             },
         ),
-        ("down", Request::Down(session)),
-        ("wish", Request::Wish { session, machine: machine(), run: false }),
+        ("down", Request::Down { session, mandate: None }),
+        ("wish", Request::Wish { session, machine: machine(), run: false, mandate: None }),
+        (
+            "up-signed",
+            Request::Up {
+                session,
+                intent: intent(),
+                index: None,
+                replace: replace(),
+                contents: contents(),
+                mandate: Some(Box::new(signed())),
+            },
+        ),
+        ("down-signed", Request::Down { session, mandate: Some(Box::new(signed())) }),
+        (
+            "wish-signed",
+            Request::Wish { session, machine: machine(), run: true, mandate: Some(Box::new(signed())) },
+        ),
         ("may-start", Request::MayStart { session, machine: machine(), epoch }),
         ("dropped", Request::Dropped { session, machine: machine(), epoch }),
         ("open-voter", Request::OpenVoter { session, name: name("shop"), outdated: Some(1_000_001) }),
@@ -177,6 +195,7 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         dial-back-v6: relay
         dial-back: relay
         down: operate
+        down-signed: operate
         dropped: -
         get-share: -
         join: -
@@ -189,7 +208,9 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         state: operate
         statements: -
         up: operate
+        up-signed: operate
         voices: -
-        wish: operate"#]]
+        wish: operate
+        wish-signed: operate"#]]
     .assert_eq(&told.join("\n"));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     golden::Sample,
-    sessions::{SESSION, host, name, reports, subnet},
+    sessions::{SESSION, host, name, reports, signed, subnet},
 };
 use crate::{
     id::{Digest, Epoch, Generation, MeshId},
@@ -150,9 +150,10 @@ fn statements() -> Vec<(&'static str, Statement)> {
                 name: name("shop"),
                 stamp: NOW,
                 voters: vec![host],
+                bound: false,
             }),
         ),
-        ("tombstone", Statement::Tombstone(Tombstone { session: SESSION, made: NOW })),
+        ("tombstone", Statement::Tombstone(Tombstone { session: SESSION, made: NOW, mandate: None })),
         ("eviction.one", Statement::Eviction(Eviction { host, made: NOW, reason: OutBecause::Evicted })),
         ("eviction.removed", Statement::Eviction(Eviction { host, made: NOW, reason: OutBecause::Removed })),
         ("eviction.left", Statement::Eviction(Eviction { host, made: NOW, reason: OutBecause::Left })),
@@ -162,7 +163,7 @@ fn statements() -> Vec<(&'static str, Statement)> {
     ]
 }
 
-/// Those of a member that may not do everything.
+/// Those of a member that may not do everything, and of a session that is bound by mandates.
 fn limited() -> Vec<(&'static str, Statement)> {
     let may = May::only([Capability::Run, Capability::Store]);
     let limit = |(_, statement): (&str, Statement)| match statement {
@@ -170,6 +171,12 @@ fn limited() -> Vec<(&'static str, Statement)> {
             Some(("certificate-limited", Statement::Certificate(Certificate { may, ..c })))
         }
         Statement::Grant(grant) => Some(("grant-limited", Statement::Grant(Grant { may, ..grant }))),
+        Statement::Genesis(genesis) => {
+            Some(("genesis-bound", Statement::Genesis(Genesis { bound: true, ..genesis })))
+        }
+        Statement::Tombstone(end) => {
+            Some(("tombstone-signed", Statement::Tombstone(Tombstone { mandate: Some(signed()), ..end })))
+        }
         _ => None,
     };
     statements().into_iter().filter_map(limit).collect()

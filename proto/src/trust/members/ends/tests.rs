@@ -55,12 +55,12 @@ fn born(by: &Seed, number: u32, at: Timestamp) -> (SessionId, Sealed) {
     salt[..4].copy_from_slice(&number.to_be_bytes());
     let session = SessionId::born(host(by), &salt);
     let name = "shop".parse().unwrap();
-    let genesis = Genesis { session, salt, name, stamp: at, voters: vec![host(by)] };
+    let genesis = Genesis { session, salt, name, stamp: at, voters: vec![host(by)], bound: false };
     (session, Statement::Genesis(genesis).seal(mesh(), by))
 }
 
 fn ended(by: &Seed, session: SessionId, at: Timestamp) -> Sealed {
-    Statement::Tombstone(Tombstone { session, made: at }).seal(mesh(), by)
+    Statement::Tombstone(Tombstone { session, made: at, mandate: None }).seal(mesh(), by)
 }
 
 /// Says for a member what it owes, if it owes anything. Gives whether it did.
