@@ -194,8 +194,12 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         content: -
         dial-back-v6: relay
         dial-back: relay
+<<<<<<< ours
         down: operate
+=======
+>>>>>>> theirs
         down-signed: operate
+        down: operate
         dropped: -
         get-share: -
         join: -
@@ -207,10 +211,10 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         put-share: vote
         state: operate
         statements: -
-        up: operate
         up-signed: operate
+        up: operate
         voices: -
-        wish: operate
-        wish-signed: operate"#]]
+        wish-signed: operate
+        wish: operate"#]]
     .assert_eq(&told.join("\n"));
 }
