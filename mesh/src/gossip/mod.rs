@@ -319,17 +319,19 @@ impl Task {
         }
     }
 
+    fn spoken(&self) -> BTreeSet<(HostId, u64)> {
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        door.as_mut().map(Entrance::take_spoken).unwrap_or_default()
+    }
+
     async fn look(&mut self, handle: &ChitchatHandle) {
         let roll = self.roster.roll();
         let names: BTreeMap<String, HostId> =
             roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
         let me = self.identity.host();
         let now = crate::Clock.moment();
+        let spoken = self.spoken();
         let ledger = &mut self.ledger;
-        let spoken = {
-            let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-            door.as_mut().map(Entrance::take_spoken).unwrap_or_default()
-        };
         self.heard.retain(|host, at| roll.members.contains_key(host) && now.since(*at) < UNHEARD);
         self.heard.extend(spoken.iter().map(|(host, _)| (*host, now)));
         let (told, heard) = handle

@@ -194,10 +194,6 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         content: -
         dial-back-v6: relay
         dial-back: relay
-<<<<<<< ours
-        down: operate
-=======
->>>>>>> theirs
         down-signed: operate
         down: operate
         dropped: -
