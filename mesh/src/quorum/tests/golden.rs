@@ -7,7 +7,8 @@ use openraft::{
 use proto::{
     id::{Epoch, MachineName},
     level::Level,
-    session::State,
+    seal::Seed,
+    session::{Decision, Mandate, State},
     topology::Contents,
 };
 
@@ -41,6 +42,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     ];
     let entries = entries().into_iter().map(|(name, entry)| written(&format!("raft-entry.{name}"), &entry));
     samples.extend(entries);
+    samples.push(written("raft-entry.later", &later_entry(7)));
     samples.extend(
         calls().into_iter().map(|(name, call)| {
             written(&format!("raft-call.{name}"), &Frame { to: NODE, from: OTHER, call })
@@ -86,6 +88,32 @@ fn commands() -> Vec<Command> {
     ]
 }
 
+/// Those of level 7.
+fn later_commands() -> Vec<Command> {
+    let mandate = Mandate {
+        session: SESSION,
+        number: 2,
+        parent: None,
+        groups: BTreeMap::new(),
+        stopped: BTreeSet::new(),
+        replaced: BTreeMap::new(),
+        ended: true,
+    };
+    let signed = |decision| Command::Signed { mandate: mandate.sign(&Seed([1; 32])), decision };
+    let Command::Apply { intent, plan, replace } = apply(4, 20) else { unreachable!() };
+    let wish = Decision::Wish { machine: "web-1".parse().unwrap(), run: true };
+    vec![
+        Command::Out { host: host(1) },
+        signed(Decision::Apply { intent, plan, replace }),
+        signed(wish),
+        signed(Decision::End),
+    ]
+}
+
+fn later_entry(index: u64) -> Record {
+    Record { log_id: at(index), payload: EntryPayload::Normal(Batch(later_commands())) }
+}
+
 fn entries() -> Vec<(&'static str, Record)> {
     let entry = |payload| Record { log_id: at(7), payload };
     vec![
@@ -127,9 +155,15 @@ fn calls() -> Vec<(&'static str, Call)> {
         entry.log_id = at(8 + index as u64);
     }
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    let append = AppendEntriesRequest { vote, prev_log_id: Some(at(7)), entries, leader_commit: Some(at(6)) };
+    let append = |entries| AppendEntriesRequest {
+        vote,
+        prev_log_id: Some(at(7)),
+        entries,
+        leader_commit: Some(at(6)),
+    };
     vec![
-        ("append", Call::Append(append)),
+        ("append", Call::Append(append(entries))),
+        ("append-later", Call::Append(append(vec![later_entry(8)]))),
         ("vote", Call::Vote(VoteRequest { vote, last_log_id: Some(at(7)) })),
         ("snapshot", Call::Snapshot { vote, about: about(), data: vec![1, 2, 3] }),
         ("ask", Call::Ask { last: Some(at(7)) }),

@@ -161,6 +161,7 @@ fn answers() -> Vec<(String, Answer)> {
                 seen: vec!["203.0.113.9:7440".parse().unwrap()],
             },
         ),
+        ("around-v6", Answer::Around { rtts: Vec::new(), seen: vec!["[2001:db8::9]:7440".parse().unwrap()] }),
     ]
     .into_iter()
     .map(|(name, answer)| (name.to_owned(), answer))
