@@ -57,6 +57,7 @@ fn the_later_layer_wins_and_says_so() {
             policy.disk = auto (default)
             policy.lan = false (default)
             relay.serve = off (config.toml:6)
+            relay.fallback = ["https://use1-1.relay.n0.iroh.link.", "https://usw1-1.relay.n0.iroh.link.", "https://euc1-1.relay.n0.iroh.link.", "https://aps1-1.relay.n0.iroh.link."] (default)
             listen.port = 7440 (default)
             listen.map = true (default)
             dns.port = 5353 (--set)
@@ -101,6 +102,7 @@ fn every_wrong_value_is_told() {
             config.toml:4: policy.machines is "maybe", it must be true or false
             config.toml:2: policy.cpus is "0", it must be "all" or a number from 1
             environment AGENT_RELAY_SERVE: relay.serve is "perhaps", it must be "auto", "on" or "off"
+            --set: relay.fallback is "relay.example", it must be a list of relays such as ["https://relay.example.org"], or [] for none
             --set: dns.zone is "a..b", it must be a domain such as mesh.internal
             --set: net.public is "203.0.113.9:80", it must be "auto", or an address with or without a port such as 203.0.113.9:7440
             config.toml:6: listen.port is "65535", it must be a port from 1 to 65534

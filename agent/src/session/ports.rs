@@ -8,6 +8,7 @@ use proto::{
     id::{HostId, Name, SessionId},
     level::Feature,
     picture::{Change, Picture},
+    run::lead,
     session::{Mandate, Proposal, Refused, Replace, Share, SignedMandate, voters},
     topology::{Intent, Parcel},
     wire::rpc::{Answer, Refusal, Request},
@@ -77,10 +78,22 @@ impl ForPeople {
                 let share = picture.share(session).and_then(|share| share.mandate.as_ref()?.read());
                 share.is_some_and(|known| known.number >= current)
             };
-            if tries == SIGN_TRIES || !ground.pictures.until(of, SHARED, has).await {
+            if tries == SIGN_TRIES {
                 return answer;
             }
+            if !ground.pictures.until(of, SHARED, has).await {
+                return self.why_behind(session).await.and(answer);
+            }
         }
+    }
+
+    /// Tells why this host's share is behind its own log, if it is this host's fault: its disk may be full.
+    async fn why_behind(&self, session: SessionId) -> Result<(), Refusal> {
+        let (ground, log) = (&self.requests.ground, self.requests.table.log(session));
+        let state = log.and_then(|log| log.state().borrow().clone());
+        let (Some(state), Some(from)) = (state, self.coordinator(session)) else { return Ok(()) };
+        let share = lead::share_for(Some(&*state), ground.me(), ground.may(ground.me()))?;
+        self.requests.known.accept(from, share).await
     }
 
     /// Names the coordinator of a session as far as this host can tell.

@@ -9,11 +9,12 @@ use std::{
 use mesh::{Config, Founding, Joining, Mesh, Ports, Serve};
 use proto::{
     id::{HostId, Name, SessionId},
+    picture::Picture,
     run::host::Owner,
     session::{Command, Decision, Directory, Mandate, Prefix, Replace, Share, SignedMandate, slice},
     time::Timestamp,
     topology::{Intent, Parcel, Topology},
-    trust::{Genesis, May, Statement, Tombstone},
+    trust::{Capability, Genesis, May, Statement, Tombstone},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey},
         rpc::{Answer, Refusal, Request},
@@ -238,7 +239,7 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
     assert_eq!(sessions.ground.share(session).unwrap().version, 2);
     let asked = Request::OpenVoter { session, name: name("shop"), outdated: None };
     let answer = super::requests::answer(&sessions.requests, stranger, asked).await;
-    assert_eq!(answer, Answer::Refused(Refusal::NoVoice));
+    assert_eq!(answer, Answer::Refused(Refusal::MayNot(Capability::Vote)), "it is no member");
     // A session whose birth nobody stated.
     let unborn = share(SessionId([1; 16]), 1);
     assert_eq!(sessions.requests.known.accept(stranger, unborn).await, Err(Refusal::NoVoice));
@@ -248,6 +249,14 @@ async fn a_share_counts_only_from_a_host_with_a_voice_and_only_when_it_is_newer(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buried_session_is_cleared_away_and_never_comes_back() {
     let attic = Host::founder("attic").await;
+    // Mandates are signed once it knows that all who are there understand them.
+    let ground = &attic.sessions.ground;
+    let is_told = |picture: &Picture| {
+        picture
+            .present()
+            .any(|(host, member)| host == attic.id() && member.level == Some(proto::level::LEVEL))
+    };
+    eventually("its own record", async || is_told(&ground.picture())).await;
     let session = attic.up().await;
     assert!(attic.sessions.ground.share(session).is_some(), "whoever asked finds it at once");
     let tombstone = |mandate| Statement::Tombstone(Tombstone { session, made: attic.mesh.now(), mandate });
@@ -411,9 +420,11 @@ async fn three_hosts_vote_all_hear_and_another_leads_when_the_first_is_gone() {
 async fn a_member_that_is_no_voter_is_not_believed_whatever_it_says() {
     let [attic, cellar, garden] = three().await;
     let session = attic.bear();
-    let mut roll = garden.mesh.roll();
-    let born = roll.wait_for(|roll| roll.set.genesis(session).is_some());
-    tokio::time::timeout(WITHIN, born).await.unwrap().unwrap();
+    for host in [&cellar, &garden] {
+        let mut roll = host.mesh.roll();
+        let born = roll.wait_for(|roll| roll.set.genesis(session).is_some());
+        tokio::time::timeout(WITHIN, born).await.unwrap().unwrap();
+    }
     let head = proto::wire::record::HeadRecord {
         name: name("shop"),
         stamp: Timestamp(1),

@@ -75,7 +75,7 @@ async fn requests_and_raft_messages_are_answered() {
         .call(garden.id(), Request::Down { session: session(), mandate: None }, WITHIN)
         .await
         .unwrap();
-    let expected = format!("{} asked Down(SessionId(09090909))", attic.id());
+    let expected = format!("{} asked Down {{ session: SessionId(09090909), mandate: None }}", attic.id());
     assert_eq!(asked, Answer::Refused(Refusal::Failed(expected)));
     let large = vec![5; 3 * 1024 * 1024];
     let echoed = cellar.mesh.raft(garden.id(), session(), large.clone(), WITHIN).await.unwrap();

@@ -347,10 +347,8 @@ fn half(mib: u32) -> Vec<u8> {
 
 /// Leaves streams open while the others are looked at.
 async fn held(bot: &Bot, protocol: libp2p::StreamProtocol, bytes: Vec<u8>) {
-    let left = bot.leave(protocol.clone(), 60, &bytes).await;
+    let mut left = bot.left.lock().await;
+    left.clear();
+    *left = bot.leave(protocol.clone(), 60, &bytes).await;
     assert!(left.len() >= 4, "{} streams of {protocol} are held", left.len());
-    tokio::spawn(async move {
-        tokio::time::sleep(super::SOON / 2).await;
-        drop(left);
-    });
 }

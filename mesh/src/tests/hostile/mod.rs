@@ -42,6 +42,8 @@ struct Bot {
     /// To whom it lies.
     target: HostId,
     target_start: u64,
+    /// Streams that it leaves open until its next behaviour of this kind: a connection has only so many.
+    left: tokio::sync::Mutex<Vec<Stream>>,
 }
 
 type Behaviour = for<'a> fn(&'a Bot) -> BoxFuture<'a, ()>;
@@ -155,6 +157,7 @@ async fn a_hostile_member_keeps_the_others_from_nothing() {
         victim_start: start_of(&cellar),
         target: attic.id(),
         target_start: start_of(&attic),
+        left: tokio::sync::Mutex::default(),
         host: mallory,
     };
     let mut honest = Honest { hosts: [attic, cellar, garden], said: BTreeSet::from([RecordKey::Host]) };

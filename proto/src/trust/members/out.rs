@@ -31,6 +31,14 @@ pub struct Out {
     pub signer: PublicKey,
 }
 
+/// A label that a host was given after it had become a member.
+pub(super) struct Renamed<'a> {
+    pub(super) name: &'a Name,
+    pub(super) made: Timestamp,
+    /// A plain member gave it to itself.
+    pub(super) own_word: bool,
+}
+
 /// Orders the ends of one host: the hardest word counts, of two equal ones the first.
 pub(super) fn rank(eviction: &Eviction) -> u64 {
     const TIME: u64 = (1 << 62) - 1;
@@ -65,7 +73,7 @@ impl MemberSet {
 
     /// Gives the last label of a host, also of one that is out.
     pub fn label(&self, host: HostId) -> Option<Name> {
-        let renamed = self.rename(host).map(|(name, _)| name);
+        let renamed = self.rename(host).map(|rename| rename.name.clone());
         renamed.or_else(|| Some(certificate(self.certificates(host).first()?)?.name.clone()))
     }
 
@@ -74,10 +82,14 @@ impl MemberSet {
         self.eviction(host).map(|(kept, _)| &kept.sealed)
     }
 
-    /// Gives a host's newest label and since when it has it, where it was renamed.
-    pub(super) fn rename(&self, host: HostId) -> Option<(Name, Timestamp)> {
-        match &self.slots.get(&Slot::Rename(host))?.first()?.statement {
-            Statement::Rename(rename) => Some((rename.name.clone(), rename.made)),
+    /// Gives a host's newest label, where it was renamed.
+    pub(super) fn rename(&self, host: HostId) -> Option<Renamed<'_>> {
+        let kept = self.slots.get(&Slot::Rename(host))?.first()?;
+        match &kept.statement {
+            Statement::Rename(rename) => {
+                let own_word = kept.sealed.signer == host.0 && !self.may_issue(host);
+                Some(Renamed { name: &rename.name, made: rename.made, own_word })
+            }
             _ => None,
         }
     }

@@ -46,15 +46,19 @@ impl MemberSet {
         });
         let mut members: BTreeMap<HostId, Member> =
             hosts.filter_map(|host| Some((host, self.member(host)?))).collect();
-        let mut owners: BTreeMap<Name, (Timestamp, HostId)> = BTreeMap::new();
+        let mut owners: BTreeMap<Name, (bool, Timestamp, HostId)> = BTreeMap::new();
         for member in members.values() {
-            let named = self.rename(member.host).map_or(member.since, |(_, made)| made);
-            let claim = (named, member.host);
+            // The date of a name that a host gave itself is its own word: it takes no name that an issuer gave.
+            let (own_word, named) = match self.rename(member.host) {
+                Some(rename) => (rename.own_word, rename.made),
+                None => (false, member.since),
+            };
+            let claim = (own_word, named, member.host);
             let owner = owners.entry(member.name.clone()).or_insert(claim);
             *owner = claim.min(*owner);
         }
         for member in members.values_mut() {
-            if owners.get(&member.name).is_some_and(|owner| owner.1 != member.host) {
+            if owners.get(&member.name).is_some_and(|owner| owner.2 != member.host) {
                 member.name = suffixed(&member.name, member.host);
             }
         }

@@ -259,3 +259,14 @@ fn hosts_agree_in_whatever_order_the_words_came() {
     }
     assert_eq!(expected.unwrap().0, "6e7a1cdd29 van member\n8139770ea8 attic issuer\n");
 }
+
+#[test]
+fn a_host_that_renames_itself_takes_no_label_of_another_whatever_date_it_says() {
+    let mut set = set();
+    say(&mut set, Statement::Certificate(certificate(&SHED, "shed", 1)), &ATTIC).unwrap();
+    let long_ago = Statement::Rename(Rename { host: host(&SHED), name: name("cellar"), made: Timestamp(1) });
+    say(&mut set, long_ago, &SHED).unwrap();
+    let members = set.members();
+    assert_eq!(members[&host(&CELLAR)].name, name("cellar"));
+    assert!(members[&host(&SHED)].name.as_str().starts_with("cellar-"), "{:?}", members[&host(&SHED)].name);
+}
