@@ -377,6 +377,15 @@ impl fmt::Display for Fact {
             Fact::CoordinatorChanged { session, coordinator } => {
                 write!(f, "{session}: coordinated by {coordinator}")
             }
+            others => others.of_sessions(f),
+        }
+    }
+}
+
+impl Fact {
+    /// The rest of it: what happens to sessions and machines, and to what they stand on.
+    fn of_sessions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Fact::VotersChanged { session, voters } => write!(f, "{session}: voters are {}", list(voters)),
             Fact::LogReplaced { session, because } => {
                 write!(f, "{session}: its log on this host was replaced: {because}")
@@ -406,6 +415,30 @@ impl fmt::Display for Fact {
             Fact::AcceleratorRefused { because, .. } => {
                 write!(f, "hardware acceleration is not used: {because}")
             }
+            // These are told by who calls this.
+            Fact::AgentStarted { .. }
+            | Fact::AgentStopped
+            | Fact::MemberJoined { .. }
+            | Fact::MemberUp { .. }
+            | Fact::MemberDown { .. }
+            | Fact::MemberLeft { .. }
+            | Fact::MemberRemoved { .. }
+            | Fact::MemberEvicted { .. }
+            | Fact::HostOut { .. }
+            | Fact::PathFixed(_)
+            | Fact::PathDegraded(_)
+            | Fact::PathRestored(_)
+            | Fact::PathLost(_)
+            | Fact::PathChanged { .. }
+            | Fact::JoinRefused { .. }
+            | Fact::GossipRefused { .. }
+            | Fact::RelayCertificateDiffers { .. }
+            | Fact::RelayServed { .. }
+            | Fact::RelayWithdrawn { .. }
+            | Fact::ImageReady { .. }
+            | Fact::ImageProviderDropped { .. }
+            | Fact::PlanCommitted { .. }
+            | Fact::CoordinatorChanged { .. } => Ok(()),
         }
     }
 }

@@ -179,12 +179,7 @@ impl Knowing {
                 };
                 self.begin(work, Event::Stored(session, Err("the agent failed: see its log".into())));
             }
-            Effect::Show(share) => {
-                let session = share.session;
-                if self.parts.ground.show(share) {
-                    (self.parts.start)(session);
-                }
-            }
+            Effect::Show(share) => self.show(share),
             Effect::Fetch(session, from, content) => {
                 let (ground, table) = (self.parts.ground.clone(), self.parts.table.clone());
                 let work = async move {
@@ -200,12 +195,7 @@ impl Knowing {
                 let failed = Err("the agent failed: see its log".into());
                 self.begin(work, Event::Fetched(session, content, failed));
             }
-            Effect::Unsigned(share, from, unsigned) => {
-                let (session, coordinator) = (share.name.clone(), self.parts.ground.picture().name(from));
-                tracing::warn!(%session, coordinator, %unsigned, "a share is refused");
-                let because = unsigned.to_string();
-                self.parts.ground.tell(Fact::ShareRefused { session, coordinator, because });
-            }
+            Effect::Unsigned(share, from, unsigned) => self.refused(&share, from, &unsigned),
             Effect::Lacks(share, because) => {
                 self.work.spawn(contents::lacks(self.parts.ground.clone(), share, because).map(|()| None));
             }
@@ -231,6 +221,20 @@ impl Knowing {
             }
             Effect::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
         }
+    }
+
+    fn show(&self, share: Arc<Share>) {
+        let session = share.session;
+        if self.parts.ground.show(share) {
+            (self.parts.start)(session);
+        }
+    }
+
+    /// Tells people of a share that no operator signed.
+    fn refused(&self, share: &Share, from: HostId, unsigned: &proto::session::Unsigned) {
+        let (session, coordinator) = (share.name.clone(), self.parts.ground.picture().name(from));
+        tracing::warn!(%session, coordinator, %unsigned, "a share is refused");
+        self.parts.ground.tell(Fact::ShareRefused { session, coordinator, because: unsigned.to_string() });
     }
 
     fn answer(&mut self, ticket: u64, result: Result<(), Refusal>) {

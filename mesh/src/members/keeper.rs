@@ -166,14 +166,8 @@ impl Keeper {
                     records.mark_unchanged();
                     self.learn().await;
                 }
-                result = live.changed() => {
-                    if result.is_err() { return }
-                    live.mark_unchanged();
-                }
-                result = presences.changed() => {
-                    if result.is_err() { return }
-                    presences.mark_unchanged();
-                }
+                Ok(()) = live.changed() => live.mark_unchanged(),
+                Ok(()) = presences.changed() => presences.mark_unchanged(),
                 result = connected.changed() => {
                     if result.is_err() { return }
                     let now = connected.borrow_and_update().clone();
@@ -190,10 +184,7 @@ impl Keeper {
                     self.offer(Vec::new()).await;
                     self.publish().await;
                 }
-                result = self.about.changed() => {
-                    if result.is_err() { return }
-                    self.publish().await;
-                }
+                Ok(()) = self.about.changed() => self.publish().await,
             }
             self.show();
         }

@@ -20,8 +20,7 @@ use iroh::{
 use proto::{
     id::HostId,
     reachability::{
-        deaf::Sounding,
-        narrow::Carried,
+        deaf::{Carried, Sounding},
         path::{self, Path, Remote, Sample},
         traffic::{Lately, Traffic},
     },

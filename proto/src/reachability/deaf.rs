@@ -5,13 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::narrow::Carried;
 use crate::{id::HostId, time::Moment};
 
 /// As long as a path may be silent: five missed beats.
 const DEAF_MS: u64 = 5_000;
 /// A connection that beats every second was heard lately.
 const HEARD_MS: u64 = 2_000;
+
+/// What a connection's direct ways carried so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes sent that want to be acknowledged.
+    pub sent: u64,
+    /// Those of them that are known to be lost.
+    pub lost: u64,
+    /// Acknowledgements that came.
+    pub acknowledged: u64,
+}
 
 /// One open connection as it is now.
 #[derive(Clone, Copy, Debug)]

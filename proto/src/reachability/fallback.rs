@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Foreign relays of one host.
-pub const MAX_FALLBACK: usize = 8;
+const MAX_FALLBACK: usize = 8;
 /// What stands for the certificate of a relay that shows one of the public authorities.
 pub const BY_AUTHORITY: Digest = Digest([0; 32]);
 
@@ -108,7 +108,7 @@ fn entry(text: &str) -> Result<RelayOffer, NoForeign> {
 
 /// What is seen at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct Outlook<'a> {
     /// The home relays.
     pub homes: &'a [Home],
     /// Relays that members offer, this host's own among them.
@@ -157,7 +157,7 @@ impl Fallback {
     }
 
     /// Looks around. Tells whether other relays are used now, and whether others are lent.
-    pub fn note(&mut self, seen: Seen<'_>, now: Moment) -> (bool, bool) {
+    pub fn note(&mut self, seen: Outlook<'_>, now: Moment) -> (bool, bool) {
         if self.foreign.relays().is_empty() {
             return (false, false);
         }
@@ -168,7 +168,7 @@ impl Fallback {
         (self.on != was, lent)
     }
 
-    fn switch(&mut self, seen: Seen<'_>, now: Moment) {
+    fn switch(&mut self, seen: Outlook<'_>, now: Moment) {
         let is_own = |home: &Home| home.is_connected && seen.own.contains(&home.url);
         if seen.homes.iter().any(is_own) {
             self.lost = None;
@@ -207,7 +207,7 @@ impl Fallback {
         }
     }
 
-    fn seeks(&mut self, seen: Seen<'_>, now: Moment) -> bool {
+    fn seeks(&mut self, seen: Outlook<'_>, now: Moment) -> bool {
         if seen.missed.is_empty() {
             self.missed = None;
             return false;
@@ -236,7 +236,7 @@ mod tests {
         let own = own.iter().map(|url| url.to_string()).collect();
         let missed = (0..missed).map(|byte| HostId([byte; 32])).collect();
         let homes = if at.is_empty() { Vec::new() } else { home(at) };
-        fallback.note(Seen { homes: &homes, own: &own, missed: &missed, alone: false }, now);
+        fallback.note(Outlook { homes: &homes, own: &own, missed: &missed, alone: false }, now);
         !fallback.used().is_empty()
     }
 
@@ -275,7 +275,7 @@ mod tests {
     fn nobody_is_met_by_a_host_that_is_alone() {
         let (mut fallback, none) = (begin(), BTreeSet::new());
         for second in 0..100 {
-            let seen = Seen { homes: &[], own: &none, missed: &BTreeSet::new(), alone: true };
+            let seen = Outlook { homes: &[], own: &none, missed: &BTreeSet::new(), alone: true };
             assert_eq!(fallback.note(seen, START.plus_ms(second * 1000)), (false, false));
         }
         let mut without = Fallback::new("[]".parse().unwrap());

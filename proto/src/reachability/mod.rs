@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{id::HostId, time::Moment, wire::record::RelayOffer};
 use deaf::{Hearing, Sounding};
 use dialer::Dialer;
-use fallback::{Fallback, Foreign, Seen};
+use fallback::{Fallback, Foreign, Outlook};
 use narrow::Widths;
 use relays::{Home, Relays};
 
@@ -257,7 +257,7 @@ impl Reachability {
         let me = self.me;
         let missed = sight.known.difference(&sight.connected).copied().filter(|host| *host != me);
         let (homes, missed) = (&sight.homes[..], missed.collect());
-        self.fallback.note(Seen { homes, own: &own, missed: &missed, alone: sight.alone }, now)
+        self.fallback.note(Outlook { homes, own: &own, missed: &missed, alone: sight.alone }, now)
     }
 
     fn used(&self) -> Vec<RelayOffer> {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::deaf::Sounding;
+use super::deaf::{Carried, Sounding};
 use crate::{id::HostId, time::Moment};
 
 /// How much of the past is looked at.
@@ -20,17 +20,6 @@ const LOST_PERCENT: u64 = 50;
 const AGAIN_MS: u64 = 5_000;
 /// A way on which nothing was heard for so long is silent; that is for others to judge.
 const HEARD_MS: u64 = 3_000;
-
-/// What a connection's direct ways carried so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Bytes sent that want to be acknowledged.
-    pub sent: u64,
-    /// Those of them that are known to be lost.
-    pub lost: u64,
-    /// Acknowledgements that came.
-    pub acknowledged: u64,
-}
 
 /// Remembers the last moments of every connection.
 #[derive(Debug, Default)]

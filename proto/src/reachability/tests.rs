@@ -1,6 +1,6 @@
 //! What one look leads to.
 
-use super::{narrow::Carried, *};
+use super::{deaf::Carried, *};
 use crate::id::Digest;
 
 mod world;

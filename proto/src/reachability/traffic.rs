@@ -95,7 +95,7 @@ impl Traffic {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::narrow::Carried, *};
+    use super::{super::deaf::Carried, *};
 
     fn sounding(connection: usize, sent: u64, received: u64) -> Sounding {
         let carried = Carried::default();

@@ -256,22 +256,24 @@ impl fmt::Display for Because {
             Because::MayNotRun => f.write_str("its host is not allowed to run machines: its certificate limits it"),
             Because::Untold => f.write_str("its host says why: gossip had no room for it"),
             Because::Unreported => f.write_str("its host has not reported yet"),
-            Because::HostAway { host } => {
-                write!(
-                    f,
-                    "{host} is not heard; the machine waits for it (guard: hold); if {host} is gone for good: \
-                     agent host remove {host}"
-                )
-            }
-            Because::HostOut { host, session } => {
-                write!(
-                    f,
-                    "{host} is out of the mesh, and the machine's disk with it; agent session up with the \
-                     topology of {session} begins it anew elsewhere"
-                )
-            }
+            Because::HostAway { host } => f.write_str(&away(host)),
+            Because::HostOut { host, session } => f.write_str(&out(host, session)),
         }
     }
+}
+
+fn away(host: &str) -> String {
+    format!(
+        "{host} is not heard; the machine waits for it (guard: hold); if {host} is gone for good: \
+         agent host remove {host}"
+    )
+}
+
+fn out(host: &str, session: &Name) -> String {
+    format!(
+        "{host} is out of the mesh, and the machine's disk with it; agent session up with the topology of \
+         {session} begins it anew elsewhere"
+    )
 }
 
 fn needs(groups: &[Name]) -> String {

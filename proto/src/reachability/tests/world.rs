@@ -4,7 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{deaf::Sounding, narrow::Carried, relays::Home, *};
+use super::super::{
+    deaf::{Carried, Sounding},
+    relays::Home,
+    *,
+};
 use crate::id::Digest;
 
 const TICK_MS: u64 = 250;

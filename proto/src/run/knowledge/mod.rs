@@ -307,12 +307,7 @@ impl Knowledge {
         }
         if let Err(unsigned) = self.judge(&share) {
             effects.extend(answer(Err(Refusal::Unsigned(unsigned.to_string()))));
-            // Its coordinator tries again and again: once is enough to be told.
-            let told = (held.from, share.recovery, share.version);
-            if self.told.insert(session, told) != Some(told) {
-                effects.push(Effect::Unsigned(Arc::new(*share), held.from, unsigned));
-            }
-            return;
+            return self.tell_unsigned(held.from, *share, unsigned, effects);
         }
         if let Some(waits) = self.contents.waits(session) {
             if slice::supersedes(waits, &share) {
@@ -334,6 +329,14 @@ impl Knowledge {
         let (share, voices) = (Arc::new(*share), first.then(|| self.voices(session)));
         self.writing.insert(session, (held.ticket, share.clone()));
         effects.push(Effect::Store(share, voices));
+    }
+
+    /// Tells people of a share that no operator signed. Its coordinator tries again and again: once is enough.
+    fn tell_unsigned(&mut self, from: HostId, share: Share, unsigned: Unsigned, effects: &mut Vec<Effect>) {
+        let told = (from, share.recovery, share.version);
+        if self.told.insert(share.session, told) != Some(told) {
+            effects.push(Effect::Unsigned(Arc::new(share), from, unsigned));
+        }
     }
 
     /// Tells whether operators signed what a share asks of this host.

@@ -334,6 +334,12 @@ fn file(mode: u32) -> FileSpec {
     FileSpec { source: "x".into(), mode, owner: None }
 }
 
+fn plan_and_up(intent: Intent) -> [Ask; 2] {
+    let plan = Ask::Plan(Box::new(intent.clone()), Replace::default());
+    let (intent, contents, replace) = (Box::new(intent), Contents::default(), Replace::all());
+    [plan, Ask::Up { intent, contents, index: None, replace, mandate: None }]
+}
+
 #[test]
 fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
     let group = |intent: &mut Intent, change: fn(&mut Group)| {
@@ -342,17 +348,7 @@ fn what_no_file_could_have_said_is_refused_before_anything_is_planned() {
     let check = |change: &dyn Fn(&mut Intent), because: &str| {
         let mut wrong = intent("web 1 256 checked=http:80\ndb 1 256");
         change(&mut wrong);
-        let asks = [
-            Ask::Plan(Box::new(wrong.clone()), Replace::default()),
-            Ask::Up {
-                intent: Box::new(wrong),
-                contents: Contents::default(),
-                index: None,
-                replace: Replace::all(),
-                mandate: None,
-            },
-        ];
-        for asked in asks {
+        for asked in plan_and_up(wrong) {
             let (_, effects) = Question::new(SESSION, asked, Rules::default());
             let [question::Effect::Answer(answer)] = &effects[..] else { panic!("{effects:?}") };
             let Answer::Refused(Refusal::Invalid(said)) = &**answer else { panic!("{answer:?}") };

@@ -98,11 +98,15 @@ fn what_an_operator_signs_is_what_hosts_are_asked_for() {
     assert_eq!(asked(&share(&ended), Some(&share(&stopped))), Ok(()));
 }
 
-#[test]
-fn a_coordinator_gone_bad_gets_nothing_from_a_host_that_no_operator_signed() {
-    let first = started(up(created(), SHOP, &Replace::default()));
-    let now = up(first.clone(), &SHOP.replace("web 2", "web 3"), &Replace::default());
-    let (old, good) = (share(&first), share(&now));
+/// What another host signed, with an operator's name on it.
+fn renamed(good: &Share) -> Share {
+    let mut forged = carrying(good, |_| {}, &LIMITED);
+    forged.mandate.as_mut().unwrap().signer = operator();
+    forged
+}
+
+/// What a coordinator gone bad may make of what an operator signed.
+fn forgeries(old: &Share, good: &Share) -> Vec<(&'static str, Share)> {
     let spec = |share: &mut Share, name: &str, change: &dyn Fn(&mut MachineSpec)| {
         share.machines.iter_mut().filter(|spec| spec.machine == machine(name)).for_each(change);
     };
@@ -112,7 +116,7 @@ fn a_coordinator_gone_bad_gets_nothing_from_a_host_that_no_operator_signed() {
         forged
     };
     let ssh = "ssh-ed25519 AAAA mallory".to_owned();
-    let forgeries: Vec<(&str, Share)> = vec![
+    vec![
         ("another image", forge(&|s| spec(s, "db-1", &|m| m.image = Digest([9; 32])))),
         ("other files", forge(&|s| spec(s, "web-1", &|m| m.files[0].content = Content::of(b"other")))),
         ("files left out", forge(&|s| spec(s, "web-1", &|m| m.files.clear()))),
@@ -152,17 +156,20 @@ fn a_coordinator_gone_bad_gets_nothing_from_a_host_that_no_operator_signed() {
         ("no mandate", forge(&|s| s.mandate = None)),
         ("an older mandate", Share { version: good.version + 9, ..old.clone() }),
         ("changed bytes", forge(&|s| s.mandate.as_mut().unwrap().bytes[9] ^= 1)),
-        ("another session's", carrying(&good, |m| m.session = SessionId([8; 16]), &OPERATOR)),
-        ("the same number", carrying(&good, |m| (m.number, m.ended) = (2, true), &OPERATOR)),
-        ("signed without operate", carrying(&good, |m| m.ended = true, &LIMITED)),
-        ("signed by a stranger", carrying(&good, |_| {}, &Seed([3; 32]))),
-        ("another's name on it", {
-            let mut forged = carrying(&good, |_| {}, &LIMITED);
-            forged.mandate.as_mut().unwrap().signer = operator();
-            forged
-        }),
-    ];
-    let told: Vec<String> = forgeries
+        ("another session's", carrying(good, |m| m.session = SessionId([8; 16]), &OPERATOR)),
+        ("the same number", carrying(good, |m| (m.number, m.ended) = (2, true), &OPERATOR)),
+        ("signed without operate", carrying(good, |m| m.ended = true, &LIMITED)),
+        ("signed by a stranger", carrying(good, |_| {}, &Seed([3; 32]))),
+        ("another's name on it", renamed(good)),
+    ]
+}
+
+#[test]
+fn a_coordinator_gone_bad_gets_nothing_from_a_host_that_no_operator_signed() {
+    let first = started(up(created(), SHOP, &Replace::default()));
+    let now = up(first.clone(), &SHOP.replace("web 2", "web 3"), &Replace::default());
+    let (old, good) = (share(&first), share(&now));
+    let told: Vec<String> = forgeries(&old, &good)
         .iter()
         .map(|(what, share)| match asked(share, Some(&good)) {
             Ok(()) => format!("{what}: TAKEN"),

@@ -28,6 +28,11 @@ const OTHERS: &[(&str, &str, &str)] = &[
         "what is signed has no envelope: the seal around it says what it is",
     ),
     ("codec", "proto/src/trust/token.rs", "a token is typed and has its own version and checksum"),
+    (
+        "codec",
+        "proto/src/session/mandate.rs",
+        "what is signed has no envelope either, and a digest is no message",
+    ),
     ("codec", "proto/src/session/disk.rs", "a digest of what a disk was made from is no message"),
     ("serde_json", "agent/src/machine/qmp.rs", "QMP is QEMU's"),
     ("serde_json", "agent/src/machine/qemu.rs", "what the local QEMU can do is a cache, made again"),

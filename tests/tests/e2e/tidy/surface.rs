@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Source, none, sources};
 
 /// Public and named nowhere outside its file, each for its reason.
-const UNNAMED: &[(&str, &str)] = &[("serialize", "called by what serde derives")];
+const UNNAMED: &[(&str, &str)] = &[];
 
 /// Gives the public items of a file, without those of its own tests.
 fn public(code: &str) -> Vec<(String, bool)> {
