@@ -162,6 +162,8 @@ pub struct Liveness {
     /// Since when most others are missing.
     doubt: Option<Moment>,
     sweep: Moment,
+    /// It said that it stops: it says nothing more.
+    stopped: bool,
     /// When the next `Time` should come.
     expected: Option<Moment>,
     effects: Vec<Effect>,
@@ -202,6 +204,7 @@ impl Liveness {
             reached: now,
             doubt: None,
             sweep: now.plus_ms(SWEEP_MS),
+            stopped: false,
             expected: None,
             effects: Vec::new(),
             broken: None,
@@ -227,7 +230,10 @@ impl Liveness {
             Event::Beat(from, beat) => self.beat(from, beat, now),
             Event::Word(from, signed) => self.word(from, signed, now),
             Event::Time => self.time(now),
-            Event::Stop => self.testify_here(Finding::Leaving, self.connected.iter().copied().collect(), now),
+            Event::Stop => {
+                self.testify_here(Finding::Leaving, self.connected.iter().copied().collect(), now);
+                self.stopped = true;
+            }
         }
         self.expected = self.due();
         std::mem::take(&mut self.effects)

@@ -319,3 +319,16 @@ fn whatever_comes_in_whatever_order_ends_nobody_and_what_is_said_of_it_is_bounde
         assert!(accounts <= 4 * hosts.len(), "{accounts} accounts");
     }
 }
+
+#[test]
+fn a_host_that_stops_tells_nobody_any_more_that_it_is_here() {
+    let (me, other) = (HostId([1; 32]), HostId([2; 32]));
+    let now = Moment(1_000_000);
+    let mut host = Liveness::new((MeshId([7; 32]), me), 1, 7, now);
+    host.on(Event::Members([me, other].into()), now);
+    let testifies = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Testify(..)));
+    assert!(testifies(&host.on(Event::Connected([other].into()), now)));
+    assert!(testifies(&host.on(Event::Stop, now)));
+    host.on(Event::Connected(BTreeSet::new()), now.plus_ms(10));
+    assert!(!testifies(&host.on(Event::Connected([other].into()), now.plus_ms(20))));
+}

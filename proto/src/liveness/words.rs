@@ -66,7 +66,8 @@ impl Liveness {
     }
 
     fn testify(&mut self, about: HostId, finding: Finding, own: f64, to: Vec<HostId>) {
-        if to.is_empty() {
+        // Whoever connects with a host that stops must not hear that it is here.
+        if to.is_empty() || self.stopped {
             return;
         }
         self.seq += 1;
