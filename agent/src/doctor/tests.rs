@@ -163,22 +163,8 @@ async fn relays_are_tried_for_real() {
     let open = listener.local_addr().unwrap();
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let host = |name: &str, relay: Option<SocketAddr>| HostRow {
-        id: proto::id::HostId([1; 32]),
-        name: name.into(),
-        state: proto::wire::api::MemberState::Up,
-        path: None,
-        version: None,
-        arch: None,
-        accelerator: None,
-        cpus: None,
-        memory_mib: None,
-        memory_used_mib: None,
-        disk_mib: None,
-        runs_machines: None,
-        issuer: false,
-        capabilities: Vec::new(),
         relay: relay.map(|address| format!("http://{address}")),
-        tags: Default::default(),
+        ..HostRow::bare(proto::id::HostId([1; 32]), name.into(), proto::wire::api::MemberState::Up)
     };
     let hosts = [host("open", Some(open)), host("closed", Some(closed)), host("none", None)];
     let states: Vec<CheckState> = relays(&hosts).await.iter().map(|check| check.state).collect();

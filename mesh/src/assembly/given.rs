@@ -48,7 +48,7 @@ pub enum MeshError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// This host is a member no more.
-    #[error("this host is out of the mesh {mesh}: it {} {since}", said(.because))]
+    #[error("this host is out of the mesh {mesh}: it {} {since}", .because.in_words())]
     Out {
         /// The mesh's label.
         mesh: String,
@@ -63,12 +63,4 @@ pub enum MeshError {
     /// A part ended by itself.
     #[error("the {0} ended")]
     Ended(&'static str),
-}
-
-fn said(because: &OutBecause) -> &'static str {
-    match because {
-        OutBecause::Left => "left",
-        OutBecause::Removed => "was removed",
-        OutBecause::Evicted => "was evicted",
-    }
 }

@@ -191,17 +191,9 @@ pub enum JoinRefusal {
     #[n(10)]
     Other(#[n(0)] String),
     /// This host was a member and is none for good, under the key that it still has.
-    #[error("this host is out of the mesh: it {}", said(.0))]
+    #[error("this host is out of the mesh: it {}", .0.in_words())]
     #[n(11)]
     Out(#[n(0)] OutBecause),
-}
-
-fn said(because: &OutBecause) -> &'static str {
-    match because {
-        OutBecause::Left => "has left",
-        OutBecause::Removed => "was removed",
-        OutBecause::Evicted => "was evicted",
-    }
 }
 
 impl Refuses for JoinRefusal {

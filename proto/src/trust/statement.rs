@@ -312,6 +312,15 @@ impl OutBecause {
             OutBecause::Evicted => "evicted",
         }
     }
+
+    /// Says what became of the host.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            OutBecause::Left => "has left",
+            OutBecause::Removed => "was removed",
+            OutBecause::Evicted => "was evicted",
+        }
+    }
 }
 
 impl BitAnd for Capabilities {

@@ -171,22 +171,8 @@ fn hosts() -> Hosts {
                 tags: [("room".to_owned(), "attic".to_owned())].into(),
             },
             HostRow {
-                id: HostId([3; 32]),
-                name: "attic".into(),
-                state: MemberState::Down,
-                path: None,
-                version: None,
-                arch: None,
-                accelerator: None,
-                cpus: None,
-                memory_mib: None,
-                memory_used_mib: None,
-                disk_mib: None,
-                runs_machines: None,
-                issuer: false,
                 capabilities: vec![Capability::Run, Capability::Store],
-                relay: None,
-                tags: Default::default(),
+                ..HostRow::bare(HostId([3; 32]), "attic".into(), MemberState::Down)
             },
         ],
     }

@@ -55,6 +55,30 @@ pub struct HostRow {
     pub tags: BTreeMap<String, String>,
 }
 
+impl HostRow {
+    /// Makes the row of a host of which no more is known.
+    pub fn bare(id: HostId, name: String, state: MemberState) -> HostRow {
+        HostRow {
+            id,
+            name,
+            state,
+            path: None,
+            version: None,
+            arch: None,
+            accelerator: None,
+            cpus: None,
+            memory_mib: None,
+            memory_used_mib: None,
+            disk_mib: None,
+            runs_machines: None,
+            issuer: false,
+            capabilities: Vec::new(),
+            relay: None,
+            tags: BTreeMap::new(),
+        }
+    }
+}
+
 /// What a mesh loses with a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLoss {
