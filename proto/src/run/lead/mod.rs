@@ -5,9 +5,11 @@
 //! write goes through Raft.
 //!
 //! - `deliveries`: to whom a share is sent now; `change`: one change of voters; `raise`: the session's level;
+//! - `attempts`: entries that it writes by itself, one at a time;
 //! - `overview`: what it looks at; `release`: what hosts that are out for good will never say themselves;
 //! - `question`: what is asked of a coordinator, and how it is answered.
 
+mod attempts;
 mod change;
 mod deliveries;
 mod overview;
@@ -21,10 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::overview::{Member, Overview, Place, Standing};
 use self::{
+    attempts::Attempts,
     change::{Changes, Step},
     deliveries::Deliveries,
-    raise::Raises,
-    release::Releases,
 };
 use crate::{
     facts::Fact,
@@ -161,8 +162,8 @@ pub struct Lead {
     rules: Rules,
     deliveries: Deliveries,
     changes: Changes,
-    raises: Raises,
-    releases: Releases,
+    raises: Attempts,
+    releases: Attempts,
     /// Since when members are not heard.
     down: BTreeMap<HostId, Moment>,
     /// Since when the group has no place for this host's log.
@@ -183,8 +184,8 @@ impl Lead {
             rules,
             deliveries: Deliveries::default(),
             changes: Changes::new(now),
-            raises: Raises::new(now),
-            releases: Releases::new(now),
+            raises: Attempts::new(now),
+            releases: Attempts::new(now),
             down: BTreeMap::new(),
             outside: None,
             reopening: None,
@@ -312,7 +313,7 @@ impl Lead {
         self.raise(seen, state, now, effects);
         self.deliver(seen, state, now, effects);
         self.keep_voters(seen, state, now, effects);
-        effects.extend(self.releases.due(state, &seen.out, now));
+        self.release(seen, state, now, effects);
         self.bury(seen, state, now, effects);
     }
 
@@ -342,14 +343,23 @@ impl Lead {
 
     /// Raises the session's level when all members understand more: each has a share, or will be brought one.
     fn raise(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
-        if state.ended || self.changes.under_way() {
+        if state.ended || self.changes.under_way() || !self.raises.may_begin(now) {
             return;
         }
         let alone = self.rules.broken(Mutant::RaisesAlone);
         let levels =
             seen.present().map(|(_, member)| if alone { LEVEL } else { member.level.unwrap_or_default() });
-        if let Some(level) = self.raises.due(state.level, levels, now) {
+        if let Some(level) = raise::due(state.level, levels) {
             effects.push(Effect::Raise { raise: self.raises.begin(), level });
+        }
+    }
+
+    /// Writes off what hosts that are out had to remove.
+    fn release(&mut self, seen: &Overview, state: &State, now: Moment, effects: &mut Vec<Effect>) {
+        if self.releases.may_begin(now)
+            && let Some((machine, host, epoch)) = release::due(state, &seen.out)
+        {
+            effects.push(Effect::Release { release: self.releases.begin(), machine, host, epoch });
         }
     }
 
