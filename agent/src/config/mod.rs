@@ -54,7 +54,7 @@ pub struct Policy {
 /// Relaying.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// Whether this host relays for others; `None` = when it has a public address.
+    /// Whether this host relays for others; `None` = when it is reached from outside.
     pub serve: Option<bool>,
     /// Relays of strangers that it may fall back on.
     pub fallback: Foreign,

@@ -125,6 +125,13 @@ impl Interfaces {
         real.flat_map(|interface| interface.nets.iter().copied()).collect()
     }
 
+    /// Lists those of them that a router of IPv4 stands before.
+    pub(crate) fn lans_v4(&self) -> Vec<Net> {
+        let mut lans = self.lans();
+        lans.retain(|net| net.address.is_ipv4());
+        lans
+    }
+
     fn nets(&self) -> impl Iterator<Item = &Net> {
         self.0.iter().flat_map(|interface| &interface.nets)
     }

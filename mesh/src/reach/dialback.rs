@@ -58,10 +58,11 @@ impl Word {
         right.map(|(_, said)| *said = true).is_some()
     }
 
-    /// Tells whether the word was said, and waits for it no more.
-    pub(crate) fn take(&self) -> bool {
-        let expected = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        expected.is_some_and(|(_, said)| said)
+    /// Tells whether this word was said, and waits for it no more. A newer one is left alone.
+    pub(crate) fn take(&self, word: &[u8; 16]) -> bool {
+        let word = spelled(word);
+        let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.take_if(|(expected, _)| *expected == word).is_some_and(|(_, said)| said)
     }
 }
 
@@ -171,12 +172,15 @@ mod tests {
     #[test]
     fn a_word_counts_once_it_is_said_and_only_as_it_is() {
         let word = Word::default();
-        assert!(!word.is_said(&spelled(&[1; 16])) && !word.take());
+        assert!(!word.is_said(&spelled(&[1; 16])) && !word.take(&[1; 16]));
         word.expect(&[1; 16]);
         assert!(!word.is_said(&spelled(&[2; 16])) && !word.is_said(""));
-        assert!(!word.take(), "nobody said it");
+        assert!(!word.take(&[1; 16]), "nobody said it");
         word.expect(&[1; 16]);
-        assert!(word.is_said(&spelled(&[1; 16])) && word.take());
-        assert!(!word.take() && !word.is_said(&spelled(&[1; 16])), "once");
+        assert!(word.is_said(&spelled(&[1; 16])) && word.take(&[1; 16]));
+        assert!(!word.take(&[1; 16]) && !word.is_said(&spelled(&[1; 16])), "once");
+        word.expect(&[3; 16]);
+        assert!(word.is_said(&spelled(&[3; 16])) && !word.take(&[1; 16]), "an earlier one ends late");
+        assert!(word.take(&[3; 16]));
     }
 }

@@ -22,7 +22,7 @@ use proto::{
     time::Moment,
     wire::{
         record::RelayOffer,
-        rpc::{Answer, Request},
+        rpc::{Answer, Refusal, Request},
     },
 };
 use tokio::{
@@ -135,6 +135,7 @@ impl Outside {
         if self.outward.map {
             made.endpoint = Some(Mapping::new(port, Protocol::Udp, Clock.moment()));
         }
+        let mut lans = self.interfaces.borrow().lans_v4();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -143,8 +144,12 @@ impl Outside {
                 _ = tick.tick() => {}
                 result = self.interfaces.changed() => {
                     if result.is_err() { return }
-                    self.interfaces.mark_unchanged();
-                    made.anew(Clock.moment());
+                    let now_here = self.interfaces.borrow_and_update().lans_v4();
+                    // What a container or a VPN changes is nothing to the router.
+                    if now_here != lans {
+                        lans = now_here;
+                        made.anew(Clock.moment());
+                    }
                 }
                 Some(ended) = made.asking.join_next() => match ended {
                     Ok((by, claim, verdict)) => self.conclude(&mut made, by, claim, verdict),
@@ -242,7 +247,15 @@ impl Outside {
             }
             return;
         }
-        if made.relay.is_some() || now < made.next {
+        let is_mapped = matches!(lead, Some(Lead::Mapped(_)));
+        if let Some(served) = &mut made.relay {
+            // Served before the router answered.
+            if is_mapped && served.mappings.is_none() {
+                served.mappings = Served::map((served.port, served.discovery), now);
+            }
+            return;
+        }
+        if now < made.next {
             return;
         }
         let pair = match self.ports {
@@ -253,13 +266,10 @@ impl Outside {
         let keepers = (&self.gate, &self.roster, &self.word);
         match Relay::serve(&self.data, (self.ports, pair), nowhere, keepers).await {
             Ok(relay) => {
-                let map = |port, protocol| Some(Mapping::new(NonZeroU16::new(port)?, protocol, now));
-                let both =
-                    || Some([map(relay.port, Protocol::Tcp)?, map(relay.offer.qad_port, Protocol::Udp)?]);
-                let mappings = matches!(lead, Some(Lead::Mapped(_))).then(both).flatten();
+                let (port, discovery) = (relay.port, relay.offer.qad_port);
+                let mappings = is_mapped.then(|| Served::map((port, discovery), now)).flatten();
                 made.failures = 0;
-                let (discovery, certificate) = (relay.offer.qad_port, relay.offer.certificate);
-                made.relay = Some(Served { port: relay.port, discovery, certificate, mappings });
+                made.relay = Some(Served { port, discovery, certificate: relay.offer.certificate, mappings });
                 self.standing.keep(relay);
             }
             Err(error) => {
@@ -298,10 +308,11 @@ impl Outside {
                     let verdict = match answer {
                         // The relay itself must have heard the word; to say so is not enough.
                         Ok(Answer::DialledBack(mut reached)) => {
-                            reached.relay &= heard.take();
+                            reached.relay &= heard.take(&word);
                             Verdict::Dialled(reached)
                         }
-                        _ => Verdict::Unable,
+                        Ok(Answer::Refused(Refusal::Failed(_))) | Err(_) => Verdict::Later,
+                        Ok(_) => Verdict::Unable,
                     };
                     (host, claim, verdict)
                 });
@@ -324,14 +335,23 @@ impl Outside {
 
     fn conclude(&self, made: &mut Made, by: HostId, claim: Claim, verdict: Verdict) {
         let now = Clock.moment();
-        let missed = matches!(verdict, Verdict::Dialled(reached) if !reached.all());
+        let was = made.proof.proved().is_some();
         for effect in made.proof.on(Event::Ended(by, claim, verdict), now) {
             self.carry_out(made, effect);
         }
-        if missed && made.proof.proved().is_none() {
-            // A router that was started anew has forgotten what it mapped, and does not say so.
+        if was && made.proof.proved().is_none() {
+            // A router that was started anew has forgotten what it mapped, and does not say so. What was never proved
+            // is tried ever less often instead.
             made.anew(now);
         }
+    }
+}
+
+impl Served {
+    /// Has the router map the relay, by TCP, and its address discovery, by UDP.
+    fn map((relay, discovery): (u16, u16), now: Moment) -> Option<[Mapping; 2]> {
+        let map = |port, protocol| Some(Mapping::new(NonZeroU16::new(port)?, protocol, now));
+        Some([map(relay, Protocol::Tcp)?, map(discovery, Protocol::Udp)?])
     }
 }
 

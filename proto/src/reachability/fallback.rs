@@ -185,7 +185,9 @@ impl Fallback {
             return;
         }
         if self.on {
-            let is_new = seen.own.iter().any(|url| !self.tried.contains(url));
+            // Ever later: a member that offers another one all the time keeps nobody from a way that works.
+            let rested = self.tries == 0 || now.since_ms(self.since) >= SILENCE_MS << self.tries.min(9);
+            let is_new = rested && seen.own.iter().any(|url| !self.tried.contains(url));
             let due = !seen.own.is_empty()
                 && now.since_ms(self.since) >= LOOK_AGAIN.after_ms(self.tries.saturating_add(1));
             if is_new || due {
@@ -269,6 +271,17 @@ mod tests {
         }
         assert!((45..60).contains(&trials), "{trials}");
         assert_eq!(away, 3 * (trials + 1), "each costs three seconds");
+    }
+
+    #[test]
+    fn a_member_that_offers_another_relay_all_the_time_costs_a_few_seconds_now_and_then() {
+        let mut fallback = begin();
+        let away = (0..3_600u64).filter(|second| {
+            let url = format!("http://lie-{second}/");
+            !look(&mut fallback, "", &[&url], 0, START.plus_ms(second * 1000))
+        });
+        let away = away.count();
+        assert!(away <= 40, "{away} s of an hour");
     }
 
     #[test]

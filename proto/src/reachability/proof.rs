@@ -20,8 +20,8 @@ use crate::{addresses::is_somewhere, backoff::BackOff, id::HostId, time::Moment}
 
 /// Before a claim that was proved is looked at again: a router that lost its mappings is noticed within this time.
 const AGAIN_MS: u64 = 240_000;
-/// Before somebody else is asked about a claim that was proved and was missed now.
-const DOUBT_MS: u64 = 3_000;
+/// Before a claim that was proved and was missed now is asked about again: there may be one member alone to ask.
+const DOUBT_MS: u64 = FAVOUR_MS + 2_000;
 /// Misses in a row after which a proof is no more.
 const MISSES: u32 = 2;
 /// Between tries of a claim that nobody has reached.
@@ -30,12 +30,14 @@ const RETRY: BackOff = BackOff::new(20_000, 1_800_000);
 const ASKED_MS: u64 = 20_000;
 /// How long a member is not asked again that could not help.
 const UNABLE_MS: u64 = 1_800_000;
+/// The same of one that may help later: it has much to do, or has not seen yet where this host is now.
+const LATER_MS: u64 = 60_000;
 
 /// Between two dials back for the same member.
 const FAVOUR_MS: u64 = 10_000;
 /// Dials back within a minute, for all members together.
 const FAVOURS: usize = 20;
-/// Below it are the ports of system services, which no agent and no router's mapping has.
+/// Below it are the ports of system services, where nobody is sent: an agent that listens there is not proved.
 const FIRST_PORT: u16 = 1024;
 
 /// Where this host would be reached from outside.
@@ -110,8 +112,10 @@ impl Reached {
 pub enum Verdict {
     /// It was dialled.
     Dialled(Reached),
-    /// That member could not help: it is of an earlier version, sees this host elsewhere, or does not answer.
+    /// That member cannot help: it is of an earlier version.
     Unable,
+    /// It did not help this time: it has done too much for others, sees this host elsewhere, or did not answer.
+    Later,
 }
 
 /// What happens.
@@ -147,7 +151,8 @@ pub struct Proof {
     asked: Option<(HostId, Moment)>,
     /// When each member was asked last.
     turns: BTreeMap<HostId, Moment>,
-    unable: BTreeMap<HostId, Moment>,
+    /// Until when some are not asked.
+    spared: BTreeMap<HostId, Moment>,
 }
 
 impl Proof {
@@ -157,8 +162,8 @@ impl Proof {
             Event::Claims(claim) if claim == self.claim => Vec::new(),
             Event::Claims(claim) => {
                 let withdrawn = self.proved.then_some(Effect::Withdraw);
-                let (turns, unable) = (std::mem::take(&mut self.turns), std::mem::take(&mut self.unable));
-                *self = Proof { claim, next: now, turns, unable, ..Proof::default() };
+                let (turns, spared) = (std::mem::take(&mut self.turns), std::mem::take(&mut self.spared));
+                *self = Proof { claim, next: now, turns, spared, ..Proof::default() };
                 withdrawn.into_iter().collect()
             }
             Event::Look(helpers) => self.look(&helpers, now).into_iter().collect(),
@@ -174,12 +179,12 @@ impl Proof {
     fn look(&mut self, helpers: &BTreeSet<HostId>, now: Moment) -> Option<Effect> {
         if let Some((host, _)) = self.asked.filter(|(_, since)| now.since_ms(*since) >= ASKED_MS) {
             self.asked = None;
-            self.unable.insert(host, now);
+            self.spared.insert(host, now.plus_ms(LATER_MS));
         }
-        self.unable.retain(|_, since| now.since_ms(*since) < UNABLE_MS);
+        self.spared.retain(|_, until| now < *until);
         self.turns.retain(|host, _| helpers.contains(host));
         let claim = self.claim.filter(|_| self.asked.is_none() && self.next <= now)?;
-        let able = helpers.iter().filter(|host| !self.unable.contains_key(*host));
+        let able = helpers.iter().filter(|host| !self.spared.contains_key(*host));
         let host = *able.min_by_key(|host| (self.turns.get(*host).copied(), **host))?;
         self.asked = Some((host, now));
         self.turns.insert(host, now);
@@ -191,10 +196,8 @@ impl Proof {
         self.asked.filter(|(host, _)| *host == by && self.claim == Some(claim))?;
         self.asked = None;
         match verdict {
-            Verdict::Unable => {
-                self.unable.insert(by, now);
-                None
-            }
+            Verdict::Unable => self.spare(by, now.plus_ms(UNABLE_MS)),
+            Verdict::Later => self.spare(by, now.plus_ms(LATER_MS)),
             Verdict::Dialled(reached) if reached.all() => {
                 (self.misses, self.next) = (0, now.plus_ms(AGAIN_MS));
                 let news = !std::mem::replace(&mut self.proved, true);
@@ -211,6 +214,13 @@ impl Proof {
                 was.then_some(Effect::Withdraw)
             }
         }
+    }
+}
+
+impl Proof {
+    fn spare(&mut self, host: HostId, until: Moment) -> Option<Effect> {
+        self.spared.insert(host, until);
+        None
     }
 }
 
@@ -331,8 +341,40 @@ mod tests {
         assert_eq!(proof.on(Event::Ended(host(2), here, ALL), silent), [], "too late");
         assert_eq!(proof.on(Event::Ended(host(3), here, Verdict::Unable), silent), []);
         assert_eq!(look(&mut proof, &[1, 2, 3], silent), [], "nobody is left");
+        let later = silent.plus_ms(LATER_MS);
+        assert_eq!(look(&mut proof, &[1, 2, 3], later), [Effect::Ask(host(2), here)]);
+        assert_eq!(proof.on(Event::Ended(host(2), here, Verdict::Unable), later), []);
         let forgiven = START.plus_ms(UNABLE_MS);
         assert_eq!(look(&mut proof, &[1, 2, 3], forgiven), [Effect::Ask(host(1), here)]);
+    }
+
+    #[test]
+    fn one_member_alone_proves_a_relay_and_sees_it_go_within_its_favours() {
+        let (mut proof, here) = (Proof::default(), claim("203.0.113.9:7440"));
+        proof.on(Event::Claims(Some(here)), START);
+        let (mut favours, gone) = (Favours::default(), 900);
+        let (mut told, mut withdrawn) = (None, None);
+        for second in 0..1800 {
+            let now = START.plus_ms(second * 1000);
+            for effect in look(&mut proof, &[1], now) {
+                let Effect::Ask(by, claim) = effect else { panic!("{effect:?}") };
+                let verdict = match favours.take(by, now) {
+                    Err(_) => Verdict::Later,
+                    Ok(()) if second < gone => ALL,
+                    Ok(()) => HALF,
+                };
+                for effect in proof.on(Event::Ended(by, claim, verdict), now) {
+                    match effect {
+                        Effect::Offer(_) => told = told.or(Some(second)),
+                        Effect::Withdraw => withdrawn = withdrawn.or(Some(second)),
+                        Effect::Ask(..) => {}
+                    }
+                }
+            }
+        }
+        assert_eq!(told, Some(0));
+        let most = gone + (AGAIN_MS + DOUBT_MS) / 1000 + 1;
+        assert!(withdrawn.is_some_and(|at| (gone..=most).contains(&at)), "{withdrawn:?}");
     }
 
     #[test]
