@@ -270,10 +270,10 @@ fn mute(roll: &mesh::Roll) -> BTreeSet<HostId> {
     members.map(|member| member.host).collect()
 }
 
-/// Lists the members who may operate.
+/// Lists those whose word on what becomes of sessions counts: members who may operate, and those who left or were lost.
 fn operators(roll: &mesh::Roll) -> BTreeSet<HostId> {
-    let members = roll.members.values().filter(|member| member.may(Capability::Operate));
-    members.map(|member| member.host).collect()
+    let known = roll.members.keys().chain(roll.out.keys());
+    known.copied().filter(|host| roll.set.operates(*host)).collect()
 }
 
 async fn keep_voices(table: Table, session: SessionId, voices: BTreeSet<HostId>) {

@@ -218,7 +218,14 @@ impl MemberSet {
         }
         let subject = subject(&statement);
         let before = subject.map(|host| self.rights(host));
+        let born = match &statement {
+            Statement::Genesis(genesis) => Some(genesis.session),
+            _ => None,
+        };
         let kept = self.keep(Kept { rank: rank(&statement, by_root), digest, sealed, statement })?;
+        if let Some(session) = born {
+            self.settle_end(session);
+        }
         if let (Some(host), Some(before)) = (subject, before)
             && self.rights(host) != before
         {
@@ -342,7 +349,7 @@ impl MemberSet {
             && self.genesis(tombstone.session).is_some_and(|genesis| genesis.bound)
         {
             let by = tombstone.mandate.as_ref().map(|mandate| mandate.signer);
-            let operates = by.and_then(|by| self.member(by)).is_some_and(|by| by.may(Capability::Operate));
+            let operates = by.is_some_and(|by| self.operates(by));
             return if operates && tombstone.is_signed() { Ok(()) } else { Err(RefusedBecause::Unsigned) };
         }
         if self.is_root(signer) {
@@ -359,6 +366,8 @@ impl MemberSet {
             Statement::Rename(rename) if !issuer && rename.host.0 != *signer => {
                 Err(RefusedBecause::NotIssuer)
             }
+            // Who only runs machines, say, ends nobody's session.
+            Statement::Tombstone(_) if !self.may_end(HostId(*signer)) => Err(RefusedBecause::Unsigned),
             Statement::Charter(_) => Err(RefusedBecause::OnlyRoot),
             Statement::Certificate(_) | Statement::Grant(_) | Statement::Revocation(_) if !issuer => {
                 Err(RefusedBecause::NotIssuer)
@@ -374,6 +383,23 @@ impl MemberSet {
                 }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Tells whether a host may end sessions that are not bound by mandates: it coordinates or operates some.
+    fn may_end(&self, host: HostId) -> bool {
+        let may = self.may(host);
+        may.has(Capability::Vote) || may.has(Capability::Operate)
+    }
+
+    /// Drops the end of a session that came before its birth and does not count by it.
+    fn settle_end(&mut self, session: SessionId) {
+        let slot = Slot::Tombstone(session);
+        if self.slots.get(&slot).is_some_and(|kept| !kept.iter().any(|kept| self.ends(kept))) {
+            let gone = self.slots.remove(&slot).unwrap_or_default();
+            for kept in gone {
+                self.known.remove(&kept.digest);
+            }
         }
     }
 

@@ -620,11 +620,18 @@ fn a_session_that_is_bound_by_mandates_ends_by_what_an_operator_signed_alone() {
         seal(tombstone, &SHED)
     };
     let never = |session, by: &Seed| Some(Mandate::never(session).sign(by));
+    let (name, stamp, voters) = (name("shop"), NOW, vec![host(&CELLAR)]);
+    let genesis = Statement::Genesis(Genesis { session, salt, name, stamp, voters, bound: true });
+    // Nor does what a member without the right signed, if it came before the birth was known.
+    let mut early = set.clone();
+    assert_eq!(early.apply(end(never(session, &SHED)), NOW), Ok(true));
+    early.apply(seal(genesis.clone(), &CELLAR), NOW).unwrap();
+    assert!(!early.is_buried(session));
+    assert_eq!(early.apply(end(never(session, &CELLAR)), NOW), Ok(true));
+    assert!(early.is_buried(session));
     // What came before the birth was known counts no more, and gives way.
     assert_eq!(set.apply(end(None), NOW), Ok(true));
     assert!(set.is_buried(session));
-    let (name, stamp, voters) = (name("shop"), NOW, vec![host(&CELLAR)]);
-    let genesis = Statement::Genesis(Genesis { session, salt, name, stamp, voters, bound: true });
     set.apply(seal(genesis, &CELLAR), NOW).unwrap();
     assert!(!set.is_buried(session) && set.tombstones().next().is_none());
     for wrong in [never(session, &SHED), never(session, &TOKEN), never(SessionId([8; 16]), &CELLAR)] {
@@ -634,4 +641,24 @@ fn a_session_that_is_bound_by_mandates_ends_by_what_an_operator_signed_alone() {
     assert_eq!(set.apply(end(never(session, &CELLAR)), NOW), Ok(true));
     assert!(set.is_buried(session));
     assert_eq!(set.tombstones().count(), 1);
+    // An operator that left meant what it signed; it counts where it was not heard before, too.
+    let (mut before, mut late) = (set.clone(), set);
+    for known in [&mut before, &mut late] {
+        let left = Eviction { host: host(&CELLAR), made: NOW, reason: OutBecause::Left };
+        known.apply(seal(Statement::Eviction(left), &CELLAR), NOW).unwrap();
+        assert!(known.is_buried(session) && known.operates(host(&CELLAR)));
+    }
+    let cut = Eviction { host: host(&CELLAR), made: NOW, reason: OutBecause::Evicted };
+    late.apply(seal(Statement::Eviction(cut), &ATTIC), NOW).unwrap();
+    assert!(late.is_buried(session) && !late.operates(host(&CELLAR)), "what was taken stays");
+}
+
+#[test]
+fn who_may_neither_vote_nor_operate_ends_no_session() {
+    let mut set = set();
+    set.apply(seal(Statement::Certificate(only(1, &[Capability::Run])), &ATTIC), NOW).unwrap();
+    let session = SessionId::born(host(&CELLAR), &[7; 16]);
+    let end = Statement::Tombstone(Tombstone { session, made: NOW, mandate: None });
+    assert_eq!(set.apply(seal(end.clone(), &SHED), NOW), Err(RefusedBecause::Unsigned));
+    assert_eq!(set.apply(seal(end, &CELLAR), NOW), Ok(true));
 }

@@ -11,6 +11,7 @@ use crate::{
     seal::PublicKey,
     time::Timestamp,
     trust::{
+        may::Capability,
         mesh_id,
         statement::{Capabilities, Certificate, Eviction, OutBecause, Sealed, Statement},
     },
@@ -106,6 +107,18 @@ impl MemberSet {
     pub(super) fn may_issue(&self, host: HostId) -> bool {
         let evicted = self.eviction(&host).is_some_and(|(_, it)| it.reason == OutBecause::Evicted);
         !evicted && self.certified(host).is_some_and(Capabilities::may_issue)
+    }
+
+    /// Tells whether what a host signed of sessions counts: it may operate, or could when it left or was lost.
+    pub fn operates(&self, host: HostId) -> bool {
+        let evicted = self.eviction(&host).is_some_and(|(_, it)| it.reason == OutBecause::Evicted);
+        !evicted && self.operated(host)
+    }
+
+    /// Tells whether a host's certificates let it operate. What it signed then and was taken stays good, whatever
+    /// becomes of it.
+    pub(super) fn operated(&self, host: HostId) -> bool {
+        !self.certificates(host).is_empty() && self.may(host).has(Capability::Operate)
     }
 
     /// Tells whether the certificates of a host make it an issuer, and whether its word counts as one's.

@@ -228,11 +228,12 @@ impl MemberSet {
     }
 
     /// Tells whether a tombstone counts: one of a session that is bound by mandates has the one that ended it.
-    fn ends(&self, kept: &Kept) -> bool {
+    pub(super) fn ends(&self, kept: &Kept) -> bool {
         let Statement::Tombstone(tombstone) = &kept.statement else { return false };
         let bound = self.genesis(tombstone.session).is_some_and(|genesis| genesis.bound);
+        let by = tombstone.mandate.as_ref().map(|mandate| mandate.signer);
         // Its rank says whether it is signed: that was looked at once.
-        !bound || kept.rank.1 > 0
+        !bound || (kept.rank.1 > 0 && by.is_some_and(|by| self.operated(by)))
     }
 
     /// Gives the ends of sessions.
