@@ -110,6 +110,8 @@ async fn begin(here: &Requests, parcel: Parcel, index: Option<u64>) -> Born {
     let (host, salt) = (here.ground.me(), rand::random());
     let session = SessionId::born(host, &salt);
     let wanted = (&parcel.intent, &Replace::default());
+    // What the names of images mean is known by then.
+    here.offers_known().await;
     let mandate = Mandate::up(session, None, wanted, images::meaning(&here.ground.picture()));
     let mandate = Some(mesh.mandate(&mandate));
     let seeds = Seeds { host, salt, stamp: mesh.now(), ssh_seed: rand::random(), mandate };

@@ -5,8 +5,9 @@
 //! A session that began among older hosts has no mandate until its next `up`; from its first one on, no share counts
 //! without. One whose birth says that it is bound by mandates never had a share without.
 //!
-//! Not bound: addresses, hosts, epochs of machines that are new to a host, how often a start was asked for, and the
-//! session's own key, which every voter has.
+//! Not bound: addresses, hosts, epochs of machines that are new to a host, how often a start was asked for, the session's
+//! own key, which every voter has, the login name and the stored size of an image, and what the directory says to all:
+//! names, ports, and which services are published in a LAN.
 
 use std::collections::{BTreeMap, BTreeSet};
 

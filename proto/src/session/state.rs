@@ -208,8 +208,16 @@ fn signed(
     alive(state)?;
     let current = number(state);
     let new = mandate.read().filter(|new| new.session == state.id && new.number == current.saturating_add(1));
-    if new.is_none_or(|new| new.parent != state.mandate.as_ref().map(SignedMandate::digest)) {
-        return Err(Refused::Mandate { current });
+    let parent = state.mandate.as_ref().map(SignedMandate::digest);
+    let Some(new) = new.filter(|new| new.parent == parent) else { return Err(Refused::Mandate { current }) };
+    // Or no host would take what follows from it, and nothing could be written any more that they take.
+    let fits = match &decision {
+        Decision::End => new.ended,
+        Decision::Wish { machine, run } => !new.ended && new.stopped.contains(machine) != *run,
+        Decision::Apply { .. } => !new.ended,
+    };
+    if !fits {
+        return Err(Refused::Unsafe("its mandate says something else".into()));
     }
     let version = state.version;
     decide(rules, state, decision.entry(None))?;

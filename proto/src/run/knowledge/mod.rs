@@ -33,6 +33,8 @@ use crate::{
 
 /// How long a session's birth may be behind its first share: statements travel on their own.
 const BIRTH_MS: u64 = 2_000;
+/// Between two facts about shares that one member brings and no operator signed.
+const UNSIGNED_NEWS_MS: u64 = 60_000;
 /// A coordinator pushes new shares at once; only what did not arrive in this time is asked for.
 const PATIENCE_MS: u64 = 700;
 /// Longest pause between two questions for one share.
@@ -61,7 +63,7 @@ pub struct View {
     pub up: BTreeSet<HostId>,
     /// Members whose certificates do not let them vote: their word on sessions counts for nothing.
     pub mute: BTreeSet<HostId>,
-    /// Members whose certificates let them operate: what they sign of sessions counts.
+    /// Whose certificates let them operate, also of those that left or were lost: what they signed of sessions counts.
     pub operators: BTreeSet<HostId>,
     /// Sessions whose births say that operators sign what becomes of them.
     pub bound: BTreeSet<SessionId>,
@@ -179,8 +181,8 @@ pub struct Knowledge {
     writing: BTreeMap<SessionId, (Option<u64>, Arc<Share>)>,
     held: Vec<Held>,
     pulls: BTreeMap<SessionId, Pull>,
-    /// Of which share that nobody signed people know, and who brought it.
-    told: BTreeMap<SessionId, (HostId, u64, u64)>,
+    /// What people were told of last, by who brought it: the session, and which share of it.
+    told: BTreeMap<HostId, (Moment, SessionId, u64, u64)>,
 }
 
 impl Knowledge {
@@ -217,7 +219,7 @@ impl Knowledge {
             Event::Forgotten(session) => {
                 self.shares.remove(&session);
                 self.pulls.remove(&session);
-                self.told.remove(&session);
+                self.told.retain(|_, (_, told, ..)| *told != session);
                 self.voices.forget(session);
                 turn_away(self.contents.forget(session), &Refusal::UnknownSession, &mut effects);
             }
@@ -307,7 +309,7 @@ impl Knowledge {
         }
         if let Err(unsigned) = self.judge(&share) {
             effects.extend(answer(Err(Refusal::Unsigned(unsigned.to_string()))));
-            return self.tell_unsigned(held.from, *share, unsigned, effects);
+            return self.tell_unsigned(held.from, *share, unsigned, (now, effects));
         }
         if let Some(waits) = self.contents.waits(session) {
             if slice::supersedes(waits, &share) {
@@ -331,10 +333,23 @@ impl Knowledge {
         effects.push(Effect::Store(share, voices));
     }
 
-    /// Tells people of a share that no operator signed. Its coordinator tries again and again: once is enough.
-    fn tell_unsigned(&mut self, from: HostId, share: Share, unsigned: Unsigned, effects: &mut Vec<Effect>) {
-        let told = (from, share.recovery, share.version);
-        if self.told.insert(share.session, told) != Some(told) {
+    /// Tells people of a share that no operator signed. Its coordinator tries again and again: once is enough. One that
+    /// brings another each time is told of once a minute.
+    fn tell_unsigned(
+        &mut self,
+        from: HostId,
+        share: Share,
+        unsigned: Unsigned,
+        (now, effects): (Moment, &mut Vec<Effect>),
+    ) {
+        let what = (share.session, share.recovery, share.version);
+        let last = self.told.get(&from).copied();
+        let is_new = last.is_none_or(|(at, session, recovery, version)| {
+            (session, recovery, version) != what && now.since_ms(at) >= UNSIGNED_NEWS_MS
+        });
+        if is_new {
+            self.told.retain(|host, _| self.view.members.contains(host));
+            self.told.insert(from, (now, what.0, what.1, what.2));
             effects.push(Effect::Unsigned(Arc::new(share), from, unsigned));
         }
     }

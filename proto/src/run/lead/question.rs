@@ -207,7 +207,10 @@ impl Question {
         self.tries += 1;
         let planned = proposal.plan.clone();
         let same = planned.as_ref().zip(now.plan.as_ref()).is_some_and(|(new, old)| same(old, new));
-        if planned.is_none() || (same && now.intent.as_ref() == Some(intent)) {
+        // A session whose mandate nobody stands for any more, or that has none yet, gets one with the next `up`.
+        let signs = matches!(&self.ask, Ask::Up { mandate: Some(_), .. })
+            && now.mandate.as_ref().is_none_or(|signed| inventory.out.contains(&signed.signer));
+        if planned.is_none() || (same && !signs && now.intent.as_ref() == Some(intent)) {
             let plan = planned.and(now.plan.clone());
             self.proposal = Some(Box::new(Proposal { plan, ..proposal.clone() }));
             return answer(Answer::Applied(Box::new(self.proposal().cloned().unwrap_or(proposal))));
