@@ -119,6 +119,11 @@ async fn run_locked(run: Run) -> ApiResult<()> {
             () = stop.cancelled() => return Ok(()),
         }
     }
+    // It may have been ended while it ended.
+    if let Some(out) = leave::out(data.path()) {
+        leave::halt(&data).await.map_err(|error| failed(&error))?;
+        return Err(out);
+    }
     let (offer, offered) = watch::channel(false);
     let (found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;

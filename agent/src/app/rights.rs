@@ -23,26 +23,13 @@ impl App {
             now.since_ms(out.since) < SHOWN_MS
                 && !members.hosts.values().any(|member| Some(&member.name) == out.name.as_ref())
         };
-        let row = |out: &mesh::Out| api::HostRow {
-            id: out.host,
-            name: out.name.as_ref().map_or_else(|| out.host.short(), Name::to_string),
-            state: match out.because {
+        let row = |out: &mesh::Out| {
+            let name = out.name.as_ref().map_or_else(|| out.host.short(), Name::to_string);
+            let state = match out.because {
                 OutBecause::Evicted => MemberState::Evicted,
                 OutBecause::Removed | OutBecause::Left => MemberState::Left,
-            },
-            path: None,
-            version: None,
-            arch: None,
-            accelerator: None,
-            cpus: None,
-            memory_mib: None,
-            memory_used_mib: None,
-            disk_mib: None,
-            runs_machines: None,
-            issuer: false,
-            capabilities: Vec::new(),
-            relay: None,
-            tags: Default::default(),
+            };
+            api::HostRow::bare(out.host, name, state)
         };
         members.out.values().filter(is_shown).map(row).collect()
     }
@@ -137,12 +124,16 @@ impl App {
     pub async fn leave(&self) -> ApiResult<api::Left> {
         let name = self.inner.mesh.name();
         // First of all: what others start in their place must not run twice.
+        self.inner.sessions.leave(true);
         for left in halt::all(&self.inner.data.sessions(), &self.inner.run).await {
             tracing::warn!(left, "a machine may still run");
         }
         let unheard = match self.inner.mesh.leave().await {
             Ok(unheard) => unheard,
-            Err(error) => return Err(self.no_right("this host did not leave", &error, "agent leave").await),
+            Err(error) => {
+                self.inner.sessions.leave(false);
+                return Err(self.no_right("this host did not leave", &error, "agent leave").await);
+            }
         };
         self.inner.end.cancel();
         Ok(api::Left {

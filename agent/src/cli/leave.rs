@@ -33,7 +33,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         left
     } else {
         reach::own_only(&cx.data, cx.chosen, "leave")?;
-        daemon::leave(&cx.data)?
+        daemon::leave(&cx.data).await?
     };
     cx.ui.show(&left, |left, _| in_words(left));
     Ok(Exit::WELL)

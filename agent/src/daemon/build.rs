@@ -129,7 +129,14 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     let (publisher, lan) = (publisher(&data, &net), lan(&mesh, &pictures, &forwards, &facts));
     let (mine, end) = (facts.clone(), stop.clone());
     let sessions = sessions::Parts {
-        ground: Ground { mesh: mesh.clone(), pictures: pictures.clone(), own, facts: mine, stop: end },
+        ground: Ground {
+            mesh: mesh.clone(),
+            pictures: pictures.clone(),
+            own,
+            facts: mine,
+            stop: end,
+            leaving: watch::Sender::new(false),
+        },
         images: images.clone(),
         net: net.clone(),
         qemu: qemu.clone(),

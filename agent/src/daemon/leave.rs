@@ -14,13 +14,20 @@ use crate::{
     machine::halt,
 };
 
-/// Ends an agent whose host is out: well when it left by itself.
-pub(super) async fn ended(data: &DataDir, out: &mesh::Out, mesh_name: &str) -> ApiResult<()> {
-    let run = data.run().map_err(|error| super::failed(&error))?;
-    for left in halt::all(&data.sessions(), &run).await {
+/// Stops all machines. Gives those that may still run.
+pub(super) async fn halt(data: &DataDir) -> std::io::Result<Vec<String>> {
+    let run = data.run()?;
+    let left = halt::all(&data.sessions(), &run).await;
+    for left in &left {
         log::say(&format!("a machine may still run: {left}"));
     }
     runtime::leave(&run);
+    Ok(left)
+}
+
+/// Ends an agent whose host is out: well when it left by itself.
+pub(super) async fn ended(data: &DataDir, out: &mesh::Out, mesh_name: &str) -> ApiResult<()> {
+    halt(data).await.map_err(|error| super::failed(&error))?;
     let aside = || mesh::identity::put_aside(data.path(), mesh::Clock.timestamp());
     match out.because {
         OutBecause::Left => {
@@ -39,14 +46,11 @@ pub(super) async fn ended(data: &DataDir, out: &mesh::Out, mesh_name: &str) -> A
 
 /// Says that this host is out, and what leads into a mesh again.
 pub(super) fn is_out(because: OutBecause, mesh_name: &str, since: &str) -> Error {
-    let how = match because {
-        OutBecause::Left => "left",
-        OutBecause::Removed => "was removed from",
-        OutBecause::Evicted => "was evicted from",
-    };
+    let how = because.in_words();
+    let from = if because == OutBecause::Left { "" } else { " from" };
     Error::new(Kind::Failed, "this host is out of its mesh")
         .because(format!(
-            "it {how} the mesh {mesh_name} at {since}; its machines do not run, their disks are kept"
+            "it {how}{from} the mesh {mesh_name} at {since}; its machines do not run, their disks are kept"
         ))
         .next("agent leave    puts what is left aside; then agent join TOKEN")
 }
@@ -59,7 +63,7 @@ pub fn out(data: &Path) -> Option<Error> {
 }
 
 /// Puts aside what a host that is out has of its mesh, without an agent.
-pub fn leave(data: &DataDir) -> ApiResult<api::Left> {
+pub async fn leave(data: &DataDir) -> ApiResult<api::Left> {
     let _lock = take(data)?;
     let failed = |error: mesh::IdentityError| {
         Error::new(Kind::Failed, "this host did not leave").because(words(&error)).next("agent doctor")
@@ -74,6 +78,12 @@ pub fn leave(data: &DataDir) -> ApiResult<api::Left> {
         return Err(Error::new(Kind::Unreachable, "this host did not leave")
             .because("its agent does not run, so that nobody would hear of it")
             .next("agent run, then agent leave    or on another host: agent host remove NAME"));
+    }
+    let still = halt(data).await.map_err(|error| super::failed(&error))?;
+    if let Some(first) = still.first() {
+        return Err(Error::new(Kind::Failed, "this host did not leave")
+            .because(format!("a machine may still run: {first}"))
+            .next("end its QEMU, then agent leave"));
     }
     mesh::identity::put_aside(data.path(), mesh::Clock.timestamp()).map_err(failed)?;
     Ok(api::Left {

@@ -33,6 +33,8 @@ pub struct Ground {
     pub facts: broadcast::Sender<Fact>,
     /// Ends every task; machines run on.
     pub stop: CancellationToken,
+    /// Whether this host is about to leave its mesh: nothing starts here any more.
+    pub leaving: watch::Sender<bool>,
 }
 
 impl Ground {

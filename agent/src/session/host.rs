@@ -120,6 +120,7 @@ impl Shell {
         let mut images = self.parts.means.images.watch();
         let mut transfers = self.parts.means.images.transfers();
         let mut roll = self.parts.ground.mesh.roll();
+        let mut leaving = self.parts.ground.leaving.subscribe();
         let names = self.parts.means.store.machines(self.session);
         let mut event =
             Some(Event::Begun(names.into_iter().map(|name| (name.clone(), self.lies(&name))).collect()));
@@ -146,6 +147,8 @@ impl Shell {
                 changed = images.changed() => if changed.is_err() { return },
                 changed = transfers.changed() => if changed.is_err() { return },
                 changed = roll.changed() => if changed.is_err() { return },
+                // Its sender lives as long as this host's part of the ground.
+                Ok(()) = leaving.changed() => leaving.mark_unchanged(),
                 Some(news) = self.heard.recv() => if self.hear(news).await { return },
                 () = woken(self.wake) => {
                     self.wake = None;
@@ -172,7 +175,8 @@ impl Shell {
         let picture = self.parts.ground.picture();
         let ready = readiness::ready(&picture, &share);
         let out = picture.out.contains_key(&picture.me);
-        let barred = !self.parts.ground.may(self.parts.ground.me()).has(Capability::Run);
+        let ground = &self.parts.ground;
+        let barred = !ground.may(ground.me()).has(Capability::Run) || *ground.leaving.borrow();
         let shown = &mut self.shown;
         if shown.barred != barred {
             events.push(Event::Barred(barred));

@@ -40,6 +40,11 @@ impl ForPeople {
         self.requests.called(name)
     }
 
+    /// Keeps machines of this host from being started: it leaves its mesh. `false` takes it back.
+    pub fn leave(&self, leaves: bool) {
+        self.requests.ground.leaving.send_replace(leaves);
+    }
+
     /// Plans a session that does not exist.
     pub async fn propose(&self, session: SessionId, intent: &Intent, replace: &Replace) -> Proposal {
         self.requests.offers_known().await;
