@@ -114,16 +114,23 @@ async fn deliver(streams: Streams, host: HostId, mut waiting: mpsc::Receiver<Vec
             continue;
         };
         let Some(frame) = next else { return };
-        let stream = match open.take() {
-            Some(stream) => Some(stream),
-            None => streams.open(host, GOSSIP, OPEN_TIMEOUT).await.ok(),
+        open = match open.take() {
+            Some(stream) => write(stream, &frame).await,
+            None => None,
         };
-        let Some(mut stream) = stream else { continue };
-        let written = tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut stream, &frame)).await;
-        if matches!(written, Ok(Ok(()))) {
-            open = Some(stream);
+        // One that was kept may be of a connection that has ended: its host is back, and waits for this.
+        if open.is_none()
+            && let Ok(stream) = streams.open(host, GOSSIP, OPEN_TIMEOUT).await
+        {
+            open = write(stream, &frame).await;
         }
     }
+}
+
+/// Gives the stream back if the frame went out.
+async fn write(mut stream: Stream, frame: &[u8]) -> Option<Stream> {
+    let written = tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut stream, frame)).await;
+    matches!(written, Ok(Ok(()))).then_some(stream)
 }
 
 /// Where messages come in: past the firewall, into the chitchat that runs now.

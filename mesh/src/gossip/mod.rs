@@ -273,8 +273,8 @@ impl Task {
 
     /// Begins the exchanges that are due.
     fn push(&mut self, handle: &ChitchatHandle, neighbours: &BTreeSet<HostId>) {
-        let members = self.roster.roll().members.len();
-        for host in self.pushes.due(neighbours, members, crate::Clock.moment()) {
+        let present = self.live.borrow().union(neighbours).count() + 1;
+        for host in self.pushes.due(neighbours, present, crate::Clock.moment()) {
             // Err only when chitchat has ended, which the watcher tells.
             handle.gossip(firewall::address(self.identity.mesh, host)).ok();
         }

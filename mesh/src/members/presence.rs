@@ -69,7 +69,7 @@ struct Observer {
     presences: watch::Sender<Arc<Presences>>,
 }
 
-/// Builds the observer of others; the future runs it until its handles are gone.
+/// Builds the observer of others; the future runs it until the mesh ends.
 pub(crate) fn build(
     identity: Identity,
     (roster, gate): (Arc<Roster>, Gate),

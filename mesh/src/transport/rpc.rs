@@ -32,7 +32,7 @@ use crate::transport::{
 };
 
 const TAKEN: u8 = 1;
-/// Requests that are served at once; more wait in their callers' hands.
+/// Requests that are served at once; more wait here, read whole, as far as their callers' parts of memory reach.
 const MAX_SERVED: usize = 256;
 /// Of these for one member: a host that asks for all of its sessions at once has some left.
 const MAX_SERVED_EACH: usize = 64;

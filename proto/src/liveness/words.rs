@@ -57,11 +57,13 @@ impl Liveness {
 
     /// Says of this host itself that it is here, or stops.
     pub(super) fn testify_here(&mut self, finding: Finding, to: Vec<HostId>, now: Moment) {
-        if finding == Finding::Here && self.here.is_some_and(|at| now.since_ms(at) < HERE_MS) && to.len() > 1
-        {
-            return;
+        // What one alone is told has the pace of who asks, and keeps no word from all the others.
+        if finding == Finding::Here && to.len() > 1 {
+            if self.here.is_some_and(|at| now.since_ms(at) < HERE_MS) {
+                return;
+            }
+            self.here = Some(now);
         }
-        self.here = Some(now);
         self.testify(self.me, finding, 0.0, to);
     }
 
@@ -139,7 +141,6 @@ impl Liveness {
         let changes = recently || other.presence != Presence::Up || self.accused.contains(&about);
         if signed.testimony.finding == Finding::Leaving {
             let is_new = other.left.replace(now).is_none();
-            self.accused.remove(&about);
             self.turn(about, now);
             if is_new {
                 self.pass(from, signed);
@@ -175,6 +176,15 @@ impl Liveness {
             self.accused.insert(about);
             self.look(about, finding, now);
             self.judge(about, now);
+            // Whoever begins to doubt one that is gone for this host is told so: it may have begun just now.
+            let said = self.others.get(&about).and_then(|other| other.said);
+            if finding < Finding::Down
+                && said.is_some_and(|said| said.finding == Finding::Down)
+                && self.connected.contains(&observer)
+            {
+                let evidence = self.vigils.get(&about).map_or(0.0, Vigil::evidence);
+                self.testify(about, Finding::Down, evidence, vec![observer]);
+            }
             if rises && finding >= Finding::Suspect {
                 self.pass(from, signed);
             }

@@ -86,14 +86,14 @@ impl Pushes {
         self.owed > 0 || self.heard
     }
 
-    /// Gives with whom an exchange begins now.
-    pub fn due(&mut self, neighbours: &BTreeSet<HostId>, members: usize, now: Moment) -> BTreeSet<HostId> {
+    /// Gives with whom an exchange begins now. `present` = how many members are there, this host included.
+    pub fn due(&mut self, neighbours: &BTreeSet<HostId>, present: usize, now: Moment) -> BTreeSet<HostId> {
         let mut chosen: BTreeSet<HostId> =
             std::mem::take(&mut self.met).into_iter().filter(|host| neighbours.contains(host)).collect();
         if self.owes() && now >= self.not_before {
             self.not_before = now.plus_ms(PAUSE_MS);
             if std::mem::take(&mut self.heard) {
-                let all_are_neighbours = neighbours.len() + 1 >= members;
+                let all_are_neighbours = neighbours.len() + 1 >= present;
                 self.owed = self.owed.max(if all_are_neighbours { TOLD } else { usize::MAX });
             }
             self.owed = self.owed.min(neighbours.len());
@@ -102,7 +102,7 @@ impl Pushes {
             self.choose(neighbours, count, &mut chosen);
         }
         if now >= self.round {
-            self.round = now.plus_ms(self.pause(members));
+            self.round = now.plus_ms(self.pause(present));
             self.choose(neighbours, ROUND, &mut chosen);
         }
         chosen
@@ -113,8 +113,8 @@ impl Pushes {
         if self.owes() { self.not_before.min(self.round) } else { self.round }
     }
 
-    fn pause(&mut self, members: usize) -> u64 {
-        let usual = if members > MANY { LONG_ROUND_MS } else { ROUND_MS };
+    fn pause(&mut self, present: usize) -> u64 {
+        let usual = if present > MANY { LONG_ROUND_MS } else { ROUND_MS };
         // Those who started together do not speak together for ever.
         usual - usual / 5 + self.random.below(usual * 2 / 5 + 1).unwrap_or(0)
     }
