@@ -58,6 +58,8 @@ if [ -n "${NETSIM_LAB:-}" ]; then hosts='vps nas laptop'; else hosts='nas'; fi
 
 # --- running things on hosts --------------------------------------------------------------------------------------
 
+# It needs nobody of the real internet, and no port of this home's router.
+export AGENT_RELAY_FALLBACK='[]' AGENT_LISTEN_MAP=false
 dir=$(mktemp -d "${TMPDIR:-/tmp}/agent-demo.XXXXXX")
 agents=()       # process ids
 step=starting   # what failed, should something fail

@@ -156,8 +156,11 @@ impl Host {
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = self.command(&self.program());
         command.args(args).env("AGENT_DATA_DIR", self.data()).stdin(Stdio::null());
-        // Stories need nobody of the real internet.
+        // Stories need nobody of the real internet, and no port of the router that this computer stands behind.
         command.env("AGENT_RELAY_FALLBACK", "[]");
+        if matches!(self.place, Place::Here) {
+            command.env("AGENT_LISTEN_MAP", "false");
+        }
         command.envs(self.env.iter().cloned());
         command
     }

@@ -274,10 +274,6 @@ impl World {
     /// Checks that a change of voters leaves out nobody who still has its log and was heard lately.
     pub(super) fn check_voters(&mut self, by: HostId, session: SessionId, before: &BTreeMap<u64, HostId>) {
         let Some(quorum) = self.quorums.get(&session) else { return };
-        // One that is lost is replaced at once, and the set may shrink with it.
-        if before.values().any(|host| self.gone.contains(host)) {
-            return;
-        }
         let replaced = |(node, host): &(&u64, &HostId)| {
             let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
             let agent = self.hosts.get(&by).and_then(|host| host.agent.as_ref());
@@ -286,7 +282,9 @@ impl World {
                 && log.is_some_and(|log| log.node == **node)
                 && self.now.since_ms(heard) < VOTER_SILENT_MS
         };
-        if let Some((_, host)) = before.iter().find(replaced) {
+        // One that is lost is replaced at once, and may take another with it: an odd number is left.
+        let lost = before.values().filter(|host| self.gone.contains(host)).count();
+        if let Some((_, host)) = before.iter().filter(replaced).nth(lost) {
             self.history.broken = Some(Violation::Replaced(self.name(*host)));
         }
     }
@@ -346,15 +344,17 @@ impl World {
         if level < level::lowest(self.staying().map(|host| host.level)) {
             return Err(format!("everybody understands more than level {level}"));
         }
-        let wanted = match self.staying().filter(|host| host.level >= level).count() {
+        let of = |count: usize| match count {
             0..=2 => 1,
             3..=6 => 3,
             _ => 5,
         };
+        let staying = self.staying().filter(|host| host.level >= level).count();
         // Who is lost takes members with it, and voters are kept while they live.
-        let more = !self.gone.is_empty() && quorum.voters.len() > wanted;
-        if quorum.voters.len() != wanted && !more {
-            return Err(format!("{} voters of {wanted}", quorum.voters.len()));
+        let (wanted, most) = (of(staying), of(staying + self.gone.len()));
+        let voters = quorum.voters.len();
+        if !(wanted..=most).contains(&voters) || voters % 2 == 0 {
+            return Err(format!("{voters} voters of {wanted}"));
         }
         let votes = |(node, host): &(&u64, &HostId)| {
             let log = self.hosts.get(*host).and_then(|host| host.disk.logs.get(&session));
