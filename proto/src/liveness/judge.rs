@@ -95,7 +95,11 @@ impl Liveness {
         let Some(other) = self.others.get_mut(&host) else { return };
         let left = other.left.take().is_some();
         other.heard = true;
-        if self.accused.remove(&host) {
+        let accused = self.accused.remove(&host);
+        if left || accused {
+            other.returned = Some(now);
+        }
+        if accused {
             other.accounts.values_mut().for_each(|account| account.refute(left, now));
         }
         let said = other.said.take();

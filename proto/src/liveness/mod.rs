@@ -103,6 +103,8 @@ struct Other {
     said: Option<Said>,
     /// When somebody doubted it last.
     doubted: Option<Moment>,
+    /// When it was there again after it had left, or had been doubted.
+    returned: Option<Moment>,
 }
 
 /// What an observer says of a host.
@@ -125,6 +127,15 @@ struct Said {
     at: Moment,
     /// Whether everybody was told, or the other observers alone.
     widely: bool,
+}
+
+/// A host's own word, by which it turned here.
+#[derive(Clone, Debug)]
+struct Rumour {
+    signed: Signed,
+    /// When it is said again, and how often it was.
+    at: Moment,
+    times: u32,
 }
 
 /// A rule that a test breaks on purpose, to see that somebody notices.
@@ -155,6 +166,10 @@ pub struct Liveness {
     vigils: BTreeMap<HostId, Vigil>,
     /// Those of whom there are words that hold.
     accused: BTreeSet<HostId>,
+    /// The age of each observer's newest word about this host.
+    of_me: BTreeMap<HostId, (u64, u64)>,
+    /// What is said again: datagrams may be lost, and nobody asks for a word that it does not know of.
+    rumours: BTreeMap<HostId, Rumour>,
     /// When it last said that it is here.
     here: Option<Moment>,
     /// When anything came from anybody.
@@ -181,6 +196,7 @@ impl Other {
             accounts: BTreeMap::new(),
             said: None,
             doubted: None,
+            returned: None,
         }
     }
 }
@@ -200,6 +216,8 @@ impl Liveness {
             observed: BTreeSet::new(),
             vigils: BTreeMap::new(),
             accused: BTreeSet::new(),
+            of_me: BTreeMap::new(),
+            rumours: BTreeMap::new(),
             here: None,
             reached: now,
             doubt: None,
@@ -247,7 +265,8 @@ impl Liveness {
     fn due(&self) -> Option<Moment> {
         let first = self.vigils.values().map(Vigil::due).min();
         let sweep = (!self.accused.is_empty()).then_some(self.sweep);
-        first.into_iter().chain(sweep).min()
+        let again = self.rumours.values().map(|rumour| rumour.at).min();
+        first.into_iter().chain(sweep).chain(again).min()
     }
 
     /// Lists the members with whom this host keeps connections.
@@ -260,7 +279,8 @@ impl Liveness {
     pub fn wants(&self, testimony: &Testimony) -> bool {
         let Testimony { observer, about, .. } = testimony;
         if *about == self.me {
-            return self.others.contains_key(observer);
+            let is_newer = self.of_me.get(observer).is_none_or(|known| testimony.age() > *known);
+            return is_newer && self.others.contains_key(observer);
         }
         let Some(other) = self.others.get(about) else { return false };
         match observer == about {
@@ -283,6 +303,8 @@ impl Liveness {
         self.observed = self.circle.observed(&me).into_iter().collect();
         self.vigils.retain(|host, _| self.observed.contains(host));
         self.accused.retain(|host| members.contains(host));
+        self.of_me.retain(|host, _| members.contains(host));
+        self.rumours.retain(|host, _| members.contains(host));
         for host in self.observed.clone() {
             if !self.vigils.contains_key(&host) {
                 let is_there = self.connected.contains(&host);
@@ -372,6 +394,7 @@ impl Liveness {
             }
             self.probe(host, now);
         }
+        self.say_again(now);
         if now >= self.sweep {
             self.sweep = now.plus_ms(SWEEP_MS);
             for host in self.accused.clone() {

@@ -114,15 +114,15 @@ fn who_stood_still_is_there_again_for_everybody_at_once() {
 
 #[test]
 fn a_stop_in_order_is_told_and_a_start_as_well() {
-    for hosts in [3, 20, 50] {
-        let mut world = World::new(hosts, lossy(10), 4, None);
+    for (hosts, seed) in [3, 20, 50].into_iter().flat_map(|hosts| (0..20).map(move |seed| (hosts, seed))) {
+        let mut world = World::new(hosts, lossy(10), seed, None);
         let stops = world.ids[2];
         world.stop(stops);
-        assert!(world.until(stops, Presence::Down, 1_000).is_some(), "of {hosts}");
+        assert!(world.until(stops, Presence::Down, 1_000).is_some(), "of {hosts}, seed {seed}");
         world.run(20_000);
         assert_eq!(world.seen(stops, Presence::Down), hosts - 1);
         world.start(stops, None);
-        assert!(world.until(stops, Presence::Up, 3_000).is_some(), "of {hosts}");
+        assert!(world.until(stops, Presence::Up, 3_000).is_some(), "of {hosts}, seed {seed}");
     }
 }
 
@@ -140,11 +140,16 @@ fn a_world_is_the_same_for_the_same_seed() {
 #[test]
 fn each_broken_rule_is_noticed() {
     let doubts = |mutant| {
-        let mut world = World::new(5, lossy(25), 5, mutant);
-        world.run(TEN_MINUTES_MS);
-        world.turns.len()
+        let one = |seed| {
+            let mut world = World::new(5, lossy(25), seed, mutant);
+            world.run(TEN_MINUTES_MS);
+            world.turns.len()
+        };
+        (0..8).map(one).sum::<usize>()
     };
-    assert!(doubts(Some(Mutant::LearnsNothing)) > doubts(None));
+    let (naive, wise) = (doubts(Some(Mutant::LearnsNothing)), doubts(None));
+    println!("{naive} turns of those that take every way for a clean one, {wise} of the others");
+    assert!(naive > wise + wise / 4);
     assert!(Reader::new(Some(Mutant::BelievesOne)).hear(0, Finding::Down) == Presence::Down);
     let mut world = World::new(20, Faults::default(), 5, Some(Mutant::SaysNothing));
     world.kill(world.ids[0]);
@@ -331,4 +336,67 @@ fn a_host_that_stops_tells_nobody_any_more_that_it_is_here() {
     assert!(testifies(&host.on(Event::Stop, now)));
     host.on(Event::Connected(BTreeSet::new()), now.plus_ms(10));
     assert!(!testifies(&host.on(Event::Connected([other].into()), now.plus_ms(20))));
+}
+
+/// A word of `observer` about another host, or of itself.
+fn word(observer: HostId, about: HostId, seq: u64, finding: Finding) -> Signed {
+    let mesh = MeshId([7; 32]);
+    let testimony = Testimony { mesh, observer, about, generation: 1, seq, finding, evidence: 0 };
+    Signed { testimony, bytes: Vec::new() }
+}
+
+fn told(effects: &[Effect], about: HostId, finding: Finding) -> Vec<Vec<HostId>> {
+    let to = |effect: &Effect| match effect {
+        Effect::Testify(said, to) if said.about == about && said.finding == finding => Some(to.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(to).collect()
+}
+
+#[test]
+fn an_accused_host_answers_all_whoever_asks_it_all_the_time_and_no_word_twice() {
+    let [me, attic, cellar] = [1, 2, 3].map(|byte| HostId([byte; 32]));
+    let mut now = Moment(1_000_000);
+    let mut host = Liveness::new((MeshId([7; 32]), me), 1, 7, now);
+    host.on(Event::Members([me, attic, cellar].into()), now);
+    host.on(Event::Connected([attic, cellar].into()), now);
+    let broadcast = |effects: &[Effect]| told(effects, me, Finding::Here).iter().any(|to| to.len() == 2);
+    for seq in 1..4 {
+        now = now.plus_ms(150);
+        host.on(Event::Beat(cellar, Beat::Probe { number: 1, accused: true }), now.plus_ms(149));
+        let accused = word(attic, me, seq, Finding::Down);
+        assert!(broadcast(&host.on(Event::Word(attic, accused.clone()), now.plus_ms(149))), "word {seq}");
+        assert!(!host.wants(&accused.testimony), "it was heard");
+        assert!(!broadcast(&host.on(Event::Word(cellar, accused), now.plus_ms(149 + 120))));
+    }
+}
+
+#[test]
+fn who_begins_to_doubt_one_that_is_gone_is_told_so_at_once() {
+    let [me, gone, new] = [1, 2, 3].map(|byte| HostId([byte; 32]));
+    let mut now = Moment(1_000_000);
+    let mut host = Liveness::new((MeshId([7; 32]), me), 1, 7, now);
+    host.on(Event::Members([me, gone, new].into()), now);
+    host.on(Event::Connected([gone, new].into()), now);
+    host.on(Event::Connected([new].into()), now.plus_ms(10));
+    // The one answers; the other is silent, and the one does not hear it either.
+    for seq in 1..400 {
+        now = now.plus_ms(50);
+        for effect in host.on(Event::Time, now) {
+            if let Effect::Send(to, Beat::Probe { number, .. }) = effect
+                && to == new
+            {
+                host.on(Event::Beat(new, Beat::Answer { number }), now);
+            }
+        }
+        if seq % 5 == 0 {
+            let seen = Testimony { evidence: 700, ..word(new, gone, seq, Finding::Suspect).testimony };
+            host.on(Event::Word(new, Signed { testimony: seen, bytes: Vec::new() }), now);
+        }
+    }
+    assert_eq!(host.others[&gone].presence, Presence::Down);
+    // It starts anew, and begins to doubt.
+    let begins = Testimony { generation: 2, ..word(new, gone, 1, Finding::Alarm).testimony };
+    let effects = host.on(Event::Word(new, Signed { testimony: begins, bytes: Vec::new() }), now);
+    assert_eq!(told(&effects, gone, Finding::Down), [vec![new]]);
 }

@@ -2,13 +2,16 @@
 //! pass on what is new to them to a few more. The accused is told as well, and says that it is here.
 
 use super::{
-    Account, Effect, Finding, Liveness, Mutant, Presence, Said, Signed, Testimony, judge::DOWN_FOR_MS,
-    vigil::Vigil,
+    Account, Effect, Finding, Liveness, Mutant, Presence, Rumour, Said, Signed, Testimony,
+    judge::DOWN_FOR_MS, vigil::Vigil,
 };
 use crate::{id::HostId, time::Moment};
 
-/// What is new is passed on to so many: then one in fifty misses it, and there are several words and ways.
+/// What is new is passed on to so many: then one in fifty misses it.
 const PASSED_TO: usize = 4;
+/// By what a host turned is passed on again after these times: then of a hundred thousand one misses it, also where
+/// one datagram in ten is lost.
+const AGAIN: [u64; 2] = [300, 1_000];
 /// What everybody must know is said so often, as datagrams may be lost.
 const REPEATED: u32 = 3;
 /// Who is gone is said to be so again after this time.
@@ -114,7 +117,11 @@ impl Liveness {
         }
         let Testimony { observer, about, finding, .. } = signed.testimony;
         match () {
-            () if about == self.me => self.defend(finding, now),
+            () if about == self.me => {
+                // An old one, brought again, makes nobody speak.
+                self.of_me.insert(observer, signed.testimony.age());
+                self.defend(finding, now);
+            }
             () if observer == about => self.own_word(from, signed, now),
             () => self.account(from, signed, now),
         }
@@ -138,12 +145,12 @@ impl Liveness {
         let Some(other) = self.others.get_mut(&about) else { return };
         other.own = signed.testimony.age();
         let recently = other.doubted.is_some_and(|at| now.since_ms(at) < DOUBTED_MS);
-        let changes = recently || other.presence != Presence::Up || self.accused.contains(&about);
+        let is_news = recently || other.presence != Presence::Up;
         if signed.testimony.finding == Finding::Leaving {
             let is_new = other.left.replace(now).is_none();
             self.turn(about, now);
             if is_new {
-                self.pass(from, signed);
+                self.spread(from, signed, now);
                 self.judge(about, now);
             }
             return;
@@ -152,8 +159,33 @@ impl Liveness {
             vigil.lives(now);
         }
         self.acquit(about, now);
-        if changes {
-            self.pass(from, signed);
+        let returned = self.others.get(&about).and_then(|other| other.returned);
+        match () {
+            // Those who have no connection with it hear by this word alone that it is back.
+            () if returned.is_some_and(|at| now.since_ms(at) < DOUBTED_MS) => self.spread(from, signed, now),
+            () if is_news => self.pass(from, signed),
+            () => {}
+        }
+    }
+
+    /// Passes on by what a host turned, now and later.
+    fn spread(&mut self, from: HostId, signed: Signed, now: Moment) {
+        let rumour = Rumour { signed: signed.clone(), at: now.plus_ms(AGAIN[0]), times: 0 };
+        self.rumours.insert(signed.testimony.about, rumour);
+        self.pass(from, signed);
+    }
+
+    /// Says again what is due.
+    pub(super) fn say_again(&mut self, now: Moment) {
+        let due = self.rumours.iter().filter(|(_, rumour)| rumour.at <= now);
+        for about in due.map(|(about, _)| *about).collect::<Vec<_>>() {
+            let Some(mut rumour) = self.rumours.remove(&about) else { continue };
+            self.pass(about, rumour.signed.clone());
+            rumour.times += 1;
+            if let Some(pause) = AGAIN.get(rumour.times as usize) {
+                rumour.at = now.plus_ms(*pause);
+                self.rumours.insert(about, rumour);
+            }
         }
     }
 

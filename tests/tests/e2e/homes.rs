@@ -10,7 +10,7 @@ const HOMES: &str = "seed 1
 home attic nat=cone ports=mapped
 home flat nat=symmetric
 home office nat=symmetric udp=blocked
-host nas in attic
+host nas in attic ip=4+6
 host laptop in flat
 host desk in office
 ";

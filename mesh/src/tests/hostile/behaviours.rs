@@ -14,7 +14,7 @@ use proto::{
 };
 
 use super::{
-    Behaviour, Bot,
+    Behaviour, Bot, beats,
     frames::{self, Change, Part, ack, part, start, syn, syn_ack},
 };
 use crate::{tests::harness::*, transport::protocols};
@@ -150,6 +150,11 @@ pub(super) const ALL: &[(&str, Behaviour)] = &[
     ("half of requests of eight MiB", |bot| held(bot, protocols::RPC, half(8)).boxed()),
     ("half of messages of sixteen MiB between voters", |bot| held(bot, protocols::RAFT, half(16)).boxed()),
     ("a length beyond every limit", |bot| held(bot, protocols::RPC, vec![0xff; 4]).boxed()),
+    ("datagrams that say nothing, and too long ones", |bot| beats::no_beats(bot).boxed()),
+    ("probes without end, and answers to none", |bot| beats::probes(bot).boxed()),
+    ("a host that is there called gone, with all evidence", |bot| beats::calls_gone(bot).boxed()),
+    ("words about others in another's name", |bot| beats::in_another_name(bot).boxed()),
+    ("leaving and being there in turn, in the last start", |bot| beats::comes_and_goes(bot).boxed()),
 ];
 
 async fn named_starts(bot: &Bot, count: u64) {

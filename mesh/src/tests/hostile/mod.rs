@@ -1,6 +1,7 @@
 //! A member that does what no honest one does, one behaviour after the other. After each the others are up, right and
 //! able to talk: what they say reaches each other, requests are answered, and nothing grows.
 
+mod beats;
 mod behaviours;
 mod frames;
 
