@@ -15,8 +15,12 @@ use futures::FutureExt;
 use mesh::Ports;
 use proto::{
     facts::Fact,
+    id::Name,
     run::host::Owner,
-    wire::api::{self, Error, Kind},
+    wire::{
+        api::{self, Error, Kind},
+        record::HostRecord,
+    },
 };
 use rustix::fs::Mode;
 use tokio::{
@@ -127,26 +131,18 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let (offer, offered) = watch::channel(false);
     let (found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;
-    let outward = mesh::Outward { public: config.net.public, map: config.listen_map };
-    let (ports, foreign) = (Ports::Fixed(config.listen_port), config.relay.fallback.clone());
-    let mesh = mesh::Config { ports, serve: serve(&config), outward, foreign, about };
+    let mesh = mesh_config(&config, about);
     let run_dir = data.run().map_err(|error| failed(&error))?;
     let (socket, zone) = (data.socket(), config.dns.zone.clone());
-    let (data_dir, run, owner) = (
-        data.clone(),
-        run_dir.clone(),
-        Owner { lan: config.policy.lan, no_machines: !config.policy.machines },
-    );
-    let parts = Parts { data: data_dir, mesh, zone, run, owner, qemu, offered, stop };
+    let owner = Owner { lan: config.policy.lan, no_machines: !config.policy.machines };
+    let parts = Parts { data: data.clone(), mesh, zone, run: run_dir.clone(), owner, qemu, offered, stop };
     keep_runtime(&run_dir, &data);
     let mut built = build::build(parts).await?;
     serve_people(&mut built, &config, &data).await?;
     let name = built.mesh.name();
     let mesh_name = built.mesh.mesh_name().map_or_else(|| "?".to_owned(), |name| name.to_string());
-    log::say(&format!("{name} runs in the mesh {mesh_name}; Ctrl-C ends the agent, machines run on"));
-    notify::ready(&format!("{name} is in the mesh {mesh_name}"));
-    let (kept, usual) = (data.clone(), config.listen_port);
-    let warned = kept.clone();
+    tell_people(&name, &mesh_name);
+    let (kept, warned, usual) = (data.clone(), data.clone(), config.listen_port);
     tokio::task::spawn_blocking(move || firewall::warn(&warned, usual));
     // Nobody listening is no error.
     built.facts.send(Fact::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).ok();
@@ -170,10 +166,10 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     // Unless machines run on, nothing of this host stays outside its data directory.
     runtime::leave(&run_dir);
     let out = roll.borrow().out.get(&me).cloned();
-    if let Some(out) = out {
-        return leave::ended(&kept, &out, &mesh_name).await;
+    match out {
+        Some(out) => leave::ended(&kept, &out, &mesh_name).await,
+        None => early.map_or(Ok(()), Err),
     }
-    early.map_or(Ok(()), Err)
 }
 
 /// Puts this host itself on the networks of its sessions.
@@ -244,6 +240,12 @@ async fn doors(built: &mut Built, config: &Config, data: &DataDir, shares: Share
     served
 }
 
+/// Tells whoever started it that it runs, and the service manager.
+fn tell_people(name: &Name, mesh: &str) {
+    log::say(&format!("{name} runs in the mesh {mesh}; Ctrl-C ends the agent, machines run on"));
+    notify::ready(&format!("{name} is in the mesh {mesh}"));
+}
+
 /// Finds the group that may use the local API. A user's agent is that user's alone.
 fn group(name: &str) -> Option<u32> {
     users::group(name).map(|group| group.gid).filter(|_| rustix::process::geteuid().is_root())
@@ -272,6 +274,12 @@ fn stop_signal() -> std::io::Result<CancellationToken> {
         told.cancel();
     });
     Ok(stop)
+}
+
+fn mesh_config(config: &Config, about: HostRecord) -> mesh::Config {
+    let outward = mesh::Outward { public: config.net.public, map: config.listen_map };
+    let (ports, foreign) = (Ports::Fixed(config.listen_port), config.relay.fallback.clone());
+    mesh::Config { ports, serve: serve(config), outward, foreign, about }
 }
 
 fn serve(config: &Config) -> mesh::Serve {

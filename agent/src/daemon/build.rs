@@ -127,16 +127,8 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
     tasks.spawn(core("what was seen", picture::tell::run(mesh.clone(), pictures.clone(), stop.clone())));
     let (forwards, zones) = names(&data, &mesh, &pictures, &zone);
     let (publisher, lan) = (publisher(&data, &net), lan(&mesh, &pictures, &forwards, &facts));
-    let (mine, end) = (facts.clone(), stop.clone());
     let sessions = sessions::Parts {
-        ground: Ground {
-            mesh: mesh.clone(),
-            pictures: pictures.clone(),
-            own,
-            facts: mine,
-            stop: end,
-            leaving: watch::Sender::new(false),
-        },
+        ground: ground(&mesh, (&pictures, own), &facts, &stop),
         images: images.clone(),
         net: net.clone(),
         qemu: qemu.clone(),
@@ -148,8 +140,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         owner,
     };
     let sessions = open(sessions, &pictures).await?;
-    tasks.spawn(core("requests", answer_requests(sessions.for_members(), inbox, stop.clone())));
-    tasks.spawn(core("raft messages", answer_raft(sessions.for_members(), raft_inbox, stop.clone())));
+    answer(&mut tasks, &sessions, (inbox, raft_inbox), &stop);
     tasks.spawn(core("zone", zones.clone().run(stop.clone())));
     tasks.spawn(core("images", follow::images(mesh.clone(), images.clone(), stop.clone())));
     Ok(Built {
@@ -325,6 +316,28 @@ async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Futur
     if tokio::time::timeout(STAGE, end).await.is_err() {
         late.push(what);
     }
+}
+
+/// What sessions stand on.
+fn ground(
+    mesh: &Mesh,
+    (pictures, own): (&Pictures, picture::Own),
+    facts: &broadcast::Sender<Fact>,
+    stop: &CancellationToken,
+) -> Ground {
+    let (mesh, pictures, facts) = (mesh.clone(), pictures.clone(), facts.clone());
+    Ground { mesh, pictures, own, facts, stop: stop.clone(), leaving: watch::Sender::new(false) }
+}
+
+/// Answers what others ask and what voters say to each other.
+fn answer(
+    tasks: &mut JoinSet<&'static str>,
+    sessions: &Sessions,
+    (requests, raft): (mpsc::Receiver<Incoming>, mpsc::Receiver<RaftInbound>),
+    stop: &CancellationToken,
+) {
+    tasks.spawn(core("requests", answer_requests(sessions.for_members(), requests, stop.clone())));
+    tasks.spawn(core("raft messages", answer_raft(sessions.for_members(), raft, stop.clone())));
 }
 
 async fn answer_requests(sessions: ForMembers, mut inbox: mpsc::Receiver<Incoming>, stop: CancellationToken) {
