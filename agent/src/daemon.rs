@@ -1,7 +1,8 @@
 //! The daemon: takes the data directory, lets `build` put the subsystems together, serves people, and ends all of it
 //! when it is told to. Machines run on; the next daemon finds them. Nothing is decided here.
 //!
-//! - `init`, `join`: what makes a data directory one of a mesh; `leave`: how it is none any more;
+//! - `init`, `join`: what makes a data directory one of a mesh; `leave`: how it is none any more; `original`: whether it
+//!   is a copy;
 //! - `build`: the subsystems, put together and ended;
 //! - `about`, `follow`: what this host says of itself and of its images.
 
@@ -53,6 +54,7 @@ mod follow;
 mod init;
 mod join;
 mod leave;
+mod original;
 
 pub use self::{
     init::init,
@@ -72,6 +74,8 @@ pub struct Run {
     pub config: Config,
     /// A token to join with first, and the name to take.
     pub join: Option<api::JoinRequest>,
+    /// Somebody says that a directory that is another one than before is the only one.
+    pub moved: bool,
 }
 
 type ApiResult<T> = Result<T, Error>;
@@ -80,6 +84,7 @@ type ApiResult<T> = Result<T, Error>;
 fn no_mesh(error: &mesh::MeshError) -> Error {
     match error {
         mesh::MeshError::Out { mesh, because, since } => leave::is_out(*because, mesh, &since.to_string()),
+        mesh::MeshError::Twice => original::twice(),
         error => failed(error),
     }
 }
@@ -115,7 +120,7 @@ fn with_disk(data: &DataDir, error: Error) -> Error {
 }
 
 async fn run_locked(run: Run) -> ApiResult<()> {
-    let Run { data, config, join } = run;
+    let Run { data, config, join, moved } = run;
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = join::first(&data, join)? {
         tokio::select! {
@@ -128,6 +133,7 @@ async fn run_locked(run: Run) -> ApiResult<()> {
         leave::halt(&data).await.map_err(|error| failed(&error))?;
         return Err(out);
     }
+    original::check(&data, moved)?;
     let (offer, offered) = watch::channel(false);
     let (found, qemu) = watch::channel(Qemu::default());
     let about = about::gather(&config, &data, None, &BTreeMap::new()).await;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use iroh::{Endpoint, address_lookup::memory::MemoryLookup, protocol::Router};
 use proto::{
     facts::Fact,
@@ -20,7 +21,7 @@ use proto::{
     reachability::{Reachability, fallback::Foreign, turns::Turns},
     session::{Mandate, SignedMandate},
     time::Timestamp,
-    trust::{Capability, ClockError, Statement, Token},
+    trust::{Capability, Statement, Token},
     wire::{
         record::{Body, HostRecord, Reach, RecordKey, RelayOffer},
         rpc::{Answer, Request},
@@ -315,11 +316,6 @@ impl Mesh {
         self.inner.roster.now()
     }
 
-    /// Tells whether this host's clock is off, as most members see it.
-    pub fn clock_error(&self) -> Option<ClockError> {
-        self.inner.roster.clock_error(&self.inner.streams.connected().borrow())
-    }
-
     /// Says goodbye to everybody and waits until it is done.
     pub async fn shutdown(&self) {
         self.inner.observing.leave().await;
@@ -362,7 +358,8 @@ pub async fn build(
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
     let found = ((roster.clone(), gate.clone()), (streams.clone(), gossip.clone()));
-    let (observing, run_observer) = presence::build(identity.clone(), found.0, found.1, built.beats);
+    let (observing, run_observer) =
+        presence::build(identity.clone(), found.0, found.1, built.beats, facts.clone());
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
@@ -404,6 +401,7 @@ pub async fn build(
         asking: JoinSet::new(),
         turns: Turns::default(),
         interfaces: interfaces_tx,
+        looks: 0,
     };
     let outside = Outside {
         data: identity.data.clone(),
@@ -454,7 +452,7 @@ pub async fn build(
         part("swarm", run_swarm),
         part("gossip", run_gossip),
         part("keeper", keeper.run()),
-        part("observer", run_observer),
+        run_observer.boxed(),
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
     ];

@@ -59,6 +59,11 @@ pub enum Fact {
         /// Its name.
         member: Name,
     },
+    /// Two computers run as this member: its data directory was copied.
+    MemberTwice {
+        /// Its name.
+        member: Name,
+    },
     /// A member left by itself.
     MemberLeft {
         /// Its name.
@@ -339,6 +344,11 @@ impl fmt::Display for Fact {
             Fact::MemberJoined { member } => write!(f, "{member} joined the mesh"),
             Fact::MemberUp { member } => write!(f, "{member} is up"),
             Fact::MemberDown { member } => write!(f, "{member} is down: not heard for too long"),
+            Fact::MemberTwice { member } => write!(
+                f,
+                "two computers run as {member}: its data directory was copied; delete the copy, and let that \
+                 computer join by itself"
+            ),
             Fact::MemberLeft { member } => write!(f, "{member} left the mesh"),
             Fact::MemberRemoved { member, by } => write!(f, "{member} was removed{}", by_whom(by)),
             Fact::MemberEvicted { member, by } => write!(f, "{member} was evicted{}", by_whom(by)),
@@ -421,6 +431,7 @@ impl Fact {
             | Fact::MemberJoined { .. }
             | Fact::MemberUp { .. }
             | Fact::MemberDown { .. }
+            | Fact::MemberTwice { .. }
             | Fact::MemberLeft { .. }
             | Fact::MemberRemoved { .. }
             | Fact::MemberEvicted { .. }

@@ -22,6 +22,9 @@ pub struct Args {
     /// This host's name in the mesh, with --join [default: the hostname]
     #[arg(long, requires = "join")]
     name: Option<Name>,
+    /// This data directory was moved here or came back from a backup, and no other computer runs by it any more
+    #[arg(long)]
+    moved: bool,
     /// Overrule a setting; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -31,7 +34,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     reach::own_only(&cx.data, cx.chosen, "run")?;
     let (config, _) = config::load(&cx.data, args.set)?;
     let join = args.join.map(|token| wanted(cx, &token, args.name)).transpose()?.flatten();
-    daemon::run(daemon::Run { data: cx.data.clone(), config, join }).await?;
+    daemon::run(daemon::Run { data: cx.data.clone(), config, join, moved: args.moved }).await?;
     Ok(Exit::WELL)
 }
 

@@ -49,6 +49,8 @@ const FACTS: usize = 1024;
 /// What each of the six stages of an orderly end may take: 15 s in all. A stage that does not end in
 /// time is left behind; what is on disk is whole at every moment.
 const STAGE: Duration = Duration::from_millis(2500);
+/// How long the mesh's goodbye may take, when it ends by itself.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// How long the first picture may take: one turn of a task.
 const SHOWN: Duration = Duration::from_secs(5);
 
@@ -225,19 +227,20 @@ impl Built {
     pub(crate) async fn ended(&mut self) -> Option<Error> {
         // Cancel-safe: a token, a handle that is not polled again once it is ready, a join set. The token comes first:
         // once it is cancelled, parts that end do so because they were told to.
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            () = self.stop.cancelled() => None,
-            ended = &mut self.running => Some(match ended {
-                Ok(Ok(())) => Ended("mesh").into(),
-                Ok(Err(error)) => no_mesh(&error),
-                Err(error) => failed(&error),
-            }),
-            Some(ended) = self.tasks.join_next() => Some(match ended {
-                Ok(part) => Ended(part).into(),
-                Err(error) => failed(&error),
-            }),
+            () = self.stop.cancelled() => return None,
+            ended = &mut self.running => return Some(mesh_ended(ended)),
+            Some(ended) = self.tasks.join_next() => ended,
+        };
+        // What stands on the mesh ends before it, which says goodbye first; then it knows why.
+        if let Ok(ended) = tokio::time::timeout(GOODBYE, &mut self.running).await {
+            return Some(mesh_ended(ended));
         }
+        Some(match ended {
+            Ok(part) => Ended(part).into(),
+            Err(error) => failed(&error),
+        })
     }
 
     /// Ends everything in order. Names the parts that did not end in time, or not well.
@@ -315,6 +318,14 @@ pub(super) async fn core(name: &'static str, run: impl Future<Output = ()>) -> &
 async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Future<Output = ()>) {
     if tokio::time::timeout(STAGE, end).await.is_err() {
         late.push(what);
+    }
+}
+
+fn mesh_ended(ended: Result<Result<(), mesh::MeshError>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Ok(())) => Ended("mesh").into(),
+        Ok(Err(error)) => no_mesh(&error),
+        Err(error) => failed(&error),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, path::PathBuf, time::Dur
 
 use ::images::{Holder, Images, WantedImage};
 use futures::FutureExt;
+use mesh::Mesh;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
     picture::{Change, Picture, images},
@@ -64,6 +65,8 @@ pub struct Means {
     pub zone: String,
     /// The files of machines.
     pub store: Store,
+    /// The mesh, which knows whether another computer runs as this host.
+    pub mesh: Mesh,
 }
 
 /// An order with what is needed to carry it out.
@@ -129,6 +132,9 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
     let (means, share) = (&work.means, &work.order.share);
     let spec = share.machines.iter().find(|spec| spec.machine == work.order.machine && spec.epoch == epoch);
     let spec = spec.cloned().ok_or("its share does not list it")?;
+    if !means.mesh.is_single().await {
+        return Err("the agent ends".into());
+    }
     let contents = contents(work, &spec).await?;
     let qemu = means.qemu.borrow().usable();
     let qemu = qemu.ok_or("this host has no usable QEMU: agent doctor tells what is missing")?;

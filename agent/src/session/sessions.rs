@@ -93,7 +93,8 @@ impl Sessions {
         let (births, beginning) = birth::build();
 
         let edges = Edges { me: ground.me(), net: net.clone(), resolve };
-        let means = Means { asking: asking.clone(), images, qemu, zone, store: store.clone() };
+        let (asks, mesh, kept) = (asking.clone(), ground.mesh.clone(), store.clone());
+        let means = Means { asking: asks, images, qemu, zone, store: kept, mesh };
         let hosting = host::Parts { ground: ground.clone(), table: table.clone(), edges, means, run, owner };
         let of = tasks.clone();
         let start = move |session: SessionId| {

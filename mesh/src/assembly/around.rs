@@ -6,6 +6,7 @@ use iroh::{TransportAddr, Watcher};
 use proto::{
     id::{HostId, Name},
     reachability::{path::Path, relays::Home, traffic::Lately},
+    trust::ClockError,
     wire::rpc::Rtt,
 };
 
@@ -24,6 +25,17 @@ pub struct Surroundings {
 }
 
 impl Mesh {
+    /// Tells whether this host's clock is off, as most members see it.
+    pub fn clock_error(&self) -> Option<ClockError> {
+        self.inner.roster.clock_error(&self.inner.streams.connected().borrow())
+    }
+
+    /// Waits until it is as sure as can be that no other computer runs as this host, by a copy of its data directory.
+    /// Gives `false` when the mesh ends before.
+    pub async fn is_single(&self) -> bool {
+        self.inner.observing.is_single().await
+    }
+
     /// Tells how a member is reached at this moment, and whose relay carries it if one does.
     pub fn path(&self, host: HostId) -> Option<(Path, Option<Name>)> {
         let path = self.inner.gate.path(&host)?;

@@ -60,6 +60,9 @@ pub enum MeshError {
     /// This host's own certificate is missing.
     #[error("the stored statements do not say that this host is a member")]
     NotMember,
+    /// Another computer runs as this host, and did so before it.
+    #[error("another computer runs as this host: one of the two data directories is a copy of the other")]
+    Twice,
     /// A part ended by itself.
     #[error("the {0} ended")]
     Ended(&'static str),

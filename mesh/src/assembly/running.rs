@@ -11,7 +11,10 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::MeshError;
-use crate::reach::relay::{Relay, Standing};
+use crate::{
+    members::presence,
+    reach::relay::{Relay, Standing},
+};
 
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +42,10 @@ impl Running {
         // Cancel-safe: a token and a join set.
         let ended = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
-            Some(part) = parts.join_next() => Err(MeshError::Ended(part.unwrap_or("panicking part"))),
+            Some(part) = parts.join_next() => Err(match part {
+                Ok(presence::STOOD_DOWN) => MeshError::Twice,
+                part => MeshError::Ended(part.unwrap_or("panicking part")),
+            }),
         };
         // First those that dial: a dial under way would keep the endpoint from closing.
         parts.shutdown().await;

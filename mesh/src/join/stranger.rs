@@ -206,7 +206,7 @@ impl Stranger<'_> {
             }
         }
         let mut failures: Vec<String> = Vec::new();
-        let (mut pending, mut busy) = (None, None);
+        let (mut pending, mut busy, mut unknown) = (None, None, None);
         let mut watch = tokio::time::interval(RELAY_LOOK);
         let started = Clock.moment();
         loop {
@@ -232,6 +232,8 @@ impl Stranger<'_> {
             match talk {
                 Ok(Ok(told @ Told::Admitted { .. })) => return Ok(told),
                 Ok(Ok(Told::Pending(issuers))) => pending = Some(issuers),
+                // A token is known to its maker first; the others hear of it a moment later.
+                Ok(Err(Failure::Refused(because @ JoinRefusal::UnknownToken))) => unknown = Some(because),
                 Ok(Err(Failure::Refused(because))) => return Err(because.into()),
                 Ok(Err(Failure::Broken(error))) => failures.push(format!("{}: {error}", host.short())),
                 Err(_) => failures.push(format!("{}: no answer within {TALK_TIMEOUT:?}", host.short())),
@@ -239,6 +241,9 @@ impl Stranger<'_> {
         }
         if let Some(ms) = busy {
             return Err(JoinError::Busy(ms));
+        }
+        if let (None, Some(because)) = (&pending, unknown) {
+            return Err(because.into());
         }
         match (pending, self.denied()) {
             (Some(issuers), _) => Ok(Told::Pending(issuers)),

@@ -58,6 +58,8 @@ use crate::{
 
 /// How often dials, paths and the home relay are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Every so many times the gate lets its connections be heard: every half second.
+const PULSE: u32 = 2;
 /// The same as long as nobody else is a member.
 const TICK_ALONE: Duration = Duration::from_secs(2);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
@@ -108,6 +110,8 @@ pub(crate) struct Keeper {
     pub(crate) comparing: JoinSet<spread::Event>,
     /// This host's networks.
     pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
+    /// How often it looked.
+    pub(crate) looks: u32,
 }
 
 impl Keeper {
@@ -209,6 +213,10 @@ impl Keeper {
 
     /// Tells the machine what is seen now.
     async fn look(&mut self) {
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(PULSE) {
+            self.gate.pulse();
+        }
         let connected = self.streams.connected().borrow().clone();
         let paths: BTreeMap<HostId, Path> =
             connected.iter().filter_map(|host| Some((*host, self.gate.path(host)?))).collect();
@@ -225,6 +233,7 @@ impl Keeper {
         let served = served.collect();
         let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
         self.keep_to(&known);
+        self.relays.rest().await;
         let sight = Sight {
             known: sought(&self.kept.borrow(), &known, &connected),
             connected,

@@ -10,12 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use proto::{
+    facts::Fact,
     id::HostId,
     level::Feature,
-    liveness::{Beat, Effect, Event, Liveness, Presence, Signed},
+    liveness::{Beat, Effect, Event, Liveness, Presence, Signed, Testimony},
     time::Moment,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
     clock::Clock,
@@ -29,6 +30,14 @@ use crate::{
 /// A goodbye is a datagram; those who do not hear it miss this host a second later.
 const GOODBYE: Duration = Duration::from_millis(50);
 
+/// Others tell a host of a start of it that they know within this time of meeting it.
+const TOLD_MS: u64 = 4_000;
+/// Who reaches nobody for so long asks nobody.
+const UNREACHED_MS: u64 = 6_000;
+
+/// How the observer ends when another computer runs as this host.
+pub(crate) const STOOD_DOWN: &str = "observer: another computer runs as this host";
+
 /// What is seen of those members that answer probes.
 pub(crate) type Presences = BTreeMap<HostId, Presence>;
 
@@ -36,6 +45,7 @@ pub(crate) type Presences = BTreeMap<HostId, Presence>;
 #[derive(Clone)]
 pub(crate) struct Observing {
     presences: watch::Receiver<Arc<Presences>>,
+    single: watch::Receiver<bool>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -43,6 +53,12 @@ impl Observing {
     /// Watches who is there.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Presences>> {
         self.presences.clone()
+    }
+
+    /// Waits until it is as sure as can be that no other computer runs as this host, by a copy of its data directory:
+    /// whoever it met would have told it. Gives `false` when it ends before.
+    pub(crate) async fn is_single(&self) -> bool {
+        self.single.clone().wait_for(|single| *single).await.is_ok()
     }
 
     /// Tells everybody that this host stops.
@@ -67,6 +83,12 @@ struct Observer {
     members: BTreeSet<HostId>,
     told: BTreeSet<HostId>,
     presences: watch::Sender<Arc<Presences>>,
+    facts: broadcast::Sender<Fact>,
+    /// Whether this host may take itself for the only one, and when it will.
+    single: watch::Sender<bool>,
+    single_at: Option<Moment>,
+    /// It has to stop.
+    stands_down: bool,
 }
 
 /// Builds the observer of others; the future runs it until the mesh ends.
@@ -75,11 +97,16 @@ pub(crate) fn build(
     (roster, gate): (Arc<Roster>, Gate),
     (streams, gossip): (Streams, Gossip),
     beats: Datagrams,
-) -> (Observing, impl Future<Output = ()>) {
+    facts: broadcast::Sender<Fact>,
+) -> (Observing, impl Future<Output = &'static str>) {
     let (presences, seen) = watch::channel(Arc::default());
     let (leave, leaving) = mpsc::channel(1);
     let me = (identity.mesh, identity.host());
-    let machine = Liveness::new(me, generation(&identity), rand::random(), Clock.moment());
+    let (before, now) = (last_start(&identity), Clock.moment());
+    let machine = Liveness::new(me, start_after(before), rand::random(), now);
+    // Of a directory that never ran there is no copy that does.
+    let (single, is_single) = watch::channel(before.is_none());
+    let single_at = before.map(|_| now.plus_ms(UNREACHED_MS));
     let (members, told) = (BTreeSet::new(), BTreeSet::new());
     let observer = Observer {
         identity,
@@ -93,37 +120,46 @@ pub(crate) fn build(
         members,
         told,
         presences,
+        facts,
+        single,
+        single_at,
+        stands_down: false,
     };
-    (Observing { presences: seen, leave }, observer.run())
+    (Observing { presences: seen, single: is_single, leave }, observer.run())
 }
 
 impl Observer {
-    async fn run(mut self) {
+    async fn run(mut self) -> &'static str {
+        const ENDED: &str = "observer";
         let mut roll = self.roster.watch();
         let mut records = self.gossip.records();
         let mut connected = self.streams.connected();
         self.arrange();
-        loop {
+        while !self.stands_down {
             // Cancel-safe: channels, watches and a timer. What came in is heard before time passes: a host that was
             // late itself would miss what waits for it. Each connection brings a few beats a second only.
             tokio::select! {
                 biased;
                 datagram = self.beats.recv() => match datagram {
                     Some((from, bytes)) => self.hear(from, &bytes),
-                    None => return,
+                    None => return ENDED,
                 },
                 result = connected.changed() => {
-                    if result.is_err() { return }
+                    if result.is_err() { return ENDED }
                     let connected = connected.borrow_and_update().clone();
+                    if !connected.is_empty() {
+                        let told = Clock.moment().plus_ms(TOLD_MS);
+                        self.single_at = self.single_at.map(|at| at.min(told));
+                    }
                     self.happen(Event::Connected(connected));
                 }
                 result = roll.changed() => {
-                    if result.is_err() { return }
+                    if result.is_err() { return ENDED }
                     roll.mark_unchanged();
                     self.arrange();
                 }
                 result = records.changed() => {
-                    if result.is_err() { return }
+                    if result.is_err() { return ENDED }
                     records.mark_unchanged();
                     self.arrange();
                 }
@@ -133,8 +169,13 @@ impl Observer {
                     said.send(()).ok();
                 }
                 () = until(self.machine.next()) => self.happen(Event::Time),
+                () = until(self.single_at) => {
+                    self.single_at = None;
+                    self.single.send_replace(true);
+                }
             }
         }
+        STOOD_DOWN
     }
 
     /// Tells the machine who answers probes, and of whom gossip holds something. Hosts whose level is not known are
@@ -162,8 +203,9 @@ impl Observer {
         // Of a later version, or no beat: nothing that this host could do about it.
         let Ok(beat) = Beat::decode(bytes) else { return };
         if let Beat::Testimony(bytes) = &beat {
-            let machine = &self.machine;
-            match Signed::open(bytes, self.identity.mesh, |testimony| machine.wants(testimony)) {
+            let (machine, now) = (&self.machine, Clock.moment());
+            let wanted = |testimony: &Testimony| machine.wants(&from, testimony, now);
+            match Signed::open(bytes, self.identity.mesh, wanted) {
                 Ok(Some(signed)) => self.happen(Event::Word(from, signed)),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(host = %from.short(), %error, "a word is not believed"),
@@ -181,7 +223,16 @@ impl Observer {
                     let signed = testimony.sign(&self.identity.seed);
                     self.send(&Beat::Testimony(signed.bytes), &to);
                 }
-                Effect::Pass(signed, to) => self.send(&Beat::Testimony(signed.bytes), &to),
+                Effect::Pass(signed, to) => {
+                    let (about, beat) = (signed.testimony.about, Beat::Testimony(signed.bytes));
+                    self.send(&beat, &to);
+                    if to.contains(&about) {
+                        // Two computers may run as it: each has connections of its own.
+                        self.gate.send_to_others(&about, &Bytes::from(beat.encode()));
+                    }
+                }
+                Effect::Twice(host) => self.tell_twice(host),
+                Effect::StandDown => self.stands_down = true,
                 Effect::Turn(host, presence) => drop(turned.insert(host, presence)),
             }
         }
@@ -204,6 +255,15 @@ impl Observer {
         });
     }
 
+    fn tell_twice(&self, host: HostId) {
+        if let Some(member) = self.roster.roll().members.get(&host) {
+            let member = member.name.clone();
+            tracing::error!(%member, "two computers run as it: its data directory was copied");
+            // Nobody listening is no error.
+            self.facts.send(Fact::MemberTwice { member }).ok();
+        }
+    }
+
     fn send(&self, beat: &Beat, to: &[HostId]) {
         let bytes = Bytes::from(beat.encode());
         for host in to {
@@ -212,12 +272,15 @@ impl Observer {
     }
 }
 
-/// Gives a number that is higher at each start, whatever the clock says: gossip counts its starts on disk, and begins
-/// this one later.
-fn generation(identity: &Identity) -> u64 {
-    let stored = disk::read(&identity.data.join("mesh/generation")).ok().flatten();
-    let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
-    stored.map_or(0, |stored: u64| stored.saturating_add(1)).max(Clock.timestamp().0)
+/// Gives the number of the last start: gossip counts them on disk, and begins this one later.
+fn last_start(identity: &Identity) -> Option<u64> {
+    let stored = disk::read(&identity.data.join("mesh/generation")).ok().flatten()?;
+    String::from_utf8(stored).ok()?.trim().parse().ok()
+}
+
+/// Gives a number that is higher at each start, whatever the clock says.
+fn start_after(last: Option<u64>) -> u64 {
+    last.map_or(0, |last| last.saturating_add(1)).max(Clock.timestamp().0)
 }
 
 async fn until(due: Option<Moment>) {

@@ -1,25 +1,40 @@
 //! Makes the endpoint use the relays that `proto::reachability` chose: pinned before they are dialled.
+//!
+//! iroh asks every relay that it is given for this host's address, each 20 to 26 s and by a handshake of some 6 kB
+//! (github.com/n0-computer/iroh/issues/4523). Once the home relay has settled, it alone is asked.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use iroh::{Endpoint, RelayConfig, RelayUrl, Watcher};
 use iroh_relay::RelayQuicConfig;
-use proto::{reachability::relays::Home, wire::record::RelayOffer};
+use proto::{reachability::relays::Home, time::Moment, wire::record::RelayOffer};
 
-use crate::reach::{pins::Pins, relay::Serving};
+use crate::{
+    clock::Clock,
+    reach::{pins::Pins, relay::Serving},
+};
+
+/// So long after the last change all relays are asked for this host's address: a router that gives each of them another
+/// one is found by that, and whoever waits for a way is served first.
+const SETTLES_MS: u64 = 20_000;
 
 /// What is inserted into the endpoint.
 pub(crate) struct Relays {
     endpoint: Endpoint,
     pins: Pins,
     inserted: BTreeMap<RelayUrl, RelayOffer>,
+    /// When that changed.
+    changed: Moment,
+    /// The one that alone is asked for this host's address; none = all are.
+    asked: Option<RelayUrl>,
     /// This host's own relay: its URL, and the one on loopback that leads there.
     own: Option<(String, RelayUrl)>,
 }
 
 impl Relays {
     pub(crate) fn new(endpoint: Endpoint, pins: Pins) -> Relays {
-        Relays { endpoint, pins, inserted: BTreeMap::new(), own: None }
+        let (inserted, changed) = (BTreeMap::new(), Clock.moment());
+        Relays { endpoint, pins, inserted, changed, asked: None, own: None }
     }
 
     /// Takes the relay that this host serves now. It goes there by loopback: many routers do not lead a home back into
@@ -50,7 +65,9 @@ impl Relays {
             return Some((inside.clone(), RelayConfig::new(inside.clone(), None)));
         }
         let url: RelayUrl = offer.url.parse().ok()?;
-        Some((url.clone(), RelayConfig::new(url, Some(RelayQuicConfig::new(offer.qad_port)))))
+        let is_asked = self.asked.as_ref().is_none_or(|asked| *asked == url);
+        let discovery = is_asked.then(|| RelayQuicConfig::new(offer.qad_port));
+        Some((url.clone(), RelayConfig::new(url, discovery)))
     }
 
     /// Gives the home relays as they are now.
@@ -61,6 +78,27 @@ impl Relays {
             is_connected: home.is_connected(),
         };
         homes.iter().map(home).collect()
+    }
+
+    /// Lets the home relay alone be asked for this host's address, once it is one for a while, and all of them again
+    /// when it is none any more.
+    pub(crate) async fn rest(&mut self) {
+        let settled = Clock.moment().since_ms(self.changed) >= SETTLES_MS;
+        let homes = self.endpoint.home_relay_status().get();
+        let mut connected = homes.iter().filter(|home| home.is_connected()).map(|home| home.url().clone());
+        let asked = connected.find(|home| settled && self.inserted.contains_key(home));
+        if asked == self.asked {
+            return;
+        }
+        let before = std::mem::replace(&mut self.asked, asked);
+        for (url, offer) in self.inserted.clone() {
+            let is_asked = |asked: &Option<RelayUrl>| asked.as_ref().is_none_or(|asked| *asked == url);
+            if is_asked(&before) != is_asked(&self.asked)
+                && let Some((url, config)) = self.dialled(&offer)
+            {
+                self.endpoint.insert_relay(url, Arc::new(config)).await;
+            }
+        }
     }
 
     /// Uses exactly these. Pins first: a relay that is inserted before its hash is known gets no address discovery.
@@ -77,12 +115,14 @@ impl Relays {
         for url in gone {
             self.endpoint.remove_relay(&url).await;
             self.inserted.remove(&url);
+            self.changed = Clock.moment();
         }
         for (url, (offer, config)) in used {
             if self.inserted.get(&url) != Some(&offer) {
                 // Also when it is there already: only an insertion makes iroh ask a new hash.
                 self.endpoint.insert_relay(url.clone(), Arc::new(config)).await;
                 self.inserted.insert(url, offer);
+                self.changed = Clock.moment();
             }
         }
     }

@@ -16,15 +16,25 @@ use iroh::{
     },
 };
 
-use crate::{disk, identity::Identity, reach::pins::Pins, transport::gate::Gate};
+use crate::{
+    disk,
+    identity::Identity,
+    reach::pins::Pins,
+    transport::{gate::Gate, protocols::LIBP2P},
+};
 
 /// The pair that is tried first: UDP for paths and TCP for the relay on the first, UDP for address
 /// discovery on the second.
 pub const FIRST_PORT: u16 = 7440;
 /// Pairs that are tried. More agents than this on one computer is a test, which asks for any port.
 const PAIRS: u16 = 40;
-/// A silent path is dropped after five missed beats, so a killed host is noticed in seconds.
+/// Who dialled lets each way be heard so often, the one that is only held ready, by a relay, included.
 const PATH_BEAT: Duration = Duration::from_secs(1);
+/// The same on the connection that every two hosts keep, where the gate's pulses keep the way in use alive.
+const REST_BEAT: Duration = Duration::from_secs(4);
+/// Who was dialled hears the other beat, and takes over where it does not. iroh allows five seconds at most.
+const ANSWERING_BEAT: Duration = Duration::from_millis(4_500);
+/// A silent path is dropped after five missed beats, so a killed host is noticed in seconds.
 const PATH_SILENCE: Duration = Duration::from_secs(5);
 /// Longer than a path's: an interrupted host may come back by another path.
 const CONNECTION_SILENCE: Duration = Duration::from_secs(8);
@@ -119,7 +129,7 @@ fn base(key: iroh::SecretKey, pins: &Pins, lookup: &MemoryLookup) -> Builder {
         .address_lookup(lookup.clone())
         .ca_tls_config(pins.tls())
         .portmapper_config(PortmapperConfig::Disabled)
-        .transport_config(transport(PATH_SILENCE))
+        .transport_config(transport(PATH_SILENCE, ANSWERING_BEAT))
 }
 
 /// Connects to a member.
@@ -135,17 +145,18 @@ pub(crate) async fn connect(
         true => PATH_SILENCE_BESIDE_RELAY,
         false => PATH_SILENCE,
     };
-    let options = ConnectOptions::new().with_transport_config(transport(silence));
+    let beat = if alpn == LIBP2P { REST_BEAT } else { PATH_BEAT };
+    let options = ConnectOptions::new().with_transport_config(transport(silence, beat));
     let connecting = endpoint.connect_with_opts(to, alpn, options).await.map_err(io::Error::other)?;
     connecting.await.map_err(io::Error::other)
 }
 
-fn transport(path_silence: Duration) -> QuicTransportConfig {
+fn transport(path_silence: Duration, beat: Duration) -> QuicTransportConfig {
     let silence = CONNECTION_SILENCE.try_into().expect("eight seconds fit a QUIC time-out");
     QuicTransportConfig::builder()
-        .default_path_keep_alive_interval(PATH_BEAT)
+        .default_path_keep_alive_interval(beat)
         .default_path_max_idle_timeout(path_silence)
-        .keep_alive_interval(PATH_BEAT)
+        .keep_alive_interval(beat)
         .max_idle_timeout(Some(silence))
         .build()
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use iroh::{
     TransportAddr,
     endpoint::{
-        AfterHandshakeOutcome, Connection, ConnectionError, EndpointHooks, Incoming, IncomingAddr,
+        AfterHandshakeOutcome, Connection, ConnectionError, EndpointHooks, Incoming, IncomingAddr, Side,
         WeakConnectionHandle,
     },
     protocol::{IncomingFilter, IncomingFilterOutcome},
@@ -46,13 +46,15 @@ const STALE: (u32, &[u8]) = (408, b"stale");
 pub(crate) struct Gate {
     roster: Arc<Roster>,
     open: Arc<Mutex<HashMap<HostId, Vec<WeakConnectionHandle>>>>,
+    /// How many packets each connection that this host keeps alive had carried at the last pulse.
+    pulsed: Arc<Mutex<HashMap<usize, u64>>>,
     traffic: Arc<Mutex<Traffic>>,
 }
 
 impl Gate {
     pub(crate) fn new(roster: Arc<Roster>) -> Gate {
         let traffic = Arc::new(Mutex::new(Traffic::new(Clock.moment())));
-        Gate { roster, open: Arc::default(), traffic }
+        Gate { roster, open: Arc::default(), pulsed: Arc::default(), traffic }
     }
 
     /// Tells whether a host belongs to the mesh.
@@ -78,6 +80,19 @@ impl Gate {
         let sent = carriers.next().map(|connection| connection.send_datagram(bytes.clone()));
         if let Some(Err(error)) = sent {
             tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
+        }
+    }
+
+    /// Sends a datagram on every connection that carries libp2p but the newest one, which [`Gate::send`] takes.
+    pub(crate) fn send_to_others(&self, host: &HostId, bytes: &Bytes) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
+        let newest_first = open.into_iter().flatten().rev().filter_map(|weak| weak.upgrade());
+        let carriers = newest_first
+            .filter(|connection| connection.alpn() == LIBP2P && connection.close_reason().is_none());
+        for connection in carriers.skip(1) {
+            if let Err(error) = connection.send_datagram(bytes.clone()) {
+                tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
+            }
         }
     }
 
@@ -160,6 +175,29 @@ impl Gate {
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.note(&soundings, Clock.moment());
         soundings
+    }
+
+    /// Says nothing on every connection for libp2p that this host dialled and that carried nothing since the last time:
+    /// whoever does this every half second keeps the way in use alive at both ends, with one packet a second and its
+    /// acknowledgement. QUIC's own beats would go by each way, also those that are only held ready.
+    pub(crate) fn pulse(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut pulsed = self.pulsed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *pulsed);
+        for connection in open.into_values().flatten().filter_map(|weak| weak.upgrade()) {
+            let ours = connection.alpn() == LIBP2P && connection.side() == Side::Client;
+            if !ours || connection.close_reason().is_some() {
+                continue;
+            }
+            let stats = connection.stats();
+            let (number, carried) = (connection.stable_id(), stats.udp_tx.datagrams + stats.udp_rx.datagrams);
+            if before.get(&number) == Some(&carried)
+                && let Err(error) = connection.send_datagram(Bytes::new())
+            {
+                tracing::trace!(%error, "no pulse");
+            }
+            pulsed.insert(number, carried);
+        }
     }
 
     /// Tells what all connections carried lately.

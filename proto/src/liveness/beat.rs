@@ -54,7 +54,8 @@ impl Beat {
     }
 }
 
-/// What somebody finds of a host. A host speaks of itself with the first two, observers of others with the rest.
+/// What somebody finds of a host. A host speaks of itself with the first two and the last, observers of others with the
+/// rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[cbor(index_only)]
 pub enum Finding {
@@ -76,6 +77,16 @@ pub enum Finding {
     /// It is gone.
     #[n(5)]
     Down,
+    /// Another computer runs as me, by a copy of my data directory: `seq` is the start that it said it is in.
+    #[n(6)]
+    Twice,
+}
+
+impl Finding {
+    /// Tells whether it is what a host says of itself.
+    pub(crate) fn is_of_itself(self) -> bool {
+        matches!(self, Finding::Here | Finding::Leaving | Finding::Twice)
+    }
 }
 
 /// A signed word about a host. Of two by the same observer about the same host the one with the higher
@@ -143,8 +154,8 @@ impl Signed {
         let (sig, said) = bytes.split_first_chunk::<64>().ok_or(SealError::Encoding("testimony"))?;
         let testimony: Testimony =
             wire::decode_signed(said, MAX_BEAT_BYTES).map_err(|error| SealError::of(error, "testimony"))?;
-        let of_itself = matches!(testimony.finding, Finding::Here | Finding::Leaving);
-        if testimony.mesh != mesh || of_itself != (testimony.observer == testimony.about) {
+        let of_itself = testimony.observer == testimony.about;
+        if testimony.mesh != mesh || of_itself != testimony.finding.is_of_itself() {
             return Err(SealError::Misplaced);
         }
         if !wanted(&testimony) {

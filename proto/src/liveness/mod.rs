@@ -13,11 +13,13 @@
 //! - `vigil`: one observer's evidence about one host;
 //! - `beat`: what is said, and signed words;
 //! - `judge`: what follows from all evidence;
-//! - `words`: whom it is told.
+//! - `words`: whom it is told;
+//! - `twice`: two computers that run as one host.
 
 mod beat;
 mod circle;
 mod judge;
+mod twice;
 mod vigil;
 mod words;
 
@@ -83,6 +85,10 @@ pub enum Effect {
     Pass(Signed, Vec<HostId>),
     /// A member is there, or is not, otherwise than before.
     Turn(HostId, Presence),
+    /// Two computers run as this member, by a copy of its data directory.
+    Twice(HostId),
+    /// Another computer runs as this host and did so before it: this one must stop.
+    StandDown,
 }
 
 /// Another member.
@@ -93,8 +99,12 @@ struct Other {
     heard: bool,
     /// Whether gossip holds what it said of itself.
     told: bool,
-    /// The age of its newest word of itself.
+    /// The age of its newest word of itself, and that word.
     own: (u64, u64),
+    word: Option<Signed>,
+    /// What it last said of another computer that runs as it does, and when it was told of that.
+    twice: Option<(u64, u64)>,
+    told_back: Option<Moment>,
     /// When it said that it stops.
     left: Option<Moment>,
     /// What its observers say.
@@ -170,6 +180,8 @@ pub struct Liveness {
     of_me: BTreeMap<HostId, (u64, u64)>,
     /// What is said again: datagrams may be lost, and nobody asks for a word that it does not know of.
     rumours: BTreeMap<HostId, Rumour>,
+    /// Another computer that runs as this host: its start, how often this was said, and when it is said again.
+    double: Option<(u64, u32, Moment)>,
     /// When it last said that it is here.
     here: Option<Moment>,
     /// When anything came from anybody.
@@ -192,6 +204,9 @@ impl Other {
             heard: false,
             told: false,
             own: (0, 0),
+            word: None,
+            twice: None,
+            told_back: None,
             left: None,
             accounts: BTreeMap::new(),
             said: None,
@@ -218,6 +233,7 @@ impl Liveness {
             accused: BTreeSet::new(),
             of_me: BTreeMap::new(),
             rumours: BTreeMap::new(),
+            double: None,
             here: None,
             reached: now,
             doubt: None,
@@ -266,7 +282,8 @@ impl Liveness {
         let first = self.vigils.values().map(Vigil::due).min();
         let sweep = (!self.accused.is_empty()).then_some(self.sweep);
         let again = self.rumours.values().map(|rumour| rumour.at).min();
-        first.into_iter().chain(sweep).chain(again).min()
+        let double = self.double.filter(|(_, times, _)| *times < twice::TIMES).map(|(_, _, at)| at);
+        first.into_iter().chain(sweep).chain(again).chain(double).min()
     }
 
     /// Lists the members with whom this host keeps connections.
@@ -275,16 +292,20 @@ impl Liveness {
         self.circle.neighbours(&self.me)
     }
 
-    /// Tells whether a word would matter, before its signature is checked.
-    pub fn wants(&self, testimony: &Testimony) -> bool {
+    /// Tells whether a word that somebody brings would matter, before its signature is checked.
+    pub fn wants(&self, from: &HostId, testimony: &Testimony, now: Moment) -> bool {
         let Testimony { observer, about, .. } = testimony;
+        if observer == about && *about == self.me {
+            return self.is_of_a_double(testimony);
+        }
         if *about == self.me {
             let is_newer = self.of_me.get(observer).is_none_or(|known| testimony.age() > *known);
             return is_newer && self.others.contains_key(observer);
         }
         let Some(other) = self.others.get(about) else { return false };
         match observer == about {
-            true => testimony.age() > other.own,
+            true if testimony.finding == Finding::Twice => other.wants_twice(testimony),
+            true => testimony.age() > other.own || other.speaks_again(from, testimony, now),
             false => {
                 let known = other.accounts.get(observer);
                 known.is_none_or(|account| testimony.age() > account.signed.testimony.age())
@@ -395,6 +416,7 @@ impl Liveness {
             self.probe(host, now);
         }
         self.say_again(now);
+        self.say_twice(now);
         if now >= self.sweep {
             self.sweep = now.plus_ms(SWEEP_MS);
             for host in self.accused.clone() {

@@ -92,6 +92,9 @@ impl Liveness {
     /// Begins a new connection: this host is here, and these are gone.
     pub(super) fn greet(&mut self, host: HostId, now: Moment) {
         self.testify_here(Finding::Here, vec![host], now);
+        if let Some((start, ..)) = self.double {
+            self.testify_twice(start, vec![host]);
+        }
         let gone = |said: Option<Said>| said.is_some_and(|said| said.finding == Finding::Down);
         let own = self.others.iter().filter(|(about, other)| **about != host && gone(other.said));
         let own: Vec<HostId> = own.map(|(about, _)| *about).take(GREETING).collect();
@@ -112,11 +115,13 @@ impl Liveness {
     /// Takes somebody's signed word.
     pub(super) fn word(&mut self, from: HostId, signed: Signed, now: Moment) {
         self.reached = now;
-        if !self.wants(&signed.testimony) {
+        if !self.wants(&from, &signed.testimony, now) {
             return;
         }
         let Testimony { observer, about, finding, .. } = signed.testimony;
         match () {
+            () if observer == self.me => self.double(&signed.testimony, now),
+            () if finding == Finding::Twice => self.note_twice(from, signed),
             () if about == self.me => {
                 // An old one, brought again, makes nobody speak.
                 self.of_me.insert(observer, signed.testimony.age());
@@ -143,7 +148,16 @@ impl Liveness {
     fn own_word(&mut self, from: HostId, signed: Signed, now: Moment) {
         let about = signed.testimony.about;
         let Some(other) = self.others.get_mut(&about) else { return };
+        if signed.testimony.age() <= other.own {
+            return self.tell_back(about, now);
+        }
+        let is_new_start = signed.testimony.generation > other.own.0 && other.own.0 > 0;
         other.own = signed.testimony.age();
+        other.word = Some(signed.clone());
+        if is_new_start {
+            // If it is about twice, the other one hears of it.
+            self.effects.push(Effect::Pass(signed.clone(), vec![about]));
+        }
         let recently = other.doubted.is_some_and(|at| now.since_ms(at) < DOUBTED_MS);
         let is_news = recently || other.presence != Presence::Up;
         if signed.testimony.finding == Finding::Leaving {
@@ -241,7 +255,7 @@ impl Liveness {
     }
 
     /// Hands a word on to a few neighbours, and to the one of whom it speaks.
-    fn pass(&mut self, from: HostId, signed: Signed) {
+    pub(super) fn pass(&mut self, from: HostId, signed: Signed) {
         let Testimony { observer, about, .. } = signed.testimony;
         let mut others: Vec<HostId> = self.connected.iter().copied().collect();
         others.retain(|host| ![from, observer, about].contains(host) && self.others.contains_key(host));
@@ -267,7 +281,7 @@ impl Liveness {
     }
 
     /// All that can be told now, the accused included: it may be there.
-    fn everybody(&self) -> Vec<HostId> {
+    pub(super) fn everybody(&self) -> Vec<HostId> {
         self.connected.iter().copied().filter(|host| self.others.contains_key(host)).collect()
     }
 }

@@ -6,6 +6,7 @@ mod browser;
 mod clock;
 mod content;
 mod coordinator;
+mod copies;
 mod ctrl_c;
 mod debian;
 mod debian_host;

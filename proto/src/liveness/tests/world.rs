@@ -196,6 +196,7 @@ impl World {
                     }
                 }
                 Effect::Turn(of, presence) => self.turns.push((now, at, of, presence)),
+                Effect::Twice(_) | Effect::StandDown => unreachable!("no host runs twice here"),
             }
         }
     }

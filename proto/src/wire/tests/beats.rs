@@ -19,6 +19,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ("alarm", Finding::Alarm),
         ("suspect", Finding::Suspect),
         ("down", Finding::Down),
+        ("twice", Finding::Twice),
     ];
     let word = || testimony(Finding::Down).sign(&SEED).bytes;
     let mut samples = vec![
@@ -40,7 +41,7 @@ pub(super) fn samples() -> Vec<Sample> {
 
 fn testimony(finding: Finding) -> Testimony {
     let observer = HostId(SEED.public());
-    let of_itself = matches!(finding, Finding::Here | Finding::Leaving);
+    let of_itself = finding.is_of_itself();
     Testimony {
         mesh: MESH,
         observer,
