@@ -401,7 +401,6 @@ pub async fn build(
         asking: JoinSet::new(),
         turns: Turns::default(),
         interfaces: interfaces_tx,
-        looks: 0,
     };
     let outside = Outside {
         data: identity.data.clone(),
@@ -452,6 +451,7 @@ pub async fn build(
         part("swarm", run_swarm),
         part("gossip", run_gossip),
         part("keeper", keeper.run()),
+        part("pulses", gate.clone().pulses()),
         run_observer.boxed(),
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, handlers.raft)),

@@ -108,9 +108,6 @@ pub struct Cleaned {
     pub before: Option<Vec<u8>>,
     /// The first thing that was cut and that no honest host says.
     pub cut: Option<DropBecause>,
-    /// A start of this host that is newer than the one that runs, and that this host's key signed: its directory was
-    /// copied. What is said of it passes, because it says nothing of us.
-    pub double: Option<u64>,
     /// Whether it has values that are new here.
     pub is_news: bool,
     /// The start in which its sender speaks, if that says of itself.

@@ -53,6 +53,9 @@ impl App {
         let standing = signs.judge();
         let public: BTreeSet<SocketAddr> = seen.iter().copied().collect();
         let served = picture.host_record(picture.me).and_then(|record| record.reach.serves.as_ref());
+        let way_in = self.inner.mesh.way_in().borrow().clone();
+        let relays = self.relays(&picture, &around);
+        let fallback = relays.iter().find(|relay| relay.home && relay.host.is_none());
         Ok(api::NetCheck {
             host: self.name(picture.me),
             standing,
@@ -61,8 +64,11 @@ impl App {
             udp: signs.udp(),
             nat: mapping(&own, &seen),
             public: public.iter().map(SocketAddr::to_string).collect(),
+            mapped: way_in.mapped.map(|at| at.to_string()),
+            proved: way_in.claimed.filter(|_| way_in.proved).map(|at| at.to_string()),
+            fallback: fallback.map(|relay| relay.url.clone()),
             relay: served.map(|offer| offer.url.clone()),
-            relays: self.relays(&picture, &around),
+            relays,
             addresses: around.places.iter().map(address).collect(),
             traffic: traffic(&around.lately),
         })

@@ -27,6 +27,7 @@ pub fn in_words(check: &NetCheck, width: Option<u16>) -> String {
         format!("udp      {}", udp(check.udp)),
         format!("router   {}", router(check.nat)),
         format!("seen at  {}", or_dash(Some(check.public.join(", ")).filter(|seen| !seen.is_empty()))),
+        format!("way in   {}", way_in(check)),
         format!(
             "relay    {}",
             check.relay.as_ref().map_or("none is served here".to_owned(), |url| format!("serves {url}"))
@@ -62,6 +63,14 @@ fn router(nat: Option<Mapping>) -> &'static str {
             "gives another port for each destination: direct ways are found to some"
         }
     }
+}
+
+fn way_in(check: &NetCheck) -> String {
+    let mapped = check.mapped.as_ref().map(|at| format!("the router maps {at}"));
+    let proved = check.proved.as_ref().map(|at| format!("a member has dialled {at}"));
+    let fallback = check.fallback.as_ref().map(|url| format!("the fallback relay {url}"));
+    let known: Vec<String> = mapped.into_iter().chain(proved).chain(fallback).collect();
+    if known.is_empty() { "none was proved yet".to_owned() } else { known.join("; ") }
 }
 
 fn address(row: &AddressRow) -> Vec<String> {

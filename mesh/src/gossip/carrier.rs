@@ -185,9 +185,8 @@ impl Entrance {
         if cleaned.is_news {
             self.news.notify_one();
         }
-        // What a frame says of a copy of this host passes, and is news for people all the same.
-        let double = cleaned.double.map(|_| DropBecause::AboutMe);
-        double.or(cleaned.cut).map(GossipRefusal::from)
+        // What a frame says of a copy of this host passes; liveness tells of the copy, and who brought it is not to blame.
+        cleaned.cut.map(GossipRefusal::from)
     }
 }
 

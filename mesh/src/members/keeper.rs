@@ -58,8 +58,6 @@ use crate::{
 
 /// How often dials, paths and the home relay are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// Every so many times the gate lets its connections be heard: every half second.
-const PULSE: u32 = 2;
 /// The same as long as nobody else is a member.
 const TICK_ALONE: Duration = Duration::from_secs(2);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
@@ -110,8 +108,6 @@ pub(crate) struct Keeper {
     pub(crate) comparing: JoinSet<spread::Event>,
     /// This host's networks.
     pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
-    /// How often it looked.
-    pub(crate) looks: u32,
 }
 
 impl Keeper {
@@ -213,10 +209,6 @@ impl Keeper {
 
     /// Tells the machine what is seen now.
     async fn look(&mut self) {
-        self.looks = self.looks.wrapping_add(1);
-        if self.looks.is_multiple_of(PULSE) {
-            self.gate.pulse();
-        }
         let connected = self.streams.connected().borrow().clone();
         let paths: BTreeMap<HostId, Path> =
             connected.iter().filter_map(|host| Some((*host, self.gate.path(host)?))).collect();

@@ -104,9 +104,10 @@ pub(crate) fn build(
     let me = (identity.mesh, identity.host());
     let (before, now) = (last_start(&identity), Clock.moment());
     let machine = Liveness::new(me, start_after(before), rand::random(), now);
-    // Of a directory that never ran there is no copy that does.
-    let (single, is_single) = watch::channel(before.is_none());
-    let single_at = before.map(|_| now.plus_ms(UNREACHED_MS));
+    // Of a directory that never ran there is no copy that does, and who is alone has nobody who would tell.
+    let asks = before.is_some() && roster.roll().members.len() > 1;
+    let (single, is_single) = watch::channel(!asks);
+    let single_at = asks.then(|| now.plus_ms(UNREACHED_MS));
     let (members, told) = (BTreeSet::new(), BTreeSet::new());
     let observer = Observer {
         identity,

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 use super::{harness::*, living::image};
-use crate::{MemberState, Serve};
+use crate::{MemberState, MeshError, Serve};
 
 /// Longer than two hosts take that dial each other at the same time.
 const NO_SAME_TIME: Duration = Duration::from_millis(3_200);
@@ -24,21 +24,21 @@ fn copy(from: &Path) -> TempDir {
 async fn told_of_a_double(facts: &mut broadcast::Receiver<Fact>) {
     let told = async {
         loop {
-            match facts.recv().await.unwrap() {
-                Fact::GossipRefused { why: Some(why), .. } if why.code == "about-me" => return,
-                _ => {}
+            if let Fact::MemberTwice { member } = facts.recv().await.unwrap() {
+                assert_eq!(member, name("cellar"));
+                return;
             }
         }
     };
-    tokio::time::timeout(WITHIN, told).await.expect("the host is told that somebody speaks in its name");
+    tokio::time::timeout(WITHIN, told).await.expect("it is told that two computers run as cellar");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_whose_copy_is_gone_is_up_for_everybody_and_heard_within_a_minute() {
-    let attic = Host::founder("attic", Serve::Off).await;
+async fn a_copy_of_a_host_stops_all_are_told_and_the_host_is_up_for_everybody_and_heard() {
+    let mut attic = Host::founder("attic", Serve::Off).await;
     let token = attic.token().await;
     let mut cellar = Host::joiner("cellar", &token).await;
-    let garden = Host::joiner("garden", &token).await;
+    let mut garden = Host::joiner("garden", &token).await;
     let id = cellar.id();
     for host in [&attic, &cellar, &garden] {
         host.sees("three up", |members| members.up().count() == 3).await;
@@ -49,16 +49,11 @@ async fn a_host_whose_copy_is_gone_is_up_for_everybody_and_heard_within_a_minute
     let said_by_copy = RecordKey::Image(Digest([8; 32]));
     copy.mesh.publish(said_by_copy.clone(), Some(image())).await;
     let place = (id, said_by_copy);
-    let (mut by_attic, mut by_garden) = (attic.mesh.records(), garden.mesh.records());
-    let heard = async {
-        tokio::select! {
-            heard = by_attic.wait_for(|records| records.contains_key(&place)) => heard.map(drop).unwrap(),
-            heard = by_garden.wait_for(|records| records.contains_key(&place)) => heard.map(drop).unwrap(),
-        }
-    };
-    tokio::time::timeout(WITHIN, heard).await.expect("the copy is heard by somebody");
-    // The host itself is not heard meanwhile, nor hears: others answer one of the two.
-    copy.kill().await;
+    assert!(!copy.mesh.is_single().await, "nothing starts in it");
+    assert!(matches!(copy.ended().await.1, Err(MeshError::Twice)));
+    told_of_a_double(&mut cellar.facts).await;
+    told_of_a_double(&mut attic.facts).await;
+    told_of_a_double(&mut garden.facts).await;
     let said = RecordKey::Image(Digest([7; 32]));
     cellar.mesh.publish(said.clone(), Some(image())).await;
     let right = async {
@@ -94,7 +89,6 @@ async fn a_host_whose_copy_is_gone_is_up_for_everybody_and_heard_within_a_minute
         }
         panic!("not right again within {AGAIN:?}");
     }
-    told_of_a_double(&mut cellar.facts).await;
     for host in [attic, cellar, garden] {
         host.stop().await;
     }

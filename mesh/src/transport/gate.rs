@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use proto::{
     },
     trust::Sealed,
 };
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     clock::Clock,
@@ -34,6 +36,9 @@ use crate::{
     transport::protocols::{JOIN, LIBP2P},
 };
 
+/// A connection is looked at so often, and pulses when nothing went meanwhile: once a second at the least. Two pulses
+/// are missed before a way counts as silent.
+const PULSE: Duration = Duration::from_millis(500);
 /// What a rejected host reads when its connection is closed.
 pub(crate) const NOT_MEMBER: (u32, &[u8]) = (403, b"not a member");
 /// What a host reads that is out of the mesh, with the word that put it out.
@@ -46,15 +51,13 @@ const STALE: (u32, &[u8]) = (408, b"stale");
 pub(crate) struct Gate {
     roster: Arc<Roster>,
     open: Arc<Mutex<HashMap<HostId, Vec<WeakConnectionHandle>>>>,
-    /// How many packets each connection that this host keeps alive had carried at the last pulse.
-    pulsed: Arc<Mutex<HashMap<usize, u64>>>,
     traffic: Arc<Mutex<Traffic>>,
 }
 
 impl Gate {
     pub(crate) fn new(roster: Arc<Roster>) -> Gate {
         let traffic = Arc::new(Mutex::new(Traffic::new(Clock.moment())));
-        Gate { roster, open: Arc::default(), pulsed: Arc::default(), traffic }
+        Gate { roster, open: Arc::default(), traffic }
     }
 
     /// Tells whether a host belongs to the mesh.
@@ -177,13 +180,23 @@ impl Gate {
         soundings
     }
 
-    /// Says nothing on every connection for libp2p that this host dialled and that carried nothing since the last time:
-    /// whoever does this every half second keeps the way in use alive at both ends, with one packet a second and its
-    /// acknowledgement. QUIC's own beats would go by each way, also those that are only held ready.
-    pub(crate) fn pulse(&self) {
+    /// Keeps the ways in use alive at both ends, with one packet a second and its acknowledgement where nothing else
+    /// goes. QUIC's own beats would go by each way, also by those that are only held ready.
+    pub(crate) async fn pulses(self) {
+        let mut ticks = tokio::time::interval(PULSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut carried = HashMap::new();
+        loop {
+            ticks.tick().await;
+            carried = self.pulse(&carried);
+        }
+    }
+
+    /// Says nothing on every connection for libp2p that this host dialled and that carried nothing since the last time.
+    /// Gives how many packets each has carried.
+    fn pulse(&self, before: &HashMap<usize, u64>) -> HashMap<usize, u64> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut pulsed = self.pulsed.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *pulsed);
+        let mut now = HashMap::new();
         for connection in open.into_values().flatten().filter_map(|weak| weak.upgrade()) {
             let ours = connection.alpn() == LIBP2P && connection.side() == Side::Client;
             if !ours || connection.close_reason().is_some() {
@@ -196,8 +209,9 @@ impl Gate {
             {
                 tracing::trace!(%error, "no pulse");
             }
-            pulsed.insert(number, carried);
+            now.insert(number, carried);
         }
+        now
     }
 
     /// Tells what all connections carried lately.

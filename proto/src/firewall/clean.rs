@@ -17,7 +17,6 @@ struct Found {
     cut: Option<DropBecause>,
     /// Starts that came with this frame.
     new: BTreeSet<GossipId>,
-    double: Option<u64>,
     is_news: bool,
     spoken: Option<u64>,
 }
@@ -63,7 +62,6 @@ impl Firewall {
             before: self.introduction(&frame, found.new),
             frame: read::write(&frame),
             cut: found.cut,
-            double: found.double,
             is_news: found.is_news,
             spoken: found.spoken,
         }
@@ -124,7 +122,6 @@ impl Firewall {
         }
         found.is_news |= passed.version > before;
         passed.mentioned_ms = known.now_ms;
-        self.note_double(&part.id, found);
         self.seen.insert(part.id.clone(), passed);
         if is_new {
             found.new.insert(part.id.clone());
@@ -200,16 +197,9 @@ impl Firewall {
                 found.spoken = found.spoken.max(Some(entry.id.generation));
             }
             entry.heartbeat = passed.believe(entry.heartbeat, is_own, known.now_ms);
-            self.note_double(&entry.id, found);
             cleaned.push(entry);
         }
         cleaned
-    }
-
-    fn note_double(&self, id: &GossipId, found: &mut Found) {
-        if id.node == self.me.node && id.generation > self.me.generation {
-            found.double = found.double.max(Some(id.generation));
-        }
     }
 
     /// Gives whose start this is. A stranger may be a member whose certificate has not come here yet: no lie.

@@ -164,6 +164,8 @@ enum Mutant {
 pub struct Liveness {
     mesh: MeshId,
     me: HostId,
+    /// The start of this host, and the one in which it speaks: a later one, once a copy of it spoke.
+    began: u64,
     generation: u64,
     seq: u64,
     random: Random,
@@ -222,6 +224,7 @@ impl Liveness {
         Liveness {
             mesh,
             me,
+            began: generation,
             generation,
             seq: 0,
             random: Random::new(seed),

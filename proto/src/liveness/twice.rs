@@ -3,7 +3,8 @@
 //! word that names that start, which nobody else can write and which fits no start after it; the later one stops.
 //!
 //! Others help without knowing: they tell a host of every new start of it by all connections that it has, and tell one
-//! that still speaks in an old start of the new one.
+//! that still speaks in an old start of the new one. Once it has said enough the earlier one speaks in a start after the
+//! later one's: what it says of itself would be older than what the copy said.
 
 use super::{Effect, Finding, Liveness, Other, Signed, Testimony};
 use crate::{id::HostId, time::Moment};
@@ -31,10 +32,12 @@ impl Liveness {
     /// Tells whether a word in this host's own name is news of another computer that runs as it does.
     pub(super) fn is_of_a_double(&self, testimony: &Testimony) -> bool {
         match testimony.finding {
-            Finding::Twice => testimony.generation < self.generation && testimony.seq == self.generation,
+            Finding::Twice => {
+                testimony.generation < self.began && (self.began..=self.generation).contains(&testimony.seq)
+            }
             _ => {
-                let known = self.double.map_or(self.generation, |(start, ..)| start);
-                testimony.generation > known
+                let known = self.double.map_or(0, |(start, ..)| start);
+                testimony.generation > known.max(self.generation)
             }
         }
     }
@@ -60,6 +63,10 @@ impl Liveness {
         };
         self.double = Some((start, times + 1, at.max(now).plus_ms(AGAIN_MS)));
         self.testify_twice(start, self.everybody());
+        if times + 1 == TIMES {
+            self.generation = self.generation.max(start.saturating_add(1));
+            self.testify_here(Finding::Here, self.everybody(), now);
+        }
     }
 
     /// Says to these that another one is in this start.
@@ -71,7 +78,7 @@ impl Liveness {
             mesh: self.mesh,
             observer: self.me,
             about: self.me,
-            generation: self.generation,
+            generation: self.began,
             seq: start,
             finding: Finding::Twice,
             evidence: 0,

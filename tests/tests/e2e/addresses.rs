@@ -1,7 +1,11 @@
 //! Two computers on one LAN, each with many more addresses than ways. They find each other whatever else is there, and
 //! again when all that they knew of each other is wrong.
 
-use std::{net::IpAddr, process::Command, time::Duration};
+use std::{
+    net::IpAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use proto::trust::Token;
 use tests::{Host, Place, eventually, lab_or_skip};
@@ -178,6 +182,42 @@ fn two_hosts_that_moved_where_the_lan_tells_nothing_meet_again_by_a_token() {
     desk.start();
     knows(&nas, &desk, "192.168.1.113");
     nas.stop();
+}
+
+#[test]
+fn an_interface_that_flaps_a_hundred_times_leaves_everything_as_it_was_and_a_new_address_is_found() {
+    if !lab_or_skip(
+        "an_interface_that_flaps_a_hundred_times_leaves_everything_as_it_was_and_a_new_address_is_found",
+    ) {
+        return;
+    }
+    let home = Home::up();
+    let nas = Host::first("nas", home.place("nas"));
+    let desk = Host::joined("desk", home.place("desk"), &nas.token(&[]));
+    knows(&desk, &nas, "192.168.1.2");
+    knows(&nas, &desk, "192.168.1.3");
+
+    home.run(
+        "nas",
+        "for n in $(seq 100); do ip link set eth0 down; ip link set eth0 up; sleep 0.03; done; \
+         ip route replace default via 192.168.1.1",
+    );
+    let since = Instant::now();
+    for (host, other) in [(&desk, "nas"), (&nas, "desk")] {
+        eventually(PATIENCE, &format!("{} sees {other} after the flapping", host.name), || {
+            up(host, other, true)
+        });
+    }
+    println!("after a hundred flaps both are up within {:.1} s", since.elapsed().as_secs_f64());
+    let pinged = desk.agent(&["net", "ping", "nas", "--require", "direct", "--json"]);
+    assert_eq!(pinged.code, 0, "{pinged:?}");
+
+    home.renumber("nas", "192.168.1.2", "192.168.1.102");
+    let since = Instant::now();
+    knows(&desk, &nas, "192.168.1.102");
+    println!("a new address is known within {:.1} s", since.elapsed().as_secs_f64());
+    let pinged = desk.agent(&["net", "ping", "nas", "--require", "direct", "--json"]);
+    assert_eq!(pinged.code, 0, "{pinged:?}");
 }
 
 /// Makes a token once the host has noticed its new address.

@@ -422,6 +422,9 @@ fn how_a_host_stands_is_a_sentence_and_tables() {
         udp: Udp::Blocked,
         nat: Some(Mapping::EndpointDependent),
         public: vec!["203.0.113.9:31111".into()],
+        mapped: Some("203.0.113.9:7440".into()),
+        proved: None,
+        fallback: Some("https://relay.example".into()),
         relay: None,
         relays: vec![
             RelayRow {
@@ -455,6 +458,7 @@ fn how_a_host_stands_is_a_sentence_and_tables() {
         udp      does not pass; TCP does
         router   gives another port for each destination: direct ways are found to some
         seen at  203.0.113.9:31111
+        way in   the router maps 203.0.113.9:7440; the fallback relay https://relay.example
         relay    none is served here
         traffic  2.0 KiB sent and 4.0 KiB received in 10m0s; at rest 3 and 7 bytes a second
 
@@ -467,6 +471,7 @@ fn how_a_host_stands_is_a_sentence_and_tables() {
         -         https://relay.example    offered"#]]
     .assert_eq(&check::in_words(&check, None));
     (check.next, check.traffic.idle_sent_bps, check.relays) = (None, None, Vec::new());
+    (check.mapped, check.fallback) = (None, None);
     let quiet = check::in_words(&check, None);
     assert!(!quiet.contains("hint") && !quiet.contains("at rest") && !quiet.contains("RELAY OF"), "{quiet}");
 }

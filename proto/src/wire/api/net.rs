@@ -72,6 +72,15 @@ pub struct NetCheck {
     pub nat: Option<Mapping>,
     /// How others see this host.
     pub public: Vec<String>,
+    /// Where the router lets others in by a port that it mapped; `null` = it maps none.
+    #[serde(default)]
+    pub mapped: Option<String>,
+    /// Where a member has dialled this host from outside its networks; `null` = nobody has.
+    #[serde(default)]
+    pub proved: Option<String>,
+    /// The relay of strangers through which others reach this host; `null` = it needs none.
+    #[serde(default)]
+    pub fallback: Option<String>,
     /// The relay that this host serves.
     pub relay: Option<String>,
     /// The relays that are offered to this host.
