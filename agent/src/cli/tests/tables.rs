@@ -414,6 +414,11 @@ fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
 #[test]
 fn how_a_host_stands_is_a_sentence_and_tables() {
     let standing = Standing::UdpBlocked;
+    let address = |address: &str, published, because: &str| AddressRow {
+        address: address.into(),
+        published,
+        because: because.into(),
+    };
     let mut check = NetCheck {
         host: "nas".into(),
         standing,
@@ -436,12 +441,8 @@ fn how_a_host_stands_is_a_sentence_and_tables() {
             RelayRow { host: None, url: "https://relay.example".into(), home: false, connected: None },
         ],
         addresses: vec![
-            AddressRow { address: "192.168.1.2:7440".into(), published: true, because: "on a LAN".into() },
-            AddressRow {
-                address: "172.17.0.1:7440".into(),
-                published: false,
-                because: "inside this computer".into(),
-            },
+            address("192.168.1.2:7440", true, "on a LAN"),
+            address("172.17.0.1:7440", false, "inside this computer"),
         ],
         traffic: TrafficRow {
             seconds: 600,

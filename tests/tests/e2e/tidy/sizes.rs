@@ -17,11 +17,6 @@ const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
     ("agent/src/cli/tests/tables.rs", "the_status_in_json", "the JSON as text"),
     ("proto/src/run/host/tests.rs", "events", "one line an event"),
     (
-        "mesh/src/tests/doubles.rs",
-        "a_host_whose_copy_is_gone_is_up_for_everybody_and_heard_within_a_minute",
-        "one story",
-    ),
-    (
         "tests/tests/e2e/join.rs",
         "a_token_that_is_not_good_is_refused_quickly_and_its_secret_is_told_to_nobody",
         "one story",
