@@ -411,15 +411,15 @@ fn ways_to_hosts_are_a_table_and_a_ping_a_line() {
     assert_eq!(ping::in_words(&ping::sum("nas".into(), 1, Vec::new())), "0 of 1 answered");
 }
 
-#[test]
-fn how_a_host_stands_is_a_sentence_and_tables() {
+/// A host whose UDP does not pass.
+fn blocked() -> NetCheck {
     let standing = Standing::UdpBlocked;
     let address = |address: &str, published, because: &str| AddressRow {
         address: address.into(),
         published,
         because: because.into(),
     };
-    let mut check = NetCheck {
+    NetCheck {
         host: "nas".into(),
         standing,
         because: standing.to_string(),
@@ -451,7 +451,12 @@ fn how_a_host_stands_is_a_sentence_and_tables() {
             idle_sent_bps: Some(3.4),
             idle_received_bps: Some(6.8),
         },
-    };
+    }
+}
+
+#[test]
+fn how_a_host_stands_is_a_sentence_and_tables() {
+    let mut check = blocked();
     expect![[r#"
         nas: UDP does not pass here: everything goes through relays, by TCP
         hint: agent doctor    names the ports that this host's firewall must let pass
