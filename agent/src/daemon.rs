@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::FutureExt;
@@ -120,7 +120,7 @@ fn with_disk(data: &DataDir, error: Error) -> Error {
 }
 
 async fn run_locked(run: Run) -> ApiResult<()> {
-    let Run { data, config, join, moved } = run;
+    let (Run { data, config, join, moved }, began) = (run, SystemTime::now());
     let stop = stop_signal().map_err(|error| failed(&error))?;
     if let Some(request) = join::first(&data, join)? {
         tokio::select! {
@@ -162,7 +162,7 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     built.tasks.spawn(core("forwards", sweep(built.forwards.clone(), built.stop.clone())));
 
     let early = built.ended().await;
-    let (roll, me) = (built.mesh.roll(), built.mesh.me());
+    let (roll, me, stood_down) = (built.mesh.roll(), built.mesh.me(), built.stood_down);
     notify::stopping();
     built.facts.send(Fact::AgentStopped).ok();
     for part in built.end().await {
@@ -174,6 +174,8 @@ async fn run_locked(run: Run) -> ApiResult<()> {
     let out = roll.borrow().out.get(&me).cloned();
     match out {
         Some(out) => leave::ended(&kept, &out, &mesh_name).await,
+        // What this one started runs there too.
+        None if stood_down => Err(original::stopped(&kept, began).await),
         None => early.map_or(Ok(()), Err),
     }
 }

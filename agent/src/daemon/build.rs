@@ -96,6 +96,8 @@ pub(crate) struct Built {
     pub interface: watch::Sender<interface::Shown>,
     /// Parts without which the agent is half an agent.
     pub tasks: JoinSet<&'static str>,
+    /// Whether it ended because another computer runs as this host.
+    pub stood_down: bool,
     /// Ends every task; machines run on.
     pub stop: CancellationToken,
     data: DataDir,
@@ -156,6 +158,7 @@ pub(crate) async fn build(parts: Parts) -> ApiResult<Built> {
         facts,
         interface: watch::Sender::default(),
         tasks,
+        stood_down: false,
         stop,
         data,
         images,
@@ -230,17 +233,26 @@ impl Built {
         let ended = tokio::select! {
             biased;
             () = self.stop.cancelled() => return None,
-            ended = &mut self.running => return Some(mesh_ended(ended)),
+            ended = &mut self.running => return Some(self.mesh_ended(ended)),
             Some(ended) = self.tasks.join_next() => ended,
         };
         // What stands on the mesh ends before it, which says goodbye first; then it knows why.
         if let Ok(ended) = tokio::time::timeout(GOODBYE, &mut self.running).await {
-            return Some(mesh_ended(ended));
+            return Some(self.mesh_ended(ended));
         }
         Some(match ended {
             Ok(part) => Ended(part).into(),
             Err(error) => failed(&error),
         })
+    }
+
+    fn mesh_ended(&mut self, ended: Result<Result<(), mesh::MeshError>, tokio::task::JoinError>) -> Error {
+        self.stood_down = matches!(ended, Ok(Err(mesh::MeshError::Twice)));
+        match ended {
+            Ok(Ok(())) => Ended("mesh").into(),
+            Ok(Err(error)) => no_mesh(&error),
+            Err(error) => failed(&error),
+        }
     }
 
     /// Ends everything in order. Names the parts that did not end in time, or not well.
@@ -318,14 +330,6 @@ pub(super) async fn core(name: &'static str, run: impl Future<Output = ()>) -> &
 async fn stage(what: &'static str, late: &mut Vec<&'static str>, end: impl Future<Output = ()>) {
     if tokio::time::timeout(STAGE, end).await.is_err() {
         late.push(what);
-    }
-}
-
-fn mesh_ended(ended: Result<Result<(), mesh::MeshError>, tokio::task::JoinError>) -> Error {
-    match ended {
-        Ok(Ok(())) => Ended("mesh").into(),
-        Ok(Err(error)) => no_mesh(&error),
-        Err(error) => failed(&error),
     }
 }
 

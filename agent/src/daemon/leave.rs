@@ -1,7 +1,7 @@
 //! How a host that is out of its mesh ends: its machines are stopped, for nobody else may be sure that they are, and
 //! what it had of the mesh is put aside. Disks stay; nothing is deleted.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use proto::{
     trust::OutBecause,
@@ -16,8 +16,13 @@ use crate::{
 
 /// Stops all machines. Gives those that may still run.
 pub(super) async fn halt(data: &DataDir) -> std::io::Result<Vec<String>> {
+    halt_since(data, SystemTime::UNIX_EPOCH).await
+}
+
+/// Stops every machine that was launched here since a moment.
+pub(super) async fn halt_since(data: &DataDir, moment: SystemTime) -> std::io::Result<Vec<String>> {
     let run = data.run()?;
-    let left = halt::all(&data.sessions(), &run).await;
+    let left = halt::since(&data.sessions(), &run, moment).await;
     for left in &left {
         log::say(&format!("a machine may still run: {left}"));
     }

@@ -3,11 +3,16 @@
 //! bytes, so the key's own number and time of birth tell. A disk that was copied block by block is not told apart
 //! here; then the members do (`proto::liveness`).
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::UNIX_EPOCH};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use proto::wire::api::{Error, Kind};
 
-use super::{ApiResult, failed};
+use super::{ApiResult, failed, leave};
 use crate::host::{data::DataDir, durable};
 
 const MARK: &str = "identity/original";
@@ -31,9 +36,10 @@ impl Mark {
         Some(Mark { inode: inode.parse().ok()?, born: born.parse().ok()? })
     }
 
-    /// Not every file system, nor every kernel, knows when a file was made.
+    /// Nothing that copies a file copies its birth. Not every file system, nor every kernel, knows it; some number files
+    /// anew whenever they are mounted.
     fn is(self, other: Mark) -> bool {
-        self.inode == other.inode && (self.born == other.born || self.born == 0 || other.born == 0)
+        if self.born == 0 || other.born == 0 { self.inode == other.inode } else { self.born == other.born }
     }
 }
 
@@ -71,12 +77,20 @@ fn is_copy(key: &Path) -> Error {
         .next("agent run --moved, if no other computer runs by it any more")
 }
 
+/// Stops what was started since this agent began, and says why.
+pub(super) async fn stopped(data: &DataDir, began: SystemTime) -> Error {
+    if let Err(error) = leave::halt_since(data, began).await {
+        return failed(&error);
+    }
+    twice()
+}
+
 /// Says that another computer runs as this host.
 pub(super) fn twice() -> Error {
     Error::new(Kind::Refused, "another computer runs as this host")
         .because(
-            "a data directory was copied: both have the same key, and the other one ran before. Nothing was started \
-             here. Delete this copy, and let this computer join by itself",
+            "a data directory was copied: both have the same key, and the other one ran before. What was started \
+             here is stopped. Delete this copy, and let this computer join by itself",
         )
         .next("agent join TOKEN --data-dir DIR, with an empty directory")
 }
@@ -124,6 +138,6 @@ mod tests {
         }
         let mark = |inode, born| Mark { inode, born };
         assert!(mark(1, 2).is(mark(1, 2)) && mark(1, 0).is(mark(1, 2)) && mark(1, 2).is(mark(1, 0)));
-        assert!(!mark(1, 2).is(mark(1, 3)) && !mark(1, 2).is(mark(2, 2)));
+        assert!(!mark(1, 2).is(mark(1, 3)) && mark(1, 2).is(mark(2, 2)) && !mark(1, 0).is(mark(2, 0)));
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::task::JoinSet;
@@ -17,10 +17,17 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Stops all machines below the directory of sessions. Gives those that may still run, with why.
 pub async fn all(sessions: &Path, run: &Path) -> Vec<String> {
-    let dirs = match machines(sessions) {
+    since(sessions, run, SystemTime::UNIX_EPOCH).await
+}
+
+/// Stops those that were launched since a moment: what a copied directory says of others is of another host.
+pub async fn since(sessions: &Path, run: &Path, moment: SystemTime) -> Vec<String> {
+    let mut dirs = match machines(sessions) {
         Ok(dirs) => dirs,
         Err(error) => return vec![format!("machines cannot be looked for: {error}")],
     };
+    let launched = |dir: &PathBuf| fs::metadata(Paths::new(dir, run).launch())?.modified();
+    dirs.retain(|dir| launched(dir).map_or(true, |launched| launched >= moment));
     let mut stopping: JoinSet<Result<(), String>> = JoinSet::new();
     for dir in dirs {
         let host = Host::new(run.to_owned());

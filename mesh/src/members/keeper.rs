@@ -352,6 +352,7 @@ impl Keeper {
             changed
         });
         if lost {
+            self.relays.moved();
             self.reach_out(Event::Moved).await;
         }
         self.publish().await;

@@ -32,8 +32,10 @@ const GOODBYE: Duration = Duration::from_millis(50);
 
 /// Others tell a host of a start of it that they know within this time of meeting it.
 const TOLD_MS: u64 = 4_000;
-/// Who reaches nobody for so long asks nobody.
-const UNREACHED_MS: u64 = 6_000;
+/// Who reaches nobody for so long asks nobody: longer than a home's network takes to come up after a start.
+const UNREACHED_MS: u64 = 15_000;
+/// That there are two of one member is told people at most so often.
+const TWICE_AGAIN_MS: u64 = 60_000;
 
 /// How the observer ends when another computer runs as this host.
 pub(crate) const STOOD_DOWN: &str = "observer: another computer runs as this host";
@@ -87,6 +89,8 @@ struct Observer {
     /// Whether this host may take itself for the only one, and when it will.
     single: watch::Sender<bool>,
     single_at: Option<Moment>,
+    /// When it was last told that there are two of a member.
+    twice: BTreeMap<HostId, Moment>,
     /// It has to stop.
     stands_down: bool,
 }
@@ -124,6 +128,7 @@ pub(crate) fn build(
         facts,
         single,
         single_at,
+        twice: BTreeMap::new(),
         stands_down: false,
     };
     (Observing { presences: seen, single: is_single, leave }, observer.run())
@@ -233,6 +238,7 @@ impl Observer {
                     }
                 }
                 Effect::Twice(host) => self.tell_twice(host),
+                Effect::Raise(start) => self.keep_start(start),
                 Effect::StandDown => self.stands_down = true,
                 Effect::Turn(host, presence) => drop(turned.insert(host, presence)),
             }
@@ -256,7 +262,21 @@ impl Observer {
         });
     }
 
-    fn tell_twice(&self, host: HostId) {
+    /// Keeps the start in which this host speaks, so that the next one is later.
+    fn keep_start(&self, start: u64) {
+        let path = self.identity.data.join("mesh/generation");
+        if let Err(error) = disk::replace(&path, format!("{start}\n").as_bytes()) {
+            tracing::warn!(%error, "the number of this start is not kept");
+        }
+    }
+
+    fn tell_twice(&mut self, host: HostId) {
+        let now = Clock.moment();
+        if self.twice.get(&host).is_some_and(|at| now.since_ms(*at) < TWICE_AGAIN_MS) {
+            return;
+        }
+        self.twice.retain(|_, at| now.since_ms(*at) < TWICE_AGAIN_MS);
+        self.twice.insert(host, now);
         if let Some(member) = self.roster.roll().members.get(&host) {
             let member = member.name.clone();
             tracing::error!(%member, "two computers run as it: its data directory was copied");

@@ -3,7 +3,11 @@
 //! iroh asks every relay that it is given for this host's address, each 20 to 26 s and by a handshake of some 6 kB
 //! (github.com/n0-computer/iroh/issues/4523). Once the home relay has settled, it alone is asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use iroh::{Endpoint, RelayConfig, RelayUrl, Watcher};
 use iroh_relay::RelayQuicConfig;
@@ -18,6 +22,10 @@ use crate::{
 /// one is found by that, and whoever waits for a way is served first.
 const SETTLES_MS: u64 = 20_000;
 
+/// A home relay by whose word alone this host lost an address is not asked alone for so long: its address discovery may
+/// be filtered where its relay is not.
+const DISTRUST_MS: u64 = 30 * 60_000;
+
 /// What is inserted into the endpoint.
 pub(crate) struct Relays {
     endpoint: Endpoint,
@@ -27,6 +35,10 @@ pub(crate) struct Relays {
     changed: Moment,
     /// The one that alone is asked for this host's address; none = all are.
     asked: Option<RelayUrl>,
+    /// The addresses that this host had then.
+    seen: BTreeSet<SocketAddr>,
+    /// When it lost one by that.
+    distrusted: Option<Moment>,
     /// This host's own relay: its URL, and the one on loopback that leads there.
     own: Option<(String, RelayUrl)>,
 }
@@ -34,7 +46,8 @@ pub(crate) struct Relays {
 impl Relays {
     pub(crate) fn new(endpoint: Endpoint, pins: Pins) -> Relays {
         let (inserted, changed) = (BTreeMap::new(), Clock.moment());
-        Relays { endpoint, pins, inserted, changed, asked: None, own: None }
+        let (seen, distrusted) = (BTreeSet::new(), None);
+        Relays { endpoint, pins, inserted, changed, asked: None, seen, distrusted, own: None }
     }
 
     /// Takes the relay that this host serves now. It goes there by loopback: many routers do not lead a home back into
@@ -80,16 +93,30 @@ impl Relays {
         homes.iter().map(home).collect()
     }
 
-    /// Lets the home relay alone be asked for this host's address, once it is one for a while, and all of them again
-    /// when it is none any more.
+    /// Lets the home relay alone be asked for this host's address, once nothing has changed for a while, and all of them
+    /// again when it is the home no more, or by what it alone says this host has lost an address.
     pub(crate) async fn rest(&mut self) {
-        let settled = Clock.moment().since_ms(self.changed) >= SETTLES_MS;
+        let now = Clock.moment();
         let homes = self.endpoint.home_relay_status().get();
         let mut connected = homes.iter().filter(|home| home.is_connected()).map(|home| home.url().clone());
-        let asked = connected.find(|home| settled && self.inserted.contains_key(home));
+        // The own one sees loopback.
+        let own = self.own.as_ref().map(|(_, inside)| inside);
+        let home = connected.find(|home| self.inserted.contains_key(home) && Some(home) != own);
+        if home.is_none() {
+            self.changed = now;
+        }
+        let seen = self.addresses();
+        let lost = self.asked.is_some() && !self.seen.is_subset(&seen);
+        if lost {
+            (self.distrusted, self.changed) = (Some(now), now);
+        }
+        let trusted = self.distrusted.is_none_or(|at| now.since_ms(at) >= DISTRUST_MS);
+        let settled = trusted && now.since_ms(self.changed) >= SETTLES_MS;
+        let asked = home.filter(|_| settled);
         if asked == self.asked {
             return;
         }
+        self.seen = seen;
         let before = std::mem::replace(&mut self.asked, asked);
         for (url, offer) in self.inserted.clone() {
             let is_asked = |asked: &Option<RelayUrl>| asked.as_ref().is_none_or(|asked| *asked == url);
@@ -99,6 +126,15 @@ impl Relays {
                 self.endpoint.insert_relay(url, Arc::new(config)).await;
             }
         }
+    }
+
+    /// Asks all relays again for this host's address: its network is another one.
+    pub(crate) fn moved(&mut self) {
+        self.changed = Clock.moment();
+    }
+
+    fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.endpoint.addr().ip_addrs().copied().collect()
     }
 
     /// Uses exactly these. Pins first: a relay that is inserted before its hash is known gets no address discovery.

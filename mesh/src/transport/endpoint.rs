@@ -28,13 +28,14 @@ use crate::{
 pub const FIRST_PORT: u16 = 7440;
 /// Pairs that are tried. More agents than this on one computer is a test, which asks for any port.
 const PAIRS: u16 = 40;
-/// Who dialled lets each way be heard so often, the one that is only held ready, by a relay, included.
+/// Who dialled a connection of packets and streams lets each way be heard so often.
 const PATH_BEAT: Duration = Duration::from_secs(1);
 /// The same on the connection that every two hosts keep, where the gate's pulses keep the way in use alive.
 const REST_BEAT: Duration = Duration::from_secs(4);
-/// Who was dialled hears the other beat, and takes over where it does not. iroh allows five seconds at most.
+/// Who was dialled hears the other beat, and takes over where it does not; short connections, of images and joins, have
+/// no other. iroh allows five seconds at most.
 const ANSWERING_BEAT: Duration = Duration::from_millis(4_500);
-/// A silent path is dropped after five missed beats, so a killed host is noticed in seconds.
+/// A silent path is dropped after this time, so a killed host is noticed in seconds.
 const PATH_SILENCE: Duration = Duration::from_secs(5);
 /// Longer than a path's: an interrupted host may come back by another path.
 const CONNECTION_SILENCE: Duration = Duration::from_secs(8);

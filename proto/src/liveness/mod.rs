@@ -89,6 +89,8 @@ pub enum Effect {
     Twice(HostId),
     /// Another computer runs as this host and did so before it: this one must stop.
     StandDown,
+    /// This host speaks in this start from now on: the next one must be later.
+    Raise(u64),
 }
 
 /// Another member.
@@ -103,7 +105,7 @@ struct Other {
     own: (u64, u64),
     word: Option<Signed>,
     /// What it last said of another computer that runs as it does, and when it was told of that.
-    twice: Option<(u64, u64)>,
+    twice: Option<((u64, u64), Moment)>,
     told_back: Option<Moment>,
     /// When it said that it stops.
     left: Option<Moment>,
@@ -298,8 +300,9 @@ impl Liveness {
     /// Tells whether a word that somebody brings would matter, before its signature is checked.
     pub fn wants(&self, from: &HostId, testimony: &Testimony, now: Moment) -> bool {
         let Testimony { observer, about, .. } = testimony;
-        if observer == about && *about == self.me {
-            return self.is_of_a_double(testimony);
+        if *observer == self.me {
+            // What this host said of others comes back to it at times.
+            return *about == self.me && self.is_of_a_double(testimony);
         }
         if *about == self.me {
             let is_newer = self.of_me.get(observer).is_none_or(|known| testimony.age() > *known);
@@ -307,7 +310,7 @@ impl Liveness {
         }
         let Some(other) = self.others.get(about) else { return false };
         match observer == about {
-            true if testimony.finding == Finding::Twice => other.wants_twice(testimony),
+            true if testimony.finding == Finding::Twice => other.wants_twice(testimony, now),
             true => testimony.age() > other.own || other.speaks_again(from, testimony, now),
             false => {
                 let known = other.accounts.get(observer);

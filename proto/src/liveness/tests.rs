@@ -126,6 +126,30 @@ fn a_stop_in_order_is_told_and_a_start_as_well() {
     }
 }
 
+/// What a host said of others comes back to it; nobody is taken for two by that.
+#[test]
+fn who_meets_again_or_begins_anew_while_another_is_gone_is_no_copy() {
+    for hosts in [3, 6, 20] {
+        let mut world = World::new(hosts, Faults::default(), 7, None);
+        let gone = world.ids[0];
+        world.kill(gone);
+        world.run(20_000);
+        let ids = world.ids.clone();
+        for pair in ids[1..].windows(2) {
+            world.reconnect([pair[0], pair[1]]);
+            world.run(200);
+        }
+        for host in &ids[1..] {
+            world.kill(*host);
+            world.run(100);
+            world.start(*host, None);
+            world.run(500);
+        }
+        world.run(10_000);
+        assert_eq!(world.seen(gone, Presence::Down), hosts - 1);
+    }
+}
+
 #[test]
 fn a_world_is_the_same_for_the_same_seed() {
     let life = |seed| {

@@ -12,13 +12,16 @@ use crate::{id::HostId, time::Moment};
 /// It is said so often: datagrams may be lost.
 pub(super) const TIMES: u32 = 6;
 const AGAIN_MS: u64 = 700;
+/// Of one host that says so this is passed on at most so often.
+const PASSED_MS: u64 = 500;
 /// A host is told at most so often that it is in a new start.
 const BACK_MS: u64 = 1_000;
 
 impl Other {
     /// Tells whether it is news that a host says that there are two of it. What it said before its newest start is over.
-    pub(super) fn wants_twice(&self, testimony: &Testimony) -> bool {
-        self.twice != Some(testimony.age()) && testimony.seq >= self.own.0
+    pub(super) fn wants_twice(&self, testimony: &Testimony, now: Moment) -> bool {
+        let is_new = |(age, at): (_, Moment)| age != testimony.age() && now.since_ms(at) >= PASSED_MS;
+        self.twice.is_none_or(is_new) && testimony.seq >= self.own.0
     }
 
     /// Tells whether a host itself says something in an old start, and may be told so.
@@ -33,7 +36,7 @@ impl Liveness {
     pub(super) fn is_of_a_double(&self, testimony: &Testimony) -> bool {
         match testimony.finding {
             Finding::Twice => {
-                testimony.generation < self.began && (self.began..=self.generation).contains(&testimony.seq)
+                testimony.generation < self.began && [self.began, self.generation].contains(&testimony.seq)
             }
             _ => {
                 let known = self.double.map_or(0, |(start, ..)| start);
@@ -65,6 +68,7 @@ impl Liveness {
         self.testify_twice(start, self.everybody());
         if times + 1 == TIMES {
             self.generation = self.generation.max(start.saturating_add(1));
+            self.effects.push(Effect::Raise(self.generation));
             self.testify_here(Finding::Here, self.everybody(), now);
         }
     }
@@ -87,10 +91,10 @@ impl Liveness {
     }
 
     /// A host says that there are two of it: both are to hear it, and everybody else.
-    pub(super) fn note_twice(&mut self, from: HostId, signed: Signed) {
+    pub(super) fn note_twice(&mut self, from: HostId, signed: Signed, now: Moment) {
         let about = signed.testimony.about;
         let Some(other) = self.others.get_mut(&about) else { return };
-        if other.twice.replace(signed.testimony.age()).is_none() {
+        if other.twice.replace((signed.testimony.age(), now)).is_none() {
             self.effects.push(Effect::Twice(about));
         }
         self.effects.push(Effect::Pass(signed.clone(), vec![about]));

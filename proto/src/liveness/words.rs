@@ -3,7 +3,7 @@
 
 use super::{
     Account, Effect, Finding, Liveness, Mutant, Presence, Rumour, Said, Signed, Testimony,
-    judge::DOWN_FOR_MS, vigil::Vigil,
+    judge::DOWN_FOR_MS, twice::TIMES, vigil::Vigil,
 };
 use crate::{id::HostId, time::Moment};
 
@@ -92,7 +92,7 @@ impl Liveness {
     /// Begins a new connection: this host is here, and these are gone.
     pub(super) fn greet(&mut self, host: HostId, now: Moment) {
         self.testify_here(Finding::Here, vec![host], now);
-        if let Some((start, ..)) = self.double {
+        if let Some((start, ..)) = self.double.filter(|(_, times, _)| *times < TIMES) {
             self.testify_twice(start, vec![host]);
         }
         let gone = |said: Option<Said>| said.is_some_and(|said| said.finding == Finding::Down);
@@ -105,8 +105,11 @@ impl Liveness {
         let accused = self.accused.iter().filter(|about| **about != host);
         let accounts =
             accused.filter_map(|about| self.others.get(about)).flat_map(|other| other.accounts.values());
-        let is_down =
-            |account: &&Account| account.signed.testimony.finding == Finding::Down && account.holds(now);
+        // Its own words it knows.
+        let is_down = |account: &&Account| {
+            let said = &account.signed.testimony;
+            said.finding == Finding::Down && said.observer != host && account.holds(now)
+        };
         let held = accounts.filter(is_down).take(GREETING - own.len());
         let held: Vec<Effect> = held.map(|held| Effect::Pass(held.signed.clone(), vec![host])).collect();
         self.effects.extend(held);
@@ -121,7 +124,7 @@ impl Liveness {
         let Testimony { observer, about, finding, .. } = signed.testimony;
         match () {
             () if observer == self.me => self.double(&signed.testimony, now),
-            () if finding == Finding::Twice => self.note_twice(from, signed),
+            () if finding == Finding::Twice => self.note_twice(from, signed, now),
             () if about == self.me => {
                 // An old one, brought again, makes nobody speak.
                 self.of_me.insert(observer, signed.testimony.age());

@@ -110,6 +110,17 @@ impl World {
         self.hosts.get_mut(&host).unwrap().alive = false;
     }
 
+    /// Lets two hosts lose each other and meet again.
+    pub(super) fn reconnect(&mut self, pair: [HostId; 2]) {
+        for (at, other) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+            let mut connected = self.hosts[&at].machine.connected.clone();
+            connected.remove(&other);
+            self.happen(at, Event::Connected(connected.clone()));
+            connected.insert(other);
+            self.happen(at, Event::Connected(connected));
+        }
+    }
+
     pub(super) fn stop(&mut self, host: HostId) {
         self.happen(host, Event::Stop);
         self.kill(host);
@@ -196,7 +207,9 @@ impl World {
                     }
                 }
                 Effect::Turn(of, presence) => self.turns.push((now, at, of, presence)),
-                Effect::Twice(_) | Effect::StandDown => unreachable!("no host runs twice here"),
+                Effect::Twice(_) | Effect::StandDown | Effect::Raise(_) => {
+                    unreachable!("no host runs twice here")
+                }
             }
         }
     }
