@@ -252,9 +252,8 @@ async fn a_buried_session_is_cleared_away_and_never_comes_back() {
     // Mandates are signed once it knows that all who are there understand them.
     let ground = &attic.sessions.ground;
     let is_told = |picture: &Picture| {
-        picture
-            .present()
-            .any(|(host, member)| host == attic.id() && member.level == Some(proto::level::LEVEL))
+        let level = picture.members.get(&attic.id()).and_then(|member| member.level);
+        level == Some(proto::level::LEVEL) && picture.host_record(attic.id()).is_some()
     };
     eventually("its own record", async || is_told(&ground.picture())).await;
     let session = attic.up().await;
