@@ -225,7 +225,7 @@ impl Keeper {
         let served = served.collect();
         let known = ways.iter().filter(|(_, way)| way.leads_somewhere()).map(|(host, _)| *host).collect();
         self.keep_to(&known);
-        self.relays.rest().await;
+        self.relays.look().await;
         let sight = Sight {
             known: sought(&self.kept.borrow(), &known, &connected),
             connected,

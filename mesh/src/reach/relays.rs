@@ -1,53 +1,35 @@
-//! Makes the endpoint use the relays that `proto::reachability` chose: pinned before they are dialled.
-//!
-//! iroh asks every relay that it is given for this host's address, each 20 to 26 s and by a handshake of some 6 kB
-//! (github.com/n0-computer/iroh/issues/4523). Once the home relay has settled, it alone is asked.
+//! Makes the endpoint use the relays that `proto::reachability` chose: pinned before they are dialled, and asked for this
+//! host's address as it says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use iroh::{Endpoint, RelayConfig, RelayUrl, Watcher};
 use iroh_relay::RelayQuicConfig;
-use proto::{reachability::relays::Home, time::Moment, wire::record::RelayOffer};
+use proto::{
+    reachability::{discovery::Discovery, relays::Home},
+    wire::record::RelayOffer,
+};
 
 use crate::{
     clock::Clock,
     reach::{pins::Pins, relay::Serving},
 };
 
-/// So long after the last change all relays are asked for this host's address: a router that gives each of them another
-/// one is found by that, and whoever waits for a way is served first.
-const SETTLES_MS: u64 = 20_000;
-
-/// A home relay by whose word alone this host lost an address is not asked alone for so long: its address discovery may
-/// be filtered where its relay is not.
-const DISTRUST_MS: u64 = 30 * 60_000;
-
 /// What is inserted into the endpoint.
 pub(crate) struct Relays {
     endpoint: Endpoint,
     pins: Pins,
     inserted: BTreeMap<RelayUrl, RelayOffer>,
-    /// When that changed.
-    changed: Moment,
-    /// The one that alone is asked for this host's address; none = all are.
-    asked: Option<RelayUrl>,
-    /// The addresses that this host had then.
-    seen: BTreeSet<SocketAddr>,
-    /// When it lost one by that.
-    distrusted: Option<Moment>,
+    /// Which of them are asked for this host's address.
+    discovery: Discovery<RelayUrl>,
     /// This host's own relay: its URL, and the one on loopback that leads there.
     own: Option<(String, RelayUrl)>,
 }
 
 impl Relays {
     pub(crate) fn new(endpoint: Endpoint, pins: Pins) -> Relays {
-        let (inserted, changed) = (BTreeMap::new(), Clock.moment());
-        let (seen, distrusted) = (BTreeSet::new(), None);
-        Relays { endpoint, pins, inserted, changed, asked: None, seen, distrusted, own: None }
+        let discovery = Discovery::new(Clock.moment());
+        Relays { endpoint, pins, inserted: BTreeMap::new(), discovery, own: None }
     }
 
     /// Takes the relay that this host serves now. It goes there by loopback: many routers do not lead a home back into
@@ -78,8 +60,7 @@ impl Relays {
             return Some((inside.clone(), RelayConfig::new(inside.clone(), None)));
         }
         let url: RelayUrl = offer.url.parse().ok()?;
-        let is_asked = self.asked.as_ref().is_none_or(|asked| *asked == url);
-        let discovery = is_asked.then(|| RelayQuicConfig::new(offer.qad_port));
+        let discovery = self.discovery.asks(&url).then(|| RelayQuicConfig::new(offer.qad_port));
         Some((url.clone(), RelayConfig::new(url, discovery)))
     }
 
@@ -93,48 +74,30 @@ impl Relays {
         homes.iter().map(home).collect()
     }
 
-    /// Lets the home relay alone be asked for this host's address, once nothing has changed for a while, and all of them
-    /// again when it is the home no more, or by what it alone says this host has lost an address.
-    pub(crate) async fn rest(&mut self) {
-        let now = Clock.moment();
+    /// Has the relays asked for this host's address that are to be asked now.
+    pub(crate) async fn look(&mut self) {
         let homes = self.endpoint.home_relay_status().get();
         let mut connected = homes.iter().filter(|home| home.is_connected()).map(|home| home.url().clone());
         // The own one sees loopback.
         let own = self.own.as_ref().map(|(_, inside)| inside);
         let home = connected.find(|home| self.inserted.contains_key(home) && Some(home) != own);
-        if home.is_none() {
-            self.changed = now;
-        }
-        let seen = self.addresses();
-        let lost = self.asked.is_some() && !self.seen.is_subset(&seen);
-        if lost {
-            (self.distrusted, self.changed) = (Some(now), now);
-        }
-        let trusted = self.distrusted.is_none_or(|at| now.since_ms(at) >= DISTRUST_MS);
-        let settled = trusted && now.since_ms(self.changed) >= SETTLES_MS;
-        let asked = home.filter(|_| settled);
-        if asked == self.asked {
+        let seen = self.endpoint.addr().ip_addrs().copied().collect();
+        let before = self.discovery.clone();
+        if !self.discovery.look(home, seen, Clock.moment()) {
             return;
         }
-        self.seen = seen;
-        let before = std::mem::replace(&mut self.asked, asked);
-        for (url, offer) in self.inserted.clone() {
-            let is_asked = |asked: &Option<RelayUrl>| asked.as_ref().is_none_or(|asked| *asked == url);
-            if is_asked(&before) != is_asked(&self.asked)
-                && let Some((url, config)) = self.dialled(&offer)
+        for (url, offer) in &self.inserted {
+            if before.asks(url) != self.discovery.asks(url)
+                && let Some((url, config)) = self.dialled(offer)
             {
                 self.endpoint.insert_relay(url, Arc::new(config)).await;
             }
         }
     }
 
-    /// Asks all relays again for this host's address: its network is another one.
+    /// Notes that this host's network is another one.
     pub(crate) fn moved(&mut self) {
-        self.changed = Clock.moment();
-    }
-
-    fn addresses(&self) -> BTreeSet<SocketAddr> {
-        self.endpoint.addr().ip_addrs().copied().collect()
+        self.discovery.changed(Clock.moment());
     }
 
     /// Uses exactly these. Pins first: a relay that is inserted before its hash is known gets no address discovery.
@@ -151,14 +114,14 @@ impl Relays {
         for url in gone {
             self.endpoint.remove_relay(&url).await;
             self.inserted.remove(&url);
-            self.changed = Clock.moment();
+            self.discovery.changed(Clock.moment());
         }
         for (url, (offer, config)) in used {
             if self.inserted.get(&url) != Some(&offer) {
                 // Also when it is there already: only an insertion makes iroh ask a new hash.
                 self.endpoint.insert_relay(url.clone(), Arc::new(config)).await;
                 self.inserted.insert(url, offer);
-                self.changed = Clock.moment();
+                self.discovery.changed(Clock.moment());
             }
         }
     }

@@ -6,7 +6,7 @@
 //! - `fallback`: when relays of strangers are used;
 //! - `deaf`: connections that hold on to a dead way;
 //! - `narrow`: ways that carry small packets alone;
-//! - `relays`: the relays in use, and the watchdog;
+//! - `relays`: the relays in use, and the watchdog; `discovery`: which of them are asked for this host's address;
 //! - `situation`: whether nobody answers because they are down, or because nothing gets out of here;
 //! - `traffic`: what the connections carried lately;
 //! - `path`: what is said of the way to a member;
@@ -15,6 +15,7 @@
 
 pub mod deaf;
 pub mod dialer;
+pub mod discovery;
 pub mod fallback;
 pub mod narrow;
 pub mod open;
