@@ -11,18 +11,16 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::MeshError;
-use crate::{
-    members::presence,
-    reach::relay::{Relay, Standing},
-};
+use crate::reach::relay::{Relay, Standing};
 
 /// How long goodbyes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) type Part = BoxFuture<'static, &'static str>;
+/// A part gives why all of it ends with it.
+pub(super) type Part = BoxFuture<'static, MeshError>;
 
 pub(super) fn part(name: &'static str, run: impl Future<Output = ()> + Send + 'static) -> Part {
-    run.map(move |()| name).boxed()
+    run.map(move |()| MeshError::Ended(name)).boxed()
 }
 
 /// What runs, and what ends with it.
@@ -38,14 +36,11 @@ pub(super) struct Running {
 impl Running {
     pub(super) async fn run(self, all: Vec<Part>) -> Result<(), MeshError> {
         let router = self.router.spawn();
-        let mut parts: JoinSet<&'static str> = all.into_iter().collect();
+        let mut parts: JoinSet<MeshError> = all.into_iter().collect();
         // Cancel-safe: a token and a join set.
         let ended = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
-            Some(part) = parts.join_next() => Err(match part {
-                Ok(presence::STOOD_DOWN) => MeshError::Twice,
-                part => MeshError::Ended(part.unwrap_or("panicking part")),
-            }),
+            Some(ended) = parts.join_next() => Err(ended.unwrap_or(MeshError::Ended("panicking part"))),
         };
         // First those that dial: a dial under way would keep the endpoint from closing.
         parts.shutdown().await;

@@ -19,6 +19,7 @@ use proto::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
+    MeshError,
     clock::Clock,
     disk,
     gossip::Gossip,
@@ -29,16 +30,6 @@ use crate::{
 
 /// A goodbye is a datagram; those who do not hear it miss this host a second later.
 const GOODBYE: Duration = Duration::from_millis(50);
-
-/// Others tell a host of a start of it that they know within this time of meeting it.
-const TOLD_MS: u64 = 4_000;
-/// Who reaches nobody for so long asks nobody: longer than a home's network takes to come up after a start.
-const UNREACHED_MS: u64 = 15_000;
-/// That there are two of one member is told people at most so often.
-const TWICE_AGAIN_MS: u64 = 60_000;
-
-/// How the observer ends when another computer runs as this host.
-pub(crate) const STOOD_DOWN: &str = "observer: another computer runs as this host";
 
 /// What is seen of those members that answer probes.
 pub(crate) type Presences = BTreeMap<HostId, Presence>;
@@ -86,11 +77,8 @@ struct Observer {
     told: BTreeSet<HostId>,
     presences: watch::Sender<Arc<Presences>>,
     facts: broadcast::Sender<Fact>,
-    /// Whether this host may take itself for the only one, and when it will.
+    /// Whether this host may take itself for the only one.
     single: watch::Sender<bool>,
-    single_at: Option<Moment>,
-    /// When it was last told that there are two of a member.
-    twice: BTreeMap<HostId, Moment>,
     /// It has to stop.
     stands_down: bool,
 }
@@ -102,16 +90,18 @@ pub(crate) fn build(
     (streams, gossip): (Streams, Gossip),
     beats: Datagrams,
     facts: broadcast::Sender<Fact>,
-) -> (Observing, impl Future<Output = &'static str>) {
+) -> (Observing, impl Future<Output = MeshError>) {
     let (presences, seen) = watch::channel(Arc::default());
     let (leave, leaving) = mpsc::channel(1);
     let me = (identity.mesh, identity.host());
     let (before, now) = (last_start(&identity), Clock.moment());
-    let machine = Liveness::new(me, start_after(before), rand::random(), now);
+    let mut machine = Liveness::new(me, start_after(before), rand::random(), now);
     // Of a directory that never ran there is no copy that does, and who is alone has nobody who would tell.
     let asks = before.is_some() && roster.roll().members.len() > 1;
+    if asks {
+        machine = machine.asking(now);
+    }
     let (single, is_single) = watch::channel(!asks);
-    let single_at = asks.then(|| now.plus_ms(UNREACHED_MS));
     let (members, told) = (BTreeSet::new(), BTreeSet::new());
     let observer = Observer {
         identity,
@@ -127,16 +117,13 @@ pub(crate) fn build(
         presences,
         facts,
         single,
-        single_at,
-        twice: BTreeMap::new(),
         stands_down: false,
     };
     (Observing { presences: seen, single: is_single, leave }, observer.run())
 }
 
 impl Observer {
-    async fn run(mut self) -> &'static str {
-        const ENDED: &str = "observer";
+    async fn run(mut self) -> MeshError {
         let mut roll = self.roster.watch();
         let mut records = self.gossip.records();
         let mut connected = self.streams.connected();
@@ -148,24 +135,20 @@ impl Observer {
                 biased;
                 datagram = self.beats.recv() => match datagram {
                     Some((from, bytes)) => self.hear(from, &bytes),
-                    None => return ENDED,
+                    None => return MeshError::Ended("observer"),
                 },
                 result = connected.changed() => {
-                    if result.is_err() { return ENDED }
+                    if result.is_err() { return MeshError::Ended("observer") }
                     let connected = connected.borrow_and_update().clone();
-                    if !connected.is_empty() {
-                        let told = Clock.moment().plus_ms(TOLD_MS);
-                        self.single_at = self.single_at.map(|at| at.min(told));
-                    }
                     self.happen(Event::Connected(connected));
                 }
                 result = roll.changed() => {
-                    if result.is_err() { return ENDED }
+                    if result.is_err() { return MeshError::Ended("observer") }
                     roll.mark_unchanged();
                     self.arrange();
                 }
                 result = records.changed() => {
-                    if result.is_err() { return ENDED }
+                    if result.is_err() { return MeshError::Ended("observer") }
                     records.mark_unchanged();
                     self.arrange();
                 }
@@ -175,13 +158,9 @@ impl Observer {
                     said.send(()).ok();
                 }
                 () = until(self.machine.next()) => self.happen(Event::Time),
-                () = until(self.single_at) => {
-                    self.single_at = None;
-                    self.single.send_replace(true);
-                }
             }
         }
-        STOOD_DOWN
+        MeshError::Twice
     }
 
     /// Tells the machine who answers probes, and of whom gossip holds something. Hosts whose level is not known are
@@ -229,16 +208,10 @@ impl Observer {
                     let signed = testimony.sign(&self.identity.seed);
                     self.send(&Beat::Testimony(signed.bytes), &to);
                 }
-                Effect::Pass(signed, to) => {
-                    let (about, beat) = (signed.testimony.about, Beat::Testimony(signed.bytes));
-                    self.send(&beat, &to);
-                    if to.contains(&about) {
-                        // Two computers may run as it: each has connections of its own.
-                        self.gate.send_to_others(&about, &Bytes::from(beat.encode()));
-                    }
-                }
+                Effect::Pass(signed, to) => self.pass(signed, &to),
                 Effect::Twice(host) => self.tell_twice(host),
                 Effect::Raise(start) => self.keep_start(start),
+                Effect::Single => drop(self.single.send_replace(true)),
                 Effect::StandDown => self.stands_down = true,
                 Effect::Turn(host, presence) => drop(turned.insert(host, presence)),
             }
@@ -262,6 +235,18 @@ impl Observer {
         });
     }
 
+    fn pass(&self, signed: Signed, to: &[HostId]) {
+        let about = signed.testimony.about;
+        let bytes = Bytes::from(Beat::Testimony(signed.bytes).encode());
+        for host in to {
+            match *host == about {
+                // Two computers may run as it: each has connections of its own.
+                true => self.gate.send_to_all(host, &bytes),
+                false => self.gate.send(host, &bytes),
+            }
+        }
+    }
+
     /// Keeps the start in which this host speaks, so that the next one is later.
     fn keep_start(&self, start: u64) {
         let path = self.identity.data.join("mesh/generation");
@@ -270,13 +255,7 @@ impl Observer {
         }
     }
 
-    fn tell_twice(&mut self, host: HostId) {
-        let now = Clock.moment();
-        if self.twice.get(&host).is_some_and(|at| now.since_ms(*at) < TWICE_AGAIN_MS) {
-            return;
-        }
-        self.twice.retain(|_, at| now.since_ms(*at) < TWICE_AGAIN_MS);
-        self.twice.insert(host, now);
+    fn tell_twice(&self, host: HostId) {
         if let Some(member) = self.roster.roll().members.get(&host) {
             let member = member.name.clone();
             tracing::error!(%member, "two computers run as it: its data directory was copied");

@@ -74,29 +74,21 @@ impl Gate {
         }
     }
 
-    /// Sends a datagram on the newest connection that carries libp2p. It may be lost, as all of them.
-    pub(crate) fn send(&self, host: &HostId, bytes: &Bytes) {
+    /// Lists the open connections with a host that carry libp2p, the newest first.
+    fn carriers(&self, host: &HostId) -> impl Iterator<Item = Connection> + use<> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
         let newest_first = open.into_iter().flatten().rev().filter_map(|weak| weak.upgrade());
-        let mut carriers = newest_first
-            .filter(|connection| connection.alpn() == LIBP2P && connection.close_reason().is_none());
-        let sent = carriers.next().map(|connection| connection.send_datagram(bytes.clone()));
-        if let Some(Err(error)) = sent {
-            tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
-        }
+        newest_first.filter(|connection| connection.alpn() == LIBP2P && connection.close_reason().is_none())
     }
 
-    /// Sends a datagram on every connection that carries libp2p but the newest one, which [`Gate::send`] takes.
-    pub(crate) fn send_to_others(&self, host: &HostId, bytes: &Bytes) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
-        let newest_first = open.into_iter().flatten().rev().filter_map(|weak| weak.upgrade());
-        let carriers = newest_first
-            .filter(|connection| connection.alpn() == LIBP2P && connection.close_reason().is_none());
-        for connection in carriers.skip(1) {
-            if let Err(error) = connection.send_datagram(bytes.clone()) {
-                tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
-            }
-        }
+    /// Sends a datagram on the newest connection that carries libp2p. It may be lost, as all of them.
+    pub(crate) fn send(&self, host: &HostId, bytes: &Bytes) {
+        self.carriers(host).take(1).for_each(|connection| send(&connection, bytes));
+    }
+
+    /// Sends it on every connection that carries libp2p.
+    pub(crate) fn send_to_all(&self, host: &HostId, bytes: &Bytes) {
+        self.carriers(host).for_each(|connection| send(&connection, bytes));
     }
 
     /// Cuts a host off that is out of the mesh, and shows it the word that put it out.
@@ -131,13 +123,7 @@ impl Gate {
 
     /// Describes the way to a host, as measured on the connection that carries libp2p.
     pub(crate) fn path(&self, host: &HostId) -> Option<Path> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
-        let connections = open.into_iter().flatten().filter_map(|weak| weak.upgrade());
-        let carriers = connections.filter(|connection| connection.alpn() == LIBP2P);
-        let samples: Vec<Sample> = carriers
-            .filter(|connection| connection.close_reason().is_none())
-            .flat_map(|connection| samples(&connection))
-            .collect();
+        let samples: Vec<Sample> = self.carriers(host).flat_map(|connection| samples(&connection)).collect();
         path::describe(&samples)
     }
 
@@ -204,10 +190,8 @@ impl Gate {
             }
             let stats = connection.stats();
             let (number, carried) = (connection.stable_id(), stats.udp_tx.datagrams + stats.udp_rx.datagrams);
-            if before.get(&number) == Some(&carried)
-                && let Err(error) = connection.send_datagram(Bytes::new())
-            {
-                tracing::trace!(%error, "no pulse");
+            if before.get(&number) == Some(&carried) {
+                send(&connection, &Bytes::new());
             }
             now.insert(number, carried);
         }
@@ -258,6 +242,13 @@ impl EndpointHooks for Gate {
             return AfterHandshakeOutcome::Reject { error_code: OUT.into(), reason: self.proof(&host) };
         }
         AfterHandshakeOutcome::Reject { error_code: NOT_MEMBER.0.into(), reason: NOT_MEMBER.1.to_vec() }
+    }
+}
+
+fn send(connection: &Connection, datagram: &Bytes) {
+    if let Err(error) = connection.send_datagram(datagram.clone()) {
+        let host = identity::host_of_endpoint(&connection.remote_id());
+        tracing::trace!(host = %host.short(), %error, "a datagram was not sent");
     }
 }
 

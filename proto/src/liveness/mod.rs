@@ -33,6 +33,7 @@ use crate::{
     random::Random,
     time::Moment,
 };
+use twice::Double;
 use vigil::{REST_MS, Vigil};
 
 /// Connections come up within this time of a start; before, nobody is missed.
@@ -91,6 +92,8 @@ pub enum Effect {
     StandDown,
     /// This host speaks in this start from now on: the next one must be later.
     Raise(u64),
+    /// Whoever this host met would have told it of another computer that runs as it does.
+    Single,
 }
 
 /// Another member.
@@ -101,11 +104,13 @@ struct Other {
     heard: bool,
     /// Whether gossip holds what it said of itself.
     told: bool,
-    /// The age of its newest word of itself, and that word.
-    own: (u64, u64),
+    /// Its newest word of itself.
     word: Option<Signed>,
-    /// What it last said of another computer that runs as it does, and when it was told of that.
+    /// That word turned it here: when it is said again, and how often it was.
+    rumour: Option<(Moment, usize)>,
+    /// The age of what it last said of another computer that runs as it does, and when that came.
     twice: Option<((u64, u64), Moment)>,
+    /// When it was last told that it speaks in an old start.
     told_back: Option<Moment>,
     /// When it said that it stops.
     left: Option<Moment>,
@@ -141,15 +146,6 @@ struct Said {
     widely: bool,
 }
 
-/// A host's own word, by which it turned here.
-#[derive(Clone, Debug)]
-struct Rumour {
-    signed: Signed,
-    /// When it is said again, and how often it was.
-    at: Moment,
-    times: u32,
-}
-
 /// A rule that a test breaks on purpose, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mutant {
@@ -182,10 +178,12 @@ pub struct Liveness {
     accused: BTreeSet<HostId>,
     /// The age of each observer's newest word about this host.
     of_me: BTreeMap<HostId, (u64, u64)>,
-    /// What is said again: datagrams may be lost, and nobody asks for a word that it does not know of.
-    rumours: BTreeMap<HostId, Rumour>,
-    /// Another computer that runs as this host: its start, how often this was said, and when it is said again.
-    double: Option<(u64, u32, Moment)>,
+    /// Another computer that runs as this host.
+    double: Option<Double>,
+    /// Of whom it was said lately that there are two.
+    named: BTreeMap<HostId, Moment>,
+    /// When this host may take itself for the only one, if it may not yet.
+    single: Option<Moment>,
     /// When it last said that it is here.
     here: Option<Moment>,
     /// When anything came from anybody.
@@ -207,8 +205,8 @@ impl Other {
             presence: Presence::Down,
             heard: false,
             told: false,
-            own: (0, 0),
             word: None,
+            rumour: None,
             twice: None,
             told_back: None,
             left: None,
@@ -217,6 +215,11 @@ impl Other {
             doubted: None,
             returned: None,
         }
+    }
+
+    /// The age of its newest word of itself.
+    fn age(&self) -> (u64, u64) {
+        self.word.as_ref().map_or((0, 0), |word| word.testimony.age())
     }
 }
 
@@ -237,8 +240,9 @@ impl Liveness {
             vigils: BTreeMap::new(),
             accused: BTreeSet::new(),
             of_me: BTreeMap::new(),
-            rumours: BTreeMap::new(),
             double: None,
+            named: BTreeMap::new(),
+            single: None,
             here: None,
             reached: now,
             doubt: None,
@@ -286,9 +290,9 @@ impl Liveness {
     fn due(&self) -> Option<Moment> {
         let first = self.vigils.values().map(Vigil::due).min();
         let sweep = (!self.accused.is_empty()).then_some(self.sweep);
-        let again = self.rumours.values().map(|rumour| rumour.at).min();
-        let double = self.double.filter(|(_, times, _)| *times < twice::TIMES).map(|(_, _, at)| at);
-        first.into_iter().chain(sweep).chain(again).chain(double).min()
+        let again = self.others.values().filter_map(|other| other.rumour.map(|(at, _)| at)).min();
+        let double = self.double.and_then(Double::due);
+        [first, sweep, again, double, self.single].into_iter().flatten().min()
     }
 
     /// Lists the members with whom this host keeps connections.
@@ -311,7 +315,7 @@ impl Liveness {
         let Some(other) = self.others.get(about) else { return false };
         match observer == about {
             true if testimony.finding == Finding::Twice => other.wants_twice(testimony, now),
-            true => testimony.age() > other.own || other.speaks_again(from, testimony, now),
+            true => testimony.age() > other.age() || other.speaks_again(from, testimony, now),
             false => {
                 let known = other.accounts.get(observer);
                 known.is_none_or(|account| testimony.age() > account.signed.testimony.age())
@@ -331,7 +335,6 @@ impl Liveness {
         self.vigils.retain(|host, _| self.observed.contains(host));
         self.accused.retain(|host| members.contains(host));
         self.of_me.retain(|host, _| members.contains(host));
-        self.rumours.retain(|host, _| members.contains(host));
         for host in self.observed.clone() {
             if !self.vigils.contains_key(&host) {
                 let is_there = self.connected.contains(&host);
@@ -363,6 +366,9 @@ impl Liveness {
             {
                 vigil.alert(now);
             }
+        }
+        if !self.connected.is_empty() {
+            self.meet_somebody(now);
         }
         let new: Vec<HostId> = self.connected.difference(&before).copied().collect();
         for host in new {
@@ -423,6 +429,7 @@ impl Liveness {
         }
         self.say_again(now);
         self.say_twice(now);
+        self.settle(now);
         if now >= self.sweep {
             self.sweep = now.plus_ms(SWEEP_MS);
             for host in self.accused.clone() {

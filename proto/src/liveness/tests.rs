@@ -364,8 +364,7 @@ fn a_host_that_stops_tells_nobody_any_more_that_it_is_here() {
 
 /// A word of `observer` about another host, or of itself.
 fn word(observer: HostId, about: HostId, seq: u64, finding: Finding) -> Signed {
-    let mesh = MeshId([7; 32]);
-    let testimony = Testimony { mesh, observer, about, generation: 1, seq, finding, evidence: 0 };
+    let testimony = Testimony { mesh: MESH, observer, about, generation: 1, seq, finding, evidence: 0 };
     Signed { testimony, bytes: Vec::new() }
 }
 
@@ -377,12 +376,18 @@ fn told(effects: &[Effect], about: HostId, finding: Finding) -> Vec<Vec<HostId>>
     effects.iter().filter_map(to).collect()
 }
 
+/// The first of these hosts, in this start; it knows the others.
+fn among<const N: usize>(hosts: [HostId; N], start: u64, now: Moment) -> Liveness {
+    let mut host = Liveness::new((MESH, hosts[0]), start, 7, now);
+    host.on(Event::Members(hosts.into()), now);
+    host
+}
+
 #[test]
 fn an_accused_host_answers_all_whoever_asks_it_all_the_time_and_no_word_twice() {
     let [me, attic, cellar] = [1, 2, 3].map(|byte| HostId([byte; 32]));
     let mut now = Moment(1_000_000);
-    let mut host = Liveness::new((MeshId([7; 32]), me), 1, 7, now);
-    host.on(Event::Members([me, attic, cellar].into()), now);
+    let mut host = among([me, attic, cellar], 1, now);
     host.on(Event::Connected([attic, cellar].into()), now);
     let broadcast = |effects: &[Effect]| told(effects, me, Finding::Here).iter().any(|to| to.len() == 2);
     for seq in 1..4 {
@@ -399,8 +404,7 @@ fn an_accused_host_answers_all_whoever_asks_it_all_the_time_and_no_word_twice() 
 fn who_begins_to_doubt_one_that_is_gone_is_told_so_at_once() {
     let [me, gone, new] = [1, 2, 3].map(|byte| HostId([byte; 32]));
     let mut now = Moment(1_000_000);
-    let mut host = Liveness::new((MeshId([7; 32]), me), 1, 7, now);
-    host.on(Event::Members([me, gone, new].into()), now);
+    let mut host = among([me, gone, new], 1, now);
     host.on(Event::Connected([gone, new].into()), now);
     host.on(Event::Connected([new].into()), now.plus_ms(10));
     // The one answers; the other is silent, and the one does not hear it either.
@@ -425,13 +429,6 @@ fn who_begins_to_doubt_one_that_is_gone_is_told_so_at_once() {
     assert_eq!(told(&effects, gone, Finding::Down), [vec![new]]);
 }
 
-/// A host of two, in this start, that knows the other one.
-fn one_of_two(me: HostId, other: HostId, generation: u64, now: Moment) -> Liveness {
-    let mut host = Liveness::new((MeshId([7; 32]), me), generation, 7, now);
-    host.on(Event::Members([me, other].into()), now);
-    host
-}
-
 fn says(effects: &[Effect]) -> Vec<Signed> {
     let said = |effect: &Effect| match effect {
         Effect::Testify(testimony, _) => Some(Signed { testimony: testimony.clone(), bytes: Vec::new() }),
@@ -449,9 +446,9 @@ fn bring(host: &mut Liveness, from: HostId, words: Vec<Signed>, now: Moment) -> 
 #[test]
 fn of_two_computers_that_run_as_one_host_the_later_one_stands_down_and_all_hear_of_it() {
     let (nas, vps, now) = (HostId([1; 32]), HostId([2; 32]), Moment(1_000_000));
-    let mut first = one_of_two(nas, vps, 10, now);
-    let mut copy = one_of_two(nas, vps, 20, now);
-    let mut other = one_of_two(vps, nas, 30, now);
+    let mut first = among([nas, vps], 10, now);
+    let mut copy = among([nas, vps], 20, now);
+    let mut other = among([vps, nas], 30, now);
     other.on(Event::Connected([nas].into()), now);
     bring(&mut other, nas, says(&first.on(Event::Connected([vps].into()), now)), now);
     // Of a start after the copy nobody knows anything yet, and what is older than this start is over.
@@ -483,14 +480,14 @@ fn of_two_computers_that_run_as_one_host_the_later_one_stands_down_and_all_hear_
     // From then on what it says of itself counts again.
     let here = said.iter().find(|said| said.testimony.finding == Finding::Here).expect("it is here");
     assert!(other.wants(&nas, &here.testimony, now) && here.testimony.generation == 21, "{here:?}");
-    let mut third = one_of_two(nas, vps, 21, now);
+    let mut third = among([nas, vps], 21, now);
     assert!(bring(&mut third, vps, says(&heard), now).is_empty());
 }
 
 #[test]
 fn a_host_that_speaks_in_an_old_start_is_told_of_the_new_one_and_nobody_else_can_say_it() {
     let (nas, vps, now) = (HostId([1; 32]), HostId([2; 32]), Moment(1_000_000));
-    let mut other = one_of_two(vps, nas, 30, now);
+    let mut other = among([vps, nas], 30, now);
     other.on(Event::Connected([nas].into()), now);
     let here = |generation, seq| {
         let testimony = Testimony { generation, ..word(nas, nas, seq, Finding::Here).testimony };
@@ -513,4 +510,43 @@ fn a_host_that_speaks_in_an_old_start_is_told_of_the_new_one_and_nobody_else_can
     };
     assert!(other.on(Event::Word(nas, twice(19)), now).is_empty());
     assert!(other.on(Event::Word(nas, twice(20)), now).contains(&Effect::Twice(nas)));
+}
+
+#[test]
+fn a_host_that_asks_is_the_only_one_some_time_after_it_met_somebody_or_long_after_it_met_nobody() {
+    let (nas, vps, now) = (HostId([1; 32]), HostId([2; 32]), Moment(1_000_000));
+    // Gives after how many seconds it takes itself for the only one, if it meets somebody at `meets`.
+    let single = |meets: u64, is_told: bool| {
+        let mut host = among([nas, vps], 20, now).asking(now);
+        (0..30).find(|second| {
+            let at = now.plus_ms(second * 1_000);
+            let mut effects = host.on(Event::Time, at);
+            if *second == meets {
+                effects.extend(host.on(Event::Connected([vps].into()), at));
+            }
+            if *second == meets && is_told {
+                let testimony = Testimony { generation: 5, ..word(nas, nas, 20, Finding::Twice).testimony };
+                effects.extend(host.on(Event::Word(vps, Signed { testimony, bytes: Vec::new() }), at));
+            }
+            effects.contains(&Effect::Single)
+        })
+    };
+    assert_eq!((single(1, false), single(100, false)), (Some(5), Some(15)));
+    assert_eq!(single(14, false), Some(15));
+    assert_eq!((single(1, true), single(14, true)), (None, None), "it is told and stands down");
+    assert_eq!(among([nas, vps], 20, now).single, None, "who does not ask has nothing to wait for");
+}
+
+#[test]
+fn that_there_are_two_is_named_once_a_minute_whatever_is_brought() {
+    let (nas, vps, now) = (HostId([1; 32]), HostId([2; 32]), Moment(1_000_000));
+    let mut other = among([vps, nas], 30, now);
+    let mut named = 0;
+    for tenth in 0..1_300 {
+        let testimony = Testimony { generation: 5, ..word(nas, nas, 20 + tenth, Finding::Twice).testimony };
+        let at = now.plus_ms(100 * tenth);
+        let effects = other.on(Event::Word(nas, Signed { testimony, bytes: Vec::new() }), at);
+        named += effects.iter().filter(|effect| **effect == Effect::Twice(nas)).count();
+    }
+    assert_eq!(named, 3, "in 130 s");
 }

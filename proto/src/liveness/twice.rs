@@ -5,28 +5,55 @@
 //! Others help without knowing: they tell a host of every new start of it by all connections that it has, and tell one
 //! that still speaks in an old start of the new one. Once it has said enough the earlier one speaks in a start after the
 //! later one's: what it says of itself would be older than what the copy said.
+//!
+//! Whoever is met would tell; so a host that asks takes itself for the only one some time after it met somebody.
+
+use std::collections::btree_map::Entry;
 
 use super::{Effect, Finding, Liveness, Other, Signed, Testimony};
 use crate::{id::HostId, time::Moment};
 
 /// It is said so often: datagrams may be lost.
-pub(super) const TIMES: u32 = 6;
+const TIMES: u32 = 6;
 const AGAIN_MS: u64 = 700;
 /// Of one host that says so this is passed on at most so often.
 const PASSED_MS: u64 = 500;
 /// A host is told at most so often that it is in a new start.
 const BACK_MS: u64 = 1_000;
+/// That there are two of one member is an effect at most so often.
+const NAMED_MS: u64 = 60_000;
+/// Others tell a host of a start of it that they know within this time of meeting it.
+const TOLD_MS: u64 = 4_000;
+/// Who reaches nobody for so long asks nobody: longer than a home's network takes to come up after a start.
+const UNREACHED_MS: u64 = 15_000;
+
+/// Another computer that runs as this host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Double {
+    /// The start in which it spoke.
+    pub start: u64,
+    /// How often this was said, and when it is said again.
+    times: u32,
+    again: Moment,
+}
+
+impl Double {
+    /// When it is said again; none when it was said often enough.
+    pub fn due(self) -> Option<Moment> {
+        (self.times < TIMES).then_some(self.again)
+    }
+}
 
 impl Other {
     /// Tells whether it is news that a host says that there are two of it. What it said before its newest start is over.
     pub(super) fn wants_twice(&self, testimony: &Testimony, now: Moment) -> bool {
         let is_new = |(age, at): (_, Moment)| age != testimony.age() && now.since_ms(at) >= PASSED_MS;
-        self.twice.is_none_or(is_new) && testimony.seq >= self.own.0
+        self.twice.is_none_or(is_new) && testimony.seq >= self.age().0
     }
 
     /// Tells whether a host itself says something in an old start, and may be told so.
     pub(super) fn speaks_again(&self, from: &HostId, testimony: &Testimony, now: Moment) -> bool {
-        let is_old = *from == testimony.about && testimony.generation < self.own.0;
+        let is_old = *from == testimony.about && testimony.generation < self.age().0;
         is_old && self.told_back.is_none_or(|at| now.since_ms(at) >= BACK_MS)
     }
 }
@@ -39,9 +66,27 @@ impl Liveness {
                 testimony.generation < self.began && [self.began, self.generation].contains(&testimony.seq)
             }
             _ => {
-                let known = self.double.map_or(0, |(start, ..)| start);
+                let known = self.double.map_or(0, |double| double.start);
                 testimony.generation > known.max(self.generation)
             }
+        }
+    }
+
+    /// Asks, with the time that passes, whether another computer runs as this host.
+    pub fn asking(mut self, now: Moment) -> Liveness {
+        self.single = Some(now.plus_ms(UNREACHED_MS));
+        self
+    }
+
+    /// Somebody is there who would tell.
+    pub(super) fn meet_somebody(&mut self, now: Moment) {
+        self.single = self.single.map(|at| at.min(now.plus_ms(TOLD_MS)));
+    }
+
+    /// Says that this host is the only one, if it is time.
+    pub(super) fn settle(&mut self, now: Moment) {
+        if self.single.take_if(|at| *at <= now).is_some() {
+            self.effects.push(Effect::Single);
         }
     }
 
@@ -49,25 +94,34 @@ impl Liveness {
     pub(super) fn double(&mut self, testimony: &Testimony, now: Moment) {
         if testimony.finding == Finding::Twice {
             // What it would say from now on is not for it to say.
-            self.stopped = true;
+            (self.stopped, self.single) = (true, None);
             self.effects.push(Effect::StandDown);
             return;
         }
-        self.double = Some((testimony.generation, 0, now));
-        self.effects.push(Effect::Twice(self.me));
+        self.double = Some(Double { start: testimony.generation, times: 0, again: now });
+        self.name(self.me, now);
         self.say_twice(now);
+    }
+
+    /// Tells that there are two of a member, unless it was told just now.
+    fn name(&mut self, host: HostId, now: Moment) {
+        self.named.retain(|_, at| now.since_ms(*at) < NAMED_MS);
+        if let Entry::Vacant(lately) = self.named.entry(host) {
+            lately.insert(now);
+            self.effects.push(Effect::Twice(host));
+        }
     }
 
     /// Says that there is another one, if it is time.
     pub(super) fn say_twice(&mut self, now: Moment) {
-        let Some((start, times, at)) = self.double.filter(|(_, times, at)| *times < TIMES && *at <= now)
-        else {
+        let Some(double) = self.double.filter(|double| double.due().is_some_and(|at| at <= now)) else {
             return;
         };
-        self.double = Some((start, times + 1, at.max(now).plus_ms(AGAIN_MS)));
-        self.testify_twice(start, self.everybody());
-        if times + 1 == TIMES {
-            self.generation = self.generation.max(start.saturating_add(1));
+        let times = double.times + 1;
+        self.double = Some(Double { times, again: now.plus_ms(AGAIN_MS), ..double });
+        self.testify_twice(double.start, self.everybody());
+        if times == TIMES {
+            self.generation = self.generation.max(double.start.saturating_add(1));
             self.effects.push(Effect::Raise(self.generation));
             self.testify_here(Finding::Here, self.everybody(), now);
         }
@@ -94,9 +148,8 @@ impl Liveness {
     pub(super) fn note_twice(&mut self, from: HostId, signed: Signed, now: Moment) {
         let about = signed.testimony.about;
         let Some(other) = self.others.get_mut(&about) else { return };
-        if other.twice.replace((signed.testimony.age(), now)).is_none() {
-            self.effects.push(Effect::Twice(about));
-        }
+        other.twice = Some((signed.testimony.age(), now));
+        self.name(about, now);
         self.effects.push(Effect::Pass(signed.clone(), vec![about]));
         self.pass(from, signed);
     }

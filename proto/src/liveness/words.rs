@@ -2,8 +2,8 @@
 //! pass on what is new to them to a few more. The accused is told as well, and says that it is here.
 
 use super::{
-    Account, Effect, Finding, Liveness, Mutant, Presence, Rumour, Said, Signed, Testimony,
-    judge::DOWN_FOR_MS, twice::TIMES, vigil::Vigil,
+    Account, Effect, Finding, Liveness, Mutant, Presence, Said, Signed, Testimony, judge::DOWN_FOR_MS,
+    vigil::Vigil,
 };
 use crate::{id::HostId, time::Moment};
 
@@ -92,8 +92,8 @@ impl Liveness {
     /// Begins a new connection: this host is here, and these are gone.
     pub(super) fn greet(&mut self, host: HostId, now: Moment) {
         self.testify_here(Finding::Here, vec![host], now);
-        if let Some((start, ..)) = self.double.filter(|(_, times, _)| *times < TIMES) {
-            self.testify_twice(start, vec![host]);
+        if let Some(double) = self.double.filter(|double| double.due().is_some()) {
+            self.testify_twice(double.start, vec![host]);
         }
         let gone = |said: Option<Said>| said.is_some_and(|said| said.finding == Finding::Down);
         let own = self.others.iter().filter(|(about, other)| **about != host && gone(other.said));
@@ -151,12 +151,11 @@ impl Liveness {
     fn own_word(&mut self, from: HostId, signed: Signed, now: Moment) {
         let about = signed.testimony.about;
         let Some(other) = self.others.get_mut(&about) else { return };
-        if signed.testimony.age() <= other.own {
+        if signed.testimony.age() <= other.age() {
             return self.tell_back(about, now);
         }
-        let is_new_start = signed.testimony.generation > other.own.0 && other.own.0 > 0;
-        other.own = signed.testimony.age();
-        other.word = Some(signed.clone());
+        let before = other.word.replace(signed.clone());
+        let is_new_start = before.is_some_and(|word| signed.testimony.generation > word.testimony.generation);
         if is_new_start {
             // If it is about twice, the other one hears of it.
             self.effects.push(Effect::Pass(signed.clone(), vec![about]));
@@ -185,24 +184,25 @@ impl Liveness {
         }
     }
 
-    /// Passes on by what a host turned, now and later.
+    /// Passes on by what a host turned, now and later: datagrams may be lost, and nobody asks for a word that it does
+    /// not know of.
     fn spread(&mut self, from: HostId, signed: Signed, now: Moment) {
-        let rumour = Rumour { signed: signed.clone(), at: now.plus_ms(AGAIN[0]), times: 0 };
-        self.rumours.insert(signed.testimony.about, rumour);
+        if let Some(other) = self.others.get_mut(&signed.testimony.about) {
+            other.rumour = Some((now.plus_ms(AGAIN[0]), 0));
+        }
         self.pass(from, signed);
     }
 
     /// Says again what is due.
     pub(super) fn say_again(&mut self, now: Moment) {
-        let due = self.rumours.iter().filter(|(_, rumour)| rumour.at <= now);
-        for about in due.map(|(about, _)| *about).collect::<Vec<_>>() {
-            let Some(mut rumour) = self.rumours.remove(&about) else { continue };
-            self.pass(about, rumour.signed.clone());
-            rumour.times += 1;
-            if let Some(pause) = AGAIN.get(rumour.times as usize) {
-                rumour.at = now.plus_ms(*pause);
-                self.rumours.insert(about, rumour);
-            }
+        let mut due = Vec::new();
+        for (about, other) in &mut self.others {
+            let Some((_, times)) = other.rumour.filter(|(at, _)| *at <= now) else { continue };
+            other.rumour = AGAIN.get(times + 1).map(|pause| (now.plus_ms(*pause), times + 1));
+            due.extend(other.word.clone().map(|word| (*about, word)));
+        }
+        for (about, word) in due {
+            self.pass(about, word);
         }
     }
 

@@ -207,7 +207,7 @@ impl World {
                     }
                 }
                 Effect::Turn(of, presence) => self.turns.push((now, at, of, presence)),
-                Effect::Twice(_) | Effect::StandDown | Effect::Raise(_) => {
+                Effect::Twice(_) | Effect::StandDown | Effect::Raise(_) | Effect::Single => {
                     unreachable!("no host runs twice here")
                 }
             }
