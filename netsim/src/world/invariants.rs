@@ -282,10 +282,8 @@ impl World {
                 && log.is_some_and(|log| log.node == **node)
                 && self.now.since_ms(heard) < VOTER_SILENT_MS
         };
-        // One that is lost is replaced at once, and takes another with it, at once or by the next change: an odd number is
-        // left.
+        // One that is lost is replaced at once, and may take another with it: an odd number is left.
         let lost = before.values().filter(|host| self.gone.contains(host)).count();
-        let lost = lost.max(usize::from(!self.gone.is_empty()));
         if let Some((_, host)) =
             before.iter().filter(|(_, host)| !self.gone.contains(*host)).filter(replaced).nth(lost)
         {
