@@ -1,7 +1,7 @@
 //! The daemon: takes the data directory, lets `build` put the subsystems together, serves people, and ends all of it
 //! when it is told to. Machines run on; the next daemon finds them. Nothing is decided here.
 //!
-//! - `init`, `join`: what makes a data directory one of a mesh; `leave`: how it is none any more; `original`: whether it
+//! - `init`, `join`, `restore`: what makes a data directory one of a mesh; `leave`: how it is none any more; `original`: whether it
 //!   is a copy;
 //! - `build`: the subsystems, put together and ended;
 //! - `about`, `follow`: what this host says of itself and of its images.
@@ -55,11 +55,13 @@ mod init;
 mod join;
 mod leave;
 mod original;
+mod restore;
 
 pub use self::{
     init::init,
     join::join,
     leave::{leave, out},
+    restore::{not_restored, restore},
 };
 
 /// How often it is looked for forwards that are idle, and for those that were opened by hand and do not listen.

@@ -6,9 +6,9 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
-use data_encoding::BASE32_NOPAD;
 use iroh::EndpointId;
 use libp2p::PeerId;
 use proto::{
@@ -22,6 +22,8 @@ use proto::{
 
 use crate::disk;
 
+pub(crate) mod phrase;
+
 /// A host's place in a mesh, as its files tell it.
 #[derive(Clone)]
 pub struct Identity {
@@ -30,7 +32,8 @@ pub struct Identity {
     /// The mesh.
     pub mesh: MeshId,
     pub(crate) seed: Seed,
-    pub(crate) root: Option<Seed>,
+    /// A host may get it while it runs, by the recovery phrase.
+    root: Arc<OnceLock<Seed>>,
 }
 
 /// What a new mesh and its first host are called.
@@ -42,8 +45,6 @@ pub struct Founding {
     pub mesh_name: Name,
     /// The host's tags.
     pub tags: BTreeMap<String, String>,
-    /// The recovery phrase of an existing mesh: makes this host an issuer of it.
-    pub recovery: Option<String>,
 }
 
 /// Why there is no identity.
@@ -67,9 +68,6 @@ pub enum IdentityError {
     /// A file does not hold what it should.
     #[error("{0} is damaged")]
     Damaged(PathBuf),
-    /// The recovery phrase has a mistake.
-    #[error("the recovery phrase is wrong: copy all of it")]
-    Recovery,
 }
 
 impl Identity {
@@ -80,7 +78,19 @@ impl Identity {
 
     /// Tells whether the mesh's root key is held here.
     pub fn holds_root(&self) -> bool {
-        self.root.is_some()
+        self.root().is_some()
+    }
+
+    pub(crate) fn root(&self) -> Option<&Seed> {
+        self.root.get()
+    }
+
+    /// Stores the mesh's root key.
+    pub(crate) fn keep_root(&self, root: &Seed) -> Result<(), IdentityError> {
+        write_root(&self.data, root)?;
+        // It is the only one that makes this mesh's id.
+        self.root.set(root.clone()).ok();
+        Ok(())
     }
 
     pub(crate) fn keypair(&self) -> libp2p::identity::Keypair {
@@ -91,6 +101,11 @@ impl Identity {
     pub(crate) fn secret_key(&self) -> iroh::SecretKey {
         iroh::SecretKey::from_bytes(&self.seed.0)
     }
+}
+
+/// Stores the root key of the mesh that the directory belongs to or is about to.
+pub(crate) fn write_root(data: &Path, root: &Seed) -> Result<(), IdentityError> {
+    write(&root_file(data), &root.0)
 }
 
 /// Tells whether the directory has an identity.
@@ -115,15 +130,14 @@ impl Prepared {
 
     /// Gives the phrase that the mesh's root key can be made of again.
     pub fn recovery(&self) -> String {
-        phrase(&self.root)
+        phrase::of(&self.root)
     }
 
     /// Makes the mesh.
     pub fn commit(self) -> Result<Identity, IdentityError> {
-        let Identity { data, mesh, seed, .. } = self.identity;
-        write(&root_file(&data), &self.root.0)?;
-        let identity = adopt(&data, mesh, seed, self.statements, self.now)?;
-        Ok(Identity { root: Some(self.root), ..identity })
+        self.identity.keep_root(&self.root)?;
+        store(&self.identity, self.statements, self.now)?;
+        Ok(self.identity)
     }
 }
 
@@ -136,21 +150,50 @@ pub fn create(data: &Path, founding: Founding, now: Timestamp) -> Result<(Identi
 
 /// Prepares a mesh with this host as its first member and issuer. Writes nothing but the host's key.
 pub fn prepare(data: &Path, founding: Founding, now: Timestamp) -> Result<Prepared, IdentityError> {
+    by(Seed(rand::random()), data, founding, (now, now))
+}
+
+/// Prepares a mesh that was, of its root key, with this host as its only member. What it is called counts only until
+/// this host meets another that knows better.
+pub(crate) fn prepare_again(
+    root: Seed,
+    data: &Path,
+    founding: Founding,
+    now: Timestamp,
+) -> Result<Prepared, IdentityError> {
+    by(root, data, founding, (now, Timestamp(0)))
+}
+
+fn by(
+    root: Seed,
+    data: &Path,
+    founding: Founding,
+    (now, called): (Timestamp, Timestamp),
+) -> Result<Prepared, IdentityError> {
     if exists(data) {
         return Err(IdentityError::Exists);
     }
-    let root = match &founding.recovery {
-        Some(phrase) => parse_phrase(phrase).ok_or(IdentityError::Recovery)?,
-        None => Seed(rand::random()),
-    };
     let seed = host_seed(data)?;
     let mesh = mesh_id(&root.public());
-    let host = HostId(seed.public());
-    let charter = Statement::Charter(Charter { name: founding.mesh_name, made: now }).seal(mesh, &root);
-    let certificate = Statement::Certificate(Certificate {
+    let charter = Charter { name: founding.mesh_name, made: called };
+    let certificate = first_certificate(HostId(seed.public()), founding.name, founding.tags, now);
+    let statements = [Statement::Charter(charter), Statement::Certificate(certificate)];
+    let statements = statements.iter().map(|statement| statement.seal(mesh, &root)).collect();
+    let identity = Identity { data: data.to_owned(), mesh, seed, root: Arc::default() };
+    Ok(Prepared { identity, root, statements, now })
+}
+
+/// Makes a host that holds the root key an issuer.
+pub(crate) fn first_certificate(
+    host: HostId,
+    name: Name,
+    tags: BTreeMap<String, String>,
+    now: Timestamp,
+) -> Certificate {
+    Certificate {
         host,
-        name: founding.name,
-        tags: founding.tags,
+        name,
+        tags,
         capabilities: Capabilities::ISSUE,
         serial: 1,
         grant: None,
@@ -158,10 +201,7 @@ pub fn prepare(data: &Path, founding: Founding, now: Timestamp) -> Result<Prepar
         not_before: now,
         not_after: None,
         may: May::ALL,
-    });
-    let statements = vec![charter, certificate.seal(mesh, &root)];
-    let identity = Identity { data: data.to_owned(), mesh, seed, root: None };
-    Ok(Prepared { identity, root, statements, now })
+    }
 }
 
 /// Reads the identity of a directory.
@@ -171,8 +211,8 @@ pub fn load(data: &Path) -> Result<Identity, IdentityError> {
     let text = String::from_utf8(text).map_err(|_| IdentityError::Damaged(file.clone()))?;
     let mesh = text.trim().parse().map_err(|_| IdentityError::Damaged(file))?;
     let seed = key(&host_file(data))?.ok_or_else(|| IdentityError::Damaged(host_file(data)))?;
-    let root = key(&root_file(data))?;
-    Ok(Identity { data: data.to_owned(), mesh, seed, root })
+    let root = key(&root_file(data))?.map_or_else(OnceLock::new, OnceLock::from);
+    Ok(Identity { data: data.to_owned(), mesh, seed, root: Arc::new(root) })
 }
 
 /// Tells whether everything can be read that makes the directory one host of a mesh. Changes nothing.
@@ -184,8 +224,7 @@ pub fn check(data: &Path) -> Result<(), IdentityError> {
     stored.map(drop).map_err(|_| IdentityError::Damaged(path))
 }
 
-/// Makes the directory belong to a mesh: the statements first, the mesh's id last, because the
-/// latter is what [`exists`] looks at.
+/// Makes the directory belong to a mesh.
 pub(crate) fn adopt(
     data: &Path,
     mesh: MeshId,
@@ -193,15 +232,22 @@ pub(crate) fn adopt(
     statements: Vec<Sealed>,
     now: Timestamp,
 ) -> Result<Identity, IdentityError> {
+    let identity = Identity { data: data.to_owned(), mesh, seed, root: Arc::default() };
+    store(&identity, statements, now)?;
+    Ok(identity)
+}
+
+/// The statements first, the mesh's id last, because the latter is what [`exists`] looks at.
+fn store(identity: &Identity, statements: Vec<Sealed>, now: Timestamp) -> Result<(), IdentityError> {
+    let (data, mesh) = (&identity.data, identity.mesh);
     let mut set = MemberSet::new(mesh);
     set.apply_all(statements, now);
-    let path = statements_file(data);
     make_dirs(data)?;
-    write(&path, &proto::wire::encode(&Statements::of(&set.all())))?;
+    write(&statements_file(data), &proto::wire::encode(&Statements::of(&set.all())))?;
     write(&mesh_file(data), format!("{mesh}\n").as_bytes())?;
     // Mostly there is none; a secret that stays is of a token that expires.
     std::fs::remove_file(pending_file(data)).ok();
-    Ok(Identity { data: data.to_owned(), mesh, seed, root: None })
+    Ok(())
 }
 
 /// What a directory is in its mesh, as its statements tell.
@@ -314,29 +360,6 @@ pub fn endpoint_id(host: &HostId) -> Option<EndpointId> {
     EndpointId::from_bytes(&host.0).ok()
 }
 
-/// Characters between the dashes of a recovery phrase.
-const PHRASE_GROUP: usize = 5;
-const PHRASE_CHECK: usize = 3;
-
-fn phrase(root: &Seed) -> String {
-    let check = blake3::hash(&root.0);
-    let bytes = [&root.0[..], &check.as_bytes()[..PHRASE_CHECK]].concat();
-    let text = BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
-    let groups: Vec<String> = text
-        .as_bytes()
-        .chunks(PHRASE_GROUP)
-        .map(|group| String::from_utf8_lossy(group).into_owned())
-        .collect();
-    groups.join("-")
-}
-
-fn parse_phrase(phrase: &str) -> Option<Seed> {
-    let text: String = phrase.chars().filter(char::is_ascii_alphanumeric).collect();
-    let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
-    let (seed, check) = bytes.split_first_chunk::<32>()?;
-    (blake3::hash(seed).as_bytes()[..PHRASE_CHECK] == *check).then_some(Seed(*seed))
-}
-
 fn host_file(data: &Path) -> PathBuf {
     data.join("identity/host.key")
 }
@@ -393,20 +416,25 @@ mod tests {
     }
 
     #[test]
-    fn a_recovery_phrase_makes_another_issuer_of_the_same_mesh() {
+    fn a_mesh_of_its_root_key_is_the_same_mesh_and_its_new_name_the_older_one() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let founding = |recovery| Founding {
-            name: "attic".parse().unwrap(),
-            mesh_name: "home".parse().unwrap(),
+        let founding = |name: &str, mesh: &str| Founding {
+            name: name.parse().unwrap(),
+            mesh_name: mesh.parse().unwrap(),
             tags: BTreeMap::new(),
-            recovery,
         };
-        let (one, phrase) = create(first.path(), founding(None), Timestamp(1)).unwrap();
-        let (two, _) = create(second.path(), founding(Some(phrase.to_uppercase())), Timestamp(2)).unwrap();
-        assert_eq!(one.mesh, two.mesh);
+        let (one, phrase) = create(first.path(), founding("attic", "home"), Timestamp(1)).unwrap();
+        let root = phrase::root(&phrase).unwrap();
+        let prepared = prepare_again(root, second.path(), founding("shed", "garden"), Timestamp(2)).unwrap();
+        let two = prepared.commit().unwrap();
+        assert_eq!((two.mesh, two.holds_root()), (one.mesh, true));
         assert_ne!(one.host(), two.host());
-        let wrong = phrase.replace(&phrase[..5], "aaaaa");
-        assert_eq!(parse_phrase(&wrong), None);
+        assert!(load(second.path()).unwrap().holds_root());
+        let set = statements(&two, Timestamp(3)).unwrap();
+        assert!(set.is_issuer(two.host()) && set.name().unwrap().as_str() == "garden");
+        let mut all = statements(&one, Timestamp(3)).unwrap();
+        all.apply_all(set.all(), Timestamp(3));
+        assert!(all.name().unwrap().as_str() == "home" && all.is_issuer(two.host()));
     }
 
     #[test]
@@ -416,7 +444,6 @@ mod tests {
             name: "attic".parse().unwrap(),
             mesh_name: "home".parse().unwrap(),
             tags: BTreeMap::new(),
-            recovery: None,
         };
         create(dir.path(), founding, Timestamp(1)).unwrap();
         check(dir.path()).unwrap();
@@ -440,7 +467,6 @@ mod tests {
             name: "attic".parse().unwrap(),
             mesh_name: "home".parse().unwrap(),
             tags: BTreeMap::new(),
-            recovery: None,
         };
         let dropped = prepare(dir.path(), founding.clone(), Timestamp(1)).unwrap();
         assert!(!exists(dir.path()) && !root_file(dir.path()).exists());
@@ -459,7 +485,6 @@ mod tests {
             name: "attic".parse().unwrap(),
             mesh_name: "home".parse().unwrap(),
             tags: BTreeMap::new(),
-            recovery: None,
         };
         let (made, _) = create(dir.path(), founding.clone(), Timestamp(1)).unwrap();
         let read = load(dir.path()).unwrap();

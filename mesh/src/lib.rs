@@ -30,7 +30,10 @@ pub use assembly::{Config, Handlers, Mesh, MeshError, Surroundings, build};
 pub use clock::Clock;
 pub use gossip::Records;
 pub use identity::{Founding, Identity, IdentityError};
-pub use join::{JoinError, Joined, Joining, MeetError, Met, Noted, join, note};
+pub use join::{
+    JoinError, Joined, Joining, MeetError, Met, Noted, PhraseError, RestoreError, Restored, Restoring, join,
+    note, restore,
+};
 pub use members::rights::{Dead, RightsError};
 pub use members::roster::{Roll, SayError};
 pub use members::tokens::{Made, TokenView, TokenWish, TokensError};

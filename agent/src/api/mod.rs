@@ -1,6 +1,7 @@
 //! The local API: HTTP on a unix socket in the data directory, open to its owner, and where root runs it to a group.
 //! Whoever can open the socket may do everything; nothing here authenticates, decides or prints.
 
+mod answers;
 mod held;
 mod resolve;
 mod routes;
@@ -14,10 +15,12 @@ use axum::{Extension, Router};
 use tokio::{net::UnixListener, sync::watch, time};
 
 #[cfg(test)]
+pub use answers::{events_body, finish, steps};
+#[cfg(test)]
 pub use held::{Bounded, Lasting};
 pub use routes::router;
 #[cfg(test)]
-pub use routes::{events_body, finish, steps, upgrade};
+pub use routes::upgrade;
 pub use socket::{connect, listen};
 
 /// The protocol name of an upgraded connection: raw bytes both ways.

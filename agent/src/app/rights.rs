@@ -10,7 +10,7 @@ use proto::{
 };
 
 use super::{ApiResult, App};
-use crate::{host::words::words, machine::halt};
+use crate::{daemon, host::words::words, machine::halt};
 
 /// How long hosts that are out are shown; somebody who looks for one that was lost finds it.
 const SHOWN_MS: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -120,6 +120,22 @@ impl App {
         }
     }
 
+    /// Takes the mesh's root key back.
+    pub async fn restore(&self, request: api::RestoreRequest) -> ApiResult<api::Restored> {
+        let mesh = &self.inner.mesh;
+        match mesh.restore(&request.recovery) {
+            Ok(()) => Ok(api::Restored {
+                mesh: api::MeshRef { id: mesh.mesh_id(), name: self.mesh_name() },
+                host: self.reference(mesh.me(), &mesh.name()),
+                others: mesh.members().borrow().hosts.len().saturating_sub(1) as u64,
+            }),
+            Err(mesh::RestoreError::Rights(RightsError::Said(said @ mesh::SayError::Store(_)))) => {
+                Err(self.not_said("the root key is not restored", &said).await)
+            }
+            Err(error) => Err(daemon::not_restored(&error)),
+        }
+    }
+
     /// Takes this host out of the mesh, and ends its agent once others have heard of it.
     pub async fn leave(&self) -> ApiResult<api::Left> {
         let name = self.inner.mesh.name();
@@ -167,7 +183,7 @@ impl App {
             RightsError::Said(said @ mesh::SayError::Store(_)) => self.not_said(what, said).await,
             RightsError::NotIssuer(names) => refused.next(format!("on {}: {again}", on(names))),
             RightsError::NoRoot(names) if names.is_empty() => {
-                refused.next("agent init --restore, with the recovery phrase, on a new host")
+                refused.next("agent init --restore    with the recovery phrase, on any host of the mesh")
             }
             RightsError::NoRoot(names) => refused.next(format!("on {}: {again}", on(names))),
             RightsError::Itself => refused.next("agent leave"),

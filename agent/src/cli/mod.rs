@@ -200,7 +200,7 @@ fn start(cx: Cx, noun: Noun) -> Done {
 
 async fn dispatch(cx: &Cx, noun: Noun) -> Done {
     match noun {
-        Noun::Init(args) => init::run(cx, args),
+        Noun::Init(args) => init::run(cx, args).await,
         Noun::Join(args) => join::run(cx, args).await,
         Noun::Leave(args) => leave::run(cx, args).await,
         Noun::Run(args) => run::run(cx, args).await,

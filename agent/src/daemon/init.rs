@@ -26,7 +26,7 @@ pub fn init(
             .next("agent status, or use another --data-dir"));
     }
     let _lock = take(data)?;
-    let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags, recovery: None };
+    let founding = mesh::Founding { name: name.clone(), mesh_name: mesh.clone(), tags };
     let failed = |error: mesh::IdentityError| {
         Error::new(Kind::Failed, what).because(words(&error)).next("agent doctor")
     };

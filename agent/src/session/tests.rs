@@ -80,8 +80,7 @@ fn about(name: &Name) -> HostRecord {
 impl Host {
     async fn founder(label: &str) -> Host {
         let dir = tempfile::tempdir().unwrap();
-        let founding =
-            Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new(), recovery: None };
+        let founding = Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new() };
         mesh::identity::create(dir.path(), founding, mesh::Clock.timestamp()).unwrap();
         Host::start(dir, name(label)).await
     }

@@ -8,9 +8,13 @@ use proto::{
 };
 
 use super::{Inner, Mesh, MeshError};
-use crate::members::{
-    rights::{self, Dead, RightsError},
-    roster::Roster,
+use crate::{
+    identity::phrase,
+    join::RestoreError,
+    members::{
+        rights::{self, Dead, RightsError},
+        roster::Roster,
+    },
 };
 
 /// How long others have to hear that this host leaves.
@@ -50,6 +54,12 @@ impl Mesh {
     /// Makes a member an issuer, or an issuer a plain member again.
     pub fn set_issuer(&self, host: HostId, shall: bool) -> Result<(), RightsError> {
         rights::set_issuer(&self.inner.roster, &self.inner.identity, host, shall)
+    }
+
+    /// Takes the mesh's root key back by its recovery phrase.
+    pub fn restore(&self, phrase: &str) -> Result<(), RestoreError> {
+        let root = phrase::root(phrase)?;
+        Ok(rights::restore(&self.inner.roster, &self.inner.identity, &root)?)
     }
 
     /// Says that this host leaves, and waits until those it is connected with have closed their doors. Gives the

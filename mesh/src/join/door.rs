@@ -19,7 +19,7 @@ use proto::{
     reasons::Code,
     trust::{
         Admission, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, Statement, Transcript,
-        join::{JOIN_VERSION, admit},
+        join::{JOIN_VERSION, admit, restore},
         knocks::{Knock, Knocks, MAX_IN_LINE, Source},
     },
     wire::{
@@ -189,6 +189,9 @@ impl Door {
     /// issuer that does not know the token yet leaves it to the next.
     async fn answer(&self, transcript: &Transcript, proof: &JoinProof) -> JoinAnswer {
         let roll = self.inner.roster.roll();
+        if roll.set.is_root(&proof.token) {
+            return self.restore(transcript, proof).unwrap_or_else(JoinAnswer::Refused);
+        }
         let me = self.inner.identity.host();
         let mut last = None;
         if roll.set.is_issuer(me) {
@@ -213,6 +216,19 @@ impl Door {
             }
         }
         last.map_or(JoinAnswer::Pending { issuers: roll.issuers() }, JoinAnswer::Refused)
+    }
+
+    /// Takes in a host that has the root key. That needs no issuer: there may be none left.
+    fn restore(&self, transcript: &Transcript, proof: &JoinProof) -> Result<JoinAnswer, JoinRefusal> {
+        transcript.check(proof)?;
+        let roster = &self.inner.roster;
+        let certificate = restore(&roster.roll().set, transcript.joiner, proof)?;
+        roster.take(vec![certificate], Some(transcript.joiner));
+        let set = &roster.roll().set;
+        match set.is_issuer(transcript.joiner) {
+            true => Ok(JoinAnswer::Admitted(set.chain(transcript.joiner))),
+            false => Err(JoinRefusal::Failed("its certificate does not count here".to_owned())),
+        }
     }
 
     async fn forward(
@@ -249,7 +265,7 @@ impl Door {
             return Ok(JoinAnswer::Pending { issuers: roll.issuers() });
         }
         let admission = admit(&roll.set, transcript.joiner, proof, identity.holds_root(), roster.now())?;
-        let signed = match (admission, &identity.root) {
+        let signed = match (admission, identity.root()) {
             (Admission::Known, _) => None,
             (Admission::ByRoot(certificate), Some(root)) => Some((certificate, root)),
             (Admission::ByRoot(_), None) => return Err(JoinRefusal::Failed("no root key here".to_owned())),

@@ -10,6 +10,7 @@
 
 pub(crate) mod door;
 pub(crate) mod member;
+mod restore;
 mod stranger;
 
 use std::{io, time::Duration};
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use member::{MeetError, Met, Noted, note};
+pub use restore::{PhraseError, RestoreError, Restored, Restoring, restore};
 pub use stranger::{JoinError, Joined, Joining, join};
 
 /// A whole join, seen from the member: two round trips, and a forward to an issuer.

@@ -1,7 +1,14 @@
 //! The joining side: finds a member by the token, checks that it belongs to the token's mesh, proves
 //! the token without showing it, and stores the new identity. Needs no daemon.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use iroh::{
@@ -15,8 +22,8 @@ use proto::{
     id::{HostId, Name},
     seal::Seed,
     trust::{
-        Bootstrap, JoinAnswer, JoinHello, JoinOffer, JoinRefusal, MemberSet, Sealed, Token, TokenError,
-        Transcript, join::JOIN_VERSION,
+        Bootstrap, JoinAnswer, JoinHello, JoinOffer, JoinProof, JoinRefusal, MemberSet, Sealed, Token,
+        TokenError, Transcript, join::JOIN_VERSION,
     },
     wire::record::{Reach, RelayOffer},
 };
@@ -115,81 +122,133 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
         return Err(IdentityError::Exists.into());
     }
     let seed = identity::host_seed(&joining.data)?;
-    let started = Clock.moment();
-    let told = loop {
-        let told = match attempt(&joining, &token, &seed).await {
-            Err(JoinError::Unreachable(because)) if because.contains(WRONG_KEY) => {
-                apart(&joining, &token, &seed).await.ok_or(JoinError::Unreachable(because))
-            }
-            told => told,
-        };
-        match told {
-            Err(JoinError::Busy(ms)) if Clock.moment().since(started) < BUSY_FOR => {
-                // Hosts that came together do not come again together.
-                let ms = ms.min(BUSY_AT_MOST_MS);
-                tokio::time::sleep(Duration::from_millis(rand::random_range(ms / 2..=ms + ms / 2))).await;
-            }
-            told => break told,
-        }
-    };
-    match told? {
+    let caller = Caller { token, seed, name: joining.name, certificate: None, ports: joining.ports };
+    match caller.call().await? {
         Told::Pending(issuers) => {
-            identity::set_pending(&joining.data, &token.to_string(), &joining.name)?;
+            identity::set_pending(&joining.data, &caller.token.to_string(), &caller.name)?;
             Ok(Joined::Pending { issuers })
         }
-        Told::Admitted { chain, welcome } => store(&joining, &token, seed, chain, welcome),
-    }
-}
-
-/// Tries all that the token names, with an endpoint for this one time.
-async fn attempt(joining: &Joining, token: &Token, seed: &Seed) -> Result<Told, JoinError> {
-    let (facts, _) = broadcast::channel::<Fact>(1);
-    let pins = Pins::new(facts);
-    let lookup = MemoryLookup::with_provenance("token");
-    let key = iroh::SecretKey::from_bytes(&seed.0);
-    let endpoint = endpoint::bind_stranger(key, joining.ports, &pins, &lookup).await?;
-    let stranger = Stranger { token, seed, name: &joining.name, endpoint: &endpoint };
-    let told = stranger.try_all(&pins, &lookup).await;
-    let closing = tokio::spawn(async move { endpoint.close().await });
-    if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
-        tracing::debug!("the endpoint of the join is still closing");
-    }
-    told
-}
-
-/// Tries every way of the token by itself. Another host at one of the addresses, as in a home with the same numbers,
-/// answers first with its own key, and that ends a dial whatever other ways it has. Gives `None` when none leads in.
-async fn apart(joining: &Joining, token: &Token, seed: &Seed) -> Option<Told> {
-    let alone = |entry: &Bootstrap, addresses: Vec<SocketAddr>, relay: Option<RelayOffer>| Token {
-        bootstrap: vec![Bootstrap { host: entry.host, addresses, relay }],
-        ..token.clone()
-    };
-    let ways = token.bootstrap.iter().flat_map(|entry| {
-        let direct = entry.addresses.iter().map(move |address| alone(entry, vec![*address], None));
-        direct.chain(entry.relay.iter().map(move |relay| alone(entry, Vec::new(), Some(relay.clone()))))
-    });
-    let trying = ways.map(|token| async move { attempt(joining, &token, seed).await });
-    let mut trying: FuturesUnordered<_> = trying.collect();
-    let mut pending = None;
-    while let Some(told) = trying.next().await {
-        match told {
-            Ok(admitted @ Told::Admitted { .. }) => return Some(admitted),
-            Ok(told) => pending = Some(told),
-            Err(error) => tracing::debug!(%error, "one way of the token"),
+        Told::Admitted(let_in) => {
+            let (identity, mesh_name) = caller.store(&joining.data, Vec::new(), *let_in)?;
+            Ok(Joined::Member { identity: Box::new(identity), mesh_name })
         }
     }
-    pending
 }
 
-enum Told {
-    Admitted { chain: Vec<Sealed>, welcome: Welcome },
+/// Who wants to become a member, and what it can show for it.
+pub(super) struct Caller {
+    /// Of the mesh, or made of its root key.
+    pub(super) token: Token,
+    pub(super) seed: Seed,
+    pub(super) name: Name,
+    /// What the root key signed for this host, where it is the token.
+    pub(super) certificate: Option<Sealed>,
+    pub(super) ports: Ports,
+}
+
+impl Caller {
+    /// Tries until somebody says yes or no, or nobody answers.
+    pub(super) async fn call(&self) -> Result<Told, JoinError> {
+        let started = Clock.moment();
+        loop {
+            let told = match self.attempt(&self.token).await {
+                Err(JoinError::Unreachable(because)) if because.contains(WRONG_KEY) => {
+                    self.apart().await.ok_or(JoinError::Unreachable(because))
+                }
+                told => told,
+            };
+            match told {
+                Err(JoinError::Busy(ms)) if Clock.moment().since(started) < BUSY_FOR => {
+                    // Hosts that came together do not come again together.
+                    let ms = ms.min(BUSY_AT_MOST_MS);
+                    let pause = Duration::from_millis(rand::random_range(ms / 2..=ms + ms / 2));
+                    tokio::time::sleep(pause).await;
+                }
+                told => return told,
+            }
+        }
+    }
+
+    /// Tries all that a token names, with an endpoint for this one time.
+    async fn attempt(&self, token: &Token) -> Result<Told, JoinError> {
+        let (facts, _) = broadcast::channel::<Fact>(1);
+        let pins = Pins::new(facts);
+        let lookup = MemoryLookup::with_provenance("token");
+        let key = iroh::SecretKey::from_bytes(&self.seed.0);
+        let endpoint = endpoint::bind_stranger(key, self.ports, &pins, &lookup).await?;
+        let told = Stranger { token, caller: self, endpoint: &endpoint }.try_all(&pins, &lookup).await;
+        let closing = tokio::spawn(async move { endpoint.close().await });
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::debug!("the endpoint of the join is still closing");
+        }
+        told
+    }
+
+    /// Tries every way of the token by itself. Another host at one of the addresses, as in a home with the same numbers,
+    /// answers first with its own key, and that ends a dial whatever other ways it has. Gives `None` when none leads in.
+    async fn apart(&self) -> Option<Told> {
+        let alone = |entry: &Bootstrap, addresses: Vec<SocketAddr>, relay: Option<RelayOffer>| Token {
+            bootstrap: vec![Bootstrap { host: entry.host, addresses, relay }],
+            ..self.token.clone()
+        };
+        let ways = self.token.bootstrap.iter().flat_map(|entry| {
+            let direct = entry.addresses.iter().map(move |address| alone(entry, vec![*address], None));
+            direct.chain(entry.relay.iter().map(move |relay| alone(entry, Vec::new(), Some(relay.clone()))))
+        });
+        let trying = ways.map(|token| async move { self.attempt(&token).await });
+        let mut trying: FuturesUnordered<_> = trying.collect();
+        let mut pending = None;
+        while let Some(told) = trying.next().await {
+            match told {
+                Ok(admitted @ Told::Admitted(_)) => return Some(admitted),
+                Ok(told) => pending = Some(told),
+                Err(error) => tracing::debug!(%error, "one way of the token"),
+            }
+        }
+        pending
+    }
+
+    /// Stores the new identity, with what this host knew before, and where to find the others. Gives the mesh's label
+    /// too.
+    pub(super) fn store(
+        &self,
+        data: &Path,
+        known: Vec<Sealed>,
+        let_in: LetIn,
+    ) -> Result<(Identity, Option<Name>), JoinError> {
+        let now = Clock.timestamp();
+        let statements = [known, let_in.chain, unpack(&let_in.welcome.statements)].concat();
+        let mut set = MemberSet::new(self.token.mesh);
+        set.apply_all(statements.clone(), now);
+        let me = HostId(self.seed.public());
+        if !set.contains(me) {
+            return Err(JoinRefusal::Failed("the mesh sent no certificate for this host".to_owned()).into());
+        }
+        let mut reaches: BTreeMap<HostId, Reach> = self.token.bootstrap.iter().map(reach).collect();
+        reaches.extend(let_in.welcome.reaches);
+        reaches.remove(&me);
+        let identity = identity::adopt(data, self.token.mesh, self.seed.clone(), statements, now)?;
+        if let Err(error) = Cache::load(data).update(reaches, |host| set.contains(*host)) {
+            tracing::warn!(%error, "cannot remember the members' addresses");
+        }
+        Ok((identity, set.name().cloned()))
+    }
+}
+
+pub(super) enum Told {
+    Admitted(Box<LetIn>),
     Pending(Vec<Name>),
+}
+
+/// What a new member was told.
+pub(super) struct LetIn {
+    chain: Vec<Sealed>,
+    welcome: Welcome,
 }
 
 struct Stranger<'a> {
     token: &'a Token,
-    seed: &'a Seed,
-    name: &'a Name,
+    caller: &'a Caller,
     endpoint: &'a Endpoint,
 }
 
@@ -206,7 +265,7 @@ impl Stranger<'_> {
             }
         }
         let mut failures: Vec<String> = Vec::new();
-        let (mut pending, mut busy, mut unknown) = (None, None, None);
+        let (mut pending, mut busy, mut other) = (None, None, None);
         let mut watch = tokio::time::interval(RELAY_LOOK);
         let started = Clock.moment();
         loop {
@@ -230,28 +289,25 @@ impl Stranger<'_> {
             busy = busy.or(turned_away(&connection));
             connection.close(0u32.into(), b"done");
             match talk {
-                Ok(Ok(told @ Told::Admitted { .. })) => return Ok(told),
+                Ok(Ok(told @ Told::Admitted(_))) => return Ok(told),
                 Ok(Ok(Told::Pending(issuers))) => pending = Some(issuers),
-                // A token is known to its maker first; the others hear of it a moment later.
-                Ok(Err(Failure::Refused(because @ JoinRefusal::UnknownToken))) => unknown = Some(because),
+                // A token is known to its maker first, the others hear of it a moment later; and who was a member when
+                // it was made may be in another mesh now.
+                Ok(Err(Failure::Refused(because @ (JoinRefusal::UnknownToken | JoinRefusal::NotMember)))) => {
+                    other = Some(because);
+                }
                 Ok(Err(Failure::Refused(because))) => return Err(because.into()),
                 Ok(Err(Failure::Broken(error))) => failures.push(format!("{}: {error}", host.short())),
                 Err(_) => failures.push(format!("{}: no answer within {TALK_TIMEOUT:?}", host.short())),
             }
         }
-        if let Some(ms) = busy {
-            return Err(JoinError::Busy(ms));
-        }
-        if let (None, Some(because)) = (&pending, unknown) {
-            return Err(because.into());
-        }
-        match (pending, self.denied()) {
-            (Some(issuers), _) => Ok(Told::Pending(issuers)),
-            (None, Some(because)) => Err(JoinError::RefusedByRelay(because)),
-            (None, None) if failures.is_empty() => {
-                Err(JoinError::Unreachable("the token names none".to_owned()))
-            }
-            (None, None) => Err(JoinError::Unreachable(failures.join("; "))),
+        match (busy, pending, other, self.denied()) {
+            (Some(ms), ..) => Err(JoinError::Busy(ms)),
+            (_, Some(issuers), ..) => Ok(Told::Pending(issuers)),
+            (_, _, Some(because), _) => Err(because.into()),
+            (.., Some(because)) => Err(JoinError::RefusedByRelay(because)),
+            _ if failures.is_empty() => Err(JoinError::Unreachable("the token names none".to_owned())),
+            _ => Err(JoinError::Unreachable(failures.join("; "))),
         }
     }
 
@@ -263,7 +319,7 @@ impl Stranger<'_> {
             let alias = format!("{}/?join={index}", offer.url.trim_end_matches('/'));
             match alias.parse::<RelayUrl>() {
                 Ok(url) => {
-                    let host = HostId(self.seed.public());
+                    let host = HostId(self.caller.seed.public());
                     let admission = relay::admission(&self.token.seed, host, Clock.timestamp());
                     let config = RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(offer.qad_port)));
                     let config = Arc::new(config.with_auth_token(admission));
@@ -294,19 +350,21 @@ impl Stranger<'_> {
         offer.check(self.token.mesh, member, Clock.timestamp())?;
         let transcript = Transcript {
             mesh: self.token.mesh,
-            joiner: HostId(self.seed.public()),
+            joiner: HostId(self.caller.seed.public()),
             member,
             hello: hello.nonce,
             offer: offer.nonce,
             channel: channel(connection)?,
         };
-        let proof = transcript.prove(self.name.clone(), &self.token.seed, self.seed);
+        let Caller { name, seed, certificate, .. } = self.caller;
+        let proof = transcript.prove(name.clone(), &self.token.seed, seed);
+        let proof = JoinProof { certificate: certificate.clone(), ..proof };
         send(&mut out, &proof).await?;
         match receive(&mut input).await? {
             JoinAnswer::Admitted(chain) => {
                 send(&mut out, &Ready {}).await?;
                 let welcome = receive_welcome(&mut input).await?;
-                Ok(Told::Admitted { chain, welcome })
+                Ok(Told::Admitted(Box::new(LetIn { chain, welcome })))
             }
             JoinAnswer::Pending { issuers } => Ok(Told::Pending(issuers)),
             JoinAnswer::Refused(because) => Err(Failure::Refused(because)),
@@ -346,32 +404,6 @@ impl From<JoinRefusal> for Failure {
     fn from(because: JoinRefusal) -> Failure {
         Failure::Refused(because)
     }
-}
-
-/// Stores the new identity, and where to find the others.
-fn store(
-    joining: &Joining,
-    token: &Token,
-    seed: Seed,
-    chain: Vec<Sealed>,
-    welcome: Welcome,
-) -> Result<Joined, JoinError> {
-    let now = Clock.timestamp();
-    let statements = [chain, unpack(&welcome.statements)].concat();
-    let mut set = MemberSet::new(token.mesh);
-    set.apply_all(statements.clone(), now);
-    let me = HostId(seed.public());
-    if !set.contains(me) {
-        return Err(JoinRefusal::Failed("the mesh sent no certificate for this host".to_owned()).into());
-    }
-    let mut reaches: BTreeMap<HostId, Reach> = token.bootstrap.iter().map(reach).collect();
-    reaches.extend(welcome.reaches);
-    reaches.remove(&me);
-    let identity = identity::adopt(&joining.data, token.mesh, seed, statements, now)?;
-    if let Err(error) = Cache::load(&joining.data).update(reaches, |host| set.contains(*host)) {
-        tracing::warn!(%error, "cannot remember the members' addresses");
-    }
-    Ok(Joined::Member { identity: Box::new(identity), mesh_name: set.name().cloned() })
 }
 
 fn reach(entry: &Bootstrap) -> (HostId, Reach) {

@@ -133,10 +133,12 @@ mod tests {
     fn sets_that_differ_by_more_than_a_message_holds_are_equal_after_one_comparison() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let names = ("nas".parse().unwrap(), "home".parse().unwrap());
-        let founding = Founding { name: names.0, mesh_name: names.1, tags: BTreeMap::new(), recovery: None };
+        let founding = Founding { name: names.0, mesh_name: names.1, tags: BTreeMap::new() };
         let (identity, _) = identity::create(dir.path(), founding, Clock.timestamp()).unwrap();
         let ours = Roster::load(&identity).unwrap();
-        let theirs = Roster::load(&Identity { data: other.path().to_owned(), ..identity.clone() }).unwrap();
+        let mut copy = identity.clone();
+        copy.data = other.path().to_owned();
+        let theirs = Roster::load(&copy).unwrap();
         theirs.take(ours.roll().set.all(), None);
         let differing = |from: u8, to: u8| (from..to).map(|number| large(&identity, number)).collect();
         assert_eq!(ours.take(differing(0, 120), None), (120, 0));

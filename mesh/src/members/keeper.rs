@@ -434,9 +434,9 @@ impl Keeper {
     /// Does what an issuer and the root's holder owe the others.
     fn keep_house(&mut self) {
         let (roll, (live, _)) = (self.roster.roll(), self.heard());
-        let holds_root = self.identity.root.is_some();
+        let holds_root = self.identity.holds_root();
         for owed in owed(&roll.set, self.identity.host(), holds_root, &live, self.roster.now()) {
-            match (owed, &self.identity.root) {
+            match (owed, self.identity.root()) {
                 (Owed::ByRoot(certificate), Some(root)) => self.sign(certificate, root),
                 (Owed::ByRoot(_), None) => {}
                 (Owed::ByHost(certificate), _) => self.sign(certificate, &self.identity.seed),

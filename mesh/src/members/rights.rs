@@ -4,11 +4,11 @@
 use proto::{
     id::{HostId, Name},
     seal::{PublicKey, Seed},
-    trust::{Certificate, Eviction, OutBecause, Rename, Revocation, Statement},
+    trust::{Certificate, Eviction, OutBecause, Rename, Revocation, Statement, mesh_id},
 };
 
 use crate::{
-    identity::Identity,
+    identity::{Identity, IdentityError},
     members::{
         roster::{Roll, Roster, SayError},
         tokens,
@@ -43,6 +43,12 @@ pub enum RightsError {
     /// It is so already.
     #[error("{0}")]
     Already(&'static str),
+    /// The root key is another mesh's.
+    #[error("the recovery phrase is of another mesh")]
+    OtherMesh,
+    /// The root key cannot be stored.
+    #[error(transparent)]
+    Kept(#[from] IdentityError),
     /// The statement was not accepted, or could not be stored.
     #[error(transparent)]
     Said(#[from] SayError),
@@ -80,7 +86,7 @@ pub(crate) fn put_out(
         return Err(RightsError::Itself);
     }
     let member = roll.members.get(&host).ok_or(RightsError::NoMember)?;
-    let signer = match &identity.root {
+    let signer = match identity.root() {
         Some(root) => root,
         None if member.is_issuer() => return Err(RightsError::NoRoot(root_holders(&roll))),
         None => issuer(&roll, identity)?,
@@ -139,7 +145,7 @@ pub(crate) fn set_issuer(
 ) -> Result<(), RightsError> {
     let roll = roster.roll();
     let member = roll.members.get(&host).ok_or(RightsError::NoMember)?;
-    let root = identity.root.as_ref().ok_or_else(|| RightsError::NoRoot(root_holders(&roll)))?;
+    let root = identity.root().ok_or_else(|| RightsError::NoRoot(root_holders(&roll)))?;
     if member.is_issuer() == shall {
         return Err(RightsError::Already(match shall {
             true => "it may admit others already",
@@ -160,6 +166,21 @@ pub(crate) fn set_issuer(
     let mut said: Vec<(Statement, &Seed)> = again.collect();
     said.push((change(roll.set.demotion(host, now))?, root));
     Ok(roster.say_all(&said)?)
+}
+
+/// Takes the mesh's root key back, and makes this host an issuer that it was given to by nobody.
+pub(crate) fn restore(roster: &Roster, identity: &Identity, root: &Seed) -> Result<(), RightsError> {
+    let (set, host) = (&roster.roll().set, identity.host());
+    if mesh_id(&root.public()) != identity.mesh {
+        return Err(RightsError::OtherMesh);
+    }
+    if identity.holds_root() && set.is_issuer(host) {
+        return Err(RightsError::Already("it holds the root key already"));
+    }
+    let certificate = set.promotion(host, roster.now()).ok_or(RightsError::NoMember)?;
+    identity.keep_root(root)?;
+    let certificate = Certificate { grant: None, ..certificate };
+    Ok(roster.say_all(&[(Statement::Certificate(certificate), root)])?)
 }
 
 fn issuer<'a>(roll: &Roll, identity: &'a Identity) -> Result<&'a Seed, RightsError> {

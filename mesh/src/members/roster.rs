@@ -294,7 +294,7 @@ mod tests {
 
     fn founding(name: &str) -> Founding {
         let (name, mesh_name) = (name.parse().unwrap(), "home".parse().unwrap());
-        Founding { name, mesh_name, tags: BTreeMap::new(), recovery: None }
+        Founding { name, mesh_name, tags: BTreeMap::new() }
     }
 
     fn grant(seed: u8) -> Statement {

@@ -129,7 +129,7 @@ pub(crate) fn create(
     };
     let name = id(&grant.token);
     let token = Token::new(identity.mesh, seed, bootstrap)?;
-    let signer = identity.root.as_ref().filter(|_| wanted.admin).unwrap_or(&identity.seed);
+    let signer = identity.root().filter(|_| wanted.admin).unwrap_or(&identity.seed);
     roster.say(&Statement::Grant(grant), signer)?;
     Ok(Made { id: name, text: token.to_string(), expires, uses: wanted.uses, kinds })
 }

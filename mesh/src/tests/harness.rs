@@ -89,11 +89,13 @@ impl Host {
     pub(super) async fn founder(label: &str, serve: Serve) -> Host {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
+        Host::founder_with_phrase(label, serve).await.0
+    }
+
+    pub(super) async fn founder_with_phrase(label: &str, serve: Serve) -> (Host, String) {
         let dir = tempfile::tempdir().unwrap();
-        let founding =
-            Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new(), recovery: None };
-        identity::create(dir.path(), founding, now()).unwrap();
-        Host::start(dir, label, serve).await
+        let (_, phrase) = identity::create(dir.path(), founding(label), now()).unwrap();
+        (Host::start(dir, label, serve).await, phrase)
     }
 
     pub(super) async fn start(dir: TempDir, label: &str, serve: Serve) -> Host {
@@ -174,6 +176,10 @@ impl Host {
     pub(super) async fn sees(&self, what: &str, is_so: impl FnMut(&std::sync::Arc<Members>) -> bool) {
         eventually(self.mesh.members(), what, is_so).await;
     }
+}
+
+pub(super) fn founding(label: &str) -> Founding {
+    Founding { name: name(label), mesh_name: name("home"), tags: BTreeMap::new() }
 }
 
 pub(super) async fn try_join(dir: &Path, label: &str, token: &str) -> Result<Joined, JoinError> {

@@ -11,3 +11,4 @@ mod out;
 mod outside;
 mod presence;
 mod quiet;
+mod restoring;

@@ -25,8 +25,18 @@ pub fn single_issuer(hosts: &[HostRow]) -> Option<Warning> {
     let here: Vec<&HostRow> = hosts.iter().filter(|host| !is_out(host)).collect();
     let issuers: Vec<&&HostRow> = here.iter().filter(|host| host.issuer).collect();
     let [issuer] = issuers[..] else { return None };
-    let what = format!("{} alone may admit new hosts; keep its recovery phrase safe", issuer.name);
-    (here.len() >= 3).then_some(Warning { what, next: None })
+    let alone = format!("{} alone may admit new hosts", issuer.name);
+    let (what, next) = match issuer.state {
+        MemberState::Down => (
+            format!("{alone}, and it is down"),
+            "agent init --restore    with the recovery phrase, if it is gone for good".to_owned(),
+        ),
+        _ => (
+            format!("{alone}; keep its recovery phrase safe"),
+            format!("on {}: agent host promote NAME", issuer.name),
+        ),
+    };
+    (here.len() >= 3).then_some(Warning { what, next: Some(next) })
 }
 
 /// Lists the other hosts that say that they cannot store anything, with what they say.

@@ -417,6 +417,29 @@ fn troubles_of_others_and_absent_hosts_are_warned_of() {
 }
 
 #[test]
+fn who_alone_may_admit_others_is_warned_of_with_what_helps() {
+    let warning = |text: &str| health::single_issuer(&rows::hosts(&picture("nas", None, text)));
+    let told = |text: &str| warning(text).map(|warning| (warning.what, warning.next.unwrap()));
+    let owned = |what: &str, next: &str| Some((what.to_owned(), next.to_owned()));
+    assert_eq!(told("attic issuer\nnas"), None, "of two hosts one always is");
+    assert_eq!(told("attic issuer\nnas issuer\nvps"), None);
+    assert_eq!(
+        told("attic issuer\nnas\nvps"),
+        owned(
+            "attic alone may admit new hosts; keep its recovery phrase safe",
+            "on attic: agent host promote NAME"
+        )
+    );
+    assert_eq!(
+        told("attic down issuer\nnas\nvps"),
+        owned(
+            "attic alone may admit new hosts, and it is down",
+            "agent init --restore    with the recovery phrase, if it is gone for good"
+        )
+    );
+}
+
+#[test]
 fn a_host_that_hears_nobody_is_led_to_its_own_network_first() {
     let next = |text: &str| {
         let picture = picture("nas", None, text);

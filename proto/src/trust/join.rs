@@ -11,6 +11,9 @@
 //! The token's secret never travels, and the joiner says nothing about it before the chain holds.
 //! The transcript has both keys, both nonces and the channel's exported keying material, so a
 //! proof is good on one connection only.
+//!
+//! Who has the root key, by the recovery phrase, needs no token and no issuer: the key takes the token's place, and the
+//! proof brings the certificate that it signed for the joiner ([`restore`]).
 
 use minicbor::{Decode, Encode};
 
@@ -20,8 +23,8 @@ use crate::{
     seal::{Domain, PublicKey, Seed, Sig, verify},
     time::Timestamp,
     trust::{
-        members::{CERTIFICATE_MS, GrantState, MemberSet},
-        statement::{Capabilities, Certificate, OutBecause, Sealed},
+        members::{CERTIFICATE_MS, GrantState, Member, MemberSet},
+        statement::{Capabilities, Certificate, OutBecause, Sealed, Statement},
     },
     wire::{Kind, Message, words::Refuses},
 };
@@ -80,6 +83,9 @@ pub struct JoinProof {
     /// The transcript signed by the joiner's host key.
     #[n(3)]
     pub host_sig: Sig,
+    /// Where the root key is the token: the joiner's certificate.
+    #[cbor(n(4), with = "crate::wire::fields::option", has_nil)]
+    pub certificate: Option<Sealed>,
 }
 
 /// How it ends.
@@ -253,7 +259,7 @@ impl Transcript {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         let token_sig = token.sign(Domain::JoinToken, &parts);
         let host_sig = host.sign(Domain::JoinHost, &parts);
-        JoinProof { name, token: token_key, token_sig, host_sig }
+        JoinProof { name, token: token_key, token_sig, host_sig, certificate: None }
     }
 
     /// For the member and the issuer: checks both signatures.
@@ -288,9 +294,7 @@ pub fn admit(
     holds_root: bool,
     now: Timestamp,
 ) -> Result<Admission, JoinRefusal> {
-    if let Some(out) = set.departed(&joiner) {
-        return Err(JoinRefusal::Out(out.because));
-    }
+    refuse_outcast(set, joiner)?;
     let current = set.certificate(joiner);
     match set.grant_state(&proof.token, now) {
         GrantState::Unknown => return Err(JoinRefusal::UnknownToken),
@@ -301,10 +305,7 @@ pub fn admit(
         GrantState::UsedUp | GrantState::Live { .. } => {}
     }
     let grant = set.grant(&proof.token).ok_or(JoinRefusal::UnknownToken)?;
-    let taken = |member: &crate::trust::Member| member.host != joiner && member.name == proof.name;
-    if set.members().values().any(taken) {
-        return Err(JoinRefusal::NameTaken(proof.name.clone()));
-    }
+    refuse_taken(set, joiner, &proof.name)?;
     if set.is_issuer(joiner) && !holds_root {
         return Ok(Admission::Known);
     }
@@ -323,4 +324,33 @@ pub fn admit(
         may: grant.may,
     };
     Ok(if issues { Admission::ByRoot(certificate) } else { Admission::ByHost(certificate) })
+}
+
+/// For any member, after [`Transcript::check`], where the root key is the token: gives the certificate that makes the
+/// joiner an issuer.
+pub fn restore(set: &MemberSet, joiner: HostId, proof: &JoinProof) -> Result<Sealed, JoinRefusal> {
+    refuse_outcast(set, joiner)?;
+    refuse_taken(set, joiner, &proof.name)?;
+    let brought = proof.certificate.as_ref().filter(|sealed| set.is_root(&sealed.signer));
+    let sealed = brought.ok_or(JoinRefusal::Proof)?;
+    match sealed.open(set.mesh()) {
+        Ok(Statement::Certificate(said)) if said.host == joiner && said.name == proof.name => {
+            Ok(sealed.clone())
+        }
+        _ => Err(JoinRefusal::Proof),
+    }
+}
+
+/// Refuses who is out for good.
+fn refuse_outcast(set: &MemberSet, joiner: HostId) -> Result<(), JoinRefusal> {
+    set.departed(&joiner).map_or(Ok(()), |out| Err(JoinRefusal::Out(out.because)))
+}
+
+/// Refuses a label that another member has.
+fn refuse_taken(set: &MemberSet, joiner: HostId, name: &Name) -> Result<(), JoinRefusal> {
+    let taken = |member: &Member| member.host != joiner && member.name == *name;
+    match set.members().values().any(taken) {
+        true => Err(JoinRefusal::NameTaken(name.clone())),
+        false => Ok(()),
+    }
 }

@@ -8,11 +8,15 @@ use proptest::prelude::*;
 mod forged;
 mod out;
 
-use super::{join::admit, members::CERTIFICATE_MS, *};
+use super::{
+    join::{admit, restore},
+    members::CERTIFICATE_MS,
+    *,
+};
 use crate::{
     id::{Digest, HostId, MeshId, Name, SessionId},
     limits::MAX_JOIN_BYTES,
-    seal::Seed,
+    seal::{Seed, Sig},
     time::Timestamp,
     wire::record::RelayOffer,
 };
@@ -518,6 +522,33 @@ fn a_token_for_issuers_makes_issuers_where_the_root_is() {
     assert!(set.is_issuer(host(&SHED)));
     assert_eq!(set.awaiting_promotion(), []);
     assert_eq!(admit(&set, host(&SHED), &proof, false, NOW), Ok(Admission::Known));
+}
+
+#[test]
+fn who_has_the_root_key_brings_its_own_certificate_and_nobody_else_does() {
+    let mut set = set();
+    let own = |seed: &Seed, label: &str| seal(Statement::Certificate(issuer(&SHED, label, 1)), seed);
+    let proof = |name: &str, certificate| JoinProof {
+        certificate,
+        ..transcript().prove(name.parse().unwrap(), &ROOT, &SHED)
+    };
+    let good = proof("shed", Some(own(&ROOT, "shed")));
+    assert_eq!(transcript().check(&good), Ok(()));
+    assert_eq!(admit(&set, host(&SHED), &good, false, NOW), Err(JoinRefusal::UnknownToken), "it is no token");
+    for bad in [
+        proof("shed", None),
+        proof("shed", Some(own(&ATTIC, "shed"))),
+        proof("van", Some(own(&ROOT, "shed"))),
+        proof("shed", Some(seal(Statement::Certificate(issuer(&CELLAR, "shed", 9)), &ROOT))),
+        proof("shed", Some(Sealed { sig: Sig([0; 64]), ..own(&ROOT, "shed") })),
+    ] {
+        assert_eq!(restore(&set, host(&SHED), &bad), Err(JoinRefusal::Proof), "{bad:?}");
+    }
+    let taken = proof("cellar", Some(own(&ROOT, "cellar")));
+    assert_eq!(restore(&set, host(&SHED), &taken), Err(JoinRefusal::NameTaken(name("cellar"))));
+    let certificate = restore(&set, host(&SHED), &good).unwrap();
+    assert_eq!(set.apply(certificate, NOW), Ok(true));
+    assert!(set.is_issuer(host(&SHED)));
 }
 
 fn token() -> Token {

@@ -40,6 +40,7 @@ mod paths;
 mod prefixes;
 mod published;
 mod restarts;
+mod restored;
 mod setup;
 mod soak;
 mod stdout;

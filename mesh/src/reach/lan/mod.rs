@@ -38,6 +38,8 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
 /// Networks on which this host speaks.
 const MAX_LANS: usize = 8;
+/// Hosts that a survey lists.
+const MAX_FOUND: usize = 32;
 /// Between two tries to get the port, which another program may hold for itself.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -80,12 +82,12 @@ impl Search {
         loop {
             let now = Clock.moment();
             for lan in pace.answers_due(now) {
-                self.say(socket, &lans[lan], message::answer(self.me, self.port)).await;
+                say(socket, &lans[lan], message::answer(self.me, self.port)).await;
             }
             if pace.question_due(now, self.is_anybody_missing()) {
                 for lan in lans {
-                    self.say(socket, lan, message::answer(self.me, self.port)).await;
-                    self.say(socket, lan, message::question()).await;
+                    say(socket, lan, message::answer(self.me, self.port)).await;
+                    say(socket, lan, message::question()).await;
                 }
             }
             // Cancel-safe: a receive, watches, and a timer.
@@ -147,16 +149,46 @@ impl Search {
             }
         }
     }
+}
 
-    async fn say(&self, socket: &UdpSocket, lan: &Net, message: Option<Vec<u8>>) {
-        let (std::net::IpAddr::V4(address), Some(message)) = (lan.address, message) else { return };
-        let sent = match set_ip_multicast_if(socket, &address) {
-            Ok(()) => socket.send_to(&message, SocketAddrV4::new(GROUP, PORT)).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = sent {
-            tracing::trace!(%error, %address, "not said on the LAN");
+/// Asks who of any mesh is here, and gives whoever has answered by then.
+pub(crate) async fn survey(interfaces: &Interfaces, within: Duration) -> Vec<(HostId, SocketAddr)> {
+    let lans = lans(interfaces);
+    let socket = match open(&lans) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::debug!(%error, "nobody is looked for on the LAN");
+            return Vec::new();
         }
+    };
+    let mut found = BTreeSet::new();
+    let asking = async {
+        for lan in &lans {
+            say(&socket, lan, message::question()).await;
+        }
+        let mut buffer = [0; message::MAX_BYTES];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let near = lans.iter().any(|lan| lan.holds(&from.ip()));
+            for (host, port) in message::read(&buffer[..length]).hosts.into_iter().filter(|_| near) {
+                if found.len() < MAX_FOUND {
+                    found.insert((host, SocketAddr::new(from.ip(), port)));
+                }
+            }
+        }
+    };
+    // It never ends by itself, unless the network does.
+    tokio::time::timeout(within, asking).await.ok();
+    found.into_iter().collect()
+}
+
+async fn say(socket: &UdpSocket, lan: &Net, message: Option<Vec<u8>>) {
+    let (std::net::IpAddr::V4(address), Some(message)) = (lan.address, message) else { return };
+    let sent = match set_ip_multicast_if(socket, &address) {
+        Ok(()) => socket.send_to(&message, SocketAddrV4::new(GROUP, PORT)).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = sent {
+        tracing::trace!(%error, %address, "not said on the LAN");
     }
 }
 

@@ -45,6 +45,31 @@ impl fmt::Debug for Initialised {
     }
 }
 
+/// What `init --restore` asks a running agent for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// The recovery phrase.
+    pub recovery: String,
+}
+
+impl fmt::Debug for RestoreRequest {
+    /// Leaves the secret out: values are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreRequest").finish_non_exhaustive()
+    }
+}
+
+/// What `init --restore` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The mesh.
+    pub mesh: MeshRef,
+    /// This host, which holds the root key now.
+    pub host: HostRef,
+    /// How many other members it knows of; 0 where nobody was met.
+    pub others: u64,
+}
+
 /// What `join` asks for.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {

@@ -26,7 +26,7 @@ pub use self::{
     error::{Error, ErrorBody, Kind},
     host::{HostIssuer, HostLoss, HostOut, HostPutOut, HostRename, HostRow, Hosts, SessionLoss},
     image::{ImageImport, ImagePull, ImageRow, Images},
-    join::{Again, HostRef, Initialised, JoinRequest, Joined, Left, MeshRef},
+    join::{Again, HostRef, Initialised, JoinRequest, Joined, Left, MeshRef, RestoreRequest, Restored},
     machine::{MachineRow, Machines, SshAccess},
     net::{AddressRow, NetCheck, PathRow, Paths, Pinged, Pings, RelayRow, RttRow, Rtts, TrafficRow},
     plan::{

@@ -41,6 +41,7 @@ pub(super) fn samples() -> Vec<Sample> {
             JoinOffer { version: 1, nonce: [2; 32], chain: vec![sealed()], time: NOW },
         ),
         Sample::message("proof.one", proof()),
+        Sample::message("proof.by-root", proof_by_root()),
         Sample::message("statements.one", Statements { sealed: vec![sealed().encode()] }),
         Sample::message("published.two", published()),
         Sample::bare("token-fields.whole", to_bytes(&token()), |bytes| {
@@ -193,6 +194,10 @@ pub(super) fn transcript() -> Transcript {
 
 pub(super) fn proof() -> JoinProof {
     transcript().prove(name("nas"), &TOKEN, &SEED)
+}
+
+pub(super) fn proof_by_root() -> JoinProof {
+    JoinProof { certificate: Some(sealed()), ..proof() }
 }
 
 pub(super) fn join_answers() -> Vec<(String, JoinAnswer)> {

@@ -44,7 +44,7 @@ const OTHERS: &[(&str, &str, &str)] = &[
     ("serde_json", "agent/src/install/carry.rs", "what was installed is written down for people too"),
     ("serde_json", "agent/src/install/swap.rs", "another program says by `--json` what it is"),
     ("serde_json", "agent/src/facts.rs", "facts are lines for people and their tools"),
-    ("serde_json", "agent/src/api/routes.rs", "the local API is JSON over HTTP"),
+    ("serde_json", "agent/src/api/answers.rs", "the local API is JSON over HTTP"),
     ("serde_json", "agent/src/cli/client.rs", "the local API is JSON over HTTP"),
     ("serde_json", "agent/src/cli/image.rs", "the local API is JSON over HTTP"),
     ("serde_json", "agent/src/cli/events.rs", "the local API is JSON over HTTP"),
