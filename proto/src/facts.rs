@@ -265,6 +265,15 @@ pub enum Fact {
         /// Why it ended.
         because: String,
     },
+    /// Somebody on another host or on this one was let into a machine of this host.
+    MachineEntered {
+        /// The session.
+        session: String,
+        /// The machine.
+        machine: MachineName,
+        /// The host from which it was entered.
+        by: String,
+    },
     /// Nothing can be stored on this host, or soon nothing can.
     StorageTrouble {
         /// What is wrong.
@@ -411,15 +420,10 @@ impl Fact {
                 write!(f, "{session}: {service} is not published on port {port}: {because}")
             }
             Fact::SessionGone { session } => write!(f, "{session}: gone from this host"),
-            Fact::MachinePhase { session, machine, phase, because, .. } => {
-                write!(f, "{session}/{machine}: {}{}", format!("{phase:?}").to_lowercase(), after(because))
-            }
-            Fact::MachineAdopted { session, machine } => {
-                write!(f, "{session}/{machine}: found running, adopted")
-            }
-            Fact::MachineRestarted { session, machine, because } => {
-                write!(f, "{session}/{machine}: starting again: {because}")
-            }
+            Fact::MachinePhase { .. }
+            | Fact::MachineAdopted { .. }
+            | Fact::MachineRestarted { .. }
+            | Fact::MachineEntered { .. } => self.of_machines(f),
             Fact::StorageTrouble { what, because, .. } => write!(f, "{what}: {because}"),
             Fact::StorageWell => write!(f, "the data directory can be written again"),
             Fact::AcceleratorRefused { because, .. } => {
@@ -450,6 +454,25 @@ impl Fact {
             | Fact::ImageProviderDropped { .. }
             | Fact::PlanCommitted { .. }
             | Fact::CoordinatorChanged { .. } => Ok(()),
+        }
+    }
+
+    fn of_machines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::MachinePhase { session, machine, phase, because, .. } => {
+                write!(f, "{session}/{machine}: {}{}", format!("{phase:?}").to_lowercase(), after(because))
+            }
+            Fact::MachineAdopted { session, machine } => {
+                write!(f, "{session}/{machine}: found running, adopted")
+            }
+            Fact::MachineRestarted { session, machine, because } => {
+                write!(f, "{session}/{machine}: starting again: {because}")
+            }
+            Fact::MachineEntered { session, machine, by } => {
+                write!(f, "{session}/{machine}: entered from {by}")
+            }
+            // These are told by who calls this.
+            _ => Ok(()),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
 //! | 7 | (also) the entry that says that a host is out for good, so that its machines may be placed elsewhere; what members
 //! |   | say of the sessions that they have something of |
-//! | 7 | what operators sign of sessions |
+//! | 7 | what operators sign of sessions; machines with keys of their own: hosts of an older version do not enter them |
 
 use std::fmt;
 
@@ -56,6 +56,8 @@ pub enum Feature {
     Possession,
     /// Entries with what an operator signed: older voters would keep another state.
     Mandates,
+    /// Machines with keys that only their host has: older hosts would try to enter them by the session's.
+    OwnKeys,
 }
 
 impl Feature {
@@ -71,7 +73,7 @@ impl Feature {
             Feature::Probes => Level(7),
             Feature::Evict => Level(7),
             Feature::Out | Feature::Possession => Level(7),
-            Feature::Mandates => Level(7),
+            Feature::Mandates | Feature::OwnKeys => Level(7),
         }
     }
 }

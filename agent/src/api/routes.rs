@@ -49,12 +49,7 @@ pub fn router(app: App) -> Router {
             get(|app: App_, of: OfId| answer(down_progress(app, of)))
                 .post(|app: App_, of: OfSession| finish(down(app, of))),
         )
-        .route("/v1/machines", get(|State(app): App_| answer(async move { app.machines().await })))
-        .route("/v1/machine/start", post(|app: App_, of: OfMachine| finish(wish(app, of, true))))
-        .route("/v1/machine/stop", post(|app: App_, of: OfMachine| finish(wish(app, of, false))))
-        .route("/v1/machine/ssh", get(|app: App_, of: OfMachine| answer(ssh_access(app, of))))
-        .route("/v1/machine/dial", get(dial))
-        .route("/v1/machine/console", get(console))
+        .merge(machines())
         .merge(services())
         .route("/v1/net/check", get(|State(app): App_| answer(async move { app.check().await })))
         .route("/v1/rtts", get(|State(app): App_| answer(async move { app.rtts().await })))
@@ -120,6 +115,21 @@ fn rights() -> Router<App> {
             post(|State(app): App_, Body_(request)| finish(async move { app.restore(request).await })),
         )
         .route("/v1/leave", post(|State(app): App_| finish(async move { app.leave().await })))
+}
+
+/// Machines, and how they are entered.
+fn machines() -> Router<App> {
+    Router::new()
+        .route("/v1/machines", get(|State(app): App_| answer(async move { app.machines().await })))
+        .route("/v1/machine/start", post(|app: App_, of: OfMachine| finish(wish(app, of, true))))
+        .route("/v1/machine/stop", post(|app: App_, of: OfMachine| finish(wish(app, of, false))))
+        .route("/v1/machine/ssh", get(|app: App_, of: OfMachine| answer(ssh_access(app, of))))
+        .route(
+            "/v1/machine/login",
+            post(|State(app): App_, Body_(login)| answer(async move { app.login(login).await })),
+        )
+        .route("/v1/machine/dial", get(dial))
+        .route("/v1/machine/console", get(console))
 }
 
 fn services() -> Router<App> {

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use mesh::net::ForwardError;
 use proto::{
-    id::{MachineName, Name, SessionId},
+    id::{HostId, MachineName, Name, SessionId},
     picture::{Change, Picture, rows},
+    seal::Seed,
     session::{MachineEntry, Mandate, Phase, Share, slice},
     trust::Capability,
     wire::{
         api::{self, Error, Kind},
-        rpc::{Answer, Request},
+        rpc::{Answer, Refusal, Request},
     },
 };
 use tokio::time::{Instant, sleep};
 
 use super::{ApiResult, App, Pipe, refused, sessions::unexpected};
-use crate::{machine::openssh, session::nic};
+use crate::session::nic;
 
 /// How long `machine stop` waits for the host to say that it stops: a share there, a record back.
 const WISH_SHOWN: Duration = Duration::from_secs(3);
@@ -96,16 +97,51 @@ impl App {
     pub async fn ssh_access(&self, session: SessionId, machine: MachineName) -> ApiResult<api::SshAccess> {
         let (share, entry) = self.find(session, &machine)?;
         self.must(Capability::Operate, &format!("{}/{machine} was not entered", share.name))?;
-        let host_key =
-            openssh::public_line(&slice::host_key_seed(&share.ssh_seed, &machine), &machine.to_string());
+        let what = format!("{}/{machine} was not entered", share.name);
+        let request = Request::LoginKeys { session, machine: machine.clone() };
+        let own = match self.of_its_host(&what, entry.host, request).await {
+            Ok(Answer::LoginKeys { own }) => own,
+            // Its agent is of a version whose machines have no keys of their own.
+            Ok(Answer::Refused(Refusal::Unknown)) => None,
+            Ok(answer) => return Err(unexpected(&what, &answer)),
+            Err(error) => return Err(error),
+        };
+        let shared = slice::host_key_seed(&share.ssh_seed, &machine);
+        let host_key = own.map_or_else(|| Seed(shared).public(), |own| own.host);
         Ok(api::SshAccess {
             session: share.name.to_string(),
             session_id: session,
-            machine,
             user: entry.user.as_ref().map_or_else(|| "root".to_owned(), Name::to_string),
             port: 22,
-            seed: data_encoding::HEXLOWER.encode(&share.ssh_seed),
-            host_key,
+            login_key: own.map(|own| slice::public_line(&own.login, share.name.as_str())),
+            seed: own.is_none().then(|| data_encoding::HEXLOWER.encode(&share.ssh_seed)),
+            host_key: slice::public_line(&host_key, &machine.to_string()),
+            machine,
+        })
+    }
+
+    /// Lets a machine's host sign what the machine's ssh server asks.
+    pub async fn login(&self, request: api::LoginRequest) -> ApiResult<api::LoginAnswer> {
+        let api::LoginRequest { session_id: session, machine, question } = request;
+        let (share, entry) = self.find(session, &machine)?;
+        let what = format!("{}/{machine} was not entered", share.name);
+        let question = data_encoding::BASE64
+            .decode(question.as_bytes())
+            .map_err(|error| Error::new(Kind::Usage, "the request cannot be read").because(error))?;
+        let request = Request::Login { session, machine, question };
+        match self.of_its_host(&what, entry.host, request).await? {
+            Answer::Login(signature) => Ok(api::LoginAnswer { signature }),
+            Answer::Refused(refusal) => Err(refused(what, refusal)),
+            answer => Err(unexpected(&what, &answer)),
+        }
+    }
+
+    /// Asks the host of a machine.
+    async fn of_its_host(&self, what: &str, host: HostId, request: Request) -> ApiResult<Answer> {
+        self.inner.sessions.ask_host(host, request).await.map_err(|error| {
+            Error::new(Kind::Unreachable, what)
+                .because(format!("{}, where it is, does not answer: {error}", self.name(host)))
+                .next(format!("agent net ping {}", self.name(host)))
         })
     }
 

@@ -32,6 +32,7 @@ mod run;
 mod service;
 mod session;
 mod ssh;
+mod ssh_agent;
 mod status;
 mod steps;
 mod table;

@@ -1,6 +1,6 @@
-//! `agent machine ssh`: the system's ssh, with the session's key, the machine's known host key, and
-//! this program as its way into the machine. The key lies in the runtime directory while ssh runs, and
-//! ssh runs in its directory. A terminal is ssh's own; what goes elsewhere is carried by this program.
+//! `agent machine ssh`: the system's ssh, with the machine's known host key, this program as its way into the machine,
+//! and the machine's host as its ssh agent. What ssh reads lies in the runtime directory while it runs, and it runs in
+//! that directory. A terminal is ssh's own; what goes elsewhere is carried by this program.
 
 use std::{
     ffi::OsString,
@@ -28,6 +28,7 @@ use super::{
     Cx, Done,
     error::Exit,
     out::{self, Pace, Stop},
+    ssh_agent,
 };
 use crate::{cli::client::quoted, host::private, machine::openssh};
 
@@ -67,13 +68,16 @@ async fn enter(cx: &Cx, args: &Args) -> Done {
     let stay = |error: io::Error| {
         Error::new(Kind::Failed, "the key for ssh cannot be written").because(error).next("agent doctor")
     };
-    let seed = hex::parse(&access.seed).map_err(|error| stay(io::Error::other(error)))?;
-    let place = Place::new(&cx.data.run().map_err(stay)?, &access, &seed).map_err(stay)?;
+    let place = Place::new(&cx.data.run().map_err(stay)?, &access).map_err(stay)?;
+    let key = access.login_key.as_deref();
+    let agent = key.map(|key| ssh_agent::serve(&place.0.join(AGENT), &cx.client, &access, key));
+    let agent = agent.transpose().map_err(stay)?;
     let program = std::env::current_exe().map_err(stay)?;
     let terminal = io::stdout().is_terminal();
     let mut ssh = Command::new("ssh");
     ssh.args(OPTIONS.iter().flat_map(|option| ["-o", option]))
         .args(["-F", "none", "-o", &way(&access), "-o", &format!("User={}", access.user)])
+        .args(["-o", &format!("IdentityAgent={}", if agent.is_some() { AGENT } else { "none" })])
         // What follows is no option, whatever it begins with.
         .args(["--", &alias(&access)])
         .args(&args.command)
@@ -92,6 +96,9 @@ async fn enter(cx: &Cx, args: &Args) -> Done {
     let _interrupt = signal(SignalKind::interrupt()).map_err(missing)?;
     let terminate = signal(SignalKind::terminate()).map_err(missing)?;
     let ended = watch(ssh.spawn().map_err(missing)?, terminate).await.map_err(missing)?;
+    if let Some(error) = agent.and_then(|agent| agent.failure()) {
+        return Err(error);
+    }
     Ok(code(cx, ended))
 }
 
@@ -202,12 +209,15 @@ const OPTIONS: [&str; 9] = [
     "ServerAliveInterval=15",
 ];
 
+/// The socket in that directory of whoever signs.
+const AGENT: &str = "agent";
+
 /// A directory with the key and the known host, for as long as ssh runs.
 #[derive(Debug)]
 struct Place(PathBuf);
 
 impl Place {
-    fn new(run: &Path, access: &SshAccess, seed: &[u8; 32]) -> io::Result<Place> {
+    fn new(run: &Path, access: &SshAccess) -> io::Result<Place> {
         sweep(run);
         let id = std::process::id();
         let dir = run.join(format!("ssh-{id}"));
@@ -222,7 +232,14 @@ impl Place {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place.0.join(name));
             file.and_then(|mut file| file.write_all(text.as_bytes()))
         };
-        write("key", openssh::private_file(seed, &access.session))?;
+        // Of a key that an ssh agent has, ssh reads the public half.
+        if let Some(key) = &access.login_key {
+            write("key.pub", format!("{key}\n"))?;
+        }
+        if let Some(seed) = &access.seed {
+            let seed = hex::parse(seed).map_err(io::Error::other)?;
+            write("key", openssh::private_file(&seed, &access.session))?;
+        }
         write("known_hosts", format!("{} {}\n", alias(access), access.host_key))?;
         Ok(place)
     }
@@ -259,7 +276,8 @@ mod tests {
             machine: "web-1".parse().unwrap(),
             user: "root".into(),
             port: 22,
-            seed: "07".repeat(32),
+            login_key: None,
+            seed: Some("07".repeat(32)),
             host_key: "ssh-ed25519 AAAA".into(),
         }
     }
@@ -268,12 +286,16 @@ mod tests {
     fn the_key_is_private_and_gone_afterwards() {
         let run = tempfile::tempdir().unwrap();
         fs::create_dir(run.path().join("ssh-4294967295")).unwrap();
-        let place = Place::new(run.path(), &access(), &[7; 32]).unwrap();
+        let place = Place::new(run.path(), &access()).unwrap();
         let mode = |name: &str| fs::metadata(place.0.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("key"), mode("")), (0o600, 0o700));
         let known = fs::read_to_string(place.0.join("known_hosts")).unwrap();
         assert_eq!(known, "web-1.shop ssh-ed25519 AAAA\n");
         drop(place);
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0, "also what others left is gone");
+        let own = SshAccess { seed: None, login_key: Some("ssh-ed25519 BBBB shop".into()), ..access() };
+        let place = Place::new(run.path(), &own).unwrap();
+        assert_eq!(fs::read_to_string(place.0.join("key.pub")).unwrap(), "ssh-ed25519 BBBB shop\n");
+        assert!(!place.0.join("key").exists(), "there is no secret to write");
     }
 }

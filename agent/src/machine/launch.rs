@@ -24,7 +24,7 @@ use super::{
     computer::{self, Found},
     disk::{self, DiskError},
     handle::{self, Shim},
-    process,
+    keys, process,
     qemu::QemuFacts,
     record::{self, Launch, Paths, ShimStatus},
     seed, shim,
@@ -135,8 +135,9 @@ impl LaunchError {
     }
 }
 
-/// Writes the intent, makes the disks that are missing, and starts the machine in `dir`.
-pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, LaunchError> {
+/// Writes the intent, makes the disks that are missing, with keys of its own if it shall have some, and starts the
+/// machine in `dir`.
+pub async fn launch(host: &Host, dir: &Path, intent: &Launch, own_keys: bool) -> Result<Shim, LaunchError> {
     private::own(dir).map_err(|error| LaunchError::Io("make the machine's directory", error))?;
     private::own(&host.run).map_err(|error| LaunchError::Io("make the directory for sockets", error))?;
     let paths = Paths::new(dir, &host.run);
@@ -153,7 +154,7 @@ pub async fn launch(host: &Host, dir: &Path, intent: &Launch) -> Result<Shim, La
         return Err(LaunchError::NoImage(intent.base.clone()));
     }
     let intent = as_made(intent, before.as_ref());
-    disks(&paths, &intent, before.as_ref()).await?;
+    disks(&paths, &intent, before.as_ref(), own_keys).await?;
     let intent = Launch { boot, qemu, ..intent };
     record::store(&paths.launch(), &intent).map_err(|error| LaunchError::Io("write the intent", error))?;
     let mark = intent.mark(&paths).to_string();
@@ -208,7 +209,12 @@ fn as_made(intent: &Launch, before: Option<&Launch>) -> Launch {
     intent
 }
 
-async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Result<(), LaunchError> {
+async fn disks(
+    paths: &Paths,
+    intent: &Launch,
+    before: Option<&Launch>,
+    own_keys: bool,
+) -> Result<(), LaunchError> {
     let size = intent.spec.disk_mib.unwrap_or(0).saturating_mul(MIB).max(intent.spec.image_size);
     let there = paths.disk().try_exists().map_err(|error| LaunchError::Io("look for the disk", error))?;
     if !there && before.is_some_and(|before| before.spec.epoch == intent.spec.epoch) {
@@ -217,6 +223,8 @@ async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Resul
     }
     if !there {
         forget(&paths.set_up()).map_err(|error| LaunchError::Io("forget the last disk", error))?;
+        keys::make(&paths.dir, own_keys)
+            .map_err(|error| LaunchError::Io("write the machine's keys", error))?;
         disk::create(&intent.qemu, &intent.base, &paths.disk(), size).await?;
     } else if before.is_some_and(|before| before.spec.image != intent.spec.image) {
         return Err(LaunchError::OtherImage);
@@ -229,7 +237,8 @@ async fn disks(paths: &Paths, intent: &Launch, before: Option<&Launch>) -> Resul
     } else {
         disk::grow(&intent.qemu, &paths.disk(), size).await?;
     }
-    cidata::write(&paths.seed(), &seed::seed(intent))
+    let keys = keys::of(&paths.dir).map_err(|error| LaunchError::Io("read the machine's keys", error))?;
+    cidata::write(&paths.seed(), &seed::seed(intent, keys.as_ref()))
         .map_err(|error| LaunchError::Io("write the seed disk", error))
 }
 

@@ -18,6 +18,7 @@ pub mod guard;
 pub mod halt;
 pub mod handle;
 mod hangup;
+pub mod keys;
 pub mod launch;
 pub mod openssh;
 pub mod probe;

@@ -6,7 +6,7 @@
 
 use data_encoding::BASE64;
 
-use super::{openssh, record::Launch, setup};
+use super::{keys::Keys, openssh, record::Launch, setup};
 
 /// Where the topology's `env` is written; login shells read it.
 const ENV: &str = "/etc/profile.d/mesh-env.sh";
@@ -20,12 +20,12 @@ pub struct SeedFile {
     pub bytes: Vec<u8>,
 }
 
-/// Gives the files of the seed disk.
-pub fn seed(launch: &Launch) -> Vec<SeedFile> {
+/// Gives the files of the seed disk. Without `keys` of its own the machine is entered by its session's.
+pub fn seed(launch: &Launch, keys: Option<&Keys>) -> Vec<SeedFile> {
     let file = |name, text: String| SeedFile { name, bytes: text.into_bytes() };
     vec![
         file("meta-data", meta_data(launch)),
-        file("user-data", user_data(launch)),
+        file("user-data", user_data(launch, keys)),
         file("network-config", network_config(launch)),
     ]
 }
@@ -47,8 +47,19 @@ fn network_config(launch: &Launch) -> String {
     )
 }
 
-fn user_data(launch: &Launch) -> String {
+/// Gives whom the machine lets in, and the key that it is known by.
+fn logins(launch: &Launch, keys: Option<&Keys>) -> (Vec<String>, [u8; 32]) {
     let spec = &launch.spec;
+    let Some(keys) = keys else { return (spec.ssh_keys.clone(), spec.host_key_seed) };
+    let own = openssh::public_line(&keys.login.0, launch.session_name.as_str());
+    // The last one of the share is the session's, which opens nothing here.
+    let given = spec.ssh_keys.split_last().map_or(&[][..], |(_, given)| given);
+    (given.iter().cloned().chain([own]).collect(), keys.host.0)
+}
+
+fn user_data(launch: &Launch, keys: Option<&Keys>) -> String {
+    let spec = &launch.spec;
+    let (authorized, host_key) = logins(launch, keys);
     let machine = spec.machine.to_string();
     let mut lines = vec![
         "#cloud-config".to_owned(),
@@ -62,15 +73,15 @@ fn user_data(launch: &Launch) -> String {
     if let Some(user) = &spec.user {
         lines.extend(["user:".into(), format!("  name: {user}")]);
     }
-    if !spec.ssh_keys.is_empty() {
+    if !authorized.is_empty() {
         lines.push("ssh_authorized_keys:".into());
-        lines.extend(spec.ssh_keys.iter().map(|key| format!("  - {}", plain(key))));
+        lines.extend(authorized.iter().map(|key| format!("  - {}", plain(key))));
     }
     lines.extend(["ssh_deletekeys: true", "ssh_genkeytypes: [ed25519]", "ssh_keys:"].map(str::to_owned));
     lines.push("  ed25519_private: |".into());
-    let private = openssh::private_file(&spec.host_key_seed, &machine);
+    let private = openssh::private_file(&host_key, &machine);
     lines.extend(private.lines().map(|line| format!("    {line}")));
-    lines.push(format!("  ed25519_public: {}", openssh::public_line(&spec.host_key_seed, &machine)));
+    lines.push(format!("  ed25519_public: {}", openssh::public_line(&host_key, &machine)));
     let files = files(launch);
     if !files.is_empty() {
         lines.push("write_files:".into());

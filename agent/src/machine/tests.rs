@@ -11,6 +11,7 @@ use std::{
 use expect_test::{Expect, expect};
 use proto::{
     id::{Digest, Epoch, SessionId},
+    seal::Seed,
     session::{Accelerator, Guard, MachineFile, MachineSpec, Prefix},
     topology::{Content, Contents, Egress, Failover, Restart},
 };
@@ -22,6 +23,7 @@ use tokio::{
 
 use super::{
     argv::argv,
+    keys::Keys,
     openssh,
     qemu::QemuFacts,
     qmp::{Qmp, QmpError},
@@ -155,7 +157,7 @@ fn what_a_qemu_does_not_have_is_not_asked_of_it() {
 }
 
 fn check_seed(launch: &Launch, expect: Expect) {
-    let text: String = seed(launch)
+    let text: String = seed(launch, None)
         .into_iter()
         .map(|file| format!("== {}\n{}", file.name, String::from_utf8(file.bytes).unwrap()))
         .collect();
@@ -164,6 +166,20 @@ fn check_seed(launch: &Launch, expect: Expect) {
     let runner = data_encoding::BASE64.encode(setup::RUNNER_TEXT.as_bytes());
     let text = text.replace(private.trim_end(), "(private key)").replace(&runner, "(runner)");
     expect.assert_eq(&text);
+}
+
+#[test]
+fn a_machine_with_keys_of_its_own_lets_nobody_in_by_its_sessions_key() {
+    let (launch, keys) = (sample(), Keys { login: Seed([1; 32]), host: Seed([2; 32]) });
+    let user_data = seed(&launch, Some(&keys)).into_iter().find(|file| file.name == "user-data").unwrap();
+    let text = String::from_utf8(user_data.bytes).unwrap();
+    let (given, session) = (&launch.spec.ssh_keys[0], &launch.spec.ssh_keys[1]);
+    let login = openssh::public_line(&[1; 32], "shop");
+    assert!(text.contains(&format!("ssh_authorized_keys:\n  - {given}\n  - {login}\n")), "{text}");
+    assert!(!text.contains(session), "{text}");
+    assert!(text.contains(&openssh::public_line(&[2; 32], "web-1")), "{text}");
+    let shared = openssh::public_line(&launch.spec.host_key_seed, "web-1");
+    assert!(!text.contains(&shared), "{text}");
 }
 
 #[test]

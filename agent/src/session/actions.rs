@@ -8,6 +8,7 @@ use futures::FutureExt;
 use mesh::Mesh;
 use proto::{
     id::{Digest, Epoch, MachineName, Name},
+    level::Feature,
     picture::{Change, Picture, images},
     run::host::{Ending, Life, Order, Outcome, Told},
     session::{
@@ -150,7 +151,8 @@ async fn launch(work: &Work, epoch: Epoch) -> Result<Ended, String> {
         qemu: (*qemu).clone(),
         boot: machine::process::boot().map_err(|error| format!("the boot id cannot be read: {error}"))?,
     };
-    match machine::launch(&work.host, &work.dir, &launch).await {
+    let own_keys = share.level.allows(Feature::OwnKeys);
+    match machine::launch(&work.host, &work.dir, &launch, own_keys).await {
         Ok(shim) => Ok(answers(shim, Outcome::Launched)),
         Err(error) if error.may_run() => Ok(Outcome::Unseen(words(&error)).into()),
         Err(error) => Err(words(&error)),

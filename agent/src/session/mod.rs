@@ -12,7 +12,7 @@
 //! - `knowing`: what is believed of sessions, with the shell of `proto::run::knowledge`;
 //! - `birth`: the shell of how a session begins here;
 //! - `coordinator`: the shell of what the leader of a session's Raft group does; `asking` finds it;
-//! - `requests`: what other members ask; `contents`: the bytes that shares name;
+//! - `requests`: what other members ask; `contents`: the bytes that shares name; `login`: how machines are entered;
 //! - `host`: the shell of `proto::run::host`, which makes this host's share true; `actions`: what it does for one
 //!   machine; `nic`: its network; `possession`: what this host says of what it has.
 
@@ -25,6 +25,7 @@ pub mod ground;
 pub mod host;
 mod knowing;
 mod known;
+mod login;
 pub mod nic;
 mod opening;
 pub mod ports;

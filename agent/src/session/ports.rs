@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use mesh::quorum::Group;
+use mesh::{RpcError, quorum::Group};
 use proto::{
     id::{HostId, Name, SessionId},
     level::Feature,
@@ -23,6 +23,8 @@ use super::{
 
 /// Operators that decide at once: each tries again on what the other decided.
 const SIGN_TRIES: u32 = 4;
+/// One round trip to a host that people wait for.
+const HOST: Duration = Duration::from_secs(2);
 /// How long this host's own share may be behind what another operator decided.
 const SHARED: Duration = Duration::from_secs(3);
 
@@ -59,6 +61,15 @@ impl ForPeople {
     /// Asks the coordinator of a session, following its hints, for a bounded time.
     pub async fn ask(&self, session: SessionId, request: Request) -> Result<Answer, Refusal> {
         self.asking.ask(session, request).await
+    }
+
+    /// Asks one host, which may be this one. An error says that it did not answer.
+    pub async fn ask_host(&self, host: HostId, request: Request) -> Result<Answer, RpcError> {
+        let ground = &self.requests.ground;
+        match host == ground.me() {
+            true => Ok(requests::answer(&self.requests, host, request).await),
+            false => ground.mesh.call(host, request, HOST).await,
+        }
     }
 
     /// Asks the same with what an operator on this host signs for it, once everybody in the session knows mandates. One

@@ -25,7 +25,7 @@ use proto::{
 
 use tokio::sync::watch;
 
-use super::{contents, ground::Ground, known::Known, store::Store, table::Table};
+use super::{contents, ground::Ground, known::Known, login, store::Store, table::Table};
 use crate::host::words::words;
 
 /// A write waits for one round trip and two disks; this is many of them on a slow relay.
@@ -98,6 +98,13 @@ pub async fn answer(all: &Requests, from: HostId, request: Request) -> Answer {
             let votes = all.known.voices(session).contains(&from);
             let from_disk = (&all.ground, &all.table, &all.store);
             contents::answer(from_disk, session, (from, votes), (content, offset)).await.map(Answer::Content)
+        }
+        Request::LoginKeys { session, machine } => login::keys((&all.ground, &all.store), session, &machine)
+            .await
+            .map(|own| Answer::LoginKeys { own }),
+        Request::Login { session, machine, question } => {
+            let files = (&all.ground, &all.store);
+            login::login(files, from, (session, &machine), &question).await.map(Answer::Login)
         }
         Request::Voices(session) => Ok(Answer::Voices(all.known.voices(session))),
         // Answered above, or by the mesh itself.

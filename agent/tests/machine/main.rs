@@ -50,7 +50,7 @@ impl Bench {
     }
 
     async fn launch(&self) -> Shim {
-        launch(&self.host, &self.machine(), &self.launch).await.unwrap()
+        launch(&self.host, &self.machine(), &self.launch, true).await.unwrap()
     }
 
     async fn adopt(&self) -> Result<Option<Shim>, LaunchError> {
@@ -180,7 +180,7 @@ async fn a_machine_is_found_again_by_a_new_agent_and_is_not_launched_twice() {
     // The first handle is gone, as with a dead agent.
     let again = bench.adopt().await.unwrap().unwrap();
     assert_eq!(again.status().borrow().clone(), first);
-    let twice = launch(&bench.host, &bench.machine(), &bench.launch).await;
+    let twice = launch(&bench.host, &bench.machine(), &bench.launch, true).await;
     assert!(matches!(twice, Err(LaunchError::Running(_))));
     let ending = within(30, again.kill()).await.unwrap();
     assert!(!ending.clean);
@@ -220,7 +220,7 @@ async fn sockets_are_never_put_where_somebody_else_decides() {
     let elsewhere = bench.dir.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &bench.host.run).unwrap();
-    let refused = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    let refused = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
     assert_eq!(refused.to_string(), "cannot make the directory for sockets");
 }
 
@@ -239,12 +239,12 @@ async fn a_qemu_that_hears_nothing_is_killed_in_the_end() {
 async fn what_qemu_refuses_is_told_in_its_own_words_and_leaves_no_process() {
     let Some(mut bench) = bench(None).await else { return };
     bench.launch.qemu.cpu = "no-such-cpu".into();
-    let error = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    let error = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
     let text = error.to_string();
     assert!(text.starts_with("QEMU did not start: QEMU failed with exit code 1"), "{text}");
     assert!(text.contains("no-such-cpu"), "{text}");
     bench.launch.base = "/nowhere".into();
-    let error = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    let error = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
     assert_eq!(error.to_string(), "its image is not at /nowhere");
 }
 
@@ -253,13 +253,13 @@ async fn a_disk_of_another_image_is_never_started() {
     let Some(mut bench) = bench(None).await else { return };
     within(30, bench.launch().await.kill()).await.unwrap();
     bench.launch.spec.image = Digest([2; 32]);
-    let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
+    let refused = launch(&bench.host, &bench.machine(), &bench.launch, true).await;
     assert!(matches!(refused, Err(LaunchError::OtherImage)));
     // Also when nothing but the disk itself tells what it was made from.
     std::fs::write(bench.machine().join("launch"), b"").unwrap();
     bench.launch.base = bench.dir.path().join("other.raw");
     std::fs::File::create(&bench.launch.base).unwrap().set_len(1 << 20).unwrap();
-    let refused = launch(&bench.host, &bench.machine(), &bench.launch).await;
+    let refused = launch(&bench.host, &bench.machine(), &bench.launch, true).await;
     assert!(matches!(refused, Err(LaunchError::OtherImage)));
 }
 
@@ -284,7 +284,7 @@ async fn a_directory_that_was_replaced_by_its_copy_does_not_hide_what_runs() {
     assert!(Command::new("cp").arg("-a").arg(&dir).arg(&copy).status().unwrap().success());
     lose(1);
     std::fs::rename(&copy, &dir).unwrap();
-    let twice = launch(&bench.host, &dir, &bench.launch).await;
+    let twice = launch(&bench.host, &dir, &bench.launch, true).await;
     assert!(matches!(twice, Err(LaunchError::Running(_))));
     assert_eq!(bench.adopt().await.unwrap().unwrap().status().borrow().clone(), first);
 
@@ -292,7 +292,7 @@ async fn a_directory_that_was_replaced_by_its_copy_does_not_hide_what_runs() {
     let elsewhere = bench.dir.path().join("copy/web-1");
     std::fs::create_dir(elsewhere.parent().unwrap()).unwrap();
     assert!(Command::new("cp").arg("-a").arg(&dir).arg(&elsewhere).status().unwrap().success());
-    let twice = launch(&bench.host, &elsewhere, &bench.launch).await;
+    let twice = launch(&bench.host, &elsewhere, &bench.launch, true).await;
     assert!(matches!(twice, Err(LaunchError::Running(_))));
     let found = machine::adopt(&bench.host, &elsewhere, &bench.launch.who()).await;
     assert!(matches!(found, Err(LaunchError::Elsewhere { .. })));
@@ -342,7 +342,7 @@ async fn a_shim_that_answers_late_is_adopted_then_and_can_be_ended_before() {
     for _ in 0..2 {
         let silent = bench.adopt().await.err().unwrap();
         assert!(silent.may_run() && silent.to_string().contains(&first.shim.pid.to_string()), "{silent}");
-        let twice = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+        let twice = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
         assert!(twice.may_run(), "{twice}");
     }
     signal(&first.shim, "-CONT");
@@ -361,7 +361,7 @@ async fn a_shim_that_answers_late_is_adopted_then_and_can_be_ended_before() {
 async fn a_shim_that_is_late_at_its_start_is_found_later() {
     let Some(mut bench) = bench(None).await else { return };
     bench.host.patience.start = Duration::ZERO;
-    let late = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    let late = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
     assert!(late.may_run(), "{late}");
     let shim = within(60, async {
         loop {
@@ -566,7 +566,7 @@ async fn a_disk_that_was_lost_is_not_made_anew_in_silence() {
     within(30, bench.launch().await.kill()).await.unwrap();
     let disk = bench.machine().join("disk.qcow2");
     std::fs::remove_file(&disk).unwrap();
-    let error = launch(&bench.host, &bench.machine(), &bench.launch).await.err().unwrap();
+    let error = launch(&bench.host, &bench.machine(), &bench.launch, true).await.err().unwrap();
     assert!(matches!(error, LaunchError::DiskGone(..)) && error.to_string().contains("--replace"), "{error}");
     assert!(!disk.exists());
 }

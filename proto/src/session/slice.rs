@@ -7,6 +7,7 @@ use data_encoding::BASE64;
 
 use crate::{
     id::{HostId, MachineName, Name},
+    seal::{PublicKey, Seed},
     session::{
         Directory, Drop, GroupEntry, MachineEntry, MachineFile, MachineSpec, Placement, Prefix, Share, State,
     },
@@ -167,12 +168,16 @@ pub fn host_key_seed(ssh_seed: &[u8; 32], machine: &MachineName) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Writes the public half of an ed25519 seed as OpenSSH does: `ssh-ed25519 BASE64 COMMENT`.
+/// Writes the public half of an ed25519 seed, see [`public_line`].
 pub fn public_key(seed: &[u8; 32], comment: &str) -> String {
+    public_line(&Seed(*seed).public(), comment)
+}
+
+/// Writes a public ed25519 key as OpenSSH does: `ssh-ed25519 BASE64 COMMENT`.
+pub fn public_line(key: &PublicKey, comment: &str) -> String {
     const KIND: &[u8] = b"ssh-ed25519";
-    let key = ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes();
     let mut blob = Vec::with_capacity(51);
-    for part in [KIND, &key] {
+    for part in [KIND, key] {
         // Both parts are far shorter than 2^32.
         blob.extend_from_slice(&(part.len() as u32).to_be_bytes());
         blob.extend_from_slice(part);

@@ -52,6 +52,7 @@ fn without(group: &mut Group, feature: Feature) {
         | Feature::Probes
         | Feature::Evict
         | Feature::Mandates
+        | Feature::OwnKeys
         | Feature::Out
         | Feature::Possession => {}
     }

@@ -74,12 +74,14 @@ pub enum Kind {
     Beat = 36,
     /// A signed word about who is there.
     Testimony = 37,
+    /// The keys of a machine, as its host stores them.
+    MachineKeys = 38,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 32] = [
+    const ALL: [Kind; 33] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -112,6 +114,7 @@ impl Kind {
         Kind::ConnectDatagrams,
         Kind::Beat,
         Kind::Testimony,
+        Kind::MachineKeys,
     ];
 }
 

@@ -9,6 +9,7 @@ use crate::{
     id::{Digest, Epoch, HostId, MachineName, Name, SessionId},
     reachability::proof::{Claim, Reached},
     reasons::Coded,
+    seal::{PublicKey, Sig},
     session::{Proposal, Replace, Share, SignedMandate, State},
     time::Timestamp,
     topology::{Content, Contents, Intent},
@@ -183,6 +184,29 @@ pub enum Request {
         #[n(2)]
         offset: u64,
     },
+    /// For the host that has a machine: which keys is it entered by?
+    #[n(18)]
+    LoginKeys {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// The machine.
+        #[n(1)]
+        machine: MachineName,
+    },
+    /// For the same: sign what the machine's ssh server asks of who logs in.
+    #[n(19)]
+    Login {
+        /// The session.
+        #[n(0)]
+        session: SessionId,
+        /// The machine.
+        #[n(1)]
+        machine: MachineName,
+        /// What is to be signed (RFC 4252, section 7).
+        #[cbor(n(2), with = "minicbor::bytes")]
+        question: Vec<u8>,
+    },
     /// Dial the asker where it claims to be reached from outside; see `reachability::proof`.
     #[n(30)]
     DialBack {
@@ -219,6 +243,18 @@ pub struct Rtt {
     pub relayed: bool,
 }
 
+/// The public halves of the keys by which a machine is entered; the others never leave its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LoginKeys {
+    /// Whom its ssh server lets in.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub login: PublicKey,
+    /// Whom its ssh server is known by.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub host: PublicKey,
+}
+
 impl Request {
     /// Gives what a member must be allowed to do before the receiver does what it asks. The receiver judges by the
     /// asker's certificate, whatever the asker says; what else a request needs, such as a voice in the session, is
@@ -240,6 +276,7 @@ impl Request {
             Request::DialBack { .. } => Some(Capability::Relay),
             Request::PutShare(_) | Request::OpenVoter { .. } => Some(Capability::Vote),
             Request::State(_) | Request::Plan { .. } => Some(Capability::Operate),
+            Request::LoginKeys { .. } | Request::Login { .. } => Some(Capability::Operate),
             Request::Up { .. } | Request::Down { .. } | Request::Wish { .. } => Some(Capability::Operate),
         }
     }
@@ -312,6 +349,16 @@ pub enum Answer {
     /// To `Content`: from the offset on, as much as one answer holds.
     #[n(14)]
     Content(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// To `LoginKeys`; none = it is entered by its session's key, which every host of the session has.
+    #[n(15)]
+    LoginKeys {
+        /// The keys of the machine itself.
+        #[cbor(n(0), with = "crate::wire::fields::option", has_nil)]
+        own: Option<LoginKeys>,
+    },
+    /// To `Login`: the signature.
+    #[n(16)]
+    Login(#[n(0)] Sig),
     /// To `DialBack`: what was reached.
     #[n(30)]
     DialledBack(#[n(0)] Reached),

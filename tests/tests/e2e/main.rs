@@ -31,6 +31,7 @@ mod kills;
 mod lab_session;
 mod lan;
 mod leaks;
+mod logins;
 mod names;
 mod nat_matrix;
 mod older;

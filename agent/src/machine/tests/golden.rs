@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use proto::{
     id::{Epoch, SessionId},
     reasons::NoKvm,
+    seal::Seed,
     session::{Accelerator, Guard, reconcile::Setup},
     time::{BootMoment, Moment, Timestamp},
     topology::{Failover, Probe, Ready, Restart, Service},
@@ -17,6 +18,7 @@ use proto::{
 
 use super::sample;
 use crate::machine::{
+    keys::Keys,
     process::Process,
     record::{Ending, Launch, ShimStatus},
     wire::{Counts, ShimAnswer, Wish},
@@ -27,6 +29,7 @@ const FILES: Files = Files(concat!(env!("CARGO_MANIFEST_DIR"), "/src/machine/gol
 
 fn samples() -> Vec<Sample> {
     let mut samples = vec![
+        Sample::message("keys.one", Keys { login: Seed([4; 32]), host: Seed([5; 32]) }),
         Sample::message("counts.one", Counts { dials: 1, callers: 2, tasks: 3, ..Counts::default() }),
         Sample::message("counts.outside", counts()),
         Sample::message("counts.inside", carried()),

@@ -62,7 +62,8 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             | Feature::Probes
             | Feature::Evict
             | Feature::Possession
-            | Feature::Mandates => {
+            | Feature::Mandates
+            | Feature::OwnKeys => {
                 return None;
             }
         };

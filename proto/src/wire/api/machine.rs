@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{MachineName, SessionId},
     reasons::{Because, Why},
+    seal::Sig,
     session::{Guard, Phase},
 };
 
@@ -45,6 +46,24 @@ pub struct Machines {
     pub machines: Vec<MachineRow>,
 }
 
+/// What an ssh server asks of whoever logs in, for the machine's host to sign.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginRequest {
+    /// The session.
+    pub session_id: SessionId,
+    /// The machine.
+    pub machine: MachineName,
+    /// The question in base64.
+    pub question: String,
+}
+
+/// The signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// 64 bytes in base64.
+    pub signature: Sig,
+}
+
 /// What ssh needs to enter a machine.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAccess {
@@ -58,8 +77,12 @@ pub struct SshAccess {
     pub user: String,
     /// The port in the machine.
     pub port: u16,
-    /// The session's key: ed25519 seed in hex. Only this socket gives it away.
-    pub seed: String,
+    /// The key that the machine lets in, `ssh-ed25519 AAAA..`; its host signs by it. `None` = the session's key is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_key: Option<String>,
+    /// The session's key where the machine has none of its own: ed25519 seed in hex. Only this socket gives it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
     /// The machine's public host key, known in advance: `ssh-ed25519 AAAA..`.
     pub host_key: String,
 }

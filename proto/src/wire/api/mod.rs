@@ -27,7 +27,7 @@ pub use self::{
     host::{HostIssuer, HostLoss, HostOut, HostPutOut, HostRename, HostRow, Hosts, SessionLoss},
     image::{ImageImport, ImagePull, ImageRow, Images},
     join::{Again, HostRef, Initialised, JoinRequest, Joined, Left, MeshRef, RestoreRequest, Restored},
-    machine::{MachineRow, Machines, SshAccess},
+    machine::{LoginAnswer, LoginRequest, MachineRow, Machines, SshAccess},
     net::{AddressRow, NetCheck, PathRow, Paths, Pinged, Pings, RelayRow, RttRow, Rtts, TrafficRow},
     plan::{
         Diagnostics, PlanChange, PlanFetch, PlanObstacle, PlanRejection, PlanReport, PlanRequest, UpAnswer,

@@ -14,12 +14,13 @@ use crate::{
     id::{Digest, Epoch},
     reachability::proof::{Claim, Reached},
     reasons,
+    seal::Sig,
     time::Timestamp,
     topology::Content,
     trust::Short,
     wire::{
         codec::{Form, from_bytes, to_bytes},
-        rpc::{Answer, Refusal, Request, Rtt},
+        rpc::{Answer, LoginKeys, Refusal, Request, Rtt},
     },
 };
 
@@ -130,6 +131,8 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("voices", Request::Voices(session)),
         ("join", Request::Join { transcript: Box::new(transcript()), proof: Box::new(proof()) }),
         ("content", Request::Content { session, content: Content::of(b"port = 80\n"), offset: 1 << 20 }),
+        ("login-keys", Request::LoginKeys { session, machine: machine() }),
+        ("login", Request::Login { session, machine: machine(), question: vec![0, 0, 0, 32] }),
         ("dial-back", dial_back("203.0.113.9:17440")),
         ("dial-back-v6", dial_back("[2001:db8::9]:17440")),
         ("long", Request::Long(vec![0; 3])),
@@ -153,6 +156,9 @@ fn answers() -> Vec<(String, Answer)> {
         ("voter", Answer::Voter { node: 1_000_001 }),
         ("voices", Answer::Voices([host(1), host(2)].into())),
         ("content", Answer::Content(b"port = 80\n".to_vec())),
+        ("login-keys", Answer::LoginKeys { own: Some(LoginKeys { login: [7; 32], host: [8; 32] }) }),
+        ("login-keys-shared", Answer::LoginKeys { own: None }),
+        ("login", Answer::Login(Sig([9; 64]))),
         ("dialled-back", Answer::DialledBack(Reached { endpoint: true, relay: false, discovery: true })),
         (
             "around",
@@ -200,6 +206,8 @@ fn every_request_says_what_its_asker_must_be_allowed() {
         dropped: -
         get-share: -
         join: -
+        login-keys: operate
+        login: operate
         long: -
         may-start: run
         open-voter: vote
