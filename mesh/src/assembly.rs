@@ -5,10 +5,7 @@ use std::{
     collections::BTreeSet,
     future::Future,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -43,7 +40,6 @@ use crate::{
         keeper::Keeper,
         presence::{self, Observing},
         roster::{Roll, Roster, SayError},
-        tokens::{self, Made, TokenView, TokenWish, TokensError},
         view::Members,
     },
     net::Net,
@@ -73,6 +69,7 @@ mod bound;
 mod given;
 mod membership;
 mod running;
+mod tokens;
 
 pub use given::{Config, Handlers, MeshError};
 use membership::{check_membership, why_ended};
@@ -80,12 +77,6 @@ use running::{Running, part};
 
 pub use around::Surroundings;
 
-/// How long a token waits for an address.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much longer it waits for a relay, when there is one in the mesh.
-const HOME_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same where it may be one of a stranger, which is used only once there was no own one for a while.
-const FOREIGN_TIMEOUT: Duration = Duration::from_secs(9);
 /// Hints that wait for the keeper.
 const HINTS: usize = 64;
 /// Claims from the LAN that wait to be looked into; in a flood the rest is passed over.
@@ -215,30 +206,6 @@ impl Mesh {
         is_member.then_some(()).ok_or(RpcError::NotMember)
     }
 
-    /// Makes a token, waiting for an address that others can reach.
-    pub async fn token_create(&self, wanted: TokenWish) -> Result<Made, TokensError> {
-        self.inner.awaits.store(true, Ordering::Relaxed);
-        let mut reach = self.inner.reach.clone();
-        let reachable = reach.wait_for(|reach| !reach.addresses.is_empty() || !reach.relays.is_empty());
-        if tokio::time::timeout(ADDRESS_TIMEOUT, reachable).await.is_err() {
-            return Err(TokensError::NoAddress);
-        }
-        let records = self.inner.gossip.records().borrow().clone();
-        let offered = |body: &Body| matches!(body, Body::Host(record) if record.reach.serves.is_some());
-        let falls_back = !self.inner.foreign.relays().is_empty();
-        if falls_back || records.values().any(offered) {
-            // A host that has just started finds its home relay in a moment, and behind a router
-            // there is no other way in. Without it the token still works on this LAN.
-            let homed = reach.wait_for(|reach| !reach.relays.is_empty());
-            let longest = if falls_back { FOREIGN_TIMEOUT } else { HOME_TIMEOUT };
-            tokio::time::timeout(longest, homed).await.ok();
-        }
-        let own = self.inner.reach.borrow().clone();
-        let Inner { roster, identity, .. } = &*self.inner;
-        let bootstrap = tokens::bootstrap(self.me(), &own, (&records, &self.inner.foreign), &roster.roll());
-        tokens::create(roster, identity, bootstrap, wanted)
-    }
-
     /// Takes the addresses that a token of this mesh tells of members, and waits until one of these is connected.
     pub async fn meet(&self, token: &Token, within: Duration) -> Result<Met, MeetError> {
         let roll = self.inner.roster.roll();
@@ -257,16 +224,6 @@ impl Mesh {
             reached: reached.iter().filter_map(name).collect(),
             silent: silent.iter().filter_map(name).collect(),
         })
-    }
-
-    /// Lists the mesh's tokens.
-    pub fn tokens(&self) -> Vec<TokenView> {
-        tokens::list(&self.inner.roster)
-    }
-
-    /// Ends a token.
-    pub fn token_revoke(&self, id: &str) -> Result<(), TokensError> {
-        tokens::revoke(&self.inner.roster, &self.inner.identity, id)
     }
 
     /// Gives the relay that this host serves.
