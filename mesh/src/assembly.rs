@@ -61,6 +61,7 @@ use crate::{
         protocols,
         rpc::{self, RpcError},
         swarm::{self, Streams},
+        threshold::Behind,
     },
 };
 
@@ -295,7 +296,7 @@ pub async fn build(
     // Nobody would use it.
     let relays = roster.roll().may(identity.host(), Capability::Relay);
     let mut config = Config { serve: if relays { config.serve } else { Serve::Off }, ..config };
-    let gate = Gate::new(roster.clone());
+    let gate = Gate::new(identity.host(), roster.clone());
     let (word, standing) = (Word::default(), Standing::default());
     let (awaits, foreign) = (
         Arc::new(AtomicBool::new(false)),
@@ -387,14 +388,20 @@ pub async fn build(
     };
     let judged = roster.clone();
     let enters = move |host: HostId| judged.roll().may(host, Capability::Operate);
-    let (net, net_handler) = Net::new(Some(endpoint.clone()), Arc::new(enters));
+    let asked = gate.clone();
+    let lets_in = move |host: HostId| {
+        let gate = asked.clone();
+        async move { gate.lets_in(&host).await }.boxed()
+    };
+    let others = (endpoint.clone(), Arc::new(lets_in) as _);
+    let (net, net_handler) = Net::new(Some(others), Arc::new(enters));
     let mut router = Router::builder(endpoint.clone())
         .incoming_filter(gate.filter())
         .accept(protocols::LIBP2P, built.accept)
         .accept(protocols::JOIN, door)
-        .accept(protocols::NET, net_handler);
+        .accept(protocols::NET, Behind::new(&gate, Box::new(net_handler)));
     for (alpn, handler) in handlers.extra {
-        router = router.accept(alpn, handler);
+        router = router.accept(alpn, Behind::new(&gate, handler));
     }
     let search = Search {
         me: identity.host(),
@@ -411,7 +418,7 @@ pub async fn build(
         part("pulses", gate.clone().pulses()),
         run_observer.boxed(),
         part("requests", answer::serve_requests(built.rpc, answering)),
-        part("raft messages", answer::serve_raft(built.raft, handlers.raft)),
+        part("raft messages", answer::serve_raft(built.raft, gate.clone(), handlers.raft)),
     ];
     parts.push(part("looks on the LAN", looks.run()));
     // Who has a public address, or serves in any case, needs no proof; who may not serve is still told of its ports.

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use iroh::{Endpoint, Watcher};
 use proto::{
     facts::Fact,
     id::HostId,
     liveness::{Circle, Presence, sought},
-    membership::{Owed, Silence, Spread, owed, spread},
+    membership::{Owed, Silence, Spread, owed, returning, spread},
     reachability::{
         Effect, Event, Reachability, Sight,
         fallback::Foreign,
@@ -39,7 +38,6 @@ use crate::{
     gossip::{Gossip, Records},
     identity::Identity,
     members::{
-        exchange,
         presence::Presences,
         roster::{Roll, Roster, SayError},
         view as members,
@@ -53,7 +51,7 @@ use crate::{
         relay::Serving,
         relays::{self, Relays},
     },
-    transport::{gate::Gate, rpc::RpcError, swarm::Streams},
+    transport::{gate::Gate, swarm::Streams, threshold},
 };
 
 /// How often dials, paths and the home relay are looked at.
@@ -63,7 +61,10 @@ const TICK_ALONE: Duration = Duration::from_secs(2);
 /// How often the system is asked for its interfaces, beside when an address comes or goes.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
 
+mod statements;
 mod ways;
+
+pub(crate) use statements::Ended;
 
 /// Everything the loop works with.
 pub(crate) struct Keeper {
@@ -105,7 +106,7 @@ pub(crate) struct Keeper {
     /// What was told of the ways to members.
     pub(crate) turns: Turns,
     /// Comparisons under way.
-    pub(crate) comparing: JoinSet<spread::Event>,
+    pub(crate) comparing: JoinSet<Ended>,
     /// This host's networks.
     pub(crate) interfaces: watch::Sender<Arc<Interfaces>>,
 }
@@ -148,7 +149,7 @@ impl Keeper {
                 _ = tick.tick() => self.look().await,
                 () = Clock.sleep_until(spread_due) => self.spread(spread::Event::Time).await,
                 Some(ended) = self.comparing.join_next() => match ended {
-                    Ok(event) => self.spread(event).await,
+                    Ok(ended) => self.compared(ended).await,
                     // Nobody aborts them, and a panic is caught where it happens.
                     Err(error) => tracing::error!(%error, "a comparison of statements ended badly"),
                 },
@@ -173,6 +174,7 @@ impl Keeper {
                     let now = connected.borrow_and_update().clone();
                     self.reach_out(Event::Lost(before.difference(&now).copied().collect())).await;
                     self.spread(spread::Event::Connected(now.clone())).await;
+                    self.come_back(returning::Event::Connected(now.clone())).await;
                     before = now;
                 }
                 Some(hint) = self.hints.recv() => self.take(hint).await,
@@ -199,6 +201,8 @@ impl Keeper {
             self.show();
             return false;
         }
+        let (all, issuers) = threshold::members(&roll);
+        self.come_back(returning::Event::Members { all, issuers }).await;
         for (from, statements) in self.roster.news() {
             self.spread(spread::Event::Learned { statements, from }).await;
         }
@@ -209,6 +213,7 @@ impl Keeper {
 
     /// Tells the machine what is seen now.
     async fn look(&mut self) {
+        self.come_back(returning::Event::Time).await;
         let connected = self.streams.connected().borrow().clone();
         let paths: BTreeMap<HostId, Path> =
             connected.iter().filter_map(|host| Some((*host, self.gate.path(host)?))).collect();
@@ -283,25 +288,6 @@ impl Keeper {
                 Effect::LeaveRelays(urls) => {
                     tracing::info!(?urls, "the home relay is silent; leaving it");
                     self.relays.leave().await;
-                }
-            }
-        }
-    }
-
-    /// Asks the machine with whom statements are compared, and does it.
-    async fn spread(&mut self, event: spread::Event) {
-        for effect in self.spread.on(event, Clock.moment()) {
-            match effect {
-                spread::Effect::Compare { with, news } => {
-                    let (streams, roster) = (self.streams.clone(), self.roster.clone());
-                    let compare = async move { exchange::compare(&streams, &roster, with, &news).await };
-                    self.comparing.spawn(ended(with, compare));
-                }
-                spread::Effect::KeepHouse => {
-                    self.roster.catch_up();
-                    self.keep_house();
-                    let changed = self.book.age();
-                    self.reach_out(Event::Ways(changed)).await;
                 }
             }
         }
@@ -459,29 +445,4 @@ fn ticks(roll: &Roll) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(if roll.members.len() > 1 { TICK } else { TICK_ALONE });
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     ticks
-}
-
-/// Waits for a comparison and tells how it ended, whatever happens in it: one that never came back would hold its
-/// place for ever.
-async fn ended(with: HostId, compare: impl Future<Output = Result<(), RpcError>>) -> spread::Event {
-    match AssertUnwindSafe(compare).catch_unwind().await {
-        Ok(Ok(())) => return spread::Event::Compared(with),
-        Ok(Err(error)) => tracing::debug!(host = %with.short(), %error, "statements not compared"),
-        Err(_) => tracing::error!(host = %with.short(), "a comparison of statements panicked"),
-    }
-    spread::Event::Failed(with)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_comparison_that_panics_is_one_that_failed() {
-        let with = HostId([1; 32]);
-        let panicking = async { panic!("on purpose") };
-        assert!(matches!(ended(with, panicking).await, spread::Event::Failed(host) if host == with));
-        let fine = async { Ok(()) };
-        assert!(matches!(ended(with, fine).await, spread::Event::Compared(host) if host == with));
-    }
 }

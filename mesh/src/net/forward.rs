@@ -25,7 +25,6 @@ use tokio::{
 use tokio_util::either::Either;
 
 use super::{Dial, End, Net, datagrams, hosts::Unreachable, published, splice::splice};
-use crate::identity::host_of_endpoint;
 
 /// A TCP connection into a guest.
 pub type Stream = Either<UnixStream, Join<RecvStream, SendStream>>;
@@ -162,7 +161,7 @@ async fn elsewhere(
     Header { session, machine, port }: &Header,
     bytes: &[u8],
 ) -> Result<Join<RecvStream, SendStream>, ForwardError> {
-    let me = net.0.endpoint.as_ref().map(|endpoint| host_of_endpoint(&endpoint.id()));
+    let me = net.0.me();
     let host = net.0.tables().routes.get(session).and_then(|routes| routes.host_of(machine));
     let host = host.ok_or_else(|| ForwardError::Unknown(machine.clone()))?;
     if me == Some(host) {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    identity::{endpoint_id, host_of_endpoint},
+    identity::endpoint_id,
     link::split::{self, Joiner, Split, Tag},
     transport::endpoint::connect,
 };
@@ -177,7 +177,10 @@ impl Neighbour {
         if let Some(open) = self.pick(net) {
             return Ok(open);
         }
-        let endpoint = net.0.endpoint.as_ref().ok_or(Unreachable::NotNow)?;
+        let (endpoint, lets_in) = net.0.outside.as_ref().ok_or(Unreachable::NotNow)?;
+        if !lets_in(self.host).await {
+            return Err(Unreachable::NotNow);
+        }
         let id = endpoint_id(&self.host).ok_or(Unreachable::NotNow)?;
         attempts.begin(Clock.moment()).map_err(Unreachable::BackOff)?;
         let connection = match time::timeout(CONNECT_WITHIN, connect(endpoint, id, ALPN)).await {
@@ -193,7 +196,7 @@ impl Neighbour {
     }
 
     fn pick(&self, net: &Net) -> Option<Open> {
-        let me = host_of_endpoint(&net.0.endpoint.as_ref()?.id());
+        let me = net.0.me()?;
         let open = lock(&self.open);
         let alive = || open.iter().filter(|open| open.connection.close_reason().is_none());
         let wanted = preferred(me, self.host);

@@ -73,6 +73,9 @@ pub type Resolve = Arc<dyn Fn(Bytes, Carrier) -> BoxFuture<'static, Option<Bytes
 /// Tells whether a host may enter machines: their consoles, and ports that no service declares.
 pub type Enters = Arc<dyn Fn(HostId) -> bool + Send + Sync>;
 
+/// Waits until this host serves a member, and tells whether it does.
+pub(crate) type LetsIn = Arc<dyn Fn(HostId) -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// What a machine of this host brings to the session network.
 #[derive(Clone)]
 pub struct Local {
@@ -89,8 +92,9 @@ pub struct Local {
 pub struct Net(Arc<Shared>);
 
 struct Shared {
-    /// From which other hosts are dialled; without one they are unreachable.
-    endpoint: Option<Endpoint>,
+    /// From which other hosts are dialled, and who of them: both ends of a connection serve each other. Without it they
+    /// are unreachable.
+    outside: Option<(Endpoint, LetsIn)>,
     enters: Enters,
     tables: RwLock<Tables>,
     hosts: Hosts,
@@ -132,10 +136,10 @@ struct Attached {
 pub struct NetHandler(Net);
 
 impl Net {
-    /// Makes a network without machines. Other hosts are dialled from `endpoint`; machines of one host need none.
-    pub(crate) fn new(endpoint: Option<Endpoint>, enters: Enters) -> (Net, NetHandler) {
+    /// Makes a network without machines. Other hosts are dialled from the endpoint; machines of one host need none.
+    pub(crate) fn new(outside: Option<(Endpoint, LetsIn)>, enters: Enters) -> (Net, NetHandler) {
         let net = Net(Arc::new(Shared {
-            endpoint,
+            outside,
             enters,
             tables: RwLock::default(),
             hosts: Hosts::default(),
@@ -361,6 +365,11 @@ fn deliver(tables: &Tables, session: SessionId, machine: &MachineName, packet: B
 }
 
 impl Shared {
+    /// Gives this host, unless it is of no mesh.
+    fn me(&self) -> Option<HostId> {
+        self.outside.as_ref().map(|(endpoint, _)| host_of_endpoint(&endpoint.id()))
+    }
+
     fn tables(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }

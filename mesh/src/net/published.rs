@@ -23,7 +23,6 @@ use tokio::{io::Join, net::TcpStream};
 use tokio_util::either::Either;
 
 use super::{Net, forward, hosts::Unreachable};
-use crate::identity::host_of_endpoint;
 
 /// A connection to what a host publishes.
 pub type Stream = Either<TcpStream, Join<RecvStream, SendStream>>;
@@ -67,7 +66,7 @@ pub(super) async fn dial(net: &Net, host: HostId, port: u16) -> Result<Stream, P
         io::ErrorKind::TimedOut => PublishedError::TimedOut(port),
         _ => PublishedError::Broke(error),
     };
-    let me = net.0.endpoint.as_ref().map(|endpoint| host_of_endpoint(&endpoint.id()));
+    let me = net.0.me();
     if me == Some(host) {
         return connect(net, port).await.map(Either::Left).map_err(refused);
     }

@@ -108,7 +108,8 @@ async fn judging(seed: u8, addresses: &MemoryLookup, path: QuicTransportConfig, 
         .await
         .unwrap();
     addresses.set_endpoint_info(endpoint.addr());
-    let (net, handler) = Net::new(Some(endpoint.clone()), enters);
+    let lets_in: LetsIn = Arc::new(|_| std::future::ready(true).boxed());
+    let (net, handler) = Net::new(Some((endpoint.clone(), lets_in)), enters);
     let id = host_of_endpoint(&endpoint.id());
     let router = Router::builder(endpoint).accept(ALPN, handler).spawn();
     Host { id, net, router }

@@ -44,6 +44,8 @@ const STRANGERS_PER_TOKEN: usize = 10;
 const MAX_ADMISSIONS: usize = 1024;
 /// How long an admission is remembered, so that its token text is good once only.
 const REMEMBERED_MS: u64 = 3_600_000;
+/// What a member reads that a host does not serve which was away.
+const AWAY: &str = "this host was away, and has not heard from the mesh yet";
 
 /// Whether to serve a relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -295,8 +297,15 @@ impl AccessControl for Doorkeeper {
     async fn on_connect(&self, request: &ClientRequest) -> Access {
         let id = request.endpoint_id();
         let host = identity::host_of_endpoint(&id);
-        if self.gate.is_member(&host) {
+        // Issuers bring the word for which others wait.
+        if self.roster.roll().set.is_issuer(host) {
             return Access::Allow;
+        }
+        if self.gate.is_member(&host) {
+            return match self.gate.lets_in(&host).await {
+                true => Access::Allow,
+                false => Access::Deny { reason: Some(AWAY.to_owned()) },
+            };
         }
         // Who dials back wants no more than to be heard.
         if request.auth_token().is_some_and(|text| self.word.is_said(&text)) {

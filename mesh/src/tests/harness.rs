@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use iroh::{
+    endpoint::Connection,
+    protocol::{AcceptError, ProtocolHandler},
+};
 use proto::{
     facts::Fact,
     id::{HostId, Name, SessionId},
@@ -85,6 +89,22 @@ async fn echo(mut raft: mpsc::Receiver<crate::RaftInbound>) {
     }
 }
 
+/// A protocol beside the mesh's own, as the images' is one.
+pub(super) const GREETED: &[u8] = b"test/greeted/1";
+
+/// Serves a connection with one byte.
+#[derive(Debug)]
+struct Greeter;
+
+impl ProtocolHandler for Greeter {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let mut stream = connection.open_uni().await?;
+        stream.write_all(&[1]).await.map_err(AcceptError::from_err)?;
+        connection.closed().await;
+        Ok(())
+    }
+}
+
 impl Host {
     pub(super) async fn founder(label: &str, serve: Serve) -> Host {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -116,7 +136,7 @@ impl Host {
         tokio::spawn(answer(requests_rx));
         tokio::spawn(echo(raft_rx));
         let config = Config { ports: Ports::Loopback, serve, outward, foreign, about: about(&name(label)) };
-        let handlers = Handlers { extra: Vec::new(), requests, raft };
+        let handlers = Handlers { extra: vec![(GREETED.to_vec(), Box::new(Greeter))], requests, raft };
         let (mesh, run) = build(config, identity, handlers, facts_tx).await.unwrap();
         Host { dir, name: name(label), mesh, facts, running: tokio::spawn(run) }
     }

@@ -1,5 +1,6 @@
 //! Real hosts on loopback in one process.
 
+mod away;
 mod crashes;
 mod doubles;
 pub(crate) mod golden;

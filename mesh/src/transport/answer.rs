@@ -77,6 +77,9 @@ impl Answering {
             Ok(request) => request,
             Err(refusal) => return refusal.map(|refusal| wire::encode(&Answer::Refused(refusal))),
         };
+        if waits(&request) && !self.gate.lets_in(&from).await {
+            return None;
+        }
         let answer = match request {
             Request::Ping | Request::Long(_) => Answer::Done,
             Request::Compare { summary, news, time } => {
@@ -106,6 +109,13 @@ impl Answering {
     }
 }
 
+/// Tells whether a host that was away answers it only once it serves again. Until then it does what brings statements to
+/// it and strangers to an issuer, and says that it is there.
+fn waits(request: &Request) -> bool {
+    use Request::{Compare, Join, Long, Ping, Statements};
+    !matches!(request, Ping | Long(_) | Compare { .. } | Statements { .. } | Join { .. })
+}
+
 /// Tells how far the members are with whom there is a connection.
 pub(crate) fn rtts(roll: &Roll, gate: &Gate) -> Vec<Rtt> {
     let rtt = |host: &HostId| {
@@ -130,10 +140,13 @@ pub(crate) async fn serve_requests(inlet: Inlet, answering: Answering) {
 }
 
 /// Hands Raft messages over until the swarm ends.
-pub(crate) async fn serve_raft(inlet: Inlet, raft: mpsc::Sender<RaftInbound>) {
+pub(crate) async fn serve_raft(inlet: Inlet, gate: Gate, raft: mpsc::Sender<RaftInbound>) {
     rpc::serve(inlet, MAX_RAFT_BYTES, move |from, bytes| {
-        let raft = raft.clone();
+        let (raft, gate) = (raft.clone(), gate.clone());
         async move {
+            if !gate.lets_in(&from).await {
+                return None;
+            }
             let (session, frame) = bytes.split_first_chunk::<16>()?;
             let (answer, answered) = oneshot::channel();
             let inbound = RaftInbound { from, session: SessionId(*session), frame: frame.to_vec(), answer };

@@ -20,6 +20,7 @@ use iroh::{
 };
 use proto::{
     id::HostId,
+    membership::returning,
     reachability::{
         deaf::{Carried, Sounding},
         path::{self, Path, Remote, Sample},
@@ -33,7 +34,10 @@ use crate::{
     clock::Clock,
     identity, join,
     members::roster::Roster,
-    transport::protocols::{JOIN, LIBP2P},
+    transport::{
+        protocols::{JOIN, LIBP2P},
+        threshold::Threshold,
+    },
 };
 
 /// A connection is looked at so often, and pulses when nothing went meanwhile: once a second at the least. Two pulses
@@ -52,17 +56,29 @@ pub(crate) struct Gate {
     roster: Arc<Roster>,
     open: Arc<Mutex<HashMap<HostId, Vec<WeakConnectionHandle>>>>,
     traffic: Arc<Mutex<Traffic>>,
+    threshold: Threshold,
 }
 
 impl Gate {
-    pub(crate) fn new(roster: Arc<Roster>) -> Gate {
+    pub(crate) fn new(me: HostId, roster: Arc<Roster>) -> Gate {
         let traffic = Arc::new(Mutex::new(Traffic::new(Clock.moment())));
-        Gate { roster, open: Arc::default(), traffic }
+        let threshold = Threshold::new(me, roster.clone());
+        Gate { roster, open: Arc::default(), traffic, threshold }
     }
 
     /// Tells whether a host belongs to the mesh.
     pub(crate) fn is_member(&self, host: &HostId) -> bool {
         self.roster.roll().members.contains_key(host)
+    }
+
+    /// Waits until this host serves members, and tells whether it then serves this one.
+    pub(crate) async fn lets_in(&self, host: &HostId) -> bool {
+        self.threshold.lets_in(host).await
+    }
+
+    /// Tells the threshold what happens, and gives what is to be done.
+    pub(crate) fn come_back(&self, event: returning::Event) -> Vec<returning::Effect> {
+        self.threshold.on(event)
     }
 
     /// Closes every connection with a host. iroh keeps no memory of a way afterwards, which is what
@@ -72,6 +88,15 @@ impl Gate {
         for connection in open.into_iter().flatten().filter_map(|weak| weak.upgrade()) {
             connection.close(STALE.0.into(), STALE.1);
         }
+    }
+
+    /// Closes every connection over which members are served, and none over which they talk with each other: whoever
+    /// opens one anew waits at the threshold.
+    pub(crate) fn start_over(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connections = open.into_values().flatten().filter_map(|weak| weak.upgrade());
+        let serving = connections.filter(|connection| ![LIBP2P, JOIN].contains(&connection.alpn()));
+        serving.for_each(|connection| connection.close(STALE.0.into(), STALE.1));
     }
 
     /// Lists the open connections with a host that carry libp2p, the newest first.

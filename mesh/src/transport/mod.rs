@@ -6,6 +6,7 @@
 //! carrier   libp2p over iroh              swarm    who is connected, streams by name
 //! rpc       request, answer, deadline     answer   what the agent is asked
 //! inbound   streams that others open      protocols  their names and framing
+//! threshold where members wait for a host that was away
 //! ```
 
 pub(crate) mod answer;
@@ -16,3 +17,4 @@ pub(crate) mod inbound;
 pub(crate) mod protocols;
 pub(crate) mod rpc;
 pub(crate) mod swarm;
+pub(crate) mod threshold;

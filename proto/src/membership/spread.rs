@@ -3,6 +3,7 @@
 //! ```text
 //! learned ──pause──► told to the neighbours ──► who pass on what was new to them
 //! connected ───────► compared, by the smaller id of the two
+//! wanted ──────────► compared, at once
 //! every now and then compared with somebody
 //! ```
 //! Two hosts compare a digest over their sets first, so equal sets cost one small message; only what lacks is sent.
@@ -49,6 +50,8 @@ pub enum Event {
         /// Who told them; nobody when they are this host's own.
         from: Option<HostId>,
     },
+    /// This host wants to know what that one has, before it does anything else with it.
+    Wanted(HostId),
     /// A comparison came to its end.
     Compared(HostId),
     /// A comparison failed; the other side may have heard it or not.
@@ -138,6 +141,7 @@ impl Spread {
                 self.learn(&statements, from, now);
                 self.house = self.house.min(now);
             }
+            Event::Wanted(host) => self.plan(host, [], now),
             Event::Compared(host) => drop(self.under_way.remove(&host)),
             Event::Failed(host) => self.fail(host, now),
             Event::Time => {}
@@ -160,7 +164,8 @@ impl Spread {
         self.connected.remove(&self.me);
         self.due.retain(|host, _| self.connected.contains(host));
         for host in new {
-            self.plan(host, [], now);
+            let at = self.soon(now);
+            self.plan(host, [], at);
         }
     }
 
@@ -170,7 +175,8 @@ impl Spread {
         }
         let neighbours = self.neighbours();
         for host in neighbours.into_iter().filter(|host| Some(*host) != from) {
-            self.plan(host, statements.iter().copied(), now);
+            let at = self.soon(now);
+            self.plan(host, statements.iter().copied(), at);
         }
     }
 
@@ -194,8 +200,11 @@ impl Spread {
         self.connected.iter().nth(usize::try_from(at).ok()?).copied()
     }
 
-    fn plan(&mut self, host: HostId, news: impl IntoIterator<Item = Digest>, now: Moment) {
-        let at = now.plus_ms(self.random.between(PAUSE_MS.0, PAUSE_MS.1));
+    fn soon(&mut self, now: Moment) -> Moment {
+        now.plus_ms(self.random.between(PAUSE_MS.0, PAUSE_MS.1))
+    }
+
+    fn plan(&mut self, host: HostId, news: impl IntoIterator<Item = Digest>, at: Moment) {
         let due = self.due.entry(host).or_insert(Due { at, news: BTreeSet::new(), tries: 0 });
         due.at = due.at.min(at);
         let before = due.news.len();
