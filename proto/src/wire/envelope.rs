@@ -75,7 +75,7 @@ pub enum Kind {
     /// A signed word about who is there.
     Testimony = 37,
     /// The keys of a machine, as its host stores them.
-    MachineKeys = 38,
+    MachineKeys = 39,
 }
 
 impl Kind {
