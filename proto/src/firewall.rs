@@ -19,6 +19,7 @@ use std::{
 use crate::{
     id::{HostId, MeshId},
     limits::{MAX_GOSSIP_BYTES, MAX_RECORD_BYTES, MAX_RECORDS_PER_HOST},
+    membership::Summary,
 };
 
 mod budget;
@@ -112,6 +113,8 @@ pub struct Cleaned {
     pub is_news: bool,
     /// The start in which its sender speaks, if that says of itself.
     pub spoken: Option<u64>,
+    /// What its sender holds, if the frame says that; chitchat gets nothing of it.
+    pub summary: Option<Summary>,
 }
 
 /// Unpacks one zstd block to at most the given number of bytes; `None` when it cannot. A block that says that it is
@@ -240,6 +243,9 @@ impl Firewall {
         self.forget(known.now_ms);
         if !self.purses.entry(known.from).or_default().frame(frame.len(), known.now_ms) {
             return Err(DropBecause::Flood);
+        }
+        if let Ok(summary) = Summary::decode(frame) {
+            return Ok(Cleaned { spoken: Some(summary.start), summary: Some(summary), ..Cleaned::default() });
         }
         let frame = read::frame(frame, known.unpack, MAX_UNPACKED_BYTES)?;
         if matches!(&frame, Frame::Syn { cluster: theirs, .. } if *theirs != cluster(self.mesh)) {

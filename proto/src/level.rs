@@ -16,7 +16,9 @@
 //! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
 //! | 7 | (also) the entry that says that a host is out for good, so that its machines may be placed elsewhere; what members
 //! |   | say of the sessions that they have something of |
-//! | 7 | what operators sign of sessions; machines with keys of their own: hosts of an older version do not enter them |
+//! | 7 | what operators sign of sessions |
+//! | 8 | what a host holds of gossip, said before an exchange of it: older hosts would take it for a malformed one;
+//! |   | machines with keys of their own: older hosts would try to enter them by their session's |
 
 use std::fmt;
 
@@ -24,7 +26,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// What this program understands.
-pub const LEVEL: Level = Level(7);
+pub const LEVEL: Level = Level(8);
 
 /// How much is understood: everything up to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ pub enum Feature {
     Mandates,
     /// Machines with keys that only their host has: older hosts would try to enter them by the session's.
     OwnKeys,
+    /// What a host holds of gossip, in a few bytes: older hosts want an exchange.
+    Summary,
 }
 
 impl Feature {
@@ -73,7 +77,8 @@ impl Feature {
             Feature::Probes => Level(7),
             Feature::Evict => Level(7),
             Feature::Out | Feature::Possession => Level(7),
-            Feature::Mandates | Feature::OwnKeys => Level(7),
+            Feature::Mandates => Level(7),
+            Feature::Summary | Feature::OwnKeys => Level(8),
         }
     }
 }

@@ -20,6 +20,7 @@ use proto::{
     firewall::{self, DropBecause, Firewall, Known},
     id::{HostId, MeshId},
     limits::{MAX_GOSSIP_BYTES, MAX_MEMBERS},
+    membership::Summary,
     reasons::GossipRefusal,
     time::Moment,
 };
@@ -65,6 +66,8 @@ pub(super) struct Posts {
     /// Who is behind a gossip address.
     directory: Arc<Mutex<BTreeMap<SocketAddr, HostId>>>,
     queues: Arc<Mutex<HashMap<HostId, mpsc::Sender<Vec<u8>>>>>,
+    /// With whom an exchange is to begin.
+    begun: Arc<Mutex<BTreeSet<SocketAddr>>>,
     #[cfg(test)]
     pub(super) sent: Arc<std::sync::atomic::AtomicU64>,
 }
@@ -75,6 +78,7 @@ impl Posts {
             streams,
             directory: Arc::default(),
             queues: Arc::default(),
+            begun: Arc::default(),
             #[cfg(test)]
             sent: Arc::default(),
         }
@@ -88,7 +92,18 @@ impl Posts {
         queues.retain(|host, _| roll.members.contains_key(host));
     }
 
-    fn post(&self, to: SocketAddr, frame: Vec<u8>) {
+    /// Notes that the next exchange that chitchat begins with this host is one that `Pushes` wants. It begins others by
+    /// itself, with three hosts at random.
+    pub(super) fn begin(&self, to: SocketAddr) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert(to);
+    }
+
+    fn is_wanted(&self, message: &ChitchatMessage, to: &SocketAddr) -> bool {
+        let begins = matches!(message, ChitchatMessage::Syn { .. });
+        !begins || self.begun.lock().unwrap_or_else(PoisonError::into_inner).remove(to)
+    }
+
+    pub(super) fn post(&self, to: SocketAddr, frame: Vec<u8>) {
         let host = self.directory.lock().unwrap_or_else(PoisonError::into_inner).get(&to).copied();
         // Not connected: the dialer is at it, and a dial from here would block what follows.
         let Some(host) = host.filter(|host| self.streams.connected().borrow().contains(host)) else { return };
@@ -142,6 +157,8 @@ pub(super) struct Entrance {
     news: Arc<Notify>,
     /// In which starts hosts spoke themselves.
     spoken: BTreeSet<(HostId, u64)>,
+    /// What hosts hold, as each told last.
+    told: BTreeMap<HostId, Summary>,
 }
 
 impl Entrance {
@@ -151,8 +168,8 @@ impl Entrance {
         roll: &Roll,
         news: Arc<Notify>,
     ) -> Entrance {
-        let mut entrance =
-            Entrance { firewall, inbox, members: BTreeMap::new(), news, spoken: BTreeSet::new() };
+        let (members, spoken, told) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut entrance = Entrance { firewall, inbox, members, news, spoken, told };
         entrance.set_members(roll);
         entrance
     }
@@ -166,6 +183,11 @@ impl Entrance {
         std::mem::take(&mut self.spoken)
     }
 
+    /// Gives what hosts told that they hold since this was asked last.
+    pub(super) fn take_told(&mut self) -> BTreeMap<HostId, Summary> {
+        std::mem::take(&mut self.told)
+    }
+
     /// Lets in what may come in of one frame. Tells what is wrong with the rest.
     fn admit(&mut self, mesh: MeshId, from: HostId, frame: &[u8]) -> Option<GossipRefusal> {
         let known = Known { members: &self.members, from, unpack: &unpack, now_ms: Clock.moment().0 };
@@ -173,6 +195,12 @@ impl Entrance {
             Ok(cleaned) => cleaned,
             Err(because) => return Some(because.into()),
         };
+        self.spoken.extend(cleaned.spoken.map(|start| (from, start)));
+        if let Some(summary) = cleaned.summary {
+            self.told.insert(from, summary);
+            self.news.notify_one();
+            return None;
+        }
         let introduction = cleaned.before.iter().map(|frame| (NOWHERE, frame));
         for (address, bytes) in introduction.chain([(firewall::address(mesh, from), &cleaned.frame)]) {
             match ChitchatMessage::deserialize(&mut &bytes[..]) {
@@ -181,7 +209,6 @@ impl Entrance {
                 Err(error) => return Some(GossipRefusal::Unreadable(error.to_string())),
             }
         }
-        self.spoken.extend(cleaned.spoken.map(|start| (from, start)));
         if cleaned.is_news {
             self.news.notify_one();
         }
@@ -209,6 +236,9 @@ pub(crate) fn taste<'a>(frames: impl IntoIterator<Item = &'a [u8]>) {
         let from = hosts[1 + at % 2];
         let known = Known { members: &members, from, unpack: &unpack, now_ms: 1000 * at as u64 };
         let Ok(cleaned) = firewall.check(frame, &known) else { continue };
+        if cleaned.summary.is_some() {
+            continue;
+        }
         for bytes in cleaned.before.iter().chain([&cleaned.frame]) {
             let mut rest = &bytes[..];
             assert!(ChitchatMessage::deserialize(&mut rest).is_ok() && rest.is_empty(), "chitchat reads it");
@@ -312,7 +342,9 @@ struct Post {
 #[async_trait]
 impl Socket for Post {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        self.posts.post(to, message.serialize_to_vec());
+        if self.posts.is_wanted(&message, &to) {
+            self.posts.post(to, message.serialize_to_vec());
+        }
         Ok(())
     }
 

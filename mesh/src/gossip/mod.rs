@@ -18,8 +18,9 @@ use proto::{
     facts::Fact,
     firewall::{self, Firewall, GossipId},
     id::HostId,
+    level::Feature,
     limits::MAX_RECORDS_PER_HOST,
-    membership::Pushes,
+    membership::{Opening, Pushes, Summary},
     reasons::{Code, GossipRefusal},
     seal::SignedRecord,
     time::Moment,
@@ -30,7 +31,10 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use crate::{
     disk,
     identity::Identity,
-    members::roster::{Roll, Roster},
+    members::{
+        roster::{Roll, Roster},
+        view::host_record,
+    },
     transport::{inbound::Inlet, swarm::Streams},
 };
 use carrier::{Carrier, Entrance, OpenEntrance, Posts};
@@ -41,7 +45,7 @@ pub use proto::picture::Records;
 #[cfg(feature = "fuzz")]
 pub(crate) use carrier::taste;
 
-/// How often chitchat looks at the time and speaks by itself: `Pushes` begins the exchanges that matter.
+/// How often chitchat looks at the time. What it would say then is not sent: `Pushes` begins the exchanges that matter.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Who is there is watched by probes; this is a second opinion, after a minute: so many of the usual pauses between two
 /// heartbeats.
@@ -237,7 +241,7 @@ impl Task {
             tokio::select! {
                 _ = look.tick() => self.look(handle).await,
                 () = tokio::time::sleep(until_push) => {
-                    self.push(handle, &neighbours);
+                    self.push(handle, &neighbours).await;
                     self.look(handle).await;
                 }
                 () = news.notified() => {
@@ -254,7 +258,7 @@ impl Task {
                     let now = connected.borrow_and_update().clone();
                     now.difference(&neighbours).for_each(|host| self.pushes.meets(*host));
                     neighbours = now;
-                    self.push(handle, &neighbours);
+                    self.push(handle, &neighbours).await;
                 }
                 Ok(()) = roll.changed() => {
                     let roll = roll.borrow_and_update().clone();
@@ -271,13 +275,26 @@ impl Task {
         }
     }
 
-    /// Begins the exchanges that are due.
-    fn push(&mut self, handle: &ChitchatHandle, neighbours: &BTreeSet<HostId>) {
+    /// Begins with those with whom it is time to.
+    async fn push(&mut self, handle: &ChitchatHandle, neighbours: &BTreeSet<HostId>) {
         let present = self.live.borrow().union(neighbours).count() + 1;
-        for host in self.pushes.due(neighbours, present, crate::Clock.moment()) {
-            // Err only when chitchat has ended, which the watcher tells.
-            handle.gossip(firewall::address(self.identity.mesh, host)).ok();
+        let ours = handle.with_chitchat(|chitchat| summary(chitchat)).await;
+        for (host, opening) in self.pushes.due(neighbours, present, ours, crate::Clock.moment()) {
+            let to = firewall::address(self.identity.mesh, host);
+            match opening {
+                Opening::Compare if self.reads_summaries(host) => self.posts.post(to, ours.encode()),
+                _ => {
+                    self.posts.begin(to);
+                    // Err only when chitchat has ended, which the watcher tells.
+                    handle.gossip(to).ok();
+                }
+            }
         }
+    }
+
+    fn reads_summaries(&self, host: HostId) -> bool {
+        let records = self.records.borrow();
+        host_record(&records, host).is_some_and(|record| record.level.allows(Feature::Summary))
     }
 
     async fn say(&mut self, handle: &ChitchatHandle, voice: &mut Voice, key: RecordKey, body: Option<Body>) {
@@ -319,9 +336,10 @@ impl Task {
         }
     }
 
-    fn spoken(&self) -> BTreeSet<(HostId, u64)> {
+    /// Gives in which starts hosts spoke themselves, and what hosts told that they hold, since this was asked last.
+    fn came(&self) -> (BTreeSet<(HostId, u64)>, BTreeMap<HostId, Summary>) {
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        door.as_mut().map(Entrance::take_spoken).unwrap_or_default()
+        door.as_mut().map(|door| (door.take_spoken(), door.take_told())).unwrap_or_default()
     }
 
     async fn look(&mut self, handle: &ChitchatHandle) {
@@ -330,7 +348,8 @@ impl Task {
             roll.members.keys().map(|host| (firewall::node_name(*host), *host)).collect();
         let me = self.identity.host();
         let now = crate::Clock.moment();
-        let spoken = self.spoken();
+        let (spoken, held) = self.came();
+        held.into_iter().for_each(|(host, theirs)| self.pushes.told(host, theirs, now));
         let ledger = &mut self.ledger;
         self.heard.retain(|host, at| roll.members.contains_key(host) && now.since(*at) < UNHEARD);
         self.heard.extend(spoken.iter().map(|(host, _)| (*host, now)));
@@ -395,6 +414,16 @@ struct Voice {
 fn live(chitchat: &Chitchat, names: &BTreeMap<String, HostId>, me: HostId) -> BTreeSet<HostId> {
     let hosts = chitchat.live_nodes().filter_map(|id| names.get(&*id.node_id).copied());
     hosts.filter(|host| *host != me).collect()
+}
+
+/// Sums up what is exchanged: chitchat says nothing any more of those whom it will forget.
+fn summary(chitchat: &Chitchat) -> Summary {
+    let ends: BTreeSet<&ChitchatId> = chitchat.scheduled_for_deletion_nodes().collect();
+    let stays = chitchat.node_states().iter().filter(|(id, _)| !ends.contains(id));
+    Summary::of(
+        chitchat.self_chitchat_id().generation_id,
+        stays.map(|(id, state)| (&*id.node_id, id.generation_id, state.max_version())),
+    )
 }
 
 /// Gives how often the state is looked at.

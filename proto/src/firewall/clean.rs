@@ -64,6 +64,7 @@ impl Firewall {
             cut: found.cut,
             is_news: found.is_news,
             spoken: found.spoken,
+            summary: None,
         }
     }
 

@@ -434,6 +434,16 @@ fn one_member_pays_for_what_it_sends_and_another_does_not() {
 }
 
 #[test]
+fn what_a_member_holds_is_no_business_of_chitchat_and_costs_it_a_frame() {
+    let (mut gate, summary) = (Gate::new(), Summary::of(7, [("attic", 7, 1)]));
+    let cleaned = gate.check(ATTIC, &summary.encode()).unwrap();
+    let nothing = Cleaned::default();
+    assert_eq!(cleaned, Cleaned { summary: Some(summary), spoken: Some(7), ..nothing });
+    let sent = (0..10_000).take_while(|_| gate.check(ATTIC, &summary.encode()).is_ok()).count();
+    assert!((100..2_000).contains(&sent), "{sent}");
+}
+
+#[test]
 fn a_host_that_says_too_much_of_itself_is_heard_again_later() {
     let (mut gate, attic) = (Gate::new(), id(ATTIC, 1));
     let reports = |seq: u64| {

@@ -3,7 +3,7 @@
 //! - `spread`: with whom this host compares statements, and when;
 //! - `house`: which certificates an issuer owes;
 //! - `returning`: when a host that was away serves again;
-//! - `pushes`: with whom it exchanges gossip, and when;
+//! - `pushes`: with whom it exchanges gossip, and when; `summary`: whether an exchange is worth while;
 //! - `starts`: which start of a host is believed;
 //! - `silence`: who is only suspected.
 //!
@@ -15,13 +15,15 @@ pub mod returning;
 pub mod silence;
 pub mod spread;
 pub mod starts;
+pub mod summary;
 
 pub use house::{Owed, owed};
-pub use pushes::Pushes;
+pub use pushes::{Opening, Pushes};
 pub use returning::Returning;
 pub use silence::Silence;
 pub use spread::Spread;
 pub use starts::Starts;
+pub use summary::Summary;
 
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,8 @@ fn without(group: &mut Group, feature: Feature) {
         | Feature::Mandates
         | Feature::OwnKeys
         | Feature::Out
-        | Feature::Possession => {}
+        | Feature::Possession
+        | Feature::Summary => {}
     }
 }
 

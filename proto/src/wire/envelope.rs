@@ -74,6 +74,8 @@ pub enum Kind {
     Beat = 36,
     /// A signed word about who is there.
     Testimony = 37,
+    /// What a host holds of gossip.
+    GossipSummary = 38,
     /// The keys of a machine, as its host stores them.
     MachineKeys = 39,
 }
@@ -81,7 +83,7 @@ pub enum Kind {
 impl Kind {
     /// Every kind, in the order of the numbers.
     #[cfg(test)]
-    const ALL: [Kind; 33] = [
+    const ALL: [Kind; 34] = [
         Kind::Request,
         Kind::Answer,
         Kind::Share,
@@ -114,6 +116,7 @@ impl Kind {
         Kind::ConnectDatagrams,
         Kind::Beat,
         Kind::Testimony,
+        Kind::GossipSummary,
         Kind::MachineKeys,
     ];
 }

@@ -63,7 +63,8 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             | Feature::Evict
             | Feature::Possession
             | Feature::Mandates
-            | Feature::OwnKeys => {
+            | Feature::OwnKeys
+            | Feature::Summary => {
                 return None;
             }
         };

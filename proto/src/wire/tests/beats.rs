@@ -1,9 +1,10 @@
-//! What hosts say to each other to know who is there.
+//! What hosts say to each other to know who is there, and what each holds of gossip.
 
 use super::{golden::Sample, sessions::host};
 use crate::{
     id::{HostId, MeshId},
     liveness::{Beat, Finding, Signed, Testimony},
+    membership::Summary,
     seal::Seed,
     wire::WireError,
 };
@@ -26,6 +27,10 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::message("beat.probe", Beat::Probe { number: 70_000, accused: true }),
         Sample::message("beat.answer", Beat::Answer { number: 70_000 }),
         Sample::message("beat.testimony", Beat::Testimony(word())),
+        Sample::message(
+            "gossip-summary.one",
+            Summary::of(1_790_000_000_000, [("0123456789abcdef", 1_790_000_000_000, 12)]),
+        ),
         Sample::closed("testimony-signed.down", word(), |bytes| {
             let malformed = |what: String| WireError::Malformed(what);
             let read = Signed::open(bytes, MESH, |_| true).map_err(|error| malformed(error.to_string()))?;
