@@ -316,8 +316,9 @@ pub async fn build(
     let (gossip, run_gossip) =
         gossip::build(identity.clone(), roster.clone(), streams.clone(), built.gossip, facts.clone());
     let found = ((roster.clone(), gate.clone()), (streams.clone(), gossip.clone()));
+    let (run_pulses, heard) = gate.clone().pulses();
     let (observing, run_observer) =
-        presence::build(identity.clone(), found.0, found.1, built.beats, facts.clone());
+        presence::build(identity.clone(), found.0, found.1, (built.beats, heard), facts.clone());
     let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
@@ -415,7 +416,7 @@ pub async fn build(
         part("swarm", run_swarm),
         part("gossip", run_gossip),
         part("keeper", keeper.run()),
-        part("pulses", gate.clone().pulses()),
+        part("pulses", run_pulses),
         run_observer.boxed(),
         part("requests", answer::serve_requests(built.rpc, answering)),
         part("raft messages", answer::serve_raft(built.raft, gate.clone(), handlers.raft)),

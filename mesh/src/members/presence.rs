@@ -71,6 +71,8 @@ struct Observer {
     streams: Streams,
     gossip: Gossip,
     beats: Datagrams,
+    /// Of whom something came, whatever it was.
+    heard: mpsc::Receiver<BTreeSet<HostId>>,
     leaving: mpsc::Receiver<oneshot::Sender<()>>,
     machine: Liveness,
     members: BTreeSet<HostId>,
@@ -88,7 +90,7 @@ pub(crate) fn build(
     identity: Identity,
     (roster, gate): (Arc<Roster>, Gate),
     (streams, gossip): (Streams, Gossip),
-    beats: Datagrams,
+    (beats, heard): (Datagrams, mpsc::Receiver<BTreeSet<HostId>>),
     facts: broadcast::Sender<Fact>,
 ) -> (Observing, impl Future<Output = MeshError>) {
     let (presences, seen) = watch::channel(Arc::default());
@@ -110,6 +112,7 @@ pub(crate) fn build(
         streams,
         gossip,
         beats,
+        heard,
         leaving,
         machine,
         members,
@@ -130,11 +133,15 @@ impl Observer {
         self.arrange();
         while !self.stands_down {
             // Cancel-safe: channels, watches and a timer. What came in is heard before time passes: a host that was
-            // late itself would miss what waits for it. Each connection brings a few beats a second only.
+            // late itself would miss what waits for it. Each connection brings a few beats a second only, and looks are four.
             tokio::select! {
                 biased;
                 datagram = self.beats.recv() => match datagram {
                     Some((from, bytes)) => self.hear(from, &bytes),
+                    None => return MeshError::Ended("observer"),
+                },
+                heard = self.heard.recv() => match heard {
+                    Some(hosts) => self.happen(Event::Heard(hosts)),
                     None => return MeshError::Ended("observer"),
                 },
                 result = connected.changed() => {

@@ -226,7 +226,9 @@ impl Beside {
                 (self.since, self.count) = (now, 0);
             }
             self.count = self.count.saturating_add(1);
-            if self.count <= DATAGRAMS_A_SECOND && datagram.len() <= MAX_BEAT_BYTES {
+            // An empty one is a pulse: it came, and that is all that it says.
+            let says = (1..=MAX_BEAT_BYTES).contains(&datagram.len());
+            if self.count <= DATAGRAMS_A_SECOND && says {
                 // A full queue loses some, as the way does.
                 self.heard.try_send((self.from, datagram)).ok();
             }

@@ -3,7 +3,7 @@
 //! by a weak handle, so that a host can be cut off and a path can be shown.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -24,11 +24,12 @@ use proto::{
     reachability::{
         deaf::{Carried, Sounding},
         path::{self, Path, Remote, Sample},
+        pulses::{LOOK_MS, Open, Pulses},
         traffic::{Lately, Traffic},
     },
     trust::Sealed,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     clock::Clock,
@@ -40,9 +41,8 @@ use crate::{
     },
 };
 
-/// A connection is looked at so often, and pulses when nothing went meanwhile: once a second at the least. Two pulses
-/// are missed before a way counts as silent.
-const PULSE: Duration = Duration::from_millis(500);
+/// Looks that wait to be heard of: a second of them.
+const LOOKS: usize = 4;
 /// What a rejected host reads when its connection is closed.
 pub(crate) const NOT_MEMBER: (u32, &[u8]) = (403, b"not a member");
 /// What a host reads that is out of the mesh, with the word that put it out.
@@ -191,36 +191,43 @@ impl Gate {
         soundings
     }
 
-    /// Keeps the ways in use alive at both ends, with one packet a second and its acknowledgement where nothing else
-    /// goes. QUIC's own beats would go by each way, also by those that are only held ready.
-    pub(crate) async fn pulses(self) {
-        let mut ticks = tokio::time::interval(PULSE);
+    /// Keeps the ways in use alive at both ends, as `proto::reachability::pulses` says, and tells of whom something came.
+    /// QUIC's own beats would go by each way, also by those that are only held ready.
+    pub(crate) fn pulses(self) -> (impl Future<Output = ()>, mpsc::Receiver<BTreeSet<HostId>>) {
+        let (sender, heard) = mpsc::channel(LOOKS);
+        (self.pulse(sender), heard)
+    }
+
+    async fn pulse(self, heard: mpsc::Sender<BTreeSet<HostId>>) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(LOOK_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut carried = HashMap::new();
+        let mut pulses = Pulses::default();
         loop {
             ticks.tick().await;
-            carried = self.pulse(&carried);
+            let (open, seen): (Vec<Connection>, Vec<Open>) = self.all_open().unzip();
+            let look = pulses.look(&seen);
+            let pulsing = open.iter().filter(|connection| look.pulses.contains(&connection.stable_id()));
+            pulsing.for_each(|connection| send(connection, &Bytes::new()));
+            if !look.heard.is_empty() {
+                // A full queue is one of older news; who was heard then is heard again soon.
+                heard.try_send(look.heard).ok();
+            }
         }
     }
 
-    /// Says nothing on every connection for libp2p that this host dialled and that carried nothing since the last time.
-    /// Gives how many packets each has carried.
-    fn pulse(&self, before: &HashMap<usize, u64>) -> HashMap<usize, u64> {
+    /// Lists the open connections, with what is to be seen of each. The one for libp2p pulses at the end that dialled.
+    fn all_open(&self) -> impl Iterator<Item = (Connection, Open)> + use<> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut now = HashMap::new();
-        for connection in open.into_values().flatten().filter_map(|weak| weak.upgrade()) {
+        let connections =
+            open.into_iter().flat_map(|(host, weak)| weak.into_iter().map(move |weak| (host, weak)));
+        let connections = connections.filter_map(|(host, weak)| Some((host, weak.upgrade()?)));
+        connections.filter(|(_, connection)| connection.close_reason().is_none()).map(|(host, connection)| {
             let ours = connection.alpn() == LIBP2P && connection.side() == Side::Client;
-            if !ours || connection.close_reason().is_some() {
-                continue;
-            }
-            let stats = connection.stats();
-            let (number, carried) = (connection.stable_id(), stats.udp_tx.datagrams + stats.udp_rx.datagrams);
-            if before.get(&number) == Some(&carried) {
-                send(&connection, &Bytes::new());
-            }
-            now.insert(number, carried);
-        }
-        now
+            let came = connection.stats().frame_rx;
+            let came = came.acks + came.path_acks + came.ping + came.datagram + came.stream;
+            let seen = Open { host, connection: connection.stable_id(), came, ours };
+            (connection, seen)
+        })
     }
 
     /// Tells what all connections carried lately.

@@ -1,11 +1,12 @@
-//! Who is there, as a machine: observers probe the hosts that the circle gives them, weigh what they miss, and say by
+//! Who is there, as a machine: observers listen to the hosts that the circle gives them, probe those of whom nothing comes
+//! any more (each second something does, see `reachability::pulses`), weigh what they miss, and say by
 //! signed words what they find; everybody else believes two observers, or the only one there is. Any sign of the
 //! accused ends suspicion: its answer, a new connection, its own signed word, which anybody may carry.
 //! Liveness is a hint. Two observers that lie can make a third host look gone to those that are not connected with it,
 //! until that host's own word comes around; who is connected asks for itself first.
 //!
 //! ```text
-//! probe, no answer -> miss -> unlikely -> alarm: the other observers look as well
+//! silence -> probe, no answer -> miss -> unlikely -> alarm: the other observers look as well
 //!                                 together: 1e-4 suspect, 1e-9 down, after as much patience as the host has taught
 //! ```
 //!
@@ -67,6 +68,8 @@ pub enum Event {
     Told(BTreeSet<HostId>),
     /// A probe or an answer came.
     Beat(HostId, Beat),
+    /// From these something came, whatever it was: their connections' acknowledgements are a sign of them as well.
+    Heard(BTreeSet<HostId>),
     /// A signed word came, and was verified.
     Word(HostId, Signed),
     /// It is time, by [`Liveness::next`].
@@ -271,6 +274,7 @@ impl Liveness {
             Event::Connected(connected) => self.connect(connected, now),
             Event::Told(told) => self.hear_of(&told, now),
             Event::Beat(from, beat) => self.beat(from, beat, now),
+            Event::Heard(hosts) => self.hear(hosts, now),
             Event::Word(from, signed) => self.word(from, signed, now),
             Event::Time => self.time(now),
             Event::Stop => {
@@ -395,6 +399,13 @@ impl Liveness {
         for host in changed {
             self.turn(host, now);
         }
+    }
+
+    fn hear(&mut self, hosts: BTreeSet<HostId>, now: Moment) {
+        if !hosts.is_empty() {
+            self.reached = now;
+        }
+        hosts.into_iter().for_each(|host| self.alive(host, None, now));
     }
 
     fn beat(&mut self, from: HostId, beat: Beat, now: Moment) {

@@ -32,7 +32,7 @@ fn in_a_calm_mesh_everybody_is_up_and_little_is_said() {
         let each = |count: u64| count as f64 / 60.0 / hosts as f64;
         let said = (each(world.packets - packets), each(world.bytes - bytes));
         println!("{hosts} hosts: {:.1} packets, {:.0} bytes a second each", said.0, said.1);
-        assert!(said.0 < 5.0 && said.1 < 350.0, "{said:?}");
+        assert!(said.0 < 0.1 && said.1 < 10.0, "whoever is heard is not asked: {said:?}");
         assert!(world.wrong().is_empty());
     }
 }
@@ -114,16 +114,21 @@ fn who_stood_still_is_there_again_for_everybody_at_once() {
 
 #[test]
 fn a_stop_in_order_is_told_and_a_start_as_well() {
+    let mut late = 0;
     for (hosts, seed) in [3, 20, 50].into_iter().flat_map(|hosts| (0..20).map(move |seed| (hosts, seed))) {
         let mut world = World::new(hosts, lossy(10), seed, None);
         let stops = world.ids[2];
         world.stop(stops);
-        assert!(world.until(stops, Presence::Down, 1_000).is_some(), "of {hosts}, seed {seed}");
+        let took = world.until(stops, Presence::Down, SOON_MS);
+        assert!(took.is_some(), "of {hosts}, seed {seed}");
+        late += usize::from(took > Some(1_000));
         world.run(20_000);
         assert_eq!(world.seen(stops, Presence::Down), hosts - 1);
         world.start(stops, None);
         assert!(world.until(stops, Presence::Up, 3_000).is_some(), "of {hosts}, seed {seed}");
     }
+    // Where both goodbyes are lost, it is missed.
+    assert!(late <= 1, "{late} of 60");
 }
 
 /// What a host said of others comes back to it; nobody is taken for two by that.
@@ -165,7 +170,7 @@ fn a_world_is_the_same_for_the_same_seed() {
 fn each_broken_rule_is_noticed() {
     let doubts = |mutant| {
         let one = |seed| {
-            let mut world = World::new(5, lossy(25), seed, mutant);
+            let mut world = World::new(5, lossy(40), seed, mutant);
             world.run(TEN_MINUTES_MS);
             world.turns.len()
         };

@@ -31,6 +31,9 @@ const MOST_PATIENCE_MS: u64 = 10_000;
 pub(super) const LEAST_PATIENCE_MS: u64 = 500;
 /// Probes whose answers are still told apart.
 const REMEMBERED: usize = 8;
+/// Whoever is heard by itself is asked when it was silent for so long: at rest its connection brings something each
+/// second. So an answer is asked for only once that fails.
+const SPARED_MS: u64 = 1_400;
 
 /// What one observer knows of one host.
 #[derive(Clone, Debug)]
@@ -144,7 +147,8 @@ impl Vigil {
         if number.is_some() {
             self.rate -= LEARNING * self.rate;
         }
-        self.next = self.next.max(now.plus_ms(self.rest_ms() * 3 / 4));
+        let spared = if number.is_some() { self.rest_ms() * 3 / 4 } else { self.rest_ms().min(SPARED_MS) };
+        self.next = self.next.max(now.plus_ms(spared));
     }
 
     /// Others heard it: what was missed here is the way's fault.

@@ -6,6 +6,7 @@
 //! - `fallback`: when relays of strangers are used;
 //! - `deaf`: connections that hold on to a dead way;
 //! - `narrow`: ways that carry small packets alone;
+//! - `pulses`: what keeps a way alive over which nothing else goes;
 //! - `relays`: the relays in use, and the watchdog; `discovery`: which of them are asked for this host's address;
 //! - `situation`: whether nobody answers because they are down, or because nothing gets out of here;
 //! - `traffic`: what the connections carried lately;
@@ -21,6 +22,7 @@ pub mod narrow;
 pub mod open;
 pub mod path;
 pub mod proof;
+pub mod pulses;
 pub mod relays;
 pub mod situation;
 pub mod traffic;

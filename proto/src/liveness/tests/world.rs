@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::super::{vigil::REST_MS, *};
+use crate::reachability::pulses::LOOK_MS;
 
 /// One way; a home and the next.
 const DELAY_MS: u64 = 10;
@@ -15,12 +16,19 @@ const DELAY_MS: u64 = 10;
 enum Happening {
     Time,
     Come(HostId, Beat),
+    /// The connection with a host brings its pulse, or the acknowledgement of one.
+    Pulse(HostId),
+    Acknowledged(HostId),
+    /// It is looked at what connections brought.
+    Look(u64),
     Word(HostId, Signed),
 }
 
 struct Host {
     machine: Liveness,
     alive: bool,
+    /// Of whom something came since the last look.
+    heard: BTreeSet<HostId>,
     /// Until when it stands still: what comes in waits.
     frozen: Moment,
     /// When its timer is set to.
@@ -88,7 +96,12 @@ impl World {
         self.starts += 1;
         let seed = self.random.draw();
         let machine = Liveness::new((MeshId([7; 32]), host), self.starts, seed, self.now).without(broken);
-        self.hosts.insert(host, Host { machine, alive: true, frozen: Moment(0), timer: None });
+        self.hosts.insert(
+            host,
+            Host { machine, alive: true, heard: BTreeSet::new(), frozen: Moment(0), timer: None },
+        );
+        let first = self.now.plus_ms(self.random.between(0, LOOK_MS));
+        self.queue(host, first, Happening::Look(self.starts));
         let all: BTreeSet<HostId> = self.ids.iter().copied().collect();
         self.happen(host, Event::Members(all.clone()));
         let neighbours = self.hosts[&host].machine.neighbours();
@@ -172,13 +185,40 @@ impl World {
             self.queue.push(Reverse((thaws, number)));
             return;
         }
+        let start = host.machine.began;
         let event = match happening {
+            Happening::Look(of) if of != start => return,
+            Happening::Look(_) => return self.look(to),
+            Happening::Pulse(from) => return self.hear(to, from, true),
+            Happening::Acknowledged(from) => return self.hear(to, from, false),
             Happening::Time if host.timer.is_some_and(|timer| timer > self.now) => return,
             Happening::Time => Event::Time,
             Happening::Come(from, beat) => Event::Beat(from, beat),
             Happening::Word(from, signed) => Event::Word(from, signed),
         };
         self.happen(to, event);
+    }
+
+    /// Pulses on the connections that this host dialled once a second, and tells its machine of whom something came.
+    fn look(&mut self, at: HostId) {
+        let host = self.hosts.get_mut(&at).unwrap();
+        let (heard, start) = (std::mem::take(&mut host.heard), host.machine.began);
+        let dialled = host.machine.connected.range(at..).copied().collect::<Vec<_>>();
+        let pulses = (self.now.0 / LOOK_MS).is_multiple_of(1_000 / LOOK_MS);
+        for to in dialled.into_iter().filter(|_| pulses) {
+            self.send(at, to, 0, |()| Happening::Pulse(at));
+        }
+        if !heard.is_empty() {
+            self.happen(at, Event::Heard(heard));
+        }
+        self.queue(at, self.now.plus_ms(LOOK_MS), Happening::Look(start));
+    }
+
+    fn hear(&mut self, at: HostId, from: HostId, acknowledges: bool) {
+        self.hosts.get_mut(&at).unwrap().heard.insert(from);
+        if acknowledges {
+            self.send(at, from, 0, |()| Happening::Acknowledged(at));
+        }
     }
 
     fn happen(&mut self, at: HostId, event: Event) {
@@ -215,7 +255,8 @@ impl World {
     }
 
     fn send(&mut self, from: HostId, to: HostId, bytes: u64, happening: impl FnOnce(()) -> Happening) {
-        (self.packets, self.bytes) = (self.packets + 1, self.bytes + bytes);
+        // What a connection says in any case is not counted.
+        (self.packets, self.bytes) = (self.packets + u64::from(bytes > 0), self.bytes + bytes);
         let way = [from.0[0], from.0[1], to.0[0], to.0[1]]
             .iter()
             .fold(7u64, |sum, byte| sum * 31 + u64::from(*byte));
