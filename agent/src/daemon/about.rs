@@ -36,6 +36,9 @@ const DISK_LEFT_MIB: u64 = 2048;
 const MEMORY_LEFT_MIB: u64 = 1024;
 /// How often free disk is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// What is free of a disk is told anew when it is another by one part in so many: it moves all the time, and each time
+/// everybody would be told.
+const DISK_PARTS: u64 = 32;
 /// A host that was up for this long is steady also with a battery.
 const STEADY_UPTIME_S: f64 = 24.0 * 3600.0;
 
@@ -122,7 +125,7 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
     }
     let mut shares = around.shares.clone();
     let mut published = around.published.clone();
-    let mut trouble = None;
+    let (mut trouble, mut disk_mib) = (None, 0);
     loop {
         let accelerator = found.borrow().usable().map(|facts| facts.accelerator);
         let used = picture::told::memory_used_mib(&shares.borrow_and_update().clone());
@@ -130,7 +133,8 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
         let gathered = gather(&config, &data, accelerator, &used).await;
         let trouble_told = trouble.as_ref().map(|trouble| trouble.what.clone());
         let services = (**published.borrow_and_update()).clone();
-        let record = HostRecord { trouble: trouble_told, published: services, ..gathered };
+        disk_mib = worth_telling(disk_mib, gathered.disk_mib);
+        let record = HostRecord { trouble: trouble_told, published: services, disk_mib, ..gathered };
         around.mesh.publish(RecordKey::Host, Some(Body::Host(record))).await;
         if !*offered.borrow() && told(&around, accelerator).await {
             offered.send_replace(true);
@@ -143,6 +147,11 @@ pub async fn keep(around: Around, config: Config, data: DataDir, found: Found) {
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Gives what is told of the free disk, after what was told last.
+fn worth_telling(told_mib: u64, free_mib: u64) -> u64 {
+    if told_mib.abs_diff(free_mib) <= told_mib / DISK_PARTS { told_mib } else { free_mib }
 }
 
 /// Looks at the disk of the data directory, and tells when something begins or ends there.
@@ -201,4 +210,20 @@ fn steady() -> bool {
 /// The mesh puts the real name in its place.
 fn placeholder() -> Name {
     "unnamed".parse().expect("it is a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_free_is_told_when_it_is_clearly_another() {
+        assert_eq!(worth_telling(0, 100_000), 100_000, "the first time");
+        assert_eq!(worth_telling(100_000, 99_000), 100_000);
+        assert_eq!(worth_telling(100_000, 103_000), 100_000);
+        assert_eq!(worth_telling(100_000, 95_000), 95_000);
+        // The less there is, the more exactly; that nothing is left is told.
+        assert_eq!(worth_telling(20, 19), 19);
+        assert_eq!(worth_telling(1, 0), 0);
+    }
 }
