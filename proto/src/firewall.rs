@@ -19,7 +19,7 @@ use std::{
 use crate::{
     id::{HostId, MeshId},
     limits::{MAX_GOSSIP_BYTES, MAX_RECORD_BYTES, MAX_RECORDS_PER_HOST},
-    membership::Summary,
+    wire::Summary,
 };
 
 mod budget;

@@ -20,9 +20,9 @@ use proto::{
     firewall::{self, DropBecause, Firewall, Known},
     id::{HostId, MeshId},
     limits::{MAX_GOSSIP_BYTES, MAX_MEMBERS},
-    membership::Summary,
     reasons::GossipRefusal,
     time::Moment,
+    wire::Summary,
 };
 use tokio::{
     sync::{Notify, broadcast, mpsc},

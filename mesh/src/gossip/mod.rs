@@ -20,21 +20,21 @@ use proto::{
     id::HostId,
     level::Feature,
     limits::MAX_RECORDS_PER_HOST,
-    membership::{Opening, Pushes, Summary},
+    membership::{Opening, Pushes},
     reasons::{Code, GossipRefusal},
     seal::SignedRecord,
     time::Moment,
-    wire::record::{Body, HostRecord, RecordKey},
+    wire::{
+        Summary,
+        record::{Body, HostRecord, RecordKey},
+    },
 };
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::{
     disk,
     identity::Identity,
-    members::{
-        roster::{Roll, Roster},
-        view::host_record,
-    },
+    members::roster::{Roll, Roster},
     transport::{inbound::Inlet, swarm::Streams},
 };
 use carrier::{Carrier, Entrance, OpenEntrance, Posts};
@@ -293,8 +293,8 @@ impl Task {
     }
 
     fn reads_summaries(&self, host: HostId) -> bool {
-        let records = self.records.borrow();
-        host_record(&records, host).is_some_and(|record| record.level.allows(Feature::Summary))
+        let record = self.records.borrow().get(&(host, RecordKey::Host)).cloned();
+        matches!(record, Some(Body::Host(record)) if record.level.allows(Feature::Summary))
     }
 
     async fn say(&mut self, handle: &ChitchatHandle, voice: &mut Voice, key: RecordKey, body: Option<Body>) {

@@ -24,7 +24,7 @@ use proto::{
     reachability::{
         deaf::{Carried, Sounding},
         path::{self, Path, Remote, Sample},
-        pulses::{LOOK_MS, Open, Pulses},
+        pulses::{LOOK_MS, Line, Pulses},
         traffic::{Lately, Traffic},
     },
     trust::Sealed,
@@ -204,7 +204,7 @@ impl Gate {
         let mut pulses = Pulses::default();
         loop {
             ticks.tick().await;
-            let (open, seen): (Vec<Connection>, Vec<Open>) = self.all_open().unzip();
+            let (open, seen): (Vec<Connection>, Vec<Line>) = self.all_open().unzip();
             let look = pulses.look(&seen);
             let pulsing = open.iter().filter(|connection| look.pulses.contains(&connection.stable_id()));
             pulsing.for_each(|connection| send(connection, &Bytes::new()));
@@ -216,7 +216,7 @@ impl Gate {
     }
 
     /// Lists the open connections, with what is to be seen of each. The one for libp2p pulses at the end that dialled.
-    fn all_open(&self) -> impl Iterator<Item = (Connection, Open)> + use<> {
+    fn all_open(&self) -> impl Iterator<Item = (Connection, Line)> + use<> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connections =
             open.into_iter().flat_map(|(host, weak)| weak.into_iter().map(move |weak| (host, weak)));
@@ -225,7 +225,7 @@ impl Gate {
             let ours = connection.alpn() == LIBP2P && connection.side() == Side::Client;
             let came = connection.stats().frame_rx;
             let came = came.acks + came.path_acks + came.ping + came.datagram + came.stream;
-            let seen = Open { host, connection: connection.stable_id(), came, ours };
+            let seen = Line { host, connection: connection.stable_id(), came, ours };
             (connection, seen)
         })
     }

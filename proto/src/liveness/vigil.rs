@@ -33,7 +33,7 @@ pub(super) const LEAST_PATIENCE_MS: u64 = 500;
 const REMEMBERED: usize = 8;
 /// Whoever is heard by itself is asked when it was silent for so long: at rest its connection brings something each
 /// second. So an answer is asked for only once that fails.
-const SPARED_MS: u64 = 1_400;
+const SPARED_MS: u64 = 1_300;
 
 /// What one observer knows of one host.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 //! - `spread`: with whom this host compares statements, and when;
 //! - `house`: which certificates an issuer owes;
 //! - `returning`: when a host that was away serves again;
-//! - `pushes`: with whom it exchanges gossip, and when; `summary`: whether an exchange is worth while;
+//! - `pushes`: with whom it exchanges gossip, and when;
 //! - `starts`: which start of a host is believed;
 //! - `silence`: who is only suspected.
 //!
@@ -15,7 +15,6 @@ pub mod returning;
 pub mod silence;
 pub mod spread;
 pub mod starts;
-pub mod summary;
 
 pub use house::{Owed, owed};
 pub use pushes::{Opening, Pushes};
@@ -23,7 +22,6 @@ pub use returning::Returning;
 pub use silence::Silence;
 pub use spread::Spread;
 pub use starts::Starts;
-pub use summary::Summary;
 
 #[cfg(test)]
 mod tests;

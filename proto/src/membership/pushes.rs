@@ -14,8 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Summary;
-use crate::{id::HostId, random::Random, time::Moment};
+use crate::{id::HostId, random::Random, time::Moment, wire::Summary};
 
 /// Neighbours in one push.
 const PUSHED: usize = 8;

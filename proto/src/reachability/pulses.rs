@@ -15,7 +15,7 @@ const APART: u32 = 4;
 
 /// An open connection as it is now.
 #[derive(Clone, Copy, Debug)]
-pub struct Open {
+pub struct Line {
     /// With whom.
     pub host: HostId,
     /// Which one.
@@ -37,10 +37,10 @@ pub struct Look {
 
 /// What is remembered of the connections.
 #[derive(Clone, Debug, Default)]
-pub struct Pulses(BTreeMap<usize, Seen>);
+pub struct Pulses(BTreeMap<usize, Rest>);
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct Rest {
     came: u64,
     /// Looks since something came, and since it pulsed.
     quiet: u32,
@@ -49,12 +49,12 @@ struct Seen {
 
 impl Pulses {
     /// Looks at all open connections.
-    pub fn look(&mut self, open: &[Open]) -> Look {
+    pub fn look(&mut self, open: &[Line]) -> Look {
         let (before, mut look) = (std::mem::take(&mut self.0), Look::default());
-        for Open { host, connection, came, ours } in open.iter().copied() {
+        for Line { host, connection, came, ours } in open.iter().copied() {
             // Whoever has just met was heard by that.
-            let old = before.get(&connection).copied().unwrap_or(Seen { came, quiet: 0, apart: 0 });
-            let mut seen = Seen { came, quiet: old.quiet + 1, apart: old.apart + 1 };
+            let old = before.get(&connection).copied().unwrap_or(Rest { came, quiet: 0, apart: 0 });
+            let mut seen = Rest { came, quiet: old.quiet + 1, apart: old.apart + 1 };
             if came != old.came {
                 seen.quiet = 0;
                 look.heard.insert(host);
@@ -80,7 +80,7 @@ mod tests {
     fn watch(ours: bool, mut comes: impl FnMut(u32, Option<u32>) -> bool) -> (Vec<u32>, usize) {
         let (mut pulses, mut came, mut heard, mut at) = (Pulses::default(), 7, 0, Vec::new());
         for number in 0..40 {
-            let look = pulses.look(&[Open { host: HOST, connection: 3, came, ours }]);
+            let look = pulses.look(&[Line { host: HOST, connection: 3, came, ours }]);
             heard += look.heard.len();
             if look.pulses.contains(&3) {
                 at.push(number);
@@ -113,7 +113,7 @@ mod tests {
     fn each_connection_has_its_own_and_one_that_is_closed_is_forgotten() {
         let mut pulses = Pulses::default();
         let open =
-            |connection, came| Open { host: HostId([connection as u8; 32]), connection, came, ours: true };
+            |connection, came| Line { host: HostId([connection as u8; 32]), connection, came, ours: true };
         assert_eq!(pulses.look(&[open(1, 5), open(2, 5)]), Look::default());
         let look = pulses.look(&[open(1, 6), open(2, 5)]);
         assert_eq!(look.heard, BTreeSet::from([HostId([1; 32])]));

@@ -4,9 +4,8 @@ use super::{golden::Sample, sessions::host};
 use crate::{
     id::{HostId, MeshId},
     liveness::{Beat, Finding, Signed, Testimony},
-    membership::Summary,
     seal::Seed,
-    wire::WireError,
+    wire::{Summary, WireError},
 };
 
 const MESH: MeshId = MeshId([6; 32]);

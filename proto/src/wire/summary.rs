@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use minicbor::{Decode, Encode};
 
-use crate::wire::{self, Kind, Message, WireError};
+use super::{Kind, Message, WireError, decode, encode};
 
 /// Bytes of the message.
 const MAX_BYTES: usize = 64;
@@ -47,12 +47,12 @@ impl Summary {
 
     /// Writes it down.
     pub fn encode(&self) -> Vec<u8> {
-        wire::encode(self)
+        encode(self)
     }
 
     /// Reads it; what is of another kind is an exchange's.
     pub fn decode(bytes: &[u8]) -> Result<Summary, WireError> {
-        wire::decode(bytes, MAX_BYTES)
+        decode(bytes, MAX_BYTES)
     }
 }
 
