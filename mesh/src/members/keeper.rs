@@ -140,6 +140,7 @@ impl Keeper {
         let mut tick = ticks(&roll.borrow());
         let mut look = tokio::time::interval(LOOK_AROUND);
         let mut before = BTreeSet::new();
+        self.spread(spread::Event::Members(self.roster.roll().members.len())).await;
         self.learn().await;
         loop {
             let spread_due = self.spread.next();
@@ -201,6 +202,7 @@ impl Keeper {
             self.show();
             return false;
         }
+        self.spread(spread::Event::Members(roll.members.len())).await;
         let (all, issuers) = threshold::members(&roll);
         self.come_back(returning::Event::Members { all, issuers }).await;
         for (from, statements) in self.roster.news() {

@@ -7,8 +7,9 @@
 //! every now and then compared with somebody
 //! ```
 //! Two hosts compare a digest over their sets first, so equal sets cost one small message; only what lacks is sent.
-//! What is told goes to the two neighbours on the ring of those that are connected, which alone reaches everybody, and
-//! to a few others, which makes it fast. What got lost is found by the comparisons that follow.
+//! What is told goes to the two neighbours on the ring of those that are connected, which alone reaches everybody where
+//! everybody is connected with everybody, and to a few others, which makes it fast. In a larger mesh each is connected with
+//! few and that ring has gaps: there most of them are told. What got lost is found by the comparisons that follow.
 //! Nothing here knows what a statement says, and nothing here sends.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     backoff::BackOff,
     id::{Digest, HostId},
+    liveness::FULL,
     random::Random,
     time::Moment,
 };
@@ -25,6 +27,9 @@ use crate::{
 const PAUSE_MS: (u64, u64) = (30, 150);
 /// Neighbours beyond those on the ring that are told: with two, a mesh of forty knows after three or four hops.
 const OTHERS: usize = 2;
+/// The same where not all are connected with each other, drawn from a dozen: somebody whom none of a dozen tells would hear
+/// it in a round, seconds later.
+const OTHERS_APART: usize = 10;
 /// Statements that are told by themselves; of more, the comparison finds out.
 const MAX_NEWS: usize = 32;
 /// Comparisons under way at once.
@@ -43,6 +48,8 @@ const HOUSEKEEPING_MS: u64 = 60_000;
 pub enum Event {
     /// These hosts are connected now.
     Connected(BTreeSet<HostId>),
+    /// So many hosts are members now.
+    Members(usize),
     /// These statements are new here.
     Learned {
         /// Their digests.
@@ -85,6 +92,8 @@ pub(super) enum Mutant {
     IgnoresConnections,
     /// Everybody is told everything.
     TellsEverybody,
+    /// As few are told where not all are connected with each other.
+    TellsFewApart,
     /// A host whose comparison failed is never compared with again.
     ForgetsFailed,
 }
@@ -94,6 +103,7 @@ pub(super) enum Mutant {
 pub struct Spread {
     me: HostId,
     random: Random,
+    members: usize,
     connected: BTreeSet<HostId>,
     due: BTreeMap<HostId, Due>,
     under_way: BTreeMap<HostId, Due>,
@@ -118,6 +128,7 @@ impl Spread {
         Spread {
             me,
             random,
+            members: 0,
             connected: BTreeSet::new(),
             due: BTreeMap::new(),
             under_way: BTreeMap::new(),
@@ -137,6 +148,7 @@ impl Spread {
     pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
         match event {
             Event::Connected(connected) => self.connect(connected, now),
+            Event::Members(count) => self.members = count,
             Event::Learned { statements, from } => {
                 self.learn(&statements, from, now);
                 self.house = self.house.min(now);
@@ -188,7 +200,8 @@ impl Spread {
         let after = self.connected.range(self.me..).next().or(self.connected.first());
         let before = self.connected.range(..self.me).next_back().or(self.connected.last());
         let mut chosen: BTreeSet<HostId> = after.into_iter().chain(before).copied().collect();
-        for _ in 0..OTHERS {
+        let apart = self.members > FULL && !self.is_broken(Mutant::TellsFewApart);
+        for _ in 0..if apart { OTHERS_APART } else { OTHERS } {
             chosen.extend(self.anybody());
         }
         chosen

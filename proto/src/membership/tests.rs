@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::spread::{Effect, Event, Mutant, Spread};
 use crate::{
     id::{Digest, HostId},
+    liveness::Circle,
     random::Random,
     time::Moment,
 };
@@ -82,6 +83,8 @@ struct World {
     lost: u64,
     /// Hosts of different halves do not hear each other.
     parted: bool,
+    /// Who keeps a connection to whom; else everybody to everybody.
+    circle: Option<Circle>,
     count: u64,
     messages: usize,
     bytes: usize,
@@ -112,10 +115,23 @@ impl World {
             asked: BTreeMap::new(),
             lost: 0,
             parted: false,
+            circle: None,
             count: 0,
             messages: 0,
             bytes: 0,
         }
+    }
+
+    /// One as large meshes are: each host is connected with its neighbours on the circle.
+    fn apart(hosts: u64, seed: u64, broken: Option<Mutant>) -> World {
+        let world = World::new(hosts, seed, broken);
+        let circle = Circle::of(&world.hosts.keys().copied().collect());
+        World { circle: Some(circle), ..world }
+    }
+
+    fn are_connected(&self, one: HostId, other: HostId) -> bool {
+        let neighbours = self.circle.as_ref().map(|circle| circle.neighbours(&one));
+        self.hear_each_other(one, other) && neighbours.is_none_or(|all| all.contains(&other))
     }
 
     fn hear_each_other(&self, one: HostId, other: HostId) -> bool {
@@ -125,8 +141,12 @@ impl World {
     fn connect(&mut self) {
         let all: Vec<HostId> = self.hosts.keys().copied().collect();
         for one in &all {
-            let connected = all.iter().filter(|other| *other != one && self.hear_each_other(*one, **other));
-            self.happen(*one, Event::Connected(connected.copied().collect()));
+            let connected = all.iter().filter(|other| *other != one && self.are_connected(*one, **other));
+            let (connected, is_apart) = (connected.copied().collect(), self.circle.is_some());
+            if is_apart {
+                self.happen(*one, Event::Members(all.len()));
+            }
+            self.happen(*one, Event::Connected(connected));
         }
     }
 
@@ -360,6 +380,32 @@ fn one_change_in_a_mesh_at_rest_costs_each_host_a_few_messages() {
     }
 }
 
+/// One change in a mesh whose hosts are connected with few others each; gives messages, and whether all know soon.
+fn one_change_apart(hosts: u64, seed: u64, broken: Option<Mutant>) -> (usize, bool) {
+    let mut world = World::apart(hosts, seed, broken);
+    world.connect();
+    world.run_ms(30_000);
+    let messages = world.messages;
+    world.learn(host(seed % hosts), Set(1), None);
+    world.run_ms(2_000);
+    (world.messages - messages, world.are_equal())
+}
+
+#[test]
+fn one_change_is_known_to_all_within_two_seconds_where_each_is_connected_with_few() {
+    for hosts in [17, 20, 40, 100] {
+        for seed in 0..50 {
+            let (messages, known) = one_change_apart(hosts, seed, None);
+            assert!(known, "{hosts} hosts, seed {seed}");
+            if seed == 0 {
+                println!("one change, {hosts} hosts apart: {messages} messages");
+            }
+            let hosts = usize::try_from(hosts).unwrap();
+            assert!(messages <= 26 * hosts, "{messages} messages of {hosts} hosts");
+        }
+    }
+}
+
 /// Gives what the machine wants compared with the only other host.
 fn compared(machine: &mut Spread, event: Event, now: u64) -> Option<Vec<Digest>> {
     machine.on(event, Moment(now)).into_iter().find_map(|effect| match effect {
@@ -403,6 +449,8 @@ fn each_broken_rule_is_noticed() {
     assert!(meets_late(Some(Mutant::IgnoresConnections)) && !meets_late(None), "connections are ignored");
     let messages = |broken| one_change(40, broken).0;
     assert!(messages(Some(Mutant::TellsEverybody)) > 3 * messages(None), "everybody is told");
+    let missed = |broken| (0..20).any(|seed| !one_change_apart(100, seed, broken).1);
+    assert!(missed(Some(Mutant::TellsFewApart)), "few are told where few are connected");
     assert!(forgets(Some(Mutant::ForgetsFailed)) && !forgets(None), "failures are forgotten");
 }
 
