@@ -28,7 +28,7 @@ help:
 	@echo 'make install     put the agent into $(PREFIX)/bin (PREFIX=...)'
 	@echo 'make dist        make what people install, in target/dist: a package and a tarball'
 	@echo 'make advisories  known vulnerabilities of dependencies (needs the internet)'
-	@echo 'make bench       measure ratios on this computer, as root (ONLY=idle, boot, net, dns, image, card, across, http, names, start, rest or dead)'
+	@echo 'make bench       measure ratios on this computer, as root (ONLY=idle, boot, net, dns, image, card, across, http, names, start, rest, dead or evict)'
 	@echo 'make bench-deps  install the programs that bench compares with'
 	@echo 'make soak        use two hosts for 20 minutes (SECONDS=...) and see that nothing piles up, as root'
 	@echo 'make sim         play many worlds of hosts and sessions from seeds (SEEDS=...)'
