@@ -400,9 +400,9 @@ pub async fn build(
         .incoming_filter(gate.filter())
         .accept(protocols::LIBP2P, built.accept)
         .accept(protocols::JOIN, door)
-        .accept(protocols::NET, Behind::new(&gate, Box::new(net_handler)));
+        .accept(protocols::NET, Behind::new(gate.threshold(), Box::new(net_handler)));
     for (alpn, handler) in handlers.extra {
-        router = router.accept(alpn, Behind::new(&gate, handler));
+        router = router.accept(alpn, Behind::new(gate.threshold(), handler));
     }
     let search = Search {
         me: identity.host(),

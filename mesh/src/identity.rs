@@ -211,7 +211,9 @@ pub fn load(data: &Path) -> Result<Identity, IdentityError> {
     let text = String::from_utf8(text).map_err(|_| IdentityError::Damaged(file.clone()))?;
     let mesh = text.trim().parse().map_err(|_| IdentityError::Damaged(file))?;
     let seed = key(&host_file(data))?.ok_or_else(|| IdentityError::Damaged(host_file(data)))?;
-    let root = key(&root_file(data))?.map_or_else(OnceLock::new, OnceLock::from);
+    // One of another mesh is left of a join that came to nothing.
+    let root = key(&root_file(data))?.filter(|root| mesh_id(&root.public()) == mesh);
+    let root = root.map_or_else(OnceLock::new, OnceLock::from);
     Ok(Identity { data: data.to_owned(), mesh, seed, root: Arc::new(root) })
 }
 

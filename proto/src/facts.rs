@@ -265,7 +265,7 @@ pub enum Fact {
         /// Why it ended.
         because: String,
     },
-    /// Somebody on another host or on this one was let into a machine of this host.
+    /// This host signed a login into one of its machines.
     MachineEntered {
         /// The session.
         session: String,

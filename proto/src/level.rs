@@ -16,9 +16,8 @@
 //! | 7 | hosts that are out of the mesh: older ones keep the word without effect, and go on talking to them |
 //! | 7 | (also) the entry that says that a host is out for good, so that its machines may be placed elsewhere; what members
 //! |   | say of the sessions that they have something of |
-//! | 7 | what operators sign of sessions |
-//! | 8 | what a host holds of gossip, said before an exchange of it: older hosts would take it for a malformed one;
-//! |   | machines with keys of their own: older hosts would try to enter them by their session's |
+//! | 7 | what operators sign of sessions, whose machines have keys of their own |
+//! | 8 | what a host holds of gossip, said before an exchange of it: older hosts would take it for a malformed one |
 
 use std::fmt;
 
@@ -58,8 +57,6 @@ pub enum Feature {
     Possession,
     /// Entries with what an operator signed: older voters would keep another state.
     Mandates,
-    /// Machines with keys that only their host has: older hosts would try to enter them by the session's.
-    OwnKeys,
     /// What a host holds of gossip, in a few bytes: older hosts want an exchange.
     Summary,
 }
@@ -78,7 +75,7 @@ impl Feature {
             Feature::Evict => Level(7),
             Feature::Out | Feature::Possession => Level(7),
             Feature::Mandates => Level(7),
-            Feature::Summary | Feature::OwnKeys => Level(8),
+            Feature::Summary => Level(8),
         }
     }
 }

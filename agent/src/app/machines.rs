@@ -103,6 +103,7 @@ impl App {
             Ok(Answer::LoginKeys { own }) => own,
             // Its agent is of a version whose machines have no keys of their own.
             Ok(Answer::Refused(Refusal::Unknown)) => None,
+            Ok(Answer::Refused(refusal)) => return Err(refused(what, refusal)),
             Ok(answer) => return Err(unexpected(&what, &answer)),
             Err(error) => return Err(error),
         };

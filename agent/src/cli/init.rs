@@ -73,13 +73,14 @@ async fn restore(cx: &Cx, args: Args) -> Done {
         true => cx.client.post("/v1/restore", &RestoreRequest { recovery }).await?,
         false => {
             reach::own_only(&cx.data, cx.chosen, "init")?;
+            let renamed = args.name.clone();
             let name = args.name.or_else(value::hostname).ok_or_else(|| {
                 Error::new(Kind::Usage, "this host needs a name")
                     .because(value::no_name())
                     .next("agent init --restore --name nas")
             })?;
             let founding = mesh::Founding { name, mesh_name: args.mesh, tags: value::tags(args.tags)? };
-            daemon::restore(&cx.data, recovery, founding, args.via).await?
+            daemon::restore(&cx.data, recovery, founding, renamed, args.via).await?
         }
     };
     cx.ui.show(&restored, |restored, _| restored_in_words(restored));

@@ -2,6 +2,7 @@
 
 use mesh::{JoinError, Ports, RestoreError, Restoring, RightsError};
 use proto::{
+    id::Name,
     trust::JoinRefusal,
     wire::api::{self, Error, Kind},
 };
@@ -14,12 +15,13 @@ pub async fn restore(
     data: &DataDir,
     phrase: String,
     founding: mesh::Founding,
+    renamed: Option<Name>,
     via: Option<String>,
 ) -> ApiResult<api::Restored> {
     let _lock = take(data)?;
     // Any pair of ports will do for one join; the first start of the agent chooses for good.
     let ports = Ports::Fixed(mesh::FIRST_PORT);
-    let restoring = Restoring { data: data.path().to_owned(), phrase, founding, via, ports };
+    let restoring = Restoring { data: data.path().to_owned(), phrase, founding, renamed, via, ports };
     let restored = mesh::restore(restoring).await.map_err(|error| not_restored(&error))?;
     Ok(api::Restored {
         mesh: api::MeshRef { id: restored.identity.mesh, name: restored.mesh_name.to_string() },
@@ -49,6 +51,7 @@ pub fn not_restored(error: &RestoreError) -> Error {
         RestoreError::Join(JoinError::Refused(JoinRefusal::Out(_))) => {
             refused.next("agent leave, then agent init --restore again")
         }
+        RestoreError::Rights(RightsError::NoMember) => refused.next("agent leave, then agent init --restore again"),
         RestoreError::Join(JoinError::Unreachable(_)) => Error::new(Kind::Failed, "the root key is not restored")
             .because(words(error))
             .next("agent init --restore    on a host that is left of the mesh"),

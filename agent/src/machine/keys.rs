@@ -54,6 +54,11 @@ pub fn make(dir: &Path, own: bool) -> io::Result<()> {
     }
 }
 
+/// Tells whether the machine in `dir` has a disk, with which it got keys or did not.
+pub fn is_made(dir: &Path) -> bool {
+    record::Paths::new(dir, Path::new("")).disk().exists()
+}
+
 /// Gives the keys of the machine in `dir`; `None` = it is entered by its session's.
 pub fn of(dir: &Path) -> io::Result<Option<Keys>> {
     record::load(&dir.join(FILE))

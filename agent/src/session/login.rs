@@ -1,5 +1,5 @@
 //! How a member enters a machine of this host: it is told the machine's public keys, and this host signs for it what the
-//! machine's ssh server asks. Whether it may is judged before (`Request::needs`); whoever was let in is told.
+//! machine's ssh server asks. Whether it may is judged before (`Request::needs`); who got a signature is told.
 
 use std::{io, sync::Arc};
 
@@ -54,9 +54,12 @@ async fn find(
         return Err(Refusal::Failed(format!("{machine} is not on this host")));
     }
     let dir = store.machine(session, machine);
-    let read = tokio::task::spawn_blocking(move || keys::of(&dir)).await;
-    let read = read.map_err(io::Error::other).and_then(|read| read);
+    let looked = tokio::task::spawn_blocking(move || (keys::of(&dir), keys::is_made(&dir))).await;
+    let (read, made) = looked.unwrap_or_else(|error| (Err(io::Error::other(error)), false));
     let keys =
         read.map_err(|error| Refusal::Failed(format!("the machine's keys cannot be read: {error}")))?;
-    Ok((share, keys))
+    match keys.is_none() && share.mandate.is_some() && !made {
+        true => Err(Refusal::Failed(format!("the disk of {machine} is not made yet"))),
+        false => Ok((share, keys)),
+    }
 }

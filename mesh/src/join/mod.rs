@@ -63,7 +63,7 @@ impl Message for Welcome {
     const KIND: Kind = Kind::JoinWelcome;
 }
 
-/// Tells whether anybody can join at all: without a token there is no door.
+/// Tells whether anybody can join by a token: without one, strangers who come through a relay are not heard.
 pub(crate) fn is_open(roll: &Roll) -> bool {
     !roll.set.grants().is_empty()
 }

@@ -3,6 +3,8 @@
 //! the mesh's only host, until it is told of another.
 
 use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +12,7 @@ use std::{
 use proto::{
     id::{HostId, Name},
     seal::Seed,
-    trust::{Bootstrap, JoinRefusal, Statement, Token, TokenError, mesh_id},
+    trust::{Bootstrap, Certificate, JoinRefusal, Statement, Token, TokenError, mesh_id},
 };
 
 use super::stranger::{Caller, JoinError, LetIn, Told};
@@ -38,6 +40,8 @@ pub struct Restoring {
     pub phrase: String,
     /// What a host is called that is no member yet, and its mesh if nobody is met who knows.
     pub founding: Founding,
+    /// What a host wants to be called that is a member already and meets the others; `None` = as it is.
+    pub renamed: Option<Name>,
     /// The text of a token of the mesh, a live one or not: where members are.
     pub via: Option<String>,
     /// Where to bind.
@@ -99,7 +103,7 @@ pub async fn restore(restoring: Restoring) -> Result<Restored, RestoreError> {
     let caller = Caller { token, seed, name, certificate: Some(certificate), ports: restoring.ports };
     match met(&caller, restoring.via.is_some()).await? {
         Some(let_in) => {
-            // The key first: nobody is a member by it who does not hold it.
+            // The key first: no directory is a member by it that does not hold it.
             identity::write_root(&restoring.data, &root)?;
             caller.store(&restoring.data, Vec::new(), let_in)?;
         }
@@ -117,13 +121,15 @@ async fn of_member(restoring: &Restoring, root: &Seed, via: Option<Token>) -> Re
     let kept = rights::restore(&roster, &identity, root);
     let me = identity.host();
     let is_alone = roster.roll().members.keys().all(|host| *host == me);
-    match kept {
-        Err(RightsError::Already(_)) if is_alone || via.is_some() => {}
-        kept => kept?,
-    }
+    let had_it = match kept {
+        Err(RightsError::Already(_)) if is_alone || via.is_some() => true,
+        kept => kept.map(|()| false)?,
+    };
     if is_alone || via.is_some() {
         let set = &roster.roll().set;
         let own = set.certificate(me).cloned().ok_or(RightsError::NoMember)?;
+        let label = restoring.renamed.clone().or_else(|| set.label(me)).unwrap_or_else(|| own.name.clone());
+        let own = Certificate { serial: own.serial.saturating_add(1), name: label, ..own };
         let caller = Caller {
             token: Token { mesh: identity.mesh, seed: root.clone(), bootstrap: bootstrap(via).await },
             seed: identity.seed.clone(),
@@ -131,8 +137,12 @@ async fn of_member(restoring: &Restoring, root: &Seed, via: Option<Token>) -> Re
             certificate: Some(Statement::Certificate(own).seal(identity.mesh, root)),
             ports: restoring.ports,
         };
-        if let Some(let_in) = met(&caller, restoring.via.is_some()).await? {
-            caller.store(&restoring.data, set.all(), let_in)?;
+        match met(&caller, restoring.via.is_some()).await {
+            Ok(Some(let_in)) => drop(caller.store(&restoring.data, set.all(), let_in)?),
+            Ok(None) => {}
+            // It holds the key since a moment ago, whoever is met.
+            Err(error) if !had_it => tracing::warn!(%error, "nobody was met"),
+            Err(error) => return Err(error.into()),
         }
     }
     described(&restoring.data)
@@ -155,8 +165,10 @@ async fn bootstrap(via: Option<Token>) -> Vec<Bootstrap> {
         return token.bootstrap;
     }
     let found = lan::survey(&interfaces().await, SURVEY).await;
-    let entry = |(host, address)| Bootstrap { host, addresses: vec![address], relay: None };
-    found.into_iter().map(entry).collect()
+    let mut hosts: BTreeMap<HostId, Vec<SocketAddr>> = BTreeMap::new();
+    found.into_iter().for_each(|(host, address)| hosts.entry(host).or_default().push(address));
+    let entry = |(host, addresses)| Bootstrap { host, addresses, relay: None };
+    hosts.into_iter().map(entry).collect()
 }
 
 fn described(data: &Path) -> Result<Restored, RestoreError> {

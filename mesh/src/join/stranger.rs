@@ -293,8 +293,8 @@ impl Stranger<'_> {
                 Ok(Ok(Told::Pending(issuers))) => pending = Some(issuers),
                 // A token is known to its maker first, the others hear of it a moment later; and who was a member when
                 // it was made may be in another mesh now.
-                Ok(Err(Failure::Refused(because @ (JoinRefusal::UnknownToken | JoinRefusal::NotMember)))) => {
-                    other = Some(because);
+                Ok(Err(Failure::Refused(because))) if self.goes_on(&because) => {
+                    other = other.filter(|other| *other != JoinRefusal::NotMember).or(Some(because));
                 }
                 Ok(Err(Failure::Refused(because))) => return Err(because.into()),
                 Ok(Err(Failure::Broken(error))) => failures.push(format!("{}: {error}", host.short())),
@@ -309,6 +309,12 @@ impl Stranger<'_> {
             _ if failures.is_empty() => Err(JoinError::Unreachable("the token names none".to_owned())),
             _ => Err(JoinError::Unreachable(failures.join("; "))),
         }
+    }
+
+    /// Tells whether another member may say something else. Of those who have the root key no single one decides.
+    fn goes_on(&self, because: &JoinRefusal) -> bool {
+        self.caller.certificate.is_some()
+            || matches!(because, JoinRefusal::UnknownToken | JoinRefusal::NotMember)
     }
 
     /// Lists the ways to a member. A relay gets an alias of its URL: iroh reads an admission once

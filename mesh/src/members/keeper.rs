@@ -173,9 +173,7 @@ impl Keeper {
                 result = connected.changed() => {
                     if result.is_err() { return }
                     let now = connected.borrow_and_update().clone();
-                    self.reach_out(Event::Lost(before.difference(&now).copied().collect())).await;
-                    self.spread(spread::Event::Connected(now.clone())).await;
-                    self.come_back(returning::Event::Connected(now.clone())).await;
+                    self.meet(&before, &now).await;
                     before = now;
                 }
                 Some(hint) = self.hints.recv() => self.take(hint).await,
@@ -191,6 +189,13 @@ impl Keeper {
             }
             self.show();
         }
+    }
+
+    /// Tells the machines with whom this host is connected.
+    async fn meet(&mut self, before: &BTreeSet<HostId>, now: &BTreeSet<HostId>) {
+        self.reach_out(Event::Lost(before.difference(now).copied().collect())).await;
+        self.spread(spread::Event::Connected(now.clone())).await;
+        self.come_back(returning::Event::Connected(now.clone())).await;
     }
 
     /// Takes note of new statements. Tells whether this host goes on: one that is cut off does not, one that leaves does

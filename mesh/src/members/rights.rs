@@ -174,7 +174,7 @@ pub(crate) fn restore(roster: &Roster, identity: &Identity, root: &Seed) -> Resu
     if mesh_id(&root.public()) != identity.mesh {
         return Err(RightsError::OtherMesh);
     }
-    if identity.holds_root() && set.is_issuer(host) {
+    if identity.holds_root() && set.member(host).is_some_and(|own| own.is_issuer() && own.grant.is_none()) {
         return Err(RightsError::Already("it holds the root key already"));
     }
     let certificate = set.promotion(host, roster.now()).ok_or(RightsError::NoMember)?;

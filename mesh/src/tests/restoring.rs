@@ -29,6 +29,7 @@ async fn restored(dir: &Path, label: &str, phrase: &str, via: &Token) -> Result<
         data: dir.to_owned(),
         phrase: phrase.to_owned(),
         founding: founding(label),
+        renamed: Some(name(label)),
         via: Some(via.to_string()),
         ports: Ports::Loopback,
     };
@@ -83,10 +84,12 @@ async fn a_host_that_was_restored_alone_meets_the_others_later() {
     let dir = TempDir::new().unwrap();
     let root = phrase::root(&phrase).unwrap();
     identity::prepare_again(root, dir.path(), founding("loft"), now()).unwrap().commit().unwrap();
-    let home = restored(dir.path(), "unused", &phrase, &via).await.unwrap();
-    assert_eq!((home.name.as_str(), home.others), ("loft", 2));
-    let loft = Host::start(dir, "loft", Serve::Off).await;
-    cellar.sees("loft", |members| is_up(members, "loft")).await;
+    let taken = restored(dir.path(), "cellar", &phrase, &via).await.err().unwrap();
+    assert!(matches!(&taken, RestoreError::Join(JoinError::Refused(JoinRefusal::NameTaken(_)))), "{taken:?}");
+    let home = restored(dir.path(), "den", &phrase, &via).await.unwrap();
+    assert_eq!((home.name.as_str(), home.others), ("den", 2));
+    let loft = Host::start(dir, "den", Serve::Off).await;
+    cellar.sees("den", |members| is_up(members, "den")).await;
     loft.stop().await;
     cellar.stop().await;
 }

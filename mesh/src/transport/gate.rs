@@ -76,6 +76,11 @@ impl Gate {
         self.threshold.lets_in(host).await
     }
 
+    /// Gives where members wait for this host.
+    pub(crate) fn threshold(&self) -> Threshold {
+        self.threshold.clone()
+    }
+
     /// Tells the threshold what happens, and gives what is to be done.
     pub(crate) fn come_back(&self, event: returning::Event) -> Vec<returning::Effect> {
         self.threshold.on(event)

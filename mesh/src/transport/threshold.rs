@@ -22,7 +22,6 @@ use crate::{
     clock::Clock,
     identity,
     members::roster::{Roll, Roster},
-    transport::gate::Gate,
 };
 
 /// The longest that anybody waits here: as long as the host does, and until the keeper looks again.
@@ -80,13 +79,13 @@ pub(crate) fn members(roll: &Roll) -> (BTreeSet<HostId>, BTreeSet<HostId>) {
 /// A protocol whose connections wait at the threshold.
 #[derive(Debug)]
 pub(crate) struct Behind {
-    gate: Gate,
+    threshold: Threshold,
     protocol: Box<dyn DynProtocolHandler>,
 }
 
 impl Behind {
-    pub(crate) fn new(gate: &Gate, protocol: Box<dyn DynProtocolHandler>) -> Behind {
-        Behind { gate: gate.clone(), protocol }
+    pub(crate) fn new(threshold: Threshold, protocol: Box<dyn DynProtocolHandler>) -> Behind {
+        Behind { threshold, protocol }
     }
 }
 
@@ -97,7 +96,7 @@ impl ProtocolHandler for Behind {
 
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let host = identity::host_of_endpoint(&connection.remote_id());
-        if !self.gate.lets_in(&host).await {
+        if !self.threshold.lets_in(&host).await {
             connection.close(NOT_SERVED.0.into(), NOT_SERVED.1);
             return Ok(());
         }

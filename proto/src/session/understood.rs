@@ -52,7 +52,6 @@ fn without(group: &mut Group, feature: Feature) {
         | Feature::Probes
         | Feature::Evict
         | Feature::Mandates
-        | Feature::OwnKeys
         | Feature::Out
         | Feature::Possession
         | Feature::Summary => {}

@@ -178,7 +178,7 @@ fn a_session_in_json() {
               ]
             }
           ],
-          "level": 7,
+          "level": 8,
           "below": []
         }"#]]
     .assert_eq(&json(&shop_starting()));

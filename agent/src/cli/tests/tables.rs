@@ -143,7 +143,7 @@ fn the_status_in_json() {
             }
           ],
           "health": [],
-          "level": 7,
+          "level": 8,
           "below": []
         }"#]]
     .assert_eq(&json(&status()));

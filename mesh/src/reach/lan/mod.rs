@@ -38,6 +38,8 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
 /// Networks on which this host speaks.
 const MAX_LANS: usize = 8;
+/// How often a survey asks: packets for everybody are lost where there is Wi-Fi.
+const QUESTIONS: u32 = 3;
 /// Hosts that a survey lists.
 const MAX_FOUND: usize = 32;
 /// Between two tries to get the port, which another program may hold for itself.
@@ -163,11 +165,24 @@ pub(crate) async fn survey(interfaces: &Interfaces, within: Duration) -> Vec<(Ho
     };
     let mut found = BTreeSet::new();
     let asking = async {
-        for lan in &lans {
-            say(&socket, lan, message::question()).await;
-        }
+        let mut questions = tokio::time::interval(within / QUESTIONS);
+        let mut asked = 0;
         let mut buffer = [0; message::MAX_BYTES];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+        loop {
+            // Cancel-safe: a receive and an interval.
+            let (length, from) = tokio::select! {
+                received = socket.recv_from(&mut buffer) => match received {
+                    Ok(received) => received,
+                    Err(_) => return,
+                },
+                _ = questions.tick(), if asked < QUESTIONS => {
+                    asked += 1;
+                    for lan in &lans {
+                        say(&socket, lan, message::question()).await;
+                    }
+                    continue;
+                }
+            };
             let near = lans.iter().any(|lan| lan.holds(&from.ip()));
             for (host, port) in message::read(&buffer[..length]).hosts.into_iter().filter(|_| near) {
                 if found.len() < MAX_FOUND {

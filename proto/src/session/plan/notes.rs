@@ -63,7 +63,6 @@ pub(super) fn older(beyond: &[Feature], inventory: &Inventory) -> Vec<String> {
             | Feature::Evict
             | Feature::Possession
             | Feature::Mandates
-            | Feature::OwnKeys
             | Feature::Summary => {
                 return None;
             }
