@@ -319,7 +319,8 @@ pub async fn build(
     let (run_pulses, heard) = gate.clone().pulses();
     let (observing, run_observer) =
         presence::build(identity.clone(), found.0, found.1, (built.beats, heard), facts.clone());
-    let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), facts.clone());
+    let tells = (facts.clone(), gate.threshold());
+    let door = Door::new(identity.clone(), roster.clone(), streams.clone(), gossip.records(), tells);
     let (about, about_rx) = watch::channel(config.about);
     let (reach_tx, reach) = watch::channel(Reach::default());
     let (members_tx, members) = watch::channel(Arc::new(Keeper::first_view(&roster, identity.host(), &book)));

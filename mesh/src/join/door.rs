@@ -35,7 +35,7 @@ use crate::{
     gossip::Records,
     identity::{self, Identity},
     members::roster::{self, Roster},
-    transport::{rpc, swarm::Streams},
+    transport::{rpc, swarm::Streams, threshold::Threshold},
 };
 
 /// Strangers that are served at once.
@@ -61,6 +61,8 @@ struct Inner {
     streams: Streams,
     records: watch::Receiver<Arc<Records>>,
     facts: broadcast::Sender<Fact>,
+    /// What was said of tokens while this host was away, it hears first.
+    threshold: Threshold,
     line: Semaphore,
     slots: Semaphore,
     knocks: Mutex<Knocks>,
@@ -127,11 +129,12 @@ impl Door {
         roster: Arc<Roster>,
         streams: Streams,
         records: watch::Receiver<Arc<Records>>,
-        facts: broadcast::Sender<Fact>,
+        (facts, threshold): (broadcast::Sender<Fact>, Threshold),
     ) -> Door {
         let (line, slots) = (Semaphore::new(MAX_IN_LINE), Semaphore::new(MAX_AT_ONCE));
         let (knocks, deciding) = (Mutex::default(), Mutex::default());
-        let inner = Inner { identity, roster, streams, records, facts, line, slots, knocks, deciding };
+        let inner =
+            Inner { identity, roster, streams, records, facts, threshold, line, slots, knocks, deciding };
         Door { inner: Arc::new(inner) }
     }
 
@@ -194,7 +197,7 @@ impl Door {
         }
         let me = self.inner.identity.host();
         let mut last = None;
-        if roll.set.is_issuer(me) {
+        if roll.set.is_issuer(me) && self.inner.threshold.opens().await {
             match self.decide(transcript, proof) {
                 JoinAnswer::Refused(JoinRefusal::UnknownToken) => last = Some(JoinRefusal::UnknownToken),
                 decided => return decided,

@@ -110,10 +110,10 @@ impl Answering {
 }
 
 /// Tells whether a host that was away answers it only once it serves again. Until then it does what brings statements to
-/// it and strangers to an issuer, and says that it is there.
+/// it, and says that it is there.
 fn waits(request: &Request) -> bool {
-    use Request::{Compare, Join, Long, Ping, Statements};
-    !matches!(request, Ping | Long(_) | Compare { .. } | Statements { .. } | Join { .. })
+    use Request::{Compare, Long, Ping, Statements};
+    !matches!(request, Ping | Long(_) | Compare { .. } | Statements { .. })
 }
 
 /// Tells how far the members are with whom there is a connection.

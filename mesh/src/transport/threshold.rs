@@ -32,6 +32,7 @@ const NOT_SERVED: (u32, &[u8]) = (503, b"not served: this host was away, or you 
 /// The threshold; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Threshold {
+    me: HostId,
     roster: Arc<Roster>,
     machine: Arc<Mutex<Returning>>,
     opened: watch::Sender<()>,
@@ -41,7 +42,7 @@ impl Threshold {
     /// Begins with the start of this host.
     pub(crate) fn new(me: HostId, roster: Arc<Roster>) -> Threshold {
         let machine = Returning::new(me, members(&roster.roll()), Clock.moment());
-        Threshold { roster, machine: Arc::new(Mutex::new(machine)), opened: watch::Sender::default() }
+        Threshold { me, roster, machine: Arc::new(Mutex::new(machine)), opened: watch::Sender::default() }
     }
 
     /// Asks the machine what is to be done; those who wait hear at once that they need not any more.
@@ -56,13 +57,21 @@ impl Threshold {
     /// Waits until this host serves, and tells whether it then serves this one: it may have heard meanwhile that this is
     /// a member no more. `false` as well when it comes to nothing.
     pub(crate) async fn lets_in(&self, host: &HostId) -> bool {
+        *host == self.me || self.opens().await && self.roster.roll().members.contains_key(host)
+    }
+
+    /// Waits until this host serves. `false` when that comes to nothing in time.
+    pub(crate) async fn opens(&self) -> bool {
+        if self.serves() {
+            return true;
+        }
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).knocked(Clock.moment());
         let mut opened = self.opened.subscribe();
         let open = async {
             // The sender is in our hands, so there is no other end.
             while !self.serves() && opened.changed().await.is_ok() {}
         };
-        let serves = self.serves() || tokio::time::timeout(WAIT, open).await.is_ok();
-        serves && self.roster.roll().members.contains_key(host)
+        tokio::time::timeout(WAIT, open).await.is_ok()
     }
 
     fn serves(&self) -> bool {

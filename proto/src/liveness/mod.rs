@@ -405,7 +405,11 @@ impl Liveness {
         if !hosts.is_empty() {
             self.reached = now;
         }
-        hosts.into_iter().for_each(|host| self.alive(host, None, now));
+        for host in hosts {
+            if self.vigils.get(&host).is_none_or(|vigil| !vigil.must_answer(now)) {
+                self.alive(host, None, now);
+            }
+        }
     }
 
     fn beat(&mut self, from: HostId, beat: Beat, now: Moment) {

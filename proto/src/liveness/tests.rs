@@ -32,7 +32,7 @@ fn in_a_calm_mesh_everybody_is_up_and_little_is_said() {
         let each = |count: u64| count as f64 / 60.0 / hosts as f64;
         let said = (each(world.packets - packets), each(world.bytes - bytes));
         println!("{hosts} hosts: {:.1} packets, {:.0} bytes a second each", said.0, said.1);
-        assert!(said.0 < 0.1 && said.1 < 10.0, "whoever is heard is not asked: {said:?}");
+        assert!(said.0 < 0.5 && said.1 < 25.0, "whoever is heard is hardly asked: {said:?}");
         assert!(world.wrong().is_empty());
     }
 }

@@ -34,6 +34,8 @@ const REMEMBERED: usize = 8;
 /// Whoever is heard by itself is asked when it was silent for so long: at rest its connection brings something each
 /// second. So an answer is asked for only once that fails.
 const SPARED_MS: u64 = 1_300;
+/// Between two answers of a host that is heard all the time.
+const ANSWERS_MS: u64 = 30_000;
 
 /// What one observer knows of one host.
 #[derive(Clone, Debug)]
@@ -47,6 +49,10 @@ pub(super) struct Vigil {
     /// When the next one is due.
     next: Moment,
     rtt_ms: Option<u64>,
+    /// When a probe was answered last.
+    answered: Moment,
+    /// When a calm rest has taught last how little is lost.
+    taught: Moment,
     missed_since: Option<Moment>,
     /// The longest silence that ended, in this half hour and in the one before.
     silences: [u64; 2],
@@ -67,6 +73,8 @@ impl Vigil {
             open: None,
             next: first,
             rtt_ms: None,
+            answered: now,
+            taught: now,
             missed_since: None,
             silences: [0; 2],
             counted_since: now,
@@ -143,12 +151,24 @@ impl Vigil {
             self.rtt_ms = Some(self.rtt_ms.map_or(took, |rtt| (7 * rtt + took).div_ceil(8)));
         }
         self.open = None;
+        // Whoever is heard is hardly ever asked, and what was lost once is not held against the way for ever.
+        let calm = self.run == 0 && now.since_ms(self.taught) >= REST_MS;
         self.lives(now);
-        if number.is_some() {
+        if number.is_some() || calm {
             self.rate -= LEARNING * self.rate;
+            self.taught = now;
+        }
+        if number.is_some() {
+            self.answered = now;
         }
         let spared = if number.is_some() { self.rest_ms() * 3 / 4 } else { self.rest_ms().min(SPARED_MS) };
         self.next = self.next.max(now.plus_ms(spared));
+    }
+
+    /// Tells whether a probe must be answered again before other signs count: a connection acknowledges as long as the
+    /// process lives, whatever has become of the rest of it.
+    pub(super) fn must_answer(&self, now: Moment) -> bool {
+        now.since_ms(self.answered) > ANSWERS_MS
     }
 
     /// Others heard it: what was missed here is the way's fault.
@@ -241,6 +261,28 @@ mod tests {
         live(&mut lossy, 4, |_| false);
         assert!(lossy.evidence() > ALERT, "{}", lossy.evidence());
         assert!((ALARM_MS..REST_MS / 4).contains(&lossy.rest_ms()), "{}", lossy.rest_ms());
+    }
+
+    #[test]
+    fn what_was_lost_once_is_forgotten_while_the_host_is_heard() {
+        let mut vigil = Vigil::new(START, START);
+        let now = live(&mut vigil, 10, |_| false);
+        vigil.answered(None, now);
+        assert!(vigil.miss() > 0.15, "{}", vigil.miss());
+        for second in 1..1_200 {
+            vigil.answered(None, now.plus_ms(1_000 * second));
+        }
+        assert_eq!(vigil.miss(), FLOOR);
+    }
+
+    #[test]
+    fn a_connection_that_speaks_stands_for_its_host_for_half_a_minute() {
+        let mut vigil = Vigil::new(START, START);
+        vigil.answered(None, START.plus_ms(ANSWERS_MS));
+        assert!(!vigil.must_answer(START.plus_ms(ANSWERS_MS)));
+        assert!(vigil.must_answer(START.plus_ms(ANSWERS_MS + 1)), "it never answered");
+        vigil.answered(Some(1), START.plus_ms(ANSWERS_MS + 1));
+        assert!(!vigil.must_answer(START.plus_ms(2 * ANSWERS_MS + 1)));
     }
 
     #[test]

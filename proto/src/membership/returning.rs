@@ -116,6 +116,13 @@ impl Returning {
         effects
     }
 
+    /// A member asks something of this host: it is met, by whatever way it came.
+    pub fn knocked(&mut self, now: Moment) {
+        if let Stage::Waits { until, .. } = &mut self.stage {
+            until.get_or_insert(now.plus_ms(WAIT_MS));
+        }
+    }
+
     /// Finds out whether this host was away until now.
     fn notice(&mut self, now: Moment) -> Vec<Effect> {
         if self.hears_nobody() {

@@ -119,6 +119,18 @@ fn after_a_minute_without_any_member_it_waits_from_the_first_that_it_meets() {
 }
 
 #[test]
+fn whoever_only_knocks_is_met_as_well() {
+    let mut machine = serving();
+    machine.on(connected([]), at(2_000));
+    assert_eq!(pass(&mut machine, 2_000, 70_000), [Effect::Wait]);
+    // It may come by this host's relay alone, which is closed to it until then.
+    machine.knocked(at(70_000));
+    machine.knocked(at(75_000));
+    assert!(pass(&mut machine, 70_000, 79_750).is_empty());
+    assert_eq!(machine.on(Event::Time, at(80_000)), [Effect::Serve]);
+}
+
+#[test]
 fn the_first_that_it_meets_is_not_served_although_nobody_had_noticed_the_minute() {
     let mut machine = serving();
     machine.on(connected([]), at(2_000));
