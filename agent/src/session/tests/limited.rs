@@ -33,6 +33,9 @@ async fn a_member_that_may_only_run_and_store_neither_begins_nor_changes_nor_end
         let answer = ask(&shed, &attic, request).await;
         assert_eq!(answer, Answer::Refused(Refusal::MayNot(Capability::Operate)));
     }
+    let known = |members: &mesh::Members| members.hosts.get(&cellar.id()).map(|cellar| cellar.state);
+    eventually("they meet", async || known(&shed.mesh.members().borrow()) == Some(mesh::MemberState::Up))
+        .await;
     // It states a birth of its own and speaks for that session: nobody takes a share or opens a log.
     let forged = shed.bear();
     let vote = [
